@@ -1,0 +1,91 @@
+"""What the registry shows: pages and single rows, read in one transaction each."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from instances.errors import InstanceNotFoundError
+from instances.models import DbInstance, Job, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
+from instances.status import InstanceStatus, JobStatus
+
+_RECENT_JOBS = 20
+_Row = TypeVar("_Row")
+
+
+class Catalog:
+    """Reads one tenant's instances, jobs and ODS instances."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def instance(self, instance_id: int) -> DbInstance:
+        """The live instance with this id.
+
+        Raises:
+            InstanceNotFoundError: there is none, or it is deleted.
+        """
+        instance = await self._one(select(DbInstance).where(DbInstance.id == instance_id))
+        if instance is None or instance.status == InstanceStatus.DELETED:
+            raise InstanceNotFoundError(instance_id)
+        return instance
+
+    async def instances(
+        self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
+    ) -> Sequence[DbInstance]:
+        """A page of instances by id, deleted ones included; the filters are exact."""
+        query = select(DbInstance).order_by(DbInstance.id).offset(offset).limit(limit)
+        if instance_id is not None:
+            query = query.where(DbInstance.id == instance_id)
+        if name is not None:
+            query = query.where(DbInstance.name == name)
+        return await self._all(query)
+
+    async def job(self, job_id: str) -> Job | None:
+        """The job with this id."""
+        return await self._one(select(Job).where(Job.jobid == job_id))
+
+    async def usual_duration(self, operation: str, template: str) -> float | None:
+        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""
+        recent = (
+            select(func.extract("epoch", Job.finishedat - Job.startedat).label("seconds"))
+            .where(
+                Job.operation == operation,
+                Job.databasetemplate == template,
+                Job.status == JobStatus.COMPLETED,
+            )
+            .order_by(Job.finishedat.desc())
+            .limit(_RECENT_JOBS)
+            .subquery()
+        )
+        return await self._one(select(func.percentile_cont(0.5).within_group(recent.c.seconds)))
+
+    async def ods_instances(self, *, offset: int, limit: int) -> Sequence[OdsInstance]:
+        """A page of ODS instances, by name in code-point order, then by id."""
+        order = (OdsInstance.name.collate("C"), OdsInstance.odsinstanceid)
+        return await self._all(select(OdsInstance).order_by(*order).offset(offset).limit(limit))
+
+    async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
+        """The ODS instance with this id."""
+        return await self._one(select(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+
+    async def contexts(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
+        """The contexts of an ODS instance, by id."""
+        table = OdsInstanceContext
+        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
+        return await self._all(query.order_by(table.odsinstancecontextid))
+
+    async def derivatives(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
+        """The derivatives of an ODS instance, by id."""
+        table = OdsInstanceDerivative
+        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
+        return await self._all(query.order_by(table.odsinstancederivativeid))
+
+    async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
+        async with self._sessions() as session:
+            return (await session.scalars(query)).all()
+
+    async def _one(self, query: Select[_Row]) -> _Row | None:
+        async with self._sessions() as session:
+            return (await session.scalars(query)).one_or_none()

@@ -1,0 +1,71 @@
+"""Npgsql connection strings: `host=…;port=…;database=…`, the form the ODS/API reads.
+
+Quoting follows ADO.NET's `DbConnectionStringBuilder`: a value that holds `;`, `=`, quotes or outer blanks
+stands in double or single quotes, and a quote inside is doubled.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+_PAIR = re.compile(
+    r"""\s*(?P<key>[^=;]+?)\s*=\s*
+        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>[^;"']*?) )
+        \s*(?:;|\Z)""",
+    re.VERBOSE,
+)
+_NEEDS_QUOTES = re.compile(r"""[;="']|\A\s|\s\Z""")
+_DATABASE_KEYS = ("database", "db")
+_HOST_KEYS = ("host", "server")
+
+
+class InvalidConnectionStringError(ValueError):
+    """The text is not a list of `key=value` pairs that names a host."""
+
+
+@dataclass(frozen=True)
+class ConnectionString:
+    """The keywords of a connection string, in their order."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `text`.
+
+        Raises:
+            InvalidConnectionStringError: it cannot be read, or it names no host.
+        """
+        pairs, position = [], 0
+        while position < len(text.rstrip("; \t\r\n")):
+            match = _PAIR.match(text, position)
+            if match is None:
+                raise InvalidConnectionStringError("a connection string is a list of key=value pairs")
+            pairs.append((match["key"], _unquoted(match)))
+            position = match.end()
+        if not any(key.lower() in _HOST_KEYS for key, _ in pairs):
+            raise InvalidConnectionStringError("the connection string names no host")
+        return cls(tuple(pairs))
+
+    def with_database(self, database: str) -> Self:
+        """The same string with another database."""
+        others = tuple(pair for pair in self.pairs if pair[0].lower() not in _DATABASE_KEYS)
+        return type(self)((*others, ("database", database)))
+
+    def __str__(self) -> str:
+        return ";".join(f"{key}={_quoted(value)}" for key, value in self.pairs)
+
+    def __repr__(self) -> str:
+        return f"ConnectionString({', '.join(key for key, _ in self.pairs)})"
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    if match["double"] is not None:
+        return match["double"].replace('""', '"')
+    if match["single"] is not None:
+        return match["single"].replace("''", "'")
+    return match["plain"]
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if _NEEDS_QUOTES.search(value) else value

@@ -1,0 +1,33 @@
+"""What the registry answers to a request it cannot grant. Messages are written for the person who asked."""
+
+
+class InstanceError(Exception):
+    """Base of the refusals below."""
+
+
+class InstanceNotFoundError(InstanceError):
+    """No live instance has this id."""
+
+    def __init__(self, instance_id: int) -> None:
+        super().__init__(f"no live instance has the id {instance_id}")
+        self.instance_id = instance_id
+
+
+class NameTakenError(InstanceError):
+    """The name, or the database name made from it, belongs to a live instance or an ODS instance."""
+
+
+class RefusedError(InstanceError):
+    """The instance's state does not allow the request.
+
+    Attributes:
+        status: the status the instance is in.
+        reason: why the request is refused.
+        next_step: what the person can do instead.
+    """
+
+    def __init__(self, status: str, reason: str, next_step: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.next_step = next_step

@@ -1,0 +1,80 @@
+"""A job, as it travels through workflows: everything they need to know, and no secret."""
+
+from dataclasses import dataclass
+
+from instances.status import Operation, Template
+from settings import DEFAULT_TENANT, Settings
+
+
+@dataclass(frozen=True)
+class ExecutionPolicy:
+    """How patiently a job is executed; durations are in seconds.
+
+    It travels with the job, because a workflow may not read settings: they could differ at a replay.
+    """
+
+    ddl_queue: str
+    ddl_attempts: int
+    heartbeat_timeout: float
+    decision_window: float
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
+        """The policy of jobs that this process starts."""
+        return cls(
+            ddl_queue=settings.ddl_queue,
+            ddl_attempts=settings.ddl_attempts,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            decision_window=settings.decision_window,
+        )
+
+
+@dataclass(frozen=True)
+class InstanceJob:
+    """One attempt at one job of one instance.
+
+    `number` counts the jobs of the instance, `attempt` the times this job has begun; together they are the
+    fencing token of every status write. `mark` is the identity that the instance's database carries, and
+    `published` tells whether that database was ever handed over to the ODS/API.
+    """
+
+    tenant: str
+    operation: Operation
+    instance_id: int
+    ods_instance_id: int
+    number: int
+    attempt: int
+    name: str
+    template: Template
+    database: str
+    mark: str
+    published: bool
+    policy: ExecutionPolicy
+
+    @property
+    def job_id(self) -> str:
+        """Key of the job in `adminapi.jobstatuses`."""
+        return job_id(self.operation, self.ods_instance_id, self.number)
+
+    @property
+    def workflow_id(self) -> str:
+        """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
+        prefix = "" if self.tenant == DEFAULT_TENANT else f"{self.tenant}:"
+        return f"{prefix}{self.ods_instance_id}"
+
+    def is_newer_than(self, other: "InstanceJob") -> bool:
+        """Whether the instance has moved on from `other` to this job, or to this attempt."""
+        return (self.number, self.attempt) > (other.number, other.attempt)
+
+
+def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
+    """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`."""
+    return f"{operation}InstanceJob-{ods_instance_id}-{number}"
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """A job that gave up, and why, in words a person can act on."""
+
+    job: InstanceJob
+    reason: str

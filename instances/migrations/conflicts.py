@@ -1,0 +1,19 @@
+"""Rows that break a rule a migration is about to set."""
+
+from alembic import op
+from sqlalchemy import text
+
+
+class ConflictingRowsError(Exception):
+    """Existing rows break a rule of the registry; the message names both, and nothing was changed."""
+
+
+def require_none(rule: str, query: str) -> None:
+    """Stop the migration if `query` finds rows; its first column tells which.
+
+    Raises:
+        ConflictingRowsError: it does.
+    """
+    rows = [str(row[0]) for row in op.get_bind().execute(text(query))]
+    if rows:
+        raise ConflictingRowsError(f"{rule}: {'; '.join(rows)}. Mend these rows, then migrate again.")

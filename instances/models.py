@@ -1,0 +1,145 @@
+"""The tables of the registry.
+
+Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC without a zone.
+"""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Identity, Index, String, UniqueConstraint, func, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from instances.status import InstanceStatus
+
+LIVE_NAME_INDEX = "uq_dbinstances_live_name"
+LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
+LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
+_LIVE = text(f"status <> '{InstanceStatus.DELETED}'")
+_WAITING = text(f"status IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
+
+
+class Base(DeclarativeBase):
+    """The registry's metadata."""
+
+
+class DbInstance(Base):
+    """An instance: what somebody asked for, and how far it is."""
+
+    __tablename__ = "dbinstances"
+    __table_args__ = (
+        Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_LIVE),
+        Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_LIVE),
+        Index(LIVE_ODS_INSTANCE_INDEX, "odsinstanceid", unique=True, postgresql_where=_LIVE),
+        Index("ix_dbinstances_name", "name"),
+        Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    # Null only in deleted rows that an Admin API left behind.
+    odsinstanceid: Mapped[int] = mapped_column(nullable=True)
+    odsinstancename: Mapped[str | None] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(75))
+    databasetemplate: Mapped[str] = mapped_column(String(100))
+    databasename: Mapped[str] = mapped_column(String(255), nullable=True)
+    lastrefreshed: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    lastmodifieddate: Mapped[datetime | None]
+    # Ours, beside the Admin API's:
+    operation: Mapped[str] = mapped_column(String(20))
+    jobnumber: Mapped[int] = mapped_column(server_default=text("0"))
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    publishedat: Mapped[datetime | None]
+    errormessage: Mapped[str | None]
+
+
+class Job(Base):
+    """One create or delete of an instance, under the id that clients poll."""
+
+    __tablename__ = "jobstatuses"
+    __table_args__ = (
+        Index("ix_jobstatuses_dbinstanceid", "dbinstanceid"),
+        Index("ix_jobstatuses_duration", "operation", "databasetemplate", "finishedat"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    jobid: Mapped[str] = mapped_column(String(150), unique=True)
+    status: Mapped[str] = mapped_column(String(50))
+    errormessage: Mapped[str | None]
+    createdat: Mapped[datetime]
+    finishedat: Mapped[datetime | None]
+    # Ours, beside the Admin API's:
+    startedat: Mapped[datetime | None]
+    dbinstanceid: Mapped[int | None]
+    operation: Mapped[str | None] = mapped_column(String(20))
+    databasetemplate: Mapped[str | None] = mapped_column(String(100))
+
+
+class ApiClient(Base):
+    """A client that may ask for bearer tokens."""
+
+    __tablename__ = "applications"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    clientid: Mapped[str] = mapped_column(String(256), unique=True)
+    clientsecret: Mapped[str | None]
+    displayname: Mapped[str | None] = mapped_column(String(256))
+
+
+class OdsInstance(Base):
+    """An ODS instance: what the ODS/API reads to route requests."""
+
+    __tablename__ = "odsinstances"
+    __table_args__ = (UniqueConstraint("name", "instancetype"), {"schema": "dbo"})
+
+    odsinstanceid: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    instancetype: Mapped[str | None] = mapped_column(String(100))
+    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+
+
+class OdsInstanceContext(Base):
+    """A key and value by which the ODS/API chooses an ODS instance."""
+
+    __tablename__ = "odsinstancecontexts"
+    __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "contextkey"), {"schema": "dbo"})
+
+    odsinstancecontextid: Mapped[int] = mapped_column(primary_key=True)
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+    contextkey: Mapped[str] = mapped_column(String(50))
+    contextvalue: Mapped[str] = mapped_column(String(50))
+
+
+class OdsInstanceDerivative(Base):
+    """A read replica or snapshot of an ODS instance."""
+
+    __tablename__ = "odsinstancederivatives"
+    __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "derivativetype"), {"schema": "dbo"})
+
+    odsinstancederivativeid: Mapped[int] = mapped_column(primary_key=True)
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+    derivativetype: Mapped[str] = mapped_column(String(50))
+    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+
+
+class ApiClientOdsInstance(Base):
+    """The permission of an ODS/API client to use an ODS instance."""
+
+    __tablename__ = "apiclientodsinstances"
+    __table_args__ = ({"schema": "dbo"},)
+
+    apiclientodsinstanceid: Mapped[int] = mapped_column(primary_key=True)
+    apiclient_apiclientid: Mapped[int]
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+
+
+UTC_NOW = func.timezone("utc", func.clock_timestamp())
+"""The database's clock, as the registry's timestamps hold it."""
+
+NEXT_ODS_INSTANCE_ID = select(
+    func.nextval(func.pg_get_serial_sequence(text("'dbo.odsinstances'"), text("'odsinstanceid'")))
+)
+"""Reserves an OdsInstanceId from the sequence behind `dbo.odsinstances`."""

@@ -1,0 +1,332 @@
+"""The registry: every state change of an instance, each one guarded transaction.
+
+An instance row is the outbox of its job. What a person asks for is committed here first; a workflow then
+begins, finishes or fails it. Each of those writes is guarded by the job's fencing token (operation, number
+and attempt) and by the statuses the step may start from, so a late or repeated attempt changes nothing.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from instances import models, status
+from instances.errors import InstanceNotFoundError, NameTakenError, RefusedError
+from instances.jobs import ExecutionPolicy, InstanceJob
+from instances.models import DbInstance, Job, OdsInstance
+from instances.naming import database_name
+from instances.status import InstanceStatus, JobStatus, Operation, Step, Template
+from settings import DEFAULT_TENANT
+
+_NEXT_STEPS = {
+    InstanceStatus.PENDING: "Its creation is about to start; wait until it is Completed or Error.",
+    InstanceStatus.IN_PROGRESS: "A job is running; ask again when it has ended.",
+    InstanceStatus.COMPLETED: "Nothing has failed; delete the instance if it is no longer needed.",
+    InstanceStatus.ERROR: "Retry the creation, or delete the instance.",
+    InstanceStatus.PENDING_DELETE: "Its deletion is about to start; wait until it is Deleted.",
+    InstanceStatus.DELETE_FAILED: "Retry the deletion.",
+}
+_RELATIONS = {
+    "Applications": models.ApiClientOdsInstance.odsinstance_odsinstanceid,
+    "OdsInstanceContexts": models.OdsInstanceContext.odsinstance_odsinstanceid,
+    "OdsInstanceDerivatives": models.OdsInstanceDerivative.odsinstance_odsinstanceid,
+}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Whether the job holds the instance now, and, if it may not go on all the same, why."""
+
+    held: bool
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Requested:
+    """An instance as a request left it, and the job that carries the request out."""
+
+    instance: DbInstance
+    job: InstanceJob
+
+
+class Registry:
+    """The state changes of one tenant's instances.
+
+    Every method is one transaction. Connection faults come through as SQLAlchemy's and asyncpg's errors.
+    """
+
+    def __init__(self, engine: AsyncEngine, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT) -> None:
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._policy = policy
+        self._tenant = tenant
+
+    async def reserve(self, name: str, template: Template) -> Requested:
+        """Reserve an OdsInstanceId and record that `name` shall be created.
+
+        Raises:
+            NameTakenError: a live instance or an ODS instance has the name, or the database name.
+        """
+        database = database_name(name, template)
+        try:
+            async with self._transaction() as session:
+                await _require_free_name(session, name)
+                instance = DbInstance(
+                    name=name,
+                    databasetemplate=template,
+                    databasename=database,
+                    odsinstanceid=await session.scalar(models.NEXT_ODS_INSTANCE_ID),
+                    status=InstanceStatus.PENDING,
+                    operation=Operation.CREATE,
+                    jobnumber=1,
+                    lastmodifieddate=models.UTC_NOW,
+                )
+                session.add(instance)
+                return await self._new_job(session, instance)
+        except IntegrityError as error:
+            raise _name_conflict(error, name, database) from None
+
+    async def request_delete(self, instance_id: int) -> Requested:
+        """Record that the instance shall be deleted, as a new job.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or other rows refer to the ODS instance.
+        """
+        async with self._transaction() as session:
+            instance = await _locked(session, instance_id)
+            _require(instance, status.REQUEST_DELETE, "deleted")
+            if relations := await _relations(session, instance.odsinstanceid):
+                raise RefusedError(
+                    instance.status,
+                    _relations_reason(relations),
+                    f"Remove the {', '.join(relations)} that refer to it, then delete it.",
+                )
+            instance.operation = Operation.DELETE
+            instance.jobnumber += 1
+            instance.attempt = 0
+            _advance(instance, status.REQUEST_DELETE)
+            return await self._new_job(session, instance)
+
+    async def request_retry(self, instance_id: int) -> Requested:
+        """Put a failed job back to waiting: the same job, one attempt later.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: the instance's last job has not failed.
+        """
+        async with self._transaction() as session:
+            instance = await _locked(session, instance_id)
+            step = status.RETRY[Operation(instance.operation)]
+            _require(instance, step, "retried")
+            _advance(instance, step)
+            requested = await self._requested(session, instance)
+            await _record_job(session, requested.job, step.job)
+            return requested
+
+    async def begin(self, job: InstanceJob) -> Begun:
+        """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
+
+        Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then.
+        """
+        async with self._transaction() as session:
+            step = status.BEGIN[job.operation]
+            held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
+            if held and job.operation is Operation.DELETE:
+                return Begun(held, await _unroute(session, job.ods_instance_id))
+            return Begun(held)
+
+    async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
+        """Whether the instance is at this very attempt of `job`, in `state`."""
+        async with self._transaction() as session:
+            return await _is_at(session, job, state)
+
+    async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` and route the ODS/API to its database.
+
+        Safe to repeat. Returns whether the instance was the job's to finish.
+
+        Raises:
+            NameTakenError: an ODS instance took the name in the meantime.
+        """
+        ods_instance = OdsInstance(
+            odsinstanceid=job.ods_instance_id,
+            name=job.name,
+            instancetype=job.template,
+            connectionstring=connection_string,
+        )
+        step = status.FINISH[Operation.CREATE]
+        try:
+            async with self._transaction() as session:
+                held = await _move(session, job, step, odsinstancename=job.name, publishedat=models.UTC_NOW)
+                if held and await session.get(OdsInstance, job.ods_instance_id) is None:
+                    await _require_free_name(session, job.name)
+                    session.add(ods_instance)
+                return held
+        except IntegrityError:
+            raise _name_taken(job.name) from None
+
+    async def finish_delete(self, job: InstanceJob) -> bool:
+        """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
+        async with self._transaction() as session:
+            return await _move(session, job, status.FINISH[Operation.DELETE])
+
+    async def fail(self, job: InstanceJob, reason: str) -> bool:
+        """Record that `job` gave up, and why. Safe to repeat; returns whether it was the job's to fail."""
+        async with self._transaction() as session:
+            return await _move(session, job, status.FAIL[job.operation], errormessage=reason)
+
+    async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Jobs of rows in `Pending` and `Pending_Delete` with ids above `after`, by id."""
+        waiting = [InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE]
+        query = select(DbInstance).where(DbInstance.status.in_(waiting), DbInstance.id > after)
+        async with self._transaction() as session:
+            rows = await session.scalars(query.order_by(DbInstance.id).limit(limit))
+            return [self._job(row) for row in rows]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        async with self._sessions.begin() as session:
+            yield session
+
+    async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
+        await session.flush()
+        await session.refresh(instance)
+        return Requested(instance, self._job(instance))
+
+    async def _new_job(self, session: AsyncSession, instance: DbInstance) -> Requested:
+        requested = await self._requested(session, instance)
+        job = Job(
+            jobid=requested.job.job_id,
+            status=JobStatus.PENDING,
+            createdat=models.UTC_NOW,
+            dbinstanceid=instance.id,
+            operation=requested.job.operation,
+            databasetemplate=requested.job.template,
+        )
+        session.add(job)
+        return requested
+
+    def _job(self, instance: DbInstance) -> InstanceJob:
+        """The attempt that is due for an instance in `Pending` or `Pending_Delete`."""
+        return InstanceJob(
+            tenant=self._tenant,
+            operation=Operation(instance.operation),
+            instance_id=instance.id,
+            ods_instance_id=instance.odsinstanceid,
+            number=instance.jobnumber,
+            attempt=instance.attempt + 1,
+            name=instance.name,
+            template=Template(instance.databasetemplate),
+            database=instance.databasename,
+            mark=str(instance.mark),
+            published=instance.publishedat is not None,
+            policy=self._policy,
+        )
+
+
+def _token(job: InstanceJob, attempt: int) -> list[ColumnElement[bool]]:
+    """The fence of every write by a job: the row is at this job and this attempt."""
+    return [
+        DbInstance.id == job.instance_id,
+        DbInstance.operation == job.operation,
+        DbInstance.jobnumber == job.number,
+        DbInstance.attempt == attempt,
+    ]
+
+
+async def _move(
+    session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
+) -> bool:
+    """Take `step` if the row allows it; true as well if this attempt of the job took it before."""
+    token = _token(job, job.attempt if from_attempt is None else from_attempt)
+    moved = await session.scalar(
+        update(DbInstance)
+        .where(*token, DbInstance.status.in_(step.sources))
+        .values(status=step.target, attempt=job.attempt, lastmodifieddate=models.UTC_NOW, **values)
+        .returning(DbInstance.id)
+        .execution_options(synchronize_session=False)
+    )
+    if moved is None:
+        return await _is_at(session, job, step.target)
+    await _record_job(session, job, step.job, values.get("errormessage"))
+    return True
+
+
+async def _is_at(session: AsyncSession, job: InstanceJob, target: InstanceStatus) -> bool:
+    query = select(DbInstance.id).where(*_token(job, job.attempt), DbInstance.status == target)
+    return await session.scalar(query) is not None
+
+
+async def _record_job(
+    session: AsyncSession, job: InstanceJob, reached: JobStatus, error: object = None
+) -> None:
+    ended = reached in {JobStatus.COMPLETED, JobStatus.ERROR}
+    values = {"status": reached, "errormessage": error, "finishedat": models.UTC_NOW if ended else None}
+    if reached is JobStatus.IN_PROGRESS:
+        values["startedat"] = models.UTC_NOW
+    await session.execute(update(Job).where(Job.jobid == job.job_id).values(**values))
+
+
+async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
+    instance = await session.get(DbInstance, instance_id, with_for_update=True)
+    if instance is None or instance.status == InstanceStatus.DELETED:
+        raise InstanceNotFoundError(instance_id)
+    return instance
+
+
+def _require(instance: DbInstance, step: Step, verb: str) -> None:
+    current = InstanceStatus(instance.status)
+    if current not in step.sources:
+        reason = f"An instance in state {current} cannot be {verb}."
+        raise RefusedError(current, reason, _NEXT_STEPS[current])
+
+
+def _advance(instance: DbInstance, step: Step) -> None:
+    instance.status = step.target
+    instance.lastmodifieddate = models.UTC_NOW
+
+
+async def _relations(session: AsyncSession, ods_instance_id: int) -> list[str]:
+    """Names of the kinds of rows that refer to the ODS instance."""
+    return [
+        name
+        for name, column in _RELATIONS.items()
+        if await session.scalar(select(func.count()).where(column == ods_instance_id))
+    ]
+
+
+def _relations_reason(relations: Sequence[str]) -> str:
+    return f"The ODS instance is in use by {', '.join(relations)}."
+
+
+async def _unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
+    """Remove the ODS instance; if rows refer to it, leave it and say so."""
+    if relations := await _relations(session, ods_instance_id):
+        return _relations_reason(relations)
+    try:
+        async with session.begin_nested():
+            await session.execute(delete(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+    except IntegrityError:
+        return "The ODS instance is in use by rows of another table."
+    return None
+
+
+async def _require_free_name(session: AsyncSession, name: str) -> None:
+    if await session.scalar(select(OdsInstance.odsinstanceid).where(OdsInstance.name == name).limit(1)):
+        raise _name_taken(name)
+
+
+def _name_taken(name: str) -> NameTakenError:
+    return NameTakenError(f"An instance named '{name}' already exists. Choose another name.")
+
+
+def _name_conflict(error: IntegrityError, name: str, database: str) -> NameTakenError:
+    constraint = getattr(getattr(error.orig, "__cause__", None), "constraint_name", None)
+    if constraint == models.LIVE_DATABASE_INDEX:
+        return NameTakenError(
+            f"An instance whose database is named '{database}' already exists. Choose another name."
+        )
+    return _name_taken(name)

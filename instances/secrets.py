@@ -1,0 +1,62 @@
+"""The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption.
+
+The encrypted form is the ODS/API's: AES-256-CBC with PKCS7 padding and a random IV, then HMAC-SHA256 over the
+ciphertext with the same key, stored as `base64(IV)|base64(ciphertext)|base64(HMAC)`.
+"""
+
+import base64
+import os
+from typing import Self
+
+from cryptography.hazmat.primitives import hashes, hmac, padding
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from instances.connection_string import ConnectionString, InvalidConnectionStringError
+from settings import MAX_DATABASE_NAME_BYTES, InvalidSettingsError, Settings
+
+_IV_BYTES = 16
+_COLUMN_LENGTH = 1500
+
+
+def encrypt(text: str, key: bytes) -> str:
+    """`text` under a fresh IV and the 32-byte `key`."""
+    iv = os.urandom(_IV_BYTES)
+    padder = padding.PKCS7(algorithms.AES.block_size).padder()
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
+    ciphertext = encryptor.update(padder.update(text.encode()) + padder.finalize()) + encryptor.finalize()
+    signer = hmac.HMAC(key, hashes.SHA256())
+    signer.update(ciphertext)
+    return "|".join(base64.b64encode(part).decode() for part in (iv, ciphertext, signer.finalize()))
+
+
+class OdsConnectionStrings:
+    """Makes the encrypted connection string of any ODS database from the configured shape."""
+
+    def __init__(self, shape: ConnectionString, key: bytes) -> None:
+        self._shape = shape
+        self._key = key
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Read shape and key.
+
+        Raises:
+            InvalidSettingsError: the shape cannot be parsed, or would not fit its column once encrypted.
+        """
+        variable = "ODS_INSTANCE_CONNECTION_STRING"
+        try:
+            shape = ConnectionString.parse(settings.instance_connection_string.get_secret_value())
+        except InvalidConnectionStringError:
+            raise InvalidSettingsError(
+                f"{variable}: must look like host=…;port=…;username=…;password=…;database=…"
+            ) from None
+        strings = cls(shape, base64.b64decode(settings.encryption_key.get_secret_value()))
+        if len(strings.encrypted("x" * MAX_DATABASE_NAME_BYTES)) > _COLUMN_LENGTH:
+            raise InvalidSettingsError(
+                f"{variable}: is too long; encrypted, it must fit {_COLUMN_LENGTH} characters"
+            )
+        return strings
+
+    def encrypted(self, database: str) -> str:
+        """What `dbo.odsinstances.connectionstring` holds for `database`."""
+        return encrypt(str(self._shape.with_database(database)), self._key)

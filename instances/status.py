@@ -1,0 +1,91 @@
+"""The words of an instance's life, and the only steps by which it moves on."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Template(StrEnum):
+    """What a new ODS instance starts from; which database each one is, is configuration."""
+
+    MINIMAL = "Minimal"
+    SAMPLE = "Sample"
+
+
+class Operation(StrEnum):
+    """What a job does to its instance."""
+
+    CREATE = "Create"
+    DELETE = "Delete"
+
+
+class InstanceStatus(StrEnum):
+    """Statuses of `adminapi.dbinstances`, as they stand in the table and on the wire."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    COMPLETED = "Completed"
+    ERROR = "Error"
+    PENDING_DELETE = "Pending_Delete"
+    DELETED = "Deleted"
+    DELETE_FAILED = "Delete_Failed"
+
+
+class JobStatus(StrEnum):
+    """Statuses of `adminapi.jobstatuses`."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    COMPLETED = "Completed"
+    ERROR = "Error"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edge of the life cycle: an instance in one of `sources` moves to `target`, its job to `job`."""
+
+    sources: frozenset[InstanceStatus]
+    target: InstanceStatus
+    job: JobStatus
+
+
+def _step(*sources: InstanceStatus, to: InstanceStatus, job: JobStatus) -> Step:
+    return Step(frozenset(sources), to, job)
+
+
+REQUEST_DELETE = _step(
+    InstanceStatus.COMPLETED,
+    InstanceStatus.ERROR,
+    InstanceStatus.DELETE_FAILED,
+    to=InstanceStatus.PENDING_DELETE,
+    job=JobStatus.PENDING,
+)
+RETRY = {
+    Operation.CREATE: _step(InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    Operation.DELETE: _step(
+        InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING
+    ),
+}
+# `Error` and `Delete_Failed` are sources too because an operator's `retry` signal reaches the waiting
+# workflow without passing the API; the attempt number keeps everybody else from beginning there.
+BEGIN = {
+    Operation.CREATE: _step(
+        InstanceStatus.PENDING,
+        InstanceStatus.ERROR,
+        to=InstanceStatus.IN_PROGRESS,
+        job=JobStatus.IN_PROGRESS,
+    ),
+    Operation.DELETE: _step(
+        InstanceStatus.PENDING_DELETE,
+        InstanceStatus.DELETE_FAILED,
+        to=InstanceStatus.IN_PROGRESS,
+        job=JobStatus.IN_PROGRESS,
+    ),
+}
+FINISH = {
+    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
+    Operation.DELETE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED),
+}
+FAIL = {
+    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
+    Operation.DELETE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
+}
