@@ -1,0 +1,142 @@
+"""The worker: composes everything that carries jobs out, and runs it until it is told to stop.
+
+Two task queues are served. Workflows and status writes share one; databases are created and dropped on the
+other, with a concurrency of its own, so that a burst of clones never delays a status.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from activities.databases import DatabaseActivities
+from activities.registry import RegistryActivities
+from activities.sweep import SweepActivities
+from databases.server import Server
+from instances.engine import create_registry_engine
+from instances.jobs import ExecutionPolicy
+from instances.registry import Registry
+from instances.secrets import OdsConnectionStrings
+from logs import configure_logging, fault_name
+from settings import InvalidSettingsError, Settings
+from workflows import client, schedules, search_attributes
+from workflows.create_instance import CreateInstance
+from workflows.delete_instance import DeleteInstance
+from workflows.pending_sweep import PendingSweep
+from workflows.start import JobStarter
+
+WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep]
+
+_RECONNECT_SECONDS = 1
+_STICKY_TIMEOUT = timedelta(seconds=2)
+"""How long a workflow waits for the worker that has it in its cache, before another one takes it over."""
+
+_logger = logging.getLogger("worker")
+
+
+def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Worker:
+    """The worker of workflows and status writes."""
+    registry = Registry(engine, ExecutionPolicy.from_settings(settings))
+    writes = RegistryActivities(registry, OdsConnectionStrings.from_settings(settings))
+    sweep = SweepActivities(registry, JobStarter(temporal, settings.registry_queue).start)
+    return Worker(
+        temporal,
+        task_queue=settings.registry_queue,
+        workflows=WORKFLOWS,
+        activities=[
+            writes.begin,
+            writes.finish_create,
+            writes.finish_delete,
+            writes.fail,
+            sweep.dispatch_page,
+        ],
+        max_concurrent_activities=settings.registry_concurrency,
+        sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+    )
+
+
+def ddl_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Worker:
+    """The worker that creates and drops databases."""
+    databases = DatabaseActivities(
+        Server(settings.master_dsn.get_secret_value()),
+        Registry(engine, ExecutionPolicy.from_settings(settings)),
+        settings.template_databases,
+        settings.clone_strategy,
+    )
+    return Worker(
+        temporal,
+        task_queue=settings.ddl_queue,
+        activities=[databases.provision, databases.drop, databases.discard],
+        max_concurrent_activities=settings.ddl_concurrency,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+    )
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve both task queues until `stop` is set, then let running activities finish."""
+    temporal = await _connected(stop)
+    if temporal is None:
+        return
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+    try:
+        async with registry_worker(temporal, settings, engine), ddl_worker(temporal, settings, engine):
+            _logger.info("Serving %s and %s.", settings.registry_queue, settings.ddl_queue)
+            await _prepare_namespace(temporal, settings, stop)
+            await stop.wait()
+            _logger.info("Stopping; running activities may finish.")
+    finally:
+        await engine.dispose()
+
+
+async def _connected(stop: asyncio.Event) -> Client | None:
+    while not stop.is_set():
+        try:
+            return await client.connect()
+        except RuntimeError as error:
+            _logger.warning("Temporal cannot be reached (%s); trying again.", fault_name(error))
+            await _pause(stop)
+    return None
+
+
+async def _prepare_namespace(temporal: Client, settings: Settings, stop: asyncio.Event) -> None:
+    """Register search attributes, set the schedule and sweep once: trying as often as it takes."""
+    interval = timedelta(seconds=settings.sweep_interval)
+    while not stop.is_set():
+        try:
+            await search_attributes.register(temporal)
+            await schedules.ensure_pending_sweep(temporal, settings.registry_queue, interval)
+        except RPCError as error:
+            _logger.warning("The namespace cannot be prepared (%s); trying again.", error.status.name)
+            await _pause(stop)
+        else:
+            return
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), _RECONNECT_SECONDS)
+
+
+async def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = Settings.load()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop)
+
+
+if __name__ == "__main__":
+    configure_logging()
+    try:
+        asyncio.run(main())
+    except InvalidSettingsError as invalid:
+        sys.exit(f"The worker cannot start.\n{invalid}")

@@ -1,0 +1,47 @@
+"""Creating an instance."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities
+    from activities.registry import RegistryActivities
+    from instances.jobs import InstanceJob
+    from workflows import options
+    from workflows.job_workflow import JobWorkflow
+
+
+@workflow.defn
+class CreateInstance(JobWorkflow):
+    """Clone the template into a database of the instance's own, then route the ODS/API to it."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.see_through()
+
+    async def do_work(self) -> None:
+        """Provision the database, then record `Completed`."""
+        job = self.job
+        await workflow.execute_activity_method(
+            DatabaseActivities.provision,
+            job,
+            **options.ddl(job.policy, f"Clone template {job.template} into {job.database}"),
+        )
+        await workflow.execute_activity_method(
+            RegistryActivities.finish_create,
+            job,
+            **options.status_write("Record Completed and route the ODS/API"),
+        )
+
+    async def clean_up(self) -> None:
+        """Drop the database if it was made: nobody may come to use the database of a failed instance."""
+        job = self.job
+        await workflow.execute_activity_method(
+            DatabaseActivities.discard,
+            job,
+            **options.clean_up(job.policy, f"Remove what was made of {job.database}"),
+        )

@@ -1,0 +1,37 @@
+"""Deleting an instance."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities
+    from activities.registry import RegistryActivities
+    from instances.jobs import InstanceJob
+    from workflows import options
+    from workflows.job_workflow import JobWorkflow
+
+
+@workflow.defn
+class DeleteInstance(JobWorkflow):
+    """Drop the instance's database, to which the ODS/API stopped routing when the job began."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.see_through()
+
+    async def do_work(self) -> None:
+        """Drop the database, then record `Deleted`."""
+        job = self.job
+        await workflow.execute_activity_method(
+            DatabaseActivities.drop, job, **options.ddl(job.policy, f"Drop {job.database}")
+        )
+        await workflow.execute_activity_method(
+            RegistryActivities.finish_delete, job, **options.status_write("Record Deleted")
+        )
+
+    async def clean_up(self) -> None:
+        """Nothing: what could not be dropped now, a retry drops."""

@@ -1,0 +1,138 @@
+"""What every job of an instance has in common: it begins, does its work, and records how it ended.
+
+After a failure the workflow stays open for a while, so that a person who has removed the cause can signal
+`retry`, or `abandon` if there is nothing to wait for. While it is open it is also the instance's lock; a
+newer job of the instance is handed over to it by signal, and it continues as that job without a gap.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import NoReturn
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.registry import RegistryActivities
+    from instances.jobs import InstanceJob, JobFailure
+    from instances.status import BEGIN, FAIL, FINISH, InstanceStatus
+    from workflows import options, search_attributes
+
+WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance"}
+
+
+class JobWorkflow(ABC):
+    """The life of a job; a subclass knows the work between its beginning and its end."""
+
+    def __init__(self, job: InstanceJob) -> None:
+        self.job = job
+        self._retry = False
+        self._abandon = False
+        self._successor: InstanceJob | None = None
+
+    @abstractmethod
+    async def do_work(self) -> None:
+        """Do what the job is for, and record that it is done."""
+
+    @abstractmethod
+    async def clean_up(self) -> None:
+        """Remove what the failed work has left behind."""
+
+    @workflow.signal
+    def retry(self) -> None:
+        """Try the failed job again."""
+        self._retry = True
+
+    @workflow.signal
+    def abandon(self) -> None:
+        """Do not wait for a retry any longer."""
+        self._abandon = True
+
+    @workflow.signal
+    def hand_over(self, job: InstanceJob) -> None:
+        """Continue as `job` when this one has ended."""
+        if job.is_newer_than(self._successor or self.job):
+            self._successor = job
+
+    async def see_through(self) -> str:
+        """Carry the job out; returns how it ended."""
+        begun = await workflow.execute_activity_method(
+            RegistryActivities.begin, self.job, **options.status_write("Take the instance")
+        )
+        if not begun.held:
+            self._continue_as_successor()
+            return f"{self.job.job_id} was no longer due; nothing was done."
+        self._show(BEGIN[self.job.operation].target, "The job has begun.")
+        if begun.refusal is not None:
+            await self._record_failure(begun.refusal)
+            await self._wait_for_decision(begun.refusal)
+        try:
+            await self.do_work()
+        except (ActivityError, asyncio.CancelledError) as error:
+            await self._record_failure(_reason(error))
+            if is_cancelled_exception(error):
+                raise
+            await self._wait_for_decision(_reason(error))
+        self._show(FINISH[self.job.operation].target, "The job is done.")
+        self._continue_as_successor()
+        return f"{self.job.job_id} is done."
+
+    async def _record_failure(self, reason: str) -> None:
+        # What was signalled until now was not meant for this failure.
+        self._retry = self._abandon = False
+        await workflow.execute_activity_method(
+            RegistryActivities.fail,
+            JobFailure(self.job, reason),
+            **options.status_write("Record the failure"),
+        )
+        self._show(
+            FAIL[self.job.operation].target,
+            f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
+        )
+        try:
+            await self.clean_up()
+        except ActivityError:
+            workflow.logger.warning("What the failed job left behind could not be removed.")
+
+    async def _wait_for_decision(self, reason: str) -> NoReturn:
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._retry or self._abandon or self._successor is not None,
+                timeout=timedelta(seconds=self.job.policy.decision_window),
+            )
+        self._continue_as_successor()
+        if self._retry:
+            self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
+        raise ApplicationError(reason, type="JobFailed")
+
+    def _continue_as_successor(self) -> None:
+        if self._successor is not None:
+            self._continue_as(self._successor)
+
+    def _continue_as(self, job: InstanceJob) -> NoReturn:
+        workflow.continue_as_new(
+            args=[job],
+            workflow=WORKFLOW_TYPES[job.operation],
+            search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
+        )
+
+    def _show(self, status: InstanceStatus, details: str) -> None:
+        """Tell the Web UI where the job is."""
+        workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
+        workflow.set_current_details(
+            f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**"
+            f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell a person about `error`, which was made discreet on its way through the history."""
+    if is_cancelled_exception(error):
+        return "The job was cancelled."
+    cause = error.cause if isinstance(error, ActivityError) else error
+    if isinstance(cause, ApplicationError):
+        return cause.message
+    return "No worker could finish the step in time. Check the workers, then retry."

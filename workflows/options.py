@@ -1,0 +1,67 @@
+"""Timeouts and retry policies of every activity, each with its reason."""
+
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+from instances.jobs import ExecutionPolicy
+
+
+def status_write(summary: str) -> ActivityConfig:
+    """Options of a guarded write to the registry."""
+    return ActivityConfig(
+        # It takes milliseconds; a registry that is away fails to connect within five seconds.
+        start_to_close_timeout=timedelta(seconds=30),
+        # Never give up: a status that is not written would leave the row stuck.
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)
+        ),
+        # Cancelling a job must not leave it unknown whether its status was written.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+    )
+
+
+_LONGEST_DDL = timedelta(hours=12)
+"""Hundreds of gigabytes take hours; a dead worker is noticed by its heartbeats, not by this."""
+
+
+def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of an activity that creates or drops a database, as often as `policy` allows."""
+    return _on_server(policy, summary, policy.ddl_attempts)
+
+
+def clean_up(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of the clean-up after a failure: a few tries, for the failure itself is recorded already."""
+    return _on_server(policy, summary, 3)
+
+
+def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> ActivityConfig:
+    return ActivityConfig(
+        task_queue=policy.ddl_queue,
+        start_to_close_timeout=_LONGEST_DDL,
+        heartbeat_timeout=timedelta(seconds=policy.heartbeat_timeout),
+        # Waits grow to half a minute, so that the usual eight tries outlast a restart of PostgreSQL.
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(milliseconds=500),
+            maximum_interval=timedelta(seconds=30),
+            maximum_attempts=attempts,
+        ),
+        # Only when the server has ended the statement is it known what there is to clean up.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+    )
+
+
+def sweep_page(summary: str) -> ActivityConfig:
+    """Options of dispatching one page of waiting rows."""
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(minutes=10),
+        heartbeat_timeout=timedelta(minutes=1),
+        # The rest of the sweep must not be lost to an outage.
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)
+        ),
+        summary=summary,
+    )

@@ -1,0 +1,70 @@
+"""Starting the workflow of a job."""
+
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from instances.jobs import InstanceJob
+from instances.status import InstanceStatus
+from workflows import search_attributes
+from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
+
+_RPC_TIMEOUT = timedelta(seconds=2)
+_ROUNDS = 5
+
+
+class JobStarter:
+    """Starts jobs on one task queue."""
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+
+    async def start(self, job: InstanceJob) -> None:
+        """Start the workflow of `job`, or hand it over to the one that is open under the instance's id.
+
+        Safe to repeat: a job that runs already is not started again.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+        """
+        for _ in range(_ROUNDS):
+            # Between the two calls the open workflow may close; then it is free to be started.
+            if await self._started(job) or await self._handed_over(job):
+                return
+        raise RPCError("the instance's workflow opens and closes too fast", RPCStatusCode.ABORTED, b"")
+
+    async def _started(self, job: InstanceJob) -> bool:
+        try:
+            await self._client.start_workflow(
+                WORKFLOW_TYPES[job.operation],
+                job,
+                id=job.workflow_id,
+                task_queue=self._task_queue,
+                # Never USE_EXISTING: the running workflow may be of another type, and would lose our job.
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
+                static_summary=f"{job.operation} instance {job.name}",
+                static_details=(
+                    f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
+                    f" (template {job.template}, tenant {job.tenant})."
+                ),
+                rpc_timeout=_RPC_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True
+
+    async def _handed_over(self, job: InstanceJob) -> bool:
+        handle = self._client.get_workflow_handle(job.workflow_id)
+        try:
+            await handle.signal(JobWorkflow.hand_over, job, rpc_timeout=_RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
