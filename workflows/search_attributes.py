@@ -20,7 +20,7 @@ STATUS = SearchAttributeKey.for_keyword("OdsStatus")
 
 _logger = logging.getLogger(__name__)
 
-_TYPES = {
+TYPES = {
     TENANT.name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
     INSTANCE_ID.name: IndexedValueType.INDEXED_VALUE_TYPE_INT,
     NAME.name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
@@ -57,14 +57,14 @@ async def register(client: Client) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.PERMISSION_DENIED:
             raise
-        _logger.warning("An administrator of Temporal must add the search attributes %s.", ", ".join(_TYPES))
+        _logger.warning("An administrator of Temporal must add the search attributes %s.", ", ".join(TYPES))
 
 
 async def _add_missing(client: Client) -> None:
     listed = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    missing = {name: kind for name, kind in _TYPES.items() if name not in listed.custom_attributes}
+    missing = {name: kind for name, kind in TYPES.items() if name not in listed.custom_attributes}
     if missing:
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)

@@ -1,0 +1,140 @@
+"""Real servers for the whole run: PostgreSQL with templates, and the Temporal development server."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from cli import seeding
+from cli.ports import free_port
+from cli.postgres import EmbeddedPostgres
+from instances.catalog import Catalog
+from instances.engine import create_registry_engine
+from instances.jobs import ExecutionPolicy
+from instances.migrations import upgrade
+from instances.registry import Registry
+from settings import Settings
+from tests.servers import (
+    MINIMAL_TEMPLATE,
+    NUMBERS,
+    SAMPLE_TEMPLATE,
+    SERVICE_PASSWORD,
+    development_server,
+    make_settings,
+    service_dsn,
+    session,
+)
+from worker import ddl_worker, registry_worker
+from workflows import search_attributes
+from workflows.start import JobStarter
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write the histories of workflow tests anew")
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    """PostgreSQL 18 with the service role and both templates."""
+    folder = tmp_path_factory.mktemp("postgres")
+    server = EmbeddedPostgres(folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off"})
+    async with server:
+        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
+        service = service_dsn(server, "postgres")
+        await seeding.ensure_template(service, MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS)
+        await seeding.ensure_template(service, SAMPLE_TEMPLATE, seeding.SAMPLE_SCRIPTS)
+        yield server
+
+
+@pytest.fixture
+async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    """A superuser's session, to look and to interfere."""
+    connection = await asyncpg.connect(postgres.dsn())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+async def migrated_registry(postgres: EmbeddedPostgres) -> str:
+    """A registry database with tables and no rows, to be cloned for each test."""
+    name = "EdFi_Admin_migrated"
+    async with session(service_dsn(postgres, "postgres")) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    await upgrade(service_dsn(postgres, name))
+    return name
+
+
+@pytest.fixture
+async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[str]:
+    """A registry of the test's own; its OdsInstanceIds are no other test's."""
+    number = next(NUMBERS)
+    name = f"EdFi_Admin_{number}"
+    maintenance = service_dsn(postgres, "postgres")
+    async with session(maintenance) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_registry}"')
+    dsn = service_dsn(postgres, name)
+    async with session(dsn) as connection:
+        await connection.execute(
+            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number * 100_000}"
+        )
+    yield dsn
+    async with session(maintenance) as connection:
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """Settings as an operator would give them, with task queues of the test's own and little patience."""
+    return make_settings(postgres, registry_dsn)
+
+
+@pytest.fixture
+async def engine(registry_dsn: str) -> AsyncIterator[AsyncEngine]:
+    """A pool of connections to the test's registry."""
+    engine = create_registry_engine(registry_dsn)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def registry(engine: AsyncEngine, settings: Settings) -> Registry:
+    """The test's registry."""
+    return Registry(engine, ExecutionPolicy.from_settings(settings))
+
+
+@pytest.fixture
+def catalog(engine: AsyncEngine) -> Catalog:
+    """What the test's registry shows."""
+    return Catalog(engine)
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    """A client of a real Temporal development server."""
+    async with development_server() as client:
+        await search_attributes.register(client)
+        yield client
+
+
+@pytest.fixture
+def starter(temporal: Client, settings: Settings) -> JobStarter:
+    """Starts the test's jobs."""
+    return JobStarter(temporal, settings.registry_queue)
+
+
+@pytest.fixture
+async def workers(temporal: Client, settings: Settings, engine: AsyncEngine) -> AsyncIterator[None]:
+    """Both workers, in this process."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(registry_worker(temporal, settings, engine))
+        await stack.enter_async_context(ddl_worker(temporal, settings, engine))
+        yield
+
+
+@pytest.fixture
+def name() -> str:
+    """A name for an instance that no other test uses."""
+    return f"Test {next(NUMBERS)}"

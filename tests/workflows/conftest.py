@@ -1,0 +1,100 @@
+"""The time-skipping server, a worker whose activities follow a script, and the keeping of histories."""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer, Worker
+
+from instances.jobs import ExecutionPolicy, InstanceJob
+from instances.status import Operation, Template
+from tests.servers import binary
+from tests.workflows.script import Script
+from worker import WORKFLOWS
+from workflows import search_attributes
+from workflows.client import DATA_CONVERTER
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+@pytest.fixture(scope="session")
+async def time_skipping() -> AsyncIterator[WorkflowEnvironment]:
+    environment = await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=binary("temporal-test-server"), data_converter=DATA_CONVERTER
+    )
+    async with environment:
+        # This server cannot list what it knows, as `search_attributes.register` would ask it to.
+        await environment.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace="default", search_attributes=search_attributes.TYPES)
+        )
+        yield environment
+
+
+@pytest.fixture
+def client(time_skipping: WorkflowEnvironment) -> Client:
+    return time_skipping.client
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def queue(client: Client, script: Script) -> AsyncIterator[str]:
+    """Task queue of a worker whose activities follow the script."""
+    queue = f"queue-{uuid.uuid4().hex}"
+    async with Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=script.activities):
+        yield queue
+
+
+@pytest.fixture
+def job(queue: str) -> InstanceJob:
+    """The creation of an instance of the test's own."""
+    return InstanceJob(
+        tenant="default",
+        operation=Operation.CREATE,
+        instance_id=7,
+        ods_instance_id=uuid.uuid4().int % 1_000_000_000,
+        number=1,
+        attempt=1,
+        name="Grand Bend",
+        template=Template.MINIMAL,
+        database="EdFi_Ods_Grand_Bend_Minimal",
+        mark="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f10",
+        published=False,
+        policy=ExecutionPolicy(ddl_queue=queue, ddl_attempts=3, heartbeat_timeout=5, decision_window=3600),
+    )
+
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def keep(client: Client, request: pytest.FixtureRequest) -> Keep:
+    """Replays every run behind a handle against the current code; with --record, writes them down as well."""
+    record = request.config.getoption("--record")
+
+    async def keep(name: str, handle: WorkflowHandle[Any, Any]) -> None:
+        for number, history in enumerate([run async for run in _runs(client, handle)], start=1):
+            await Replayer(workflows=WORKFLOWS, data_converter=DATA_CONVERTER).replay_workflow(history)
+            path = HISTORIES / f"{name}-{number}.json"
+            if record:
+                path.write_text(history.to_json())
+            assert path.exists(), f"{path} is missing: run pytest tests/workflows --record"
+
+    return keep
+
+
+async def _runs(client: Client, handle: WorkflowHandle[Any, Any]) -> AsyncIterator[WorkflowHistory]:
+    run_id = handle.first_execution_run_id
+    while run_id:
+        history = await client.get_workflow_handle(handle.id, run_id=run_id).fetch_history()
+        yield history
+        continued = history.events[-1].workflow_execution_continued_as_new_event_attributes
+        run_id = continued.new_execution_run_id

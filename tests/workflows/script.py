@@ -1,0 +1,108 @@
+"""Stand-ins for the activities.
+
+The activities' own behaviour is tested on real servers elsewhere; here they follow a script, so that every
+step can be made to fail at will.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.databases import Provisioned
+from activities.sweep import SweepPage, SweptPage
+from instances.jobs import InstanceJob, JobFailure
+from instances.registry import Begun
+
+
+class Script:
+    """What the activities do: by default they succeed. `calls` tells which ran, in order.
+
+    `faults[name]` holds the errors of the next calls of the activity `name`, one each; None is a success.
+    `holds[name]` is awaited within the call.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.reasons: list[str] = []
+        self.attempts: list[int] = []
+        self.faults: dict[str, list[Exception | None]] = defaultdict(list)
+        self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
+        self.begun = Begun(held=True)
+        self.pages: list[SweptPage] = []
+
+    async def _follow(self, name: str) -> None:
+        self.calls.append(name)
+        if hold := self.holds.get(name):
+            await hold()
+        if self.faults[name] and (fault := self.faults[name].pop(0)):
+            raise fault
+
+    @activity.defn
+    async def begin(self, job: InstanceJob) -> Begun:
+        self.attempts.append(job.attempt)
+        await self._follow("begin")
+        return self.begun
+
+    @activity.defn
+    async def provision(self, job: InstanceJob) -> Provisioned:
+        await self._follow("provision")
+        return Provisioned(job.database, 1)
+
+    @activity.defn
+    async def finish_create(self, job: InstanceJob) -> bool:
+        await self._follow("finish_create")
+        return True
+
+    @activity.defn
+    async def drop(self, job: InstanceJob) -> None:
+        await self._follow("drop")
+
+    @activity.defn
+    async def discard(self, job: InstanceJob) -> None:
+        await self._follow("discard")
+
+    @activity.defn
+    async def finish_delete(self, job: InstanceJob) -> bool:
+        await self._follow("finish_delete")
+        return True
+
+    @activity.defn
+    async def fail(self, failure: JobFailure) -> bool:
+        self.reasons.append(failure.reason)
+        await self._follow("fail")
+        return True
+
+    @activity.defn
+    async def dispatch_page(self, page: SweepPage) -> SweptPage:
+        await self._follow(f"dispatch_page after {page.after}")
+        return self.pages.pop(0)
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        """For a worker."""
+        return [
+            self.begin,
+            self.provision,
+            self.finish_create,
+            self.drop,
+            self.discard,
+            self.finish_delete,
+            self.fail,
+            self.dispatch_page,
+        ]
+
+
+def refused(reason: str) -> ApplicationError:
+    """A fault that trying again does not mend."""
+    return ApplicationError(reason, non_retryable=True)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition in this process."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,329 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.testing import WorkflowEnvironment
+
+from instances.jobs import InstanceJob
+from instances.registry import Begun
+from instances.status import Operation
+from tests.workflows.script import Script, refused, until
+from workflows.create_instance import CreateInstance
+from workflows.job_workflow import JobWorkflow
+from workflows.search_attributes import STATUS
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def start(client: Client, queue: str) -> Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]:
+    async def start(job: InstanceJob) -> WorkflowHandle[Any, str]:
+        return await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
+
+    return start
+
+
+Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
+
+
+async def _failure(handle: WorkflowHandle[Any, str]) -> BaseException | None:
+    with pytest.raises(WorkflowFailureError) as failed:
+        await handle.result()
+    return failed.value.cause
+
+
+async def test_instance_is_begun_provisioned_and_finished_when_nothing_fails(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    handle = await start(job)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "provision", "finish_create"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
+    await keep("create-completed", handle)
+
+
+async def test_nothing_is_touched_when_the_job_is_no_longer_due(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.begun = Begun(held=False)
+    handle = await start(job)
+    assert "nothing was done" in await handle.result()
+    assert script.calls == ["begin"]
+    await keep("create-superseded", handle)
+
+
+@pytest.mark.parametrize("step", ["begin", "finish_create"])
+async def test_status_write_is_repeated_until_it_succeeds_when_the_registry_is_away(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
+) -> None:
+    script.faults[step] = [OSError("registry away")] * 20
+    handle = await start(job)
+    await handle.result()
+    assert script.calls.count(step) == 21
+    assert "fail" not in script.calls
+    await keep(f"create-registry-away-at-{step}", handle)
+
+
+async def test_failure_is_recorded_until_it_succeeds_when_the_registry_is_away(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    script.faults["fail"] = [OSError("registry away")] * 20
+    handle = await start(job)
+    await _failure(handle)
+    assert script.calls.count("fail") == 21
+    await keep("create-registry-away-at-fail", handle)
+
+
+async def test_provisioning_is_tried_again_when_the_fault_may_pass(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [ApplicationError("in use")] * 2
+    handle = await start(job)
+    await handle.result()
+    assert script.calls == ["begin", *["provision"] * 3, "finish_create"]
+    await keep("create-provision-retried", handle)
+
+
+async def test_job_fails_with_the_reason_when_provisioning_is_refused(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("The template is missing. Create it.")]
+    handle = await start(job)
+    cause = await _failure(handle)
+    assert isinstance(cause, ApplicationError)
+    assert cause.message == "The template is missing. Create it."
+    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.reasons == ["The template is missing. Create it."]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Error"
+    await keep("create-provision-refused", handle)
+
+
+async def test_job_fails_when_every_attempt_to_provision_failed(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [ApplicationError("The template is in use.")] * 3
+    handle = await start(job)
+    await _failure(handle)
+    assert script.calls == ["begin", *["provision"] * 3, "fail", "discard"]
+    assert script.reasons == ["The template is in use."]
+    await keep("create-provision-exhausted", handle)
+
+
+async def test_job_fails_discreetly_when_a_fault_was_not_foreseen(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [RuntimeError("password=hunter2")] * 3
+    handle = await start(job)
+    await _failure(handle)
+    assert script.reasons == ["Unexpected fault (RuntimeError); the worker's log tells more."]
+    history = (await handle.fetch_history()).to_json()
+    assert "hunter2" not in history
+    assert "Traceback" not in history
+    assert "conftest.py" not in history
+    await keep("create-provision-unforeseen", handle)
+
+
+async def test_job_fails_when_no_worker_heartbeats(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.holds["provision"] = lambda: asyncio.sleep(60)
+    policy = replace(job.policy, ddl_attempts=1, heartbeat_timeout=1)
+    handle = await start(replace(job, policy=policy))
+    await _failure(handle)
+    assert script.reasons == ["No worker could finish the step in time. Check the workers, then retry."]
+    await keep("create-heartbeat-timeout", handle)
+
+
+async def test_database_is_discarded_when_the_name_was_taken_meanwhile(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["finish_create"] = [refused("An instance named 'Grand Bend' already exists.")]
+    handle = await start(job)
+    await _failure(handle)
+    assert script.calls == ["begin", "provision", "finish_create", "fail", "discard"]
+    await keep("create-finish-refused", handle)
+
+
+async def test_failure_stands_when_the_clean_up_fails_too(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    script.faults["discard"] = [ApplicationError("server away")] * 3
+    handle = await start(job)
+    await _failure(handle)
+    assert script.calls == ["begin", "provision", "fail", *["discard"] * 3]
+    await keep("create-discard-failing", handle)
+
+
+async def test_job_is_done_when_retried_after_a_failure(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "provision", "fail", "discard", "begin", "provision", "finish_create"]
+    assert script.attempts == [1, 2]
+    await keep("create-retried", handle)
+
+
+async def test_retry_is_not_lost_when_signalled_during_the_clean_up(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+
+    async def signal() -> None:
+        await handle.signal(JobWorkflow.retry)
+
+    script.holds["discard"] = signal
+    assert "is done" in await handle.result()
+    await keep("create-retried-during-clean-up", handle)
+
+
+async def test_retry_does_not_count_when_signalled_before_the_failure(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+
+    async def signal() -> None:
+        await handle.signal(JobWorkflow.retry)
+
+    script.holds["provision"] = signal
+    await _failure(handle)
+    assert script.attempts == [1]
+    await keep("create-retried-too-early", handle)
+
+
+async def test_workflow_ends_as_failed_when_abandoned(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, time_skipping: WorkflowEnvironment
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    started = await time_skipping.get_current_time()
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.abandon)
+    await _failure(handle)
+    assert await time_skipping.get_current_time() - started < timedelta(minutes=30)
+    await keep("create-abandoned", handle)
+
+
+async def test_workflow_ends_as_failed_when_nobody_decides_within_the_window(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, time_skipping: WorkflowEnvironment
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    started = await time_skipping.get_current_time()
+    handle = await start(job)
+    await _failure(handle)
+    assert await time_skipping.get_current_time() - started >= timedelta(hours=1)
+    await keep("create-window-elapsed", handle)
+
+
+async def test_workflow_continues_as_the_delete_when_it_is_handed_over(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+    assert "DeleteInstanceJob" in await handle.result()
+    assert script.calls[4:] == ["begin", "drop", "finish_delete"]
+    description = await handle.describe()
+    assert description.workflow_type == "DeleteInstance"
+    await keep("create-handed-over-to-delete", handle)
+
+
+async def test_delete_follows_without_a_gap_when_handed_over_while_the_create_closes(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    handle = await start(job)
+
+    async def hand_over() -> None:
+        await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+
+    script.holds["finish_create"] = hand_over
+    assert "DeleteInstanceJob" in await handle.result()
+    await keep("create-handed-over-at-the-end", handle)
+
+
+async def test_job_goes_on_when_it_is_handed_to_itself_or_an_older_one(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    handle = await start(replace(job, attempt=2))
+
+    async def hand_over() -> None:
+        await handle.signal(JobWorkflow.hand_over, replace(job, attempt=2))
+        await handle.signal(JobWorkflow.hand_over, job)
+
+    script.holds["finish_create"] = hand_over
+    assert "CreateInstanceJob" in await handle.result()
+    assert script.attempts == [2]
+    await keep("create-handed-to-itself", handle)
+
+
+async def test_sql_is_ended_and_the_failure_recorded_when_cancelled_while_cloning(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    cleaned = []
+
+    async def clone() -> None:
+        try:
+            while True:
+                activity.heartbeat()
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            cleaned.append(True)
+            raise
+
+    script.holds["provision"] = clone
+    handle = await start(replace(job, policy=replace(job.policy, heartbeat_timeout=1)))
+    await until(lambda: "provision" in script.calls)
+    await handle.cancel()
+    assert isinstance(await _failure(handle), CancelledError)
+    assert cleaned == [True]
+    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.reasons == ["The job was cancelled."]
+    await keep("create-cancelled", handle)
+
+
+async def test_workflow_ends_when_cancelled_while_waiting_for_a_decision(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    await handle.cancel()
+    assert isinstance(await _failure(handle), CancelledError)
+    assert script.calls.count("fail") == 1
+    await keep("create-cancelled-while-waiting", handle)
+
+
+async def test_story_is_told_when_an_operator_looks(
+    start: Start, job: InstanceJob, script: Script, client: Client
+) -> None:
+    script.faults["provision"] = [refused("The template is missing.")]
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    metadata = await handle.query("__temporal_workflow_metadata")
+    assert "The template is missing." in str(metadata)
+    assert "Signal `retry`" in str(metadata)
+    summaries = [
+        client.data_converter.payload_converter.from_payload(event.user_metadata.summary)
+        async for event in handle.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    assert summaries[:2] == [
+        "Take the instance",
+        "Clone template Minimal into EdFi_Ods_Grand_Bend_Minimal",
+    ]
+    await handle.signal(JobWorkflow.abandon)

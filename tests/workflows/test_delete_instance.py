@@ -1,0 +1,96 @@
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+from instances.jobs import InstanceJob
+from instances.registry import Begun
+from instances.status import Operation
+from tests.workflows.script import Script, refused, until
+from workflows.delete_instance import DeleteInstance
+from workflows.job_workflow import JobWorkflow
+from workflows.search_attributes import STATUS
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
+
+
+@pytest.fixture
+def start(client: Client, queue: str, job: InstanceJob) -> Start:
+    deletion = replace(job, operation=Operation.DELETE, number=2, published=True)
+
+    async def start() -> WorkflowHandle[Any, str]:
+        return await client.start_workflow(
+            DeleteInstance.run, deletion, id=deletion.workflow_id, task_queue=queue
+        )
+
+    return start
+
+
+async def test_instance_is_begun_dropped_and_finished_when_nothing_fails(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    handle = await start()
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "drop", "finish_delete"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Deleted"
+    await keep("delete-completed", handle)
+
+
+async def test_nothing_is_dropped_when_the_ods_instance_is_in_use(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.begun = Begun(held=True, refusal="The ODS instance is in use by Applications.")
+    handle = await start()
+    with pytest.raises(WorkflowFailureError) as failed:
+        await handle.result()
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert script.calls == ["begin", "fail"]
+    assert script.reasons == ["The ODS instance is in use by Applications."]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Delete_Failed"
+    await keep("delete-refused", handle)
+
+
+async def test_job_is_done_when_retried_after_the_drop_was_refused(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["drop"] = [refused("Sessions of a superuser do not end.")]
+    handle = await start()
+    await until(lambda: "fail" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "drop", "fail", "begin", "drop", "finish_delete"]
+    assert script.attempts == [1, 2]
+    await keep("delete-retried", handle)
+
+
+async def test_job_fails_when_every_attempt_to_drop_failed(start: Start, script: Script, keep: Keep) -> None:
+    script.faults["drop"] = [ApplicationError("Sessions do not end.")] * 3
+    handle = await start()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", *["drop"] * 3, "fail"]
+    await keep("delete-failed", handle)
+
+
+async def test_status_is_written_in_the_end_when_the_registry_is_away(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["finish_delete"] = [OSError("registry away")] * 20
+    handle = await start()
+    await handle.result()
+    assert script.calls.count("finish_delete") == 21
+    await keep("delete-registry-away", handle)
+
+
+async def test_workflow_ends_as_failed_when_abandoned(start: Start, script: Script, keep: Keep) -> None:
+    script.faults["drop"] = [refused("no")]
+    handle = await start()
+    await until(lambda: "fail" in script.calls)
+    await handle.signal(JobWorkflow.abandon)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    await keep("delete-abandoned", handle)

@@ -1,0 +1,35 @@
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from temporalio.client import Client, WorkflowHandle
+
+from activities.sweep import SweptPage
+from tests.workflows.script import Script
+from workflows.pending_sweep import PendingSweep
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+
+
+async def test_rows_are_dispatched_page_by_page_when_there_are_many(
+    client: Client, queue: str, script: Script, keep: Keep
+) -> None:
+    script.pages = [SweptPage(100, 140), SweptPage(30, 171), SweptPage(0, None)]
+    handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
+    assert await handle.result() == 130
+    assert script.calls == [
+        "dispatch_page after 0",
+        "dispatch_page after 140",
+        "dispatch_page after 171",
+    ]
+    await keep("sweep-pages", handle)
+
+
+async def test_sweep_goes_on_when_the_registry_was_away(
+    client: Client, queue: str, script: Script, keep: Keep
+) -> None:
+    script.pages = [SweptPage(0, None)]
+    script.faults["dispatch_page after 0"] = [OSError("registry away")] * 10
+    handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
+    assert await handle.result() == 0
+    await keep("sweep-registry-away", handle)

@@ -1,0 +1,22 @@
+"""Recorded histories of every path replay against the code as it is now.
+
+`pytest tests/workflows --record` writes them anew; a change of workflow code that makes one fail would break
+jobs that run while it is deployed, and needs `workflow.patched`.
+"""
+
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+
+from worker import WORKFLOWS
+from workflows.client import DATA_CONVERTER
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_history_replays_when_it_was_recorded_earlier(path: Path) -> None:
+    history = WorkflowHistory.from_json(path.stem, path.read_text())  # noqa: ASYNC240 - a small file
+    await Replayer(workflows=WORKFLOWS, data_converter=DATA_CONVERTER).replay_workflow(history)
