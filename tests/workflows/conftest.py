@@ -22,7 +22,7 @@ from workflows.client import DATA_CONVERTER
 HISTORIES = Path(__file__).parent / "histories"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 async def time_skipping() -> AsyncIterator[WorkflowEnvironment]:
     environment = await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=binary("temporal-test-server"), data_converter=DATA_CONVERTER

@@ -1,0 +1,94 @@
+"""One embedded stack for the tests of the command line, run as its users run it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cli import process
+from cli.data_folder import DataFolder
+from cli.polling import wait_until
+from cli.ports import free_port
+from cli.process import Command
+
+Run = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def ods() -> Callable[..., Run]:
+    """Runs the command `ods` with arguments, and with further environment variables."""
+
+    def run(*arguments: object, **environment: str) -> Run:
+        return subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "cli", *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env={name: value for name, value in os.environ.items() if not name.startswith("ODS_")}
+            | environment,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[], list[str]]:
+    """Makes options that let a stack listen where no other does."""
+
+    def options() -> list[str]:
+        names = ("--api-port", "--temporal-port", "--temporal-ui-port")
+        return [word for name in names for word in (name, str(free_port()))]
+
+    return options
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[DataFolder]:
+    """The folder of a stack that the test starts."""
+    with vanishing(DataFolder(tmp_path / "data")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+async def stack(
+    tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[], list[str]]
+) -> AsyncIterator[DataFolder]:
+    """The folder of a stack that serves."""
+    with vanishing(DataFolder(tmp_path_factory.mktemp("stack") / "data")) as folder:
+        log = folder.path.with_name("up.log")
+        async with running(folder, free_ports(), log):
+            yield folder
+        assert not folder.stack_file.exists()
+        assert log.read_text().endswith("Stopping ...\n")
+
+
+@contextmanager
+def vanishing(folder: DataFolder) -> Iterator[DataFolder]:
+    """Removes the database files afterwards, which may lie outside of `folder`."""
+    yield folder
+    shutil.rmtree((folder.path / "postgres").resolve(), ignore_errors=True)
+
+
+@asynccontextmanager
+async def running(folder: DataFolder, ports: list[str], log: Path) -> AsyncIterator[None]:
+    """Runs `ods up` and expects it to end well."""
+    arguments = (sys.executable, "-m", "cli", "up", "--data-dir", str(folder.path), *ports)
+    up = Command("ods", arguments, os.environ, stop_deadline=60)
+    child = await process.start(up, log)
+
+    async def serves() -> bool:
+        assert child.returncode is None, f"its log is {log}"
+        return folder.running_stack() is not None
+
+    try:
+        await wait_until(serves, 60)
+        yield
+    finally:
+        await process.stop(child, up)
+    assert child.returncode == 0

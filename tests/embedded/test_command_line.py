@@ -1,0 +1,180 @@
+import base64
+import json
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from cli.data_folder import DataFolder
+from cli.ports import free_port
+
+Ods = Callable[..., subprocess.CompletedProcess[str]]
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"Command line {next(_numbers)}"
+
+
+@pytest.fixture
+def instance(ods: Ods, stack: DataFolder) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `ods instance` against the stack."""
+    return lambda *arguments: ods("instance", *arguments, "--data-dir", stack.path)
+
+
+@pytest.fixture
+async def foreign_database(
+    stack: DataFolder, name: str
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A session of the superuser, who has made a database in the place of that of the instance `name`."""
+    running = stack.running_stack()
+    assert running is not None
+    session = await asyncpg.connect(running["postgres"]["master_dsn"])
+    await session.execute(f'CREATE DATABASE "{database_of(name)}"')
+    yield session
+    await session.close()
+
+
+@pytest.fixture
+def settings_of_stack(stack: DataFolder) -> dict[str, str]:
+    running = stack.running_stack()
+    assert running is not None
+    key = base64.b64encode(bytes(32)).decode()
+    return {
+        "ODS_ADMIN_DSN": running["postgres"]["admin_dsn"],
+        "ODS_MASTER_DSN": running["postgres"]["master_dsn"],
+        "ODS_INSTANCE_CONNECTION_STRING": "host=127.0.0.1;username=any;password=any",
+        "ODS_ENCRYPTION_KEY": key,
+        "ODS_TOKEN_SIGNING_KEY": key,
+    }
+
+
+def database_of(name: str) -> str:
+    return f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
+
+
+def content(run: subprocess.CompletedProcess[str]) -> Any:
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def error(run: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed command prints."""
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.startswith("Error: ")
+    assert run.stderr.count("\n") == 1
+    return run.stderr.removeprefix("Error: ").strip()
+
+
+def test_instance_lives_and_dies_when_commanded(instance: Ods, name: str) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    assert (created["name"], created["status"]) == (name, "Completed")
+    assert content(instance("show", created["id"], "--json")) == created
+    assert created in content(instance("list", "--json"))
+    deleted = content(instance("delete", created["id"], "--wait", "--json"))
+    assert (deleted["id"], deleted["status"]) == (created["id"], "Deleted")
+    assert "Not found" in error(instance("show", created["id"]))
+
+
+def test_answer_names_the_job_when_nobody_waits(instance: Ods, name: str) -> None:
+    accepted = content(instance("create", name, "--template", "Sample", "--json"))
+    assert accepted["jobId"].startswith("CreateInstanceJob-")
+    assert accepted["location"] == f"/v2/jobs/{accepted['jobId']}"
+
+
+def test_output_is_plain_lines_when_nobody_sees_it(instance: Ods, name: str) -> None:
+    created = instance("create", name, "--wait").stdout
+    listed = instance("list").stdout
+    assert ["databaseName", database_of(name)] in [line.split() for line in created.splitlines()]
+    assert any(name in line and "Completed" in line for line in listed.splitlines())
+    assert "\x1b" not in created + listed
+    assert "\r" not in created + listed
+
+
+async def test_reason_and_exit_code_tell_when_the_job_fails(
+    instance: Ods, foreign_database: "asyncpg.Connection[asyncpg.Record]", name: str
+) -> None:
+    failed = instance("create", name, "--wait", "--json")
+    assert "ended in an error: " in error(failed)
+    assert database_of(name) in error(failed)
+    (row,) = [row for row in content(instance("list", "--json")) if row["name"] == name]
+    assert row["status"] == "Error"
+    await foreign_database.execute(f'DROP DATABASE "{database_of(name)}"')
+    assert content(instance("retry", row["id"], "--wait", "--json"))["status"] == "Completed"
+
+
+def test_refusal_is_one_line_when_the_state_forbids_the_request(instance: Ods, name: str) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    refusal = error(instance("retry", created["id"]))
+    assert "Completed" in refusal
+
+
+def test_every_fault_is_told_when_the_request_is_invalid(instance: Ods) -> None:
+    told = error(instance("create", "not-a-name! and much too long for an ODS instance"))
+    assert "letters" in told
+    assert "46" in told
+
+
+def test_sweep_is_requested_when_commanded(ods: Ods, stack: DataFolder) -> None:
+    swept = ods("sweep", "--data-dir", stack.path)
+    assert (swept.returncode, swept.stdout) == (0, "The sweep is under way.\n")
+
+
+def test_credentials_are_blamed_when_the_secret_is_wrong(ods: Ods, stack: DataFolder) -> None:
+    told = error(ods("instance", "list", "--data-dir", stack.path, ODS_CLIENT_SECRET="wrong"))
+    assert "does not accept the client" in told
+    assert "ODS_CLIENT_SECRET" in told
+    assert "wrong" not in told
+
+
+def test_start_is_proposed_when_no_stack_runs(ods: Ods, tmp_path: Path) -> None:
+    assert "`ods up` starts one" in error(ods("instance", "list", "--data-dir", tmp_path))
+
+
+def test_start_is_proposed_when_nobody_listens(ods: Ods, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    told = error(
+        ods(
+            "instance",
+            "list",
+            "--data-dir",
+            tmp_path,
+            "--api-url",
+            url,
+            ODS_CLIENT_ID="a",
+            ODS_CLIENT_SECRET="b",
+        )
+    )
+    assert told.startswith(f"Nobody answers at {url}; start the stack with `ods up`")
+
+
+def test_credentials_are_asked_for_when_only_the_address_is_known(ods: Ods, tmp_path: Path) -> None:
+    told = error(ods("sweep", "--data-dir", tmp_path, ODS_API_URL="http://127.0.0.1:1"))
+    assert "ODS_CLIENT_ID and ODS_CLIENT_SECRET" in told
+
+
+def test_variables_are_named_when_migrating_without_settings(ods: Ods) -> None:
+    migrated = ods("migrate")
+    assert migrated.returncode == 1
+    assert "ODS_ADMIN_DSN" in migrated.stderr
+
+
+def test_registry_is_migrated_when_the_settings_name_it(ods: Ods, settings_of_stack: dict[str, str]) -> None:
+    migrated = ods("migrate", **settings_of_stack)
+    assert (migrated.returncode, migrated.stdout) == (0, "The registry database is up to date.\n")
+
+
+def test_variable_is_blamed_when_the_registry_cannot_be_reached(
+    ods: Ods, settings_of_stack: dict[str, str]
+) -> None:
+    unreachable = f"postgresql://somebody:a-secret@127.0.0.1:{free_port()}/EdFi_Admin"
+    told = error(ods("migrate", **(settings_of_stack | {"ODS_ADMIN_DSN": unreachable})))
+    assert "check ODS_ADMIN_DSN" in told
+    assert "a-secret" not in told

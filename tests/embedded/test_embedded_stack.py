@@ -1,0 +1,130 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from cli.data_folder import DataFolder, StackFile
+from cli.polling import wait_until
+from cli.ports import free_port
+
+Ods = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def published(folder: DataFolder) -> StackFile:
+    stack = folder.running_stack()
+    assert stack is not None
+    return stack
+
+
+def pid_of(folder: DataFolder, part: str) -> int:
+    entry: dict[str, int] = json.loads(folder.stack_file.read_text())[part]
+    return entry["pid"]
+
+
+async def healthy(stack: StackFile) -> bool:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        try:
+            answer = await client.get(f"{stack['api']['url']}/health")
+        except httpx.TransportError:
+            return False
+    return answer.is_success and answer.json()["status"] == "Healthy"
+
+
+async def test_everything_is_healthy_when_the_stack_file_appears(stack: DataFolder) -> None:
+    assert await healthy(published(stack))
+
+
+def test_stack_file_is_private_and_complete_when_the_stack_serves(stack: DataFolder) -> None:
+    content = json.loads(stack.stack_file.read_text())
+    assert stack.stack_file.stat().st_mode & 0o777 == 0o600
+    assert {part: set(entry) for part, entry in content.items()} == {
+        "api": {"url", "pid"},
+        "worker": {"pid"},
+        "temporal": {"address", "ui", "namespace", "pid"},
+        "postgres": {"admin_dsn", "master_dsn", "pid"},
+        "client": {"id", "secret"},
+    }
+
+
+async def test_dsns_are_the_superusers_when_the_stack_serves(stack: DataFolder) -> None:
+    postgres = published(stack)["postgres"]
+    for dsn, database in ((postgres["admin_dsn"], "EdFi_Admin"), (postgres["master_dsn"], "postgres")):
+        connection = await asyncpg.connect(dsn)
+        assert await connection.fetchval("SELECT current_database()") == database
+        assert await connection.fetchval("SHOW is_superuser") == "on"
+        await connection.close()
+
+
+async def test_durability_is_on_when_the_stack_serves(stack: DataFolder) -> None:
+    connection = await asyncpg.connect(published(stack)["postgres"]["master_dsn"])
+    assert await connection.fetchval("SHOW fsync") == "on"
+    assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    await connection.close()
+
+
+@pytest.mark.parametrize("part", ["worker", "api", "temporal", "postgres"])
+async def test_part_is_restarted_and_the_stack_file_follows_when_it_is_killed(
+    stack: DataFolder, part: str
+) -> None:
+    killed = pid_of(stack, part)
+    os.kill(killed, signal.SIGKILL)
+
+    async def follows() -> bool:
+        return pid_of(stack, part) != killed and await healthy(published(stack))
+
+    await wait_until(follows, 30)
+    os.kill(pid_of(stack, part), 0)
+
+
+def test_second_stack_is_refused_when_one_runs_in_the_folder(
+    stack: DataFolder, ods: Ods, free_ports: Callable[[], list[str]]
+) -> None:
+    before = stack.stack_file.read_text()
+    refused = ods("up", "--data-dir", stack.path, *free_ports())
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"Error: A stack already runs in {stack.path} (process ")
+    assert refused.stderr.count("\n") == 1
+    assert stack.stack_file.read_text() == before
+
+
+def test_start_is_refused_naming_the_option_when_a_port_is_taken(
+    stack: DataFolder, ods: Ods, tmp_path: Path
+) -> None:
+    port = published(stack)["api"]["url"].rpartition(":")[2]
+    refused = ods("up", "--data-dir", tmp_path / "other", "--api-port", port)
+    assert refused.returncode == 1
+    assert refused.stderr == f"Error: Port {port} is taken; choose another one with --api-port.\n"
+
+
+def test_start_is_refused_naming_the_variable_when_a_setting_is_unusable(
+    ods: Ods, tmp_path: Path, free_ports: Callable[[], list[str]]
+) -> None:
+    refused = ods("up", "--data-dir", tmp_path / "data", *free_ports(), ODS_SWEEP_INTERVAL="often")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ODS_SWEEP_INTERVAL: ")
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
+async def test_nothing_is_left_running_when_the_start_is_interrupted(
+    folder: DataFolder, free_ports: Callable[[], list[str]]
+) -> None:
+    port = free_port()
+    options = ("--data-dir", str(folder.path), "--postgres-port", str(port), *free_ports())
+    up = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", "up", *options, stdout=asyncio.subprocess.PIPE
+    )
+    assert up.stdout is not None
+    await up.stdout.readuntil(b"Preparing the databases")
+    up.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(up.wait(), 30) == 0
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    assert not folder.stack_file.exists()

@@ -1,0 +1,66 @@
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from instances.jobs import ExecutionPolicy, InstanceJob, JobFailure
+from instances.status import Operation, Template
+from settings import Settings
+
+JOB = InstanceJob(
+    tenant="default",
+    operation=Operation.CREATE,
+    instance_id=7,
+    ods_instance_id=42,
+    number=3,
+    attempt=2,
+    name="Foo",
+    template=Template.MINIMAL,
+    database="EdFi_Ods_Foo_Minimal",
+    mark="6b1f0f6e-0000-4000-8000-000000000000",
+    published=False,
+    policy=ExecutionPolicy("ods-ddl", 8, 5, 86_400),
+)
+
+
+@pytest.mark.parametrize(("tenant", "workflow_id"), [("default", "42"), ("tenant1", "tenant1:42")])
+def test_workflow_is_named_after_the_ods_instance_when_a_job_is_carried_out(
+    tenant: str, workflow_id: str
+) -> None:
+    assert replace(JOB, tenant=tenant).workflow_id == workflow_id
+
+
+def test_jobs_of_an_instance_share_a_workflow_id_when_they_follow_each_other() -> None:
+    assert replace(JOB, operation=Operation.DELETE, number=4, attempt=1).workflow_id == JOB.workflow_id
+
+
+@pytest.mark.parametrize(
+    ("operation", "job_id"),
+    [(Operation.CREATE, "CreateInstanceJob-42-3"), (Operation.DELETE, "DeleteInstanceJob-42-3")],
+)
+def test_job_is_named_after_operation_instance_and_number_when_it_is_recorded(
+    operation: Operation, job_id: str
+) -> None:
+    assert replace(JOB, operation=operation).job_id == job_id
+    assert replace(JOB, operation=operation, attempt=9).job_id == job_id
+
+
+@pytest.mark.parametrize(
+    ("number", "attempt", "newer"),
+    [(3, 2, False), (3, 3, True), (3, 1, False), (4, 1, True), (4, 9, True), (2, 9, False)],
+)
+def test_later_job_or_attempt_is_newer_when_two_are_compared(number: int, attempt: int, newer: bool) -> None:
+    assert replace(JOB, number=number, attempt=attempt).is_newer_than(JOB) is newer
+
+
+def test_policy_is_what_the_settings_say_when_a_job_is_made(values: dict[str, Any]) -> None:
+    settings = Settings(
+        **values, task_queue="q", ddl_attempts=3, heartbeat_timeout=4, decision_window=5, ddl_concurrency=6
+    )
+    assert ExecutionPolicy.from_settings(settings) == ExecutionPolicy("q-ddl", 3, 4, 5)
+
+
+def test_no_secret_travels_when_a_job_is_carried_out(values: dict[str, Any]) -> None:
+    failure = JobFailure(replace(JOB, policy=ExecutionPolicy.from_settings(Settings(**values))), "reason")
+    assert "secret" not in repr(failure)
+    assert {field.name for field in fields(InstanceJob)}.isdisjoint({"dsn", "password", "connection_string", "key"})

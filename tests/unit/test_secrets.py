@@ -1,0 +1,92 @@
+"""The encryption of connection strings, checked by a decryption that was written from the format alone."""
+
+import base64
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instances.secrets import OdsConnectionStrings, encrypt
+from settings import InvalidSettingsError, Settings
+
+KEY = b"0123456789abcdef0123456789ABCDEF"
+keys = st.binary(min_size=32, max_size=32)
+
+
+def decrypt(stored: str, key: bytes) -> str:
+    iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in stored.split("|"))
+    if not hmac.compare_digest(signature, hmac.digest(key, ciphertext, hashlib.sha256)):
+        raise ValueError("the signature is not the ciphertext's")
+    assert len(iv) == 16
+    decryptor = Cipher(algorithms.AES256(key), modes.CBC(iv)).decryptor()
+    padded = decryptor.update(ciphertext) + decryptor.finalize()
+    length = padded[-1]
+    assert 1 <= length <= 16
+    assert padded[-length:] == bytes([length]) * length
+    return padded[:-length].decode()
+
+
+@given(st.text(max_size=200), keys)
+def test_text_is_read_back_when_it_was_encrypted(text: str, key: bytes) -> None:
+    assert decrypt(encrypt(text, key), key) == text
+
+
+def test_two_encryptions_differ_in_iv_and_ciphertext_when_the_text_is_the_same() -> None:
+    first, second = (encrypt("text", KEY).split("|") for _ in range(2))
+    assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+@given(st.data())
+def test_decryption_fails_when_ciphertext_or_signature_was_altered(data: st.DataObject) -> None:
+    parts = [base64.b64decode(part) for part in encrypt("host=h;password=p", KEY).split("|")]
+    number = data.draw(st.sampled_from([1, 2]))
+    position = data.draw(st.integers(0, len(parts[number]) - 1))
+    flipped = parts[number][position] ^ data.draw(st.integers(1, 255))
+    parts[number] = parts[number][:position] + bytes([flipped]) + parts[number][position + 1 :]
+    with pytest.raises(ValueError, match="signature"):
+        decrypt("|".join(base64.b64encode(part).decode() for part in parts), KEY)
+
+
+def test_decryption_fails_when_the_key_is_another() -> None:
+    with pytest.raises(ValueError, match="signature"):
+        decrypt(encrypt("text", KEY), KEY[::-1])
+
+
+def test_connection_string_names_the_database_when_it_is_made(values: dict[str, Any]) -> None:
+    values["encryption_key"] = base64.b64encode(KEY).decode()
+    values["instance_connection_string"] = "Host=h;Port=90;Username=u;Password='p;w';Database=old;Pooling=false"
+    stored = OdsConnectionStrings.from_settings(Settings(**values)).encrypted("EdFi_Ods_Foo_Minimal")
+    text = 'Host=h;Port=90;Username=u;Password="p;w";Pooling=false;database=EdFi_Ods_Foo_Minimal'
+    assert decrypt(stored, KEY) == text
+
+
+def test_start_is_refused_without_telling_the_string_when_it_cannot_be_parsed(values: dict[str, Any]) -> None:
+    values["instance_connection_string"] = "username=hidden-1;password=hidden-2"
+    with pytest.raises(InvalidSettingsError, match="^ODS_INSTANCE_CONNECTION_STRING: ") as refusal:
+        OdsConnectionStrings.from_settings(Settings(**values))
+    assert "hidden" not in str(refusal.value)
+    assert refusal.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("filling", "fits"), [(900, True), (1200, False)])
+def test_start_is_refused_when_the_encrypted_string_would_not_fit_its_column(
+    values: dict[str, Any], filling: int, fits: bool
+) -> None:
+    values["instance_connection_string"] = f"host=h;password={'x' * filling}"
+    settings = Settings(**values)
+    if fits:
+        assert len(OdsConnectionStrings.from_settings(settings).encrypted("d" * 63)) <= 1500
+    else:
+        with pytest.raises(InvalidSettingsError, match="^ODS_INSTANCE_CONNECTION_STRING: is too long"):
+            OdsConnectionStrings.from_settings(settings)
+
+
+def test_no_secret_is_told_when_the_maker_is_represented(values: dict[str, Any]) -> None:
+    values["instance_connection_string"] = "host=h;password=hidden"
+    strings = OdsConnectionStrings.from_settings(Settings(**values))
+    assert "hidden" not in repr(strings)
+    assert values["encryption_key"] not in repr(strings)

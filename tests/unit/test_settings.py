@@ -1,0 +1,173 @@
+"""Every setting: what is read from its variable, what is refused, and that a refusal tells no value."""
+
+import base64
+import traceback
+from typing import Any
+
+import pytest
+
+from settings import CloneStrategy, InvalidSettingsError, Settings, Trigger
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+DSN = "postgresql://u:p@db.example:5433/EdFi"
+
+READ: dict[str, tuple[str, Any]] = {
+    "ADMIN_DSN": (DSN, DSN),
+    "MASTER_DSN": ("postgres://u:p@h/d?sslmode=require", "postgres://u:p@h/d?sslmode=require"),
+    "INSTANCE_CONNECTION_STRING": ("host=h;password=p", "host=h;password=p"),
+    "ENCRYPTION_KEY": (KEY, KEY),
+    "TOKEN_SIGNING_KEY": (KEY, KEY),
+    "MINIMAL_TEMPLATE": ("m" * 63, "m" * 63),
+    "SAMPLE_TEMPLATE": ('odd "name"', 'odd "name"'),
+    "CLONE_STRATEGY": ("file_copy", CloneStrategy.FILE_COPY),
+    "TRIGGER": ("scheduled", Trigger.SCHEDULED),
+    "SWEEP_INTERVAL": ("0.5", 0.5),
+    "TASK_QUEUE": ("q", "q"),
+    "REGISTRY_CONCURRENCY": ("1000", 1000),
+    "DDL_CONCURRENCY": ("1", 1),
+    "DDL_ATTEMPTS": ("1", 1),
+    "HEARTBEAT_TIMEOUT": ("1", 1.0),
+    "DECISION_WINDOW": ("315360000", 315_360_000.0),
+    "SHUTDOWN_TIMEOUT": ("0.1", 0.1),
+    "REGISTRATION": ("false", False),
+    "TOKEN_LIFETIME": ("1", 1),
+    "TEMPORAL_UI_URL": ("https://temporal.example:8233/ui", "https://temporal.example:8233/ui"),
+}
+BAD_DSNS = [
+    *("", "bad-value", "mysql://bad-value@h/d", "postgresql://bad-value", "postgresql://bad-value/"),
+    *("postgresql://u:bad-value@h:port/d", "http://bad-value", "postgresql+asyncpg://u:bad-value@h/d"),
+]
+BAD_KEYS = [
+    *("", "bad-value", base64.b64encode(b"31 bytes are one byte too few..").decode()),
+    *(base64.b64encode(bytes(33)).decode(), f"{KEY[:-2]}!!", "ключ" * 11),
+]
+BAD_SECONDS = ["", "bad-value", "0", "-1", "nan", "inf", "-inf", "315360001", "1e300"]
+REFUSED: dict[str, list[str]] = {
+    "ADMIN_DSN": BAD_DSNS,
+    "MASTER_DSN": BAD_DSNS,
+    "ENCRYPTION_KEY": BAD_KEYS,
+    "TOKEN_SIGNING_KEY": BAD_KEYS,
+    "MINIMAL_TEMPLATE": ["", "x" * 64, "ä" * 32],
+    "SAMPLE_TEMPLATE": ["", "x" * 64, "ä" * 32],
+    "CLONE_STRATEGY": ["", "bad-value", "WAL_LOG"],
+    "TRIGGER": ["", "bad-value", "Immediate"],
+    "SWEEP_INTERVAL": BAD_SECONDS,
+    "TASK_QUEUE": ["", "x" * 201],
+    "REGISTRY_CONCURRENCY": ["", "bad-value", "0", "1001", "1.5"],
+    "DDL_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
+    "DDL_ATTEMPTS": ["", "bad-value", "0", "1001", "1.5"],
+    "HEARTBEAT_TIMEOUT": [*BAD_SECONDS, "0.99"],
+    "DECISION_WINDOW": BAD_SECONDS,
+    "SHUTDOWN_TIMEOUT": BAD_SECONDS,
+    "REGISTRATION": ["", "bad-value", "2"],
+    "TOKEN_LIFETIME": ["", "bad-value", "0", "-1", "1.5"],
+}
+UNCHECKED = {"INSTANCE_CONNECTION_STRING", "TEMPORAL_UI_URL"}
+"""The first is parsed where it is used (`OdsConnectionStrings.from_settings`), the second only shown."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ODS_{name.upper()}", raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(f"ODS_{name.upper()}", value)
+
+
+def read(settings: Settings, name: str) -> Any:
+    value = getattr(settings, name.lower())
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+def refusal() -> InvalidSettingsError:
+    with pytest.raises(InvalidSettingsError) as caught:
+        Settings.load()
+    return caught.value
+
+
+def test_every_setting_is_in_the_tables_when_one_is_added() -> None:
+    fields = {name.upper() for name in Settings.model_fields}
+    assert set(READ) == fields
+    assert set(REFUSED) | UNCHECKED == fields
+
+
+@pytest.mark.parametrize("name", READ)
+def test_variable_is_read_when_it_is_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, value = READ[name]
+    monkeypatch.setenv(f"ODS_{name}", text)
+    assert read(Settings.load(), name) == value
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in REFUSED.items() for text in texts])
+def test_variable_is_named_and_its_value_is_not_when_the_value_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"ODS_{name}", text)
+    error = refusal()
+    assert str(error).startswith(f"ODS_{name}: ")
+    assert "\n" not in str(error)
+    shown = "".join(traceback.format_exception(error))
+    assert "bad-value" not in shown
+    assert len(text) < 10 or text not in shown
+
+
+def test_each_variable_is_named_when_several_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODS_TRIGGER", "bad-value")
+    monkeypatch.setenv("ODS_DDL_ATTEMPTS", "0")
+    monkeypatch.delenv("ODS_ADMIN_DSN")
+    assert [line.split(":")[0] for line in str(refusal()).splitlines()] == [
+        "ODS_ADMIN_DSN",
+        "ODS_TRIGGER",
+        "ODS_DDL_ATTEMPTS",
+    ] or {line.split(":")[0] for line in str(refusal()).splitlines()} == {
+        "ODS_ADMIN_DSN",
+        "ODS_TRIGGER",
+        "ODS_DDL_ATTEMPTS",
+    }
+
+
+def test_every_required_variable_is_named_when_none_is_set(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    for name in values:
+        monkeypatch.delenv(f"ODS_{name.upper()}")
+    named = {line.split(":")[0] for line in str(refusal()).splitlines()}
+    assert named == {f"ODS_{name.upper()}" for name in values}
+
+
+def test_no_secret_is_told_when_other_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODS_TRIGGER", "never")
+    monkeypatch.setenv("ODS_ENCRYPTION_KEY", "too-short-secret")
+    assert "secret" not in "".join(traceback.format_exception(refusal()))
+
+
+def test_no_secret_is_told_when_settings_are_represented() -> None:
+    settings = Settings.load()
+    assert "secret" not in repr(settings)
+    assert "secret" not in f"{settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_defaults_hold_when_only_the_required_variables_are_set() -> None:
+    settings = Settings.load()
+    assert settings.trigger is Trigger.IMMEDIATE
+    assert settings.clone_strategy is CloneStrategy.AUTO
+    assert settings.sweep_interval == 2 * 60 * 60
+    assert settings.token_lifetime == 30 * 60
+    assert settings.registration is True
+    assert settings.temporal_ui_url is None
+
+
+def test_queues_and_templates_follow_their_variables_when_they_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ODS_TASK_QUEUE", "q")
+    monkeypatch.setenv("ODS_MINIMAL_TEMPLATE", "m")
+    monkeypatch.setenv("ODS_SAMPLE_TEMPLATE", "s")
+    settings = Settings.load()
+    assert (settings.registry_queue, settings.ddl_queue) == ("q-registry", "q-ddl")
+    assert settings.template_databases == {"Minimal": "m", "Sample": "s"}
+
+
+def test_foreign_variable_is_ignored_when_it_has_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODS_OF_SOMEBODY_ELSE", "x")
+    Settings.load()

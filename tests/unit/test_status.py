@@ -1,0 +1,70 @@
+"""The life cycle's steps against the diagram, which is written out here once more, edge by edge."""
+
+from collections.abc import Iterator
+
+from instances import status
+from instances.status import InstanceStatus, JobStatus, Operation, Step
+
+REQUESTS = {
+    ("Completed", "Pending_Delete"),
+    ("Error", "Pending_Delete"),
+    ("Delete_Failed", "Pending_Delete"),
+}
+CREATION = {
+    "retry": {("Error", "Pending")},
+    # An operator's `retry` signal goes through `Pending` without a stop.
+    "begin": {("Pending", "InProgress"), ("Error", "InProgress")},
+    "finish": {("InProgress", "Completed")},
+    "fail": {("InProgress", "Error")},
+}
+DELETION = {
+    "retry": {("Delete_Failed", "Pending_Delete")},
+    "begin": {("Pending_Delete", "InProgress"), ("Delete_Failed", "InProgress")},
+    "finish": {("InProgress", "Deleted")},
+    "fail": {("InProgress", "Delete_Failed")},
+}
+TABLES = {"retry": status.RETRY, "begin": status.BEGIN, "finish": status.FINISH, "fail": status.FAIL}
+
+
+def edges(step: Step) -> set[tuple[str, str]]:
+    return {(source, step.target) for source in step.sources}
+
+
+def steps() -> Iterator[Step]:
+    yield status.REQUEST_DELETE
+    for table in TABLES.values():
+        yield from table.values()
+
+
+def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> None:
+    assert {name: edges(table[Operation.CREATE]) for name, table in TABLES.items()} == CREATION
+
+
+def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted() -> None:
+    assert {name: edges(table[Operation.DELETE]) for name, table in TABLES.items()} == DELETION
+    assert edges(status.REQUEST_DELETE) == REQUESTS
+
+
+def test_every_operation_has_every_step_when_it_is_looked_up() -> None:
+    assert all(set(table) == set(Operation) for table in TABLES.values())
+
+
+def test_nothing_follows_when_an_instance_is_deleted() -> None:
+    assert all(InstanceStatus.DELETED not in step.sources for step in steps())
+
+
+def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
+    jobs = {name: {step.job for step in table.values()} for name, table in TABLES.items()}
+    assert jobs == {
+        "retry": {JobStatus.PENDING},
+        "begin": {JobStatus.IN_PROGRESS},
+        "finish": {JobStatus.COMPLETED},
+        "fail": {JobStatus.ERROR},
+    }
+    assert status.REQUEST_DELETE.job is JobStatus.PENDING
+
+
+def test_words_are_those_of_the_contract_when_they_are_written() -> None:
+    instance = "Pending InProgress Completed Error Pending_Delete Deleted Delete_Failed"
+    assert set(InstanceStatus) == set(instance.split())
+    assert set(JobStatus) == {"Pending", "InProgress", "Completed", "Error"}
