@@ -1,0 +1,85 @@
+"""Jobs carried out by real workers on real servers, watched and steered as an operator would."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from temporalio.client import Client
+
+from instances.catalog import Catalog
+from instances.jobs import InstanceJob
+from instances.models import DbInstance
+from instances.registry import Registry
+from instances.status import JobStatus, Template
+from tests.servers import binary
+from workflows.start import JobStarter
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Requests jobs and waits for them."""
+
+    registry: Registry
+    catalog: Catalog
+    starter: JobStarter
+    client: Client
+
+    async def create(self, name: str, template: Template = Template.MINIMAL) -> InstanceJob:
+        """Request an instance."""
+        requested = await self.registry.reserve(name, template)
+        await self.starter.start(requested.job)
+        return requested.job
+
+    async def delete(self, job: InstanceJob) -> InstanceJob:
+        """Request that the instance of `job` is deleted."""
+        requested = await self.registry.request_delete(job.instance_id)
+        await self.starter.start(requested.job)
+        return requested.job
+
+    async def retry(self, job: InstanceJob) -> InstanceJob:
+        """Request that the failed job of the instance of `job` is tried again."""
+        requested = await self.registry.request_retry(job.instance_id)
+        await self.starter.start(requested.job)
+        return requested.job
+
+    async def ended(self, job: InstanceJob, seconds: float = 30) -> JobStatus:
+        """Wait until `job` is `Completed` or `Error`."""
+        return await self.reached(job, {JobStatus.COMPLETED, JobStatus.ERROR}, seconds)
+
+    async def reached(self, job: InstanceJob, statuses: set[JobStatus], seconds: float = 30) -> JobStatus:
+        """Wait until `job` has one of `statuses`."""
+        async with asyncio.timeout(seconds):
+            while True:
+                row = await self.catalog.job(job.job_id)
+                assert row is not None
+                if row.status in statuses:
+                    return JobStatus(row.status)
+                await asyncio.sleep(0.01)
+
+    async def instance(self, job: InstanceJob) -> DbInstance:
+        """The instance of `job` as it is now, be it deleted."""
+        (row,) = await self.catalog.instances(offset=0, limit=1, instance_id=job.instance_id)
+        return row
+
+    async def temporal(self, *arguments: str) -> str:
+        """Run the `temporal` command line.
+
+        Raises:
+            AssertionError: it failed; the message is what it printed.
+        """
+        process = await asyncio.create_subprocess_exec(
+            binary("temporal"),
+            *arguments,
+            "--address",
+            self.client.service_client.config.target_host,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        return output.decode()
+
+
+@pytest.fixture
+def operator(registry: Registry, catalog: Catalog, starter: JobStarter, temporal: Client) -> Operator:
+    return Operator(registry, catalog, starter, temporal)

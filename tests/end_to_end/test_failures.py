@@ -1,0 +1,227 @@
+"""A job that cannot be done says why, touches nothing of others, and is done when the cause is gone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+import pytest
+
+from cli import seeding
+from cli.postgres import EmbeddedPostgres
+from instances.jobs import InstanceJob
+from instances.status import InstanceStatus, JobStatus
+from tests.end_to_end.conftest import Operator
+from tests.servers import MINIMAL_TEMPLATE, session
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+
+async def _failed(operator: Operator, job: InstanceJob, words: str) -> None:
+    assert await operator.ended(job) is JobStatus.ERROR
+    instance = await operator.instance(job)
+    assert instance.status == InstanceStatus.ERROR
+    assert words in (instance.errormessage or "")
+    row = await operator.catalog.job(job.job_id)
+    assert row is not None
+    assert row.errormessage == instance.errormessage
+
+
+async def _retried_by_signal(operator: Operator, job: InstanceJob) -> None:
+    await operator.temporal("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    instance = await operator.instance(job)
+    assert (instance.status, instance.errormessage) == (InstanceStatus.COMPLETED, None)
+
+
+async def _fingerprint(postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str) -> list[object]:
+    row = await admin.fetchrow("SELECT * FROM pg_database WHERE datname = $1", database)
+    async with session(postgres.dsn(database)) as connection:
+        content = await connection.fetch("SELECT * FROM keepsake ORDER BY 1")
+    return [row, content]
+
+
+async def test_foreign_database_is_untouched_when_it_has_the_wanted_name(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    database = f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
+    # It belongs to the product's own role, so that no missing right protects it.
+    await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
+    async with session(postgres.dsn(database)) as connection:
+        await connection.execute("CREATE TABLE keepsake AS SELECT generate_series(1, 100) AS id")
+    before = await _fingerprint(postgres, admin, database)
+
+    job = await operator.create(name)
+    await _failed(
+        operator, job, f"A database named '{database}' exists that does not belong to this instance."
+    )
+    assert await _fingerprint(postgres, admin, database) == before
+
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert await _fingerprint(postgres, admin, database) == before
+
+    again = await operator.create(name)
+    await _failed(operator, again, "does not belong to this instance")
+    await admin.execute(f'DROP DATABASE "{database}"')
+    await _retried_by_signal(operator, again)
+
+
+async def test_job_is_done_after_retry_when_the_template_was_missing(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RENAME TO "elsewhere"')
+    try:
+        job = await operator.create(name)
+        await _failed(operator, job, f"The template database '{MINIMAL_TEMPLATE}' does not exist.")
+    finally:
+        await admin.execute(f'ALTER DATABASE "elsewhere" RENAME TO "{MINIMAL_TEMPLATE}"')
+    await _retried_by_signal(operator, job)
+
+
+async def test_job_is_done_after_retry_when_a_right_was_missing(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} NOCREATEDB")
+    try:
+        job = await operator.create(name)
+        await _failed(operator, job, "Grant it CREATEDB")
+    finally:
+        await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} CREATEDB")
+    await _retried_by_signal(operator, job)
+
+
+async def test_job_is_done_after_retry_when_the_template_was_in_use(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    async with _template_in_use(postgres, admin):
+        job = await operator.create(name)
+        await _failed(operator, job, f"The template '{MINIMAL_TEMPLATE}' is in use by other sessions.")
+        assert await admin.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1", MINIMAL_TEMPLATE
+        ), "the other session must not be ended"
+    await _retried_by_signal(operator, job)
+
+
+async def test_job_is_done_when_retried_through_the_registry(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} NOCREATEDB")
+    try:
+        job = await operator.create(name)
+        await _failed(operator, job, "Grant it CREATEDB")
+    finally:
+        await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} CREATEDB")
+    again = await operator.retry(job)
+    assert again.job_id == job.job_id
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+
+
+async def test_database_is_removed_when_its_name_was_taken_among_ods_instances_meanwhile(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, registry_dsn: str, name: str
+) -> None:
+    async with _template_in_use(postgres, admin):
+        job = await operator.create(name)
+        await operator.reached(job, {JobStatus.IN_PROGRESS})
+        async with session(registry_dsn) as connection:
+            await connection.execute(
+                "INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'Other')", name
+            )
+    await _failed(operator, job, f"An instance named '{name}' already exists.")
+    await _gone(admin, job.database)
+
+
+@pytest.mark.parametrize("before", [InstanceStatus.COMPLETED, InstanceStatus.DELETE_FAILED])
+async def test_instance_is_deleted_when_fifty_sessions_keep_reconnecting(
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    before: InstanceStatus,
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    if before is InstanceStatus.DELETE_FAILED:
+        await _delete_failed(operator, postgres, job)
+    await admin.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    reader = f"postgresql://reader:reader@127.0.0.1:{postgres.port}/{job.database}"
+    try:
+        async with _reconnecting(reader, 50):
+            deletion = await operator.delete(job)
+            assert await operator.ended(deletion) is JobStatus.COMPLETED
+    finally:
+        await admin.execute("DROP ROLE reader")
+    assert (await operator.instance(job)).status == InstanceStatus.DELETED
+    await _gone(admin, job.database)
+
+
+async def test_delete_is_done_after_retry_when_a_session_could_not_be_ended(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    deletion = await _delete_failed(operator, postgres, job)
+    await _retried_until_deleted(operator, deletion)
+    await _gone(admin, job.database)
+
+
+async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.ERROR
+    assert "does not belong to this instance" in ((await operator.instance(job)).errormessage or "")
+    assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
+
+
+async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: InstanceJob) -> InstanceJob:
+    async with session(postgres.dsn(job.database)):  # a superuser's, which the product may not end
+        deletion = await operator.delete(job)
+        assert await operator.ended(deletion) is JobStatus.ERROR
+    instance = await operator.instance(job)
+    assert instance.status == InstanceStatus.DELETE_FAILED
+    assert "superusers" in (instance.errormessage or "")
+    return deletion
+
+
+async def _retried_until_deleted(operator: Operator, job: InstanceJob) -> None:
+    await operator.temporal("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).status == InstanceStatus.DELETED
+
+
+async def _gone(admin: asyncpg.Connection, database: str) -> None:
+    async with asyncio.timeout(10):
+        while await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", database):
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def _template_in_use(postgres: EmbeddedPostgres, admin: asyncpg.Connection) -> AsyncIterator[None]:
+    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
+    async with session(postgres.dsn(MINIMAL_TEMPLATE)):
+        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+        yield
+
+
+@asynccontextmanager
+async def _reconnecting(dsn: str, sessions: int) -> AsyncIterator[None]:
+    async def reconnect() -> None:
+        while True:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(dsn)
+                try:
+                    await connection.execute("SELECT pg_sleep(60)")
+                finally:
+                    connection.terminate()
+            await asyncio.sleep(0.01)
+
+    clients = [asyncio.create_task(reconnect()) for _ in range(sessions)]
+    await asyncio.sleep(0.3)
+    yield
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
