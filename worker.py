@@ -35,8 +35,10 @@ from workflows.start import JobStarter
 WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep]
 
 _RECONNECT_SECONDS = 1
-_STICKY_TIMEOUT = timedelta(seconds=2)
+_STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow waits for the worker that has it in its cache, before another one takes it over."""
+_POLLERS = 2
+"""Polls a worker has open on a queue. A worker that is paused swallows the task of each of them."""
 
 _logger = logging.getLogger("worker")
 
@@ -58,6 +60,8 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
             sweep.dispatch_page,
         ],
         max_concurrent_activities=settings.registry_concurrency,
+        max_concurrent_workflow_task_polls=_POLLERS,
+        max_concurrent_activity_task_polls=_POLLERS,
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
     )
@@ -76,6 +80,7 @@ def ddl_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Wor
         task_queue=settings.ddl_queue,
         activities=[databases.provision, databases.drop, databases.discard],
         max_concurrent_activities=settings.ddl_concurrency,
+        max_concurrent_activity_task_polls=1,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
     )
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
-from cli.temporal_server import _DYNAMIC_CONFIG
+from cli.temporal_server import DYNAMIC_CONFIG
 from settings import Settings
 from workflows.client import DATA_CONVERTER
 
@@ -53,6 +54,15 @@ def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -
     return Settings(**(values | changes))
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a process of its own these settings."""
+    return {
+        f"ODS_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        for name, value in settings
+        if value is not None
+    }
+
+
 @asynccontextmanager
 async def development_server() -> AsyncIterator[Client]:
     """A Temporal development server of the caller's own."""
@@ -60,7 +70,7 @@ async def development_server() -> AsyncIterator[Client]:
         dev_server_existing_path=binary("temporal"),
         dev_server_extra_args=[
             word
-            for name, value in _DYNAMIC_CONFIG.items()
+            for name, value in DYNAMIC_CONFIG.items()
             for word in ("--dynamic-config-value", f"{name}={value}")
         ],
         data_converter=DATA_CONVERTER,

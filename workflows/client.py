@@ -5,8 +5,10 @@ from dataclasses import replace
 from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client
 from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
-from temporalio.envconfig import ClientConfig
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.exceptions import FailureError
+
+from settings import InvalidSettingsError
 
 
 class DiscreetFailureConverter(DefaultFailureConverter):
@@ -33,8 +35,24 @@ async def connect(*, lazy: bool = False) -> Client:
         lazy: connect at the first call, so that the caller starts while Temporal is away.
 
     Raises:
+        InvalidSettingsError: the variables or the file cannot be used.
         RuntimeError: the server cannot be reached.
     """
-    config = ClientConfig.load_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, lazy=lazy, data_converter=DATA_CONVERTER)
+    return await Client.connect(**configuration(), lazy=lazy, data_converter=DATA_CONVERTER)
+
+
+def configuration() -> ClientConnectConfig:
+    """What Temporal's own variables and configuration file say.
+
+    Raises:
+        InvalidSettingsError: they cannot be read.
+    """
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (RuntimeError, OSError) as error:
+        # Not the error's text: it may quote the file, which can hold keys.
+        raise InvalidSettingsError(
+            "TEMPORAL_CONFIG_FILE, TEMPORAL_PROFILE or a TEMPORAL_TLS_… path: cannot be read"
+            f" ({type(error).__name__}); check that the files exist and the profile is in the file"
+        ) from None
+    return {"target_host": "localhost:7233", **config}

@@ -34,7 +34,7 @@ class CreateInstance(JobWorkflow):
         await workflow.execute_activity_method(
             RegistryActivities.finish_create,
             job,
-            **options.status_write("Record Completed and route the ODS/API"),
+            **options.status_write(job.policy, "Record Completed and route the ODS/API"),
         )
 
     async def clean_up(self) -> None:

@@ -30,7 +30,7 @@ class DeleteInstance(JobWorkflow):
             DatabaseActivities.drop, job, **options.ddl(job.policy, f"Drop {job.database}")
         )
         await workflow.execute_activity_method(
-            RegistryActivities.finish_delete, job, **options.status_write("Record Deleted")
+            RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
         )
 
     async def clean_up(self) -> None:

@@ -60,7 +60,7 @@ class JobWorkflow(ABC):
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
         begun = await workflow.execute_activity_method(
-            RegistryActivities.begin, self.job, **options.status_write("Take the instance")
+            RegistryActivities.begin, self.job, **options.status_write(self.job.policy, "Take the instance")
         )
         if not begun.held:
             self._continue_as_successor()
@@ -86,7 +86,7 @@ class JobWorkflow(ABC):
         await workflow.execute_activity_method(
             RegistryActivities.fail,
             JobFailure(self.job, reason),
-            **options.status_write("Record the failure"),
+            **options.status_write(self.job.policy, "Record the failure"),
         )
         self._show(
             FAIL[self.job.operation].target,

@@ -7,12 +7,15 @@ from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
 from instances.jobs import ExecutionPolicy
 
+WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
+"""A workflow task takes milliseconds; this is how long the one of a killed worker is waited for."""
 
-def status_write(summary: str) -> ActivityConfig:
+
+def status_write(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of a guarded write to the registry."""
     return ActivityConfig(
-        # It takes milliseconds; a registry that is away fails to connect within five seconds.
-        start_to_close_timeout=timedelta(seconds=30),
+        # It takes milliseconds, too few to heartbeat in: one that takes longer is as good as lost.
+        start_to_close_timeout=timedelta(seconds=policy.heartbeat_timeout),
         # Never give up: a status that is not written would leave the row stuck.
         retry_policy=RetryPolicy(
             initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)

@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from instances.jobs import InstanceJob
 from instances.status import InstanceStatus
-from workflows import search_attributes
+from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
 _RPC_TIMEOUT = timedelta(seconds=2)
@@ -53,6 +53,7 @@ class JobStarter:
                     f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
                     f" (template {job.template}, tenant {job.tenant})."
                 ),
+                task_timeout=options.WORKFLOW_TASK_TIMEOUT,
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:

@@ -1,0 +1,120 @@
+"""Worker processes that can be killed, on a Temporal server whose schedule is the test's own."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import asyncpg
+import pytest
+from temporalio.client import Client
+
+from cli.postgres import EmbeddedPostgres
+from instances.catalog import Catalog
+from instances.registry import Registry
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.servers import development_server, environment, make_settings, service_dsn, session
+from workflows import search_attributes
+from workflows.start import JobStarter
+
+BIG_TEMPLATE = "Big_Template"
+
+
+class WorkerProcess:
+    """`python worker.py`, as in production."""
+
+    def __init__(self, temporal: Client) -> None:
+        self._address = temporal.service_client.config.target_host
+        self._processes: list[Process] = []
+
+    async def start(self, settings: Settings) -> Process:
+        """Start one more worker."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "worker"),
+            env={
+                "PATH": os.environ["PATH"],
+                **environment(settings),
+                "TEMPORAL_ADDRESS": self._address,
+            },
+        )
+        self._processes.append(process)
+        return process
+
+    async def stop(self) -> None:
+        """Kill what is still running."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """A paused worker swallows the attempt that its open poll is given, so two would not do."""
+    return make_settings(postgres, registry_dsn, ddl_attempts=4)
+
+
+@pytest.fixture
+async def own_temporal() -> AsyncIterator[Client]:
+    """Unlike the shared one, this server has no schedule, and no sweep that another test left behind."""
+    async with development_server() as client:
+        await search_attributes.register(client)
+        yield client
+
+
+@pytest.fixture
+async def worker_process(own_temporal: Client) -> AsyncIterator[WorkerProcess]:
+    workers = WorkerProcess(own_temporal)
+    yield workers
+    await workers.stop()
+
+
+@pytest.fixture
+def operator(registry: Registry, catalog: Catalog, settings: Settings, own_temporal: Client) -> Operator:
+    starter = JobStarter(own_temporal, settings.registry_queue)
+    return Operator(registry, catalog, starter, own_temporal)
+
+
+@pytest.fixture(scope="session")
+async def big_template(postgres: EmbeddedPostgres) -> str:
+    """A template whose clone takes long enough to be interrupted."""
+    async with session(service_dsn(postgres, "postgres")) as connection:
+        await connection.execute(f'CREATE DATABASE "{BIG_TEMPLATE}" IS_TEMPLATE true')
+        async with session(service_dsn(postgres, BIG_TEMPLATE)) as template:
+            await template.execute(
+                "CREATE TABLE bulk AS"
+                " SELECT id, repeat(md5(id::text), 30) AS filler FROM generate_series(1, 250000) AS id"
+            )
+        await connection.execute(f'ALTER DATABASE "{BIG_TEMPLATE}" ALLOW_CONNECTIONS false')
+    return BIG_TEMPLATE
+
+
+@pytest.fixture
+def big_settings(
+    postgres: EmbeddedPostgres, registry_dsn: str, settings: Settings, big_template: str
+) -> Settings:
+    """The test's settings, with the big template behind `Sample`; copied through the WAL, which is slow."""
+    return make_settings(
+        postgres,
+        registry_dsn,
+        task_queue=settings.task_queue,
+        sample_template=big_template,
+        clone_strategy="wal_log",
+        ddl_attempts=settings.ddl_attempts,
+    )
+
+
+async def clone_is_running(admin: asyncpg.Connection) -> None:
+    """Wait until PostgreSQL is busy with a CREATE DATABASE of ours."""
+    async with asyncio.timeout(20):
+        while not await admin.fetch(
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE query LIKE 'CREATE DATABASE ods_staging%' AND state = 'active'"
+        ):
+            await asyncio.sleep(0.002)

@@ -1,0 +1,101 @@
+import asyncio
+import signal
+import time
+
+import asyncpg
+
+from instances.status import InstanceStatus, JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess, clone_is_running
+
+
+async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
+    """Every database of the instance, published or not."""
+    rows = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
+        " OR datname = $2",
+        mark,
+        f"ods_staging_{mark.replace('-', '')}",
+    )
+    return [row["datname"] for row in rows]
+
+
+async def test_new_worker_completes_the_instance_when_one_is_killed_in_the_middle_of_a_clone(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    big_settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    first = await worker_process.start(big_settings)
+    job = await operator.create(name, Template.SAMPLE)
+    await clone_is_running(admin)
+    first.kill()
+    killed = time.monotonic()
+    await first.wait()
+    await worker_process.start(big_settings)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    took = time.monotonic() - killed
+    assert took < big_settings.heartbeat_timeout + 5, f"took {took:.1f} s"
+    assert await _databases(admin, job.mark) == [job.database]
+
+
+async def test_delete_is_completed_when_the_worker_is_killed_after_the_request(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    first = await worker_process.start(settings)
+    job = await operator.create(name)
+    await operator.ended(job)
+    deletion = await operator.delete(job)
+    first.kill()
+    await first.wait()
+    await worker_process.start(settings)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).status == InstanceStatus.DELETED
+    assert await _databases(admin, job.mark) == []
+
+
+async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a_clone(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    big_settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    paused = await worker_process.start(big_settings)
+    job = await operator.create(name, Template.SAMPLE)
+    await clone_is_running(admin)
+    paused.send_signal(signal.SIGSTOP)
+    await worker_process.start(big_settings)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    published = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database)
+    paused.send_signal(signal.SIGCONT)
+    # The paused worker is awake again when it has ended in good order at our request.
+    paused.terminate()
+    assert await asyncio.wait_for(paused.wait(), 20) == 0
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+    assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database) == published
+    assert await _databases(admin, job.mark) == [job.database]
+
+
+async def test_running_clone_is_finished_when_the_worker_is_told_to_stop(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    big_settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    first = await worker_process.start(big_settings)
+    job = await operator.create(name, Template.SAMPLE)
+    await clone_is_running(admin)
+    first.terminate()
+    assert await asyncio.wait_for(first.wait(), big_settings.shutdown_timeout + 2) == 0
+    # The clone was finished before the worker ended: what is left for the next one is a status to write.
+    assert await _databases(admin, job.mark) == [job.database]
+    await worker_process.start(big_settings)
+    assert await operator.ended(job) is JobStatus.COMPLETED
