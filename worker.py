@@ -91,12 +91,16 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if temporal is None:
         return
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+    workers = registry_worker(temporal, settings, engine), ddl_worker(temporal, settings, engine)
     try:
-        async with registry_worker(temporal, settings, engine), ddl_worker(temporal, settings, engine):
+        async with asyncio.TaskGroup() as running:
+            for worker in workers:
+                running.create_task(worker.run())
             _logger.info("Serving %s and %s.", settings.registry_queue, settings.ddl_queue)
             await _prepare_namespace(temporal, settings, stop)
             await stop.wait()
             _logger.info("Stopping; running activities may finish.")
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
     finally:
         await engine.dispose()
 

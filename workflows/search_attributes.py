@@ -55,7 +55,7 @@ async def register(client: Client) -> None:
     try:
         await _add_missing(client)
     except RPCError as error:
-        if error.status is not RPCStatusCode.PERMISSION_DENIED:
+        if error.status not in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}:
             raise
         _logger.warning("An administrator of Temporal must add the search attributes %s.", ", ".join(TYPES))
 

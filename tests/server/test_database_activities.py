@@ -1,0 +1,139 @@
+"""Clones and drops ask the registry, while they hold the fence, whether they are still wanted."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.databases import DatabaseActivities
+from databases.ownership import Owner
+from databases.server import Server
+from instances.jobs import InstanceJob
+from instances.registry import Registry
+from instances.status import Template
+from settings import CloneStrategy, Settings
+
+Activities = Callable[[Any], DatabaseActivities]
+
+
+@pytest.fixture
+def activities(settings: Settings) -> Activities:
+    """The activities with a registry of the test's choice."""
+
+    def make(registry: Any) -> DatabaseActivities:
+        server = Server(settings.master_dsn.get_secret_value())
+        return DatabaseActivities(server, registry, settings.template_databases, CloneStrategy.AUTO)
+
+    return make
+
+
+@pytest.fixture
+async def job(registry: Registry, name: str) -> InstanceJob:
+    """A job that has begun."""
+    job = (await registry.reserve(name, Template.MINIMAL)).job
+    assert (await registry.begin(job)).held
+    return job
+
+
+def _answering(*answers: bool) -> Any:
+    """A registry that answers the question whether a job holds its instance, each time from the next."""
+    remaining = list(answers)
+
+    async def holds(*_: object) -> bool:
+        return remaining.pop(0)
+
+    return cast("Any", SimpleNamespace(holds=holds, remaining=remaining))
+
+
+async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
+    names = [job.database, f"ods_staging_{job.mark.replace('-', '')}"]
+    rows = await admin.fetch("SELECT datname FROM pg_database WHERE datname = ANY($1)", names)
+    return {row["datname"] for row in rows}
+
+
+async def test_database_is_made_when_the_job_holds_the_instance(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    provisioned = await ActivityEnvironment().run(activities(registry).provision, job)
+    assert provisioned.database == job.database
+    assert provisioned.size_bytes > 1_000_000
+    assert await _databases(admin, job) == {job.database}
+
+
+@pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "finished"])
+async def test_nothing_is_made_when_the_job_is_late(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection, stale: str
+) -> None:
+    if stale == "older attempt":
+        job = replace(job, attempt=job.attempt - 1)
+    elif stale == "older job":
+        job = replace(job, number=job.number - 1)
+    elif stale == "failed":
+        await registry.fail(job, "gave up")
+    else:
+        await registry.finish_create(job, "any")
+    with pytest.raises(ApplicationError) as refused:
+        await ActivityEnvironment().run(activities(registry).provision, job)
+    assert (refused.value.type, refused.value.non_retryable) == ("Superseded", True)
+    assert await _databases(admin, job) == set()
+
+
+async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_taken(
+    activities: Activities, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    registry = _answering(True, False)
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities(registry).provision, job)
+    assert registry.remaining == []
+    assert await _databases(admin, job) == set()
+
+
+async def test_fence_is_left_alone_when_the_job_is_late(
+    activities: Activities, settings: Settings, job: InstanceJob
+) -> None:
+    server = Server(settings.master_dsn.get_secret_value())
+    async with server.fenced(Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)) as session:
+        with pytest.raises(ApplicationError):
+            await ActivityEnvironment().run(activities(_answering(False)).provision, job)
+        assert await session.fetchval("SELECT 1") == 1
+
+
+async def test_nothing_is_dropped_when_the_delete_is_late(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await ActivityEnvironment().run(activities(registry).provision, job)
+    await registry.finish_create(job, "any")
+    deletion = (await registry.request_delete(job.instance_id)).job
+    for late in (job, deletion):  # the second has not begun
+        with pytest.raises(ApplicationError):
+            await ActivityEnvironment().run(activities(registry).drop, late)
+    assert await _databases(admin, job) == {job.database}
+    assert (await registry.begin(deletion)).held
+    await ActivityEnvironment().run(activities(registry).drop, deletion)
+    assert await _databases(admin, job) == set()
+
+
+async def test_retried_database_stays_when_the_clean_up_of_the_failure_before_is_late(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await registry.fail(job, "gave up")
+    retry = (await registry.request_retry(job.instance_id)).job
+    await registry.begin(retry)
+    await ActivityEnvironment().run(activities(registry).provision, retry)
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities(registry).discard, job)
+    assert await _databases(admin, job) == {job.database}
+
+
+async def test_database_is_removed_when_its_create_failed_after_it_was_published(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await ActivityEnvironment().run(activities(registry).provision, job)
+    await registry.fail(job, "name taken")
+    await ActivityEnvironment().run(activities(registry).discard, job)
+    assert await _databases(admin, job) == set()

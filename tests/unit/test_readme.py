@@ -1,0 +1,15 @@
+from enum import Enum
+from pathlib import Path
+
+from settings import Settings
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_every_setting_is_in_the_readme_with_its_default() -> None:
+    for name, field in Settings.model_fields.items():
+        default = field.default.value if isinstance(field.default, Enum) else field.default
+        if isinstance(default, bool):
+            default = str(default).lower()
+        shown = "*required*" if field.is_required() else "" if default is None else f"`{default}`"
+        assert f"| `ODS_{name.upper()}` | {shown} | {field.description} |" in README
