@@ -50,7 +50,11 @@ class TemporalServer:
         return Command(
             name="temporal",
             arguments=(str(_binary()), *self._arguments()),
-            environment={"PATH": os.defpath, "HOME": str(self._data_dir)},  # nothing of the caller's
+            environment={
+                "PATH": os.defpath,
+                "HOME": str(self._data_dir),  # none of the caller's configuration
+                "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # nobody out there is asked for news
+            },
         )
 
     async def serves(self) -> bool:

@@ -160,8 +160,7 @@ def test_api_waits_for_the_registry_alone_when_started() -> None:
 
 def test_worker_may_finish_what_it_does_when_stopped() -> None:
     timeout = float(environment("worker")["ODS_SHUTDOWN_TIMEOUT"])
-    queues = 2  # one stops after the other
-    assert seconds(SERVICES["worker"]["stop_grace_period"]) > queues * timeout
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) > timeout
 
 
 @each_service

@@ -9,30 +9,32 @@ from cli.polling import wait_until
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 
-async def test_demo_shows_a_whole_life_when_nothing_ran_before(
+async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ran(
     ods: Ods, folder: DataFolder, free_ports: Callable[[], list[str]]
 ) -> None:
     options = ["--data-dir", folder.path, *free_ports()]
-    first = ods("demo", *options)
-    assert first.returncode == 0, first.stdout + first.stderr
-    require_life(first.stdout)
-    assert not folder.stack_file.exists()
-
     kept = ods("demo", "--keep", *options)
-    assert kept.returncode == 0, kept.stdout + kept.stderr
+    require_life(kept)
     assert f"stop it with `kill {folder.holder()}`" in kept.stdout
     assert folder.running_stack() is not None
-
-    again = ods("demo", *options)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.startswith(f"Using the stack that runs in {folder.path}.")
-    assert folder.running_stack() is not None
-
     os.kill(int(folder.holder()), signal.SIGTERM)
     await wait_until(lambda: ended(folder), 60)
 
+    require_life(ods("demo", *options))
+    assert await ended(folder)
 
-def require_life(output: str) -> None:
+
+def test_demo_leaves_the_stack_alone_when_it_ran_before(ods: Ods, stack: DataFolder) -> None:
+    before = stack.stack_file.read_text()
+    demo = ods("demo", "--data-dir", stack.path)
+    require_life(demo)
+    assert demo.stdout.startswith(f"Using the stack that runs in {stack.path}.")
+    assert stack.stack_file.read_text() == before
+
+
+def require_life(demo: subprocess.CompletedProcess[str]) -> None:
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    output = demo.stdout
     for told in (
         "Created Demo ",
         "Completed",
@@ -47,7 +49,7 @@ def require_life(output: str) -> None:
 
 
 async def ended(folder: DataFolder) -> bool:
-    return folder.running_stack() is None and not folder.stack_file.exists()
+    return folder.running_stack() is None and not folder.stack_file.exists() and not folder.is_held()
 
 
 def test_demo_says_why_when_the_stack_cannot_start(

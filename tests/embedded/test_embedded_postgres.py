@@ -18,9 +18,10 @@ FAST = {"fsync": "off"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down")
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
-    async with EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST) as running:
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    folder = tmp_path_factory.mktemp("embedded")
+    async with EmbeddedPostgres(folder / "data", free_port(), PASSWORD, FAST) as running:
         yield running
 
 

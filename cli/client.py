@@ -1,0 +1,171 @@
+"""The service's HTTP API, as the command line uses it."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import count
+from time import monotonic, sleep
+from typing import Any, Self
+
+import httpx
+
+from cli.errors import CommandError
+
+Json = dict[str, Any]
+
+_SCOPE = "edfi_admin_api/full_access"
+_TIMEOUT_SECONDS = 30
+_POLL_SECONDS = 0.05
+_OUTAGE_SECONDS = 30
+"""How long somebody who waits for a job puts up with an API that does not answer."""
+_PAGE = 500
+_FINISHED = ("Completed", "Error")
+
+
+class UnreachableError(CommandError):
+    """Nobody answers at the API's address."""
+
+
+class AdminApi:
+    """A client of one API; every method may raise `CommandError`, with the API's reason.
+
+    Args:
+        url: address of the API, without a path.
+        client_id: a client that is registered there.
+        client_secret: its secret.
+    """
+
+    def __init__(self, url: str, client_id: str, client_secret: str) -> None:
+        self._url = url
+        self._http = httpx.Client(
+            base_url=url,
+            auth=_Bearer(url, client_id, client_secret),
+            timeout=_TIMEOUT_SECONDS,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def create(self, name: str, template: str) -> Json:
+        """Request an instance; the answer names its job."""
+        return self._object("POST", "/v2/dbInstances", json={"name": name, "databaseTemplate": template})
+
+    def delete(self, instance: int) -> Json:
+        """Request the deletion of an instance; the answer names its job."""
+        return self._object("DELETE", f"/v2/dbInstances/{instance}")
+
+    def retry(self, instance: int) -> Json:
+        """Request that the failed job of an instance is done again; the answer names the job."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/retry")
+
+    def instance(self, instance: int) -> Json:
+        """A live instance."""
+        return self._object("GET", f"/v2/dbInstances/{instance}")
+
+    def instances(self, **filters: str | int) -> Iterator[Json]:
+        """All instances, deleted ones as well, that match `filters`."""
+        for offset in count(step=_PAGE):
+            parameters = {"offset": offset, "limit": _PAGE, **filters}
+            page: list[Json] = self._request("GET", "/v2/dbInstances", params=parameters).json()
+            yield from page
+            if len(page) < _PAGE:
+                return
+
+    def job(self, job: str) -> Json:
+        """A job."""
+        return self._object("GET", f"/v2/jobs/{job}")
+
+    def sweep(self) -> None:
+        """Request that everything pending is started."""
+        self._request("POST", "/v2/sweep")
+
+    def wait_for(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
+        """Wait until `job` has finished, calling `watch` from time to time.
+
+        Raises:
+            CommandError: it ended in `Error`, or the API has been away for long.
+        """
+        answered = monotonic()
+        while True:
+            try:
+                state = self.job(job)
+                if state["status"] in _FINISHED:
+                    return _completed(state)
+                watch()
+                answered = monotonic()
+            except UnreachableError:
+                if monotonic() - answered > _OUTAGE_SECONDS:
+                    raise
+            sleep(_POLL_SECONDS)
+
+    def _object(self, method: str, path: str, json: Json | None = None) -> Json:
+        answer: Json = self._request(method, path, json=json).json()
+        return answer
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
+        try:
+            answer = self._http.request(method, path, **content)
+        except httpx.TransportError:
+            raise UnreachableError(
+                f"Nobody answers at {self._url}; start the stack with `ods up`, or name another API"
+                " with --api-url or ODS_API_URL."
+            ) from None
+        if not answer.is_success:
+            raise CommandError(_reason(answer))
+        return answer
+
+
+class _Bearer(httpx.Auth):
+    """Gets a token when there is none, and a new one when the old is refused."""
+
+    requires_response_body = True
+
+    def __init__(self, url: str, client_id: str, client_secret: str) -> None:
+        self._token_url = f"{url}/connect/token"
+        self._form = {
+            "grant_type": "client_credentials",
+            "client_id": client_id,
+            "client_secret": client_secret,
+            "scope": _SCOPE,
+        }
+        self._token: str | None = None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+            answer = yield request
+            if answer.status_code != HTTPStatus.UNAUTHORIZED:
+                return
+        answer = yield httpx.Request("POST", self._token_url, data=self._form)
+        if answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED):
+            raise CommandError(
+                f"The API does not accept the client {self._form['client_id']} with this secret;"
+                " check ODS_CLIENT_ID and ODS_CLIENT_SECRET."
+            )
+        if not answer.is_success:
+            raise CommandError(_reason(answer))
+        self._token = answer.json()["access_token"]
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def _completed(job: Json) -> Json:
+    if job["status"] == "Error":
+        raise CommandError(f"{job['jobId']} ended in an error: {job['errorMessage']}")
+    return job
+
+
+def _reason(answer: httpx.Response) -> str:
+    """What a refusal says, in one line."""
+    problem: Json = {}
+    with suppress(ValueError):
+        problem = answer.json()
+    faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
+    told = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
+    if not told:
+        return f"The API answered {answer.status_code} {answer.reason_phrase}."
+    return " ".join(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in told)

@@ -1,0 +1,69 @@
+"""`ods demo`: an instance's whole life, on a stack of its own if none runs."""
+
+import asyncio
+from datetime import UTC, datetime
+from secrets import token_hex
+from time import monotonic
+
+import asyncpg
+
+from cli.client import AdminApi
+from cli.data_folder import DataFolder, StackFile
+from cli.errors import CommandError
+from cli.jobs import follow
+from cli.output import say, show_members
+from cli.ports import Ports
+from cli.serving import serving
+from instances.status import Template
+
+
+def demonstrate(folder: DataFolder, ports: Ports, *, keep: bool) -> None:
+    """Create an instance, show it, delete it; then stop the stack if it was started here, unless `keep`.
+
+    Raises:
+        CommandError: something went wrong.
+    """
+    with serving(folder, ports, keep=keep) as stack:
+        client = stack["client"]
+        with AdminApi(stack["api"]["url"], client["id"], client["secret"]) as api:
+            try:
+                instance = _create(api)
+                _show(api, instance, stack)
+                _delete(api, instance)
+            except CommandError as error:
+                raise CommandError(f"{error} The logs are in {folder.logs}.") from None
+
+
+def _create(api: AdminApi) -> int:
+    started = monotonic()
+    accepted = api.create(f"Demo {datetime.now(UTC):%Y%m%d %H%M%S} {token_hex(2)}", Template.MINIMAL)
+    follow(api, accepted)
+    say(f"Created {accepted['name']} in {monotonic() - started:.2f} s.")
+    return int(accepted["id"])
+
+
+def _show(api: AdminApi, instance: int, stack: StackFile) -> None:
+    row = api.instance(instance)
+    say("\nThe instance:")
+    show_members(row)
+    say("\nIts job:")
+    show_members(api.job(row["jobId"]))
+    size = asyncio.run(_database_size(stack["postgres"]["master_dsn"], row["databaseName"]))
+    say(f"\nIts database {row['databaseName']} has {size}.")
+    say(f"Its workflow {row['odsInstanceId']} in the Temporal Web UI: {row['links']['workflow']}\n")
+
+
+def _delete(api: AdminApi, instance: int) -> None:
+    started = monotonic()
+    accepted = api.delete(instance)
+    follow(api, accepted)
+    (row,) = api.instances(id=instance)
+    say(f"{row['name']} is {row['status']} after {monotonic() - started:.2f} s.")
+
+
+async def _database_size(dsn: str, database: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return str(await connection.fetchval("SELECT pg_size_pretty(pg_database_size($1))", database))
+    finally:
+        await connection.close()

@@ -1,0 +1,130 @@
+"""`ods instance …`: instances from a terminal, through the service's HTTP API."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.client import AdminApi, Json
+from cli.data_folder import DataFolder
+from cli.errors import CommandError
+from cli.jobs import follow
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait
+from cli.output import show_json, show_list, show_members
+from instances.status import Template
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = {
+    "id": "ID",
+    "name": "NAME",
+    "databaseTemplate": "TEMPLATE",
+    "status": "STATUS",
+    "odsInstanceId": "ODS INSTANCE",
+    "databaseName": "DATABASE",
+}
+
+
+@app.command()
+def create(  # noqa: PLR0913 - a command line's options
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
+    template: Annotated[Template, typer.Option(help="What it starts from.")] = Template.MINIMAL,
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Create an instance."""
+    with connect(api_url, data_dir) as api:
+        _show_accepted(api, api.create(name, template), wait=wait, as_json=as_json)
+
+
+@app.command("list")
+def list_all(
+    *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """List all instances, deleted ones as well."""
+    with connect(api_url, data_dir) as api:
+        rows = list(api.instances())
+    if as_json:
+        show_json(rows)
+    else:
+        show_list(rows, _COLUMNS)
+
+
+@app.command()
+def show(
+    instance: InstanceId,
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show everything about an instance."""
+    with connect(api_url, data_dir) as api:
+        _show(api.instance(instance), as_json=as_json)
+
+
+@app.command()
+def delete(
+    instance: InstanceId,
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Delete an instance and its database."""
+    with connect(api_url, data_dir) as api:
+        _show_accepted(api, api.delete(instance), wait=wait, as_json=as_json)
+
+
+@app.command()
+def retry(
+    instance: InstanceId,
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Do an instance's failed job again."""
+    with connect(api_url, data_dir) as api:
+        _show_accepted(api, api.retry(instance), wait=wait, as_json=as_json)
+
+
+def connect(api_url: str | None, data_dir: Path) -> AdminApi:
+    """The API at `api_url`, or else that of the stack in `data_dir`.
+
+    Raises:
+        CommandError: there is nothing to go by.
+    """
+    stack = DataFolder(data_dir).running_stack()
+    url = api_url or (stack["api"]["url"] if stack else None)
+    client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
+    client_secret = os.environ.get("ODS_CLIENT_SECRET") or (stack["client"]["secret"] if stack else None)
+    if url is None:
+        raise CommandError(
+            f"No stack serves in {data_dir}; `ods up` starts one, --api-url or ODS_API_URL name another API."
+        )
+    if client_id is None or client_secret is None:
+        raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
+    return AdminApi(url.rstrip("/"), client_id, client_secret)
+
+
+def _show_accepted(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:
+    if not wait:
+        _show(accepted, as_json=as_json)
+        return
+    follow(api, accepted, quietly=as_json)
+    (row,) = api.instances(id=accepted["id"])
+    _show(row, as_json=as_json)
+
+
+def _show(row: Json, *, as_json: bool) -> None:
+    if as_json:
+        show_json(row)
+    else:
+        show_members(row)

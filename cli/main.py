@@ -1,0 +1,113 @@
+"""The command `ods`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from cli import instance
+from cli.data_folder import DataFolder
+from cli.errors import CommandError
+from cli.instance import connect
+from cli.options import (
+    DEFAULT_API_PORT,
+    DEFAULT_DATA_DIR,
+    DEFAULT_TEMPORAL_PORT,
+    DEFAULT_TEMPORAL_UI_PORT,
+    ApiPort,
+    ApiUrl,
+    DataDir,
+    PostgresPort,
+    TemporalPort,
+    TemporalUiPort,
+)
+from cli.output import fail, say
+from cli.ports import Ports
+from logs import fault_name
+
+_commands = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="ODS instances: databases that are created and deleted by durable jobs.",
+)
+_commands.add_typer(instance.app, name="instance", help="Create, inspect, delete and retry instances.")
+
+
+def app() -> None:
+    """Run the command line; a failure ends as a plain line, without a traceback, and with exit code 1."""
+    try:
+        _commands()
+    except CommandError as error:
+        fail(str(error))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - a broken machine or a fault of ours
+        fail(f"Unexpected {fault_name(error)}.")
+        sys.exit(1)
+
+
+@_commands.command()
+def up(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    api_port: ApiPort = DEFAULT_API_PORT,
+    temporal_port: TemporalPort = DEFAULT_TEMPORAL_PORT,
+    temporal_ui_port: TemporalUiPort = DEFAULT_TEMPORAL_UI_PORT,
+    postgres_port: PostgresPort = None,
+) -> None:
+    """Run the whole service here, with PostgreSQL and Temporal, until Ctrl-C."""
+    from cli import stack  # noqa: PLC0415 - takes half a second, which other commands do without
+
+    ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
+    asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, say)))
+
+
+@_commands.command()
+def demo(  # noqa: PLR0913 - a command line's options
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    api_port: ApiPort = DEFAULT_API_PORT,
+    temporal_port: TemporalPort = DEFAULT_TEMPORAL_PORT,
+    temporal_ui_port: TemporalUiPort = DEFAULT_TEMPORAL_UI_PORT,
+    postgres_port: PostgresPort = None,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
+) -> None:
+    """Create an instance and delete it, on the running stack or on one started for it."""
+    from cli.demo import demonstrate  # noqa: PLC0415 - takes half a second, which other commands do without
+
+    ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
+    demonstrate(DataFolder(data_dir), ports, keep=keep)
+
+
+@_commands.command()
+def migrate() -> None:
+    """Bring the registry database, which ODS_ADMIN_DSN names, up to date."""
+    from cli import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+
+    asyncio.run(registry.migrate(registry.load_settings().admin_dsn.get_secret_value()))
+    say("The registry database is up to date.")
+
+
+@_commands.command()
+def sweep(api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Start every job that is still pending, now."""
+    with connect(api_url, data_dir) as api:
+        api.sweep()
+    say("The sweep is under way.")
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` until it ends, or until SIGINT or SIGTERM; further signals do not disturb its tidying up."""
+    signalled = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(signalled.wait())
+    await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,42 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_DATA_DIR = Path(".ods")
+DEFAULT_API_PORT = 8000
+DEFAULT_TEMPORAL_PORT = 7233
+DEFAULT_TEMPORAL_UI_PORT = 8233
+
+_LOWEST_PORT = 1
+_HIGHEST_PORT = 65_535
+
+DataDir = Annotated[Path, typer.Option(help="Folder of the stack.", file_okay=False)]
+ApiPort = Annotated[int, typer.Option(min=_LOWEST_PORT, max=_HIGHEST_PORT, help="Port of the API.")]
+TemporalPort = Annotated[int, typer.Option(min=_LOWEST_PORT, max=_HIGHEST_PORT, help="Port of Temporal.")]
+TemporalUiPort = Annotated[
+    int, typer.Option(min=_LOWEST_PORT, max=_HIGHEST_PORT, help="Port of Temporal's Web UI.")
+]
+PostgresPort = Annotated[
+    int | None,
+    typer.Option(
+        min=_LOWEST_PORT,
+        max=_HIGHEST_PORT,
+        help="Port of PostgreSQL; by default a free one, which the data folder keeps.",
+        show_default=False,
+    ),
+]
+
+ApiUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ODS_API_URL",
+        help="Address of the API (credentials: ODS_CLIENT_ID, ODS_CLIENT_SECRET); by default the stack's.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished; exit 1 if it failed.")]
+InstanceId = Annotated[int, typer.Argument(metavar="ID", help="Id of the instance.", show_default=False)]

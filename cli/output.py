@@ -1,0 +1,82 @@
+"""What the commands print: tidy on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+OUT = Console(markup=False, highlight=False)  # names and messages may hold what Rich takes for markup
+
+Progress = Callable[[str, str], None]
+"""Takes the phase, and a detail that changes during a phase."""
+
+
+def say(text: str) -> None:
+    """Print `text` at once: somebody may be reading the file it goes to."""
+    OUT.print(text, soft_wrap=True)
+    OUT.file.flush()
+
+
+def fail(text: str) -> None:
+    """Print `text` as an error."""
+    print(f"Error: {text}", file=sys.stderr, flush=True)  # noqa: T201 - needs nothing of Rich
+
+
+def show_json(value: object) -> None:
+    """Print `value` for a program."""
+    OUT.print_json(data=value)
+
+
+def show_members(members: Mapping[str, Any]) -> None:
+    """Print what is known of one thing, a line a member."""
+    _show_columns([(name, str(value)) for name, value in _flat(members)])
+
+
+def show_list(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print a line a row; `columns` gives members their headings."""
+    _show_columns(
+        [tuple(columns.values()), *(tuple(_cell(row[name]) for name in columns) for row in rows)],
+    )
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Show how far something is: live on a terminal, elsewhere a line a phase."""
+    if not OUT.is_terminal:
+        yield _phase_printer()
+        return
+    with OUT.status("") as status:
+        yield lambda phase, detail: status.update(Text(f"{phase} {detail}"))
+
+
+def _phase_printer() -> Progress:
+    last = ""
+
+    def show(phase: str, _: str) -> None:
+        nonlocal last
+        if phase != last:
+            say(phase)
+        last = phase
+
+    return show
+
+
+def _show_columns(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _flat(members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in members.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", part) for inner, part in _flat(value))
+        elif value is not None:
+            yield name, value

@@ -1,0 +1,87 @@
+"""One child process: how it is started, what happens to it when its parent dies, how it is stopped."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Account:
+    """The operating-system user a process runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, and how it wants to be treated.
+
+    `stop_deadline` is in seconds. `death_signal` is what the process gets when its parent dies (Linux only).
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_deadline: float = 10
+    death_signal: signal.Signals = signal.SIGKILL
+
+
+async def start(command: Command, log: Path) -> Process:
+    """Run `command` in a session of its own, its output appended to `log`."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command.arguments,
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=STDOUT,
+            cwd="/",  # the account may not be allowed into ours
+            env=dict(command.environment),
+            start_new_session=True,
+            preexec_fn=_dies_with_parent(command.death_signal),
+            **identity(command.account),
+        )
+
+
+async def stop(process: Process, command: Command) -> None:
+    """Ask `process` to end, and end it with all its descendants when it has not by the deadline."""
+    with suppress(ProcessLookupError):
+        process.send_signal(command.stop_signal)
+    try:
+        await asyncio.wait_for(process.wait(), command.stop_deadline)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def identity(account: Account | None) -> dict[str, Any]:
+    """The arguments that make `subprocess` run a command as `account`."""
+    return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+
+
+def _dies_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()  # loaded here: a forked child had better not load libraries
+
+    def ask_kernel() -> None:
+        # Python calls this after it has changed the user; the change would undo the request.
+        libc.prctl(_PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_kernel

@@ -1,0 +1,70 @@
+"""What the embedded server holds before the service starts: a role, the registry database, templates."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+
+SERVICE_ROLE = "ods_service"
+REGISTRY_DATABASE = "EdFi_Admin"
+MINIMAL_SCRIPTS = ("minimal.sql",)
+SAMPLE_SCRIPTS = ("minimal.sql", "sample.sql")
+
+_SCRIPTS = Path(__file__).parent / "templates"
+_UNFINISHED = "ods_unfinished_template"
+
+_Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+async def ensure_service_role(superuser_dsn: str, password: str) -> None:
+    """Make the role that API and worker connect as: it may create databases and end sessions, and no more."""
+    async with _connection(superuser_dsn) as server:
+        if not await server.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", SERVICE_ROLE):
+            await server.execute(f"CREATE ROLE {SERVICE_ROLE}")
+        await server.execute(f"ALTER ROLE {SERVICE_ROLE} LOGIN CREATEDB NOSUPERUSER PASSWORD '{password}'")
+        await server.execute(f"GRANT pg_signal_backend TO {SERVICE_ROLE}")
+
+
+async def ensure_registry_database(superuser_dsn: str) -> None:
+    """Make the registry database, without tables."""
+    async with _connection(superuser_dsn) as server:
+        if not await _exists(server, REGISTRY_DATABASE):
+            await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {SERVICE_ROLE}")
+
+
+async def ensure_template(service_dsn: str, name: str, scripts: Sequence[str]) -> None:
+    """Make the template database `name` from `scripts`, closed to sessions so that it can always be cloned.
+
+    It gets its name in the last step, together with its properties: what an interrupted attempt leaves behind
+    is never taken for a template.
+    """
+    async with _connection(service_dsn) as server:
+        if await _exists(server, name):
+            return
+        await server.execute(f"DROP DATABASE IF EXISTS {_UNFINISHED} WITH (FORCE)")
+        await server.execute(f"CREATE DATABASE {_UNFINISHED}")
+        async with _connection(service_dsn, database=_UNFINISHED) as template:
+            for script in scripts:
+                await template.execute((_SCRIPTS / script).read_text())
+        async with server.transaction():
+            await server.execute(f"ALTER DATABASE {_UNFINISHED} IS_TEMPLATE true ALLOW_CONNECTIONS false")
+            await server.execute(f"ALTER DATABASE {_UNFINISHED} RENAME TO {_quoted(name)}")
+
+
+async def _exists(server: _Connection, database: str) -> bool:
+    return bool(await server.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", database))
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+@asynccontextmanager
+async def _connection(dsn: str, database: str | None = None) -> AsyncIterator[_Connection]:
+    connection = await asyncpg.connect(dsn, database=database)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,84 @@
+"""A stack to work with: the one that runs, or one that is started for the time being."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+from cli.data_folder import DataFolder, StackFile
+from cli.errors import CommandError
+from cli.output import progress, say
+from cli.ports import Ports
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 90
+
+
+@contextmanager
+def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFile]:
+    """The stack of `folder`; if none runs there, one is started, and stopped in the end unless `keep`.
+
+    Raises:
+        CommandError: it does not start.
+    """
+    if stack := folder.running_stack():
+        say(f"Using the stack that runs in {folder.path}.")
+        yield stack
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that `finally` stops the stack
+    folder.create()
+    log = folder.logs / "up.log"
+    process = _start_stack(folder, ports, log)
+    try:
+        yield _wait_until_it_serves(folder, process, log)
+    finally:
+        if keep and process.poll() is None:
+            say(f"The stack keeps running; stop it with `kill {process.pid}`.")
+        else:
+            _stop_stack(process)
+
+
+def _start_stack(folder: DataFolder, ports: Ports, log: Path) -> subprocess.Popen[bytes]:
+    options = {
+        "--data-dir": folder.path,
+        "--api-port": ports.api,
+        "--temporal-port": ports.temporal,
+        "--temporal-ui-port": ports.temporal_ui,
+        "--postgres-port": ports.postgres,
+    }
+    arguments = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    with log.open("wb") as output:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "cli", "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C here is not for the stack
+        )
+
+
+def _wait_until_it_serves(folder: DataFolder, process: subprocess.Popen[bytes], log: Path) -> StackFile:
+    started = monotonic()
+    with progress() as show:
+        while (stack := folder.running_stack()) is None:
+            last_line = (log.read_text().splitlines() or ["Starting the stack ..."])[-1]
+            if process.poll() is not None:
+                raise CommandError(f"{last_line.removeprefix('Error: ')} The logs are in {folder.logs}.")
+            show(last_line, f"({monotonic() - started:.1f} s)")
+            sleep(_POLL_SECONDS)
+    say(f"The stack in {folder.path} serves after {monotonic() - started:.1f} s.")
+    return stack
+
+
+def _stop_stack(process: subprocess.Popen[bytes]) -> None:
+    with progress() as show:
+        show("Stopping the stack ...", "")
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its children die with it
+            process.wait()
