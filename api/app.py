@@ -1,0 +1,75 @@
+"""The API: composes its parts and its endpoints.
+
+Run it with `uvicorn --factory api.app:create_app`; as many processes as wanted may serve one registry.
+"""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI
+
+from api import connect, information, instances, jobs, ods_instances, problems, sweeps
+from api.auth import answer_unrouted
+from api.services import Services
+from instances.engine import create_registry_engine
+from instances.secrets import OdsConnectionStrings
+from logs import configure_logging
+from settings import InvalidSettingsError, Settings
+from workflows import client
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API with `settings`; without them, with those of the environment, as the process's entry point."""
+    if settings is None:
+        _configure_logging()
+        settings = _settings_of_environment()
+    app = FastAPI(
+        title="ODS instance management",
+        description="Creates and deletes Ed-Fi ODS instances.",
+        version=information.VERSION,
+        lifespan=_lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    problems.install(app)
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        app.add_exception_handler(status, answer_unrouted)
+    for module in (information, connect, instances, ods_instances, jobs, sweeps):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+    # Lazily: the API starts, and accepts requests, while Temporal is away.
+    app.state.services = Services.compose(settings, engine, await client.connect(lazy=True))
+    try:
+        yield
+    finally:
+        await engine.dispose()
+
+
+def _settings_of_environment() -> Settings:
+    """The settings; ends the process with one line for each that it cannot run with."""
+    try:
+        settings = Settings.load()
+        OdsConnectionStrings.from_settings(settings)  # no worker could carry out what we would accept
+        client.configuration()
+    except InvalidSettingsError as invalid:
+        sys.exit(f"The API cannot start.\n{invalid}")
+    return settings
+
+
+def _configure_logging() -> None:
+    """Take over the server's own loggers too: they would print exceptions with their texts and stacks."""
+    configure_logging()
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True

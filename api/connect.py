@@ -1,0 +1,187 @@
+"""Registering an API client, and getting a bearer token for it."""
+
+import base64
+import re
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Self
+from urllib.parse import unquote_plus
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from api import problems
+from api.answers import Done
+from api.auth import FULL_ACCESS
+from api.clients import ClientExistsError
+from api.problems import ProblemError
+from api.requests import FORM_TYPE, Form, documented_body, is_storable
+from api.services import Serving
+
+router = APIRouter(prefix="/connect", tags=["Connect"])
+
+_LONGEST = 256
+_STRONG_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])(?=.*[^A-Za-z0-9\s]).{32,128}", re.DOTALL)
+_STRENGTH = (
+    "'Client Secret' must have 32 to 128 characters, among them a lower case letter, an upper case letter,"
+    " a digit and a special character."
+)
+_GRANT_TYPE = "client_credentials"
+
+
+class _RegistrationForm(BaseModel):
+    ClientId: str = Field(max_length=_LONGEST)
+    ClientSecret: str = Field(min_length=32, max_length=128)
+    DisplayName: str = Field(max_length=_LONGEST)
+
+
+class _TokenForm(BaseModel):
+    grant_type: str = Field(examples=[_GRANT_TYPE])
+    scope: str = Field(examples=[FULL_ACCESS])
+    client_id: str | None = Field(None, description="Left out with HTTP Basic authentication.")
+    client_secret: str | None = Field(None, description="Left out with HTTP Basic authentication.")
+
+
+class Token(BaseModel):
+    """A token, as OAuth 2.0 words it."""
+
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105 - the name of a kind of token
+    expires_in: int = Field(description="Seconds.")
+
+
+def _admits_clients(services: Serving) -> None:
+    if not services.settings.registration:
+        raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is switched off")
+
+
+def _valid_registration(form: Form) -> dict[str, str]:
+    secret = form.get("clientsecret", "")
+    errors = {
+        "ClientId": _text_faults("Client Id", form.get("clientid", "")),
+        "ClientSecret": _secret_faults(secret),
+        "DisplayName": _text_faults("Display Name", form.get("displayname", "")),
+    }
+    if any(errors.values()):
+        raise ProblemError.invalid(errors)
+    return form
+
+
+@router.post(
+    "/register",
+    dependencies=[Depends(_admits_clients)],
+    openapi_extra=documented_body(_RegistrationForm, FORM_TYPE),
+    responses=problems.documented(
+        HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    ),
+)
+async def register(form: Annotated[dict[str, str], Depends(_valid_registration)], services: Serving) -> Done:
+    """Register an API client."""
+    client_id = form["clientid"]
+    try:
+        await services.clients.register(client_id, form["clientsecret"], form["displayname"])
+    except ClientExistsError:
+        message = f"A client with the id '{client_id}' already exists. Choose another id."
+        raise ProblemError.invalid({"ClientId": [message]}) from None
+    return Done(title=f"Registered client {client_id} successfully.", status=HTTPStatus.OK)
+
+
+@dataclass(frozen=True)
+class _TokenRequest:
+    grant_type: str
+    scopes: frozenset[str]
+    client_id: str
+    secret: str
+
+    @classmethod
+    def read(cls, request: Request, form: Form) -> Self:
+        credentials = _basic_credentials(request.headers.get("authorization", ""))
+        client_id, secret = credentials or (form.get("client_id", ""), form.get("client_secret", ""))
+        scopes = frozenset(form.get("scope", "").split())
+        return cls(form.get("grant_type", ""), scopes, client_id, secret)
+
+    def refusal(self) -> Response | None:
+        """What is wrong with the request, whoever sent it."""
+        if self.grant_type != _GRANT_TYPE:
+            return _access_denied()
+        if not self.client_id.strip() or not self.secret.strip():
+            return _refusal(
+                HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
+            )
+        if self.scopes != {FULL_ACCESS}:
+            description = "The request is missing required scope claims or has invalid scope values"
+            return _refusal(
+                HTTPStatus.BAD_REQUEST, "invalid_scope", description, media_type=problems.MEDIA_TYPE
+            )
+        return None
+
+
+@router.post(
+    "/token",
+    response_model=Token,
+    openapi_extra=documented_body(_TokenForm, FORM_TYPE),
+    responses=problems.documented(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    | {status: {"description": "Refused, as OAuth 2.0 words it."} for status in (400, 401)},
+)
+async def token(asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)], services: Serving) -> Response:
+    """Issue a bearer token."""
+    if refusal := asked.refusal():
+        return refusal
+    if not await services.clients.verify(asked.client_id, asked.secret):
+        return _access_denied()
+    issued = Token(access_token=services.tokens.issue(asked.client_id), expires_in=services.tokens.lifetime)
+    return JSONResponse(issued.model_dump(), headers={"Cache-Control": "no-store"})
+
+
+def _access_denied() -> Response:
+    return _refusal(
+        HTTPStatus.UNAUTHORIZED,
+        "invalid_client",
+        "Access Denied. Please review your information and try again.",
+        headers={"WWW-Authenticate": "Basic"},  # the other way to prove who one is
+    )
+
+
+def _refusal(
+    status: HTTPStatus,
+    error: str,
+    description: str,
+    headers: dict[str, str] | None = None,
+    media_type: str | None = None,
+) -> Response:
+    return JSONResponse({"error": error, "error_description": description}, status, headers, media_type)
+
+
+def _basic_credentials(authorization: str) -> tuple[str, str] | None:
+    """Client id and secret of HTTP Basic, each of them form-encoded (RFC 6749, 2.3.1)."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (Base64Error, UnicodeDecodeError):
+        return "", ""
+    return unquote_plus(client_id), unquote_plus(secret)
+
+
+def _text_faults(words: str, text: str) -> list[str]:
+    if not text.strip():
+        return [f"'{words}' must not be empty."]
+    faults = []
+    if len(text) > _LONGEST:
+        faults.append(
+            f"'{words}' must be {_LONGEST} characters or fewer. You entered {len(text)} characters."
+        )
+    if not is_storable(text):
+        faults.append(f"'{words}' must not contain NUL characters.")
+    return faults
+
+
+def _secret_faults(secret: str) -> list[str]:
+    if not secret.strip():
+        return ["'Client Secret' must not be empty."]
+    if not _STRONG_SECRET.fullmatch(secret):
+        return [_STRENGTH]
+    return []

@@ -1,0 +1,42 @@
+"""Jobs, as clients poll them."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends
+
+from api import problems
+from api.answers import Answer, UtcTime
+from api.auth import bearer_token
+from api.problems import ProblemError
+from api.requests import is_storable
+from api.services import Serving
+
+router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
+
+
+class JobAnswer(Answer):
+    """One job."""
+
+    job_id: str
+    status: str
+    created_at: UtcTime
+    finished_at: UtcTime | None
+    error_message: str | None
+
+
+@router.get(
+    "/{jobId}",
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
+)
+async def get_job(jobId: str, services: Serving) -> JobAnswer:  # noqa: N803 - the path's own word
+    """How far a job is."""
+    job = await services.catalog.job(jobId) if is_storable(jobId) else None
+    if job is None:
+        raise ProblemError.not_found("job", jobId)
+    return JobAnswer(
+        job_id=job.jobid,
+        status=job.status,
+        created_at=job.createdat,
+        finished_at=job.finishedat,
+        error_message=job.errormessage,
+    )

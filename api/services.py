@@ -1,0 +1,63 @@
+"""What endpoints work with, composed once for a process."""
+
+import base64
+from dataclasses import dataclass
+from typing import Annotated, Self
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from api.auth import Tokens
+from api.clients import ApiClients
+from api.launch import Launcher
+from instances.catalog import Catalog
+from instances.jobs import ExecutionPolicy, workflow_id
+from instances.registry import Registry
+from settings import DEFAULT_TENANT, Settings
+from workflows.start import JobStarter
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of the service that endpoints call."""
+
+    settings: Settings
+    temporal: Client
+    registry: Registry
+    catalog: Catalog
+    launcher: Launcher
+    clients: ApiClients
+    tokens: Tokens
+
+    @classmethod
+    def compose(cls, settings: Settings, engine: AsyncEngine, temporal: Client) -> Self:
+        """Put the parts together."""
+        return cls(
+            settings=settings,
+            temporal=temporal,
+            registry=Registry(engine, ExecutionPolicy.from_settings(settings)),
+            catalog=Catalog(engine),
+            launcher=Launcher(JobStarter(temporal, settings.registry_queue), settings.trigger),
+            clients=ApiClients(engine),
+            tokens=Tokens(
+                base64.b64decode(settings.token_signing_key.get_secret_value()), settings.token_lifetime
+            ),
+        )
+
+    def workflow_url(self, ods_instance_id: int) -> str | None:
+        """Page of an instance's workflow in the Temporal Web UI, if its address is known."""
+        if not self.settings.temporal_ui_url:
+            return None
+        workflow = quote(workflow_id(DEFAULT_TENANT, ods_instance_id), safe="")
+        ui = self.settings.temporal_ui_url.rstrip("/")
+        return f"{ui}/namespaces/{quote(self.temporal.namespace, safe='')}/workflows/{workflow}"
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Serving = Annotated[Services, Depends(_services)]

@@ -1,0 +1,101 @@
+"""The API on a registry of the test's own; Temporal is away unless the test asks for it."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from temporalio.client import Client
+
+from cli.postgres import EmbeddedPostgres
+from settings import Settings
+from tests.api.service import NOBODY, bearer, client_of, running
+from tests.servers import NUMBERS, make_settings, service_dsn, session
+
+
+@pytest.fixture
+def temporal_address() -> str:
+    """Where the API looks for Temporal."""
+    return NOBODY
+
+
+_TABLES = "adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances"
+
+
+@pytest.fixture(scope="session")
+async def api_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+    """A registry for all these tests, one after the other: cheaper than one for each of so many."""
+    return await _registry(postgres, migrated_registry, "EdFi_Admin_api")
+
+
+@pytest.fixture
+async def registry_dsn(api_registry: str) -> str:
+    """The registry, emptied; its OdsInstanceIds go on, so that no workflow id comes twice."""
+    async with session(api_registry) as connection:
+        await connection.execute(f"TRUNCATE {_TABLES} CASCADE")
+    return api_registry
+
+
+@pytest.fixture(scope="session")
+async def idle_settings(postgres: EmbeddedPostgres, migrated_registry: str) -> Settings:
+    """Settings of an API whose registry stays empty."""
+    return make_settings(postgres, await _registry(postgres, migrated_registry, "EdFi_Admin_idle"))
+
+
+async def _registry(postgres: EmbeddedPostgres, template: str, name: str) -> str:
+    async with session(service_dsn(postgres, "postgres")) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    dsn = service_dsn(postgres, name)
+    async with session(dsn) as connection:
+        first = next(NUMBERS) * 100_000
+        await connection.execute(f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first}")
+    return dsn
+
+
+@pytest.fixture(scope="session")
+async def idle_app(idle_settings: Settings) -> AsyncIterator[FastAPI]:
+    """One API for all requests that are refused: they leave no traces."""
+    async with running(idle_settings, NOBODY) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+async def idle_stranger(idle_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(idle_app) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def idle_api(idle_app: FastAPI, idle_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(idle_app, headers=bearer(idle_settings, lifetime=3600)) as client:
+        yield client
+
+
+@pytest.fixture
+async def app(settings: Settings, temporal_address: str) -> AsyncIterator[FastAPI]:
+    async with running(settings, temporal_address) as app:
+        yield app
+
+
+@pytest.fixture
+async def stranger(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a token."""
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def api(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with a token."""
+    async with client_of(app, headers=bearer(settings)) as client:
+        yield client
+
+
+@pytest.fixture
+async def api_with_temporal(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with a token, of an API that reaches Temporal."""
+    async with (
+        running(settings, temporal.service_client.config.target_host) as app,
+        client_of(app, headers=bearer(settings)) as client,
+    ):
+        yield client

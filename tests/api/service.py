@@ -1,0 +1,43 @@
+"""The API in this process, and what its clients need."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.auth import Tokens
+from settings import Settings
+
+NOBODY = "127.0.0.1:1"
+"""An address that refuses connections."""
+
+
+@asynccontextmanager
+async def running(settings: Settings, temporal_address: str) -> AsyncIterator[FastAPI]:
+    """The API, started and stopped as a server does it."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TEMPORAL_ADDRESS", temporal_address)
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            yield app
+
+
+def client_of(app: FastAPI, **options: Any) -> httpx.AsyncClient:
+    """A client that gets answers even to what the app raises, as from a server."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://api", **options)
+
+
+def bearer(settings: Settings, lifetime: int = 60) -> dict[str, str]:
+    """Headers with a token that the API accepts for `lifetime` seconds."""
+    return {"Authorization": f"Bearer {tokens(settings, lifetime).issue('a-client')}"}
+
+
+def tokens(settings: Settings, lifetime: int = 60) -> Tokens:
+    """Issues the API's tokens."""
+    return Tokens(base64.b64decode(settings.token_signing_key.get_secret_value()), lifetime)

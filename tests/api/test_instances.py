@@ -1,0 +1,476 @@
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.polling import wait_until
+from instances.registry import Registry, Requested
+from instances.status import Template
+from settings import Settings, Trigger
+from tests.api.service import bearer, client_of, running
+from tests.servers import development_server, session
+from workflows import search_attributes
+
+INSTANCES = "/v2/dbInstances"
+JSON = {"Content-Type": "application/json"}
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+def body(name: object = "A name", template: object = "Minimal") -> dict[str, object]:
+    return {"name": name, "databaseTemplate": template}
+
+
+async def begun(registry: Registry, name: str) -> Requested:
+    requested = await registry.reserve(name, Template.MINIMAL)
+    await registry.begin(requested.job)
+    return requested
+
+
+async def completed(registry: Registry, name: str) -> Requested:
+    requested = await begun(registry, name)
+    await registry.finish_create(requested.job, "encrypted")
+    return requested
+
+
+async def failed(registry: Registry, name: str) -> Requested:
+    requested = await begun(registry, name)
+    await registry.fail(requested.job, "The template is missing.")
+    return requested
+
+
+async def test_request_is_accepted_and_committed_when_it_is_valid(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    answer = await api.post(INSTANCES, json=body("  My DB Instance "))
+
+    (row,) = await rows.fetch("SELECT * FROM adminapi.dbinstances")
+    job = f"CreateInstanceJob-{row['odsinstanceid']}-1"
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"{INSTANCES}/{row['id']}"
+    assert answer.json() == {
+        "id": row["id"],
+        "name": "My DB Instance",
+        "odsInstanceId": row["odsinstanceid"],
+        "status": "Pending",
+        "jobId": job,
+        "location": f"/v2/jobs/{job}",
+    }
+    assert (row["name"], row["databasename"]) == ("My DB Instance", "EdFi_Ods_My_DB_Instance_Minimal")
+    assert (await api.get(answer.json()["location"])).json()["status"] == "Pending"
+
+
+async def test_workflow_is_open_under_the_ods_instance_id_when_the_request_is_answered(
+    api_with_temporal: httpx.AsyncClient, temporal: Client
+) -> None:
+    accepted = (await api_with_temporal.post(INSTANCES, json=body())).json()
+
+    description = await temporal.get_workflow_handle(str(accepted["odsInstanceId"])).describe()
+    assert description.workflow_type == "CreateInstance"
+
+
+async def test_no_workflow_is_started_when_only_the_sweep_shall_start_jobs(
+    settings: Settings, temporal: Client
+) -> None:
+    scheduled = settings.model_copy(update={"trigger": Trigger.SCHEDULED})
+    async with (
+        running(scheduled, temporal.service_client.config.target_host) as app,
+        client_of(app, headers=bearer(scheduled)) as api,
+    ):
+        answer = await api.post(INSTANCES, json=body())
+
+    assert answer.status_code == 202
+    with pytest.raises(RPCError) as refusal:
+        await temporal.get_workflow_handle(str(answer.json()["odsInstanceId"])).describe()
+    assert refusal.value.status is RPCStatusCode.NOT_FOUND
+
+
+@pytest.mark.usefixtures("workers")
+async def test_instance_lives_and_goes_when_it_is_created_and_deleted(
+    api_with_temporal: httpx.AsyncClient, name: str
+) -> None:
+    api = api_with_temporal
+    created = (await api.post(INSTANCES, json=body(name))).json()
+    await _finished(api, created["location"])
+    instance = (await api.get(f"{INSTANCES}/{created['id']}")).json()
+    ods_instance = await api.get(f"/v2/odsInstances/{created['odsInstanceId']}")
+    deleted = (await api.delete(f"{INSTANCES}/{created['id']}")).json()
+    await _finished(api, deleted["location"])
+
+    assert (instance["status"], instance["odsInstanceName"]) == ("Completed", name)
+    assert ods_instance.json()["name"] == name
+    assert deleted["jobId"] == f"DeleteInstanceJob-{created['odsInstanceId']}-2"
+    assert (await api.get(f"{INSTANCES}/{created['id']}")).status_code == 404
+    ((listed),) = (await api.get(INSTANCES, params={"id": created["id"]})).json()
+    assert listed["status"] == "Deleted"
+
+
+async def _finished(api: httpx.AsyncClient, job: str) -> None:
+    async def is_finished() -> bool:
+        status = (await api.get(job)).json()["status"]
+        assert status != "Error"
+        return bool(status == "Completed")
+
+    await wait_until(is_finished, 20)
+
+
+async def test_row_is_pending_when_temporal_refuses_connections(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = time.monotonic()
+    answer = await api.post(INSTANCES, json=body())
+
+    assert time.monotonic() - started < 3
+    assert answer.status_code == 202
+    assert await rows.fetchval("SELECT status FROM adminapi.dbinstances") == "Pending"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "api.launch"]
+    assert line.startswith(f"{answer.json()['jobId']} waits for the sweep: RuntimeError at ")
+
+
+async def test_row_is_pending_when_temporal_accepts_connections_and_says_nothing(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as api:
+            started = time.monotonic()
+            answers = await asyncio.gather(*(api.post(INSTANCES, json=body(f"N{n}")) for n in range(5)))
+            elapsed = time.monotonic() - started
+
+    assert [answer.status_code for answer in answers] == [202] * 5
+    assert elapsed < 3
+
+
+async def test_row_is_pending_when_temporal_goes_away_after_it_was_reached(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(AsyncExitStack())
+        temporary = await server.enter_async_context(development_server())
+        await search_attributes.register(temporary)
+        address = temporary.service_client.config.target_host
+        app = await stack.enter_async_context(running(settings, address))
+        api = await stack.enter_async_context(client_of(app, headers=bearer(settings)))
+        reached = (await api.post(INSTANCES, json=body("Reached"))).json()
+        await temporary.get_workflow_handle(str(reached["odsInstanceId"])).describe()
+
+        await server.aclose()
+        started = time.monotonic()
+        answer = await api.post(INSTANCES, json=body("Not reached"))
+
+        assert time.monotonic() - started < 3
+        assert (answer.status_code, answer.json()["status"]) == (202, "Pending")
+
+
+async def test_exactly_one_request_is_accepted_when_many_ask_for_one_name_at_once(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    answers = await asyncio.gather(*(api.post(INSTANCES, json=body("Same")) for _ in range(8)))
+
+    refused = [answer for answer in answers if answer.status_code != 202]
+    assert len(refused) == 7
+    for answer in refused:
+        assert answer.status_code == 400
+        assert "already exists" in answer.json()["errors"]["Name"][0]
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.dbinstances") == 1
+
+
+async def test_request_is_refused_when_another_name_leads_to_the_same_database(
+    api: httpx.AsyncClient,
+) -> None:
+    await api.post(INSTANCES, json=body("a b"))
+    answer = await api.post(INSTANCES, json=body("a_b"))
+
+    assert answer.status_code == 400
+    assert "EdFi_Ods_a_b_Minimal" in answer.json()["errors"]["Name"][0]
+
+
+async def test_request_is_refused_when_an_ods_instance_has_the_name(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('By hand')")
+    answer = await api.post(INSTANCES, json=body("By hand"))
+
+    assert answer.status_code == 400
+    assert "already exists" in answer.json()["errors"]["Name"][0]
+
+
+EMPTY = "'Name' must not be empty."
+CHARACTERS = "'Name' must contain only letters, numbers, spaces and underscores."
+NO_TEMPLATE = "'Database Template' must not be empty."
+TEMPLATES = "'Database Template' must be 'Minimal' or 'Sample'."
+
+
+@pytest.mark.parametrize(
+    ("sent", "errors"),
+    [
+        ({}, {"Name": [EMPTY], "DatabaseTemplate": [NO_TEMPLATE, TEMPLATES]}),
+        (None, {"Name": [EMPTY], "DatabaseTemplate": [NO_TEMPLATE, TEMPLATES]}),
+        (body(None, None), {"Name": [EMPTY], "DatabaseTemplate": [NO_TEMPLATE, TEMPLATES]}),
+        (body("  ", "  "), {"Name": [EMPTY], "DatabaseTemplate": [NO_TEMPLATE, TEMPLATES]}),
+        (body(5, 5), {"Name": ["'Name' must be text."], "DatabaseTemplate": [TEMPLATES]}),
+        (body(["x"], {"x": []}), {"Name": ["'Name' must be text."], "DatabaseTemplate": [TEMPLATES]}),
+        (body("ok", "minimal"), {"DatabaseTemplate": [TEMPLATES]}),
+        (body("no-hyphen"), {"Name": [CHARACTERS]}),
+        (body("nul\x00"), {"Name": [CHARACTERS]}),
+        (body("surrogate\ud800", "\ud800"), {"Name": [CHARACTERS], "DatabaseTemplate": [TEMPLATES]}),
+        (
+            body("ü" * 47),
+            {"Name": ["'Name' must be 46 characters or fewer. You entered 47 characters.", CHARACTERS]},
+        ),
+        (
+            body(" " + "x" * 46),
+            {"Name": ["'Name' must be 46 characters or fewer. You entered 47 characters."]},
+        ),
+    ],
+)
+async def test_all_faults_are_reported_together_when_a_request_breaks_rules(
+    idle_api: httpx.AsyncClient, sent: object, errors: dict[str, list[str]]
+) -> None:
+    answer = await idle_api.post(INSTANCES, content=json.dumps(sent), headers=JSON)
+
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json() == {"title": "Validation failed", "status": 400, "errors": errors}
+
+
+async def test_faults_are_reported_when_there_is_no_body(idle_api: httpx.AsyncClient) -> None:
+    answer = await idle_api.post(INSTANCES)
+
+    assert answer.status_code == 400
+    assert set(answer.json()["errors"]) == {"Name", "DatabaseTemplate"}
+
+
+async def test_all_members_are_written_out_when_an_instance_is_pending(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    requested = await registry.reserve("Shown", Template.SAMPLE)
+    instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
+
+    assert UTC_TIME.fullmatch(instance.pop("lastRefreshed"))
+    assert UTC_TIME.fullmatch(instance.pop("lastModifiedDate"))
+    assert 0 <= instance["progress"].pop("elapsedSeconds") < 10
+    assert instance == {
+        "id": requested.instance.id,
+        "name": "Shown",
+        "odsInstanceId": requested.job.ods_instance_id,
+        "odsInstanceName": None,
+        "status": "Pending",
+        "databaseTemplate": "Sample",
+        "databaseName": "EdFi_Ods_Shown_Sample",
+        "operation": "Create",
+        "jobId": requested.job.job_id,
+        "errorMessage": None,
+        "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},
+        "links": {"job": f"/v2/jobs/{requested.job.job_id}", "workflow": None},
+    }
+
+
+async def test_workflow_page_is_linked_when_the_address_of_the_web_ui_is_known(
+    settings: Settings, temporal_address: str, registry: Registry
+) -> None:
+    requested = await registry.reserve("Linked", Template.MINIMAL)
+    shown = settings.model_copy(update={"temporal_ui_url": "https://ui.example/"})
+    async with running(shown, temporal_address) as app, client_of(app, headers=bearer(shown)) as api:
+        instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
+
+    page = f"https://ui.example/namespaces/default/workflows/{requested.job.ods_instance_id}"
+    assert instance["links"]["workflow"] == page
+
+
+async def test_estimate_is_shown_when_such_a_job_was_done_before(
+    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+) -> None:
+    await completed(registry, "Before")
+    await rows.execute("UPDATE adminapi.jobstatuses SET startedat = finishedat - interval '1.5 s'")
+    running_create = await begun(registry, "Now")
+    running_delete = await completed(registry, "Going")
+    delete = await registry.request_delete(running_delete.instance.id)
+    await registry.begin(delete.job)
+
+    create, delete_ = [
+        (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()["progress"]
+        for requested in (running_create, running_delete)
+    ]
+    assert (create["phase"], delete_["phase"]) == ("cloning the template", "dropping the database")
+    assert 0 < create["estimatedSeconds"] <= 1.5
+    assert delete_["estimatedSeconds"] is None
+
+
+async def test_progress_is_null_and_the_reason_is_told_when_a_job_has_failed(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    requested = await failed(registry, "Failed")
+    instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
+
+    assert instance["status"] == "Error"
+    assert instance["errorMessage"] == "The template is missing."
+    assert instance["progress"] is None
+
+
+async def test_page_is_as_large_as_asked_when_there_are_very_many_rows(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await rows.execute(
+        "INSERT INTO adminapi.dbinstances"
+        " (name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber)"
+        " SELECT 'n' || n, n, 'Pending', 'Minimal', 'd' || n, 'Create', 1 FROM generate_series(1, 33000) n"
+    )
+    page = (await api.get(INSTANCES, params={"limit": 10_000})).json()
+    everything = (await api.get(INSTANCES, params={"limit": 2_147_483_647})).json()
+
+    assert [instance["name"] for instance in page[:3]] == ["n1", "n2", "n3"]
+    assert (len(page), len(everything)) == (10_000, 33_000)
+
+
+async def test_pages_follow_each_other_by_id_when_offset_and_limit_say_so(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    names = [f"Page {number}" for number in range(30)]
+    for name in names:
+        await registry.reserve(name, Template.MINIMAL)
+
+    async def page(**query: Any) -> list[str]:
+        return [row["name"] for row in (await api.get(INSTANCES, params=query)).json()]
+
+    assert await page() == names[:25]
+    assert await page(offset=25) == names[25:]
+    assert await page(offset=3, limit=2) == names[3:5]
+    assert await page(limit=0) == []
+
+
+async def test_only_exact_matches_are_listed_when_filters_are_given(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    requested = await registry.reserve("Wanted", Template.MINIMAL)
+    await registry.reserve("Wanted too", Template.MINIMAL)
+    number = requested.instance.id
+
+    async def ids(**query: Any) -> list[int]:
+        return [row["id"] for row in (await api.get(INSTANCES, params=query)).json()]
+
+    assert await ids(name="Wanted") == [number]
+    assert await ids(id=number) == [number]
+    assert await ids(id=number, name="Wanted too") == []
+    assert await ids(name="wanted") == []
+    assert await ids(name="Wanted\x00") == []
+
+
+@pytest.mark.parametrize("parameter", ["offset", "limit", "id"])
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", "2147483648", "9" * 5000, "\x00", ""])
+async def test_list_is_refused_when_a_number_is_impossible(
+    idle_api: httpx.AsyncClient, parameter: str, value: str
+) -> None:
+    answer = await idle_api.get(INSTANCES, params={parameter: value})
+
+    assert answer.status_code == 400
+    assert answer.json()["title"] == "Validation failed"
+    (message,) = answer.json()["errors"][parameter]
+    assert message.startswith(f"'{parameter.title()}' must be")
+
+
+@pytest.mark.parametrize("number", ["1", "0", "-1", "x", "1.5", "2147483648", "9" * 5000, "%00", "%ED%A0%80"])
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("DELETE", ""), ("POST", "/retry")])
+async def test_instance_is_not_found_when_no_live_one_has_the_id(
+    idle_api: httpx.AsyncClient, method: str, suffix: str, number: str
+) -> None:
+    answer = await idle_api.request(method, f"{INSTANCES}/{number}{suffix}")
+
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["title"].startswith("Not found: dbInstance with ID ")
+    assert answer.json()["status"] == 404
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("DELETE", ""), ("POST", "/retry")])
+async def test_instance_is_not_found_when_it_is_deleted(
+    api: httpx.AsyncClient, registry: Registry, method: str, suffix: str
+) -> None:
+    requested = await completed(registry, "Gone")
+    delete = await registry.request_delete(requested.instance.id)
+    await registry.begin(delete.job)
+    await registry.finish_delete(delete.job)
+
+    answer = await api.request(method, f"{INSTANCES}/{requested.instance.id}{suffix}")
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("reach", [completed, failed])
+async def test_delete_is_accepted_when_no_job_is_under_way(
+    api: httpx.AsyncClient, registry: Registry, reach: Any
+) -> None:
+    requested: Requested = await reach(registry, "Leaving")
+    answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
+
+    job = f"DeleteInstanceJob-{requested.job.ods_instance_id}-2"
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "id": requested.instance.id,
+        "name": "Leaving",
+        "odsInstanceId": requested.job.ods_instance_id,
+        "status": "Pending_Delete",
+        "jobId": job,
+        "location": f"/v2/jobs/{job}",
+    }
+
+
+async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_way(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    requested = await begun(registry, "Busy")
+    answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
+
+    assert answer.status_code == 409
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json() == {
+        "title": "The instance's state does not allow this",
+        "status": 409,
+        "detail": "An instance in state InProgress cannot be deleted.",
+        "state": "InProgress",
+        "nextStep": "A job is running; ask again when it has ended.",
+    }
+
+
+async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
+    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+) -> None:
+    requested = await completed(registry, "In use")
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'year', '2026')",
+        requested.job.ods_instance_id,
+    )
+    answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
+
+    assert answer.status_code == 409
+    assert answer.json()["state"] == "Completed"
+    assert "OdsInstanceContexts" in answer.json()["detail"]
+
+
+async def test_retry_is_accepted_when_the_job_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:
+    requested = await failed(registry, "Again")
+    answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
+
+    assert answer.status_code == 202
+    assert answer.json()["jobId"] == requested.job.job_id
+    assert answer.json()["status"] == "Pending"
+
+
+async def test_retry_is_refused_when_nothing_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:
+    requested = await completed(registry, "Fine")
+    answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
+
+    assert answer.status_code == 409
+    assert answer.json()["state"] == "Completed"
+    assert answer.json()["nextStep"]

@@ -1,0 +1,53 @@
+from datetime import timedelta
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from cli.polling import wait_until
+from instances.registry import Registry
+from instances.status import Template
+from settings import Settings
+from workflows import schedules
+
+SWEEP = "/v2/sweep"
+
+
+@pytest.mark.usefixtures("workers")
+async def test_pending_row_is_completed_when_a_sweep_is_requested(
+    api_with_temporal: httpx.AsyncClient,
+    temporal: Client,
+    settings: Settings,
+    registry: Registry,
+    name: str,
+) -> None:
+    await schedules.ensure_pending_sweep(temporal, settings.registry_queue, timedelta(hours=2))
+    requested = await registry.reserve(name, Template.MINIMAL)
+    answer = await api_with_temporal.post(SWEEP)
+
+    async def is_completed() -> bool:
+        instance = await api_with_temporal.get(f"/v2/dbInstances/{requested.instance.id}")
+        return bool(instance.json()["status"] == "Completed")
+
+    assert answer.status_code == 202
+    await wait_until(is_completed, 20)
+    await temporal.get_schedule_handle(schedules.PENDING_SWEEP).delete()
+
+
+async def test_sweep_is_unavailable_when_no_worker_has_set_up_the_schedule(
+    api_with_temporal: httpx.AsyncClient,
+) -> None:
+    answer = await api_with_temporal.post(SWEEP)
+
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["title"] == "No worker has set up the schedule of the sweep yet"
+
+
+async def test_sweep_is_unavailable_when_temporal_is_away(idle_api: httpx.AsyncClient) -> None:
+    answer = await idle_api.post(SWEEP)
+
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["title"] == "Temporal cannot be reached"
