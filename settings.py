@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     )
     encryption_key: Key = Field(description="AES-256 key shared with the ODS/API: base64 of 32 bytes.")
     token_signing_key: Key = Field(description="Key that signs bearer tokens: base64 of 32 bytes.")
+    payload_key: Key | None = Field(
+        default=None, description="Key that encrypts what Temporal stores: base64 of 32 bytes."
+    )
 
     minimal_template: DatabaseName = Field(
         default="EdFi_Ods_Minimal_Template", description="Database behind the template `Minimal`."
@@ -100,6 +103,9 @@ class Settings(BaseSettings):
         description="`immediate` starts a job at the request, `scheduled` leaves it to the sweep.",
     )
     sweep_interval: Seconds = Field(default=7200, description="Seconds between two sweeps.")
+    reconcile_interval: Seconds = Field(
+        default=300, description="Seconds between two comparisons of rows, workflows and databases."
+    )
 
     task_queue: str = Field(
         default="ods", min_length=1, max_length=200, description="Prefix of the two Temporal task queues."
@@ -126,6 +132,9 @@ class Settings(BaseSettings):
     )
 
     registration: bool = Field(default=True, description="Whether `/connect/register` admits new clients.")
+    rate_limiting: bool = Field(
+        default=True, description="Whether an address may only so often register clients and ask for tokens."
+    )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."

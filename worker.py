@@ -17,9 +17,12 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from activities.databases import DatabaseActivities
+from activities.drift import DriftDetector
+from activities.reconcile import ReconcileActivities
 from activities.registry import RegistryActivities
 from activities.sweep import SweepActivities
 from databases.server import Server
+from instances.catalog import Catalog
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
 from instances.registry import Registry
@@ -30,9 +33,10 @@ from workflows import client, schedules, search_attributes
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.pending_sweep import PendingSweep
+from workflows.reconcile import Reconcile
 from workflows.start import JobStarter
 
-WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep]
+WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile]
 
 _RECONNECT_SECONDS = 1
 _STICKY_TIMEOUT = timedelta(seconds=1)
@@ -47,7 +51,11 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
     """The worker of workflows and status writes."""
     registry = Registry(engine, ExecutionPolicy.from_settings(settings))
     writes = RegistryActivities(registry, OdsConnectionStrings.from_settings(settings))
-    sweep = SweepActivities(registry, JobStarter(temporal, settings.registry_queue).start)
+    starter = JobStarter(temporal, settings.registry_queue)
+    sweep = SweepActivities(registry, starter.start)
+    server = Server(settings.master_dsn.get_secret_value())
+    drift = DriftDetector.from_settings(settings, server, Catalog(engine))
+    reconcile = ReconcileActivities(registry, server, drift, starter.is_open, starter.start)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,
@@ -58,6 +66,9 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
             writes.finish_delete,
             writes.fail,
             sweep.dispatch_page,
+            reconcile.restart_page,
+            reconcile.find_leftovers,
+            reconcile.report_drift,
         ],
         max_concurrent_activities=settings.registry_concurrency,
         max_concurrent_workflow_task_polls=_POLLERS,
@@ -116,12 +127,11 @@ async def _connected(stop: asyncio.Event) -> Client | None:
 
 
 async def _prepare_namespace(temporal: Client, settings: Settings, stop: asyncio.Event) -> None:
-    """Register search attributes, set the schedule and sweep once: trying as often as it takes."""
-    interval = timedelta(seconds=settings.sweep_interval)
+    """Register search attributes, set the schedules and let each run once: trying as often as it takes."""
     while not stop.is_set():
         try:
             await search_attributes.register(temporal)
-            await schedules.ensure_pending_sweep(temporal, settings.registry_queue, interval)
+            await schedules.ensure(temporal, settings)
         except RPCError as error:
             _logger.warning("The namespace cannot be prepared (%s); trying again.", error.status.name)
             await _pause(stop)

@@ -44,7 +44,7 @@ class DatabaseActivities:
         """Clone the template, publish the clone under its name, and prove that it answers."""
         request = CloneRequest(_owner(job), self._templates[job.template], job.database, self._strategy)
         async with heartbeats():
-            with _faults_reported():
+            with faults_reported():
                 async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
                     size = await provisioning.provision(session, request)
                 await provisioning.verify(self._server, job.database)
@@ -62,7 +62,7 @@ class DatabaseActivities:
 
     async def _drop(self, job: InstanceJob, state: InstanceStatus) -> None:
         async with heartbeats():
-            with _faults_reported():
+            with faults_reported():
                 async with self._fenced(job, state) as session:
                     await provisioning.drop(session, _owner(job), job.database, published=job.published)
 
@@ -90,7 +90,8 @@ def _owner(job: InstanceJob) -> Owner:
 
 
 @contextmanager
-def _faults_reported() -> Iterator[None]:
+def faults_reported() -> Iterator[None]:
+    """Tell Temporal a fault's reason, and whether trying again can help."""
     try:
         yield
     except DatabaseFaultError as fault:

@@ -3,6 +3,7 @@
 Run it with `uvicorn --factory api.app:create_app`; as many processes as wanted may serve one registry.
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 
-from api import connect, information, instances, jobs, ods_instances, problems, sweeps
+from api import connect, drift, information, instances, jobs, ods_instances, problems, sweeps
 from api.auth import answer_unrouted
 from api.services import Services
 from instances.engine import create_registry_engine
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         app.add_exception_handler(status, answer_unrouted)
-    for module in (information, connect, instances, ods_instances, jobs, sweeps):
+    for module in (information, connect, instances, ods_instances, jobs, sweeps, drift):
         app.include_router(module.router)
     return app
 
@@ -48,10 +49,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
     # Lazily: the API starts, and accepts requests, while Temporal is away.
-    app.state.services = Services.compose(settings, engine, await client.connect(lazy=True))
+    services = Services.compose(settings, engine, await client.connect(lazy=True))
+    app.state.services = services
+    catching_up = asyncio.create_task(services.launcher.catch_up())
     try:
         yield
     finally:
+        catching_up.cancel()
+        await asyncio.gather(catching_up, return_exceptions=True)
         await engine.dispose()
 
 

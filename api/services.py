@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Self
 from urllib.parse import quote
 
@@ -9,13 +10,16 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from activities.drift import DriftDetector
 from api.auth import Tokens
 from api.clients import ApiClients
 from api.launch import Launcher
+from databases.server import Server
 from instances.catalog import Catalog
 from instances.jobs import ExecutionPolicy, workflow_id
 from instances.registry import Registry
 from settings import DEFAULT_TENANT, Settings
+from workflows import schedules
 from workflows.start import JobStarter
 
 
@@ -27,6 +31,7 @@ class Services:
     temporal: Client
     registry: Registry
     catalog: Catalog
+    drift: DriftDetector
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
@@ -34,12 +39,20 @@ class Services:
     @classmethod
     def compose(cls, settings: Settings, engine: AsyncEngine, temporal: Client) -> Self:
         """Put the parts together."""
+        catalog = Catalog(engine)
         return cls(
             settings=settings,
             temporal=temporal,
             registry=Registry(engine, ExecutionPolicy.from_settings(settings)),
-            catalog=Catalog(engine),
-            launcher=Launcher(JobStarter(temporal, settings.registry_queue), settings.trigger),
+            catalog=catalog,
+            drift=DriftDetector.from_settings(
+                settings, Server(settings.master_dsn.get_secret_value()), catalog
+            ),
+            launcher=Launcher(
+                JobStarter(temporal, settings.registry_queue),
+                partial(schedules.trigger, temporal, schedules.PENDING_SWEEP),
+                settings.trigger,
+            ),
             clients=ApiClients(engine),
             tokens=Tokens(
                 base64.b64decode(settings.token_signing_key.get_secret_value()), settings.token_lifetime

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bea
 async def sweep(services: Serving) -> Done:
     """Start the jobs of all instances that are pending."""
     try:
-        await temporal.answer_of(schedules.trigger_pending_sweep(services.temporal))
+        await temporal.answer_of(schedules.trigger(services.temporal, schedules.PENDING_SWEEP))
     except temporal.FAULTS as error:
         raise _unavailable(error) from None
     return Done(title="The sweep begins.", status=HTTPStatus.ACCEPTED)

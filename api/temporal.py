@@ -25,8 +25,8 @@ async def answer_of(call: Awaitable[_Result]) -> _Result:
     """
     try:
         return await asyncio.wait_for(call, PATIENCE)
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):
         # A connection attempt that was cancelled still reports to the interpreter, and crashes the process
-        # if that is gone. This request, which a shutdown waits for, outlasts it.
+        # if that is gone. This call, which a shutdown waits for, outlasts it.
         await asyncio.sleep(_SETTLING)
         raise

@@ -83,6 +83,11 @@ class AdminApi:
         """Request that everything pending is started."""
         self._request("POST", "/v2/sweep")
 
+    def drift(self) -> list[Json]:
+        """Where registry and server contradict each other."""
+        found: list[Json] = self._request("GET", "/v2/drift").json()
+        return found
+
     def wait_for(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
         """Wait until `job` has finished, calling `watch` from time to time.
 

@@ -20,12 +20,13 @@ from cli.options import (
     DEFAULT_TEMPORAL_UI_PORT,
     ApiPort,
     ApiUrl,
+    AsJson,
     DataDir,
     PostgresPort,
     TemporalPort,
     TemporalUiPort,
 )
-from cli.output import fail, say
+from cli.output import fail, say, show_json, show_list
 from cli.ports import Ports
 from logs import fault_name
 
@@ -97,6 +98,21 @@ def sweep(api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     with connect(api_url, data_dir) as api:
         api.sweep()
     say("The sweep is under way.")
+
+
+@_commands.command()
+def drift(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show where registry and server contradict each other; exit 1 if they do anywhere."""
+    with connect(api_url, data_dir) as api:
+        found = api.drift()
+    if as_json:
+        show_json(found)
+    elif found:
+        show_list(found, {"kind": "KIND", "subject": "SUBJECT", "explanation": "EXPLANATION"})
+    else:
+        say("Registry and server agree.")
+    if found:
+        raise typer.Exit(1)
 
 
 async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:

@@ -50,5 +50,5 @@ class Owner:
         try:
             fields = json.loads(comment or "")
             return cls(fields["tenant"], fields["odsInstanceId"], fields["job"], fields["mark"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # as deep as a comment may be
             return None

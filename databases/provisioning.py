@@ -20,7 +20,7 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
-_INVALID = -2
+INVALID = -2
 """`datconnlimit` of a database whose DROP was interrupted."""
 
 
@@ -43,7 +43,7 @@ async def provision(session: asyncpg.Connection, request: CloneRequest) -> int:
     """
     with faults_explained({}):
         if not await _is_published(session, request.owner, request.database):
-            await drop_staging(session, request.owner)
+            await drop(session, request.owner, request.database, published=True)
             await _clone(session, request)
             await _require_same_size(session, request)
             await _publish(session, request)
@@ -84,7 +84,7 @@ async def drop(session: asyncpg.Connection, owner: Owner, database: str, *, publ
             if published:
                 raise NotOursError(database)
             return
-        await _drop(session, database, invalid=found["datconnlimit"] == _INVALID)
+        await _drop(session, database, invalid=found["datconnlimit"] == INVALID)
 
 
 async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
@@ -99,12 +99,11 @@ async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
 
 
 async def _is_published(session: asyncpg.Connection, owner: Owner, database: str) -> bool:
+    """Whether the instance's database is there, and no removal of it was begun and interrupted."""
     found = await _find(session, database)
-    if found is None:
+    if found is None or not owner.owns(found["comment"]):
         return False
-    if not owner.owns(found["comment"]):
-        raise NotOursError(database)
-    return True
+    return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID
 
 
 async def _clone(session: asyncpg.Connection, request: CloneRequest) -> None:
@@ -185,8 +184,8 @@ async def _drop(session: asyncpg.Connection, database: str, *, invalid: bool) ->
 
 async def _find(session: asyncpg.Connection, database: str) -> asyncpg.Record | None:
     return await session.fetchrow(
-        "SELECT shobj_description(oid, 'pg_database') AS comment, datconnlimit FROM pg_database"
-        " WHERE datname = $1",
+        "SELECT shobj_description(oid, 'pg_database') AS comment, datallowconn, datconnlimit"
+        " FROM pg_database WHERE datname = $1",
         database,
     )
 

@@ -1,13 +1,21 @@
 """What the registry shows: pages and single rows, read in one transaction each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
+from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ARRAY, Double, Select, String, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from instances.errors import InstanceNotFoundError
-from instances.models import DbInstance, Job, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
+from instances.models import (
+    UTC_NOW,
+    DbInstance,
+    Job,
+    OdsInstance,
+    OdsInstanceContext,
+    OdsInstanceDerivative,
+)
 from instances.status import InstanceStatus, JobStatus
 
 _RECENT_JOBS = 20
@@ -42,9 +50,32 @@ class Catalog:
             query = query.where(DbInstance.name == name)
         return await self._all(query)
 
+    async def live_instances(self) -> Sequence[DbInstance]:
+        """Every instance that is not deleted, by id."""
+        live = DbInstance.status != InstanceStatus.DELETED
+        return await self._all(select(DbInstance).where(live).order_by(DbInstance.id))
+
+    async def known_marks(self, marks: Collection[str]) -> set[str]:
+        """Those of `marks` that belong to instances, be they deleted."""
+        query = select(DbInstance.mark).where(DbInstance.mark.in_([UUID(mark) for mark in marks]))
+        return {str(mark) for mark in await self._all(query)}
+
+    async def all_ods_instances(self) -> Sequence[OdsInstance]:
+        """Every ODS instance, by id."""
+        return await self._all(select(OdsInstance).order_by(OdsInstance.odsinstanceid))
+
     async def job(self, job_id: str) -> Job | None:
         """The job with this id."""
         return await self._one(select(Job).where(Job.jobid == job_id))
+
+    async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
+        """Seconds since each of these jobs was created, by the database's clock."""
+        age = func.extract("epoch", UTC_NOW - Job.createdat).cast(Double)
+        # One array, not a list of parameters: there may be more ids than a statement has room for.
+        listed = any_(literal(job_ids, ARRAY(String)))
+        async with self._sessions() as session:
+            rows = await session.execute(select(Job.jobid, age).where(Job.jobid == listed))
+            return dict(rows.all())
 
     async def usual_duration(self, operation: str, template: str) -> float | None:
         """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""

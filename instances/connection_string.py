@@ -1,7 +1,8 @@
 """Npgsql connection strings: `host=…;port=…;database=…`, the form the ODS/API reads.
 
-Quoting follows ADO.NET's `DbConnectionStringBuilder`: a value that holds `;`, `=`, quotes or outer blanks
-stands in double or single quotes, and a quote inside is doubled.
+Quoting follows ADO.NET's `DbConnectionStringBuilder`: a value that holds `;`, `=`, quotes, control characters
+or outer blanks is written in double quotes, with those inside doubled. Read are also values in single quotes,
+plain values with quotes after their first character, and empty places between two `;`.
 """
 
 import re
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 from typing import Self
 
 _PAIR = re.compile(
-    r"""\s*(?P<key>[^=;]+?)\s*=\s*
-        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>[^;"']*?) )
+    r"""[;\s]*(?P<key>[^=;\s][^=;]*?)\s*=\s*
+        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>(?:[^;"'\s][^;]*?)?) )
         \s*(?:;|\Z)""",
     re.VERBOSE,
 )
-_NEEDS_QUOTES = re.compile(r"""[;="']|\A\s|\s\Z""")
+_NEEDS_QUOTES = re.compile(r"""[;="'\x00-\x1f\x7f-\x9f]|\A\s|\s\Z""")
 _DATABASE_KEYS = ("database", "db")
 _HOST_KEYS = ("host", "server")
+_DEFAULT_PORT = "5432"
 
 
 class InvalidConnectionStringError(ValueError):
@@ -47,10 +49,23 @@ class ConnectionString:
             raise InvalidConnectionStringError("the connection string names no host")
         return cls(tuple(pairs))
 
+    @property
+    def address(self) -> tuple[str, str]:
+        """Host and port of the server."""
+        return (self._value(_HOST_KEYS) or "", self._value(("port",)) or _DEFAULT_PORT)
+
+    @property
+    def database(self) -> str | None:
+        """Name of the database."""
+        return self._value(_DATABASE_KEYS)
+
     def with_database(self, database: str) -> Self:
         """The same string with another database."""
         others = tuple(pair for pair in self.pairs if pair[0].lower() not in _DATABASE_KEYS)
         return type(self)((*others, ("database", database)))
+
+    def _value(self, keys: tuple[str, ...]) -> str | None:
+        return next((value for key, value in self.pairs if key.lower() in keys), None)
 
     def __str__(self) -> str:
         return ";".join(f"{key}={_quoted(value)}" for key, value in self.pairs)

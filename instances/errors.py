@@ -14,7 +14,7 @@ class InstanceNotFoundError(InstanceError):
 
 
 class NameTakenError(InstanceError):
-    """The name, or the database name made from it, belongs to a live instance or an ODS instance."""
+    """The name, its database name or the reserved id belongs to another instance or ODS instance."""
 
 
 class RefusedError(InstanceError):

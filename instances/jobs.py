@@ -59,8 +59,7 @@ class InstanceJob:
     @property
     def workflow_id(self) -> str:
         """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
-        prefix = "" if self.tenant == DEFAULT_TENANT else f"{self.tenant}:"
-        return f"{prefix}{self.ods_instance_id}"
+        return workflow_id(self.tenant, self.ods_instance_id)
 
     def is_newer_than(self, other: "InstanceJob") -> bool:
         """Whether the instance has moved on from `other` to this job, or to this attempt."""
@@ -70,6 +69,12 @@ class InstanceJob:
 def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
     """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`."""
     return f"{operation}InstanceJob-{ods_instance_id}-{number}"
+
+
+def workflow_id(tenant: str, ods_instance_id: int) -> str:
+    """Id of the workflow that carries out an instance's jobs: `42`, or `tenant1:42`."""
+    prefix = "" if tenant == DEFAULT_TENANT else f"{tenant}:"
+    return f"{prefix}{ods_instance_id}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,18 @@ Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC 
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Identity, Index, String, UniqueConstraint, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Identity,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from instances.status import InstanceStatus
@@ -51,7 +62,7 @@ class DbInstance(Base):
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     publishedat: Mapped[datetime | None]
-    errormessage: Mapped[str | None]
+    errormessage: Mapped[str | None] = mapped_column(Text)
 
 
 class Job(Base):
@@ -67,7 +78,7 @@ class Job(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     jobid: Mapped[str] = mapped_column(String(150), unique=True)
     status: Mapped[str] = mapped_column(String(50))
-    errormessage: Mapped[str | None]
+    errormessage: Mapped[str | None] = mapped_column(Text)
     createdat: Mapped[datetime]
     finishedat: Mapped[datetime | None]
     # Ours, beside the Admin API's:
@@ -85,8 +96,27 @@ class ApiClient(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     clientid: Mapped[str] = mapped_column(String(256), unique=True)
-    clientsecret: Mapped[str | None]
+    clientsecret: Mapped[str | None] = mapped_column(Text)
     displayname: Mapped[str | None] = mapped_column(String(256))
+
+
+class AuditRow(Base):
+    """One request of the audit trail, and its outcome."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True)
+    at: Mapped[datetime]
+    client: Mapped[str | None] = mapped_column(String(256))
+    address: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(512))
+    instanceid: Mapped[int | None]
+    jobid: Mapped[str | None] = mapped_column(String(150))
+    status: Mapped[int]
+    title: Mapped[str | None] = mapped_column(String(256))
+    omitted: Mapped[int]
 
 
 class OdsInstance(Base):
@@ -129,7 +159,10 @@ class ApiClientOdsInstance(Base):
     """The permission of an ODS/API client to use an ODS instance."""
 
     __tablename__ = "apiclientodsinstances"
-    __table_args__ = ({"schema": "dbo"},)
+    __table_args__ = (
+        Index("ix_apiclientodsinstances_odsinstance", "odsinstance_odsinstanceid"),
+        {"schema": "dbo"},
+    )
 
     apiclientodsinstanceid: Mapped[int] = mapped_column(primary_key=True)
     apiclient_apiclientid: Mapped[int]

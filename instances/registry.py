@@ -5,9 +5,10 @@ begins, finishes or fails it. Each of those writes is guarded by the job's fenci
 and attempt) and by the statuses the step may start from, so a late or repeated attempt changes nothing.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -77,10 +78,11 @@ class Registry:
                     name=name,
                     databasetemplate=template,
                     databasename=database,
-                    odsinstanceid=await session.scalar(models.NEXT_ODS_INSTANCE_ID),
+                    odsinstanceid=await _reserved_id(session),
                     status=InstanceStatus.PENDING,
                     operation=Operation.CREATE,
                     jobnumber=1,
+                    lastrefreshed=models.UTC_NOW,
                     lastmodifieddate=models.UTC_NOW,
                 )
                 session.add(instance)
@@ -98,7 +100,7 @@ class Registry:
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_DELETE, "deleted")
-            if relations := await _relations(session, instance.odsinstanceid):
+            if instance.publishedat and (relations := await _relations(session, instance.odsinstanceid)):
                 raise RefusedError(
                     instance.status,
                     _relations_reason(relations),
@@ -134,7 +136,7 @@ class Registry:
         async with self._transaction() as session:
             step = status.BEGIN[job.operation]
             held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
-            if held and job.operation is Operation.DELETE:
+            if held and job.operation is Operation.DELETE and job.published:
                 return Begun(held, await _unroute(session, job.ods_instance_id))
             return Begun(held)
 
@@ -149,27 +151,24 @@ class Registry:
         Safe to repeat. Returns whether the instance was the job's to finish.
 
         Raises:
-            NameTakenError: an ODS instance took the name in the meantime.
+            NameTakenError: an ODS instance took the name or the reserved id in the meantime.
         """
-        ods_instance = OdsInstance(
-            odsinstanceid=job.ods_instance_id,
-            name=job.name,
-            instancetype=job.template,
-            connectionstring=connection_string,
-        )
+        if job.operation is not Operation.CREATE:
+            return False
         step = status.FINISH[Operation.CREATE]
         try:
             async with self._transaction() as session:
-                held = await _move(session, job, step, odsinstancename=job.name, publishedat=models.UTC_NOW)
-                if held and await session.get(OdsInstance, job.ods_instance_id) is None:
-                    await _require_free_name(session, job.name)
-                    session.add(ods_instance)
-                return held
+                took = await _took(session, job, step, odsinstancename=job.name, publishedat=models.UTC_NOW)
+                if took:
+                    await _route(session, job, connection_string)
+                return took or await _is_at(session, job, step.target)
         except IntegrityError:
             raise _name_taken(job.name) from None
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
+        if job.operation is not Operation.DELETE:
+            return False
         async with self._transaction() as session:
             return await _move(session, job, status.FINISH[Operation.DELETE])
 
@@ -185,6 +184,32 @@ class Registry:
         async with self._transaction() as session:
             rows = await session.scalars(query.order_by(DbInstance.id).limit(limit))
             return [self._job(row) for row in rows]
+
+    async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Jobs of rows in `InProgress` with ids above `after`, by id, at the attempt that is under way."""
+        query = select(DbInstance).where(
+            DbInstance.status == InstanceStatus.IN_PROGRESS, DbInstance.id > after
+        )
+        async with self._transaction() as session:
+            rows = await session.scalars(query.order_by(DbInstance.id).limit(limit))
+            return [self._job(row, row.attempt) for row in rows]
+
+    async def release(self, job: InstanceJob) -> InstanceJob | None:
+        """Put a job that nobody carries out any more back to waiting; returns the attempt that is due then.
+
+        Safe to repeat. None if the instance has moved on, and nothing was changed then.
+        """
+        async with self._transaction() as session:
+            released = await _move(session, job, status.RELEASE[job.operation])
+            return replace(job, attempt=job.attempt + 1) if released else None
+
+    async def failed_creates(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """Creates that ended in `Error`, of the instances with these marks, at the attempt that failed."""
+        query = select(DbInstance).where(
+            DbInstance.status == InstanceStatus.ERROR, DbInstance.mark.in_([UUID(mark) for mark in marks])
+        )
+        async with self._transaction() as session:
+            return [self._job(row, row.attempt) for row in await session.scalars(query)]
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
@@ -209,15 +234,15 @@ class Registry:
         session.add(job)
         return requested
 
-    def _job(self, instance: DbInstance) -> InstanceJob:
-        """The attempt that is due for an instance in `Pending` or `Pending_Delete`."""
+    def _job(self, instance: DbInstance, attempt: int | None = None) -> InstanceJob:
+        """An attempt at the instance's job: by default the next, which is due if the instance waits."""
         return InstanceJob(
             tenant=self._tenant,
             operation=Operation(instance.operation),
             instance_id=instance.id,
             ods_instance_id=instance.odsinstanceid,
             number=instance.jobnumber,
-            attempt=instance.attempt + 1,
+            attempt=instance.attempt + 1 if attempt is None else attempt,
             name=instance.name,
             template=Template(instance.databasetemplate),
             database=instance.databasename,
@@ -241,6 +266,14 @@ async def _move(
     session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
 ) -> bool:
     """Take `step` if the row allows it; true as well if this attempt of the job took it before."""
+    took = await _took(session, job, step, from_attempt, **values)
+    return took or await _is_at(session, job, step.target)
+
+
+async def _took(
+    session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
+) -> bool:
+    """Take `step` if the row allows it now."""
     token = _token(job, job.attempt if from_attempt is None else from_attempt)
     moved = await session.scalar(
         update(DbInstance)
@@ -250,7 +283,7 @@ async def _move(
         .execution_options(synchronize_session=False)
     )
     if moved is None:
-        return await _is_at(session, job, step.target)
+        return False
     await _record_job(session, job, step.job, values.get("errormessage"))
     return True
 
@@ -302,6 +335,22 @@ def _relations_reason(relations: Sequence[str]) -> str:
     return f"The ODS instance is in use by {', '.join(relations)}."
 
 
+async def _route(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+    await _require_free_name(session, job.name)
+    if await session.get(OdsInstance, job.ods_instance_id) is not None:
+        raise NameTakenError(
+            f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
+            " Remove it and retry, or delete this instance and create it anew."
+        )
+    ods_instance = OdsInstance(
+        odsinstanceid=job.ods_instance_id,
+        name=job.name,
+        instancetype=job.template,
+        connectionstring=connection_string,
+    )
+    session.add(ods_instance)
+
+
 async def _unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
     """Remove the ODS instance; if rows refer to it, leave it and say so."""
     if relations := await _relations(session, ods_instance_id):
@@ -312,6 +361,14 @@ async def _unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
     except IntegrityError:
         return "The ODS instance is in use by rows of another table."
     return None
+
+
+async def _reserved_id(session: AsyncSession) -> int:
+    """The next OdsInstanceId of the sequence that no ODS instance was given by hand."""
+    while True:
+        reserved: int = (await session.scalars(models.NEXT_ODS_INSTANCE_ID)).one()
+        if await session.get(OdsInstance, reserved) is None:
+            return reserved
 
 
 async def _require_free_name(session: AsyncSession, name: str) -> None:

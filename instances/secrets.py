@@ -8,6 +8,7 @@ import base64
 import os
 from typing import Self
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, hmac, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -16,6 +17,10 @@ from settings import MAX_DATABASE_NAME_BYTES, InvalidSettingsError, Settings
 
 _IV_BYTES = 16
 _COLUMN_LENGTH = 1500
+
+
+class UndecipherableError(ValueError):
+    """A connection string was encrypted with another key, or altered."""
 
 
 def encrypt(text: str, key: bytes) -> str:
@@ -27,6 +32,25 @@ def encrypt(text: str, key: bytes) -> str:
     signer = hmac.HMAC(key, hashes.SHA256())
     signer.update(ciphertext)
     return "|".join(base64.b64encode(part).decode() for part in (iv, ciphertext, signer.finalize()))
+
+
+def decrypt(text: str, key: bytes) -> str:
+    """The text that was encrypted with `key`.
+
+    Raises:
+        UndecipherableError: it was not, or it was altered.
+    """
+    try:
+        iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in text.split("|"))
+        signer = hmac.HMAC(key, hashes.SHA256())
+        signer.update(ciphertext)
+        signer.verify(signature)
+        decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+        unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
+        padded = decryptor.update(ciphertext) + decryptor.finalize()
+        return (unpadder.update(padded) + unpadder.finalize()).decode()
+    except (ValueError, InvalidSignature):
+        raise UndecipherableError("the text was not encrypted with this key, or was altered") from None
 
 
 class OdsConnectionStrings:
@@ -60,3 +84,14 @@ class OdsConnectionStrings:
     def encrypted(self, database: str) -> str:
         """What `dbo.odsinstances.connectionstring` holds for `database`."""
         return encrypt(str(self._shape.with_database(database)), self._key)
+
+    def local_database(self, encrypted: str | None) -> str | None:
+        """The database an encrypted connection string names, if it is on the server of the configured shape.
+
+        None as well for what cannot be read: it was made by others, for others.
+        """
+        try:
+            found = ConnectionString.parse(decrypt(encrypted or "", self._key))
+        except (UndecipherableError, InvalidConnectionStringError):
+            return None
+        return found.database if found.address == self._shape.address else None

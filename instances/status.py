@@ -89,3 +89,10 @@ FAIL = {
     Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     Operation.DELETE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
 }
+# Only for a job whose workflow is open no longer, so that nobody will finish or fail it.
+RELEASE = {
+    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    Operation.DELETE: _step(
+        InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING
+    ),
+}

@@ -68,3 +68,12 @@ def sweep_page(summary: str) -> ActivityConfig:
         ),
         summary=summary,
     )
+
+
+def look(summary: str) -> ActivityConfig:
+    """Options of comparing registry and server: what cannot be done now is left to the next pass."""
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(minutes=1),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=summary,
+    )

@@ -1,5 +1,6 @@
-"""The Temporal Schedule that sweeps waiting rows."""
+"""The Temporal Schedules: the sweep of waiting rows, and the reconcile pass."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.client import (
@@ -15,40 +16,61 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
+from settings import Settings
 from workflows.pending_sweep import PendingSweep
+from workflows.reconcile import Reconcile
 
 PENDING_SWEEP = "pending-sweep"
+RECONCILE = "reconcile"
 
 
-async def ensure_pending_sweep(client: Client, task_queue: str, interval: timedelta) -> None:
-    """Create the schedule `pending-sweep`, or make it what the settings say now, and sweep once.
+@dataclass(frozen=True)
+class _Pass:
+    schedule_id: str
+    workflow_type: str
+    interval: timedelta
+
+
+async def ensure(client: Client, settings: Settings) -> None:
+    """Create the schedules, or make them what the settings say now, and let each run once.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(PendingSweep.run, id=PENDING_SWEEP, task_queue=task_queue),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=interval)]),
-        policy=SchedulePolicy(
-            overlap=ScheduleOverlapPolicy.SKIP,
-            # After an outage one sweep is enough; the default would catch up on a year of them.
-            catchup_window=2 * interval,
-        ),
-    )
-    try:
-        await client.create_schedule(PENDING_SWEEP, schedule)
-    except ScheduleAlreadyRunningError:
-        await client.get_schedule_handle(PENDING_SWEEP).update(lambda current: _updated(current, schedule))
-    await trigger_pending_sweep(client)
+    for one in (
+        _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
+        _Pass(RECONCILE, Reconcile.__name__, timedelta(seconds=settings.reconcile_interval)),
+    ):
+        await _ensure(client, one, settings.registry_queue)
+        await trigger(client, one.schedule_id)
 
 
-async def trigger_pending_sweep(client: Client) -> None:
-    """Sweep now, or right after the sweep that is running.
+async def trigger(client: Client, schedule_id: str) -> None:
+    """Run the pass now, or right after the one that is running.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or there is no such schedule yet.
     """
-    await client.get_schedule_handle(PENDING_SWEEP).trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
+    await client.get_schedule_handle(schedule_id).trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
+
+
+async def _ensure(client: Client, wanted: _Pass, task_queue: str) -> None:
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(
+            wanted.workflow_type, id=wanted.schedule_id, task_queue=task_queue
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
+        policy=SchedulePolicy(
+            overlap=ScheduleOverlapPolicy.SKIP,
+            # After an outage one pass is enough; the default would catch up on a year of them.
+            catchup_window=2 * wanted.interval,
+        ),
+    )
+    try:
+        await client.create_schedule(wanted.schedule_id, schedule)
+    except ScheduleAlreadyRunningError:
+        handle = client.get_schedule_handle(wanted.schedule_id)
+        await handle.update(lambda current: _updated(current, schedule))
 
 
 def _updated(current: ScheduleUpdateInput, wanted: Schedule) -> ScheduleUpdate | None:

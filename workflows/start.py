@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -36,6 +36,21 @@ class JobStarter:
             if await self._started(job) or await self._handed_over(job):
                 return
         raise RPCError("the instance's workflow opens and closes too fast", RPCStatusCode.ABORTED, b"")
+
+    async def is_open(self, job: InstanceJob) -> bool:
+        """Whether a workflow is open under the instance's id.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached.
+        """
+        handle = self._client.get_workflow_handle(job.workflow_id)
+        try:
+            described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return described.status is WorkflowExecutionStatus.RUNNING
 
     async def _started(self, job: InstanceJob) -> bool:
         try:

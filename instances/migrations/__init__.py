@@ -5,9 +5,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from instances.engine import engine_url
+from instances.engine import create_registry_engine
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('ods registry migrations', 0))"
 
@@ -18,7 +17,7 @@ async def upgrade(dsn: str) -> None:
     Raises:
         ConflictingRowsError: existing rows break a rule of the registry; nothing was changed.
     """
-    engine = create_async_engine(engine_url(dsn))
+    engine = create_registry_engine(dsn, pool_size=1, statement_timeout=None)
     try:
         async with engine.begin() as connection:
             await connection.execute(text(_LOCK))

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from cli.postgres import EmbeddedPostgres
 from instances.catalog import Catalog
@@ -118,3 +118,16 @@ async def clone_is_running(admin: asyncpg.Connection) -> None:
             " WHERE query LIKE 'CREATE DATABASE ods_staging%' AND state = 'active'"
         ):
             await asyncio.sleep(0.002)
+
+
+async def passes_are_over(client: Client) -> None:
+    """Wait until the sweep and the reconcile pass that a worker runs at its start are done."""
+    async with asyncio.timeout(20):
+        while True:
+            passes = [
+                one async for one in client.list_workflows("WorkflowType IN ('PendingSweep', 'Reconcile')")
+            ]
+            done = [one for one in passes if one.status is not WorkflowExecutionStatus.RUNNING]
+            if {one.workflow_type for one in done} == {"PendingSweep", "Reconcile"} and done == passes:
+                return
+            await asyncio.sleep(0.05)

@@ -3,14 +3,14 @@
 import asyncio
 from datetime import timedelta
 
-from temporalio.client import Client, ScheduleDescription, WorkflowExecutionStatus
+from temporalio.client import Client, ScheduleDescription
 from temporalio.service import RPCError
 
 from cli.postgres import EmbeddedPostgres
 from instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess
+from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import make_settings
 from workflows.schedules import PENDING_SWEEP
 
@@ -22,15 +22,6 @@ async def _described(client: Client) -> ScheduleDescription:
                 return await client.get_schedule_handle(PENDING_SWEEP).describe()
             except RPCError:
                 await asyncio.sleep(0.05)
-
-
-async def _first_sweep_over(client: Client) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            sweeps = [sweep async for sweep in client.list_workflows("WorkflowType = 'PendingSweep'")]
-            if sweeps and all(sweep.status is WorkflowExecutionStatus.COMPLETED for sweep in sweeps):
-                return
-            await asyncio.sleep(0.05)
 
 
 async def test_waiting_rows_are_completed_when_a_worker_starts(
@@ -45,7 +36,7 @@ async def test_waiting_rows_are_completed_when_the_schedule_is_triggered(
     operator: Operator, worker_process: WorkerProcess, settings: Settings, own_temporal: Client, name: str
 ) -> None:
     await worker_process.start(settings)
-    await _first_sweep_over(own_temporal)
+    await passes_are_over(own_temporal)
     created = (await operator.registry.reserve(name, Template.MINIMAL)).job
     await operator.temporal("schedule", "trigger", "--schedule-id", "pending-sweep")
     assert await operator.ended(created) is JobStatus.COMPLETED

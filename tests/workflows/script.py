@@ -13,6 +13,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.databases import Provisioned
+from activities.drift import Drift
+from activities.reconcile import DriftReport, Leftovers
 from activities.sweep import SweepPage, SweptPage
 from instances.jobs import InstanceJob, JobFailure
 from instances.registry import Begun
@@ -33,6 +35,8 @@ class Script:
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
         self.begun = Begun(held=True)
         self.pages: list[SweptPage] = []
+        self.leftovers: list[InstanceJob] = []
+        self.drifts: list[Drift] = []
 
     async def _follow(self, name: str) -> None:
         self.calls.append(name)
@@ -81,6 +85,21 @@ class Script:
         await self._follow(f"dispatch_page after {page.after}")
         return self.pages.pop(0)
 
+    @activity.defn
+    async def restart_page(self, page: SweepPage) -> SweptPage:
+        await self._follow(f"restart_page after {page.after}")
+        return self.pages.pop(0)
+
+    @activity.defn
+    async def find_leftovers(self) -> Leftovers:
+        await self._follow("find_leftovers")
+        return Leftovers(self.leftovers)
+
+    @activity.defn
+    async def report_drift(self) -> DriftReport:
+        await self._follow("report_drift")
+        return DriftReport(self.drifts)
+
     @property
     def activities(self) -> list[Callable[..., Any]]:
         """For a worker."""
@@ -93,6 +112,9 @@ class Script:
             self.finish_delete,
             self.fail,
             self.dispatch_page,
+            self.restart_page,
+            self.find_leftovers,
+            self.report_drift,
         ]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from instances.migrations.conflicts import require_none
 from instances.naming import database_name
 from instances.status import Template
+from settings import MAX_DATABASE_NAME_BYTES
 
 revision = "0001"
 down_revision = None
@@ -94,6 +95,7 @@ UPDATE adminapi.dbinstances SET
     operation = CASE WHEN status IN ('Pending_Delete', 'Deleted', 'Delete_Failed')
                      THEN 'Delete' ELSE 'Create' END,
     publishedat = CASE WHEN status IN ('Completed', 'Pending_Delete', 'Delete_Failed')
+                            OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
                        THEN coalesce(lastmodifieddate, lastrefreshed) END,
     jobnumber = 1
 WHERE operation IS NULL;
@@ -105,10 +107,17 @@ SELECT setval(ids.sequence, ids.highest) FROM (
 UPDATE adminapi.dbinstances
     SET odsinstanceid = nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'))
     WHERE odsinstanceid IS NULL AND status <> 'Deleted';
-INSERT INTO adminapi.jobstatuses (jobid, status, createdat, dbinstanceid, operation, databasetemplate)
-    SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid), 'Pending', lastrefreshed, id, operation,
-           databasetemplate
-    FROM adminapi.dbinstances WHERE status IN ('Pending', 'Pending_Delete', 'InProgress')
+INSERT INTO adminapi.jobstatuses
+    (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)
+    SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid),
+           CASE WHEN status IN ('Error', 'Delete_Failed') THEN 'Error'
+                WHEN status IN ('Completed', 'Deleted') THEN 'Completed'
+                WHEN status = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
+           lastrefreshed,
+           CASE WHEN status NOT IN ('Pending', 'InProgress', 'Pending_Delete')
+                THEN coalesce(lastmodifieddate, lastrefreshed) END,
+           id, operation, databasetemplate
+    FROM adminapi.dbinstances WHERE odsinstanceid IS NOT NULL
     ON CONFLICT (jobid) DO NOTHING;
 """
 
@@ -142,6 +151,11 @@ def upgrade() -> None:
         " WHERE databasetemplate NOT IN ('Minimal', 'Sample') AND status <> 'Deleted'",
     )
     _name_databases()
+    require_none(
+        f"Database names in adminapi.dbinstances exceed {MAX_DATABASE_NAME_BYTES} bytes",
+        "SELECT format('id %s: %s', id, databasename) FROM adminapi.dbinstances"  # noqa: S608 - constants
+        f" WHERE octet_length(databasename) > {MAX_DATABASE_NAME_BYTES} AND status <> 'Deleted'",
+    )
     for column in ("name", "databasename", "odsinstanceid"):
         require_none(
             f"Live rows of adminapi.dbinstances share a {column}",

@@ -1,0 +1,40 @@
+"""Where registry and server contradict each other, on request."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends
+
+from activities.drift import DriftKind
+from api import problems
+from api.answers import Answer
+from api.auth import bearer_token
+from api.problems import ProblemError
+from api.services import Serving
+from databases.errors import DatabaseFaultError
+
+router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
+
+
+class DriftAnswer(Answer):
+    """One contradiction, for a person to look at."""
+
+    kind: DriftKind
+    subject: str
+    explanation: str
+
+
+@router.get(
+    "",
+    responses=problems.documented(
+        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE
+    ),
+)
+async def get_drift(services: Serving) -> list[DriftAnswer]:
+    """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
+    try:
+        found = await services.drift.detect()
+    except DatabaseFaultError as fault:
+        raise ProblemError.unavailable(fault.reason) from None
+    return [
+        DriftAnswer(kind=drift.kind, subject=drift.subject, explanation=drift.explanation) for drift in found
+    ]

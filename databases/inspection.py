@@ -1,0 +1,86 @@
+"""What is on the server: its databases and what they say of themselves."""
+
+import re
+import uuid
+from dataclasses import dataclass
+
+import asyncpg
+
+from databases.errors import faults_explained
+from databases.ownership import STAGING_PREFIX, Owner
+from databases.provisioning import INVALID
+
+_STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
+_DATABASES = """
+SELECT datname, datallowconn, datistemplate, datconnlimit = $1 AS invalid,
+       shobj_description(oid, 'pg_database') AS comment
+FROM pg_database
+"""
+# A database that is being made or dropped has a directory but no row that others see. Whoever does that holds
+# this lock; what others execute, an ordinary role may not see.
+_DDL_IS_RUNNING = """
+SELECT count(*) FROM pg_locks
+WHERE relation = 'pg_database'::regclass AND mode = 'RowExclusiveLock' AND granted
+"""
+_UNKNOWN_DIRECTORIES = """
+SELECT name FROM pg_ls_dir('base') AS name
+WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
+"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the server; `mark` is that of the instance it says it belongs to."""
+
+    name: str
+    mark: str | None
+    staging: bool
+    open: bool
+    template: bool
+    invalid: bool
+
+
+async def databases(session: asyncpg.Connection) -> list[Database]:
+    """All databases of the server.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        return [_database(row) for row in await session.fetch(_DATABASES, INVALID)]
+
+
+async def orphan_directories(session: asyncpg.Connection) -> list[str]:
+    """Directories of databases that do not exist; none if the role may not look, or DDL is running.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        if await session.fetchval(_DDL_IS_RUNNING):
+            return []
+        try:
+            return [row["name"] for row in await session.fetch(_UNKNOWN_DIRECTORIES)]
+        except asyncpg.InsufficientPrivilegeError:
+            return []
+
+
+def _database(row: asyncpg.Record) -> Database:
+    staging = _STAGING.fullmatch(row["datname"])
+    owner = Owner.read(row["comment"])
+    return Database(
+        name=row["datname"],
+        mark=_mark(staging[1] if staging else owner and owner.mark),
+        staging=staging is not None,
+        open=row["datallowconn"],
+        template=row["datistemplate"],
+        invalid=row["invalid"],
+    )
+
+
+def _mark(text: object) -> str | None:
+    """A mark as the registry writes it; a comment may hold anything."""
+    try:
+        return str(uuid.UUID(text)) if isinstance(text, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,75 @@
+"""The audit trail: what was asked of the service, by whom, and how it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from instances.models import UTC_NOW, AuditRow
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One request and its outcome.
+
+    Args:
+        client: the client that has proven who it is.
+        address: where the request came from.
+        method: the HTTP method.
+        path: the path, without its query.
+        instance: the instance it was about, if any.
+        job: the job that it led to, if any.
+        status: the HTTP status of the answer.
+        title: what was wrong, if anything was.
+        omitted: refusals of unknown callers before this one that were not recorded.
+    """
+
+    client: str | None
+    address: str
+    method: str
+    path: str
+    instance: int | None
+    job: str | None
+    status: int
+    title: str | None
+    omitted: int = 0
+
+
+class AuditTrail:
+    """Reads and extends the trail; nothing in it is ever changed."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
+        row = {
+            AuditRow.at: UTC_NOW,
+            AuditRow.client: _fitting(entry.client, 256),
+            AuditRow.address: _fitting(entry.address, 64),
+            AuditRow.method: _fitting(entry.method, 16),
+            AuditRow.path: _fitting(entry.path, 512),
+            AuditRow.instanceid: entry.instance,
+            AuditRow.jobid: entry.job,
+            AuditRow.status: entry.status,
+            AuditRow.title: _fitting(entry.title, 256),
+            AuditRow.omitted: entry.omitted,
+        }
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(AuditRow).values(row))
+
+    async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
+        """A page of entries, the newest first."""
+        query = select(AuditRow).order_by(AuditRow.id.desc()).offset(offset).limit(limit)
+        async with self._sessions() as session:
+            return (await session.scalars(query)).all()
+
+
+def _fitting(text: str | None, length: int) -> str | None:
+    """`text` as a column of `length` characters can hold it."""
+    if text is None:
+        return None
+    storable = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    return storable if len(storable) <= length else f"{storable[: length - 1]}…"

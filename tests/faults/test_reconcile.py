@@ -1,0 +1,81 @@
+"""What nobody works on any more is found and goes on by itself."""
+
+import asyncio
+
+import asyncpg
+from temporalio.client import Client
+
+from instances.status import InstanceStatus, JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over
+
+
+async def test_instance_is_completed_when_its_workflow_was_terminated(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    big_settings: Settings,
+    own_temporal: Client,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(big_settings)
+    await passes_are_over(own_temporal)
+    job = await operator.create(name, Template.SAMPLE)
+    await clone_is_running(admin)
+    await operator.temporal("workflow", "terminate", "--workflow-id", job.workflow_id)
+    assert (await operator.instance(job)).status == InstanceStatus.IN_PROGRESS
+    await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    instance = await operator.instance(job)
+    assert (instance.status, instance.attempt) == (InstanceStatus.COMPLETED, 2)
+
+
+async def test_running_job_is_left_alone_when_the_pass_comes_by(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    big_settings: Settings,
+    own_temporal: Client,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(big_settings)
+    await passes_are_over(own_temporal)
+    job = await operator.create(name, Template.SAMPLE)
+    await clone_is_running(admin)
+    await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).attempt == 1
+
+
+async def test_deleted_instance_is_gone_when_temporal_lost_its_store(
+    operator: Operator, worker_process: WorkerProcess, settings: Settings, own_temporal: Client, name: str
+) -> None:
+    # A job that has begun, and of which Temporal knows nothing.
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await operator.registry.begin(job)
+    await operator.registry.finish_create(job, "any")
+    deletion = (await operator.registry.request_delete(job.instance_id)).job
+    await operator.registry.begin(deletion)
+    await worker_process.start(settings)  # it reconciles at once
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).status == InstanceStatus.DELETED
+
+
+async def test_leftover_of_a_failed_create_is_removed_when_its_clean_up_had_failed(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await operator.registry.begin(job)
+    staging = f"ods_staging_{job.mark.replace('-', '')}"
+    await admin.execute(f"CREATE DATABASE {staging} OWNER ods_service")
+    await operator.registry.fail(job, "The server was away.")
+    await worker_process.start(settings)
+    async with asyncio.timeout(20):
+        while await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", staging):
+            await asyncio.sleep(0.05)
+    assert (await operator.instance(job)).status == InstanceStatus.ERROR

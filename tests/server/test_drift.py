@@ -1,0 +1,196 @@
+"""Each contradiction between registry and server is found, and nothing else is."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from activities.drift import Drift, DriftDetector, DriftKind
+from cli import seeding
+from databases import provisioning
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest
+from databases.server import Server
+from instances.catalog import Catalog
+from instances.jobs import InstanceJob
+from instances.registry import Registry
+from instances.secrets import OdsConnectionStrings
+from instances.status import Template
+from settings import CloneStrategy, Settings
+from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
+
+
+@pytest.fixture
+def detector(settings: Settings, server: Server, catalog: Catalog) -> DriftDetector:
+    return DriftDetector.from_settings(settings, server, catalog)
+
+
+@pytest.fixture
+async def completed(
+    registry: Registry, server: Server, settings: Settings, admin: asyncpg.Connection, name: str
+) -> AsyncIterator[InstanceJob]:
+    """An instance as it should be."""
+    job = (await registry.reserve(name, Template.MINIMAL)).job
+    await registry.begin(job)
+    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    async with server.fenced(owner) as fenced:
+        await provisioning.provision(
+            fenced, CloneRequest(owner, MINIMAL_TEMPLATE, job.database, CloneStrategy.AUTO)
+        )
+    strings = OdsConnectionStrings.from_settings(settings)
+    await registry.finish_create(job, strings.encrypted(job.database))
+    yield job
+    await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}"')
+
+
+async def _found(detector: DriftDetector, kind: DriftKind) -> list[Drift]:
+    return [drift for drift in await detector.detect() if drift.kind is kind]
+
+
+async def test_nothing_is_reported_when_all_is_well(detector: DriftDetector, completed: InstanceJob) -> None:
+    found = await detector.detect()
+    # Other tests of this run have databases of their own on the same server.
+    assert not [drift for drift in found if completed.name in drift.subject]
+    assert not [drift for drift in found if completed.database in drift.subject]
+    assert not [
+        drift for drift in found if drift.kind in {DriftKind.TEMPLATE_MISSING, DriftKind.TEMPLATE_OPEN}
+    ]
+
+
+async def test_nothing_is_reported_when_jobs_are_under_way(
+    detector: DriftDetector, registry: Registry, completed: InstanceJob, name: str
+) -> None:
+    running = (await registry.reserve(f"{name} b", Template.MINIMAL)).job
+    await registry.begin(running)
+    deletion = (await registry.request_delete(completed.instance_id)).job
+    await registry.begin(deletion)
+    about = (name, completed.database, running.database)
+    assert not [drift for drift in await detector.detect() if any(word in drift.subject for word in about)]
+
+
+async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await admin.execute(f'DROP DATABASE "{completed.database}"')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.instance_id} {completed.name}"
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
+
+
+async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await admin.execute(f'COMMENT ON DATABASE "{completed.database}" IS NULL')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert "mark" in drift.explanation
+
+
+async def test_lost_ods_instance_is_reported(
+    detector: DriftDetector, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE)
+    assert str(completed.ods_instance_id) in drift.explanation
+
+
+async def test_ods_instance_on_another_server_is_none_of_our_business(
+    detector: DriftDetector, settings: Settings, rows: asyncpg.Connection
+) -> None:
+    strings = OdsConnectionStrings.from_settings(settings)
+    local = strings.encrypted("nowhere")
+    elsewhere = settings.model_copy(
+        update={
+            "instance_connection_string": type(settings.instance_connection_string)("host=elsewhere;port=1")
+        }
+    )
+    foreign = OdsConnectionStrings.from_settings(elsewhere).encrypted("nowhere")
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ($1, $2)",
+        [("local", local), ("foreign", foreign), ("unreadable", "x|y|z"), ("none", None)],
+    )
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject.endswith(" local")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_database_is_reported_when_no_instance_has_it(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner, *, marked: bool
+) -> None:
+    name = f"Marked_{owner.ods_instance_id}" if marked else f"EdFi_Ods_{owner.ods_instance_id}_Minimal"
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    try:
+        if marked:
+            await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{owner.comment}'")
+        found = await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)
+        assert name in [drift.subject for drift in found]
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}"')
+    assert name not in [drift.subject for drift in await detector.detect()]
+
+
+async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not_when_it_is_unknown(
+    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, owner: Owner, name: str
+) -> None:
+    job = (await registry.reserve(name, Template.MINIMAL)).job
+    await registry.begin(job)
+    await registry.fail(job, "no")
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    await registry.finish_delete(deletion)
+    ours = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).staging_name
+    try:
+        await admin.execute(f"CREATE DATABASE {ours}")
+        await admin.execute(f"CREATE DATABASE {owner.staging_name}")
+        found = [drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)]
+        assert ours in found
+        assert owner.staging_name not in found
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {ours}")
+        await admin.execute(f"DROP DATABASE IF EXISTS {owner.staging_name}")
+
+
+async def test_invalid_database_is_reported_when_it_is_not_ours(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner
+) -> None:
+    name = f"broken_{owner.ods_instance_id}"
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", name)
+    try:
+        (drift,) = await _found(detector, DriftKind.INVALID_DATABASE)
+        assert drift.subject == name
+    finally:
+        await admin.execute(f"DROP DATABASE {name}")
+
+
+async def test_template_is_reported_when_it_is_missing_or_open(
+    settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
+) -> None:
+    strings = OdsConnectionStrings.from_settings(settings)
+    detector = DriftDetector(server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings)
+    await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
+    try:
+        assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_OPEN)] == [
+            SAMPLE_TEMPLATE
+        ]
+        assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_MISSING)] == ["Nowhere"]
+    finally:
+        await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS false')
+
+
+async def test_directory_without_database_is_reported_where_the_role_may_look(
+    detector: DriftDetector, admin: asyncpg.Connection
+) -> None:
+    # COPY … TO PROGRAM makes the directory as the server's own user.
+    await admin.execute("COPY (SELECT 1) TO PROGRAM 'mkdir base/4000000000'")
+    try:
+        assert await _found(detector, DriftKind.ORPHAN_DIRECTORY) == []
+        await admin.execute(f"GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO {seeding.SERVICE_ROLE}")
+        (drift,) = await _found(detector, DriftKind.ORPHAN_DIRECTORY)
+        assert drift.subject == "4000000000"
+        async with admin.transaction():  # CREATE and DROP DATABASE hold this lock
+            await admin.execute("LOCK TABLE pg_database IN ROW EXCLUSIVE MODE")
+            assert await _found(detector, DriftKind.ORPHAN_DIRECTORY) == []
+    finally:
+        await admin.execute(f"REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM {seeding.SERVICE_ROLE}")
+        await admin.execute("COPY (SELECT 1) TO PROGRAM 'rmdir base/4000000000'")

@@ -1,0 +1,60 @@
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+
+from activities.drift import Drift, DriftKind
+from activities.sweep import SweptPage
+from instances.jobs import InstanceJob
+from tests.workflows.script import Script, refused
+from workflows.reconcile import Reconcile
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
+
+
+@pytest.fixture
+def start(client: Client, queue: str) -> Start:
+    async def start() -> WorkflowHandle[Any, str]:
+        return await client.start_workflow(Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=queue)
+
+    return start
+
+
+async def test_everything_is_looked_at_when_nothing_is_wrong(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.pages = [SweptPage(0, None)]
+    handle = await start()
+    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
+    assert script.calls == ["restart_page after 0", "find_leftovers", "report_drift"]
+    assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
+    await keep("reconcile-nothing", handle)
+
+
+async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_are_any(
+    start: Start, script: Script, keep: Keep, job: InstanceJob
+) -> None:
+    script.pages = [SweptPage(2, 150), SweptPage(1, 170), SweptPage(0, None)]
+    script.leftovers = [job, replace(job, instance_id=8)]
+    script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
+    script.faults["discard"] = [refused("It was retried meanwhile.")]
+    handle = await start()
+    assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions."
+    assert "**TemplateOpen** T: Close it." in str(await handle.query("__temporal_workflow_metadata"))
+    await keep("reconcile-everything", handle)
+
+
+async def test_pass_fails_when_the_server_cannot_be_looked_at(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.pages = [SweptPage(0, None)]
+    script.faults["find_leftovers"] = [OSError("server away")] * 3
+    handle = await start()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls.count("find_leftovers") == 3
+    await keep("reconcile-server-away", handle)

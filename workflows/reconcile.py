@@ -1,0 +1,68 @@
+"""The scheduled pass that compares rows, workflows and databases: it repairs, or reports."""
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities
+    from activities.drift import Drift
+    from activities.reconcile import ReconcileActivities
+    from activities.sweep import SweepPage
+    from instances.jobs import InstanceJob
+    from workflows import options
+
+_PAGE_SIZE = 100
+
+
+@workflow.defn
+class Reconcile:
+    """Restart jobs that nobody carries out, remove what failed creates left, and report what contradicts."""
+
+    @workflow.run
+    async def run(self) -> str:
+        """Reconcile once; returns what was found, in words."""
+        restarted = await self._restart_stuck_jobs()
+        removed = await self._remove_leftovers()
+        report = await workflow.execute_activity_method(
+            ReconcileActivities.report_drift, **options.look("Compare registry and server")
+        )
+        workflow.set_current_details(_in_words(report.drifts))
+        return (
+            f"{restarted} jobs restarted, {removed} leftovers removed, {len(report.drifts)} contradictions."
+        )
+
+    async def _restart_stuck_jobs(self) -> int:
+        restarted, last_id = 0, 0
+        while True:
+            page = await workflow.execute_activity_method(
+                ReconcileActivities.restart_page,
+                SweepPage(after=last_id, size=_PAGE_SIZE),
+                **options.sweep_page(f"Running rows after id {last_id}"),
+            )
+            restarted += page.dispatched
+            if page.last_id is None:
+                return restarted
+            last_id = page.last_id
+
+    async def _remove_leftovers(self) -> int:
+        leftovers = await workflow.execute_activity_method(
+            ReconcileActivities.find_leftovers, **options.look("Look for what failed creates left")
+        )
+        return sum([await _removed(job) for job in leftovers.jobs])
+
+
+async def _removed(job: InstanceJob) -> bool:
+    summary = f"Remove what was made of {job.database}"
+    try:
+        await workflow.execute_activity_method(
+            DatabaseActivities.discard, job, **options.clean_up(job.policy, summary)
+        )
+    except ActivityError:
+        return False  # it was retried or deleted meanwhile, or the next pass will do it
+    return True
+
+
+def _in_words(drifts: list[Drift]) -> str:
+    if not drifts:
+        return "Registry and server agree."
+    return "\n".join(f"* **{drift.kind}** {drift.subject}: {drift.explanation}" for drift in drifts)
