@@ -1,0 +1,171 @@
+"""PostgreSQL and Temporal go away in the middle of a job, and come back: the job goes on by itself."""
+
+import asyncio
+import signal
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from cli import process, seeding
+from cli.polling import wait_until
+from cli.ports import free_port
+from cli.postgres import EmbeddedPostgres
+from cli.temporal_server import TemporalServer
+from instances.catalog import Catalog
+from instances.engine import create_registry_engine
+from instances.jobs import ExecutionPolicy
+from instances.migrations import upgrade
+from instances.registry import Registry
+from instances.status import InstanceStatus, JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess
+from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
+from workflows import search_attributes
+from workflows.client import DATA_CONVERTER
+from workflows.start import JobStarter
+
+
+@pytest.fixture
+async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    """A server that the test may take away from everybody."""
+    folder = tmp_path_factory.mktemp("outage")
+    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as server:
+        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
+        await seeding.ensure_registry_database(server.dsn())
+        await seeding.ensure_template(
+            service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
+        )
+        await upgrade(service_dsn(server, seeding.REGISTRY_DATABASE))
+        yield server
+
+
+@pytest.fixture
+def settings(own_postgres: EmbeddedPostgres) -> Settings:
+    registry = service_dsn(own_postgres, seeding.REGISTRY_DATABASE)
+    return make_settings(own_postgres, registry, ddl_attempts=8)
+
+
+class OwnTemporal:
+    """A Temporal server that keeps its state when it is taken away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = TemporalServer(folder, free_port(), free_port())
+        self._log = folder.with_suffix(".log")
+        self._process: Process
+        self.address = self._server.address
+
+    async def start(self) -> None:
+        self._process = await process.start(self._server.command(), self._log)
+        await wait_until(self._server.serves, 30)
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+
+@pytest.fixture
+async def outage(tmp_path: Path) -> AsyncIterator[OwnTemporal]:
+    temporal = OwnTemporal(tmp_path / "temporal")
+    await temporal.start()
+    yield temporal
+    await temporal.kill()
+
+
+@pytest.fixture
+async def own_temporal(outage: OwnTemporal) -> Client:
+    client = await Client.connect(outage.address, data_converter=DATA_CONVERTER)
+    await search_attributes.register(client)
+    return client
+
+
+@pytest.fixture
+async def operator(settings: Settings, own_temporal: Client) -> AsyncIterator[Operator]:
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+    registry = Registry(engine, ExecutionPolicy.from_settings(settings))
+    yield Operator(registry, Catalog(engine), JobStarter(own_temporal, settings.registry_queue), own_temporal)
+    await engine.dispose()
+
+
+async def _template_is_in_use(server: EmbeddedPostgres) -> None:
+    """From now on a clone waits: for as long as the server's session on the template lasts."""
+    async with session(server.dsn()) as admin:
+        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
+
+
+async def test_instance_is_completed_when_postgresql_was_away_in_the_middle_of_its_clone(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    own_postgres: EmbeddedPostgres,
+    settings: Settings,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await _template_is_in_use(own_postgres)
+    async with session(own_postgres.dsn(MINIMAL_TEMPLATE)):
+        job = await operator.create(name)
+        await operator.reached(job, {JobStatus.IN_PROGRESS})
+        await own_postgres.stop()
+    await own_postgres.start()
+    assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def test_status_is_written_when_postgresql_was_away_at_that_moment(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    own_postgres: EmbeddedPostgres,
+    settings: Settings,
+    name: str,
+) -> None:
+    # Nobody works yet, so the first thing the worker meets is a registry that is away.
+    job = await operator.create(name)
+    await own_postgres.stop()
+    await worker_process.start(settings)
+    await _has_failed_once(operator.client, job.workflow_id)
+    await own_postgres.start()
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+
+
+async def test_instance_is_completed_when_temporal_was_away_in_the_middle_of_its_clone(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    own_postgres: EmbeddedPostgres,
+    outage: OwnTemporal,
+    settings: Settings,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await _template_is_in_use(own_postgres)
+    async with session(own_postgres.dsn(MINIMAL_TEMPLATE)):
+        job = await operator.create(name)
+        await operator.reached(job, {JobStatus.IN_PROGRESS})
+        await outage.kill()
+    await outage.start()
+    assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def test_worker_begins_to_work_when_temporal_comes_after_it(
+    operator: Operator, worker_process: WorkerProcess, outage: OwnTemporal, settings: Settings, name: str
+) -> None:
+    await outage.kill()
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await worker_process.start(settings)
+    await outage.start()
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+
+
+async def _has_failed_once(client: Client, workflow_id: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            described = (await client.get_workflow_handle(workflow_id).describe()).raw_description
+            if any(pending.HasField("last_failure") for pending in described.pending_activities):
+                return
+            await asyncio.sleep(0.05)

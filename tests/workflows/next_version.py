@@ -1,0 +1,52 @@
+"""`CreateInstance` as a later release might have it: one step more, with and without a patch."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.registry import RegistryActivities
+    from instances.jobs import InstanceJob
+    from workflows import options
+    from workflows.create_instance import CreateInstance
+    from workflows.job_workflow import JobWorkflow
+
+PATCH = "look-again"
+
+
+class _OneStepMore(JobWorkflow):
+    async def do_work(self) -> None:
+        await self.look_again()
+        await CreateInstance.do_work(self)  # type: ignore[arg-type]  # it needs no more than a JobWorkflow
+
+    async def look_again(self) -> None:
+        await workflow.execute_activity_method(
+            RegistryActivities.begin, self.job, **options.status_write(self.job.policy, "Look again")
+        )
+
+    async def clean_up(self) -> None:
+        await CreateInstance.clean_up(self)  # type: ignore[arg-type]  # likewise
+
+
+@workflow.defn(name="CreateInstance")
+class Patched(_OneStepMore):
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:
+        return await self.see_through()
+
+    async def look_again(self) -> None:
+        if workflow.patched(PATCH):
+            await super().look_again()
+
+
+@workflow.defn(name="CreateInstance")
+class Unpatched(_OneStepMore):
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:
+        return await self.see_through()
