@@ -21,7 +21,7 @@ class DiscreetFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
         record.exc_text = None
-        return super().format(record).replace("\n", " | ")
+        return " | ".join(super().format(record).splitlines())
 
     def formatException(  # noqa: N802 - named by the standard library
         self,
@@ -40,3 +40,5 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(DiscreetFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # A record that cannot be formatted is dropped: Python would print its arguments and a stack instead.
+    logging.raiseExceptions = False

@@ -16,6 +16,8 @@ KEY_BYTES = 32
 MAX_DATABASE_NAME_BYTES = 63
 """PostgreSQL silently cuts longer identifiers (NAMEDATALEN - 1)."""
 
+_SCHEMES = {"postgresql", "postgres"}
+
 DEFAULT_TENANT = "default"
 """The tenant every instance belongs to while multi-tenancy is off."""
 
@@ -44,8 +46,16 @@ def _postgres_dsn(value: SecretStr) -> SecretStr:
         dsn = PostgresDsn(value.get_secret_value())
     except ValidationError:
         raise ValueError("must look like postgresql://user:password@host:5432/database") from None
+    if dsn.scheme not in _SCHEMES:
+        raise ValueError("must begin with postgresql://, without the name of a driver")
     if not (dsn.path or "").strip("/"):
         raise ValueError("must name a database")
+    return value
+
+
+def _database_name(value: str) -> str:
+    if not 1 <= len(value.encode()) <= MAX_DATABASE_NAME_BYTES:
+        raise ValueError(f"must have 1 to {MAX_DATABASE_NAME_BYTES} bytes")
     return value
 
 
@@ -62,7 +72,7 @@ def _base64_key(value: SecretStr) -> SecretStr:
 Dsn = Annotated[SecretStr, AfterValidator(_postgres_dsn)]
 Key = Annotated[SecretStr, AfterValidator(_base64_key)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
-DatabaseName = Annotated[str, Field(min_length=1, max_length=MAX_DATABASE_NAME_BYTES)]
+DatabaseName = Annotated[str, AfterValidator(_database_name)]
 
 
 class Settings(BaseSettings):

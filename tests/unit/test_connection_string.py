@@ -11,7 +11,9 @@ keys = st.from_regex(r"[A-Za-z]+( [A-Za-z]+)?", fullmatch=True).filter(
 )
 values = st.text(st.characters(exclude_characters="\0"), max_size=40)
 strings = st.lists(st.tuples(keys, values), max_size=5).flatmap(
-    lambda pairs: st.permutations([("Host", "h"), *pairs]).map(lambda shuffled: ConnectionString(tuple(shuffled)))
+    lambda pairs: st.permutations([("Host", "h"), *pairs]).map(
+        lambda shuffled: ConnectionString(tuple(shuffled))
+    )
 )
 
 
@@ -72,10 +74,10 @@ def test_old_database_is_gone_when_it_is_replaced(key: str) -> None:
         ('host=h;password="a;b";', "a;b"),
         ("host=h;password='it''s'", "it's"),
         ('host=h;password="say ""no"""', 'say "no"'),
-        ("host=h;password=\"it's\"", "it's"),
+        ('host=h;password="it\'s"', "it's"),
         ("host=h;password='  '", "  "),
         ("host=h;password=", ""),
-        ("host=h;password=\"\"", ""),
+        ('host=h;password=""', ""),
         ("host=h;;password=x;; ;", "x"),
         ("host=h;\n password=x\n", "x"),
     ],

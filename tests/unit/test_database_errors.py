@@ -27,7 +27,9 @@ def fault(error: Exception, reasons: dict[str, str] | None = None) -> DatabaseFa
 
 
 def postgres_error(sqlstate: str) -> asyncpg.PostgresError:
-    error: asyncpg.PostgresError = asyncpg.PostgresError.new({"C": sqlstate, "M": "hidden words", "D": "hidden"})
+    error: asyncpg.PostgresError = asyncpg.PostgresError.new(
+        {"C": sqlstate, "M": "hidden words", "D": "hidden"}
+    )
     return error
 
 

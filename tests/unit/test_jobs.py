@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from instances.jobs import ExecutionPolicy, InstanceJob, JobFailure
+from instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
 from instances.status import Operation, Template
 from settings import Settings
 
@@ -23,11 +23,16 @@ JOB = InstanceJob(
 )
 
 
-@pytest.mark.parametrize(("tenant", "workflow_id"), [("default", "42"), ("tenant1", "tenant1:42")])
+@pytest.mark.parametrize(("tenant", "expected"), [("default", "42"), ("tenant1", "tenant1:42")])
 def test_workflow_is_named_after_the_ods_instance_when_a_job_is_carried_out(
-    tenant: str, workflow_id: str
+    tenant: str, expected: str
 ) -> None:
-    assert replace(JOB, tenant=tenant).workflow_id == workflow_id
+    assert replace(JOB, tenant=tenant).workflow_id == expected
+
+
+def test_workflow_is_named_alike_when_only_tenant_and_id_are_known() -> None:
+    for job in (JOB, replace(JOB, tenant="tenant1")):
+        assert workflow_id(job.tenant, job.ods_instance_id) == job.workflow_id
 
 
 def test_jobs_of_an_instance_share_a_workflow_id_when_they_follow_each_other() -> None:
@@ -49,7 +54,9 @@ def test_job_is_named_after_operation_instance_and_number_when_it_is_recorded(
     ("number", "attempt", "newer"),
     [(3, 2, False), (3, 3, True), (3, 1, False), (4, 1, True), (4, 9, True), (2, 9, False)],
 )
-def test_later_job_or_attempt_is_newer_when_two_are_compared(number: int, attempt: int, newer: bool) -> None:
+def test_later_job_or_attempt_is_newer_when_two_are_compared(
+    number: int, attempt: int, *, newer: bool
+) -> None:
     assert replace(JOB, number=number, attempt=attempt).is_newer_than(JOB) is newer
 
 
@@ -63,4 +70,6 @@ def test_policy_is_what_the_settings_say_when_a_job_is_made(values: dict[str, An
 def test_no_secret_travels_when_a_job_is_carried_out(values: dict[str, Any]) -> None:
     failure = JobFailure(replace(JOB, policy=ExecutionPolicy.from_settings(Settings(**values))), "reason")
     assert "secret" not in repr(failure)
-    assert {field.name for field in fields(InstanceJob)}.isdisjoint({"dsn", "password", "connection_string", "key"})
+    assert {field.name for field in fields(InstanceJob)}.isdisjoint(
+        {"dsn", "password", "connection_string", "key"}
+    )

@@ -79,7 +79,15 @@ def test_text_cached_by_another_formatter_is_not_told_when_a_record_is_formatted
     assert "hidden" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("text", ["one\ntwo", "one\r\ntwo", "one\rtwo", "one\n\n\ntwo\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one\ntwo",
+        "one\n\n\ntwo\n",
+        "one\r\ntwo",
+        "one\rtwo",
+    ],
+)
 def test_record_is_one_line_when_its_message_has_several(
     logger: logging.Logger, stream: io.StringIO, text: str
 ) -> None:
@@ -90,7 +98,7 @@ def test_record_is_one_line_when_its_message_has_several(
 
 
 def test_record_is_formatted_when_there_is_no_exception(logger: logging.Logger, stream: io.StringIO) -> None:
-    logger.error("No exception.", exc_info=True)
+    logger.log(logging.ERROR, "No exception.", exc_info=(None, None, None))
     assert stream.getvalue().startswith("ERROR No exception.")
     assert stream.getvalue().count("\n") == 1
 
@@ -120,5 +128,6 @@ def test_nothing_of_a_record_is_told_when_it_cannot_be_formatted(
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging, "raiseExceptions", True)
     configure_logging()
-    logging.getLogger("careless").warning("two places, one value: %s %s", SECRET)
+    message = "two places, one value: %s %s"
+    logging.getLogger("careless").warning(message, SECRET)
     assert "hidden" not in "".join(capsys.readouterr())

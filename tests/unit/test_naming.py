@@ -11,7 +11,9 @@ CHARACTERS = "'Name' must contain only letters, numbers, spaces and underscores.
 
 accepted_names = st.one_of(
     st.from_regex(rf"[A-Za-z0-9 _]{{1,{MAX_NAME_LENGTH}}}", fullmatch=True),
-    st.lists(st.sampled_from(["EdFi_Ods", "edfi_ODS", "EdFi Ods", "_", " ", "X", "7"]), max_size=10).map("".join),
+    st.lists(st.sampled_from(["EdFi_Ods", "edfi_ODS", "EdFi Ods", "_", " ", "X", "7"]), max_size=10).map(
+        "".join
+    ),
 ).filter(lambda name: name.strip() and len(name) <= MAX_NAME_LENGTH)
 templates = st.sampled_from(Template)
 

@@ -1,8 +1,9 @@
-"""The encryption of connection strings, checked by a decryption that was written from the format alone."""
+"""The encryption of connection strings, checked by a cipher that was written from the format alone."""
 
 import base64
 import hashlib
 import hmac
+import traceback
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instances.secrets import OdsConnectionStrings, encrypt
+from instances import secrets
+from instances.secrets import OdsConnectionStrings, UndecipherableError, encrypt
 from settings import InvalidSettingsError, Settings
 
 KEY = b"0123456789abcdef0123456789ABCDEF"
@@ -30,9 +32,40 @@ def decrypt(stored: str, key: bytes) -> str:
     return padded[:-length].decode()
 
 
+def encrypt_as_the_ods_api_does(text: str, key: bytes, iv: bytes) -> str:
+    length = 16 - len(text.encode()) % 16
+    encryptor = Cipher(algorithms.AES256(key), modes.CBC(iv)).encryptor()
+    ciphertext = encryptor.update(text.encode() + bytes([length]) * length) + encryptor.finalize()
+    signature = hmac.digest(key, ciphertext, hashlib.sha256)
+    return "|".join(base64.b64encode(part).decode() for part in (iv, ciphertext, signature))
+
+
 @given(st.text(max_size=200), keys)
 def test_text_is_read_back_when_it_was_encrypted(text: str, key: bytes) -> None:
     assert decrypt(encrypt(text, key), key) == text
+
+
+@given(st.text(max_size=200), keys, st.binary(min_size=16, max_size=16))
+def test_text_is_understood_when_the_ods_api_encrypted_it(text: str, key: bytes, iv: bytes) -> None:
+    assert secrets.decrypt(encrypt_as_the_ods_api_does(text, key, iv), key) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host=h;password=hidden",
+        "hidden|hidden|hidden",
+        encrypt("hidden", KEY[::-1]),
+        encrypt("hidden", KEY).rpartition("|")[0],
+        encrypt("hidden", KEY) + "|",
+        "é|é|é",
+    ],
+)
+def test_text_is_refused_without_being_told_when_it_cannot_be_deciphered(text: str) -> None:
+    with pytest.raises(UndecipherableError) as refusal:
+        secrets.decrypt(text, KEY)
+    assert "hidden" not in "".join(traceback.format_exception(refusal.value))
 
 
 def test_two_encryptions_differ_in_iv_and_ciphertext_when_the_text_is_the_same() -> None:
@@ -47,8 +80,11 @@ def test_decryption_fails_when_ciphertext_or_signature_was_altered(data: st.Data
     position = data.draw(st.integers(0, len(parts[number]) - 1))
     flipped = parts[number][position] ^ data.draw(st.integers(1, 255))
     parts[number] = parts[number][:position] + bytes([flipped]) + parts[number][position + 1 :]
+    altered = "|".join(base64.b64encode(part).decode() for part in parts)
     with pytest.raises(ValueError, match="signature"):
-        decrypt("|".join(base64.b64encode(part).decode() for part in parts), KEY)
+        decrypt(altered, KEY)
+    with pytest.raises(UndecipherableError):
+        secrets.decrypt(altered, KEY)
 
 
 def test_decryption_fails_when_the_key_is_another() -> None:
@@ -58,15 +94,39 @@ def test_decryption_fails_when_the_key_is_another() -> None:
 
 def test_connection_string_names_the_database_when_it_is_made(values: dict[str, Any]) -> None:
     values["encryption_key"] = base64.b64encode(KEY).decode()
-    values["instance_connection_string"] = "Host=h;Port=90;Username=u;Password='p;w';Database=old;Pooling=false"
+    values["instance_connection_string"] = (
+        "Host=h;Port=90;Username=u;Password='p;w';Database=old;Pooling=false"
+    )
     stored = OdsConnectionStrings.from_settings(Settings(**values)).encrypted("EdFi_Ods_Foo_Minimal")
     text = 'Host=h;Port=90;Username=u;Password="p;w";Pooling=false;database=EdFi_Ods_Foo_Minimal'
     assert decrypt(stored, KEY) == text
 
 
+@pytest.mark.parametrize(
+    ("shape", "stored", "database"),
+    [
+        ("host=h;port=5432", "Server=h;Username=u;DB=EdFi_Ods_Foo", "EdFi_Ods_Foo"),
+        ("host=h;port=6000", "host=h;port=6000;database='a;b'", "a;b"),
+        ("host=h", "host=h", None),
+        ("host=h", "host=other;database=d", None),
+        ("host=h", "host=h;port=6000;database=d", None),
+        ("host=h", "no connection string", None),
+    ],
+)
+def test_database_is_known_when_a_stored_string_is_of_the_configured_server(
+    values: dict[str, Any], shape: str, stored: str, database: str | None
+) -> None:
+    strings = OdsConnectionStrings.from_settings(Settings(**values | {"instance_connection_string": shape}))
+    key = base64.b64decode(values["encryption_key"])
+    assert strings.local_database(encrypt(stored, key)) == database
+    assert strings.local_database(encrypt(stored, KEY)) is None
+    assert strings.local_database(stored) is None
+    assert strings.local_database(None) is None
+
+
 def test_start_is_refused_without_telling_the_string_when_it_cannot_be_parsed(values: dict[str, Any]) -> None:
     values["instance_connection_string"] = "username=hidden-1;password=hidden-2"
-    with pytest.raises(InvalidSettingsError, match="^ODS_INSTANCE_CONNECTION_STRING: ") as refusal:
+    with pytest.raises(InvalidSettingsError, match=r"^ODS_INSTANCE_CONNECTION_STRING: ") as refusal:
         OdsConnectionStrings.from_settings(Settings(**values))
     assert "hidden" not in str(refusal.value)
     assert refusal.value.__suppress_context__
@@ -74,14 +134,14 @@ def test_start_is_refused_without_telling_the_string_when_it_cannot_be_parsed(va
 
 @pytest.mark.parametrize(("filling", "fits"), [(900, True), (1200, False)])
 def test_start_is_refused_when_the_encrypted_string_would_not_fit_its_column(
-    values: dict[str, Any], filling: int, fits: bool
+    values: dict[str, Any], filling: int, *, fits: bool
 ) -> None:
     values["instance_connection_string"] = f"host=h;password={'x' * filling}"
     settings = Settings(**values)
     if fits:
         assert len(OdsConnectionStrings.from_settings(settings).encrypted("d" * 63)) <= 1500
     else:
-        with pytest.raises(InvalidSettingsError, match="^ODS_INSTANCE_CONNECTION_STRING: is too long"):
+        with pytest.raises(InvalidSettingsError, match=r"^ODS_INSTANCE_CONNECTION_STRING: is too long"):
             OdsConnectionStrings.from_settings(settings)
 
 

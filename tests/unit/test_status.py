@@ -16,14 +16,23 @@ CREATION = {
     "begin": {("Pending", "InProgress"), ("Error", "InProgress")},
     "finish": {("InProgress", "Completed")},
     "fail": {("InProgress", "Error")},
+    # What a lost workflow left in `InProgress`, the reconcile pass puts back.
+    "release": {("InProgress", "Pending")},
 }
 DELETION = {
     "retry": {("Delete_Failed", "Pending_Delete")},
     "begin": {("Pending_Delete", "InProgress"), ("Delete_Failed", "InProgress")},
     "finish": {("InProgress", "Deleted")},
     "fail": {("InProgress", "Delete_Failed")},
+    "release": {("InProgress", "Pending_Delete")},
 }
-TABLES = {"retry": status.RETRY, "begin": status.BEGIN, "finish": status.FINISH, "fail": status.FAIL}
+TABLES = {
+    "retry": status.RETRY,
+    "begin": status.BEGIN,
+    "finish": status.FINISH,
+    "fail": status.FAIL,
+    "release": status.RELEASE,
+}
 
 
 def edges(step: Step) -> set[tuple[str, str]]:
@@ -60,6 +69,7 @@ def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
         "begin": {JobStatus.IN_PROGRESS},
         "finish": {JobStatus.COMPLETED},
         "fail": {JobStatus.ERROR},
+        "release": {JobStatus.PENDING},
     }
     assert status.REQUEST_DELETE.job is JobStatus.PENDING
 

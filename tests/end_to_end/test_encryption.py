@@ -1,0 +1,127 @@
+"""With a key of its own, the service leaves nothing in Temporal's histories that could be read without it."""
+
+import base64
+import json
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHandle
+
+from cli.polling import wait_until
+from cli.postgres import EmbeddedPostgres
+from instances.jobs import InstanceJob
+from instances.status import JobStatus
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.servers import MINIMAL_TEMPLATE, make_settings
+from worker import ddl_worker, registry_worker
+from workflows import client
+
+KEY = base64.b64encode(b"payload key of 32 bytes, for us!").decode()
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """Settings with a key for payloads, and no template."""
+    return make_settings(postgres, registry_dsn, payload_key=KEY)
+
+
+@pytest.fixture
+async def temporal(temporal: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client that was connected as the API and the worker connect theirs."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
+    return await client.connect(settings)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_histories_hold_no_readable_job_when_there_is_a_key(
+    operator: Operator, temporal: Client, admin: Any, name: str
+) -> None:
+    created = await operator.create(name)
+    assert await operator.ended(created) is JobStatus.COMPLETED
+    deleted = await operator.delete(created)
+    assert await operator.ended(deleted) is JobStatus.COMPLETED
+
+    runs = [run async for run in temporal.list_workflows(f"WorkflowId = '{created.workflow_id}'")]
+    assert len(runs) == 2
+    for run in runs:
+        assert run.typed_search_attributes.search_attributes  # they are for searching, and stay readable
+        handle = temporal.get_workflow_handle(run.id, run_id=run.run_id)
+        assert_unreadable(await readable(handle), created)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_reason_is_unreadable_but_told_when_an_encrypted_job_fails(
+    operator: Operator, temporal: Client, admin: Any, name: str
+) -> None:
+    database = f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
+    await admin.execute(f'CREATE DATABASE "{database}"')
+    failed = await operator.create(name)
+    assert await operator.ended(failed) is JobStatus.ERROR
+    assert "does not belong" in ((await operator.instance(failed)).errormessage or "")
+    await operator.temporal("workflow", "signal", "--workflow-id", failed.workflow_id, "--name", "abandon")
+    handle = temporal.get_workflow_handle(failed.workflow_id)
+    await wait_until(lambda: has_event(handle, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED), 10)
+
+    history = await readable(handle)
+    assert "does not belong" not in history
+    assert "Encoded failure" in history
+    assert_unreadable(history, failed)
+    await admin.execute(f'DROP DATABASE "{database}"')
+
+
+async def test_job_waits_and_nothing_is_told_when_the_worker_has_no_key(
+    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine, name: str
+) -> None:
+    job = await operator.create(name)
+    handle = temporal.get_workflow_handle(job.workflow_id)
+    keyless = await client.connect(settings.model_copy(update={"payload_key": None}))
+    async with registry_worker(keyless, settings, engine):
+        await wait_until(lambda: has_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED), 20)
+    history = await readable(handle)
+    assert "Traceback" not in history
+    assert ".py" not in history
+    assert_unreadable(history, job)
+    assert (await operator.instance(job)).status == "Pending"
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(registry_worker(temporal, settings, engine))
+        await stack.enter_async_context(ddl_worker(temporal, settings, engine))
+        assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def has_event(handle: WorkflowHandle[Any, Any], kind: EventType.ValueType) -> bool:
+    return kind in [event.event_type async for event in handle.fetch_history_events()]
+
+
+async def readable(handle: WorkflowHandle[Any, Any]) -> str:
+    """Everything of the history but search attributes, with what base64 hides."""
+    texts: list[str] = []
+    _collect(json.loads((await handle.fetch_history()).to_json()), texts)
+    return "\n".join(texts)
+
+
+def _collect(node: Any, texts: list[str]) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key not in {"searchAttributes", "indexedFields"}:
+                texts.append(key)
+                if key == "data":
+                    texts.append(base64.b64decode(value).decode(errors="replace"))
+                _collect(value, texts)
+    elif isinstance(node, list):
+        for value in node:
+            _collect(value, texts)
+    else:
+        texts.append(str(node))
+
+
+def assert_unreadable(history: str, job: InstanceJob) -> None:
+    encrypted = base64.b64encode(b"binary/encrypted").decode()
+    assert encrypted in history
+    for words in (job.name, job.database, job.mark, job.job_id, MINIMAL_TEMPLATE, "Minimal", "json/plain"):
+        assert words not in history
+    assert base64.b64encode(b"json/plain").decode() not in history

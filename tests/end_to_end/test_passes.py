@@ -1,0 +1,81 @@
+"""The sweep and the reconcile pass, carried out by workers on real servers."""
+
+import uuid
+
+import asyncpg
+import pytest
+from temporalio.client import Client
+
+from cli import seeding
+from instances.status import InstanceStatus, JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.servers import MINIMAL_TEMPLATE
+from workflows.pending_sweep import PendingSweep
+from workflows.reconcile import Reconcile
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+
+async def _sweep(client: Client, settings: Settings) -> int:
+    return await client.execute_workflow(
+        PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def _reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def test_every_waiting_row_is_completed_when_the_sweep_comes_by(
+    operator: Operator, temporal: Client, settings: Settings, name: str
+) -> None:
+    jobs = [(await operator.registry.reserve(f"{name} {n}", Template.MINIMAL)).job for n in range(5)]
+    assert await _sweep(temporal, settings) == 5
+    assert [await operator.ended(job) for job in jobs] == [JobStatus.COMPLETED] * 5
+    assert await _sweep(temporal, settings) == 0
+
+
+async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(
+    operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RENAME TO "elsewhere"')
+    try:
+        job = await operator.create(name)
+        assert await operator.ended(job) is JobStatus.ERROR
+    finally:
+        await admin.execute(f'ALTER DATABASE "elsewhere" RENAME TO "{MINIMAL_TEMPLATE}"')
+    await operator.registry.request_retry(job.instance_id)  # and nobody told the workflow, which waits
+    assert await _sweep(temporal, settings) == 1
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+
+
+async def test_job_is_restarted_when_its_workflow_is_not_open(
+    operator: Operator, temporal: Client, settings: Settings, name: str
+) -> None:
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await operator.registry.begin(job)
+    assert "1 jobs restarted" in await _reconcile(temporal, settings)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
+    operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
+) -> None:
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await operator.registry.begin(job)
+    staging, orphan = f"ods_staging_{job.mark.replace('-', '')}", f"EdFi_Ods_Orphan_{job.ods_instance_id}"
+    await admin.execute(f"CREATE DATABASE {staging} OWNER {seeding.SERVICE_ROLE}")
+    await admin.execute(f'CREATE DATABASE "{orphan}"')
+    await operator.registry.fail(job, "The server was away.")
+    try:
+        outcome = await _reconcile(temporal, settings)
+        assert "1 leftovers removed" in outcome
+        assert "0 contradictions" not in outcome
+        assert not await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", staging)
+        assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", orphan)
+        assert (await operator.instance(job)).status == InstanceStatus.ERROR
+    finally:
+        await admin.execute(f'DROP DATABASE "{orphan}"')

@@ -1,0 +1,60 @@
+"""What a superuser sees of databases, without connecting to them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+
+async def row_of(admin: asyncpg.Connection, database: str) -> asyncpg.Record | None:
+    """All that the server knows about a database."""
+    return await admin.fetchrow(
+        "SELECT *, shobj_description(oid, 'pg_database') AS comment, datdba::regrole::text AS owner"
+        " FROM pg_database WHERE datname = $1",
+        database,
+    )
+
+
+async def exists(admin: asyncpg.Connection, database: str) -> bool:
+    return await row_of(admin, database) is not None
+
+
+async def fingerprint(admin: asyncpg.Connection, database: str) -> tuple[asyncpg.Record, str]:
+    """What the server knows about a database, and a checksum of every byte in its files."""
+    row = await row_of(admin, database)
+    assert row is not None
+    await admin.execute("CHECKPOINT")
+    checksum = await admin.fetchval(
+        "SELECT md5(string_agg(name || md5(pg_read_binary_file($1 || name)), '' ORDER BY name))"
+        # A cache of the catalog, written by whichever session comes first.
+        " FROM pg_ls_dir($1) AS name WHERE name <> 'pg_internal.init'",
+        f"base/{row['oid']}/",
+    )
+    return row, checksum
+
+
+async def make_foreign(
+    admin: asyncpg.Connection, dsn: str, database: str, comment: str | None = None
+) -> None:
+    """Somebody else's database, with content, under the given name."""
+    await admin.execute(f'CREATE DATABASE "{database}"')
+    if comment is not None:
+        await admin.execute(
+            await admin.fetchval(
+                "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)", database, comment
+            )
+        )
+    session = await asyncpg.connect(dsn, database=database)
+    await session.execute(
+        "CREATE TABLE treasure AS SELECT n, md5(n::text) FROM generate_series(1, 5000) AS n"
+    )
+    await session.execute("VACUUM (FREEZE, ANALYZE)")
+    await session.close()
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 5) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)

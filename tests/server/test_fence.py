@@ -1,0 +1,176 @@
+"""The fence around one instance: one session at a time, and no way back for whoever has lost it."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from cli.postgres import EmbeddedPostgres
+from databases import server as databases_server
+from databases.errors import DatabaseFaultError
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest, provision
+from databases.server import Server
+from tests.server.looking import exists, until
+from tests.servers import MINIMAL_TEMPLATE, session
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases_server, "_FENCE_PATIENCE", "200ms")
+
+
+async def backend_of(fenced: asyncpg.Connection) -> int:
+    pid: int = await fenced.fetchval("SELECT pg_backend_pid()")
+    return pid
+
+
+async def taken(server: Server, owner: Owner) -> int:
+    async with server.fenced(owner) as fenced:
+        return await backend_of(fenced)
+
+
+async def test_second_attempt_waits_when_the_first_holds_the_fence(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    async with server.fenced(owner) as fenced:
+        second = asyncio.create_task(taken(server, owner))
+        await until(lambda: admin.fetchval(WAITING))
+        assert not second.done()
+        assert await backend_of(fenced)
+    async with asyncio.timeout(1):
+        await second
+    await until(lambda: _none(admin, HELD))
+
+
+async def _none(admin: asyncpg.Connection, query: str) -> bool:
+    return not await admin.fetchval(query)
+
+
+async def test_fence_is_free_when_its_holder_was_killed(server: Server, owner: Owner) -> None:
+    async with server.fenced(owner) as fenced:
+        fenced.terminate()
+        async with asyncio.timeout(1.5):
+            await taken(server, owner)
+
+
+async def test_holder_is_ended_and_can_do_nothing_more_when_it_does_not_let_go(
+    server: Server, owner: Owner, impatience: None
+) -> None:
+    async with server.fenced(owner) as fenced:
+        before = time.monotonic()
+        async with asyncio.timeout(5):
+            await taken(server, owner)
+        assert time.monotonic() - before > 0.2
+        with pytest.raises((asyncpg.AdminShutdownError, asyncpg.InterfaceError, OSError)):
+            await fenced.execute("SELECT 1")
+
+
+async def test_holder_is_ended_in_the_middle_of_its_statement_when_it_does_not_let_go(
+    server: Server,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    impatience: None,
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
+    try:
+        async with session(postgres.dsn(MINIMAL_TEMPLATE)), server.fenced(wanted.owner) as fenced:
+            stuck = asyncio.create_task(provision(fenced, wanted))
+            await until(lambda: admin.fetchval(_creating()))
+            async with asyncio.timeout(2):
+                await taken(server, wanted.owner)
+            with pytest.raises(DatabaseFaultError) as caught:
+                await stuck
+    finally:
+        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+    assert caught.value.retryable
+    assert not await exists(admin, wanted.owner.staging_name)
+
+
+def _creating() -> str:
+    return "SELECT pid FROM pg_stat_activity WHERE query ILIKE 'CREATE DATABASE%' AND state = 'active'"
+
+
+async def test_instances_do_not_wait_for_each_other_when_both_are_fenced(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    other = replace(owner, mark="6b1f0f6e-1111-4222-8333-444444444444")
+    async with asyncio.timeout(1), server.fenced(owner) as first, server.fenced(other) as second:
+        assert await backend_of(first) != await backend_of(second)
+        assert await admin.fetchval(HELD) == 2
+
+
+async def test_holders_of_other_fences_live_on_when_one_is_ended(
+    server: Server, owner: Owner, impatience: None
+) -> None:
+    other = replace(owner, mark="6b1f0f6e-1111-4222-8333-444444444444")
+    async with server.fenced(other) as bystander, server.fenced(owner):
+        await taken(server, owner)
+        assert await bystander.fetchval("SELECT 1") == 1
+
+
+async def test_jobs_of_an_instance_share_its_fence_when_they_follow_each_other(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    async with server.fenced(owner):
+        second = asyncio.create_task(taken(server, replace(owner, job_id="DeleteInstanceJob-1-2")))
+        await until(lambda: admin.fetchval(WAITING))
+    await second
+
+
+async def test_later_statements_wait_as_long_as_they_need_when_the_fence_was_taken(
+    server: Server, owner: Owner
+) -> None:
+    async with server.fenced(owner) as fenced:
+        assert await fenced.fetchval("SHOW lock_timeout") == "0"
+
+
+async def test_attempt_may_be_repeated_when_the_holder_cannot_be_ended(
+    server: Server, owner: Owner, admin: asyncpg.Connection, impatience: None
+) -> None:
+    await admin.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", owner.mark)
+    with pytest.raises(DatabaseFaultError) as caught:
+        await taken(server, owner)
+    assert caught.value.reason
+    await admin.execute("SELECT pg_advisory_unlock_all()")
+    await taken(server, owner)
+
+
+async def test_nothing_stays_behind_when_a_waiting_attempt_is_cancelled(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    async with server.fenced(owner):
+        second = asyncio.create_task(taken(server, owner))
+        await until(lambda: admin.fetchval(WAITING))
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert await admin.fetchval(WAITING) == 0
+
+
+async def test_next_attempt_succeeds_soon_when_a_client_was_killed_while_it_cloned(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
+    try:
+        async with session(postgres.dsn(MINIMAL_TEMPLATE)), server.fenced(wanted.owner) as fenced:
+            killed = asyncio.create_task(provision(fenced, wanted))
+            await until(lambda: admin.fetchval(_creating()))
+            fenced.terminate()
+            await until(
+                lambda: _none(admin, _creating()), 2
+            )  # by itself, the ghost would go on for five seconds
+            with pytest.raises(DatabaseFaultError):
+                await killed
+    finally:
+        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+    assert not await exists(admin, wanted.owner.staging_name)
+    async with asyncio.timeout(3), server.fenced(wanted.owner) as fenced:
+        await provision(fenced, wanted)
+    assert await exists(admin, wanted.database)
