@@ -23,7 +23,7 @@ class CreateInstance(JobWorkflow):
         """Carry `job` out; returns how it ended."""
         return await self.see_through()
 
-    async def do_work(self) -> None:
+    async def do_work(self) -> bool:
         """Provision the database, then record `Completed`."""
         job = self.job
         await workflow.execute_activity_method(
@@ -31,10 +31,12 @@ class CreateInstance(JobWorkflow):
             job,
             **options.ddl(job.policy, f"Clone template {job.template} into {job.database}"),
         )
-        await workflow.execute_activity_method(
-            RegistryActivities.finish_create,
-            job,
-            **options.status_write(job.policy, "Record Completed and route the ODS/API"),
+        return await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.finish_create,
+                job,
+                **options.status_write(job.policy, "Record Completed and route the ODS/API"),
+            )
         )
 
     async def clean_up(self) -> None:

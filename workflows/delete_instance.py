@@ -23,14 +23,16 @@ class DeleteInstance(JobWorkflow):
         """Carry `job` out; returns how it ended."""
         return await self.see_through()
 
-    async def do_work(self) -> None:
+    async def do_work(self) -> bool:
         """Drop the database, then record `Deleted`."""
         job = self.job
         await workflow.execute_activity_method(
             DatabaseActivities.drop, job, **options.ddl(job.policy, f"Drop {job.database}")
         )
-        await workflow.execute_activity_method(
-            RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
+        return await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
+            )
         )
 
     async def clean_up(self) -> None:

@@ -7,10 +7,11 @@ newer job of the instance is handed over to it by signal, and it continues as th
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
@@ -23,6 +24,8 @@ with workflow.unsafe.imports_passed_through():
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance"}
 
+_Result = TypeVar("_Result")
+
 
 class JobWorkflow(ABC):
     """The life of a job; a subclass knows the work between its beginning and its end."""
@@ -31,11 +34,12 @@ class JobWorkflow(ABC):
         self.job = job
         self._retry = False
         self._abandon = False
+        self._cancelled = False
         self._successor: InstanceJob | None = None
 
     @abstractmethod
-    async def do_work(self) -> None:
-        """Do what the job is for, and record that it is done."""
+    async def do_work(self) -> bool:
+        """Do what the job is for, and record that it is done; false if the instance had moved on."""
 
     @abstractmethod
     async def clean_up(self) -> None:
@@ -59,54 +63,85 @@ class JobWorkflow(ABC):
 
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
-        begun = await workflow.execute_activity_method(
-            RegistryActivities.begin, self.job, **options.status_write(self.job.policy, "Take the instance")
+        self._tell("Pending", "The job waits for the registry.")
+        begun = await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.begin,
+                self.job,
+                **options.status_write(self.job.policy, "Take the instance"),
+            )
         )
         if not begun.held:
-            self._continue_as_successor()
-            return f"{self.job.job_id} was no longer due; nothing was done."
+            return self._moved_on()
         self._show(BEGIN[self.job.operation].target, "The job has begun.")
         if begun.refusal is not None:
-            await self._record_failure(begun.refusal)
-            await self._wait_for_decision(begun.refusal)
+            return await self._give_up(begun.refusal)
         try:
-            await self.do_work()
+            self._act_on_cancellation()
+            if not await self.do_work():
+                return self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
-            await self._record_failure(_reason(error))
-            if is_cancelled_exception(error):
-                raise
-            await self._wait_for_decision(_reason(error))
+            self._cancelled = self._cancelled or is_cancelled_exception(error)
+            return await self._give_up(_reason(error))
         self._show(FINISH[self.job.operation].target, "The job is done.")
         self._continue_as_successor()
         return f"{self.job.job_id} is done."
 
-    async def _record_failure(self, reason: str) -> None:
+    async def whole(self, step: Coroutine[Any, Any, _Result]) -> _Result:
+        """Await `step` to its end: a cancellation that arrives meanwhile is acted on afterwards."""
+        task = asyncio.ensure_future(step)
+        while True:
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise
+                self._cancelled = True
+
+    async def _give_up(self, reason: str) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
-        await workflow.execute_activity_method(
-            RegistryActivities.fail,
-            JobFailure(self.job, reason),
-            **options.status_write(self.job.policy, "Record the failure"),
+        recorded = await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.fail,
+                JobFailure(self.job, reason),
+                **options.status_write(self.job.policy, "Record the failure"),
+            )
         )
+        if not recorded:
+            return self._moved_on()
         self._show(
             FAIL[self.job.operation].target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
         try:
-            await self.clean_up()
+            await self.whole(self.clean_up())
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
+        await self._wait_for_decision()
+        raise ApplicationError(reason, type="JobFailed")
 
-    async def _wait_for_decision(self, reason: str) -> NoReturn:
-        with suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: self._retry or self._abandon or self._successor is not None,
-                timeout=timedelta(seconds=self.job.policy.decision_window),
-            )
-        self._continue_as_successor()
+    async def _wait_for_decision(self) -> None:
+        try:
+            self._act_on_cancellation()
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: self._retry or self._abandon or self._successor is not None,
+                    timeout=timedelta(seconds=self.job.policy.decision_window),
+                )
+        finally:
+            # Also when it is cancelled: what was handed over was accepted, and nobody else will start it.
+            self._continue_as_successor()
         if self._retry:
             self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
-        raise ApplicationError(reason, type="JobFailed")
+
+    def _act_on_cancellation(self) -> None:
+        if self._cancelled:
+            raise asyncio.CancelledError
+
+    def _moved_on(self) -> str:
+        self._continue_as_successor()
+        return f"{self.job.job_id} was no longer due; nothing was done."
 
     def _continue_as_successor(self) -> None:
         if self._successor is not None:
@@ -120,8 +155,11 @@ class JobWorkflow(ABC):
         )
 
     def _show(self, status: InstanceStatus, details: str) -> None:
-        """Tell the Web UI where the job is."""
+        """Make the Web UI tell and find where the job is."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
+        self._tell(status, details)
+
+    def _tell(self, status: str, details: str) -> None:
         workflow.set_current_details(
             f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**"
             f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"

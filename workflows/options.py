@@ -20,8 +20,6 @@ def status_write(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
         retry_policy=RetryPolicy(
             initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)
         ),
-        # Cancelling a job must not leave it unknown whether its status was written.
-        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
 

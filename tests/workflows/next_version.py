@@ -13,9 +13,9 @@ PATCH = "look-again"
 
 
 class _OneStepMore(JobWorkflow):
-    async def do_work(self) -> None:
+    async def do_work(self) -> bool:
         await self.look_again()
-        await CreateInstance.do_work(self)  # type: ignore[arg-type]  # it needs no more than a JobWorkflow
+        return await CreateInstance.do_work(self)  # type: ignore[arg-type]  # it needs no more than a JobWorkflow
 
     async def look_again(self) -> None:
         await workflow.execute_activity_method(

@@ -34,6 +34,7 @@ class Script:
         self.faults: dict[str, list[Exception | None]] = defaultdict(list)
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
         self.begun = Begun(held=True)
+        self.recorded = True
         self.pages: list[SweptPage] = []
         self.leftovers: list[InstanceJob] = []
         self.drifts: list[Drift] = []
@@ -59,7 +60,7 @@ class Script:
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         await self._follow("finish_create")
-        return True
+        return self.recorded
 
     @activity.defn
     async def drop(self, job: InstanceJob) -> None:
@@ -72,13 +73,13 @@ class Script:
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         await self._follow("finish_delete")
-        return True
+        return self.recorded
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         self.reasons.append(failure.reason)
         await self._follow("fail")
-        return True
+        return self.recorded
 
     @activity.defn
     async def dispatch_page(self, page: SweepPage) -> SweptPage:

@@ -296,6 +296,51 @@ async def test_sql_is_ended_and_the_failure_recorded_when_cancelled_while_clonin
     await keep("create-cancelled", handle)
 
 
+@pytest.mark.parametrize("step", ["begin", "fail", "discard"])
+async def test_cancellation_is_acted_on_afterwards_when_a_step_must_not_be_interrupted(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
+) -> None:
+    handle = await start(job)
+
+    async def cancel() -> None:
+        await handle.cancel()
+
+    script.holds[step] = cancel
+    if step != "begin":
+        script.faults["provision"] = [refused("no")]
+    assert isinstance(await _failure(handle), CancelledError)
+    assert script.calls == ["begin", *(["provision"] if step != "begin" else []), "fail", "discard"]
+    await keep(f"create-cancelled-during-{step}", handle)
+
+
+async def test_job_is_done_when_cancelled_while_that_is_recorded(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    handle = await start(job)
+
+    async def cancel() -> None:
+        await handle.cancel()
+
+    script.holds["finish_create"] = cancel
+    script.faults["finish_create"] = [OSError("registry away")]
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "provision", "finish_create", "finish_create"]
+    await keep("create-cancelled-during-finish", handle)
+
+
+@pytest.mark.parametrize("step", ["finish_create", "fail"])
+async def test_workflow_ends_when_the_instance_has_moved_on_meanwhile(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
+) -> None:
+    script.recorded = False
+    if step == "fail":
+        script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    assert "no longer due" in await handle.result()
+    assert script.calls[-1] == step
+    await keep(f"create-moved-on-before-{step}", handle)
+
+
 async def test_workflow_ends_when_cancelled_while_waiting_for_a_decision(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:

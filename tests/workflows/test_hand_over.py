@@ -1,0 +1,37 @@
+"""What the time-skipping server cannot do: continue as new after a cancellation."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+
+from instances.jobs import InstanceJob
+from instances.status import Operation
+from tests.workflows.script import Script, refused
+from workflows.create_instance import CreateInstance
+from workflows.job_workflow import JobWorkflow
+
+Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def client(temporal: Client) -> Client:
+    return temporal
+
+
+async def test_handed_over_job_is_not_lost_when_the_workflow_is_cancelled(
+    client: Client, queue: str, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
+
+    async def cancel_and_hand_over() -> None:
+        await handle.cancel()
+        await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+
+    script.holds["discard"] = cancel_and_hand_over
+    assert "DeleteInstanceJob" in await handle.result()
+    assert script.calls[4:] == ["begin", "drop", "finish_delete"]
+    await keep("create-handed-over-when-cancelled", handle)
