@@ -21,6 +21,9 @@ class DiscreetFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
         record.exc_text = None
+        if record.name == "asyncio":
+            # Below its first line, asyncio describes tasks with the texts of their exceptions.
+            record.msg, record.args = record.getMessage().partition("\n")[0], None
         return " | ".join(super().format(record).splitlines())
 
     def formatException(  # noqa: N802 - named by the standard library

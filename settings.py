@@ -72,6 +72,7 @@ def _base64_key(value: SecretStr) -> SecretStr:
 Dsn = Annotated[SecretStr, AfterValidator(_postgres_dsn)]
 Key = Annotated[SecretStr, AfterValidator(_base64_key)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
+Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 
 
@@ -112,8 +113,8 @@ class Settings(BaseSettings):
         default=Trigger.IMMEDIATE,
         description="`immediate` starts a job at the request, `scheduled` leaves it to the sweep.",
     )
-    sweep_interval: Seconds = Field(default=7200, description="Seconds between two sweeps.")
-    reconcile_interval: Seconds = Field(
+    sweep_interval: Interval = Field(default=7200, description="Seconds between two sweeps.")
+    reconcile_interval: Interval = Field(
         default=300, description="Seconds between two comparisons of rows, workflows and databases."
     )
 

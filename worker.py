@@ -41,6 +41,7 @@ WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile]
 _RECONNECT_SECONDS = 1
 _STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow waits for the worker that has it in its cache, before another one takes it over."""
+_HEARTBEAT_THROTTLE = timedelta(seconds=1)
 _POLLERS = 2
 """Polls a worker has open on a queue. A worker that is paused swallows the task of each of them."""
 
@@ -50,10 +51,10 @@ _logger = logging.getLogger("worker")
 def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Worker:
     """The worker of workflows and status writes."""
     registry = Registry(engine, ExecutionPolicy.from_settings(settings))
-    writes = RegistryActivities(registry, OdsConnectionStrings.from_settings(settings))
+    server = Server(settings.master_dsn.get_secret_value())
+    writes = RegistryActivities(registry, OdsConnectionStrings.from_settings(settings), server)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(registry, starter.start)
-    server = Server(settings.master_dsn.get_secret_value())
     drift = DriftDetector.from_settings(settings, server, Catalog(engine))
     reconcile = ReconcileActivities(registry, server, drift, starter.is_open, starter.start)
     return Worker(
@@ -66,7 +67,8 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
             writes.finish_delete,
             writes.fail,
             sweep.dispatch_page,
-            reconcile.restart_page,
+            reconcile.find_stuck,
+            reconcile.restart,
             reconcile.find_leftovers,
             reconcile.report_drift,
         ],
@@ -92,13 +94,15 @@ def ddl_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Wor
         activities=[databases.provision, databases.drop, databases.discard],
         max_concurrent_activities=settings.ddl_concurrency,
         max_concurrent_activity_task_polls=1,
+        # By default heartbeats are held back for four fifths of their timeout, which leaves little to spare.
+        max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
     )
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve both task queues until `stop` is set, then let running activities finish."""
-    temporal = await _connected(stop)
+    temporal = await _connected(settings, stop)
     if temporal is None:
         return
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
@@ -116,10 +120,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await engine.dispose()
 
 
-async def _connected(stop: asyncio.Event) -> Client | None:
+async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
     while not stop.is_set():
         try:
-            return await client.connect()
+            return await client.connect(settings)
+        except ValueError:
+            raise InvalidSettingsError("TEMPORAL_ADDRESS: must look like host:port") from None
         except RuntimeError as error:
             _logger.warning("Temporal cannot be reached (%s); trying again.", fault_name(error))
             await _pause(stop)
@@ -159,3 +165,6 @@ if __name__ == "__main__":
         asyncio.run(main())
     except InvalidSettingsError as invalid:
         sys.exit(f"The worker cannot start.\n{invalid}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text is not for the log
+        faults = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+        sys.exit(f"The worker cannot go on: {', '.join(map(fault_name, faults))}.")

@@ -42,7 +42,7 @@ class DatabaseActivities:
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
         """Clone the template, publish the clone under its name, and prove that it answers."""
-        request = CloneRequest(_owner(job), self._templates[job.template], job.database, self._strategy)
+        request = CloneRequest(owner_of(job), self._templates[job.template], job.database, self._strategy)
         async with heartbeats():
             with faults_reported():
                 async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
@@ -64,17 +64,17 @@ class DatabaseActivities:
         async with heartbeats():
             with faults_reported():
                 async with self._fenced(job, state) as session:
-                    await provisioning.drop(session, _owner(job), job.database, published=job.published)
+                    await provisioning.drop(session, owner_of(job), job.database, published=job.published)
 
     @asynccontextmanager
     async def _fenced(self, job: InstanceJob, state: InstanceStatus) -> AsyncIterator[asyncpg.Connection]:
         """The fence, if the registry says that the job is still at it.
 
-        Asked once before the fence is taken, so that a late attempt disturbs nobody, and once while it is
-        held: from then on, whoever moves the instance on must first end this session.
+        Asked once before the fence is taken, so that a late attempt seldom disturbs anybody, and once while
+        it is held: from then on, whoever works on the instance's databases must first end this session.
         """
         await self._require(job, state)
-        async with self._server.fenced(_owner(job)) as session:
+        async with self._server.fenced(owner_of(job)) as session:
             await self._require(job, state)
             yield session
 
@@ -85,7 +85,8 @@ class DatabaseActivities:
             )
 
 
-def _owner(job: InstanceJob) -> Owner:
+def owner_of(job: InstanceJob) -> Owner:
+    """Whose databases the job works on."""
     return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
 
 

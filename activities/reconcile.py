@@ -7,18 +7,30 @@ from temporalio import activity
 
 from activities.databases import faults_reported
 from activities.drift import Drift, DriftDetector
-from activities.sweep import SweepPage, SweptPage
+from activities.sweep import SweepPage
 from databases import inspection
 from databases.server import Server
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 
+_AT_ONCE = 200
+"""So much fits a history easily; the next pass sees the rest."""
+
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What registry and server contradict each other in."""
+    """What registry and server contradict each other in: the first of them, and how many there are."""
 
     drifts: list[Drift]
+    count: int
+
+
+@dataclass(frozen=True)
+class StuckPage:
+    """Jobs that nobody carries out, and the last id of the page; None if it was empty."""
+
+    jobs: list[InstanceJob]
+    last_id: int | None
 
 
 @dataclass(frozen=True)
@@ -54,19 +66,25 @@ class ReconcileActivities:
         self._start = start
 
     @activity.defn
-    async def restart_page(self, page: SweepPage) -> SweptPage:
-        """Start those rows of a page in `InProgress` whose workflow is open no longer."""
+    async def find_stuck(self, page: SweepPage) -> StuckPage:
+        """Those jobs of a page of rows in `InProgress` whose workflow is open no longer."""
         jobs = await self._registry.running_jobs(page.after, page.size)
-        restarted = 0
+        stuck = []
         for job in jobs:
             activity.heartbeat(job.instance_id)
             # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
-            if await self._is_open(job):
-                continue
-            if due := await self._registry.release(job):
-                await self._start(due)
-                restarted += 1
-        return SweptPage(restarted, jobs[-1].instance_id if jobs else None)
+            if not await self._is_open(job):
+                stuck.append(job)
+        return StuckPage(stuck, jobs[-1].instance_id if jobs else None)
+
+    @activity.defn
+    async def restart(self, job: InstanceJob) -> bool:
+        """Put a stuck job back to waiting and start it; false if the instance had moved on."""
+        due = await self._registry.release(job)
+        if due is None:
+            return False
+        await self._start(due)
+        return True
 
     @activity.defn
     async def find_leftovers(self) -> Leftovers:
@@ -75,10 +93,12 @@ class ReconcileActivities:
             async with self._server.connected() as session:
                 found = await inspection.databases(session)
         marks = [database.mark for database in found if database.mark is not None]
-        return Leftovers(list(await self._registry.failed_creates(marks)))
+        failed = await self._registry.failed_creates(marks)
+        return Leftovers(list(failed[:_AT_ONCE]))
 
     @activity.defn
     async def report_drift(self) -> DriftReport:
         """Compare registry and server."""
         with faults_reported():
-            return DriftReport(await self._drift.detect())
+            found = await self._drift.detect()
+        return DriftReport(found[:_AT_ONCE], len(found))

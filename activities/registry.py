@@ -1,25 +1,35 @@
 """Status writes, as activities."""
 
+import asyncio
+
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.databases import owner_of
+from databases import provisioning
+from databases.errors import DatabaseFaultError, NotOursError
+from databases.server import Server
 from instances.errors import NameTakenError
 from instances.jobs import InstanceJob, JobFailure
 from instances.registry import Begun, Registry
 from instances.secrets import OdsConnectionStrings
+from instances.status import Operation
+
+_LOOK_SECONDS = 2
 
 
 class RegistryActivities:
     """The first and the last step of every job: each is one guarded transaction and may be repeated."""
 
-    def __init__(self, registry: Registry, connection_strings: OdsConnectionStrings) -> None:
+    def __init__(self, registry: Registry, connection_strings: OdsConnectionStrings, server: Server) -> None:
         self._registry = registry
         self._connection_strings = connection_strings
+        self._server = server
 
     @activity.defn
     async def begin(self, job: InstanceJob) -> Begun:
         """Take the instance for this attempt of the job."""
-        return await self._registry.begin(job)
+        return await self._registry.begin(job, await self._refusal(job))
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
@@ -38,3 +48,14 @@ class RegistryActivities:
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
         return await self._registry.fail(failure.job, failure.reason)
+
+    async def _refusal(self, job: InstanceJob) -> str | None:
+        """Why a delete must not even begin: it would end the routing to a database that it may not drop."""
+        if job.operation is not Operation.DELETE or not job.published:
+            return None
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS), self._server.connected() as session:
+                foreign = await provisioning.is_foreign(session, owner_of(job), job.database)
+        except (DatabaseFaultError, TimeoutError):
+            return None  # the drop will wait for the server, and look again
+        return NotOursError(job.database).reason if foreign else None

@@ -9,12 +9,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from api import connect, drift, information, instances, jobs, ods_instances, problems, sweeps
+from api import audit, connect, drift, information, instances, jobs, ods_instances, problems, sweeps
 from api.auth import answer_unrouted
 from api.services import Services
+from api.trail import AuditMiddleware
 from instances.engine import create_registry_engine
 from instances.secrets import OdsConnectionStrings
 from logs import configure_logging
@@ -27,7 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         _configure_logging()
         settings = _settings_of_environment()
-    app = FastAPI(
+    app = _App(
         title="ODS instance management",
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
@@ -39,9 +42,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         app.add_exception_handler(status, answer_unrouted)
-    for module in (information, connect, instances, ods_instances, jobs, sweeps, drift):
+    for module in (information, connect, instances, ods_instances, jobs, sweeps, drift, audit):
         app.include_router(module.router)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI, in two respects as this service wants it."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the audit trail around everything, so that it hears of unforeseen faults as well."""
+        return AuditMiddleware(super().build_middleware_stack())
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe what there is: invalid parameters are answered 400, never 422."""
+        description = super().openapi()
+        for verbs in description["paths"].values():
+            for operation in verbs.values():
+                operation["responses"].pop("422", None)
+        return description
 
 
 @asynccontextmanager
@@ -49,7 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
     # Lazily: the API starts, and accepts requests, while Temporal is away.
-    services = Services.compose(settings, engine, await client.connect(lazy=True))
+    services = Services.compose(settings, engine, await client.connect(settings, lazy=True))
     app.state.services = services
     catching_up = asyncio.create_task(services.launcher.catch_up())
     try:

@@ -1,15 +1,18 @@
 """Bearer tokens: signed by us, so that any API process can check them without asking anybody."""
 
 import time
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 import jwt
 from fastapi import Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
+from starlette.types import Scope
 
 from api.problems import ProblemError, answer
+from api.trail import deed
 from settings import DEFAULT_TENANT
 
 FULL_ACCESS = "edfi_admin_api/full_access"
@@ -77,6 +80,7 @@ class _BearerToken(HTTPBearer):
             raise ProblemError(
                 HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
             )
+        deed(request).client = claims["sub"]
         if FULL_ACCESS not in str(claims["scope"]).split():
             raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
         return credentials
@@ -92,5 +96,17 @@ async def answer_unrouted(request: Request, error: Exception) -> Response:
         try:
             await bearer_token(request)
         except ProblemError as refusal:
-            return refusal.response()
-    return await answer(request, error)
+            error = refusal
+    response = await answer(request, error)
+    if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_verbs(request.scope))
+    return response
+
+
+def _verbs(scope: Scope) -> list[str]:
+    """The verbs that the path has; the router tells only those of the endpoint that it meets first."""
+    routes = scope["app"].routes
+    asked = {verb: {**scope, "method": verb} for verb in HTTPMethod}
+    return [
+        verb for verb in HTTPMethod if any(route.matches(asked[verb])[0] is Match.FULL for route in routes)
+    ]

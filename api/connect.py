@@ -5,7 +5,7 @@ import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote_plus
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -17,8 +17,9 @@ from api.answers import Done
 from api.auth import FULL_ACCESS
 from api.clients import ClientExistsError
 from api.problems import ProblemError
-from api.requests import FORM_TYPE, Form, documented_body, is_storable
+from api.requests import BODY_REFUSALS, FORM_TYPE, Form, documented_body, is_storable
 from api.services import Serving
+from api.trail import Noting
 
 router = APIRouter(prefix="/connect", tags=["Connect"])
 
@@ -30,18 +31,28 @@ _STRENGTH = (
 )
 _GRANT_TYPE = "client_credentials"
 
+# As ECMAScript writes it: something that is no blank, and no NUL.
+_Text = Annotated[
+    str, Field(max_length=_LONGEST, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00-\x1f\x85][^\x00]*$"})
+]
+
 
 class _RegistrationForm(BaseModel):
-    ClientId: str = Field(max_length=_LONGEST)
-    ClientSecret: str = Field(min_length=32, max_length=128)
-    DisplayName: str = Field(max_length=_LONGEST)
+    ClientId: _Text
+    ClientSecret: str = Field(json_schema_extra={"pattern": f"^{_STRONG_SECRET.pattern}$"})
+    DisplayName: _Text
 
 
 class _TokenForm(BaseModel):
-    grant_type: str = Field(examples=[_GRANT_TYPE])
-    scope: str = Field(examples=[FULL_ACCESS])
-    client_id: str | None = Field(None, description="Left out with HTTP Basic authentication.")
-    client_secret: str | None = Field(None, description="Left out with HTTP Basic authentication.")
+    grant_type: Literal["client_credentials"]
+    scope: Literal["edfi_admin_api/full_access"]
+    client_id: str = Field("", description="Left out with HTTP Basic authentication.")
+    client_secret: str = Field("", description="Left out with HTTP Basic authentication.")
+
+
+class _GrantRefusal(BaseModel):
+    error: str
+    error_description: str
 
 
 class Token(BaseModel):
@@ -52,9 +63,14 @@ class Token(BaseModel):
     expires_in: int = Field(description="Seconds.")
 
 
-def _admits_clients(services: Serving) -> None:
+def _admits_registration(request: Request, services: Serving) -> None:
+    services.limits.admit_registration(request)
     if not services.settings.registration:
         raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is switched off")
+
+
+def _admits_token(request: Request, services: Serving) -> None:
+    services.limits.admit_token(request)
 
 
 def _valid_registration(form: Form) -> dict[str, str]:
@@ -71,13 +87,13 @@ def _valid_registration(form: Form) -> dict[str, str]:
 
 @router.post(
     "/register",
-    dependencies=[Depends(_admits_clients)],
+    dependencies=[Depends(_admits_registration)],
     openapi_extra=documented_body(_RegistrationForm, FORM_TYPE),
-    responses=problems.documented(
-        HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    ),
+    responses=problems.documented(*BODY_REFUSALS, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS),
 )
-async def register(form: Annotated[dict[str, str], Depends(_valid_registration)], services: Serving) -> Done:
+async def register(
+    form: Annotated[dict[str, str], Depends(_valid_registration)], services: Serving, noting: Noting
+) -> Done:
     """Register an API client."""
     client_id = form["clientid"]
     try:
@@ -85,7 +101,52 @@ async def register(form: Annotated[dict[str, str], Depends(_valid_registration)]
     except ClientExistsError:
         message = f"A client with the id '{client_id}' already exists. Choose another id."
         raise ProblemError.invalid({"ClientId": [message]}) from None
+    noting.client = client_id
     return Done(title=f"Registered client {client_id} successfully.", status=HTTPStatus.OK)
+
+
+class _GrantRefusedError(ProblemError):
+    """A refusal as OAuth 2.0 words it."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        error: str,
+        description: str,
+        headers: dict[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(status, error, headers)
+        self._refusal = {"error": error, "error_description": description}
+        self._media_type = media_type
+
+    def response(self) -> Response:
+        """The answer."""
+        return JSONResponse(self._refusal, self.status, self.headers, self._media_type)
+
+
+def _documented_grant_refusals() -> dict[int | str, dict[str, Any]]:
+    refusal, problem = _GrantRefusal.model_json_schema(), problems.Problem.model_json_schema()
+    schema, either = {"schema": refusal}, {"schema": {"anyOf": [refusal, problem]}}
+    return {
+        HTTPStatus.BAD_REQUEST.value: {
+            "description": "Refused, as OAuth 2.0 words it.",
+            "content": {"application/json": schema, problems.MEDIA_TYPE: either},
+        },
+        HTTPStatus.UNAUTHORIZED.value: {
+            "description": "Refused, as OAuth 2.0 words it.",
+            "content": {"application/json": schema},
+        },
+    }
+
+
+def _access_denied() -> _GrantRefusedError:
+    return _GrantRefusedError(
+        HTTPStatus.UNAUTHORIZED,
+        "invalid_client",
+        "Access Denied. Please review your information and try again.",
+        headers={"WWW-Authenticate": "Basic"},  # the other way to prove who one is
+    )
 
 
 @dataclass(frozen=True)
@@ -102,56 +163,43 @@ class _TokenRequest:
         scopes = frozenset(form.get("scope", "").split())
         return cls(form.get("grant_type", ""), scopes, client_id, secret)
 
-    def refusal(self) -> Response | None:
-        """What is wrong with the request, whoever sent it."""
+    def require_order(self) -> None:
+        """Refuse what is wrong with the request, whoever sent it.
+
+        Raises:
+            _GrantRefusedError: something is.
+        """
         if self.grant_type != _GRANT_TYPE:
-            return _access_denied()
+            raise _access_denied()
         if not self.client_id.strip() or not self.secret.strip():
-            return _refusal(
+            raise _GrantRefusedError(
                 HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
             )
         if self.scopes != {FULL_ACCESS}:
             description = "The request is missing required scope claims or has invalid scope values"
-            return _refusal(
+            raise _GrantRefusedError(
                 HTTPStatus.BAD_REQUEST, "invalid_scope", description, media_type=problems.MEDIA_TYPE
             )
-        return None
 
 
 @router.post(
     "/token",
     response_model=Token,
+    dependencies=[Depends(_admits_token)],
     openapi_extra=documented_body(_TokenForm, FORM_TYPE),
-    responses=problems.documented(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-    | {status: {"description": "Refused, as OAuth 2.0 words it."} for status in (400, 401)},
+    responses=problems.documented(*BODY_REFUSALS, HTTPStatus.TOO_MANY_REQUESTS)
+    | _documented_grant_refusals(),
 )
-async def token(asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)], services: Serving) -> Response:
+async def token(
+    asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)], services: Serving, noting: Noting
+) -> Response:
     """Issue a bearer token."""
-    if refusal := asked.refusal():
-        return refusal
+    asked.require_order()
     if not await services.clients.verify(asked.client_id, asked.secret):
-        return _access_denied()
+        raise _access_denied()
+    noting.client = asked.client_id
     issued = Token(access_token=services.tokens.issue(asked.client_id), expires_in=services.tokens.lifetime)
     return JSONResponse(issued.model_dump(), headers={"Cache-Control": "no-store"})
-
-
-def _access_denied() -> Response:
-    return _refusal(
-        HTTPStatus.UNAUTHORIZED,
-        "invalid_client",
-        "Access Denied. Please review your information and try again.",
-        headers={"WWW-Authenticate": "Basic"},  # the other way to prove who one is
-    )
-
-
-def _refusal(
-    status: HTTPStatus,
-    error: str,
-    description: str,
-    headers: dict[str, str] | None = None,
-    media_type: str | None = None,
-) -> Response:
-    return JSONResponse({"error": error, "error_description": description}, status, headers, media_type)
 
 
 def _basic_credentials(authorization: str) -> tuple[str, str] | None:

@@ -25,9 +25,7 @@ class DriftAnswer(Answer):
 
 @router.get(
     "",
-    responses=problems.documented(
-        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE
-    ),
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
 async def get_drift(services: Serving) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""

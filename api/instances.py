@@ -11,22 +11,29 @@ from api import problems
 from api.auth import bearer_token
 from api.instance_answers import Accepted, Instance, describe
 from api.problems import ProblemError
-from api.requests import Count, JsonObject, documented_body, is_storable, path_id
+from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body, is_storable, path_id
 from api.services import Services, Serving
+from api.trail import Deed, Noting
 from instances.naming import MAX_NAME_LENGTH, name_faults
 from instances.registry import Requested
 from instances.status import Template
 
 router = APIRouter(prefix="/v2/dbInstances", tags=["DbInstances"], dependencies=[Depends(bearer_token)])
 
-InstanceId = Annotated[int, path_id("dbInstance")]
-
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_CHANGE_REFUSALS = (*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
+_CHANGE_REFUSALS = (*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+
+
+def _instance_id(instance_id: Annotated[int, path_id("dbInstance")], noting: Noting) -> int:
+    noting.instance = instance_id
+    return instance_id
+
+
+InstanceId = Annotated[int, Depends(_instance_id)]
 
 
 class _NewInstanceBody(BaseModel):
-    name: str = Field(max_length=MAX_NAME_LENGTH, pattern="^[A-Za-z0-9 _]*$")
+    name: str = Field(max_length=MAX_NAME_LENGTH, pattern="^[A-Za-z0-9 _]*[A-Za-z0-9_][A-Za-z0-9 _]*$")
     databaseTemplate: str = Field(json_schema_extra={"enum": list(Template)})  # noqa: N815 - on the wire
 
 
@@ -50,20 +57,15 @@ def _new_instance(body: JsonObject) -> NewInstance:
     "",
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=documented_body(_NewInstanceBody),
-    responses=problems.documented(
-        HTTPStatus.BAD_REQUEST,
-        *_REFUSALS,
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses=problems.documented(*BODY_REFUSALS, *_REFUSALS),
 )
 async def create_instance(
-    new: Annotated[NewInstance, Depends(_new_instance)], services: Serving, response: Response
+    new: Annotated[NewInstance, Depends(_new_instance)], services: Serving, noting: Noting, response: Response
 ) -> Accepted:
     """Request an instance: a database cloned from a template."""
     requested = await services.registry.reserve(new.name, new.template)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
-    return await _accepted(requested, services)
+    return await _accepted(requested, services, noting)
 
 
 @router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
@@ -91,21 +93,22 @@ async def get_instance(instance_id: InstanceId, services: Serving) -> Instance:
 @router.delete(
     "/{instance_id}", status_code=HTTPStatus.ACCEPTED, responses=problems.documented(*_CHANGE_REFUSALS)
 )
-async def delete_instance(instance_id: InstanceId, services: Serving) -> Accepted:
+async def delete_instance(instance_id: InstanceId, services: Serving, noting: Noting) -> Accepted:
     """Request that the instance is deleted, with its database."""
-    return await _accepted(await services.registry.request_delete(instance_id), services)
+    return await _accepted(await services.registry.request_delete(instance_id), services, noting)
 
 
 @router.post(
     "/{instance_id}/retry", status_code=HTTPStatus.ACCEPTED, responses=problems.documented(*_CHANGE_REFUSALS)
 )
-async def retry_instance(instance_id: InstanceId, services: Serving) -> Accepted:
+async def retry_instance(instance_id: InstanceId, services: Serving, noting: Noting) -> Accepted:
     """Request that the failed job of the instance is tried again."""
-    return await _accepted(await services.registry.request_retry(instance_id), services)
+    return await _accepted(await services.registry.request_retry(instance_id), services, noting)
 
 
-async def _accepted(requested: Requested, services: Services) -> Accepted:
+async def _accepted(requested: Requested, services: Services, noting: Deed) -> Accepted:
     """Start what was committed, as far as possible, and say where to follow it."""
+    noting.instance, noting.job = requested.instance.id, requested.job.job_id
     await services.launcher.launch(requested.job)
     return Accepted.of(requested)
 

@@ -18,6 +18,7 @@ from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api.trail import deed
 from instances.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from logs import fault_name
 
@@ -58,6 +59,7 @@ class ProblemError(Exception):
     ) -> None:
         super().__init__(title)
         self.status = status
+        self.title = title
         self.content = {"title": title, "status": status, **members}
         self.headers = headers
 
@@ -89,13 +91,12 @@ class ProblemError(Exception):
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of an endpoint's refusals."""
+    """The OpenAPI description of the refusals of an endpoint that needs the registry."""
     schema = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-    refusals: dict[int | str, dict[str, Any]] = {
+    return {
         status.value: {"description": status.phrase} | ({} if status in _WITHOUT_BODY else schema)
-        for status in statuses
+        for status in (*statuses, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
     }
-    return refusals | {"default": {"description": "The service could not answer."} | schema}
 
 
 def install(app: FastAPI) -> None:
@@ -107,6 +108,7 @@ def install(app: FastAPI) -> None:
 async def answer(request: Request, error: Exception) -> Response:
     """The answer to `request`, which met `error`."""
     problem = explained(error)
+    deed(request).title = problem.title
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         path = getattr(request.scope.get("route"), "path", "?")
         _logger.error("%s %s answered %d: %s", request.method, path, problem.status, fault_name(error))

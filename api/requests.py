@@ -70,12 +70,23 @@ async def _form(request: Request) -> dict[str, str]:
     if not body:
         return {}
     _require_type(request, _FORM, FORM_TYPE)
-    fields = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
+    try:
+        fields = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+    except ValueError:  # replacing what is no UTF-8 would make one id of many
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not a well-formed form") from None
     return {name.lower(): value for name, value in fields}
 
 
 JsonObject = Annotated[dict[str, Any], Depends(_json_object)]
 Form = Annotated[dict[str, str], Depends(_form)]
+
+
+BODY_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+)
+"""How bodies are refused, for the documentation of endpoints that have one."""
 
 
 def documented_body(model: type[BaseModel], media_type: str = JSON_TYPE) -> dict[str, Any]:

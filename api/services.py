@@ -14,7 +14,10 @@ from activities.drift import DriftDetector
 from api.auth import Tokens
 from api.clients import ApiClients
 from api.launch import Launcher
+from api.limits import ConnectLimits
+from api.trail import Recorder
 from databases.server import Server
+from instances.audit import AuditTrail
 from instances.catalog import Catalog
 from instances.jobs import ExecutionPolicy, workflow_id
 from instances.registry import Registry
@@ -35,11 +38,14 @@ class Services:
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
+    limits: ConnectLimits
+    audit: AuditTrail
+    recorder: Recorder
 
     @classmethod
     def compose(cls, settings: Settings, engine: AsyncEngine, temporal: Client) -> Self:
         """Put the parts together."""
-        catalog = Catalog(engine)
+        catalog, audit = Catalog(engine), AuditTrail(engine)
         return cls(
             settings=settings,
             temporal=temporal,
@@ -57,6 +63,9 @@ class Services:
             tokens=Tokens(
                 base64.b64decode(settings.token_signing_key.get_secret_value()), settings.token_lifetime
             ),
+            limits=ConnectLimits(enabled=settings.rate_limiting),
+            audit=audit,
+            recorder=Recorder(audit.record),
         )
 
     def workflow_url(self, ods_instance_id: int) -> str | None:

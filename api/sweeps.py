@@ -18,9 +18,7 @@ router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bea
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    responses=problems.documented(
-        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE
-    ),
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
 async def sweep(services: Serving) -> Done:
     """Start the jobs of all instances that are pending."""

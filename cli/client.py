@@ -88,6 +88,11 @@ class AdminApi:
         found: list[Json] = self._request("GET", "/v2/drift").json()
         return found
 
+    def audit(self, limit: int) -> list[Json]:
+        """The newest entries of the audit trail, the newest first."""
+        entries: list[Json] = self._request("GET", "/v2/audit", params={"limit": limit}).json()
+        return entries
+
     def wait_for(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
         """Wait until `job` has finished, calling `watch` from time to time.
 

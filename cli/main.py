@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import instance
+from cli import audit, instance
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -37,6 +37,7 @@ _commands = typer.Typer(
     help="ODS instances: databases that are created and deleted by durable jobs.",
 )
 _commands.add_typer(instance.app, name="instance", help="Create, inspect, delete and retry instances.")
+_commands.command()(audit.audit)
 
 
 def app() -> None:

@@ -14,7 +14,8 @@ DUPLICATE_DATABASE = "42P04"
 UNIQUE_VIOLATION = "23505"
 
 _RETRYABLE_CLASSES = ("08", "40", "53", "57P")
-_RETRYABLE_STATES = {OBJECT_IN_USE, "55P03", "57014"}
+_READ_ONLY = "25006"
+_RETRYABLE_STATES = {OBJECT_IN_USE, _READ_ONLY, "55P03", "57014"}
 
 
 class DatabaseFaultError(Exception):
@@ -69,6 +70,8 @@ def _general_reason(sqlstate: str) -> str:
         return "The PostgreSQL server has run out of disk space. Free some, then retry."
     if sqlstate == "53300":
         return "The PostgreSQL server has no free connections. Close some, or raise max_connections."
+    if sqlstate == _READ_ONLY:
+        return "The PostgreSQL server is a standby. Wait until it has taken over, or correct ODS_MASTER_DSN."
     if sqlstate.startswith("28"):
         return "The PostgreSQL server refused the login of ODS_MASTER_DSN. Correct it, then retry."
     if sqlstate.startswith(("08", "57P")):

@@ -61,6 +61,17 @@ async def verify(server: Server, database: str) -> None:
             await session.execute("SELECT 1")
 
 
+async def is_foreign(session: asyncpg.Connection, owner: Owner, database: str) -> bool:
+    """Whether the database of that name is somebody else's.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        found = await _find(session, database)
+    return found is not None and not owner.owns(found["comment"])
+
+
 async def drop(session: asyncpg.Connection, owner: Owner, database: str, *, published: bool) -> None:
     """Remove the instance's database with the sessions on it, and what a clone may have left.
 

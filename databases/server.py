@@ -6,6 +6,8 @@ that lost its session has lost the ability to do anything.
 """
 
 import asyncio
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,6 +21,11 @@ _CLOSE_TIMEOUT = 10
 _FENCE_PATIENCE = "2s"
 """How long the holder of a fence may go on before it is ended: its activity has been given up already."""
 _FENCE_ROUNDS = 3
+
+_KEEPALIVE_IDLE = 30
+_KEEPALIVE_INTERVAL = 10
+_KEEPALIVE_COUNT = 3
+"""A server that lost its power is noticed after a minute; without keepalive, a clone would wait for ever."""
 
 _TAKE_FENCE = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
 # A 64-bit key stands in pg_locks as two halves (documentation of pg_locks).
@@ -53,8 +60,13 @@ class Server:
                     "application_name": "ods instance management",
                     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
                     "client_connection_check_interval": "500ms",
+                    # Routers forget connections on which nothing is said, as during a long clone.
+                    "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
+                    "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
+                    "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
                 },
             )
+            _keep_alive(connection)
         try:
             yield connection
         finally:
@@ -71,6 +83,17 @@ class Server:
             with faults_explained({}):
                 await _take_fence(connection, owner.mark)
             yield connection
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    """Probe the server while it is silent."""
+    transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg offers no other way
+    line: socket.socket = transport.get_extra_info("socket")
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if line.family in {socket.AF_INET, socket.AF_INET6} and sys.platform == "linux":
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
 
 
 async def _take_fence(connection: asyncpg.Connection, key: str) -> None:

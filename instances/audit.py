@@ -71,5 +71,6 @@ def _fitting(text: str | None, length: int) -> str | None:
     """`text` as a column of `length` characters can hold it."""
     if text is None:
         return None
-    storable = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-    return storable if len(storable) <= length else f"{storable[: length - 1]}…"
+    # Nothing that a column, or the terminal of somebody who reads it, could not take.
+    clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return clean if len(clean) <= length else f"{clean[: length - 1]}…"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Double, Select, String, any_, func, literal, select
+from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from instances.errors import InstanceNotFoundError
@@ -57,7 +57,9 @@ class Catalog:
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
         """Those of `marks` that belong to instances, be they deleted."""
-        query = select(DbInstance.mark).where(DbInstance.mark.in_([UUID(mark) for mark in marks]))
+        query = select(DbInstance.mark).where(
+            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
+        )
         return {str(mark) for mark in await self._all(query)}
 
     async def all_ods_instances(self) -> Sequence[OdsInstance]:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -128,17 +128,18 @@ class Registry:
             await _record_job(session, requested.job, step.job)
             return requested
 
-    async def begin(self, job: InstanceJob) -> Begun:
+    async def begin(self, job: InstanceJob, refusal: str | None = None) -> Begun:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
-        Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then.
+        Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
+        `refusal` the instance is taken only for the job to fail with it.
         """
         async with self._transaction() as session:
             step = status.BEGIN[job.operation]
             held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
             if held and job.operation is Operation.DELETE and job.published:
-                return Begun(held, await _unroute(session, job.ods_instance_id))
-            return Begun(held)
+                refusal = refusal or await _unroute(session, job.ods_instance_id)
+            return Begun(held, refusal)
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
@@ -206,7 +207,8 @@ class Registry:
     async def failed_creates(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """Creates that ended in `Error`, of the instances with these marks, at the attempt that failed."""
         query = select(DbInstance).where(
-            DbInstance.status == InstanceStatus.ERROR, DbInstance.mark.in_([UUID(mark) for mark in marks])
+            DbInstance.status == InstanceStatus.ERROR,
+            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid))),
         )
         async with self._transaction() as session:
             return [self._job(row, row.attempt) for row in await session.scalars(query)]
@@ -319,6 +321,7 @@ def _require(instance: DbInstance, step: Step, verb: str) -> None:
 
 def _advance(instance: DbInstance, step: Step) -> None:
     instance.status = step.target
+    instance.errormessage = None
     instance.lastmodifieddate = models.UTC_NOW
 
 
@@ -364,10 +367,11 @@ async def _unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
 
 
 async def _reserved_id(session: AsyncSession) -> int:
-    """The next OdsInstanceId of the sequence that no ODS instance was given by hand."""
+    """The next OdsInstanceId that nothing has, whatever was done to rows or the sequence by hand."""
     while True:
         reserved: int = (await session.scalars(models.NEXT_ODS_INSTANCE_ID)).one()
-        if await session.get(OdsInstance, reserved) is None:
+        has_it = select(DbInstance.id).where(DbInstance.odsinstanceid == reserved).limit(1)
+        if await session.get(OdsInstance, reserved) is None and await session.scalar(has_it) is None:
             return reserved
 
 
@@ -380,10 +384,10 @@ def _name_taken(name: str) -> NameTakenError:
     return NameTakenError(f"An instance named '{name}' already exists. Choose another name.")
 
 
-def _name_conflict(error: IntegrityError, name: str, database: str) -> NameTakenError:
+def _name_conflict(error: IntegrityError, name: str, database: str) -> Exception:
     constraint = getattr(getattr(error.orig, "__cause__", None), "constraint_name", None)
     if constraint == models.LIVE_DATABASE_INDEX:
         return NameTakenError(
             f"An instance whose database is named '{database}' already exists. Choose another name."
         )
-    return _name_taken(name)
+    return _name_taken(name) if constraint == models.LIVE_NAME_INDEX else error

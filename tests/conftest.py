@@ -40,7 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
     """PostgreSQL 18 with the service role and both templates."""
     folder = tmp_path_factory.mktemp("postgres")
-    server = EmbeddedPostgres(folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", "autovacuum": "off"})
+    server = EmbeddedPostgres(
+        folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", "autovacuum": "off"}
+    )
     async with server:
         await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
         service = service_dsn(server, "postgres")

@@ -1,5 +1,6 @@
-"""The connection to Temporal: where it is, and what of a fault its histories may show."""
+"""The connection to Temporal: where it is, and what its histories may show."""
 
+import base64
 from dataclasses import replace
 
 from temporalio.api.failure.v1 import Failure
@@ -8,7 +9,8 @@ from temporalio.converter import DataConverter, DefaultFailureConverter, Payload
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.exceptions import FailureError
 
-from settings import InvalidSettingsError
+from settings import InvalidSettingsError, Settings
+from workflows.codec import EncryptionCodec
 
 
 class DiscreetFailureConverter(DefaultFailureConverter):
@@ -25,20 +27,46 @@ class DiscreetFailureConverter(DefaultFailureConverter):
             failure.ClearField("cause")
 
 
+class EncodedFailureConverter(DiscreetFailureConverter):
+    """Moves what a failure says to where a codec encrypts it."""
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        """Write `exception` into `failure`, discreetly and encoded."""
+        super().to_failure(exception, payload_converter, failure)
+        # Not by `encode_common_attributes`: that would move the words before they were made discreet.
+        said = {"message": failure.message, "stack_trace": failure.stack_trace}
+        failure.encoded_attributes.CopyFrom(payload_converter.to_payloads([said])[0])
+        failure.message, failure.stack_trace = "Encoded failure", ""
+
+
 DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=DiscreetFailureConverter)
+"""How payloads and failures are written without a key."""
 
 
-async def connect(*, lazy: bool = False) -> Client:
+def data_converter(settings: Settings) -> DataConverter:
+    """How payloads and failures are written: encrypted, if there is a key for that."""
+    if settings.payload_key is None:
+        return DATA_CONVERTER
+    key = base64.b64decode(settings.payload_key.get_secret_value())
+    return replace(
+        DATA_CONVERTER, failure_converter_class=EncodedFailureConverter, payload_codec=EncryptionCodec(key)
+    )
+
+
+async def connect(settings: Settings, *, lazy: bool = False) -> Client:
     """Connect to the Temporal server that Temporal's own variables and configuration file name.
 
     Args:
+        settings: they tell how payloads are written.
         lazy: connect at the first call, so that the caller starts while Temporal is away.
 
     Raises:
         InvalidSettingsError: the variables or the file cannot be used.
         RuntimeError: the server cannot be reached.
     """
-    return await Client.connect(**configuration(), lazy=lazy, data_converter=DATA_CONVERTER)
+    return await Client.connect(**configuration(), lazy=lazy, data_converter=data_converter(settings))
 
 
 def configuration() -> ClientConnectConfig:

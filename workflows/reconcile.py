@@ -27,19 +27,17 @@ class Reconcile:
             ReconcileActivities.report_drift, **options.look("Compare registry and server")
         )
         workflow.set_current_details(_in_words(report.drifts))
-        return (
-            f"{restarted} jobs restarted, {removed} leftovers removed, {len(report.drifts)} contradictions."
-        )
+        return f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions."
 
     async def _restart_stuck_jobs(self) -> int:
         restarted, last_id = 0, 0
         while True:
             page = await workflow.execute_activity_method(
-                ReconcileActivities.restart_page,
+                ReconcileActivities.find_stuck,
                 SweepPage(after=last_id, size=_PAGE_SIZE),
                 **options.sweep_page(f"Running rows after id {last_id}"),
             )
-            restarted += page.dispatched
+            restarted += sum([await _restarted(job) for job in page.jobs])
             if page.last_id is None:
                 return restarted
             last_id = page.last_id
@@ -49,6 +47,12 @@ class Reconcile:
             ReconcileActivities.find_leftovers, **options.look("Look for what failed creates left")
         )
         return sum([await _removed(job) for job in leftovers.jobs])
+
+
+async def _restarted(job: InstanceJob) -> bool:
+    return await workflow.execute_activity_method(
+        ReconcileActivities.restart, job, **options.sweep_page(f"Restart {job.job_id}")
+    )
 
 
 async def _removed(job: InstanceJob) -> bool:

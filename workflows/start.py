@@ -2,7 +2,9 @@
 
 from datetime import timedelta
 
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
+from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -43,14 +45,18 @@ class JobStarter:
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
-        handle = self._client.get_workflow_handle(job.workflow_id)
+        asked = DescribeWorkflowExecutionRequest(
+            namespace=self._client.namespace, execution=WorkflowExecution(workflow_id=job.workflow_id)
+        )
+        service = self._client.workflow_service
         try:
-            described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+            described = await service.describe_workflow_execution(asked, timeout=_RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return False
             raise
-        return described.status is WorkflowExecutionStatus.RUNNING
+        # Not by its status: a paused workflow, for one, is open as well.
+        return not described.workflow_execution_info.HasField("close_time")
 
     async def _started(self, job: InstanceJob) -> bool:
         try:

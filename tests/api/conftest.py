@@ -9,8 +9,16 @@ from temporalio.client import Client
 
 from cli.postgres import EmbeddedPostgres
 from settings import Settings
+from tests.api import server
+from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import NUMBERS, make_settings, service_dsn, session
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """Without limits of rates: all these tests come from one address."""
+    return make_settings(postgres, registry_dsn, rate_limiting=False)
 
 
 @pytest.fixture
@@ -19,7 +27,9 @@ def temporal_address() -> str:
     return NOBODY
 
 
-_TABLES = "adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances"
+_TABLES = (
+    "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances"
+)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +49,8 @@ async def registry_dsn(api_registry: str) -> str:
 @pytest.fixture(scope="session")
 async def idle_settings(postgres: EmbeddedPostgres, migrated_registry: str) -> Settings:
     """Settings of an API whose registry stays empty."""
-    return make_settings(postgres, await _registry(postgres, migrated_registry, "EdFi_Admin_idle"))
+    idle = await _registry(postgres, migrated_registry, "EdFi_Admin_idle")
+    return make_settings(postgres, idle, rate_limiting=False)
 
 
 async def _registry(postgres: EmbeddedPostgres, template: str, name: str) -> str:
@@ -99,3 +110,10 @@ async def api_with_temporal(settings: Settings, temporal: Client) -> AsyncIterat
         client_of(app, headers=bearer(settings)) as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def serving(settings: Settings) -> AsyncIterator[Server]:
+    """The API in a process of its own."""
+    async with server.serving(settings) as started:
+        yield started

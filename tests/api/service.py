@@ -27,9 +27,9 @@ async def running(settings: Settings, temporal_address: str) -> AsyncIterator[Fa
             yield app
 
 
-def client_of(app: FastAPI, **options: Any) -> httpx.AsyncClient:
-    """A client that gets answers even to what the app raises, as from a server."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+def client_of(app: FastAPI, address: str = "127.0.0.1", **options: Any) -> httpx.AsyncClient:
+    """A client at `address` that gets answers even to what the app raises, as from a server."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://api", **options)
 
 

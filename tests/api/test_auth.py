@@ -20,6 +20,7 @@ ENDPOINTS = [
     ("GET", "/v2/odsInstances/1"),
     ("GET", "/v2/jobs/CreateInstanceJob-1-1"),
     ("POST", "/v2/sweep"),
+    ("GET", "/v2/audit"),
     ("GET", "/v2"),
     ("GET", "/v2/"),
     ("GET", "/v2/nowhere"),

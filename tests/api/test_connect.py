@@ -202,6 +202,18 @@ async def test_token_is_refused_as_oauth_words_it_when_the_request_is_not_in_ord
         assert "required scope claims or has invalid scope values" in refusal["error_description"]
 
 
+@pytest.mark.parametrize("path", ["/connect/register", "/connect/token"])
+@pytest.mark.parametrize("content", [b"ClientId=%ff", b"ClientId=\xff", b"\xff=x"])
+async def test_form_is_refused_when_it_is_not_utf_8(
+    idle_stranger: httpx.AsyncClient, path: str, content: bytes
+) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = await idle_stranger.post(path, content=content, headers=headers)
+
+    assert answer.status_code == 400
+    assert answer.json()["title"] == "The body is not a well-formed form"
+
+
 @pytest.mark.parametrize("encoded", ["not base64!", base64.b64encode(b"\xff:\xff").decode(), ""])
 async def test_token_is_refused_when_http_basic_is_malformed(
     idle_stranger: httpx.AsyncClient, encoded: str

@@ -139,7 +139,7 @@ async def test_row_is_pending_when_temporal_refuses_connections(
     assert answer.status_code == 202
     assert await rows.fetchval("SELECT status FROM adminapi.dbinstances") == "Pending"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "api.launch"]
-    assert line.startswith(f"{answer.json()['jobId']} waits for the sweep: RuntimeError at ")
+    assert line.startswith(f"{answer.json()['jobId']} waits for the next sweep: RuntimeError at ")
 
 
 async def test_row_is_pending_when_temporal_accepts_connections_and_says_nothing(settings: Settings) -> None:

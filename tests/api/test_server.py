@@ -1,92 +1,20 @@
 """The API as it runs in production: a server process of its own, configured by its environment."""
 
 import asyncio
-import os
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from cli.polling import wait_until
 from cli.ports import free_port
 from settings import Settings
-from tests.api.service import NOBODY, bearer
+from tests.api.server import Server, environment, start
+from tests.api.service import bearer
 from tests.servers import ENCRYPTION_KEY, INSTANCE_PASSWORD, SERVICE_PASSWORD, TOKEN_KEY, session
 
 SECRETS = (ENCRYPTION_KEY, INSTANCE_PASSWORD, SERVICE_PASSWORD, TOKEN_KEY)
 CLIENT_SECRET = "Secret of a client: 0123456789 abcdef"
-
-
-def environment(settings: Settings, **changes: str) -> dict[str, str]:
-    return {
-        "PATH": os.defpath,
-        "TEMPORAL_ADDRESS": NOBODY,
-        "TEMPORAL_CONFIG_FILE": os.devnull,
-        "ODS_ADMIN_DSN": settings.admin_dsn.get_secret_value(),
-        "ODS_MASTER_DSN": settings.master_dsn.get_secret_value(),
-        "ODS_INSTANCE_CONNECTION_STRING": settings.instance_connection_string.get_secret_value(),
-        "ODS_ENCRYPTION_KEY": ENCRYPTION_KEY,
-        "ODS_TOKEN_SIGNING_KEY": TOKEN_KEY,
-        **changes,
-    }
-
-
-async def server(port: int, variables: Mapping[str, str]) -> Process:
-    arguments = ("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port))
-    root = Path(__file__).parents[2]
-    return await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=variables, cwd=root, stdout=PIPE, stderr=PIPE
-    )
-
-
-class Server:
-    """A server that serves."""
-
-    def __init__(self, port: int, process: Process, settings: Settings) -> None:
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.settings = settings
-        self._process = process
-
-    async def serves(self) -> bool:
-        async with httpx.AsyncClient() as client:
-            try:
-                return (await client.get(self.url)).is_success
-            except httpx.TransportError:
-                return False
-
-    async def answer(self, request: bytes) -> bytes:
-        """What the server sends in answer to the bytes of `request`, until it closes the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        await writer.wait_closed()
-        return answer
-
-    async def stop(self) -> str:
-        """Stop it as an operator does; returns what it has printed."""
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
-        printed = await asyncio.wait_for(self._process.communicate(), 10)
-        assert self._process.returncode in (0, -15)
-        return b"".join(printed).decode()
-
-
-@pytest.fixture
-async def serving(settings: Settings) -> AsyncIterator[Server]:
-    port = free_port()
-    serving = Server(port, await server(port, environment(settings)), settings)
-    try:
-        await wait_until(serving.serves, 20)
-        yield serving
-    finally:
-        await serving.stop()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +28,7 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
 async def test_server_ends_with_one_clean_line_when_a_setting_is_invalid(
     idle_settings: Settings, variable: str, value: str
 ) -> None:
-    process = await server(free_port(), environment(idle_settings, **{variable: value}))
+    process = await start(free_port(), environment(idle_settings, **{variable: value}))
     try:
         printed = await asyncio.wait_for(process.communicate(), 20)
     finally:
@@ -139,7 +67,7 @@ async def test_no_secret_and_no_exception_is_told_or_logged_when_requests_meet_f
             assert secret not in text
         for trace in ("Traceback", "jobstatuses", "relation", "tcp connect error"):
             assert trace not in text
-    assert "waits for the sweep: RuntimeError at " in log
+    assert "waits for the next sweep: RuntimeError at " in log
     assert "GET /v2/jobs/{jobId} answered 500: ProgrammingError at " in log
     assert '"POST /v2/dbInstances HTTP/1.1" 202' in log
 

@@ -1,5 +1,3 @@
-from datetime import timedelta
-
 import httpx
 import pytest
 from temporalio.client import Client
@@ -21,7 +19,7 @@ async def test_pending_row_is_completed_when_a_sweep_is_requested(
     registry: Registry,
     name: str,
 ) -> None:
-    await schedules.ensure_pending_sweep(temporal, settings.registry_queue, timedelta(hours=2))
+    await schedules.ensure(temporal, settings)
     requested = await registry.reserve(name, Template.MINIMAL)
     answer = await api_with_temporal.post(SWEEP)
 
@@ -31,7 +29,8 @@ async def test_pending_row_is_completed_when_a_sweep_is_requested(
 
     assert answer.status_code == 202
     await wait_until(is_completed, 20)
-    await temporal.get_schedule_handle(schedules.PENDING_SWEEP).delete()
+    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE):
+        await temporal.get_schedule_handle(schedule).delete()
 
 
 async def test_sweep_is_unavailable_when_no_worker_has_set_up_the_schedule(

@@ -30,8 +30,7 @@ def test_key_is_sent_over_tls_when_an_api_key_is_set(monkeypatch: pytest.MonkeyP
     assert configuration["target_host"] == "example.tmprl.cloud:7233"
     assert configuration["namespace"] == "example.a1b2c"
     assert configuration["api_key"] == "an-api-key"
-    # The client itself turns TLS on where there is a key, unless it is told not to.
-    assert configuration.get("tls") in (None, True)
+    assert configuration["tls"] is True
 
 
 def test_connection_is_encrypted_when_tls_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:

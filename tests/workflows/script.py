@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.databases import Provisioned
 from activities.drift import Drift
-from activities.reconcile import DriftReport, Leftovers
+from activities.reconcile import DriftReport, Leftovers, StuckPage
 from activities.sweep import SweepPage, SweptPage
 from instances.jobs import InstanceJob, JobFailure
 from instances.registry import Begun
@@ -36,6 +36,7 @@ class Script:
         self.begun = Begun(held=True)
         self.recorded = True
         self.pages: list[SweptPage] = []
+        self.stuck: list[StuckPage] = []
         self.leftovers: list[InstanceJob] = []
         self.drifts: list[Drift] = []
 
@@ -87,9 +88,14 @@ class Script:
         return self.pages.pop(0)
 
     @activity.defn
-    async def restart_page(self, page: SweepPage) -> SweptPage:
-        await self._follow(f"restart_page after {page.after}")
-        return self.pages.pop(0)
+    async def find_stuck(self, page: SweepPage) -> StuckPage:
+        await self._follow(f"find_stuck after {page.after}")
+        return self.stuck.pop(0)
+
+    @activity.defn
+    async def restart(self, job: InstanceJob) -> bool:
+        await self._follow(f"restart {job.instance_id}")
+        return self.recorded
 
     @activity.defn
     async def find_leftovers(self) -> Leftovers:
@@ -99,7 +105,7 @@ class Script:
     @activity.defn
     async def report_drift(self) -> DriftReport:
         await self._follow("report_drift")
-        return DriftReport(self.drifts)
+        return DriftReport(self.drifts, len(self.drifts))
 
     @property
     def activities(self) -> list[Callable[..., Any]]:
@@ -113,7 +119,8 @@ class Script:
             self.finish_delete,
             self.fail,
             self.dispatch_page,
-            self.restart_page,
+            self.find_stuck,
+            self.restart,
             self.find_leftovers,
             self.report_drift,
         ]

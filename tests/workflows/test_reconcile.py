@@ -7,7 +7,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.drift import Drift, DriftKind
-from activities.sweep import SweptPage
+from activities.reconcile import StuckPage
 from instances.jobs import InstanceJob
 from tests.workflows.script import Script, refused
 from workflows.reconcile import Reconcile
@@ -27,10 +27,10 @@ def start(client: Client, queue: str) -> Start:
 async def test_everything_is_looked_at_when_nothing_is_wrong(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(0, None)]
+    script.stuck = [StuckPage([], None)]
     handle = await start()
     assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
-    assert script.calls == ["restart_page after 0", "find_leftovers", "report_drift"]
+    assert script.calls == ["find_stuck after 0", "find_leftovers", "report_drift"]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-nothing", handle)
 
@@ -38,7 +38,7 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
 async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_are_any(
     start: Start, script: Script, keep: Keep, job: InstanceJob
 ) -> None:
-    script.pages = [SweptPage(2, 150), SweptPage(1, 170), SweptPage(0, None)]
+    script.stuck = [StuckPage([job, job], 150), StuckPage([job], 170), StuckPage([], None)]
     script.leftovers = [job, replace(job, instance_id=8)]
     script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
     script.faults["discard"] = [refused("It was retried meanwhile.")]
@@ -51,7 +51,7 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
 async def test_pass_fails_when_the_server_cannot_be_looked_at(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(0, None)]
+    script.stuck = [StuckPage([], None)]
     script.faults["find_leftovers"] = [OSError("server away")] * 3
     handle = await start()
     with pytest.raises(WorkflowFailureError):

@@ -1,0 +1,67 @@
+"""How often somebody may do something: counted in this process, in memory that does not grow."""
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+
+from starlette.requests import HTTPConnection
+
+_REMEMBERED = 10_000
+_SUBSCRIBER_BITS = 64  # an IPv6 client chooses the rest of its address itself
+
+_LONGEST_ADDRESS = 64  # a proxy may forward anything as one
+_NOBODY = "unknown"
+
+
+class RateLimiter:
+    """Admits each key a number of times at once, and from then on as often as it regains one.
+
+    It remembers one number per key, the time at which the key will have regained everything. Of too many
+    keys it forgets those that were longest silent.
+
+    Args:
+        burst: how often at once.
+        interval: seconds in which one more is regained.
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, burst: int, interval: float, clock: Callable[[], float] = monotonic) -> None:
+        self._patience = burst * interval
+        self._interval = interval
+        self._clock = clock
+        self._regained: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._regained)
+
+    def wait(self, key: str) -> float:
+        """Seconds until `key` is admitted; 0 if it is now, and that counts."""
+        now = self._clock()
+        regained = max(self._regained.get(key, now), now) + self._interval
+        if (wait := regained - now - self._patience) > 0:
+            self._regained.move_to_end(key)
+            return wait
+        self._regained[key] = regained
+        self._regained.move_to_end(key)
+        if len(self._regained) > _REMEMBERED:
+            self._regained.popitem(last=False)
+        return 0
+
+
+def peer(connection: HTTPConnection) -> str:
+    """The address the request comes from, as the server tells it: that of the client, or of its proxy."""
+    return connection.client.host[:_LONGEST_ADDRESS] if connection.client else _NOBODY
+
+
+def subscriber(address: str) -> str:
+    """What stands for everybody who can send from `address`: an IPv6 client has a whole network."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), _SUBSCRIBER_BITS), strict=False))

@@ -1,0 +1,95 @@
+"""The API in a server process of its own, configured by its environment."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+import httpx
+
+from cli.polling import wait_until
+from cli.ports import free_port
+from settings import Settings
+from tests.api.service import NOBODY
+from tests.servers import ENCRYPTION_KEY, TOKEN_KEY
+
+
+def environment(settings: Settings, **changes: str) -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "TEMPORAL_ADDRESS": NOBODY,
+        "TEMPORAL_CONFIG_FILE": os.devnull,
+        "ODS_ADMIN_DSN": settings.admin_dsn.get_secret_value(),
+        "ODS_MASTER_DSN": settings.master_dsn.get_secret_value(),
+        "ODS_INSTANCE_CONNECTION_STRING": settings.instance_connection_string.get_secret_value(),
+        "ODS_ENCRYPTION_KEY": ENCRYPTION_KEY,
+        "ODS_TOKEN_SIGNING_KEY": TOKEN_KEY,
+        "ODS_RATE_LIMITING": str(settings.rate_limiting),
+        **changes,
+    }
+
+
+async def start(
+    port: int, variables: Mapping[str, str], *options: str, output: int | IO[bytes] = PIPE
+) -> Process:
+    arguments = ("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port), *options)
+    root = Path(__file__).parents[2]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, env=variables, cwd=root, stdout=output, stderr=output
+    )
+
+
+class Server:
+    """A server that serves."""
+
+    def __init__(self, port: int, process: Process, settings: Settings, log: IO[bytes]) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.settings = settings
+        self._process = process
+        self._log = log
+
+    async def serves(self) -> bool:
+        async with httpx.AsyncClient() as client:
+            try:
+                return (await client.get(self.url)).is_success
+            except httpx.TransportError:
+                return False
+
+    async def answer(self, request: bytes) -> bytes:
+        """What the server sends in answer to the bytes of `request`, until it closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def stop(self) -> str:
+        """Stop it as an operator does; returns what it has printed."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+        await asyncio.wait_for(self._process.wait(), 10)
+        assert self._process.returncode in (0, -15)
+        self._log.seek(0)
+        return self._log.read().decode()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *options: str, **changes: str) -> AsyncIterator[Server]:
+    """A server that serves, with further `options` of uvicorn, and `changes` of its environment."""
+    port = free_port()
+    with TemporaryFile() as log:
+        process = await start(port, environment(settings, **changes), *options, output=log)
+        server = Server(port, process, settings, log)
+        try:
+            await wait_until(server.serves, 20)
+            yield server
+        finally:
+            await server.stop()

@@ -1,0 +1,342 @@
+"""The audit trail: what is written, for whom, and that writing it holds nobody up."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api import trail
+from api.trail import Recorder
+from cli.polling import wait_until
+from instances.audit import AuditEntry
+from settings import Settings
+from tests.api.server import Server
+from tests.api.service import bearer, client_of, tokens
+from tests.servers import session
+
+AUDIT = "/v2/audit"
+INSTANCES = "/v2/dbInstances"
+NEW = {"name": "Audited", "databaseTemplate": "Minimal"}
+SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+REGISTRATION = {"ClientId": "somebody", "ClientSecret": SECRET, "DisplayName": "Some Body"}
+GRANT = {
+    "grant_type": "client_credentials",
+    "client_id": "somebody",
+    "client_secret": SECRET,
+    "scope": "edfi_admin_api/full_access",
+}
+PER_ADDRESS = 20
+TOGETHER = 200
+ENTRY = AuditEntry("a-client", "192.0.2.1", "POST", "/v2/sweep", None, None, 202, None)
+REFUSAL = replace(ENTRY, client=None, status=401)
+
+
+async def entries(api: httpx.AsyncClient, **query: int) -> list[dict[str, Any]]:
+    answer = await api.get(AUDIT, params=query)
+    assert answer.status_code == 200
+    listed: list[dict[str, Any]] = answer.json()
+    return listed
+
+
+async def test_who_what_when_and_outcome_are_written_when_an_instance_is_requested(
+    api: httpx.AsyncClient,
+) -> None:
+    accepted = (await api.post(INSTANCES, json=NEW)).json()
+    (entry,) = await entries(api)
+
+    assert entry.pop("id") > 0
+    age = datetime.now(UTC) - datetime.fromisoformat(entry.pop("at"))
+    assert timedelta(0) <= age < timedelta(seconds=10)
+    assert entry == {
+        "client": "a-client",
+        "address": "127.0.0.1",
+        "method": "POST",
+        "path": INSTANCES,
+        "instanceId": accepted["id"],
+        "jobId": accepted["jobId"],
+        "status": 202,
+        "title": None,
+        "omitted": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "title"),
+    [
+        ("POST", INSTANCES, {"json": {}}, 400, "Validation failed"),
+        ("POST", INSTANCES, {"content": b"{"}, 415, "The content type is not supported"),
+        ("POST", INSTANCES, {"content": b"x" * 2_000_000}, 413, "The body is too large"),
+        ("DELETE", f"{INSTANCES}/77", {}, 404, "Not found: dbInstance with ID 77."),
+        ("POST", f"{INSTANCES}/77/retry", {}, 404, "Not found: dbInstance with ID 77."),
+        ("POST", "/v2/sweep", {}, 503, "Temporal cannot be reached"),
+        ("PUT", INSTANCES, {}, 405, "Method Not Allowed"),
+        ("POST", "/v2/nowhere", {}, 404, "Not Found"),
+        ("POST", "/connect/register", {"data": {}}, 400, "Validation failed"),
+        ("POST", "/connect/token", {"data": {}}, 401, "invalid_client"),
+    ],
+)
+async def test_reason_is_written_when_a_change_is_refused(
+    api: httpx.AsyncClient, method: str, path: str, options: dict[str, Any], status: int, title: str
+) -> None:
+    assert (await api.request(method, path, **options)).status_code == status
+    (entry,) = await entries(api)
+
+    assert (entry["method"], entry["path"], entry["status"]) == (method, path, status)
+    assert entry["title"].startswith(title)
+    assert entry["client"] == (None if path.startswith("/connect") else "a-client")
+    assert entry["instanceId"] == (77 if "77" in path else None)
+    assert entry["jobId"] is None
+
+
+async def test_conflict_is_written_with_the_instance_when_its_state_forbids_a_change(
+    api: httpx.AsyncClient,
+) -> None:
+    accepted = (await api.post(INSTANCES, json=NEW)).json()
+    assert (await api.delete(f"{INSTANCES}/{accepted['id']}")).status_code == 409
+    entry = (await entries(api))[0]
+
+    assert (entry["status"], entry["instanceId"], entry["jobId"]) == (409, accepted["id"], None)
+    assert entry["title"] == "The instance's state does not allow this"
+
+
+@pytest.mark.parametrize("path", [INSTANCES, "/v2/nowhere", AUDIT])
+async def test_refusal_is_written_when_a_reader_has_no_valid_token(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, path: str
+) -> None:
+    await stranger.get(path)
+    (entry,) = await entries(api)
+
+    assert (entry["client"], entry["path"], entry["status"]) == (None, path, 401)
+    assert entry["title"] == "A bearer token is needed"
+
+
+async def test_client_is_written_when_its_token_has_not_the_scope(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.auth.FULL_ACCESS", "another")
+    token = tokens(settings).issue("a-client-of-little-scope")
+    monkeypatch.undo()
+    answer = await stranger.get(INSTANCES, headers={"Authorization": f"Bearer {token}"})
+    (entry,) = await entries(api)
+
+    assert answer.status_code == 403
+    assert (entry["client"], entry["status"]) == ("a-client-of-little-scope", 403)
+
+
+async def test_nothing_is_written_when_somebody_reads(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    for path in (INSTANCES, f"{INSTANCES}/1", "/v2/odsInstances", AUDIT, f"{INSTANCES}?limit=-1"):
+        await api.get(path)
+    for path in ("/", "/health", "/docs", "/nowhere"):
+        await stranger.get(path)
+    assert await entries(api) == []
+
+
+async def test_client_is_written_when_it_registers_and_gets_a_token(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    await stranger.post("/connect/register", data=REGISTRATION)
+    await stranger.post("/connect/token", data=GRANT)
+    await stranger.post("/connect/token", data=GRANT | {"client_secret": "wrong"})
+    refused, issued, registered = await entries(api)
+
+    assert (registered["client"], registered["status"]) == ("somebody", 200)
+    assert (issued["client"], issued["status"]) == ("somebody", 200)
+    # Not who it says it is: that was not proven.
+    assert (refused["client"], refused["status"], refused["title"]) == (None, 401, "invalid_client")
+
+
+async def test_no_secret_is_written_wherever_a_request_has_it(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, registry_dsn: str
+) -> None:
+    form = {"data": REGISTRATION}
+    for client in (api, stranger):
+        token = client.headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
+        await client.post("/connect/register", **form)  # type: ignore[arg-type] # httpx's own
+        await client.post("/connect/token", data=GRANT, params={"client_secret": SECRET})
+        await client.post("/connect/token", data=GRANT, auth=("somebody", SECRET))
+        await client.post(INSTANCES, json=NEW | {"name": SECRET}, params={"password": SECRET})
+        await client.post(INSTANCES, json=NEW, headers={"X-Secret": SECRET, "Cookie": f"a={SECRET}"})
+        await client.delete(f"{INSTANCES}/1?token={token}#{token}")
+    async with session(registry_dsn) as connection:
+        rows = await connection.fetch("SELECT to_jsonb(audit)::text FROM adminapi.audit")
+    written = "\n".join(row[0] for row in rows)
+
+    assert len(rows) > 6
+    assert api.headers["Authorization"].removeprefix("Bearer ") not in written
+    assert SECRET not in json.dumps(await entries(api))
+    for piece in (SECRET, SECRET[:16], "client_secret", "password"):
+        assert piece not in written
+
+
+async def test_newest_come_first_when_the_trail_is_paged(api: httpx.AsyncClient) -> None:
+    for number in range(4):
+        await api.delete(f"{INSTANCES}/{number}")
+    assert [entry["instanceId"] for entry in await entries(api, limit=3)] == [3, 2, 1]
+    assert [entry["instanceId"] for entry in await entries(api, offset=3, limit=3)] == [0]
+    assert await entries(api, offset=9) == []
+    assert (await api.get(AUDIT, params={"limit": -1})).status_code == 400
+
+
+async def test_few_entries_are_written_when_a_stranger_scans(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, app: FastAPI
+) -> None:
+    for number in range(PER_ADDRESS + 30):
+        await stranger.get(f"/v2/{number}")
+    assert len(await entries(api, limit=1000)) == PER_ADDRESS
+    async with client_of(app, address="192.0.2.2") as neighbour:
+        await neighbour.get(INSTANCES)
+    newest = (await entries(api))[0]
+
+    # What was left out is not concealed.
+    assert (newest["address"], newest["omitted"]) == ("192.0.2.2", 30)
+
+
+async def test_every_change_is_written_when_strangers_have_used_up_their_share(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    for _ in range(PER_ADDRESS + 5):
+        await stranger.get(INSTANCES)
+    for number in range(PER_ADDRESS + 5):
+        await api.delete(f"{INSTANCES}/{number}")
+    written = await entries(api, limit=1000)
+
+    assert len([entry for entry in written if entry["client"]]) == PER_ADDRESS + 5
+    assert {entry["omitted"] for entry in written} == {0}
+
+
+async def test_text_is_marked_when_it_is_cut_or_cleaned(api: httpx.AsyncClient, registry_dsn: str) -> None:
+    await api.delete(f"{INSTANCES}/{'x' * 2000}")
+    await api.delete(f"{INSTANCES}/%00%1b[31m%ff%0a")
+    cleaned, cut = await entries(api)
+
+    assert (len(cut["path"]), cut["path"][-2:]) == (512, "x…")
+    assert (len(cut["title"]), cut["title"][-2:]) == (256, "x…")
+    assert cleaned["path"] == f"{INSTANCES}/%00%1b[31m%ff%0a"
+    assert all(sign.isprintable() for sign in cleaned["title"])
+    assert "\N{REPLACEMENT CHARACTER}[31m" in cleaned["title"]
+
+
+@pytest.fixture
+async def without_audit(registry_dsn: str) -> AsyncIterator[None]:
+    async with session(registry_dsn) as connection:
+        await connection.execute("ALTER TABLE adminapi.audit RENAME TO hidden")
+        yield
+        await connection.execute("ALTER TABLE adminapi.hidden RENAME TO audit")
+
+
+@pytest.mark.usefixtures("without_audit")
+async def test_request_is_granted_and_one_line_tells_when_the_trail_cannot_be_written(
+    api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await api.post(INSTANCES, json=NEW)).status_code == 202
+    lines = [record.getMessage() for record in caplog.records if record.name == "api.trail"]
+
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "A POST that was answered 202 was not written to the audit trail: ProgrammingError"
+    )
+    assert "adminapi" not in lines[0]
+
+
+@pytest.fixture
+async def without_jobs(registry_dsn: str) -> AsyncIterator[None]:
+    async with session(registry_dsn) as connection:
+        await connection.execute("ALTER TABLE adminapi.jobstatuses RENAME TO hidden")
+        yield
+        await connection.execute("ALTER TABLE adminapi.hidden RENAME TO jobstatuses")
+
+
+@pytest.mark.usefixtures("without_jobs")
+async def test_fault_is_written_when_nobody_foresaw_it(api: httpx.AsyncClient) -> None:
+    assert (await api.post(INSTANCES, json=NEW)).status_code == 500
+    (entry,) = await entries(api)
+    assert (entry["status"], entry["title"]) == (500, "Internal server error")
+
+
+async def test_answer_comes_at_once_when_writing_the_trail_takes_long(
+    serving: Server,
+) -> None:
+    headers = bearer(serving.settings)
+    dsn = serving.settings.admin_dsn.get_secret_value()
+    async with (
+        session(dsn) as connection,
+        httpx.AsyncClient(base_url=serving.url, headers=headers) as client,
+    ):
+        assert (await client.delete(f"{INSTANCES}/1")).status_code == 404
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE adminapi.audit IN ACCESS EXCLUSIVE MODE")
+            started = time.perf_counter()
+            # More than the pool has connections, one after the other on one connection of the client.
+            for number in range(15):
+                assert (await client.delete(f"{INSTANCES}/{number}")).status_code == 404
+            assert time.perf_counter() - started < 2
+
+        async def all_are_written() -> bool:
+            return bool(await connection.fetchval("SELECT count(*) FROM adminapi.audit") == 16)
+
+        await wait_until(all_are_written, 10)
+
+
+class Trail:
+    """Takes entries, when it may."""
+
+    def __init__(self) -> None:
+        self.written: list[AuditEntry] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def record(self, entry: AuditEntry) -> None:
+        await self.open.wait()
+        self.written.append(entry)
+
+
+async def test_strangers_share_one_limit_when_they_have_many_addresses() -> None:
+    trail_ = Trail()
+    recorder = Recorder(trail_.record)
+    for number in range(TOGETHER + 100):
+        await recorder.record(replace(REFUSAL, address=f"2001:db8:0:{number:x}::1"))
+    assert len(trail_.written) == TOGETHER
+
+
+async def test_refusals_of_known_clients_are_all_written_when_there_are_many() -> None:
+    trail_ = Trail()
+    recorder = Recorder(trail_.record)
+    for _ in range(TOGETHER + 100):
+        await recorder.record(replace(REFUSAL, client="a-client"))
+    assert len(trail_.written) == TOGETHER + 100
+
+
+async def test_entries_are_given_up_and_told_when_too_many_wait(caplog: pytest.LogCaptureFixture) -> None:
+    trail_ = Trail()
+    trail_.open.clear()
+    recorder = Recorder(trail_.record)
+    waiting = [asyncio.create_task(recorder.record(ENTRY)) for _ in range(150)]
+    await asyncio.sleep(0)  # lets each of them come as far as it can
+    assert sum(task.done() for task in waiting) == 50
+    assert caplog.text.count("was not written to the audit trail: too many are waiting") == 50
+    trail_.open.set()
+    await asyncio.gather(*waiting)
+    assert len(trail_.written) == 100
+
+
+async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "_PATIENCE_SECONDS", 0.05)
+    trail_ = Trail()
+    trail_.open.clear()
+    recorder = Recorder(trail_.record)
+    await asyncio.gather(*(recorder.record(ENTRY) for _ in range(5)))
+    assert caplog.text.count("was not written to the audit trail: TimeoutError") == 5
+    trail_.open.set()
+    await recorder.record(ENTRY)
+    assert trail_.written == [ENTRY]

@@ -1,0 +1,160 @@
+"""How often an address may register clients and ask for tokens."""
+
+from collections.abc import AsyncIterator
+from itertools import count
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.limiter import RateLimiter, subscriber
+from cli.postgres import EmbeddedPostgres
+from settings import Settings
+from tests.api import server
+from tests.api.service import NOBODY, client_of, running
+from tests.servers import make_settings
+
+SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+REGISTRATIONS = 30
+TOKENS = 60
+GRANT = {"grant_type": "client_credentials", "client_id": "nobody", "client_secret": "x", "scope": "another"}
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """Settings as they are by default."""
+    return make_settings(postgres, registry_dsn)
+
+
+@pytest.fixture
+async def neighbour(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client at another address."""
+    async with client_of(app, address="192.0.2.2") as client:
+        yield client
+
+
+async def statuses(client: httpx.AsyncClient, path: str, times: int, **options: object) -> list[int]:
+    return [(await client.post(path, data=GRANT, **options)).status_code for _ in range(times)]  # type: ignore[arg-type] # httpx's own
+
+
+def assert_too_many(answer: httpx.Response) -> None:
+    assert answer.status_code == 429
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["title"] == "Too many requests from this address"
+    assert answer.headers["Retry-After"] in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "burst"), [("/connect/register", REGISTRATIONS), ("/connect/token", TOKENS)]
+)
+async def test_address_is_refused_when_it_asks_too_often(
+    stranger: httpx.AsyncClient, neighbour: httpx.AsyncClient, path: str, burst: int
+) -> None:
+    assert await statuses(stranger, path, burst) == [400] * burst
+    # What is not read cannot be expensive, either.
+    assert_too_many(await stranger.post(path, content=b"x" * 100_000, headers={"Content-Type": "text/plain"}))
+    assert (await stranger.get("/")).status_code == 200
+    assert (await stranger.get("/health")).status_code == 200
+    assert await statuses(neighbour, path, 1) == [400]
+
+
+async def test_other_limit_is_untouched_when_one_is_reached(stranger: httpx.AsyncClient) -> None:
+    await statuses(stranger, "/connect/register", REGISTRATIONS + 1)
+    assert await statuses(stranger, "/connect/token", 1) == [400]
+
+
+async def test_nobody_is_refused_when_limiting_is_switched_off(idle_settings: Settings) -> None:
+    assert not idle_settings.rate_limiting
+    async with running(idle_settings, NOBODY) as app, client_of(app) as client:
+        assert set(await statuses(client, "/connect/token", 2 * TOKENS)) == {400}
+
+
+async def test_clients_behind_a_proxy_have_limits_of_their_own_when_the_proxy_is_trusted(
+    settings: Settings,
+) -> None:
+    async with (
+        server.serving(settings, "--forwarded-allow-ips", "127.0.0.1") as serving,
+        httpx.AsyncClient(base_url=serving.url) as client,
+    ):
+        one, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+        assert (await statuses(client, "/connect/register", REGISTRATIONS + 1, headers=one))[-1] == 429
+        assert await statuses(client, "/connect/register", 1, headers=other) == [400]
+
+
+async def test_limit_is_not_evaded_when_somebody_forges_the_address(settings: Settings) -> None:
+    async with (
+        server.serving(settings, "--forwarded-allow-ips", "10.0.0.1") as serving,
+        httpx.AsyncClient(base_url=serving.url) as client,
+    ):
+        forged = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in range(REGISTRATIONS + 1)]
+        told = [await statuses(client, "/connect/register", 1, headers=headers) for headers in forged]
+        assert told[-1] == [429]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_key_is_admitted_again_when_it_has_waited_as_told() -> None:
+    clock = Clock()
+    limiter = RateLimiter(burst=3, interval=2, clock=clock)
+    assert [limiter.wait("a") for _ in range(5)] == [0, 0, 0, 2, 2]
+    clock.now += 1.5
+    assert limiter.wait("a") == 0.5
+    assert limiter.wait("b") == 0
+    clock.now += 0.5
+    assert [limiter.wait("a"), limiter.wait("a")] == [0, 2]
+    clock.now += 1000
+    assert [limiter.wait("a") for _ in range(4)] == [0, 0, 0, 2]
+
+
+@given(
+    burst=st.integers(1, 20),
+    interval=st.integers(1, 20),
+    pauses=st.lists(st.integers(0, 40), max_size=100),
+)
+def test_no_more_are_admitted_than_burst_and_time_allow(burst: int, interval: int, pauses: list[int]) -> None:
+    clock = Clock()
+    limiter = RateLimiter(burst, interval, clock)
+    admitted = 0
+    for pause in pauses:
+        clock.now += pause
+        admitted += limiter.wait("a") == 0
+    assert admitted <= burst + sum(pauses) // interval
+    assert admitted >= min(burst, len(pauses))
+
+
+def test_memory_is_bounded_and_the_busy_are_remembered_when_there_are_many_keys() -> None:
+    limiter = RateLimiter(burst=1, interval=1000, clock=Clock())
+    assert limiter.wait("busy") == 0
+    for number in count():
+        assert limiter.wait(str(number)) == 0
+        if number % 1000 == 0:
+            assert limiter.wait("busy") > 0
+        if number == 20_000:
+            break
+    assert len(limiter) <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_network_counts_when_the_address_is_of_version_6(address: str, expected: str) -> None:
+    assert subscriber(address) == expected

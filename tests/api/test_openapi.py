@@ -1,0 +1,62 @@
+"""The API against its own description, by requests that schemathesis makes of it."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from settings import Settings
+from tests.api import server
+from tests.api.server import Server
+from tests.api.service import bearer
+from workflows import schedules
+
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "missing_required_header",
+    "unsupported_method",
+    "allow_header_conformance",
+    "use_after_free",
+    "ensure_resource_availability",
+    "ignored_auth",
+    # Not negative_data_rejection: names of fields match in any case, which a schema cannot say; and not
+    # positive_data_acceptance: a name that is taken is refused.
+]
+
+
+@pytest.fixture
+async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]:
+    """The API with all that it needs, but nothing is started: nobody would work on it."""
+    await schedules.ensure(temporal, settings)
+    address = temporal.service_client.config.target_host
+    async with server.serving(settings, TEMPORAL_ADDRESS=address, ODS_TRIGGER="scheduled") as started:
+        yield started
+    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE):
+        await temporal.get_schedule_handle(schedule).delete()
+
+
+async def test_every_answer_is_as_described_when_schemathesis_asks(serving: Server, tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        f"{serving.url}/openapi.json",
+        *("--checks", ",".join(CHECKS)),
+        *("--header", f"Authorization: {bearer(serving.settings, lifetime=600)['Authorization']}"),
+        *("--seed", "1", "--max-examples", "12", "--request-timeout", "10", "--no-shrink"),
+    ]
+    run = await asyncio.to_thread(
+        subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"Operations: +(\d+) selected / \1 total", run.stdout)
+    assert re.search(r"^Test cases:\n +\d{3,} generated, \d{3,} passed", run.stdout, re.MULTILINE)
