@@ -43,6 +43,11 @@ async def test_child_is_restarted_when_it_dies(tmp_path: Path) -> None:
         first = supervisor.pids["child"]
         os.kill(first, signal.SIGKILL)
         assert await lines(tmp_path / "child.log", 2) == ["started", "started"]
+
+        async def told() -> bool:
+            return bool(restarts)
+
+        await wait_until(told, 5)
         assert supervisor.pids["child"] != first
         assert restarts == ["child"]
     assert not alive(supervisor.pids["child"])
