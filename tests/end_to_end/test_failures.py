@@ -183,7 +183,7 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
 async def test_unmarked_database_is_deleted_when_it_was_handed_over_as_documented(
     operator: Operator, admin: asyncpg.Connection, registry_dsn: str, name: str
 ) -> None:
-    documentation = (Path(__file__).parents[2] / "docs" / "production.md").read_text()  # noqa: ASYNC240 - a page
+    documentation = (Path(__file__).parents[2] / "docs" / "production.md").read_text()
     (statement,) = re.findall(r"```postgresql\n(.+?)```", documentation, re.DOTALL)
     job = await operator.create(name)
     await operator.ended(job)
