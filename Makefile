@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup demo up test lint bench lock
+.PHONY: setup demo up test lint bench chaos lock
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.complete
@@ -33,6 +33,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/create.py $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 # Pins every dependency with its hashes. No address of an index is written: anyone's index serves.
 lock: setup

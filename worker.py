@@ -39,7 +39,7 @@ from workflows.start import JobStarter
 WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile]
 
 _RECONNECT_SECONDS = 1
-_STICKY_TIMEOUT = timedelta(seconds=1)
+_STICKY_TIMEOUT = timedelta(milliseconds=500)
 """How long a workflow waits for the worker that has it in its cache, before another one takes it over."""
 _HEARTBEAT_THROTTLE = timedelta(seconds=1)
 _POLLERS = 2

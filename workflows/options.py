@@ -43,9 +43,9 @@ def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> Activity
         task_queue=policy.ddl_queue,
         start_to_close_timeout=_LONGEST_DDL,
         heartbeat_timeout=timedelta(seconds=policy.heartbeat_timeout),
-        # Waits grow to half a minute, so that the usual eight tries outlast a restart of PostgreSQL.
+        # Waits double up to half a minute, so that the usual eight tries outlast a restart of PostgreSQL.
         retry_policy=RetryPolicy(
-            initial_interval=timedelta(milliseconds=500),
+            initial_interval=timedelta(milliseconds=200),
             maximum_interval=timedelta(seconds=30),
             maximum_attempts=attempts,
         ),

@@ -1,0 +1,171 @@
+"""One campaign: clients at work on a stack while faults strike it, then quiet, then judgement."""
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.checker import Storm, Violation, check, check_drift
+from tests.chaos.evidence import Target, connected, foreign_databases
+from tests.chaos.faults import Blow, Fault, Injector, Recovery, Victim, percentile, seeded
+from tests.chaos.workload import Customer, Ledger, Service, insist
+
+_CUSTOMERS = 6
+_TAKEN = ("Taken One", "Taken Two", "Stranger")
+_CONTESTED = tuple(f"Contested {number}" for number in range(1, 9))
+_QUIET_SECONDS = 150
+_SHARE_OF_DOUBLE_FAULTS = 0.2
+
+_SPARE_SECONDS = 2
+"""What a killed worker may cost beyond the heartbeat timeout."""
+_RESTART_SECONDS = 15
+"""What a restart of PostgreSQL or Temporal may cost from the moment that it answers again."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do: `operations` spread over `seconds`, `fault_every` seconds between two of `faults`.
+
+    Faults strike as long as the clients work, but at least `least_faults`.
+    """
+
+    seed: int
+    operations: int
+    seconds: float
+    fault_every: float
+    faults: Iterator[Fault]
+    least_faults: int = 0
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    ledger: Ledger
+    heartbeat_timeout: float
+    recoveries: list[Recovery] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def measured(self) -> Mapping[tuple[Victim, Blow], Sequence[float]]:
+        """Seconds of the undisturbed recoveries, by kind of fault."""
+        found: dict[tuple[Victim, Blow], list[float]] = {}
+        for recovery in self.recoveries:
+            if recovery.second is None:
+                found.setdefault((recovery.fault.victim, recovery.fault.blow), []).append(recovery.seconds)
+        return found
+
+    def limit(self, victim: Victim, blow: Blow) -> float | None:
+        """Seconds that 95 of 100 recoveries may take, if that is promised."""
+        if victim in {Victim.POSTGRES, Victim.TEMPORAL}:
+            return _RESTART_SECONDS
+        if (victim, blow) == (Victim.WORKER, Blow.KILL):
+            return self.heartbeat_timeout + _SPARE_SECONDS
+        return None
+
+    def missed(self) -> Sequence[str]:
+        """Limits that were not kept, in words."""
+        return [
+            f"{victim} {blow}: {percentile(seconds, 0.95):.1f} s instead of {limit:.0f} s"
+            for (victim, blow), seconds in self.measured().items()
+            if (limit := self.limit(victim, blow)) is not None and percentile(seconds, 0.95) > limit
+        ]
+
+    @property
+    def good(self) -> bool:
+        """Whether everything is as promised."""
+        return not (self.violations or self.missed() or self.ledger.oddities)
+
+
+async def campaign(folder: Path, plan: Plan, heartbeat_timeout: float, report: Report) -> Outcome:
+    """Carry out `plan` on the stack that serves in `folder`."""
+    target = Target.of_stack(folder)
+    await _plant_foreign_databases(target)
+    foreign = await foreign_databases(target)
+    outcome = Outcome(Ledger(), heartbeat_timeout)
+    stack = Injector.read(folder)
+    service = Service(stack["api"]["url"], stack["client"], outcome.ledger)
+    try:
+        await _storm(folder, plan, target, service, outcome, report)
+        report("The storm is over; waiting until things are quiet.")
+        await _hear_outcomes(service)
+    finally:
+        await service.close()
+    storm = Storm(outcome.ledger.told(), foreign)
+    outcome.violations += await check(target, storm, _QUIET_SECONDS)
+    outcome.violations += await check_drift(drift_command(folder), storm)
+    outcome.errors = await _errors(target)
+    return outcome
+
+
+def drift_command(folder: Path) -> Sequence[str]:
+    """What reports the drift of the stack in `folder`."""
+    return (sys.executable, "-m", "cli", "drift", "--json", "--data-dir", str(folder))
+
+
+async def _storm(
+    folder: Path, plan: Plan, target: Target, service: Service, outcome: Outcome, report: Report
+) -> None:
+    rng = seeded(plan.seed)
+    start = time.monotonic()
+    customers = [
+        Customer(number, service, seeded(rng.random()), _CONTESTED, _TAKEN, target.master_dsn)
+        for number in range(1, _CUSTOMERS + 1)
+    ]
+    moments = sorted(start + rng.uniform(0, plan.seconds) for _ in range(plan.operations))
+    over = asyncio.Event()
+    injector = Injector(folder, service, seeded(rng.random()), report)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_strike(plan, injector, rng, over, outcome))
+        async with asyncio.TaskGroup() as busy:
+            for number, customer in enumerate(customers):
+                busy.create_task(customer.work(moments[number::_CUSTOMERS], start + 1.5 * plan.seconds))
+        over.set()
+
+
+async def _strike(
+    plan: Plan, injector: Injector, rng: random.Random, over: asyncio.Event, outcome: Outcome
+) -> None:
+    for fault in plan.faults:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), plan.fault_every * rng.uniform(0.5, 1.5))
+        if over.is_set() and len(outcome.recoveries) >= plan.least_faults:
+            return
+        second = next(plan.faults, None) if rng.random() < _SHARE_OF_DOUBLE_FAULTS else None
+        try:
+            outcome.recoveries.append(await injector.strike(fault, second))
+        except TimeoutError:
+            outcome.ledger.oddities.append(f"no recovery from {fault}{f' and {second}' if second else ''}")
+
+
+async def _hear_outcomes(service: Service) -> None:
+    """Let the clients hear how their jobs ended; those that do not end are found by the checker."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_QUIET_SECONDS):
+            for job in {request.job for request in service.ledger.requests if request.job}:
+                await service.ended(job)
+
+
+async def _plant_foreign_databases(target: Target) -> None:
+    """Databases of others: some with names that instances will want, one with a comment like ours."""
+    names = ["district_reports", *(f"EdFi_Ods_{name.replace(' ', '_')}_Minimal" for name in _TAKEN)]
+    for name in names:
+        await insist(target.master_dsn, f'CREATE DATABASE "{name}"')
+        async with connected(target.master_dsn, name) as database:
+            await database.execute("CREATE TABLE precious AS SELECT generate_series(1, 100) AS row")
+    comment = '{"tenant": "default", "odsInstanceId": 1, "job": "another", "mark": "somebody else"}'
+    await insist(target.master_dsn, f"COMMENT ON DATABASE \"{names[-1]}\" IS '{comment}'")
+
+
+async def _errors(target: Target) -> Counter[str]:
+    """Why jobs have failed, and how often: for a person to see whether that is true."""
+    async with connected(target.admin_dsn) as registry:
+        rows = await registry.fetch("SELECT errormessage FROM adminapi.jobstatuses WHERE status = 'Error'")
+    return Counter(str(row["errormessage"]) for row in rows)

@@ -1,0 +1,357 @@
+"""The independent checker: whether everything that was promised is true once things are quiet.
+
+It takes nothing on trust: it imports none of the product's code, and reads the servers with SQL and the
+Temporal API. What the formats are (names, comments, encrypted strings) is written down here a second time,
+from their documentation, on purpose.
+"""
+
+import asyncio
+import base64
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, hmac, padding
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from temporalio.client import Client
+
+from tests.chaos.evidence import (
+    Database,
+    Evidence,
+    ForeignDatabase,
+    Instance,
+    Job,
+    OdsInstance,
+    Target,
+    contents,
+    foreign_databases,
+    gather,
+)
+
+_POLL_SECONDS = 0.5
+_STAGING = "ods_staging_"
+_PUBLISHED = "EdFi_Ods_"
+
+# What the status of an instance says about its last job: the operation and the status of that job.
+_AGREEMENT = {
+    "Completed": ("Create", "Completed"),
+    "Error": ("Create", "Error"),
+    "Deleted": ("Delete", "Completed"),
+    "Delete_Failed": ("Delete", "Error"),
+}
+_FAILED = ("Error", "Delete_Failed")
+
+
+class Kind(StrEnum):
+    """What can be wrong."""
+
+    LOST_REQUEST = "accepted request without a job"
+    UNFINISHED = "instance that did not come to an end"
+    UNFINISHED_JOB = "job that did not come to an end"
+    DISAGREEMENT = "job and instance disagree"
+    RETRACTED = "job that was told to be done and is not"
+    UNREQUESTED = "job that nobody requested"
+    NO_DATABASE = "instance without its database"
+    WRONG_MARK = "database with another mark than its instance"
+    WRONG_CONTENTS = "database that is no whole copy of its template"
+    SURPLUS_DATABASE = "database without a completed instance"
+    UNMARKED_DATABASE = "unmarked database"
+    STAGING_DATABASE = "staging database"
+    INVALID_DATABASE = "invalid database"
+    FOREIGN_DATABASE = "foreign database that was touched"
+    NO_ODS_INSTANCE = "completed instance without its ODS instance"
+    SURPLUS_ODS_INSTANCE = "ODS instance without a completed instance"
+    WRONG_ODS_INSTANCE = "ODS instance of another name or template"
+    WRONG_CONNECTION_STRING = "connection string that does not lead to the database"
+    OPEN_WORKFLOW = "open workflow that should be closed"
+    DUPLICATE_WORKFLOW = "instance with several open workflows"
+    DRIFT = "drift that the product itself reports"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that is wrong, and the words for it."""
+
+    kind: Kind
+    words: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as its client remembers it.
+
+    Attributes:
+        operation: `Create` or `Delete`; a retry is a request for the operation that had failed.
+        name: of the instance.
+        job: what the answer said; None if the connection broke before there was an answer, so that nobody
+            knows whether the request was accepted.
+        outcome: the last status of the job that the client was told.
+    """
+
+    operation: str
+    name: str
+    job: str | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What the servers were asked to do, and what was there before."""
+
+    requests: Sequence[Request] = ()
+    foreign: Mapping[str, ForeignDatabase] = field(default_factory=dict)
+
+
+async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violation]:
+    """Wait until nothing is under way, for `seconds` at most, and then judge everything."""
+    temporal = await Client.connect(target.temporal_address, namespace=target.namespace)
+    evidence = await _settled(target, temporal, seconds)
+    foreign = await foreign_databases(target, list(storm.foreign)) if storm.foreign else {}
+    published = [it for it in evidence.databases if it.mark and it.name not in storm.foreign]
+    return [
+        *_judged(evidence, target, storm, foreign),
+        *_copies(evidence.instances, await contents(target, published)),
+    ]
+
+
+async def check_drift(command: Sequence[str], storm: Storm) -> Sequence[Violation]:
+    """What `command` (`ods drift --json`) reports, but for databases that were there before."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    try:
+        found = [drift for drift in json.loads(output) if drift["subject"] not in storm.foreign]
+    except (ValueError, TypeError, KeyError):
+        return [Violation(Kind.DRIFT, f"no report (exit code {process.returncode}): {output.decode()}")]
+    return [Violation(Kind.DRIFT, str(drift)) for drift in found]
+
+
+async def _settled(target: Target, temporal: Client, seconds: float) -> Evidence:
+    """The evidence once things are quiet; if they never are, the checks say what is not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        evidence = await gather(target, temporal)
+        if not any((*_unfinished(evidence), *_open_workflows(evidence))) or time.monotonic() > deadline:
+            return evidence
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _judged(
+    evidence: Evidence, target: Target, storm: Storm, foreign: Mapping[str, ForeignDatabase]
+) -> Iterator[Violation]:
+    yield from _unfinished(evidence)
+    yield from _requests(evidence, storm.requests)
+    yield from _jobs(evidence)
+    yield from _completed(evidence)
+    yield from _databases(evidence, storm.foreign)
+    yield from _foreign(storm.foreign, foreign)
+    yield from _ods_instances(evidence, target)
+    yield from _open_workflows(evidence)
+    yield from _duplicate_workflows(evidence)
+
+
+def _unfinished(evidence: Evidence) -> Iterator[Violation]:
+    """Rows that nobody has brought to an end."""
+    for instance in evidence.instances:
+        if instance.status not in _AGREEMENT:
+            open_now = [
+                str(flow) for flow in evidence.workflows if flow.ods_instance_id == instance.odsinstanceid
+            ]
+            words = f"{instance}, {instance.operation}: its workflow is {', '.join(open_now) or 'not open'}"
+            yield Violation(Kind.UNFINISHED, words)
+
+
+def _requests(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Violation]:
+    """Each accepted request has led to its job, and each job comes from a request."""
+    jobs = {job.jobid: job for job in evidence.jobs}
+    accepted = {request.job for request in requests}
+    for request in requests:
+        if request.job is None:
+            continue
+        job = jobs.get(request.job)
+        if job is None:
+            yield Violation(Kind.LOST_REQUEST, f"{request.operation} '{request.name}': no job {request.job}")
+        elif request.outcome == "Completed" and job.status != "Completed":
+            yield Violation(Kind.RETRACTED, f"{job.jobid} was Completed and is {job.status}")
+    if not requests:
+        return
+    perhaps = Counter((request.operation, request.name) for request in requests if request.job is None)
+    names = {instance.id: instance.name for instance in evidence.instances}
+    for job in evidence.jobs:
+        key = (_operation(job), names.get(job.dbinstanceid or 0, ""))
+        if job.jobid not in accepted:
+            perhaps[key] -= 1
+            if perhaps[key] < 0:
+                yield Violation(Kind.UNREQUESTED, f"{job.jobid} for '{key[1]}': no such request is left")
+
+
+def _jobs(evidence: Evidence) -> Iterator[Violation]:
+    """Each job has ended in good order, and the last one of an instance as the instance says."""
+    instances = {instance.id: instance for instance in evidence.instances}
+    listed: dict[int | None, list[str]] = {}
+    for job in evidence.jobs:
+        listed.setdefault(job.dbinstanceid, []).append(job.jobid)
+        if job.dbinstanceid not in instances:
+            yield Violation(Kind.DISAGREEMENT, f"{job.jobid} belongs to no instance")
+        if job.status not in {"Completed", "Error"}:
+            yield Violation(Kind.UNFINISHED_JOB, f"{job.jobid} is {job.status}")
+        elif not job.finished or (job.errormessage is None) != (job.status == "Completed"):
+            words = f"{job.jobid} is {job.status}, finished: {job.finished}, error: {job.errormessage}"
+            yield Violation(Kind.DISAGREEMENT, words)
+    statuses = {job.jobid: job.status for job in evidence.jobs}
+    for instance in evidence.instances:
+        yield from _last_job(instance, statuses)
+        numbers = sorted(int(job.rpartition("-")[2]) for job in listed.get(instance.id, []))
+        if numbers != list(range(1, instance.jobnumber + 1)):
+            yield Violation(
+                Kind.DISAGREEMENT, f"{instance} has had {instance.jobnumber} jobs, there are {numbers}"
+            )
+
+
+def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Violation]:
+    if instance.status not in _AGREEMENT:
+        return
+    operation, status = _AGREEMENT[instance.status]
+    job = f"{operation}InstanceJob-{instance.odsinstanceid}-{instance.jobnumber}"
+    if instance.operation != operation or statuses.get(job) != status:
+        words = f"{instance}, {instance.operation}: {job} is {statuses.get(job, 'missing')}"
+        yield Violation(Kind.DISAGREEMENT, words)
+    if (instance.errormessage is not None) != (instance.status in _FAILED):
+        yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.errormessage}")
+
+
+def _completed(evidence: Evidence) -> Iterator[Violation]:
+    """Each completed instance has its database, open to sessions, with its mark."""
+    databases = {database.name: database for database in evidence.databases}
+    for instance in evidence.instances:
+        if instance.status != "Completed":
+            continue
+        database = databases.get(instance.databasename)
+        if database is None or database.invalid or not database.open:
+            found = "closed or invalid" if database else "missing"
+            yield Violation(Kind.NO_DATABASE, f"{instance}: {instance.databasename} is {found}")
+        elif database.mark != instance.mark:
+            words = f"{instance}: {database.name} has the comment {database.comment}"
+            yield Violation(Kind.WRONG_MARK, words)
+        if not instance.published:
+            yield Violation(Kind.DISAGREEMENT, f"{instance} has no time of publication")
+
+
+def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[Violation]:
+    """All copies of a template are alike; the template itself is closed, so most of them tell what it is."""
+    completed = [it for it in instances if it.status == "Completed" and it.databasename in sums]
+    counted = Counter((it.databasetemplate, sums[it.databasename]) for it in completed)
+    usual = {template: checksum for (template, checksum), _ in reversed(counted.most_common())}
+    for instance in completed:
+        if sums[instance.databasename] != usual[instance.databasetemplate]:
+            words = f"{instance}: {sums[instance.databasename] or 'empty'}"
+            yield Violation(Kind.WRONG_CONTENTS, words)
+
+
+def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> Iterator[Violation]:
+    """Each database is a foreign one, or belongs to an instance that may have it."""
+    # What a delete could not drop, it says so: the database may be there.
+    owners = {
+        (instance.databasename, instance.mark)
+        for instance in evidence.instances
+        if instance.status in {"Completed", "Delete_Failed"}
+    }
+    for database in evidence.databases:
+        if database.name in foreign:
+            continue
+        if database.name.startswith(_STAGING):
+            yield Violation(Kind.STAGING_DATABASE, database.name)
+        if database.invalid:
+            yield Violation(Kind.INVALID_DATABASE, database.name)
+        if database.mark is None and database.name.startswith(_PUBLISHED):
+            yield Violation(Kind.UNMARKED_DATABASE, database.name)
+        elif database.mark is not None and (database.name, database.mark) not in owners:
+            yield Violation(Kind.SURPLUS_DATABASE, _told(database, evidence.instances))
+
+
+def _told(database: Database, instances: Sequence[Instance]) -> str:
+    owners = [str(instance) for instance in instances if instance.mark == database.mark]
+    return f"{database.name} ({database.comment}) belongs to {', '.join(owners) or 'no instance'}"
+
+
+def _foreign(
+    before: Mapping[str, ForeignDatabase], after: Mapping[str, ForeignDatabase]
+) -> Iterator[Violation]:
+    for name, database in before.items():
+        if after.get(name) != database:
+            yield Violation(Kind.FOREIGN_DATABASE, f"{name} was {database} and is {after.get(name)}")
+
+
+def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
+    """Each completed instance has its ODS instance, which leads to its database, and there are no others."""
+    completed = {row.odsinstanceid: row for row in evidence.instances if row.status == "Completed"}
+    routed = {row.odsinstanceid: row for row in evidence.ods_instances}
+    for missing in completed.keys() - routed.keys():
+        yield Violation(Kind.NO_ODS_INSTANCE, str(completed[missing]))
+    for number, ods_instance in routed.items():
+        if number not in completed:
+            yield Violation(Kind.SURPLUS_ODS_INSTANCE, f"OdsInstanceId {number}, '{ods_instance.name}'")
+            continue
+        yield from _routed(completed[number], ods_instance, target)
+
+
+def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> Iterator[Violation]:
+    if (ods_instance.name, ods_instance.instancetype) != (instance.name, instance.databasetemplate):
+        words = f"{instance}: '{ods_instance.name}', {ods_instance.instancetype}"
+        yield Violation(Kind.WRONG_ODS_INSTANCE, words)
+    server = urlsplit(target.master_dsn)
+    expected = {"host": server.hostname, "port": str(server.port), "database": instance.databasename}
+    try:
+        pairs = decrypted(ods_instance.connectionstring or "", target.encryption_key)
+    except (ValueError, InvalidSignature) as fault:
+        words = f"{instance}: cannot be decrypted ({type(fault).__name__})"
+        yield Violation(Kind.WRONG_CONNECTION_STRING, words)
+        return
+    found = {key: pairs.get(key) for key in expected}
+    if found != expected:
+        yield Violation(Kind.WRONG_CONNECTION_STRING, f"{instance}: leads to {found}")
+
+
+def decrypted(stored: str, key: bytes) -> dict[str, str]:
+    """The pairs of a connection string: base64(IV)|base64(ciphertext)|base64(HMAC-SHA256 of the ciphertext).
+
+    Raises:
+        ValueError: it has another form.
+        cryptography.exceptions.InvalidSignature: it was made with another key.
+    """
+    iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in stored.split("|"))
+    signer = hmac.HMAC(key, hashes.SHA256())
+    signer.update(ciphertext)
+    signer.verify(signature)
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+    unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
+    padded = decryptor.update(ciphertext) + decryptor.finalize()
+    text = (unpadder.update(padded) + unpadder.finalize()).decode()
+    return {key.strip().lower(): value for key, _, value in (pair.partition("=") for pair in text.split(";"))}
+
+
+def _open_workflows(evidence: Evidence) -> Iterator[Violation]:
+    """An open workflow is a job that has failed and waits for a decision."""
+    failed = {row.odsinstanceid for row in evidence.instances if row.status in _FAILED}
+    for workflow in evidence.workflows:
+        if workflow.doing or workflow.ods_instance_id not in failed:
+            yield Violation(Kind.OPEN_WORKFLOW, str(workflow))
+
+
+def _duplicate_workflows(evidence: Evidence) -> Iterator[Violation]:
+    """An instance has one workflow at a time, under whatever id."""
+    counted = Counter(flow.ods_instance_id for flow in evidence.workflows if flow.ods_instance_id is not None)
+    for number, count in counted.items():
+        if count > 1:
+            flows = [str(flow) for flow in evidence.workflows if flow.ods_instance_id == number]
+            yield Violation(Kind.DUPLICATE_WORKFLOW, f"OdsInstanceId {number}: {', '.join(flows)}")
+
+
+def _operation(job: Job) -> str:
+    return job.jobid.partition("InstanceJob-")[0]

@@ -1,0 +1,250 @@
+"""What the servers hold: read with SQL and the Temporal API alone, by nothing of the product's own code."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import asyncpg
+from temporalio.client import Client, WorkflowExecution
+from temporalio.common import SearchAttributeKey
+
+_ODS_INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
+
+_Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the servers are, and the key of the connection strings; the DSNs are a superuser's."""
+
+    admin_dsn: str
+    master_dsn: str
+    temporal_address: str
+    namespace: str
+    encryption_key: bytes
+
+    @classmethod
+    def of_stack(cls, folder: Path) -> Self:
+        """The servers of the stack that serves in `folder`."""
+        stack = json.loads((folder / "stack.json").read_text())
+        secrets = json.loads((folder / "secrets.json").read_text())
+        return cls(
+            stack["postgres"]["admin_dsn"],
+            stack["postgres"]["master_dsn"],
+            stack["temporal"]["address"],
+            stack["temporal"]["namespace"],
+            base64.b64decode(secrets["encryption_key"]),
+        )
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A row of `adminapi.dbinstances`."""
+
+    id: int
+    name: str
+    odsinstanceid: int
+    status: str
+    databasetemplate: str
+    databasename: str
+    operation: str
+    jobnumber: int
+    mark: str
+    published: bool
+    errormessage: str | None
+
+    def __str__(self) -> str:
+        return f"instance {self.id} ('{self.name}', OdsInstanceId {self.odsinstanceid}, {self.status})"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of `adminapi.jobstatuses`."""
+
+    jobid: str
+    status: str
+    errormessage: str | None
+    finished: bool
+    dbinstanceid: int | None
+
+
+@dataclass(frozen=True)
+class OdsInstance:
+    """A row of `dbo.odsinstances`."""
+
+    odsinstanceid: int
+    name: str
+    instancetype: str | None
+    connectionstring: str | None
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of the server."""
+
+    name: str
+    oid: int
+    owner: str
+    open: bool
+    invalid: bool
+    comment: str | None
+
+    @property
+    def mark(self) -> str | None:
+        """The mark in its comment, if the comment is one of those that published databases carry."""
+        try:
+            mark = json.loads(self.comment or "")["mark"]
+        except (ValueError, TypeError, KeyError):
+            return None
+        return str(mark)
+
+
+@dataclass(frozen=True)
+class ForeignDatabase:
+    """A database that is none of the product's business; `checksum` of its rows, if one may connect."""
+
+    database: Database
+    checksum: str | None
+
+
+@dataclass(frozen=True)
+class OpenWorkflow:
+    """An open workflow; `doing` tells what it has under way, and is empty if it only waits."""
+
+    id: str
+    type: str
+    ods_instance_id: int | None
+    doing: str
+
+    def __str__(self) -> str:
+        return f"{self.type} '{self.id}' ({self.doing or 'waits'})"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All of it, at about one moment."""
+
+    instances: Sequence[Instance]
+    jobs: Sequence[Job]
+    ods_instances: Sequence[OdsInstance]
+    databases: Sequence[Database]
+    workflows: Sequence[OpenWorkflow]
+
+
+async def gather(target: Target, temporal: Client) -> Evidence:
+    """Read everything but the contents of databases."""
+    # Workflows first: one that ends between the two readings has left its row finished.
+    workflows = await _open_workflows(temporal)
+    async with connected(target.admin_dsn) as registry, registry.transaction(isolation="repeatable_read"):
+        return Evidence(
+            instances=[Instance(**row) for row in await registry.fetch(_INSTANCES)],
+            jobs=[Job(**row) for row in await registry.fetch(_JOBS)],
+            ods_instances=[OdsInstance(**row) for row in await registry.fetch(_ODS_INSTANCES)],
+            databases=await _databases(target),
+            workflows=workflows,
+        )
+
+
+async def foreign_databases(target: Target, names: Sequence[str] = ()) -> Mapping[str, ForeignDatabase]:
+    """The databases called `names`, or all but the registry's: as they shall be after the storm."""
+    registry = await _registry_name(target)
+    return {
+        database.name: ForeignDatabase(database, await _checksum(target, database))
+        for database in await _databases(target)
+        if database.name != registry and (not names or database.name in names)
+    }
+
+
+async def contents(target: Target, databases: Sequence[Database]) -> Mapping[str, str]:
+    """A checksum of each of those `databases` that one may connect to, by name."""
+    sums = {database.name: await _checksum(target, database) for database in databases}
+    return {name: checksum for name, checksum in sums.items() if checksum is not None}
+
+
+@asynccontextmanager
+async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Connection]:
+    """A session on the database of `dsn`, or on `database` of the same server."""
+    connection = await asyncpg.connect(dsn, database=database, timeout=10)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+_INSTANCES = """
+SELECT id, name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber,
+       mark::text AS mark, publishedat IS NOT NULL AS published, errormessage
+FROM adminapi.dbinstances ORDER BY id
+"""
+_JOBS = """
+SELECT jobid, status, errormessage, finishedat IS NOT NULL AS finished, dbinstanceid
+FROM adminapi.jobstatuses ORDER BY id
+"""
+_ODS_INSTANCES = """
+SELECT odsinstanceid, name, instancetype, connectionstring FROM dbo.odsinstances ORDER BY odsinstanceid
+"""
+# -2 is how PostgreSQL notes a DROP that was interrupted.
+_DATABASES = """
+SELECT datname AS name, oid::int8, datdba::regrole::text AS owner, datallowconn AS open,
+       datconnlimit = -2 AS invalid, shobj_description(oid, 'pg_database') AS comment
+FROM pg_database ORDER BY datname
+"""
+_TABLES = """
+SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' ORDER BY 1
+"""
+
+
+async def _databases(target: Target) -> Sequence[Database]:
+    async with connected(target.master_dsn) as server:
+        return [Database(**row) for row in await server.fetch(_DATABASES)]
+
+
+async def _registry_name(target: Target) -> str:
+    async with connected(target.admin_dsn) as registry:
+        return str(await registry.fetchval("SELECT current_database()"))
+
+
+async def _checksum(target: Target, database: Database) -> str | None:
+    if not database.open or database.invalid:
+        return None
+    async with connected(target.master_dsn, database.name) as session:
+        sums = [await _table_checksum(session, row[0]) for row in await session.fetch(_TABLES)]
+    return " ".join(sums)
+
+
+async def _table_checksum(session: _Connection, table: str) -> str:
+    rows = await session.fetchrow(
+        f"SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM {table} AS t"  # noqa: S608 - quoted by format()
+    )
+    return f"{table}={rows}"
+
+
+async def _open_workflows(temporal: Client) -> Sequence[OpenWorkflow]:
+    running = [found async for found in temporal.list_workflows("ExecutionStatus = 'Running'")]
+    return [workflow for found in running if (workflow := await _described(temporal, found))]
+
+
+async def _described(temporal: Client, found: WorkflowExecution) -> OpenWorkflow | None:
+    """Visibility lags behind: the execution itself knows whether it is open, and what it does."""
+    description = await temporal.get_workflow_handle(found.id, run_id=found.run_id).describe()
+    if description.close_time is not None:
+        return None
+    return OpenWorkflow(
+        found.id,
+        found.workflow_type,
+        found.typed_search_attributes.get(_ODS_INSTANCE_ID),
+        "; ".join(_under_way(description.raw_description)),
+    )
+
+
+def _under_way(raw: Any) -> Sequence[str]:
+    activities = [
+        f"{pending.activity_type.name}, attempt {pending.attempt} ({pending.last_failure.message})"
+        for pending in raw.pending_activities
+    ]
+    return [*activities, *(["a workflow task"] if raw.HasField("pending_workflow_task") else [])]

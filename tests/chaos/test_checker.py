@@ -1,0 +1,347 @@
+"""The checker finds each kind of violation, and nothing where there is none."""
+
+import ast
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from instances.catalog import Catalog
+from instances.registry import Registry
+from instances.status import JobStatus
+from settings import Settings
+from tests.chaos import checker, evidence
+from tests.chaos.checker import Kind, Request, Storm, Violation, check
+from tests.chaos.conftest import Garden
+from tests.chaos.evidence import Target, connected, foreign_databases
+from tests.end_to_end.conftest import Operator
+from worker import ddl_worker, registry_worker
+from workflows.start import JobStarter
+
+Plant = Callable[[Garden], Awaitable[object]]
+
+_OTHER_KEY = bytes(32)
+_PATIENCE = 0.2
+
+
+def _sql(statement: str) -> Plant:
+    """Run `statement` in the registry, with the instance's id as $1."""
+    return lambda garden: garden.registry.execute(statement, garden.number)
+
+
+def _ddl(statement: str) -> Plant:
+    """Run `statement` on the server, {} being the database's name."""
+    return lambda garden: garden.server.execute(statement.format(f'"{garden.database}"'))
+
+
+def _connection_string(make: Callable[[Garden], str | None]) -> Plant:
+    return lambda garden: garden.registry.execute(
+        "UPDATE dbo.odsinstances SET connectionstring = $2 WHERE odsinstanceid = $1",
+        *(garden.number, make(garden)),
+    )
+
+
+async def _plant_waiting(garden: Garden) -> None:
+    await garden.plant_instance(garden.number + 500, "Waiting", "Pending", "Create", 1)
+    await garden.plant_job("Create", 1, "Pending", garden.number + 500)
+
+
+async def _plant_interrupted(garden: Garden) -> None:
+    await _plant_waiting(garden)
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'InProgress' WHERE id > $1", garden.number
+    )
+
+
+async def _plant_forgotten_job(garden: Garden) -> None:
+    await garden.plant_instance(garden.number + 500, "Forgotten", "Deleted", "Delete", 2)
+    await garden.plant_job("Create", 1, "InProgress", garden.number + 500)
+    await garden.plant_job("Delete", 2, "Completed", garden.number + 500)
+
+
+async def _plant_failed(garden: Garden) -> None:
+    await garden.plant_instance(garden.number + 500, "Failed", "Error", "Create", 1)
+    await garden.plant_job("Create", 1, "Error", garden.number + 500)
+
+
+async def _plant_failed_with_workflow(garden: Garden) -> None:
+    await _plant_failed(garden)
+    await garden.plant_workflow("busy", garden.number + 500)
+
+
+async def _plant_two_workflows(garden: Garden) -> None:
+    await _plant_failed_with_workflow(garden)
+    await garden.plant_workflow("busy-as-well", garden.number + 500)
+
+
+async def _plant_left_database(garden: Garden) -> None:
+    mark = str(uuid.uuid4())
+    await garden.plant_instance(garden.number + 500, "Left", "Deleted", "Delete", 2, mark)
+    await garden.plant_job("Create", 1, "Completed", garden.number + 500)
+    await garden.plant_job("Delete", 2, "Completed", garden.number + 500)
+    await garden.plant_database("EdFi_Ods_Left_Minimal", mark)
+
+
+async def _plant_invalid(garden: Garden) -> None:
+    await garden.plant_database("left_over")
+    await garden.server.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'left_over'")
+
+
+SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
+    "waiting": (_plant_waiting, {Kind.UNFINISHED, Kind.UNFINISHED_JOB}),
+    "interrupted": (_plant_interrupted, {Kind.UNFINISHED, Kind.UNFINISHED_JOB}),
+    "forgotten job": (_plant_forgotten_job, {Kind.UNFINISHED_JOB}),
+    "job is Error": (
+        _sql(
+            "UPDATE adminapi.jobstatuses SET status = 'Error', errormessage = 'No.' WHERE dbinstanceid = $1"
+        ),
+        {Kind.DISAGREEMENT},
+    ),
+    "job has an error message": (
+        _sql("UPDATE adminapi.jobstatuses SET errormessage = 'No.' WHERE dbinstanceid = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "job has no end": (
+        _sql("UPDATE adminapi.jobstatuses SET finishedat = NULL WHERE dbinstanceid = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "job of another operation": (
+        _sql("UPDATE adminapi.dbinstances SET operation = 'Delete' WHERE id = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "job is missing": (
+        _sql("DELETE FROM adminapi.jobstatuses WHERE dbinstanceid = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "job too many": (
+        lambda garden: garden.plant_job("Delete", 2, "Completed", garden.number),
+        {Kind.DISAGREEMENT},
+    ),
+    "job of nobody": (
+        lambda garden: garden.plant_job("Create", 1, "Completed", 999_999),
+        {Kind.DISAGREEMENT},
+    ),
+    "instance has an error message": (
+        _sql("UPDATE adminapi.dbinstances SET errormessage = 'No.' WHERE id = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "instance was not published": (
+        _sql("UPDATE adminapi.dbinstances SET publishedat = NULL WHERE id = $1"),
+        {Kind.DISAGREEMENT},
+    ),
+    "database is missing": (_ddl("DROP DATABASE {}"), {Kind.NO_DATABASE}),
+    "database is closed": (_ddl("ALTER DATABASE {} ALLOW_CONNECTIONS false"), {Kind.NO_DATABASE}),
+    "database of another mark": (
+        _ddl('COMMENT ON DATABASE {} IS \'{{"mark": "another"}}\''),
+        {Kind.WRONG_MARK, Kind.SURPLUS_DATABASE},
+    ),
+    "database without mark": (
+        _ddl("COMMENT ON DATABASE {} IS NULL"),
+        {Kind.WRONG_MARK, Kind.UNMARKED_DATABASE},
+    ),
+    "database of a deleted instance": (_plant_left_database, {Kind.SURPLUS_DATABASE}),
+    "database of nobody": (
+        lambda garden: garden.plant_database("EdFi_Ods_Nobody_Minimal", "mark"),
+        {Kind.SURPLUS_DATABASE},
+    ),
+    "unmarked database": (
+        lambda garden: garden.plant_database("EdFi_Ods_Nobody_Minimal"),
+        {Kind.UNMARKED_DATABASE},
+    ),
+    "staging database": (
+        lambda garden: garden.plant_database(f"ods_staging_{uuid.uuid4().hex}"),
+        {Kind.STAGING_DATABASE},
+    ),
+    "invalid database": (_plant_invalid, {Kind.INVALID_DATABASE}),
+    "ODS instance is missing": (
+        _sql("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1"),
+        {Kind.NO_ODS_INSTANCE},
+    ),
+    "ODS instance of nobody": (
+        _sql("INSERT INTO dbo.odsinstances VALUES ($1 + 500, 'Nobody', 'Minimal', NULL)"),
+        {Kind.SURPLUS_ODS_INSTANCE},
+    ),
+    "ODS instance of another name": (
+        _sql("UPDATE dbo.odsinstances SET name = 'Another' WHERE odsinstanceid = $1"),
+        {Kind.WRONG_ODS_INSTANCE},
+    ),
+    "ODS instance of another template": (
+        _sql("UPDATE dbo.odsinstances SET instancetype = 'Sample' WHERE odsinstanceid = $1"),
+        {Kind.WRONG_ODS_INSTANCE},
+    ),
+    "connection string of another database": (
+        _connection_string(lambda garden: garden.connection_string("EdFi_Admin")),
+        {Kind.WRONG_CONNECTION_STRING},
+    ),
+    "connection string of another key": (
+        _connection_string(lambda garden: garden.connection_string(garden.database, _OTHER_KEY)),
+        {Kind.WRONG_CONNECTION_STRING},
+    ),
+    "connection string in the clear": (
+        _connection_string(lambda garden: f"host=127.0.0.1;port={garden.port};database={garden.database}"),
+        {Kind.WRONG_CONNECTION_STRING},
+    ),
+    "connection string is missing": (_connection_string(lambda _: None), {Kind.WRONG_CONNECTION_STRING}),
+    "workflow of a completed instance": (
+        lambda garden: garden.plant_workflow(str(garden.number), garden.number),
+        {Kind.OPEN_WORKFLOW},
+    ),
+    "workflow of no instance": (lambda garden: garden.plant_workflow("stray", 999_999), {Kind.OPEN_WORKFLOW}),
+    "workflow of a failed instance does not wait": (_plant_failed_with_workflow, {Kind.OPEN_WORKFLOW}),
+    "two workflows": (_plant_two_workflows, {Kind.OPEN_WORKFLOW, Kind.DUPLICATE_WORKFLOW}),
+}
+
+
+async def _before(target: Target) -> Storm:
+    """Other tests' databases are none of ours."""
+    return Storm(foreign=await foreign_databases(target))
+
+
+def _kinds(violations: object) -> set[Kind]:
+    assert isinstance(violations, list)
+    return {violation.kind for violation in violations if isinstance(violation, Violation)}
+
+
+async def test_nothing_is_found_when_all_is_in_order(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    await _plant_failed(garden)
+    storm = Storm(
+        [garden.request, Request("Create", "Failed", f"CreateInstanceJob-{garden.number + 500}-1")],
+        before.foreign,
+    )
+    assert await check(target, storm, _PATIENCE) == []
+
+
+@pytest.mark.parametrize("case", SPOILED)
+async def test_violation_is_found_when_it_was_planted(garden: Garden, target: Target, case: str) -> None:
+    plant, kinds = SPOILED[case]
+    before = await _before(target)
+    await garden.plant_completed()
+    await plant(garden)
+    assert _kinds(await check(target, before, _PATIENCE)) == kinds
+
+
+async def test_request_is_lost_when_its_job_does_not_exist(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    lost = Request("Delete", garden.name, f"DeleteInstanceJob-{garden.number}-2")
+    found = await check(target, Storm([garden.request, lost], before.foreign), _PATIENCE)
+    assert _kinds(found) == {Kind.LOST_REQUEST}
+
+
+async def test_job_is_retracted_when_it_had_been_completed(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await _plant_failed(garden)
+    told = Request("Create", "Failed", f"CreateInstanceJob-{garden.number + 500}-1", "Completed")
+    assert _kinds(await check(target, Storm([told], before.foreign), _PATIENCE)) == {Kind.RETRACTED}
+
+
+async def test_job_is_unrequested_when_no_request_is_left_for_it(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    await _plant_failed(garden)
+    unknown = Request("Create", "Failed")
+    for requests, kinds in (([garden.request], {Kind.UNREQUESTED}), ([garden.request, unknown], set())):
+        assert _kinds(await check(target, Storm(requests, before.foreign), _PATIENCE)) == kinds
+
+
+async def test_contents_are_found_wrong_when_most_copies_have_others(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    for number in (garden.number + 500, garden.number + 501):
+        await garden.plant_completed(number)
+    assert await check(target, before, _PATIENCE) == []
+    async with connected(target.master_dsn, garden.database) as database:
+        await database.execute("CREATE TABLE half AS SELECT 1 AS id")
+    (found,) = await check(target, before, _PATIENCE)
+    assert found.kind is Kind.WRONG_CONTENTS
+    assert garden.name in found.words
+
+
+async def _add_row(garden: Garden, target: Target) -> None:
+    async with connected(target.master_dsn, "district_reports") as reports:
+        await reports.execute("INSERT INTO reports VALUES (2)")
+
+
+async def _make_anew(garden: Garden, target: Target) -> None:
+    await garden.server.execute("DROP DATABASE district_reports")
+    await _plant_reports(garden, target)
+
+
+async def _change_owner(garden: Garden, target: Target) -> None:
+    await garden.server.execute("ALTER DATABASE district_reports OWNER TO ods_service")
+
+
+async def _drop(garden: Garden, target: Target) -> None:
+    await garden.server.execute("DROP DATABASE district_reports")
+
+
+async def _plant_reports(garden: Garden, target: Target) -> None:
+    await garden.plant_database("district_reports")
+    async with connected(target.master_dsn, "district_reports") as reports:
+        await reports.execute("CREATE TABLE reports AS SELECT 1 AS id")
+
+
+@pytest.mark.parametrize("touch", [_add_row, _make_anew, _change_owner, _drop])
+async def test_foreign_database_is_found_when_it_was_touched(
+    garden: Garden, target: Target, touch: Callable[[Garden, Target], Awaitable[None]]
+) -> None:
+    await _plant_reports(garden, target)
+    before = await _before(target)
+    assert _kinds(await check(target, before, _PATIENCE)) == set()
+    await touch(garden, target)
+    assert _kinds(await check(target, before, _PATIENCE)) == {Kind.FOREIGN_DATABASE}
+
+
+async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
+    registry: Registry,
+    catalog: Catalog,
+    quiet_temporal: Client,
+    settings: Settings,
+    engine: AsyncEngine,
+    garden: Garden,
+    target: Target,
+) -> None:
+    taken = f"Taken {garden.number}"
+    await garden.plant_database(f"EdFi_Ods_Taken_{garden.number}_Minimal")
+    before = await _before(target)
+    operator = Operator(
+        registry, catalog, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(registry_worker(quiet_temporal, settings, engine))
+        await stack.enter_async_context(ddl_worker(quiet_temporal, settings, engine))
+        kept, gone, refused = [
+            await operator.create(name) for name in (f"Kept {garden.number}", garden.name, taken)
+        ]
+        assert await operator.ended(gone) is JobStatus.COMPLETED
+        await operator.delete(gone)
+        garden.databases.append(kept.database)
+        found = await check(target, before, 20)
+        assert await operator.ended(refused) is JobStatus.ERROR
+    assert found == []
+
+
+@pytest.mark.parametrize("module", [checker, evidence])
+def test_checker_is_independent_when_its_imports_are_read(module: object) -> None:
+    tree = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
+    imported = {
+        name
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    foreign = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
+    allowed = {"asyncpg", "cryptography", "temporalio"}
+    assert {name for name in foreign if name.partition(".")[0] not in allowed} <= {"tests.chaos.evidence"}
