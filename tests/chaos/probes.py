@@ -25,7 +25,7 @@ class Probes:
         self._instances: dict[int, str] = {}
 
     async def start(self) -> Sequence[str]:
-        """Request creates, deletes of what was created for the fault before, and a sweep; returns the jobs."""
+        """Request creates, deletes of what the fault before had created, and a sweep; returns the jobs."""
         old, self._instances = self._instances, {}
         deletes = [await self._delete(instance, name) for instance, name in old.items()]
         creates = [await self.create() for _ in range(_CREATES)]
