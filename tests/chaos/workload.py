@@ -165,7 +165,7 @@ class Service:
         answer = await self.send("GET", f"/v2/jobs/{job}")
         if not answer.is_success:
             self.ledger.oddities.append(f"{job}: {answer.status_code} {answer.text[:200]}")
-            return {"status": "Error", "errorMessage": "it is not known"}
+            return {"jobId": job, "status": "Error", "errorMessage": "it is not known"}
         told: Json = answer.json()
         self.ledger.outcomes[job] = told["status"]
         return told
