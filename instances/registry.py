@@ -180,20 +180,13 @@ class Registry:
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Jobs of rows in `Pending` and `Pending_Delete` with ids above `after`, by id."""
-        waiting = [InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE]
-        query = select(DbInstance).where(DbInstance.status.in_(waiting), DbInstance.id > after)
-        async with self._transaction() as session:
-            rows = await session.scalars(query.order_by(DbInstance.id).limit(limit))
-            return [self._job(row) for row in rows]
+        waiting = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
+        return [self._job(row) for row in await self._page(waiting, after, limit)]
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Jobs of rows in `InProgress` with ids above `after`, by id, at the attempt that is under way."""
-        query = select(DbInstance).where(
-            DbInstance.status == InstanceStatus.IN_PROGRESS, DbInstance.id > after
-        )
-        async with self._transaction() as session:
-            rows = await session.scalars(query.order_by(DbInstance.id).limit(limit))
-            return [self._job(row, row.attempt) for row in rows]
+        running = (InstanceStatus.IN_PROGRESS,)
+        return [self._job(row, row.attempt) for row in await self._page(running, after, limit)]
 
     async def release(self, job: InstanceJob) -> InstanceJob | None:
         """Put a job that nobody carries out any more back to waiting; returns the attempt that is due then.
@@ -217,6 +210,11 @@ class Registry:
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
         async with self._sessions.begin() as session:
             yield session
+
+    async def _page(self, states: Collection[InstanceStatus], after: int, limit: int) -> Sequence[DbInstance]:
+        query = select(DbInstance).where(DbInstance.status.in_(states), DbInstance.id > after)
+        async with self._transaction() as session:
+            return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
 
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
         await session.flush()

@@ -4,7 +4,7 @@ import base64
 import itertools
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +91,40 @@ async def session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def in_use(admin: asyncpg.Connection, server: EmbeddedPostgres, template: str) -> AsyncIterator[None]:
+    """Somebody works on the template: PostgreSQL waits for that session before it copies."""
+    await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
+    try:
+        async with session(server.dsn(template)):
+            await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
+            yield
+    finally:
+        await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
+
+
+@asynccontextmanager
+async def with_statements(admin: asyncpg.Connection, before: str, after: str) -> AsyncIterator[None]:
+    """The server after one statement, and put back by another."""
+    await admin.execute(before)
+    try:
+        yield
+    finally:
+        await admin.execute(after)
+
+
+def template_missing(admin: asyncpg.Connection) -> AbstractAsyncContextManager[None]:
+    """The template `Minimal` is not where the settings say."""
+    return with_statements(
+        admin,
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RENAME TO "elsewhere"',
+        f'ALTER DATABASE "elsewhere" RENAME TO "{MINIMAL_TEMPLATE}"',
+    )
+
+
+def right_missing(admin: asyncpg.Connection) -> AbstractAsyncContextManager[None]:
+    """The service's role may not create databases."""
+    role = f"ALTER ROLE {seeding.SERVICE_ROLE}"
+    return with_statements(admin, f"{role} NOCREATEDB", f"{role} CREATEDB")

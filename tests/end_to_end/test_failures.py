@@ -14,7 +14,7 @@ from cli.postgres import EmbeddedPostgres
 from instances.jobs import InstanceJob
 from instances.status import InstanceStatus, JobStatus
 from tests.end_to_end.conftest import Operator
-from tests.servers import MINIMAL_TEMPLATE, session
+from tests.servers import MINIMAL_TEMPLATE, in_use, right_missing, session, template_missing
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -72,31 +72,25 @@ async def test_foreign_database_is_untouched_when_it_has_the_wanted_name(
 async def test_job_is_done_after_retry_when_the_template_was_missing(
     operator: Operator, admin: asyncpg.Connection, name: str
 ) -> None:
-    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RENAME TO "elsewhere"')
-    try:
+    async with template_missing(admin):
         job = await operator.create(name)
         await _failed(operator, job, f"The template database '{MINIMAL_TEMPLATE}' does not exist.")
-    finally:
-        await admin.execute(f'ALTER DATABASE "elsewhere" RENAME TO "{MINIMAL_TEMPLATE}"')
     await _retried_by_signal(operator, job)
 
 
 async def test_job_is_done_after_retry_when_a_right_was_missing(
     operator: Operator, admin: asyncpg.Connection, name: str
 ) -> None:
-    await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} NOCREATEDB")
-    try:
+    async with right_missing(admin):
         job = await operator.create(name)
         await _failed(operator, job, "Grant it CREATEDB")
-    finally:
-        await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} CREATEDB")
     await _retried_by_signal(operator, job)
 
 
 async def test_job_is_done_after_retry_when_the_template_was_in_use(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
 ) -> None:
-    async with _template_in_use(postgres, admin):
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
         job = await operator.create(name)
         await _failed(operator, job, f"The template '{MINIMAL_TEMPLATE}' is in use by other sessions.")
         assert await admin.fetchval(
@@ -108,12 +102,9 @@ async def test_job_is_done_after_retry_when_the_template_was_in_use(
 async def test_job_is_done_when_retried_through_the_registry(
     operator: Operator, admin: asyncpg.Connection, name: str
 ) -> None:
-    await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} NOCREATEDB")
-    try:
+    async with right_missing(admin):
         job = await operator.create(name)
         await _failed(operator, job, "Grant it CREATEDB")
-    finally:
-        await admin.execute(f"ALTER ROLE {seeding.SERVICE_ROLE} CREATEDB")
     again = await operator.retry(job)
     assert again.job_id == job.job_id
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
@@ -122,7 +113,7 @@ async def test_job_is_done_when_retried_through_the_registry(
 async def test_database_is_removed_when_its_name_was_taken_among_ods_instances_meanwhile(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, registry_dsn: str, name: str
 ) -> None:
-    async with _template_in_use(postgres, admin):
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
         job = await operator.create(name)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
         async with session(registry_dsn) as connection:
@@ -214,14 +205,6 @@ async def _gone(admin: asyncpg.Connection, database: str) -> None:
     async with asyncio.timeout(10):
         while await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", database):
             await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def _template_in_use(postgres: EmbeddedPostgres, admin: asyncpg.Connection) -> AsyncIterator[None]:
-    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
-    async with session(postgres.dsn(MINIMAL_TEMPLATE)):
-        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
-        yield
 
 
 @asynccontextmanager

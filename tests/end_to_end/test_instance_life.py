@@ -19,6 +19,7 @@ from tests.servers import (
     MINIMAL_TEMPLATE,
     SERVICE_PASSWORD,
     TOKEN_KEY,
+    in_use,
     session,
 )
 
@@ -98,9 +99,7 @@ async def test_name_is_free_again_when_its_instance_was_deleted(operator: Operat
 async def test_second_job_is_refused_when_one_is_running(
     operator: Operator, temporal: Client, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
 ) -> None:
-    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
-    async with session(postgres.dsn(MINIMAL_TEMPLATE)):  # PostgreSQL waits for it before it copies
-        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
         job = await operator.create(name)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
         with pytest.raises(RefusedError) as refused:

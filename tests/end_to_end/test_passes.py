@@ -10,7 +10,7 @@ from cli import seeding
 from instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.servers import MINIMAL_TEMPLATE
+from tests.servers import template_missing
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
@@ -41,12 +41,9 @@ async def test_every_waiting_row_is_completed_when_the_sweep_comes_by(
 async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(
     operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> None:
-    await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RENAME TO "elsewhere"')
-    try:
+    async with template_missing(admin):
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.ERROR
-    finally:
-        await admin.execute(f'ALTER DATABASE "elsewhere" RENAME TO "{MINIMAL_TEMPLATE}"')
     await operator.registry.request_retry(job.instance_id)  # and nobody told the workflow, which waits
     assert await _sweep(temporal, settings) == 1
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED

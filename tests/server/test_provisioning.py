@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import asyncpg
@@ -17,7 +16,15 @@ from databases.provisioning import CloneRequest, provision, verify
 from databases.server import Server
 from settings import CloneStrategy
 from tests.server.looking import exists, fingerprint, make_foreign, row_of, until
-from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, SERVICE_PASSWORD, service_dsn, session
+from tests.servers import (
+    MINIMAL_TEMPLATE,
+    SAMPLE_TEMPLATE,
+    SERVICE_PASSWORD,
+    in_use,
+    right_missing,
+    service_dsn,
+    session,
+)
 
 
 async def provisioned(server: Server, wanted: CloneRequest) -> int:
@@ -37,27 +44,6 @@ async def content(dsn: str) -> dict[str, str]:
         tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'edfi'")
         query = "SELECT coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM edfi.{} AS t"
         return {name: await connection.fetchval(query.format(name)) for (name,) in tables}
-
-
-@asynccontextmanager
-async def in_use(admin: asyncpg.Connection, postgres: EmbeddedPostgres, template: str) -> AsyncIterator[None]:
-    """Somebody works on the template."""
-    await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
-    try:
-        async with session(postgres.dsn(template)):
-            yield
-    finally:
-        await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
-
-
-@asynccontextmanager
-async def with_statements(admin: asyncpg.Connection, before: str, after: str) -> AsyncIterator[None]:
-    """The server after one statement, and put back by another."""
-    await admin.execute(before)
-    try:
-        yield
-    finally:
-        await admin.execute(after)
 
 
 @pytest.fixture
@@ -316,7 +302,7 @@ async def test_reason_names_the_template_when_it_does_not_exist(
 async def test_reason_names_the_right_when_the_role_may_not_create_databases(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> None:
-    async with with_statements(admin, "ALTER ROLE ods_service NOCREATEDB", "ALTER ROLE ods_service CREATEDB"):
+    async with right_missing(admin):
         fault = await fault_of(server, wanted)
     assert not fault.retryable
     assert "CREATEDB" in fault.reason

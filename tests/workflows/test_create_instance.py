@@ -14,12 +14,11 @@ from temporalio.testing import WorkflowEnvironment
 from instances.jobs import InstanceJob
 from instances.registry import Begun
 from instances.status import Operation
+from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
 from workflows.search_attributes import STATUS
-
-Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 
 
 @pytest.fixture

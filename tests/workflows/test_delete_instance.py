@@ -9,12 +9,12 @@ from temporalio.exceptions import ApplicationError
 from instances.jobs import InstanceJob
 from instances.registry import Begun
 from instances.status import Operation
+from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.delete_instance import DeleteInstance
 from workflows.job_workflow import JobWorkflow
 from workflows.search_attributes import STATUS
 
-Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 

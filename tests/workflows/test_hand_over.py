@@ -1,19 +1,16 @@
 """What the time-skipping server cannot do: continue as new after a cancellation."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
 from instances.jobs import InstanceJob
 from instances.status import Operation
+from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
-
-Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 
 
 @pytest.fixture

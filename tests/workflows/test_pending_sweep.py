@@ -1,14 +1,11 @@
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
 
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
 from activities.sweep import SweptPage
+from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
 from workflows.pending_sweep import PendingSweep
-
-Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 
 
 async def test_rows_are_dispatched_page_by_page_when_there_are_many(

@@ -9,10 +9,10 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from activities.drift import Drift, DriftKind
 from activities.reconcile import StuckPage
 from instances.jobs import InstanceJob
+from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.reconcile import Reconcile
 
-Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 
