@@ -20,7 +20,7 @@ import asyncpg
 import httpx
 
 from cli.data_folder import DataFolder, StackFile
-from cli.ports import Ports, free_port
+from cli.ports import Ports, free_ports
 from cli.serving import serving
 
 RESULTS = Path(__file__).parent / "results" / "create.json"
@@ -136,7 +136,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)  # PostgreSQL's own user must get through when this runs as root
-        ports = Ports(free_port(), free_port(), free_port(), None)
+        api, temporal, temporal_ui = free_ports(3)
+        ports = Ports(api, temporal, temporal_ui, postgres=None)
         with serving(DataFolder(Path(folder) / "stack"), ports, keep=False) as stack:
             samples = asyncio.run(measure(stack, rounds))
     RESULTS.parent.mkdir(exist_ok=True)

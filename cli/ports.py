@@ -1,7 +1,8 @@
 """TCP ports on 127.0.0.1."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from cli.errors import CommandError
@@ -20,11 +21,22 @@ class Ports:
     postgres: int | None
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, _ANY))
-        return int(probe.getsockname()[1])
+def free_port(besides: Collection[int] = ()) -> int:
+    """A port that nobody listens on, and none of `besides`."""
+    return free_ports(1, besides)[0]
+
+
+def free_ports(number: int, besides: Collection[int] = ()) -> list[int]:
+    """So many different ports that nobody listens on, and none of `besides`."""
+    found: list[int] = []
+    with ExitStack() as held:  # all at once: one that was let go may be given again
+        while len(found) < number:
+            probe = held.enter_context(socket.socket())
+            probe.bind((_HOST, _ANY))
+            port = int(probe.getsockname()[1])
+            if port not in besides:
+                found.append(port)
+    return found
 
 
 def require_free(ports: Mapping[str, int]) -> None:

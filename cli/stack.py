@@ -55,7 +55,8 @@ async def run(folder: DataFolder, ports: Ports, report: Callable[[str], None]) -
 
 def _settle_secrets(folder: DataFolder, ports: Ports) -> Secrets:
     kept = folder.secrets()
-    port = ports.postgres or (kept.postgres_port if kept else free_port())
+    others = (ports.api, ports.temporal, ports.temporal_ui)
+    port = ports.postgres or (kept.postgres_port if kept else free_port(besides=others))
     require_free(
         {
             "--api-port": ports.api,

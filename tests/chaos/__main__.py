@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.data_folder import DataFolder
-from cli.ports import free_port
 from settings import Settings
 from tests.chaos.campaign import Outcome, Plan, campaign
 from tests.chaos.faults import percentile, plan, seeded
-from tests.embedded.conftest import running
+from tests.embedded.conftest import port_options, running
 
 _CONSOLE = Console(soft_wrap=True)
 # More often than by default, so that faults strike sweeps and reconciliations as well.
@@ -65,9 +64,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> Outcome:
     )
     faults = plan(seeded(options.seed), heartbeat_timeout)
     storm = Plan(options.seed, options.operations, 60 * options.minutes, options.fault_every, faults)
-    ports = ("--api-port", "--temporal-port", "--temporal-ui-port")
-    words = [word for option in ports for word in (option, str(free_port()))]
-    async with running(DataFolder(folder), words, folder / "up.log"):
+    async with running(DataFolder(folder), port_options(), folder / "up.log"):
         return await campaign(folder, storm, heartbeat_timeout, _report)
 
 

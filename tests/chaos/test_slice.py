@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from cli.data_folder import DataFolder
-from cli.ports import free_port
 from tests.chaos.campaign import Plan, campaign, drift_command
 from tests.chaos.checker import Kind, Storm, check_drift
 from tests.chaos.evidence import Target, connected
 from tests.chaos.faults import Blow, Fault, Victim, plan, seeded
-from tests.embedded.conftest import running, vanishing
+from tests.embedded.conftest import port_options, running, vanishing
 
 _HEARTBEAT_TIMEOUT = 2
 _SEED = 7
@@ -35,11 +34,10 @@ async def test_nothing_is_lost_stuck_or_doubled_when_everything_dies_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ODS_HEARTBEAT_TIMEOUT", str(_HEARTBEAT_TIMEOUT))
-    ports = [word for it in ("api", "temporal", "temporal-ui") for word in (f"--{it}-port", str(free_port()))]
     storm = Plan(_SEED, 24, 8, 0.5, iter(_FAULTS), least_faults=len(_FAULTS))
     told: list[str] = []
     with vanishing(DataFolder(tmp_path / "data")) as folder:
-        async with running(folder, ports, tmp_path / "up.log"):
+        async with running(folder, port_options(), tmp_path / "up.log"):
             outcome = await campaign(folder.path, storm, _HEARTBEAT_TIMEOUT, told.append)
             await _assert_drift_is_found(folder.path)
     assert (outcome.violations, outcome.ledger.oddities) == ([], []), "\n".join(told)

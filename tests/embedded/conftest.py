@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from cli import process
 from cli.data_folder import DataFolder
 from cli.polling import wait_until
-from cli.ports import free_port
+from cli.ports import free_ports
 from cli.process import Command
 
 Run = subprocess.CompletedProcess[str]
@@ -37,15 +37,12 @@ def ods() -> Callable[..., Run]:
     return run
 
 
-@pytest.fixture(scope="session")
-def free_ports() -> Callable[[], list[str]]:
-    """Makes options that let a stack listen where no other does."""
-
-    def options() -> list[str]:
-        names = ("--api-port", "--temporal-port", "--temporal-ui-port")
-        return [word for name in names for word in (name, str(free_port()))]
-
-    return options
+def port_options(besides: Collection[int] = ()) -> list[str]:
+    """Options that let a stack listen where no other does, and on none of `besides`."""
+    names = ("--api-port", "--temporal-port", "--temporal-ui-port")
+    return [
+        word for pair in zip(names, free_ports(len(names), besides), strict=True) for word in map(str, pair)
+    ]
 
 
 @pytest.fixture
@@ -56,13 +53,11 @@ def folder(tmp_path: Path) -> Iterator[DataFolder]:
 
 
 @pytest.fixture(scope="session")
-async def stack(
-    tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[], list[str]]
-) -> AsyncIterator[DataFolder]:
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DataFolder]:
     """The folder of a stack that serves."""
     with vanishing(DataFolder(tmp_path_factory.mktemp("stack") / "data")) as folder:
         log = folder.path.with_name("up.log")
-        async with running(folder, free_ports(), log):
+        async with running(folder, port_options(), log):
             yield folder
         assert not folder.stack_file.exists()
         assert log.read_text().endswith("Stopping ...\n")

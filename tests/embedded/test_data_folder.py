@@ -9,7 +9,7 @@ import pytest
 
 from cli.data_folder import DataFolder, Secrets, StackFile
 from cli.errors import CommandError
-from cli.ports import free_port, require_free
+from cli.ports import free_port, free_ports, require_free
 
 STACK = StackFile(
     api={"url": "http://127.0.0.1:1", "pid": 1},
@@ -91,3 +91,12 @@ def test_damage_is_reported_when_the_secrets_cannot_be_read(tmp_path: Path, cont
     (tmp_path / "secrets.json").write_text(content)
     with pytest.raises(CommandError, match="damaged; restore it"):
         DataFolder(tmp_path).secrets()
+
+
+def test_ports_are_different_when_several_are_asked_for() -> None:
+    assert len(set(free_ports(300))) == 300
+
+
+def test_port_is_none_of_those_that_are_spoken_for_when_one_is_asked_for() -> None:
+    even = range(0, 65_536, 2)
+    assert all(free_port(besides=even) % 2 for _ in range(20))

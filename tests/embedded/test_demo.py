@@ -5,14 +5,15 @@ from collections.abc import Callable
 
 from cli.data_folder import DataFolder
 from cli.polling import wait_until
+from tests.embedded.conftest import port_options
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 
 async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ran(
-    ods: Ods, folder: DataFolder, free_ports: Callable[[], list[str]]
+    ods: Ods, folder: DataFolder
 ) -> None:
-    options = ["--data-dir", folder.path, *free_ports()]
+    options = ["--data-dir", folder.path, *port_options()]
     kept = ods("demo", "--keep", *options)
     require_life(kept)
     assert f"stop it with `kill {folder.holder()}`" in kept.stdout
@@ -52,10 +53,8 @@ async def ended(folder: DataFolder) -> bool:
     return folder.running_stack() is None and not folder.stack_file.exists() and not folder.is_held()
 
 
-def test_demo_says_why_when_the_stack_cannot_start(
-    ods: Ods, folder: DataFolder, free_ports: Callable[[], list[str]]
-) -> None:
-    failed = ods("demo", "--data-dir", folder.path, *free_ports(), ODS_TRIGGER="never")
+def test_demo_says_why_when_the_stack_cannot_start(ods: Ods, folder: DataFolder) -> None:
+    failed = ods("demo", "--data-dir", folder.path, *port_options(), ODS_TRIGGER="never")
     assert failed.returncode == 1
     assert "ODS_TRIGGER" in failed.stderr
     assert str(folder.logs) in failed.stderr

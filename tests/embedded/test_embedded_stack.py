@@ -14,6 +14,7 @@ import pytest
 from cli.data_folder import DataFolder, StackFile
 from cli.polling import wait_until
 from cli.ports import free_port
+from tests.embedded.conftest import port_options
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -84,11 +85,9 @@ async def test_part_is_restarted_and_the_stack_file_follows_when_it_is_killed(
     os.kill(pid_of(stack, part), 0)
 
 
-def test_second_stack_is_refused_when_one_runs_in_the_folder(
-    stack: DataFolder, ods: Ods, free_ports: Callable[[], list[str]]
-) -> None:
+def test_second_stack_is_refused_when_one_runs_in_the_folder(stack: DataFolder, ods: Ods) -> None:
     before = stack.stack_file.read_text()
-    refused = ods("up", "--data-dir", stack.path, *free_ports())
+    refused = ods("up", "--data-dir", stack.path, *port_options())
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"Error: A stack already runs in {stack.path} (process ")
     assert refused.stderr.count("\n") == 1
@@ -104,20 +103,16 @@ def test_start_is_refused_naming_the_option_when_a_port_is_taken(
     assert refused.stderr == f"Error: Port {port} is taken; choose another one with --api-port.\n"
 
 
-def test_start_is_refused_naming_the_variable_when_a_setting_is_unusable(
-    ods: Ods, tmp_path: Path, free_ports: Callable[[], list[str]]
-) -> None:
-    refused = ods("up", "--data-dir", tmp_path / "data", *free_ports(), ODS_SWEEP_INTERVAL="often")
+def test_start_is_refused_naming_the_variable_when_a_setting_is_unusable(ods: Ods, tmp_path: Path) -> None:
+    refused = ods("up", "--data-dir", tmp_path / "data", *port_options(), ODS_SWEEP_INTERVAL="often")
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: ODS_SWEEP_INTERVAL: ")
     assert not (tmp_path / "data" / "postgres").exists()
 
 
-async def test_nothing_is_left_running_when_the_start_is_interrupted(
-    folder: DataFolder, free_ports: Callable[[], list[str]]
-) -> None:
+async def test_nothing_is_left_running_when_the_start_is_interrupted(folder: DataFolder) -> None:
     port = free_port()
-    options = ("--data-dir", str(folder.path), "--postgres-port", str(port), *free_ports())
+    options = ("--data-dir", str(folder.path), "--postgres-port", str(port), *port_options(besides=[port]))
     up = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cli", "up", *options, stdout=asyncio.subprocess.PIPE
     )

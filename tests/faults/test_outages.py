@@ -12,7 +12,7 @@ from temporalio.client import Client
 
 from cli import process, seeding
 from cli.polling import wait_until
-from cli.ports import free_port
+from cli.ports import free_port, free_ports
 from cli.postgres import EmbeddedPostgres
 from cli.temporal_server import TemporalServer
 from instances.catalog import Catalog
@@ -54,7 +54,7 @@ class OwnTemporal:
     """A Temporal server that keeps its state when it is taken away."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = TemporalServer(folder, free_port(), free_port())
+        self._server = TemporalServer(folder, *free_ports(2))
         self._log = folder.with_suffix(".log")
         self._process: Process
         self.address = self._server.address
