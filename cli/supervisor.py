@@ -15,7 +15,8 @@ from cli.polling import wait_until
 from cli.process import Command
 
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 3.0
+"""Shorter than heartbeats take to tell that a worker has died, so that recovery is not this pause."""
 _STEADY_SECONDS = 30
 """A child that has lived this long before it died is restarted as quickly as at first."""
 _DEATHS_AT_START = 3
