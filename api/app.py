@@ -8,14 +8,14 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from api import audit, connect, drift, information, instances, jobs, ods_instances, problems, sweeps
-from api.auth import answer_unrouted
+from api.protocol import ProtocolMiddleware
+from api.routing import Places
 from api.services import Services
 from api.trail import AuditMiddleware
 from instances.engine import create_registry_engine
@@ -40,10 +40,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-        app.add_exception_handler(status, answer_unrouted)
     for module in (information, connect, instances, ods_instances, jobs, sweeps, drift, audit):
         app.include_router(module.router)
+    app.add_middleware(ProtocolMiddleware, places=Places(app.routes))
     return app
 
 

@@ -17,7 +17,7 @@ from api.answers import Done
 from api.auth import FULL_ACCESS
 from api.clients import ClientExistsError
 from api.problems import ProblemError
-from api.requests import BODY_REFUSALS, FORM_TYPE, Form, documented_body, is_storable
+from api.requests import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body, is_storable
 from api.services import Serving
 from api.trail import Noting
 
@@ -73,12 +73,11 @@ def _admits_token(request: Request, services: Serving) -> None:
     services.limits.admit_token(request)
 
 
-def _valid_registration(form: Form) -> dict[str, str]:
-    secret = form.get("clientsecret", "")
+def _valid_registration(form: Form) -> Properties[str]:
     errors = {
-        "ClientId": _text_faults("Client Id", form.get("clientid", "")),
-        "ClientSecret": _secret_faults(secret),
-        "DisplayName": _text_faults("Display Name", form.get("displayname", "")),
+        "ClientId": _text_faults("Client Id", form.get("ClientId", "")),
+        "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
+        "DisplayName": _text_faults("Display Name", form.get("DisplayName", "")),
     }
     if any(errors.values()):
         raise ProblemError.invalid(errors)
@@ -92,12 +91,12 @@ def _valid_registration(form: Form) -> dict[str, str]:
     responses=problems.documented(*BODY_REFUSALS, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS),
 )
 async def register(
-    form: Annotated[dict[str, str], Depends(_valid_registration)], services: Serving, noting: Noting
+    form: Annotated[Properties[str], Depends(_valid_registration)], services: Serving, noting: Noting
 ) -> Done:
     """Register an API client."""
-    client_id = form["clientid"]
+    client_id = form["ClientId"]
     try:
-        await services.clients.register(client_id, form["clientsecret"], form["displayname"])
+        await services.clients.register(client_id, form["ClientSecret"], form["DisplayName"])
     except ClientExistsError:
         message = f"A client with the id '{client_id}' already exists. Choose another id."
         raise ProblemError.invalid({"ClientId": [message]}) from None

@@ -64,6 +64,11 @@ class ProblemError(Exception):
         self.headers = headers
 
     @classmethod
+    def of_status(cls, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Self:
+        """What HTTP itself has a word for."""
+        return cls(status, status.phrase, headers)
+
+    @classmethod
     def not_found(cls, resource: str, identifier: object) -> Self:
         """No such resource."""
         return cls(
@@ -129,8 +134,7 @@ def _(error: ProblemError) -> ProblemError:
 
 @explained.register
 def _(error: HTTPException) -> ProblemError:
-    status = HTTPStatus(error.status_code)
-    return ProblemError(status, status.phrase, error.headers)
+    return ProblemError.of_status(HTTPStatus(error.status_code), error.headers)
 
 
 @explained.register
@@ -142,10 +146,10 @@ def _(_: ClientDisconnect) -> ProblemError:
 def _(error: RequestValidationError) -> ProblemError:
     errors: dict[str, list[str]] = {}
     for fault in error.errors():
-        name = str(fault["loc"][-1])
+        name = to_pascal(str(fault["loc"][-1]))
         rule = fault["msg"].split(",")[0].partition("Input should be ")[2]
         # Only numbers of thousands of digits are refused in other words.
-        errors.setdefault(name, []).append(f"'{to_pascal(name)}' must be {rule or 'a smaller number'}.")
+        errors.setdefault(name, []).append(f"'{name}' must be {rule or 'a smaller number'}.")
     return ProblemError.invalid(errors)
 
 

@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Path, Query, Request
@@ -17,9 +18,11 @@ MAX_INT32 = 2**31 - 1
 JSON_TYPE = "application/json"
 FORM_TYPE = "application/x-www-form-urlencoded"
 
+_NUMBER = re.compile(r"-?[0-9]{1,10}")
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 _FORM = re.compile(FORM_TYPE, re.IGNORECASE)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _LARGEST_BODY = 1024 * 1024  # bytes; no request needs a hundredth of it
 
 Count = Annotated[int, Query(ge=0, le=MAX_INT32)]
@@ -36,9 +39,37 @@ def path_id(resource: str) -> Any:  # noqa: ANN401 - as FastAPI types its depend
     return Depends(read)
 
 
+_Value = TypeVar("_Value")
+
+
+class Properties(Mapping[str, _Value]):
+    """The properties of a JSON object, or the fields of a form: found whatever the case of their names."""
+
+    def __init__(self, spelled: Mapping[str, _Value]) -> None:
+        self._values = {name.lower(): value for name, value in spelled.items()}
+
+    def __getitem__(self, name: str) -> _Value:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def whole_number(value: object) -> int | None:
+    """The number that a property is, or writes as text; None if no `integer` column can hold it."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT32:
+        return value
+    return None
+
+
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold `text`: it refuses the NUL character."""
-    return "\x00" not in text
+    """Whether PostgreSQL can hold `text`: it refuses NUL characters, and halves of characters."""
+    return not _UNSTORABLE.search(text)
 
 
 async def _body(request: Request) -> bytes:
@@ -50,35 +81,38 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _json_object(request: Request) -> dict[str, Any]:
+async def _json_object(request: Request) -> Properties[Any]:
     body = await _body(request)
     if not body:
-        return {}
+        return Properties({})
     _require_type(request, _JSON, JSON_TYPE)
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not well-formed JSON") from None
     if not isinstance(value, dict | None):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body must be a JSON object")
-    return value or {}
+    return Properties(value or {})
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, by their names in lower case."""
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is Python's, and no JSON")
+
+
+async def _form(request: Request) -> Properties[str]:
     body = await _body(request)
     if not body:
-        return {}
+        return Properties({})
     _require_type(request, _FORM, FORM_TYPE)
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:  # replacing what is no UTF-8 would make one id of many
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not a well-formed form") from None
-    return {name.lower(): value for name, value in fields}
+    return Properties(dict(fields))
 
 
-JsonObject = Annotated[dict[str, Any], Depends(_json_object)]
-Form = Annotated[dict[str, str], Depends(_form)]
+JsonObject = Annotated[Properties[Any], Depends(_json_object)]
+Form = Annotated[Properties[str], Depends(_form)]
 
 
 BODY_REFUSALS = (

@@ -376,7 +376,7 @@ async def test_list_is_refused_when_a_number_is_impossible(
 
     assert answer.status_code == 400
     assert answer.json()["title"] == "Validation failed"
-    (message,) = answer.json()["errors"][parameter]
+    (message,) = answer.json()["errors"][parameter.title()]
     assert message.startswith(f"'{parameter.title()}' must be")
 
 

@@ -70,4 +70,4 @@ async def test_list_is_refused_when_a_number_is_negative(idle_api: httpx.AsyncCl
     answer = await idle_api.get(ODS_INSTANCES, params={parameter: -1})
 
     assert answer.status_code == 400
-    assert set(answer.json()["errors"]) == {parameter}
+    assert set(answer.json()["errors"]) == {parameter.title()}

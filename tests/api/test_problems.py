@@ -76,7 +76,7 @@ async def test_body_is_refused_when_it_is_huge(
     assert answer.headers["Content-Type"] == PROBLEM
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v2x", "/v2/dbInstances/1/nothing", "/health/"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v2x", "/v2/dbInstances/1/nothing", "/healthy"])
 async def test_path_is_not_found_when_nothing_is_there(idle_api: httpx.AsyncClient, path: str) -> None:
     answer = await idle_api.get(path)
 

@@ -1,0 +1,61 @@
+"""What holds for every request, before any endpoint sees it: the checks, in the order agreed with clients."""
+
+import re
+from http import HTTPStatus
+
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import problems
+from api.auth import authenticate
+from api.problems import ProblemError
+from api.routing import Places, path_of
+
+_OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
+_PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
+
+
+class ProtocolMiddleware:
+    """Lets a request through to the endpoint that it means, or answers why not."""
+
+    def __init__(self, app: ASGIApp, places: Places) -> None:
+        self._app = app
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            try:
+                await self._admit(HTTPConnection(scope))
+            except ProblemError as refusal:
+                response = await problems.answer(Request(scope), refusal)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, connection: HTTPConnection) -> None:
+        """Let the request pass.
+
+        Raises:
+            ProblemError: it may not. The first of these checks that it fails decides the answer.
+        """
+        path = path_of(connection.scope)
+        _require_version(path)
+        # The tenant header is judged here: before anybody is asked who they are.
+        if _PROTECTED.match(path):
+            await authenticate(connection)
+        self._places.settle(connection.scope)
+
+
+def _require_version(path: str) -> None:
+    if _OTHER_VERSION.search(path):
+        raise _WrongVersionError
+
+
+class _WrongVersionError(ProblemError):
+    """A request for another version of the Admin API."""
+
+    def __init__(self) -> None:
+        message = "Wrong API version for this instance mode."
+        super().__init__(HTTPStatus.BAD_REQUEST, message)
+        self.content = {"message": message}
