@@ -142,6 +142,9 @@ class Settings(BaseSettings):
         default=20, description="Seconds a worker lets running activities finish after SIGTERM."
     )
 
+    instance_management: bool = Field(
+        default=True, description="Whether instances can be managed; if not, their endpoints answer 400."
+    )
     registration: bool = Field(default=True, description="Whether `/connect/register` admits new clients.")
     rate_limiting: bool = Field(
         default=True, description="Whether an address may only so often register clients and ask for tokens."

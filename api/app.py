@@ -13,7 +13,18 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from api import audit, connect, drift, information, instances, jobs, ods_instances, problems, sweeps
+from api import (
+    audit,
+    connect,
+    drift,
+    information,
+    instances,
+    jobs,
+    managed_instances,
+    ods_instances,
+    problems,
+    sweeps,
+)
 from api.protocol import ProtocolMiddleware
 from api.routing import Places
 from api.services import Services
@@ -40,7 +51,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for module in (information, connect, instances, ods_instances, jobs, sweeps, drift, audit):
+    # `manage` comes before the ids of ODS instances, and so wins over them.
+    for module in (
+        *(information, connect, instances, managed_instances, ods_instances),
+        *(jobs, sweeps, drift, audit),
+    ):
         app.include_router(module.router)
     app.add_middleware(ProtocolMiddleware, places=Places(app.routes))
     return app

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import AliasGenerator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from api.answers import Answer, UtcTime
 from api.services import Services
@@ -60,7 +61,14 @@ class Links(Answer):
 
 
 class Instance(Answer):
-    """One instance."""
+    """One instance. A field is the row's column of that name, unless it has a default here."""
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        alias_generator=AliasGenerator(
+            validation_alias=lambda field: field.replace("_", ""), serialization_alias=to_camel
+        ),
+    )
 
     id: int
     name: str
@@ -72,10 +80,10 @@ class Instance(Answer):
     last_refreshed: UtcTime
     last_modified_date: UtcTime | None
     operation: str
-    job_id: str | None
     error_message: str | None
-    progress: Progress | None
-    links: Links
+    job_id: str | None = None
+    progress: Progress | None = None
+    links: Links = Links(job=None, workflow=None)
 
 
 async def describe(rows: Sequence[DbInstance], services: Services) -> list[Instance]:
@@ -105,25 +113,12 @@ async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int,
 
 def _instance(row: DbInstance, progress: Progress | None, services: Services) -> Instance:
     job = _job_id(row)
-    return Instance(
-        id=row.id,
-        name=row.name,
-        ods_instance_id=row.odsinstanceid,
-        ods_instance_name=row.odsinstancename,
-        status=row.status,
-        database_template=row.databasetemplate,
-        database_name=row.databasename,
-        last_refreshed=row.lastrefreshed,
-        last_modified_date=row.lastmodifieddate,
-        operation=row.operation,
-        job_id=job,
-        error_message=row.errormessage,
-        progress=progress,
-        links=Links(
-            job=_job_path(job) if job else None,
-            workflow=services.workflow_url(row.odsinstanceid) if job else None,
-        ),
+    links = Links(
+        job=_job_path(job) if job else None,
+        workflow=services.workflow_url(row.odsinstanceid) if job else None,
     )
+    columns = Instance.model_validate(row)
+    return columns.model_copy(update={"job_id": job, "progress": progress, "links": links})
 
 
 def _phase(row: DbInstance) -> str | None:
