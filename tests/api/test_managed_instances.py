@@ -78,7 +78,7 @@ async def test_instance_is_shown_as_it_is_listed_when_it_lives(
     assert shown | {"progress": None} == listed | {"progress": None}
 
 
-async def test_page_and_filters_are_those_of_the_other_surface(
+async def test_page_and_filters_are_those_of_the_other_surface_when_a_list_is_asked_for(
     api: httpx.AsyncClient, registry: Registry
 ) -> None:
     ids = [(await registry.reserve(f"N{n}", Template.MINIMAL)).instance.id for n in range(27)]
@@ -90,7 +90,7 @@ async def test_page_and_filters_are_those_of_the_other_surface(
     assert await listed(offset=25, limit=10_000) == ids[25:]
     assert await listed(name="N3") == await listed(id=ids[3]) == [ids[3]]
     assert await listed(name="n3") == []
-    assert (await api.get(MANAGE, params={"limit": -1})).json()["errors"].keys() == {"limit"}
+    assert (await api.get(MANAGE, params={"limit": -1})).json()["errors"].keys() == {"Limit"}
 
 
 @pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed"])
