@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/create.py $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(ARGS)
@@ -40,4 +40,4 @@ chaos: setup
 # Pins every dependency with its hashes. No address of an index is written: anyone's index serves.
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra dev pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra bench --extra dev pyproject.toml -o requirements-dev.lock

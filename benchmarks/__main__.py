@@ -1,0 +1,87 @@
+"""`python -m benchmarks`: what the service takes beyond bare PostgreSQL and frameworks, and its limits."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks import machine, plots, report
+from benchmarks.bench import Bench
+from benchmarks.measurement import Findings
+from benchmarks.report import Section
+from benchmarks.sections import create, lists, posts, strategies
+from benchmarks.stacks import Stacks
+from cli.output import say
+
+_RESULTS = Path(__file__).parent / "results"
+_RUNS: Mapping[str, Callable[[Bench], Findings]] = {
+    "strategies": strategies.run,
+    "create": create.run,
+    "posts": posts.run,
+    "lists": lists.run,
+}
+
+
+def main() -> int:
+    """Run the sections; returns the exit code."""
+    options = _options()
+    folder = Path(tempfile.mkdtemp(prefix="ods-bench-", dir=options.data_dir))
+    folder.chmod(0o711)  # PostgreSQL's own user must get through when this runs as root
+    options.results.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.quick, Stacks(folder))
+    facts = machine.describe(folder)
+    sections: list[Section] = []
+    try:
+        for name in options.only:
+            sections.append(_section(name, bench))
+            # Each time, so that nothing is lost if a later section hangs.
+            facts |= bench.stacks.servers
+            report.write(options.results / "bench.json", facts, sections, quick=options.quick)
+            plots.draw(options.results, sections[-1])
+    finally:
+        shutil.rmtree(folder)
+    report.show(facts, sections)
+    say(f"All values and the plots are in {options.results}.")
+    return 0 if report.is_good(sections, quick=options.quick) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", type=_names, default=list(_RUNS), metavar="NAME,...", help=f"of {', '.join(_RUNS)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="see that it runs; the figures mean nothing and are not judged"
+    )
+    parser.add_argument("--data-dir", help="where databases shall be, if not where temporary files are")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="where JSON and plots go")
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in _RUNS]:
+        raise argparse.ArgumentTypeError(
+            f"no section is called {', '.join(unknown)}; there are {', '.join(_RUNS)}"
+        )
+    return names
+
+
+def _section(name: str, bench: Bench) -> Section:
+    say(f"Section {name} ...")
+    run, started = _RUNS[name], time.monotonic()
+    findings = None
+    try:
+        findings = run(bench)
+    except Exception:  # noqa: BLE001 - the other sections are worth their while all the same
+        traceback.print_exc()
+    title = (sys.modules[run.__module__].__doc__ or name).partition(":")[0].rstrip(".")
+    return Section(name, title, time.monotonic() - started, findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

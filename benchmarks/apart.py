@@ -1,0 +1,32 @@
+"""Work in a process of its own, so that whoever makes the load takes no time from whoever looks on."""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def apart(work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """What the coroutine function `work`, of any module, returns in another process."""
+    with meanwhile(work, *args, **kwargs) as result:
+        return result.result()
+
+
+@contextmanager
+def meanwhile(
+    work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs
+) -> Iterator[Future[_R]]:
+    """Start `work` in another process; the block goes on beside it, and does not end before it."""
+    # Not forked: a copy would share this process's sockets and event loop.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        result: Future[_R] = process.submit(_run, work, args, kwargs)
+        yield result
+
+
+def _run(work: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - any
+    return asyncio.run(work(*args, **kwargs))

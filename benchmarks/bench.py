@@ -1,0 +1,41 @@
+"""What every section is given: how thorough to be, and stacks to measure."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from benchmarks.stacks import Stacks
+from benchmarks.templates import TemplateSpec
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run of the benchmark; a quick one shows that it works, and its figures mean nothing."""
+
+    quick: bool
+    stacks: Stacks
+
+    def thorough(self, full: _Value, *, quick: _Value) -> _Value:
+        """How often, how long or how many: in a full run, or in a quick one."""
+        return quick if self.quick else full
+
+    @property
+    def tiny(self) -> TemplateSpec:
+        """The template that says most about overhead."""
+        return TemplateSpec(10)
+
+    @property
+    def many_tables(self) -> TemplateSpec:
+        """The template that is like a real one without data: many small files."""
+        return TemplateSpec(30, self.thorough(800, quick=100))
+
+    @property
+    def medium(self) -> TemplateSpec:
+        """A template with data."""
+        return TemplateSpec(self.thorough(400, quick=40))
+
+    @property
+    def large(self) -> TemplateSpec:
+        """A template whose copy takes seconds."""
+        return TemplateSpec(self.thorough(800, quick=80))

@@ -1,0 +1,131 @@
+"""A client of the stack's API that looks at the clock."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+import httpx
+
+from cli.data_folder import ClientEntry, StackFile
+from instances.naming import database_name
+from instances.status import Template
+
+_POLL_SECONDS = 0.005
+_TIMEOUT_SECONDS = 120
+_CONNECTIONS = 120
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request that was answered with 202, after `took` milliseconds."""
+
+    instance: int
+    job: str
+    took: float
+
+
+@dataclass(frozen=True)
+class Created:
+    """An instance, and the milliseconds from its POST to the 202 and to `Completed`."""
+
+    instance: int
+    database: str
+    accepted: float
+    completed: float
+
+
+class Client:
+    """Creates and deletes instances, each timed as a client sees it that polls the job.
+
+    Args:
+        stack: whose API to use.
+        entry: as which client; by default, as the one that the stack has registered itself.
+    """
+
+    def __init__(self, stack: StackFile, entry: ClientEntry | None = None) -> None:
+        self._entry = entry or stack["client"]
+        limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+        self.http = httpx.AsyncClient(
+            base_url=stack["api"]["url"], timeout=_TIMEOUT_SECONDS, limits=limits, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self._entry["id"],
+            "client_secret": self._entry["secret"],
+            "scope": "edfi_admin_api/full_access",
+        }
+        token = (await self.http.post("/connect/token", data=form)).raise_for_status().json()["access_token"]
+        self.http.headers["Authorization"] = f"Bearer {token}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.http.aclose()
+
+    async def register(self, name: str) -> ClientEntry:
+        """Register another client, with the secret of this one."""
+        entry = ClientEntry(id=name, secret=self._entry["secret"])
+        form = {"ClientId": name, "ClientSecret": entry["secret"], "DisplayName": name}
+        (await self.http.post("/connect/register", data=form)).raise_for_status()
+        return entry
+
+    async def request(self, name: str, template: Template = Template.MINIMAL) -> Accepted:
+        """Request an instance."""
+        return await self._accepted("POST", "/v2/dbInstances", {"name": name, "databaseTemplate": template})
+
+    async def request_delete(self, instance: int) -> Accepted:
+        """Request that an instance is deleted."""
+        return await self._accepted("DELETE", f"/v2/dbInstances/{instance}")
+
+    async def create(self, name: str, template: Template = Template.MINIMAL) -> Created:
+        """Create an instance."""
+        started = time.perf_counter()
+        accepted = await self.request(name, template)
+        await self.completed(accepted.job)
+        took = milliseconds_since(started)
+        return Created(accepted.instance, database_name(name, template), accepted.took, took)
+
+    async def delete(self, instance: int) -> None:
+        """Delete an instance."""
+        await self.completed((await self.request_delete(instance)).job)
+
+    async def completed(self, job: str) -> None:
+        """Wait until `job` is done.
+
+        Raises:
+            RuntimeError: it gave up.
+        """
+        while (state := await self._job(job))["status"] != "Completed":
+            if state["status"] == "Error":
+                raise RuntimeError(f"{job}: {state['errorMessage']}")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _job(self, job: str) -> dict[str, Any]:
+        state: dict[str, Any] = (await self.http.get(f"/v2/jobs/{job}")).raise_for_status().json()
+        return state
+
+    async def _accepted(self, method: str, path: str, body: dict[str, Any] | None = None) -> Accepted:
+        started = time.perf_counter()
+        answer = (await self.http.request(method, path, json=body)).raise_for_status()
+        took = milliseconds_since(started)
+        return Accepted(answer.json()["id"], answer.json()["jobId"], took)
+
+
+async def first_select(stack: StackFile, database: str) -> None:
+    """Connect to a new database, cloned from a template of the benchmark, and read from it."""
+    session = await asyncpg.connect(stack["postgres"]["master_dsn"], database=database)
+    try:
+        await session.fetchval("SELECT id FROM filling LIMIT 1")
+    finally:
+        await session.close()
+
+
+def milliseconds_since(started: float) -> float:
+    """Milliseconds since the performance counter was at `started`."""
+    return (time.perf_counter() - started) * 1000

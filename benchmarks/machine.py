@@ -1,0 +1,72 @@
+"""What the figures were measured on."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import asyncpg
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.client import Client
+
+from cli.data_folder import StackFile
+
+_POSTGRES_SETTINGS = ("shared_buffers", "max_wal_size", "wal_level", "fsync", "file_copy_method")
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """The machine, as far as it can be known without a server; `folder` is where the data are."""
+    return {
+        "processor": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
+        "memory": _field("/proc/meminfo", "MemTotal"),
+        "file system": _file_system(folder),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+async def describe_servers(stack: StackFile) -> dict[str, str]:
+    """The versions of the stack's servers, and what of PostgreSQL's settings weighs on a clone."""
+    connection = await asyncpg.connect(stack["postgres"]["master_dsn"])
+    settings = await connection.fetch(
+        "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name = ANY($1) ORDER BY name",
+        _POSTGRES_SETTINGS,
+    )
+    version = await connection.fetchval("SHOW server_version")
+    await connection.close()
+    temporal = await Client.connect(stack["temporal"]["address"], namespace=stack["temporal"]["namespace"])
+    info = await temporal.workflow_service.get_system_info(GetSystemInfoRequest())
+    chosen = ", ".join(f"{row['name']}={row['value']}" for row in settings)
+    return {"postgresql": f"{version} ({chosen})", "temporal": info.server_version}
+
+
+def _field(path: str, name: str) -> str:
+    """The first value of `name` in a file of `/proc`."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return "unknown"
+    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name)
+    return next(values, "unknown")
+
+
+def _file_system(folder: Path) -> str:
+    """Type of the file system that holds `folder`: that of the longest mount point above it."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return "unknown"
+    above = [(len(point), kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return max(above, default=(0, "unknown"))[1]
+
+
+def _commit() -> str:
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    return git.stdout.strip() or "unknown"

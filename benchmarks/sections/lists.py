@@ -1,0 +1,115 @@
+"""Lists of 25 out of many rows, over HTTP: by page, by id, by name."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+import httpx
+
+from benchmarks.apart import apart
+from benchmarks.bench import Bench
+from benchmarks.load import Client, milliseconds_since
+from benchmarks.measurement import Findings, Measurement, at_most
+from cli.data_folder import StackFile
+
+_PAGE = 25
+_WARM_UP = 5
+"""Rounds that do not count: connections are opened, and statements prepared."""
+_LIMIT_MS = 20
+
+# As many statuses as there are in an old registry: most rows are deleted ones.
+_FILL = """
+WITH instances AS (
+    INSERT INTO adminapi.dbinstances
+        (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, jobnumber,
+         attempt, publishedat, lastmodifieddate)
+    SELECT format('Listed %s', row), nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')),
+           format('Listed %s', row), CASE WHEN row % 10 = 0 THEN 'Completed' ELSE 'Deleted' END, 'Minimal',
+           format('EdFi_Ods_Listed_%s_Minimal', row),
+           CASE WHEN row % 10 = 0 THEN 'Create' ELSE 'Delete' END, 1, 1, now(), now()
+    FROM generate_series(1, $1::int) AS row
+    RETURNING id, odsinstanceid, operation
+)
+INSERT INTO adminapi.jobstatuses
+    (jobid, status, createdat, startedat, finishedat, dbinstanceid, operation, databasetemplate)
+SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid), 'Completed', now(), now(), now(), id,
+       operation, 'Minimal'
+FROM instances
+"""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One list, as the service is asked for it and as PostgreSQL is."""
+
+    parameters: Mapping[str, str | int]
+    sql: str
+    arguments: tuple[str | int, ...]
+
+
+@dataclass
+class Times:
+    """Milliseconds of each round."""
+
+    bare: list[float] = field(default_factory=list)
+    listed: list[float] = field(default_factory=list)
+
+
+def run(bench: Bench) -> Findings:
+    """Ask for every list, in turns with a bare query for the same rows."""
+    rows, rounds = bench.thorough((100_000, 300), quick=(1000, 10))
+    with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0") as (_, stack):
+        found = apart(_measure, stack, rows, rounds)
+    measurements, limits = [], []
+    for words, times in found.items():
+        bare = Measurement(f"bare query, {words}", times.bare)
+        listed = Measurement(f"list of {_PAGE} of {rows:,}, {words}", times.listed, bare=bare)
+        measurements += [bare, listed]
+        limits.append(at_most(f"{listed.name}, p99", listed.p99, _LIMIT_MS))
+    return Findings(measurements, limits)
+
+
+async def _measure(stack: StackFile, rows: int, rounds: int) -> Mapping[str, Times]:
+    registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
+    try:
+        await registry.execute(_FILL, rows)
+        await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
+        queries = await _queries(registry, rows)
+        found = {words: Times() for words in queries}
+        async with Client(stack) as client:
+            for _ in range(_WARM_UP + rounds):
+                for words, query in queries.items():
+                    found[words].bare.append(await _query(registry, query))
+                    found[words].listed.append(await _list(client.http, query))
+        return {words: Times(it.bare[_WARM_UP:], it.listed[_WARM_UP:]) for words, it in found.items()}
+    finally:
+        await registry.close()
+
+
+async def _queries(registry: asyncpg.Connection, rows: int) -> Mapping[str, Query]:
+    columns = "SELECT * FROM adminapi.dbinstances"
+    page = f"{columns} ORDER BY id LIMIT {_PAGE} OFFSET $1"
+    offsets = {"first page": 0, "page in the middle": rows // 2, "last page": rows - _PAGE}
+    name = f"Listed {rows // 2}"
+    number = await registry.fetchval("SELECT id FROM adminapi.dbinstances WHERE name = $1", name)
+    return {
+        **{words: Query({"offset": offset}, page, (offset,)) for words, offset in offsets.items()},
+        "by id": Query({"id": number}, f"{columns} WHERE id = $1", (number,)),
+        "by name": Query({"name": name}, f"{columns} WHERE name = $1", (name,)),
+    }
+
+
+async def _query(registry: asyncpg.Connection, query: Query) -> float:
+    started = time.perf_counter()
+    await registry.fetch(query.sql, *query.arguments)
+    return milliseconds_since(started)
+
+
+async def _list(http: httpx.AsyncClient, query: Query) -> float:
+    started = time.perf_counter()
+    answer = await http.get("/v2/dbInstances", params={"limit": _PAGE, **query.parameters})
+    took = milliseconds_since(started)
+    if not answer.raise_for_status().json():
+        raise RuntimeError(f"There are no rows for {query.parameters}.")
+    return took

@@ -1,0 +1,74 @@
+"""POSTs at a steady rate while clones run."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import httpx
+
+from benchmarks.apart import apart, meanwhile
+from benchmarks.bare import bare_server
+from benchmarks.bare_api import bare_api
+from benchmarks.bench import Bench
+from benchmarks.load import Client, milliseconds_since
+from benchmarks.measurement import Findings, Measurement, at_most
+from cli.data_folder import StackFile
+from settings import Settings
+
+_PER_SECOND = 50
+_WARM_UP = 1
+"""Seconds that do not count: connections are being opened."""
+_LIMIT_MS = 100
+
+
+def run(bench: Bench) -> Findings:
+    """Send the bare API requests beside bare clones, then the service: it clones what it is asked for."""
+    seconds = bench.thorough(10, quick=1)
+    with bench.stacks.fresh(ODS_SPARES="0") as (_, stack):
+        # The bare one first: the service's clones go on for a while after the last POST.
+        with bare_api(stack["postgres"]["admin_dsn"]) as url, meanwhile(_clone, stack, seconds):
+            bare_took = apart(_post_bare, url, seconds)
+        took = apart(_post, stack, seconds)
+    bare = Measurement("bare POST to 202, beside bare clones", bare_took)
+    posts = Measurement(f"POST to 202, {_PER_SECOND} a second, beside clones", took, bare=bare)
+    return Findings([bare, posts], [at_most(posts.name + ", p99", posts.p99, _LIMIT_MS)])
+
+
+async def _post(stack: StackFile, seconds: int) -> list[float]:
+    async with Client(stack) as client:
+        return await _steadily(lambda number: client.request(f"Posted {number}"), seconds)
+
+
+async def _post_bare(url: str, seconds: int) -> list[float]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        body = {"name": "Posted", "databaseTemplate": "Minimal"}
+        return await _steadily(lambda _: client.post(url, json=body), seconds)
+
+
+async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
+    """Milliseconds of each request, from the moment at which it was due: a late one is not excused."""
+    start = time.perf_counter()
+    moments = [start + number / _PER_SECOND for number in range((_WARM_UP + seconds) * _PER_SECOND)]
+
+    async def timed(number: int, moment: float) -> float:
+        await asyncio.sleep(moment - time.perf_counter())
+        await send(number)
+        return milliseconds_since(moment)
+
+    took = await asyncio.gather(*(timed(number, moment) for number, moment in enumerate(moments)))
+    return took[_WARM_UP * _PER_SECOND :]
+
+
+async def _clone(stack: StackFile, seconds: int) -> None:
+    """Bare clones, as many at once as the service makes by default, for that long."""
+    at_once = Settings.model_fields["ddl_concurrency"].default
+    template = Settings.model_fields["minimal_template"].default
+    until = time.perf_counter() + _WARM_UP + seconds
+
+    async def go_on(name: str) -> None:
+        async with bare_server(stack["postgres"]["master_dsn"]) as server:
+            while time.perf_counter() < until:
+                await server.create(name, template)
+                await server.drop(name)
+
+    await asyncio.gather(*(go_on(str(number)) for number in range(at_once)))
