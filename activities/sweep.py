@@ -1,5 +1,6 @@
 """One page of a sweep, as an activity."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ from temporalio import activity
 
 from instances.jobs import InstanceJob
 from instances.registry import Registry
+
+_STARTS_AT_ONCE = 10
+"""Enough to keep Temporal busy, and few beside the requests of people."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,12 @@ class SweepActivities:
     async def dispatch_page(self, page: SweepPage) -> SweptPage:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`."""
         jobs = await self._registry.waiting_jobs(page.after, page.size)
-        for job in jobs:
-            await self._start(job)
+        slots = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+        async def start(job: InstanceJob) -> None:
+            async with slots:
+                await self._start(job)
             activity.heartbeat(job.instance_id)
+
+        await asyncio.gather(*map(start, jobs))
         return SweptPage(len(jobs), jobs[-1].instance_id if jobs else None)

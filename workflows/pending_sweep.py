@@ -1,5 +1,7 @@
 """The scheduled pass over rows that wait for their workflow."""
 
+from dataclasses import dataclass, replace
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -7,6 +9,16 @@ with workflow.unsafe.imports_passed_through():
     from workflows import options
 
 _PAGE_SIZE = 100
+_PAGES_PER_RUN = 50
+"""A run's history holds this many pages; the sweep goes on in a new run."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How far a sweep is: rows dispatched, and the last of their ids."""
+
+    dispatched: int = 0
+    last_id: int = 0
 
 
 @workflow.defn
@@ -14,17 +26,19 @@ class PendingSweep:
     """Start the workflow of every row in `Pending` and `Pending_Delete`, page by page."""
 
     @workflow.run
-    async def run(self) -> int:
-        """Sweep once; returns how many rows were dispatched."""
-        dispatched, last_id = 0, 0
+    async def run(self, swept: Swept = Swept()) -> int:
+        """Sweep once, from `swept` on; returns how many rows were dispatched."""
+        pages = 0
         while True:
             page = await workflow.execute_activity_method(
                 SweepActivities.dispatch_page,
-                SweepPage(after=last_id, size=_PAGE_SIZE),
-                **options.sweep_page(f"Rows after id {last_id}"),
+                SweepPage(after=swept.last_id, size=_PAGE_SIZE),
+                **options.sweep_page(f"Rows after id {swept.last_id}"),
             )
-            dispatched += page.dispatched
-            workflow.set_current_details(f"{dispatched} waiting rows dispatched so far.")
             if page.last_id is None:
-                return dispatched
-            last_id = page.last_id
+                return swept.dispatched
+            swept = replace(swept, dispatched=swept.dispatched + page.dispatched, last_id=page.last_id)
+            workflow.set_current_details(f"{swept.dispatched} waiting rows dispatched so far.")
+            pages += 1
+            if pages == _PAGES_PER_RUN:
+                workflow.continue_as_new(swept)

@@ -1,5 +1,7 @@
 """The scheduled pass that compares rows, workflows and databases: it repairs, or reports."""
 
+from dataclasses import dataclass, replace
+
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
@@ -14,14 +16,22 @@ with workflow.unsafe.imports_passed_through():
 _PAGE_SIZE = 100
 
 
+@dataclass(frozen=True)
+class Reconciled:
+    """How far a pass is: jobs restarted, and the last id of the running rows that were looked at."""
+
+    restarted: int = 0
+    last_id: int = 0
+
+
 @workflow.defn
 class Reconcile:
     """Restart jobs that nobody carries out, remove what failed creates left, and report what contradicts."""
 
     @workflow.run
-    async def run(self) -> str:
-        """Reconcile once; returns what was found, in words."""
-        restarted = await self._restart_stuck_jobs()
+    async def run(self, reconciled: Reconciled = Reconciled()) -> str:
+        """Reconcile once, from `reconciled` on; returns what was found, in words."""
+        restarted = await self._restart_stuck_jobs(reconciled)
         removed = await self._remove_leftovers()
         report = await workflow.execute_activity_method(
             ReconcileActivities.report_drift, **options.look("Compare registry and server")
@@ -29,18 +39,19 @@ class Reconcile:
         workflow.set_current_details(_in_words(report.drifts))
         return f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions."
 
-    async def _restart_stuck_jobs(self) -> int:
-        restarted, last_id = 0, 0
+    async def _restart_stuck_jobs(self, done: Reconciled) -> int:
         while True:
             page = await workflow.execute_activity_method(
                 ReconcileActivities.find_stuck,
-                SweepPage(after=last_id, size=_PAGE_SIZE),
-                **options.sweep_page(f"Running rows after id {last_id}"),
+                SweepPage(after=done.last_id, size=_PAGE_SIZE),
+                **options.sweep_page(f"Running rows after id {done.last_id}"),
             )
-            restarted += sum([await _restarted(job) for job in page.jobs])
+            restarted = done.restarted + sum([await _restarted(job) for job in page.jobs])
             if page.last_id is None:
                 return restarted
-            last_id = page.last_id
+            done = replace(done, restarted=restarted, last_id=page.last_id)
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(done)
 
     async def _remove_leftovers(self) -> int:
         leftovers = await workflow.execute_activity_method(
