@@ -14,7 +14,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.databases import DatabaseActivities
 from activities.drift import DriftDetector
@@ -45,6 +45,9 @@ _HEARTBEAT_THROTTLE = timedelta(seconds=1)
 _POLLERS = 2
 """Polls a worker has open on a queue. A worker that is paused swallows the task of each of them."""
 
+_CACHED_WORKFLOWS = 200
+"""Workflows kept in memory; one that was put out is replayed from its short history when it goes on."""
+
 _logger = logging.getLogger("worker")
 
 
@@ -61,6 +64,9 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
         temporal,
         task_queue=settings.registry_queue,
         workflows=WORKFLOWS,
+        # The sandbox would load each workflow's module anew for each run; it guards the tests instead.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        max_cached_workflows=_CACHED_WORKFLOWS,
         activities=[
             writes.begin,
             writes.finish_create,
