@@ -120,7 +120,7 @@ class _InstanceRequests:
     async def _launched(self, requested: Requested) -> Requested:
         """Start what was committed, as far as possible."""
         self._noting.instance, self._noting.job = requested.instance.id, requested.job.job_id
-        await self._services.launcher.launch(requested.job)
+        await self._services.launcher.launch(requested.job, self._noting.client)
         return requested
 
 

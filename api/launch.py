@@ -31,12 +31,12 @@ class Launcher:
         self._immediately = trigger is Trigger.IMMEDIATE
         self._missed = asyncio.Event()
 
-    async def launch(self, job: InstanceJob) -> None:
-        """Start `job`; one that cannot be started now is caught up with."""
+    async def launch(self, job: InstanceJob, requester: str | None) -> None:
+        """Start `job`, for which `requester` waits; one that cannot be started now is caught up with."""
         if not self._immediately:
             return
         try:
-            await temporal.answer_of(self._starter.start(job))
+            await temporal.answer_of(self._starter.start(job, requester))
         except temporal.FAULTS as error:
             _logger.warning("%s waits for the next sweep: %s", job.job_id, fault_name(error))
             self._missed.set()

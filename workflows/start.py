@@ -5,7 +5,7 @@ from datetime import timedelta
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -16,6 +16,9 @@ from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
 _RPC_TIMEOUT = timedelta(seconds=2)
 _ROUNDS = 5
+_REQUESTED, _SWEPT = 2, 4
+"""Priority keys, of 1 (first) to 5, that a workflow and its activities have in Temporal's queues."""
+_LONGEST_FAIRNESS_KEY = 64
 
 
 class JobStarter:
@@ -25,17 +28,22 @@ class JobStarter:
         self._client = client
         self._task_queue = task_queue
 
-    async def start(self, job: InstanceJob) -> None:
+    async def start(self, job: InstanceJob, requester: str | None = None) -> None:
         """Start the workflow of `job`, or hand it over to the one that is open under the instance's id.
 
         Safe to repeat: a job that runs already is not started again.
+
+        Args:
+            job: what shall be done.
+            requester: the client who waits for it. Jobs of different requesters take turns; those that
+                nobody waits for come after them.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached, or refuses.
         """
         for _ in range(_ROUNDS):
             # Between the two calls the open workflow may close; then it is free to be started.
-            if await self._started(job) or await self._handed_over(job):
+            if await self._started(job, _priority(job, requester)) or await self._handed_over(job):
                 return
         raise RPCError("the instance's workflow opens and closes too fast", RPCStatusCode.ABORTED, b"")
 
@@ -58,7 +66,7 @@ class JobStarter:
         # Not by its status: a paused workflow, for one, is open as well.
         return not described.workflow_execution_info.HasField("close_time")
 
-    async def _started(self, job: InstanceJob) -> bool:
+    async def _started(self, job: InstanceJob, priority: Priority) -> bool:
         try:
             await self._client.start_workflow(
                 WORKFLOW_TYPES[job.operation],
@@ -75,6 +83,7 @@ class JobStarter:
                     f" (template {job.template}, tenant {job.tenant})."
                 ),
                 task_timeout=options.WORKFLOW_TASK_TIMEOUT,
+                priority=priority,
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
@@ -90,3 +99,11 @@ class JobStarter:
                 return False
             raise
         return True
+
+
+def _priority(job: InstanceJob, requester: str | None) -> Priority:
+    """Before what nobody waits for, and in turns with the jobs of others."""
+    if requester is None:
+        return Priority(priority_key=_SWEPT, fairness_key=job.tenant)
+    key = f"{job.tenant}/{requester}".encode()[:_LONGEST_FAIRNESS_KEY].decode(errors="ignore")
+    return Priority(priority_key=_REQUESTED, fairness_key=key)

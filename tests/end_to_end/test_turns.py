@@ -1,0 +1,61 @@
+"""Who comes first when more databases are wanted than can be made at once."""
+
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from cli.postgres import EmbeddedPostgres
+from instances.jobs import InstanceJob
+from instances.status import JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.servers import NUMBERS, make_settings
+from worker import ddl_worker, registry_worker
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """One database is made at a time."""
+    return make_settings(postgres, registry_dsn, ddl_concurrency=1)
+
+
+async def _requested(operator: Operator, requester: str | None, number: int) -> list[InstanceJob]:
+    """So many creates, requested by `requester`, or left to the sweep."""
+    jobs = []
+    for _ in range(number):
+        job = (await operator.registry.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
+        await operator.starter.start(job, requester)
+        await operator.reached(job, {JobStatus.IN_PROGRESS})
+        jobs.append(job)
+    return jobs
+
+
+async def _order(operator: Operator, jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
+    """The jobs, as their databases were published."""
+    published = {}
+    for job in jobs:
+        assert await operator.ended(job) is JobStatus.COMPLETED
+        published[job.instance_id] = (await operator.instance(job)).publishedat
+    return sorted(jobs, key=lambda job: str(published[job.instance_id]))
+
+
+async def test_person_does_not_wait_when_a_sweep_has_filled_the_queue(
+    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine
+) -> None:
+    async with registry_worker(temporal, settings, engine):
+        swept = await _requested(operator, None, 8)
+        (asked,) = await _requested(operator, "somebody", 1)
+        async with ddl_worker(temporal, settings, engine):
+            assert asked in (await _order(operator, [*swept, asked]))[:2]
+
+
+async def test_requesters_take_turns_when_one_of_them_has_filled_the_queue(
+    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine
+) -> None:
+    async with registry_worker(temporal, settings, engine):
+        batch = await _requested(operator, "batch", 8)
+        (asked,) = await _requested(operator, "somebody", 1)
+        async with ddl_worker(temporal, settings, engine):
+            assert asked in (await _order(operator, [*batch, asked]))[:3]
