@@ -6,6 +6,7 @@ Temporal's own connection settings are not here: they follow Temporal's conventi
 
 import base64
 import binascii
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
     )
+
+    @property
+    def tenants(self) -> Mapping[str, Self]:
+        """The settings of each tenant, by its name."""
+        return {DEFAULT_TENANT: self}
 
     @property
     def registry_queue(self) -> str:

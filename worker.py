@@ -1,7 +1,7 @@
 """The worker: composes everything that carries jobs out, and runs it until it is told to stop.
 
-Two task queues are served. Workflows and status writes share one; databases are created and dropped on the
-other, with a concurrency of its own, so that a burst of clones never delays a status.
+Two task queues are served for each tenant. Workflows and status writes share one; databases are created and
+dropped on the other, with a concurrency of its own, so that a burst of clones never delays a status.
 """
 
 import asyncio
@@ -11,22 +11,15 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.databases import DatabaseActivities
-from activities.drift import DriftDetector
 from activities.reconcile import ReconcileActivities
 from activities.registry import RegistryActivities
 from activities.sweep import SweepActivities
-from databases.server import Server
-from instances.catalog import Catalog
-from instances.engine import create_registry_engine
-from instances.jobs import ExecutionPolicy
-from instances.registry import Registry
-from instances.secrets import OdsConnectionStrings
+from activities.tenant import Tenant, composed
 from logs import configure_logging, fault_name
 from settings import InvalidSettingsError, Settings
 from workflows import client, schedules, search_attributes
@@ -51,15 +44,13 @@ _CACHED_WORKFLOWS = 200
 _logger = logging.getLogger("worker")
 
 
-def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Worker:
-    """The worker of workflows and status writes."""
-    registry = Registry(engine, ExecutionPolicy.from_settings(settings))
-    server = Server(settings.master_dsn.get_secret_value())
-    writes = RegistryActivities(registry, OdsConnectionStrings.from_settings(settings), server)
+def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
+    """The worker of a tenant's workflows and status writes."""
+    settings, registry, server = tenant.settings, tenant.registry, tenant.server
+    writes = RegistryActivities(registry, tenant.connection_strings, server)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(registry, starter.start)
-    drift = DriftDetector.from_settings(settings, server, Catalog(engine))
-    reconcile = ReconcileActivities(registry, server, drift, starter.is_open, starter.start)
+    reconcile = ReconcileActivities(registry, server, tenant.drift, starter.is_open, starter.start)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,
@@ -86,13 +77,11 @@ def registry_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -
     )
 
 
-def ddl_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Worker:
-    """The worker that creates and drops databases."""
+def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
+    """The worker that creates and drops a tenant's databases."""
+    settings = tenant.settings
     databases = DatabaseActivities(
-        Server(settings.master_dsn.get_secret_value()),
-        Registry(engine, ExecutionPolicy.from_settings(settings)),
-        settings.template_databases,
-        settings.clone_strategy,
+        tenant.server, tenant.registry, settings.template_databases, settings.clone_strategy
     )
     return Worker(
         temporal,
@@ -107,23 +96,19 @@ def ddl_worker(temporal: Client, settings: Settings, engine: AsyncEngine) -> Wor
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve both task queues until `stop` is set, then let running activities finish."""
+    """Serve every tenant's task queues until `stop` is set, then let running activities finish."""
     temporal = await _connected(settings, stop)
     if temporal is None:
         return
-    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
-    workers = registry_worker(temporal, settings, engine), ddl_worker(temporal, settings, engine)
-    try:
-        async with asyncio.TaskGroup() as running:
-            for worker in workers:
-                running.create_task(worker.run())
-            _logger.info("Serving %s and %s.", settings.registry_queue, settings.ddl_queue)
-            await _prepare_namespace(temporal, settings, stop)
-            await stop.wait()
-            _logger.info("Stopping; running activities may finish.")
-            await asyncio.gather(*(worker.shutdown() for worker in workers))
-    finally:
-        await engine.dispose()
+    async with composed(settings) as tenants, asyncio.TaskGroup() as running:
+        workers = [make(temporal, tenant) for tenant in tenants for make in (registry_worker, ddl_worker)]
+        for worker in workers:
+            running.create_task(worker.run())
+        _logger.info("Serving %s.", ", ".join(worker.task_queue for worker in workers))
+        await _prepare_namespace(temporal, settings, stop)
+        await stop.wait()
+        _logger.info("Stopping; running activities may finish.")
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
 async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
@@ -143,7 +128,8 @@ async def _prepare_namespace(temporal: Client, settings: Settings, stop: asyncio
     while not stop.is_set():
         try:
             await search_attributes.register(temporal)
-            await schedules.ensure(temporal, settings)
+            for name, own in settings.tenants.items():
+                await schedules.ensure(temporal, own, name)
         except RPCError as error:
             _logger.warning("The namespace cannot be prepared (%s); trying again.", error.status.name)
             await _pause(stop)

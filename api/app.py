@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from activities.tenant import composed
 from api import (
     audit,
     connect,
@@ -25,11 +26,11 @@ from api import (
     problems,
     sweeps,
 )
+from api.limits import ConnectLimits
 from api.protocol import ProtocolMiddleware
 from api.routing import Places
 from api.services import Services
 from api.trail import AuditMiddleware
-from instances.engine import create_registry_engine
 from instances.secrets import OdsConnectionStrings
 from logs import configure_logging
 from settings import InvalidSettingsError, Settings
@@ -80,17 +81,19 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
     # Lazily: the API starts, and accepts requests, while Temporal is away.
-    services = Services.compose(settings, engine, await client.connect(settings, lazy=True))
-    app.state.services = services
-    catching_up = asyncio.create_task(services.launcher.catch_up())
-    try:
-        yield
-    finally:
-        catching_up.cancel()
-        await asyncio.gather(catching_up, return_exceptions=True)
-        await engine.dispose()
+    temporal = await client.connect(settings, lazy=True)
+    limits = ConnectLimits(enabled=settings.rate_limiting)
+    async with composed(settings) as tenants:
+        services = {tenant.name: Services.compose(tenant, temporal, limits) for tenant in tenants}
+        app.state.services = services
+        catching_up = [asyncio.create_task(one.launcher.catch_up()) for one in services.values()]
+        try:
+            yield
+        finally:
+            for task in catching_up:
+                task.cancel()
+            await asyncio.gather(*catching_up, return_exceptions=True)
 
 
 def _settings_of_environment() -> Settings:

@@ -21,15 +21,17 @@ _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
 
 
 class Tokens:
-    """Issues and checks tokens.
+    """Issues and checks tokens of one tenant's clients.
 
     Args:
         key: 32 bytes that sign them.
         lifetime: seconds that they are valid.
+        tenant: the tenant.
     """
 
-    def __init__(self, key: bytes, lifetime: int) -> None:
+    def __init__(self, key: bytes, lifetime: int, tenant: str = DEFAULT_TENANT) -> None:
         self._key = key
+        self._tenant = tenant
         self.lifetime = lifetime
 
     def issue(self, client_id: str) -> str:
@@ -42,14 +44,14 @@ class Tokens:
             "scope": FULL_ACCESS,
             "iat": now,
             "exp": now + self.lifetime,
-            "tenant": DEFAULT_TENANT,
+            "tenant": self._tenant,
         }
         return jwt.encode(claims, self._key, _ALGORITHM)
 
     def claims(self, token: str) -> dict[str, Any] | None:
-        """What a valid token says; None if it is not ours, changed, or too old."""
+        """What a valid token says; None if it is not ours, changed, too old, or for another tenant."""
         try:
-            return jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 self._key,
                 [_ALGORITHM],
@@ -59,6 +61,7 @@ class Tokens:
             )
         except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
             return None
+        return claims if claims["tenant"] == self._tenant else None
 
 
 bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_error=False)
@@ -72,9 +75,8 @@ async def authenticate(connection: HTTPConnection) -> None:
         ProblemError: 401 without a valid token, 403 without the scope.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    claims = (
-        connection.app.state.services.tokens.claims(token.strip()) if scheme.lower() == "bearer" else None
-    )
+    tokens: Tokens = connection.scope["state"]["services"].tokens
+    claims = tokens.claims(token.strip()) if scheme.lower() == "bearer" else None
     if claims is None:
         raise ProblemError(
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}

@@ -40,6 +40,7 @@ class ProtocolMiddleware:
             ProblemError: it may not. The first of these checks that it fails decides the answer.
         """
         path = path_of(connection.scope)
+        (connection.scope["state"]["services"],) = connection.app.state.services.values()
         _require_version(path)
         # The tenant header is judged here: before anybody is asked who they are.
         if _PROTECTED.match(path):

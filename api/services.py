@@ -1,40 +1,43 @@
-"""What endpoints work with, composed once for a process."""
+"""What endpoints work with: the services of the tenant that a request is for."""
 
 import base64
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Self
 from urllib.parse import quote
 
-from fastapi import Depends, Request
-from sqlalchemy.ext.asyncio import AsyncEngine
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 from temporalio.client import Client
 
 from activities.drift import DriftDetector
+from activities.tenant import Tenant
 from api.auth import Tokens
 from api.clients import ApiClients
 from api.launch import Launcher
 from api.limits import ConnectLimits
 from api.trail import Recorder
-from databases.server import Server
 from instances.audit import AuditTrail
 from instances.catalog import Catalog
-from instances.jobs import ExecutionPolicy, workflow_id
+from instances.jobs import workflow_id
 from instances.registry import Registry
-from settings import DEFAULT_TENANT, Settings
+from settings import Settings
 from workflows import schedules
 from workflows.start import JobStarter
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the service that endpoints call."""
+    """The parts of the service that endpoints call, as one tenant has them."""
 
+    tenant: str
     settings: Settings
     temporal: Client
     registry: Registry
     catalog: Catalog
     drift: DriftDetector
+    sweep: Callable[[], Awaitable[None]]
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
@@ -43,27 +46,26 @@ class Services:
     recorder: Recorder
 
     @classmethod
-    def compose(cls, settings: Settings, engine: AsyncEngine, temporal: Client) -> Self:
-        """Put the parts together."""
-        catalog, audit = Catalog(engine), AuditTrail(engine)
+    def compose(cls, tenant: Tenant, temporal: Client, limits: ConnectLimits) -> Self:
+        """Put the parts of one tenant together."""
+        settings, audit = tenant.settings, AuditTrail(tenant.engine)
+        sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
         return cls(
+            tenant=tenant.name,
             settings=settings,
             temporal=temporal,
-            registry=Registry(engine, ExecutionPolicy.from_settings(settings)),
-            catalog=catalog,
-            drift=DriftDetector.from_settings(
-                settings, Server(settings.master_dsn.get_secret_value()), catalog
-            ),
-            launcher=Launcher(
-                JobStarter(temporal, settings.registry_queue),
-                partial(schedules.trigger, temporal, schedules.PENDING_SWEEP),
-                settings.trigger,
-            ),
-            clients=ApiClients(engine),
+            registry=tenant.registry,
+            catalog=tenant.catalog,
+            drift=tenant.drift,
+            sweep=sweep,
+            launcher=Launcher(JobStarter(temporal, settings.registry_queue), sweep, settings.trigger),
+            clients=ApiClients(tenant.engine),
             tokens=Tokens(
-                base64.b64decode(settings.token_signing_key.get_secret_value()), settings.token_lifetime
+                base64.b64decode(settings.token_signing_key.get_secret_value()),
+                settings.token_lifetime,
+                tenant.name,
             ),
-            limits=ConnectLimits(enabled=settings.rate_limiting),
+            limits=limits,
             audit=audit,
             recorder=Recorder(audit.record),
         )
@@ -72,14 +74,15 @@ class Services:
         """Page of an instance's workflow in the Temporal Web UI, if its address is known."""
         if not self.settings.temporal_ui_url:
             return None
-        workflow = quote(workflow_id(DEFAULT_TENANT, ods_instance_id), safe="")
+        workflow = quote(workflow_id(self.tenant, ods_instance_id), safe="")
         ui = self.settings.temporal_ui_url.rstrip("/")
         return f"{ui}/namespaces/{quote(self.temporal.namespace, safe='')}/workflows/{workflow}"
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the tenant that the request is for."""
+    services: Services = connection.scope["state"]["services"]
     return services
 
 
-Serving = Annotated[Services, Depends(_services)]
+Serving = Annotated[Services, Depends(services_of)]

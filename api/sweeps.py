@@ -10,7 +10,6 @@ from api.answers import Done
 from api.auth import bearer_token
 from api.problems import ProblemError
 from api.services import Serving
-from workflows import schedules
 
 router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bearer_token)])
 
@@ -23,7 +22,7 @@ router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bea
 async def sweep(services: Serving) -> Done:
     """Start the jobs of all instances that are pending."""
     try:
-        await temporal.answer_of(schedules.trigger(services.temporal, schedules.PENDING_SWEEP))
+        await temporal.answer_of(services.sweep())
     except temporal.FAULTS as error:
         raise _unavailable(error) from None
     return Done(title="The sweep begins.", status=HTTPStatus.ACCEPTED)

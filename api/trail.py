@@ -119,7 +119,7 @@ class AuditMiddleware:
             await self._app(scope, receive, watch)
         finally:
             if scope["method"] not in _READING or status in _REFUSED:
-                await scope["app"].state.services.recorder.record(_entry(HTTPConnection(scope), status))
+                await scope["state"]["services"].recorder.record(_entry(HTTPConnection(scope), status))
 
 
 def _entry(connection: HTTPConnection, status: int) -> AuditEntry:

@@ -73,8 +73,12 @@ def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
 
 def workflow_id(tenant: str, ods_instance_id: int) -> str:
     """Id of the workflow that carries out an instance's jobs: `42`, or `tenant1:42`."""
-    prefix = "" if tenant == DEFAULT_TENANT else f"{tenant}:"
-    return f"{prefix}{ods_instance_id}"
+    return tenant_id(tenant, str(ods_instance_id))
+
+
+def tenant_id(tenant: str, identifier: str) -> str:
+    """What a tenant's `identifier` is called in Temporal, where all tenants meet."""
+    return identifier if tenant == DEFAULT_TENANT else f"{tenant}:{identifier}"
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,17 @@
 """Real servers for the whole run: PostgreSQL with templates, and the Temporal development server."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from activities.tenant import Tenant, composed
 from cli import seeding
 from cli.ports import free_port
 from cli.postgres import EmbeddedPostgres
 from instances.catalog import Catalog
-from instances.engine import create_registry_engine
-from instances.jobs import ExecutionPolicy
 from instances.migrations import upgrade
 from instances.registry import Registry
 from settings import Settings
@@ -94,23 +92,28 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 
 
 @pytest.fixture
-async def engine(registry_dsn: str) -> AsyncIterator[AsyncEngine]:
+async def tenant(settings: Settings) -> AsyncIterator[Tenant]:
+    """The only tenant."""
+    async with composed(settings) as (tenant,):
+        yield tenant
+
+
+@pytest.fixture
+def engine(tenant: Tenant) -> AsyncEngine:
     """A pool of connections to the test's registry."""
-    engine = create_registry_engine(registry_dsn)
-    yield engine
-    await engine.dispose()
+    return tenant.engine
 
 
 @pytest.fixture
-def registry(engine: AsyncEngine, settings: Settings) -> Registry:
+def registry(tenant: Tenant) -> Registry:
     """The test's registry."""
-    return Registry(engine, ExecutionPolicy.from_settings(settings))
+    return tenant.registry
 
 
 @pytest.fixture
-def catalog(engine: AsyncEngine) -> Catalog:
+def catalog(tenant: Tenant) -> Catalog:
     """What the test's registry shows."""
-    return Catalog(engine)
+    return tenant.catalog
 
 
 @pytest.fixture(scope="session")
@@ -128,11 +131,9 @@ def starter(temporal: Client, settings: Settings) -> JobStarter:
 
 
 @pytest.fixture
-async def workers(temporal: Client, settings: Settings, engine: AsyncEngine) -> AsyncIterator[None]:
+async def workers(temporal: Client, tenant: Tenant) -> AsyncIterator[None]:
     """Both workers, in this process."""
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(registry_worker(temporal, settings, engine))
-        await stack.enter_async_context(ddl_worker(temporal, settings, engine))
+    async with registry_worker(temporal, tenant), ddl_worker(temporal, tenant):
         yield
 
 

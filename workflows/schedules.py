@@ -16,7 +16,8 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from settings import Settings
+from instances.jobs import tenant_id
+from settings import DEFAULT_TENANT, Settings
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
@@ -26,13 +27,18 @@ RECONCILE = "reconcile"
 
 @dataclass(frozen=True)
 class _Pass:
-    schedule_id: str
+    name: str
     workflow_type: str
     interval: timedelta
 
 
-async def ensure(client: Client, settings: Settings) -> None:
-    """Create the schedules, or make them what the settings say now, and let each run once.
+def schedule_id(tenant: str, name: str) -> str:
+    """Id of the schedule of a tenant's pass: `pending-sweep`, or `tenant1:pending-sweep`."""
+    return tenant_id(tenant, name)
+
+
+async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENANT) -> None:
+    """Create a tenant's schedules, or make them what its settings say now, and let each run once.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
@@ -41,24 +47,23 @@ async def ensure(client: Client, settings: Settings) -> None:
         _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
         _Pass(RECONCILE, Reconcile.__name__, timedelta(seconds=settings.reconcile_interval)),
     ):
-        await _ensure(client, one, settings.registry_queue)
-        await trigger(client, one.schedule_id)
+        await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue)
+        await trigger(client, tenant, one.name)
 
 
-async def trigger(client: Client, schedule_id: str) -> None:
-    """Run the pass now, or right after the one that is running.
+async def trigger(client: Client, tenant: str, name: str) -> None:
+    """Run the tenant's pass now, or right after the one that is running.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or there is no such schedule yet.
     """
-    await client.get_schedule_handle(schedule_id).trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
+    handle = client.get_schedule_handle(schedule_id(tenant, name))
+    await handle.trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
 
 
-async def _ensure(client: Client, wanted: _Pass, task_queue: str) -> None:
+async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: str) -> None:
     schedule = Schedule(
-        action=ScheduleActionStartWorkflow(
-            wanted.workflow_type, id=wanted.schedule_id, task_queue=task_queue
-        ),
+        action=ScheduleActionStartWorkflow(wanted.workflow_type, id=identifier, task_queue=task_queue),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
         policy=SchedulePolicy(
             overlap=ScheduleOverlapPolicy.SKIP,
@@ -67,9 +72,9 @@ async def _ensure(client: Client, wanted: _Pass, task_queue: str) -> None:
         ),
     )
     try:
-        await client.create_schedule(wanted.schedule_id, schedule)
+        await client.create_schedule(identifier, schedule)
     except ScheduleAlreadyRunningError:
-        handle = client.get_schedule_handle(wanted.schedule_id)
+        handle = client.get_schedule_handle(identifier)
         await handle.update(lambda current: _updated(current, schedule))
 
 

@@ -4,13 +4,12 @@ import ast
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from activities.tenant import Tenant
 from instances.catalog import Catalog
 from instances.registry import Registry
 from instances.status import JobStatus
@@ -304,7 +303,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     catalog: Catalog,
     quiet_temporal: Client,
     settings: Settings,
-    engine: AsyncEngine,
+    tenant: Tenant,
     garden: Garden,
     target: Target,
 ) -> None:
@@ -314,9 +313,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     operator = Operator(
         registry, catalog, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
     )
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(registry_worker(quiet_temporal, settings, engine))
-        await stack.enter_async_context(ddl_worker(quiet_temporal, settings, engine))
+    async with registry_worker(quiet_temporal, tenant), ddl_worker(quiet_temporal, tenant):
         kept, gone, refused = [
             await operator.create(name) for name in (f"Kept {garden.number}", garden.name, taken)
         ]

@@ -2,14 +2,13 @@
 
 import base64
 import json
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
+from activities.tenant import Tenant
 from cli.polling import wait_until
 from cli.postgres import EmbeddedPostgres
 from instances.jobs import InstanceJob
@@ -74,12 +73,12 @@ async def test_reason_is_unreadable_but_told_when_an_encrypted_job_fails(
 
 
 async def test_job_waits_and_nothing_is_told_when_the_worker_has_no_key(
-    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine, name: str
+    operator: Operator, temporal: Client, settings: Settings, tenant: Tenant, name: str
 ) -> None:
     job = await operator.create(name)
     handle = temporal.get_workflow_handle(job.workflow_id)
     keyless = await client.connect(settings.model_copy(update={"payload_key": None}))
-    async with registry_worker(keyless, settings, engine):
+    async with registry_worker(keyless, tenant):
         await wait_until(lambda: has_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED), 20)
     history = await readable(handle)
     assert "Traceback" not in history
@@ -87,9 +86,7 @@ async def test_job_waits_and_nothing_is_told_when_the_worker_has_no_key(
     assert_unreadable(history, job)
     assert (await operator.instance(job)).status == "Pending"
 
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(registry_worker(temporal, settings, engine))
-        await stack.enter_async_context(ddl_worker(temporal, settings, engine))
+    async with registry_worker(temporal, tenant), ddl_worker(temporal, tenant):
         assert await operator.ended(job) is JobStatus.COMPLETED
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from activities.tenant import Tenant
 from cli.postgres import EmbeddedPostgres
 from instances.jobs import InstanceJob
 from instances.status import JobStatus, Template
@@ -42,20 +42,20 @@ async def _order(operator: Operator, jobs: Sequence[InstanceJob]) -> list[Instan
 
 
 async def test_person_does_not_wait_when_a_sweep_has_filled_the_queue(
-    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine
+    operator: Operator, temporal: Client, tenant: Tenant
 ) -> None:
-    async with registry_worker(temporal, settings, engine):
+    async with registry_worker(temporal, tenant):
         swept = await _requested(operator, None, 8)
         (asked,) = await _requested(operator, "somebody", 1)
-        async with ddl_worker(temporal, settings, engine):
+        async with ddl_worker(temporal, tenant):
             assert asked in (await _order(operator, [*swept, asked]))[:2]
 
 
 async def test_requesters_take_turns_when_one_of_them_has_filled_the_queue(
-    operator: Operator, temporal: Client, settings: Settings, engine: AsyncEngine
+    operator: Operator, temporal: Client, tenant: Tenant
 ) -> None:
-    async with registry_worker(temporal, settings, engine):
+    async with registry_worker(temporal, tenant):
         batch = await _requested(operator, "batch", 8)
         (asked,) = await _requested(operator, "somebody", 1)
-        async with ddl_worker(temporal, settings, engine):
+        async with ddl_worker(temporal, tenant):
             assert asked in (await _order(operator, [*batch, asked]))[:3]

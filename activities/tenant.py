@@ -1,0 +1,66 @@
+"""What belongs to one tenant, composed once for a process: nothing of it is shared with another tenant."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.drift import DriftDetector
+from databases.server import Server
+from instances.catalog import Catalog
+from instances.engine import create_registry_engine
+from instances.jobs import ExecutionPolicy
+from instances.registry import Registry
+from instances.secrets import OdsConnectionStrings
+from settings import Settings
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them."""
+
+    name: str
+    settings: Settings
+    engine: AsyncEngine
+    registry: Registry
+    catalog: Catalog
+    server: Server
+    connection_strings: OdsConnectionStrings
+    drift: DriftDetector
+
+    @classmethod
+    def compose(cls, name: str, settings: Settings) -> Self:
+        """Put the parts together; nothing is connected to yet.
+
+        Raises:
+            InvalidSettingsError: the settings do not make connection strings.
+        """
+        engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+        server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
+        return cls(
+            name=name,
+            settings=settings,
+            engine=engine,
+            registry=Registry(engine, ExecutionPolicy.from_settings(settings), name),
+            catalog=catalog,
+            server=server,
+            connection_strings=OdsConnectionStrings.from_settings(settings),
+            drift=DriftDetector.from_settings(settings, server, catalog),
+        )
+
+
+@asynccontextmanager
+async def composed(settings: Settings) -> AsyncIterator[list[Tenant]]:
+    """All tenants; in the end their connections are closed.
+
+    Raises:
+        InvalidSettingsError: the settings of a tenant do not make connection strings.
+    """
+    tenants = [Tenant.compose(name, own) for name, own in settings.tenants.items()]
+    try:
+        yield tenants
+    finally:
+        await asyncio.gather(*(tenant.engine.dispose() for tenant in tenants))
