@@ -1,19 +1,25 @@
 """The API clients of `adminapi.applications`, and the proof that one of them is asking."""
 
 import asyncio
-import secrets
+import json
+import logging
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from api.auth import FULL_ACCESS
 from api.requests import is_storable
+from api.secret_hashes import SecretHasher
 from instances.models import ApiClient
+from logs import fault_name
 
 _HASHES_AT_ONCE = 2
 """Each takes a core and 19 MiB for some 20 ms, from a pool of threads that look-ups of hosts need as well."""
+_FULL_ACCESS_PERMISSION = f"scp:{FULL_ACCESS}"
+"""How an Admin API writes down that a client may have the scope."""
+
+_logger = logging.getLogger(__name__)
 
 
 class ClientExistsError(Exception):
@@ -24,10 +30,8 @@ class ApiClients:
     """Registers API clients and verifies their secrets, of which only argon2id hashes are kept."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = async_sessionmaker(engine)
-        # Secrets of 32 characters and more cannot be guessed; more work would only slow every token down.
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._decoy = self._hasher.hash(secrets.token_urlsafe())
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._hasher = SecretHasher()
         self._slots = asyncio.Semaphore(_HASHES_AT_ONCE)
 
     async def register(self, client_id: str, secret: str, display_name: str) -> None:
@@ -45,21 +49,40 @@ class ApiClients:
             raise ClientExistsError from None
 
     async def verify(self, client_id: str, secret: str) -> bool:
-        """Whether `secret` is the client's; a client that does not exist is refused as slowly as a secret."""
+        """Whether `secret` is the client's; a client that does not exist is refused as slowly as a secret.
+
+        The first use of a secret that an Admin API hashed replaces its hash.
+        """
         stored = await self._stored_hash(client_id)
         async with self._slots:
-            return await asyncio.to_thread(self._matches, stored or self._decoy, secret)
+            verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
+        if verdict.replacement is not None:
+            await self._replace(client_id, stored, verdict.replacement)
+        return verdict.matches
 
     async def _stored_hash(self, client_id: str) -> str | None:
         if not is_storable(client_id):
             return None
         async with self._sessions() as session:
-            return await session.scalar(select(ApiClient.clientsecret).where(ApiClient.clientid == client_id))
+            client = await session.scalar(select(ApiClient).where(ApiClient.clientid == client_id))
+        return client.clientsecret if client and _may_do_everything(client) else None
 
-    def _matches(self, hashed: str, secret: str) -> bool:
+    async def _replace(self, client_id: str, outdated: str | None, replacement: str) -> None:
+        """Keep `replacement`, unless the hash was changed meanwhile."""
+        unchanged = (ApiClient.clientid == client_id, ApiClient.clientsecret == outdated)
         try:
-            return self._hasher.verify(hashed, secret)
-        except InvalidHashError:  # an Admin API hashed it, in its own way
-            return self._matches(self._decoy, secret)
-        except VerificationError:
-            return False
+            async with self._sessions.begin() as session:
+                await session.execute(update(ApiClient).where(*unchanged).values(clientsecret=replacement))
+        except Exception as error:  # noqa: BLE001 - the client has proven who it is
+            _logger.warning("The hash of a client's secret stays as it was: %s", fault_name(error))
+
+
+def _may_do_everything(client: ApiClient) -> bool:
+    """Whether the client may have the scope; an Admin API can have narrowed that down, we do not."""
+    if client.permissions is None:
+        return True
+    try:
+        permissions = json.loads(client.permissions)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(permissions, list) and _FULL_ACCESS_PERMISSION in permissions

@@ -98,6 +98,8 @@ class ApiClient(Base):
     clientid: Mapped[str] = mapped_column(String(256), unique=True)
     clientsecret: Mapped[str | None] = mapped_column(Text)
     displayname: Mapped[str | None] = mapped_column(String(256))
+    # What an Admin API lets the client do, a list in JSON; null for those that were registered here.
+    permissions: Mapped[str | None] = mapped_column(Text)
 
 
 class AuditRow(Base):

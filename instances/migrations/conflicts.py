@@ -8,12 +8,12 @@ class ConflictingRowsError(Exception):
     """Existing rows break a rule of the registry; the message names both, and nothing was changed."""
 
 
-def require_none(rule: str, query: str) -> None:
-    """Stop the migration if `query` finds rows; its first column tells which.
+def require_none(rule: str, query: str, remedy: str = "Mend these rows") -> None:
+    """Stop the migration if `query` finds rows; its first column tells which, `remedy` what to do with them.
 
     Raises:
         ConflictingRowsError: it does.
     """
     rows = [str(row[0]) for row in op.get_bind().execute(text(query))]
     if rows:
-        raise ConflictingRowsError(f"{rule}: {'; '.join(rows)}. Mend these rows, then migrate again.")
+        raise ConflictingRowsError(f"{rule}: {'; '.join(rows)}. {remedy}, then migrate again.")

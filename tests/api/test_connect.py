@@ -1,14 +1,20 @@
 import asyncio
 import base64
+import hashlib
 import re
+import struct
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
+import asyncpg
 import httpx
 import jwt
 import pytest
 from argon2 import low_level
+from fastapi import FastAPI
 
+from api.secret_hashes import SecretHasher, Verdict
 from settings import Settings
 from tests.api.service import NOBODY, client_of, running
 from tests.servers import session
@@ -224,13 +230,84 @@ async def test_token_is_refused_when_http_basic_is_malformed(
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
-async def test_secret_is_refused_when_an_admin_api_hashed_it_in_its_own_way(
-    stranger: httpx.AsyncClient, registry_dsn: str
-) -> None:
+def hashed_by_an_admin_api(secret: str = SECRET) -> str:
+    salt = b"salt of 16 bytes"
+    key = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, 10_000, 32)
+    return base64.b64encode(struct.pack(">BIII", 1, 1, 10_000, len(salt)) + salt + key).decode()
+
+
+@pytest.fixture
+async def applications(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session on the registry, where an Admin API has registered `somebody`."""
     async with session(registry_dsn) as connection:
         await connection.execute(
-            "INSERT INTO adminapi.applications (clientid, clientsecret) VALUES ('somebody', 'AQAAAAEAACcQ')"
+            "INSERT INTO adminapi.applications (clientid, clientsecret, permissions) VALUES ($1, $2, $3)",
+            "somebody",
+            hashed_by_an_admin_api(),
+            f'["ept:token","gt:client_credentials","scp:{SCOPE}"]',
         )
+        yield connection
+
+
+async def test_hash_of_an_admin_api_is_replaced_when_its_secret_is_first_used(
+    stranger: httpx.AsyncClient, applications: asyncpg.Connection
+) -> None:
+    wrong = await stranger.post("/connect/token", data=grant(client_secret="wrong"))
+    assert wrong.status_code == 401
+    stored = "SELECT clientsecret FROM adminapi.applications"
+    assert await applications.fetchval(stored) == hashed_by_an_admin_api()
+
+    answers = await asyncio.gather(*(stranger.post("/connect/token", data=grant()) for _ in range(3)))
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    replaced = await applications.fetchval(stored)
+    assert replaced.startswith("$argon2id$")
+
+    assert (await stranger.post("/connect/token", data=grant())).status_code == 200
+    assert await applications.fetchval(stored) == replaced
+    wrong = await stranger.post("/connect/token", data=grant(client_secret="wrong"))
+    assert wrong.status_code == 401
+
+
+async def test_hash_that_was_changed_meanwhile_stays_when_the_first_use_replaces_it(
+    app: FastAPI, applications: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = SecretHasher.judge
+
+    def slow_judge(hasher: SecretHasher, stored: str | None, secret: str) -> Verdict:
+        verdict = judge(hasher, stored, secret)
+        asyncio.run_coroutine_threadsafe(change(), loop).result()
+        return verdict
+
+    async def change() -> None:
+        await applications.execute("UPDATE adminapi.applications SET clientsecret = 'changed'")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(SecretHasher, "judge", slow_judge)
+    assert await app.state.services.clients.verify("somebody", SECRET)
+    assert await applications.fetchval("SELECT clientsecret FROM adminapi.applications") == "changed"
+
+
+async def test_token_is_issued_when_the_hash_cannot_be_replaced(
+    stranger: httpx.AsyncClient, applications: asyncpg.Connection
+) -> None:
+    await applications.execute(
+        "CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON adminapi.applications EXECUTE FUNCTION pg_temp.refuse()"
+    )
+    try:
+        assert (await stranger.post("/connect/token", data=grant())).status_code == 200
+    finally:
+        await applications.execute("DROP TRIGGER refuse ON adminapi.applications")
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    ["[]", '["scp:edfi_admin_api/tenant_access"]', "{}", "no JSON", f'"scp:{SCOPE}"', "[" * 50_000],
+)
+async def test_token_is_refused_when_an_admin_api_did_not_permit_the_scope(
+    stranger: httpx.AsyncClient, applications: asyncpg.Connection, permissions: str
+) -> None:
+    await applications.execute("UPDATE adminapi.applications SET permissions = $1", permissions)
     answer = await stranger.post("/connect/token", data=grant())
 
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
@@ -241,7 +318,9 @@ async def test_refusals_cost_as_much_when_the_client_is_unknown_as_when_the_secr
 ) -> None:
     async with session(registry_dsn) as connection:
         await connection.execute(
-            "INSERT INTO adminapi.applications (clientid, clientsecret) VALUES ('adopted', 'AQAAAAEAACcQ')"
+            "INSERT INTO adminapi.applications (clientid, clientsecret)"
+            " VALUES ('broken', 'AQAAAAEAACcQ'), ('adopted', $1)",
+            hashed_by_an_admin_api(),
         )
     hashed: list[bytes] = []
     verify_secret = low_level.verify_secret
@@ -251,7 +330,7 @@ async def test_refusals_cost_as_much_when_the_client_is_unknown_as_when_the_secr
         return verify_secret(encoded, secret, kind)
 
     monkeypatch.setattr("argon2._password_hasher.verify_secret", counted)
-    for client_id in ("somebody", "nobody", "adopted"):
+    for client_id in ("somebody", "nobody", "broken", "adopted"):
         hashed.clear()
         answer = await registered.post(
             "/connect/token", data=grant(client_id=client_id, client_secret="wrong")

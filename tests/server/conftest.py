@@ -68,3 +68,22 @@ async def database(admin: asyncpg.Connection, owner: Owner) -> AsyncIterator[str
 def wanted(owner: Owner, database: str) -> CloneRequest:
     """What the product is asked to make."""
     return CloneRequest(owner, MINIMAL_TEMPLATE, database, CloneStrategy.AUTO)
+
+
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    name = f"EdFi_Admin_bare_{next(NUMBERS)}"
+    maintenance = service_dsn(postgres, "postgres")
+    async with session(maintenance) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    yield service_dsn(postgres, name)
+    async with session(maintenance) as connection:
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def bare(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session on the database that is migrated."""
+    async with session(dsn) as connection:
+        yield connection

@@ -6,6 +6,16 @@ from typing import Any
 
 import asyncpg
 
+_OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 1, 2, 3, 4"
+CATALOGS = {
+    "schemas": "SELECT nspname FROM pg_namespace ORDER BY 1",
+    "columns": f"SELECT * FROM information_schema.columns WHERE table_schema {_OURS}",  # noqa: S608 - a constant
+    "indexes": f"SELECT * FROM pg_indexes WHERE schemaname {_OURS}",  # noqa: S608 - a constant
+    "sequences": f"SELECT * FROM pg_sequences WHERE schemaname {_OURS}",  # noqa: S608 - a constant
+    "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+    " FROM pg_constraint WHERE oid >= 16384 ORDER BY 1, 2",
+}
+
 
 async def row_of(admin: asyncpg.Connection, database: str) -> asyncpg.Record | None:
     """All that the server knows about a database."""
@@ -58,3 +68,13 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 5) -> 
     async with asyncio.timeout(seconds):
         while not await condition():
             await asyncio.sleep(0.01)
+
+
+async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
+    """Catalogs, sequences and rows: whatever a migration could change."""
+    tables = await connection.fetch(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+        " WHERE schemaname IN ('dbo', 'adminapi', 'public')"
+    )
+    rows = {name: f"SELECT * FROM {name} ORDER BY 1" for (name,) in tables}  # noqa: S608 - the catalog's names
+    return {name: await connection.fetch(query) for name, query in (CATALOGS | rows).items()}

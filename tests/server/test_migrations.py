@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -11,7 +10,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from cli.postgres import EmbeddedPostgres
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
 from instances.migrations import upgrade
@@ -20,19 +18,9 @@ from instances.models import Base
 from instances.registry import Registry
 from instances.status import InstanceStatus, Template
 from tests.server.lives import CONNECTION_STRING
-from tests.servers import NUMBERS, service_dsn, session
+from tests.server.looking import everything
 
 POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
-
-_OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 1, 2, 3, 4"
-CATALOGS = {
-    "schemas": "SELECT nspname FROM pg_namespace ORDER BY 1",
-    "columns": f"SELECT * FROM information_schema.columns WHERE table_schema {_OURS}",  # noqa: S608 - a constant
-    "indexes": f"SELECT * FROM pg_indexes WHERE schemaname {_OURS}",  # noqa: S608 - a constant
-    "sequences": f"SELECT * FROM pg_sequences WHERE schemaname {_OURS}",  # noqa: S608 - a constant
-    "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
-    " FROM pg_constraint WHERE oid >= 16384 ORDER BY 1, 2",
-}
 
 ADOPTED = """
 CREATE SCHEMA dbo;
@@ -108,40 +96,11 @@ LIVE = ["New", "My DB Instance", "Done", "Failed", "Half", "Going", "Stuck"]
 
 
 @pytest.fixture
-async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
-    """A database with nothing in it."""
-    name = f"EdFi_Admin_bare_{next(NUMBERS)}"
-    maintenance = service_dsn(postgres, "postgres")
-    async with session(maintenance) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    yield service_dsn(postgres, name)
-    async with session(maintenance) as connection:
-        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-@pytest.fixture
-async def bare(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A session on the database that is migrated."""
-    async with session(dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
 async def adopted(bare: asyncpg.Connection) -> asyncpg.Connection:
     """The same, with tables and rows of an ODS/API and an Admin API."""
     await bare.execute(ADOPTED)
     await bare.execute(ROWS)
     return bare
-
-
-async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
-    """Catalogs, sequences and rows: whatever a migration could change."""
-    tables = await connection.fetch(
-        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-        " WHERE schemaname IN ('dbo', 'adminapi', 'public')"
-    )
-    rows = {name: f"SELECT * FROM {name} ORDER BY 1" for (name,) in tables}  # noqa: S608 - the catalog's names
-    return {name: await connection.fetch(query) for name, query in (CATALOGS | rows).items()}
 
 
 def differences(connection: Connection) -> list[Any]:
