@@ -13,7 +13,7 @@ from benchmarks import machine, plots, report
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
-from benchmarks.sections import create, lists, posts, strategies
+from benchmarks.sections import burst, create, lists, posts, strategies, sweep
 from benchmarks.stacks import Stacks
 from cli.output import say
 
@@ -21,7 +21,9 @@ _RESULTS = Path(__file__).parent / "results"
 _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "strategies": strategies.run,
     "create": create.run,
+    "burst": burst.run,
     "posts": posts.run,
+    "sweep": sweep.run,
     "lists": lists.run,
 }
 

@@ -46,7 +46,7 @@ def _boxes(title: str, durations: list[Measurement]) -> Figure:
         box.set_facecolor(_BARE if id(it) in bares else _OURS)
     axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.set_xlabel("ms (box: quartiles; line: p5 to p95; grey: bare)")
+    axes.set_xlabel("ms (box: quartiles; line: p5 to p95; grey: what the ratios refer to)")
     axes.set_title(title, loc="left")
     axes.grid(axis="x", alpha=0.3)
     return figure

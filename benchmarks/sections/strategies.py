@@ -92,7 +92,7 @@ def _crossover(times: Mapping[TemplateSpec, Times]) -> str:
 def _chart(times: Mapping[TemplateSpec, Times]) -> Chart:
     kinds = next(iter(times.values()))
     curves = {
-        str(kind): [(float(spec.megabytes), _median(found, kind)) for spec, found in times.items()]
+        str(kind): [(spec.megabytes, _median(times[spec], kind)) for spec in times if spec.tables == 1]
         for kind in kinds
     }
     return Chart("Bare CREATE DATABASE", "template size, MB", "median, ms", curves)

@@ -1,0 +1,67 @@
+"""Half of the service's worker: workflows and status writes, but nobody who makes databases."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from activities.tenant import composed
+from cli.data_folder import DataFolder, StackFile
+from logs import configure_logging
+from settings import Settings
+from worker import registry_worker
+from workflows import client
+
+TASK_QUEUE = "bench"
+"""Prefix of its queues; the stack's own worker serves others."""
+_ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def running(folder: DataFolder, stack: StackFile) -> Iterator[int]:
+    """Run it in a process of its own, on the servers of `stack`; gives the process id."""
+    with (folder.logs / "registry-worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.registry_worker"],
+            cwd=_ROOT,
+            env=os.environ | _settings(folder, stack),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process.pid
+    finally:
+        process.kill()  # workflows that nobody will go on with are not worth an orderly end
+        process.wait()
+
+
+def _settings(folder: DataFolder, stack: StackFile) -> dict[str, str]:
+    secrets = folder.secrets()
+    if secrets is None:
+        raise RuntimeError(f"There is no stack in {folder.path}.")
+    return {
+        "ODS_ADMIN_DSN": stack["postgres"]["admin_dsn"],
+        "ODS_MASTER_DSN": stack["postgres"]["master_dsn"],
+        "ODS_INSTANCE_CONNECTION_STRING": "host=127.0.0.1;username=nobody;password=none;database=any",
+        "ODS_ENCRYPTION_KEY": secrets.encryption_key,
+        "ODS_TOKEN_SIGNING_KEY": secrets.token_signing_key,
+        "ODS_TASK_QUEUE": TASK_QUEUE,
+        "TEMPORAL_ADDRESS": stack["temporal"]["address"],
+        "TEMPORAL_NAMESPACE": stack["temporal"]["namespace"],
+        "TEMPORAL_CONFIG_FILE": os.devnull,
+    }
+
+
+async def _serve() -> None:
+    settings = Settings.load()
+    temporal = await client.connect(settings)
+    async with composed(settings) as (tenant,):
+        await registry_worker(temporal, tenant).run()
+
+
+if __name__ == "__main__":
+    configure_logging()
+    asyncio.run(_serve())

@@ -1,0 +1,149 @@
+"""Many creates at once, against the same clones made bare; and what others get meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from benchmarks.apart import apart
+from benchmarks.bare import bare_server, create_many, strategy_for
+from benchmarks.bench import Bench
+from benchmarks.load import Client, Created, milliseconds_since
+from benchmarks.measurement import Chart, Findings, Measurement, at_most
+from benchmarks.templates import TemplateSpec
+from cli.data_folder import StackFile
+from cli.polling import wait_until
+
+_LIMIT = 1.3
+_CONCURRENCIES = (1, 2, 3, 4, 8)
+_VICTIMS = 4
+_PATIENCE_SECONDS = 600
+
+_FINISHED = "SELECT count(*) FROM adminapi.jobstatuses WHERE jobid = ANY($1) AND finishedat IS NOT NULL"
+# From the commit of the POST to that of the first status write.
+_BEGUN = """
+SELECT extract(epoch FROM startedat - createdat)::float8 * 1000 FROM adminapi.jobstatuses
+WHERE jobid = ANY($1) AND startedat IS NOT NULL ORDER BY id
+"""
+
+
+@dataclass
+class Burst:
+    """Milliseconds of the rounds: all creates, the begin of each, and what others asked for meanwhile."""
+
+    total: list[float] = field(default_factory=list)
+    begun: list[float] = field(default_factory=list)
+    visit_accepted: list[float] = field(default_factory=list)
+    visit_completed: list[float] = field(default_factory=list)
+    delete_accepted: list[float] = field(default_factory=list)
+    delete_begun: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    bare_one: list[float] = field(default_factory=list)
+
+
+def run(bench: Bench) -> Findings:
+    """Find the best bare concurrency; then let a burst and the same clones at that concurrency take turns."""
+    clones, trial, rounds = bench.thorough((100, 40, 3), quick=(6, 4, 1))
+    spec = bench.many_tables
+    with bench.stacks.cloning(spec, bench.tiny, ODS_SPARES="0") as stack:
+        dsn = stack["postgres"]["master_dsn"]
+        tried = {many: apart(create_many, dsn, spec, trial, many) for many in _CONCURRENCIES}
+        best = min(tried, key=tried.__getitem__)
+        burst = apart(_measure, stack, spec, clones, best, rounds)
+    return _findings(spec, clones, best, burst, {many: took / trial for many, took in tried.items()})
+
+
+async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int, rounds: int) -> Burst:
+    burst = Burst()
+    dsn = stack["postgres"]["master_dsn"]
+    registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
+    async with AsyncExitStack() as opened:
+        client = await opened.enter_async_context(Client(stack))
+        stranger = await opened.enter_async_context(Client(stack, await client.register("somebody-else")))
+        server = await opened.enter_async_context(bare_server(dsn))
+        for number in range(rounds):
+            burst.bare.append(await create_many(dsn, spec, clones, best))
+            burst.bare_one.append(await server.create_and_drop(spec.database, strategy_for(spec)))
+            await server.settle()
+            await _Round(client, stranger, registry, number, burst).run(clones)
+    await registry.close()
+    return burst
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One burst of `client`'s; when a quarter of it is done, `stranger` asks for one, others are deleted."""
+
+    client: Client
+    stranger: Client
+    registry: asyncpg.Connection
+    number: int
+    into: Burst
+
+    async def run(self, clones: int) -> None:
+        victims = [await self.client.create(f"Victim {self.number} {one}") for one in range(_VICTIMS)]
+        started = time.perf_counter()
+        names = [f"Burst {self.number} {one}" for one in range(clones)]
+        accepted = await asyncio.gather(*map(self.client.request, names))
+        jobs = [it.job for it in accepted]
+        await self._until_finished(jobs, clones // 4)
+        async with asyncio.TaskGroup() as others:
+            visit = others.create_task(self.stranger.create(f"Visit {self.number}"))
+            for victim in victims:
+                others.create_task(self._delete(victim))
+            await self._until_finished(jobs, clones)
+            self.into.total.append(milliseconds_since(started))
+        self.into.begun.extend(await self._begun(jobs))
+        self.into.visit_accepted.append(visit.result().accepted)
+        self.into.visit_completed.append(visit.result().completed)
+        await asyncio.gather(*map(self.client.completed, jobs))  # none of them in error
+        await self._clear([visit.result().instance, *(it.instance for it in accepted)])
+
+    async def _clear(self, instances: Sequence[int]) -> None:
+        deletes = await asyncio.gather(*map(self.client.request_delete, instances))
+        await self._until_finished([it.job for it in deletes], len(deletes))
+
+    async def _delete(self, victim: Created) -> None:
+        accepted = await self.client.request_delete(victim.instance)
+        self.into.delete_accepted.append(accepted.took)
+        await self.client.completed(accepted.job)
+        self.into.delete_begun.extend(await self._begun([accepted.job]))
+
+    async def _begun(self, jobs: Sequence[str]) -> Sequence[float]:
+        return [row[0] for row in await self.registry.fetch(_BEGUN, jobs)]
+
+    async def _until_finished(self, jobs: Sequence[str], enough: int) -> None:
+        """Ask one question for all of them: a hundred clients that poll would be a load of their own."""
+
+        async def are_finished() -> bool:
+            return bool(await self.registry.fetchval(_FINISHED, jobs) >= enough)
+
+        await wait_until(are_finished, _PATIENCE_SECONDS)
+
+
+def _findings(
+    spec: TemplateSpec, clones: int, best: int, burst: Burst, tried: Mapping[int, float]
+) -> Findings:
+    bare = Measurement(f"{clones} bare clones of {spec}, {best} at once", burst.bare)
+    total = Measurement(f"{clones} creates at once", burst.total, bare=bare)
+    bare_one = Measurement("bare clone, alone", burst.bare_one)
+    measurements = [
+        bare,
+        total,
+        Measurement("burst: commit of the POST to InProgress", burst.begun),
+        bare_one,
+        Measurement("somebody else's create meanwhile: POST to 202", burst.visit_accepted),
+        Measurement(
+            "somebody else's create meanwhile: POST to Completed", burst.visit_completed, bare=bare_one
+        ),
+        Measurement("delete meanwhile: DELETE to 202", burst.delete_accepted),
+        Measurement("delete meanwhile: commit of the DELETE to InProgress", burst.delete_begun),
+    ]
+    ratio = total.median / bare.median
+    limits = [at_most(f"{clones} creates at once / bare clones at the best concurrency", ratio, _LIMIT, "x")]
+    curve = {f"{spec}, {strategy_for(spec)}": list(tried.items())}
+    chart = Chart("Bare clones at once", "sessions", "ms a clone", curve)
+    return Findings(measurements, limits, charts=[chart])

@@ -1,0 +1,185 @@
+"""The sweep of many pending rows: how fast their workflows start, and in how much memory."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+from temporalio.client import Client
+
+from benchmarks import registry_worker
+from benchmarks.apart import apart
+from benchmarks.bench import Bench
+from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
+from benchmarks.registry_worker import TASK_QUEUE
+from cli.data_folder import StackFile
+from cli.polling import wait_until
+from workflows.pending_sweep import PendingSweep
+
+_RATE_LIMIT = 100
+_MEMORY_LIMIT_MB = 60
+_WARM_UP_ROWS = 10
+_BARE_STARTS_AT_ONCE = 10
+_SAMPLE_SECONDS = 0.25
+_BEGIN_SECONDS = 180
+"""How long the first steps of the workflows may take beyond the dispatch."""
+
+_QUEUE = f"{TASK_QUEUE}-registry"
+_FILL = """
+WITH instances AS (
+    INSERT INTO adminapi.dbinstances
+        (name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber, lastmodifieddate)
+    SELECT format('%s %s', $2::text, row),
+           nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')),
+           'Pending', 'Minimal', format('EdFi_Ods_%s_%s_Minimal', $2::text, row), 'Create', 1, now()
+    FROM generate_series(1, $1::int) AS row
+    RETURNING id, odsinstanceid
+)
+INSERT INTO adminapi.jobstatuses (jobid, status, createdat, dbinstanceid, operation, databasetemplate)
+SELECT format('CreateInstanceJob-%s-1', odsinstanceid), 'Pending', now(), id, 'Create', 'Minimal'
+FROM instances
+"""
+_BEGUN = "SELECT count(*) FROM adminapi.dbinstances WHERE status <> 'Pending'"
+
+
+@dataclass
+class Sweep:
+    """One sweep: its seconds, and samples of seconds, rows begun and megabytes of the worker meanwhile."""
+
+    seconds: float = 0
+    started: list[float] = field(default_factory=list)
+    executions: Counter[str] = field(default_factory=Counter)
+    megabytes_before: float = 0
+    samples: list[tuple[float, int, float]] = field(default_factory=list)
+
+
+def run(bench: Bench) -> Findings:
+    """Dispatch rows that were put there with SQL, while nobody makes databases."""
+    rows, bare_starts = bench.thorough((10_000, 2000), quick=(200, 50))
+    settings = {"ODS_TRIGGER": "scheduled", "ODS_RECONCILE_INTERVAL": "86400", "ODS_SPARES": "0"}
+    with bench.stacks.fresh(**settings) as (folder, stack):
+        bare = apart(_start_bare, stack, bare_starts)
+        with registry_worker.running(folder, stack) as pid:
+            sweep = apart(_sweep, stack, pid, rows)
+    return _findings(rows, sweep, bare)
+
+
+async def _start_bare(stack: StackFile, starts: int) -> list[float]:
+    """The moments at which a bare client had started each of so many workflows, that nobody runs."""
+    temporal = await _connected(stack)
+    moments, numbers = [], iter(range(starts))
+
+    async def go_on() -> None:
+        for number in numbers:
+            await temporal.start_workflow("Bare", id=f"bare-{number}", task_queue="bench-nobody")
+            moments.append(time.time())
+
+    await asyncio.gather(*(go_on() for _ in range(_BARE_STARTS_AT_ONCE)))
+    return moments
+
+
+async def _sweep(stack: StackFile, pid: int, rows: int) -> Sweep:
+    temporal = await _connected(stack)
+    registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
+    try:
+        await registry.execute(_FILL, _WARM_UP_ROWS, "Warming")
+        await _dispatch(temporal, "bench-warm-up")
+        await _until_begun(registry, _WARM_UP_ROWS)
+        await registry.execute(_FILL, rows, "Swept")
+        await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
+        sweep = Sweep(megabytes_before=_megabytes(pid))
+        sampler = asyncio.create_task(_sample(pid, stack, sweep))
+        sweep.seconds = await _dispatch(temporal, "bench-sweep")
+        await _until_begun(registry, _WARM_UP_ROWS + rows)
+        sampler.cancel()
+        await _count(temporal, sweep, _WARM_UP_ROWS + rows)
+        return sweep
+    finally:
+        await registry.close()
+
+
+async def _connected(stack: StackFile) -> Client:
+    return await Client.connect(stack["temporal"]["address"], namespace=stack["temporal"]["namespace"])
+
+
+async def _dispatch(temporal: Client, workflow_id: str) -> float:
+    """Seconds of one sweep."""
+    started = time.perf_counter()
+    await temporal.execute_workflow(PendingSweep.run, id=workflow_id, task_queue=_QUEUE)
+    return time.perf_counter() - started
+
+
+async def _until_begun(registry: asyncpg.Connection, rows: int) -> None:
+    async def have_begun() -> bool:
+        return bool(await registry.fetchval(_BEGUN) >= rows)
+
+    await wait_until(have_begun, _BEGIN_SECONDS)
+
+
+async def _sample(pid: int, stack: StackFile, sweep: Sweep) -> None:
+    registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
+    started = time.perf_counter()
+    try:
+        while True:
+            begun = await registry.fetchval(_BEGUN) - _WARM_UP_ROWS
+            sweep.samples.append((time.perf_counter() - started, begun, _megabytes(pid)))
+            await asyncio.sleep(_SAMPLE_SECONDS)
+    finally:
+        await registry.close()
+
+
+async def _count(temporal: Client, sweep: Sweep, rows: int) -> None:
+    """Every execution that Temporal knows, by its id; visibility lags a little."""
+    query = f"TaskQueue = '{_QUEUE}' AND WorkflowType = 'CreateInstance'"
+
+    async def are_all_known() -> bool:
+        return (await temporal.count_workflows(query)).count >= rows
+
+    with suppress(TimeoutError):
+        await wait_until(are_all_known, _BEGIN_SECONDS)
+    async for execution in temporal.list_workflows(query, page_size=1000):
+        sweep.executions[execution.id] += 1
+        sweep.started.append(execution.start_time.timestamp())
+
+
+def _megabytes(pid: int) -> float:
+    """Memory that the process has resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def _findings(rows: int, sweep: Sweep, bare_moments: Sequence[float]) -> Findings:
+    bare = Measurement(
+        f"bare client, {_BARE_STARTS_AT_ONCE} starts at once", _each_second(bare_moments), "starts/s"
+    )
+    started = Measurement("sweep", _each_second(sorted(sweep.started)[_WARM_UP_ROWS:]), "starts/s", bare)
+    added = [megabytes - sweep.megabytes_before for _, _, megabytes in sweep.samples]
+    memory = Measurement("memory that the worker takes in addition", added, "MB")
+    twice = sum(count > 1 for count in sweep.executions.values())
+    limits = [
+        at_least(f"workflows started a second, over {rows:,} rows", rows / sweep.seconds, _RATE_LIMIT),
+        at_most("additional memory, highest", max(added), _MEMORY_LIMIT_MB, "MB"),
+        at_least("rows started", len(sweep.executions) - _WARM_UP_ROWS, rows),
+        at_most("rows started twice", twice, 0, ""),
+    ]
+    notes = [f"{rows:,} rows were dispatched in {sweep.seconds:.1f} s."]
+    return Findings([bare, started, memory], limits, notes, _charts(sweep))
+
+
+def _charts(sweep: Sweep) -> Sequence[Chart]:
+    rows = [(second, begun) for second, begun, _ in sweep.samples]
+    memory = [(second, megabytes) for second, _, megabytes in sweep.samples]
+    return [
+        Chart("Rows whose workflow has begun", "seconds", "rows", {"begun": rows}),
+        Chart("Memory of the worker", "seconds", "MB", {"resident": memory}),
+    ]
+
+
+def _each_second(moments: Sequence[float]) -> list[float]:
+    """How many moments each second holds; the last one, which is not whole, does not count."""
+    counts = Counter(int(moment - moments[0]) for moment in moments)
+    return [float(counts[second]) for second in range(max(counts))] or [float(len(moments))]
