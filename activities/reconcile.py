@@ -93,7 +93,7 @@ class ReconcileActivities:
             async with self._server.connected() as session:
                 found = await inspection.databases(session)
         marks = [database.mark for database in found if database.mark is not None]
-        failed = await self._registry.failed_creates(marks)
+        failed = await self._registry.failed_jobs(marks)
         return Leftovers(list(failed[:_AT_ONCE]))
 
     @activity.defn

@@ -16,8 +16,10 @@ _WAITING = "waiting for a worker"
 _PHASES = {
     (InstanceStatus.PENDING, Operation.CREATE): _WAITING,
     (InstanceStatus.PENDING_DELETE, Operation.DELETE): _WAITING,
+    (InstanceStatus.PENDING, Operation.RENAME): _WAITING,
     (InstanceStatus.IN_PROGRESS, Operation.CREATE): "cloning the template",
     (InstanceStatus.IN_PROGRESS, Operation.DELETE): "dropping the database",
+    (InstanceStatus.IN_PROGRESS, Operation.RENAME): "renaming the database",
 }
 
 
@@ -80,6 +82,7 @@ class Instance(Answer):
     last_refreshed: UtcTime
     last_modified_date: UtcTime | None
     operation: str
+    new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
     job_id: str | None = None
     progress: Progress | None = None

@@ -2,7 +2,8 @@
 
 `Error` and `Delete_Failed` mean that the service tries no more until a person decides, which in the words of
 that surface is `CreateError` and `DeleteError`. While the service still tries by itself, the job is in
-progress; `CreateFailed` and `DeleteFailed`, which promise another try, are words that it never says.
+progress; `CreateFailed` and `DeleteFailed`, which promise another try, are words that it never says. It has
+no words for a rename either: whether that waits, runs or has failed, the instance is there, and `Created`.
 """
 
 from enum import StrEnum
@@ -41,6 +42,8 @@ _RUNNING = {
 
 def managed_status(status: str, operation: str) -> ManagedStatus:
     """The word for an instance in `status` whose last job is an `operation`."""
+    if operation == Operation.RENAME:
+        return ManagedStatus.CREATED
     if status == InstanceStatus.IN_PROGRESS:
         return _RUNNING[Operation(operation)]
     return _WORDS[InstanceStatus(status)]

@@ -35,7 +35,7 @@ class InstanceJob:
 
     `number` counts the jobs of the instance, `attempt` the times this job has begun; together they are the
     fencing token of every status write. `mark` is the identity that the instance's database carries, and
-    `published` tells whether that database was ever handed over to the ODS/API.
+    `published` tells whether that database was ever handed over to the ODS/API. A rename knows the new names.
     """
 
     tenant: str
@@ -50,6 +50,18 @@ class InstanceJob:
     mark: str
     published: bool
     policy: ExecutionPolicy
+    new_name: str | None = None
+    new_database: str | None = None
+
+    @property
+    def final_name(self) -> str:
+        """The instance's name when the job is done."""
+        return self.new_name or self.name
+
+    @property
+    def final_database(self) -> str:
+        """The name of the instance's database when the job is done."""
+        return self.new_database or self.database
 
     @property
     def job_id(self) -> str:

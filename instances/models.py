@@ -24,6 +24,8 @@ from instances.status import InstanceStatus
 
 LIVE_NAME_INDEX = "uq_dbinstances_live_name"
 LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
+NEW_NAME_INDEX = "uq_dbinstances_newname"
+NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
 _LIVE = text(f"status <> '{InstanceStatus.DELETED}'")
 _WAITING = text(f"status IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
@@ -41,6 +43,8 @@ class DbInstance(Base):
         Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_LIVE),
         Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_LIVE),
         Index(LIVE_ODS_INSTANCE_INDEX, "odsinstanceid", unique=True, postgresql_where=_LIVE),
+        Index(NEW_NAME_INDEX, "newname", unique=True),
+        Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True),
         Index("ix_dbinstances_name", "name"),
         Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
         {"schema": "adminapi"},
@@ -63,10 +67,13 @@ class DbInstance(Base):
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     publishedat: Mapped[datetime | None]
     errormessage: Mapped[str | None] = mapped_column(Text)
+    # What a rename makes of `name` and `databasename`; reserved until it is done, or something else is asked.
+    newname: Mapped[str | None] = mapped_column(String(100))
+    newdatabasename: Mapped[str | None] = mapped_column(String(255))
 
 
 class Job(Base):
-    """One create or delete of an instance, under the id that clients poll."""
+    """One create, rename or delete of an instance, under the id that clients poll."""
 
     __tablename__ = "jobstatuses"
     __table_args__ = (

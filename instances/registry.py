@@ -8,32 +8,31 @@ and attempt) and by the statuses the step may start from, so a late or repeated 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from instances import models, status
-from instances.errors import InstanceNotFoundError, NameTakenError, RefusedError
+from instances.errors import InstanceNotFoundError, RefusedError
 from instances.jobs import ExecutionPolicy, InstanceJob
-from instances.models import DbInstance, Job, OdsInstance
+from instances.models import DbInstance, Job
 from instances.naming import database_name
+from instances.relations import relations_of
+from instances.reservations import database_taken, name_taken, require_free, reserved_id
+from instances.routes import relations_reason, rename_obstacle, reroute, route, unroute
 from instances.status import InstanceStatus, JobStatus, Operation, Step, Template
 from settings import DEFAULT_TENANT
 
 _NEXT_STEPS = {
-    InstanceStatus.PENDING: "Its creation is about to start; wait until it is Completed or Error.",
+    InstanceStatus.PENDING: "Its job is about to start; wait until it is Completed or Error.",
     InstanceStatus.IN_PROGRESS: "A job is running; ask again when it has ended.",
     InstanceStatus.COMPLETED: "Nothing has failed; delete the instance if it is no longer needed.",
-    InstanceStatus.ERROR: "Retry the creation, or delete the instance.",
+    InstanceStatus.ERROR: "Retry the job that failed, or delete the instance.",
     InstanceStatus.PENDING_DELETE: "Its deletion is about to start; wait until it is Deleted.",
     InstanceStatus.DELETE_FAILED: "Retry the deletion.",
-}
-_RELATIONS = {
-    "Applications": models.ApiClientOdsInstance.odsinstance_odsinstanceid,
-    "OdsInstanceContexts": models.OdsInstanceContext.odsinstance_odsinstanceid,
-    "OdsInstanceDerivatives": models.OdsInstanceDerivative.odsinstance_odsinstanceid,
 }
 
 
@@ -73,12 +72,12 @@ class Registry:
         database = database_name(name, template)
         try:
             async with self._transaction() as session:
-                await _require_free_name(session, name)
+                await require_free(session, name, database)
                 instance = DbInstance(
                     name=name,
                     databasetemplate=template,
                     databasename=database,
-                    odsinstanceid=await _reserved_id(session),
+                    odsinstanceid=await reserved_id(session),
                     status=InstanceStatus.PENDING,
                     operation=Operation.CREATE,
                     jobnumber=1,
@@ -100,17 +99,36 @@ class Registry:
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_DELETE, "deleted")
-            if instance.publishedat and (relations := await _relations(session, instance.odsinstanceid)):
+            if instance.publishedat and (relations := await relations_of(session, instance.odsinstanceid)):
                 raise RefusedError(
                     instance.status,
-                    _relations_reason(relations),
+                    relations_reason(relations),
                     f"Remove the {', '.join(relations)} that refer to it, then delete it.",
                 )
-            instance.operation = Operation.DELETE
-            instance.jobnumber += 1
-            instance.attempt = 0
-            _advance(instance, status.REQUEST_DELETE)
-            return await self._new_job(session, instance)
+            return await self.request_delete_in(session, instance)
+
+    async def request_delete_in(self, session: AsyncSession, instance: DbInstance) -> Requested:
+        """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it."""
+        instance.newname = instance.newdatabasename = None
+        return await self._next_job(session, instance, Operation.DELETE, status.REQUEST_DELETE)
+
+    async def request_rename(self, instance_id: int, name: str) -> Requested:
+        """Reserve `name` and record, as a new job, that the instance shall have it.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or the instance was never created.
+            NameTakenError: another live instance or ODS instance has the name, or the database name.
+        """
+        async with self._transaction() as session:
+            instance = await _locked(session, instance_id)
+            _require(instance, status.REQUEST_RENAME, "renamed")
+            if instance.status == InstanceStatus.ERROR and instance.operation != Operation.RENAME:
+                raise _refusal(instance, "renamed")
+            database = database_name(name, Template(instance.databasetemplate))
+            await require_free(session, name, database, but_for=instance)
+            instance.newname, instance.newdatabasename = name, database
+            return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
 
     async def request_retry(self, instance_id: int) -> Requested:
         """Put a failed job back to waiting: the same job, one attempt later.
@@ -131,6 +149,8 @@ class Registry:
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> Begun:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
+        A rename that its ODS instance could not follow is refused.
+
         Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
         `refusal` the instance is taken only for the job to fail with it.
         """
@@ -138,7 +158,9 @@ class Registry:
             step = status.BEGIN[job.operation]
             held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
             if held and job.operation is Operation.DELETE and job.published:
-                refusal = refusal or await _unroute(session, job.ods_instance_id)
+                refusal = refusal or await unroute(session, job.ods_instance_id)
+            if held and job.operation is Operation.RENAME:
+                refusal = await rename_obstacle(session, job)
             return Begun(held, refusal)
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
@@ -161,10 +183,37 @@ class Registry:
             async with self._transaction() as session:
                 took = await _took(session, job, step, odsinstancename=job.name, publishedat=models.UTC_NOW)
                 if took:
-                    await _route(session, job, connection_string)
+                    await route(session, job, connection_string)
                 return took or await _is_at(session, job, step.target)
         except IntegrityError:
-            raise _name_taken(job.name) from None
+            raise name_taken(job.name) from None
+
+    async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
+
+        Safe to repeat. Returns whether the instance was the job's to finish.
+
+        Raises:
+            NameTakenError: an ODS instance took the name in the meantime.
+        """
+        if job.operation is not Operation.RENAME:
+            return False
+        step = status.FINISH[Operation.RENAME]
+        names: dict[str, Any] = {
+            "name": job.final_name,
+            "odsinstancename": job.final_name,
+            "databasename": job.final_database,
+            "newname": None,
+            "newdatabasename": None,
+        }
+        try:
+            async with self._transaction() as session:
+                took = await _took(session, job, step, **names)
+                if took:
+                    await reroute(session, job, connection_string)
+                return took or await _is_at(session, job, step.target)
+        except IntegrityError:
+            raise name_taken(job.final_name) from None
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
@@ -197,14 +246,16 @@ class Registry:
             released = await _move(session, job, status.RELEASE[job.operation])
             return replace(job, attempt=job.attempt + 1) if released else None
 
-    async def failed_creates(self, marks: Collection[str]) -> Sequence[InstanceJob]:
-        """Creates that ended in `Error`, of the instances with these marks, at the attempt that failed."""
+    async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """Jobs that ended in `Error`, of the instances with these marks, at the attempt that failed."""
         query = select(DbInstance).where(
             DbInstance.status == InstanceStatus.ERROR,
             DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid))),
         )
         async with self._transaction() as session:
-            return [self._job(row, row.attempt) for row in await session.scalars(query)]
+            return [
+                self._job(row, row.attempt) for row in await session.scalars(query.order_by(DbInstance.id))
+            ]
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
@@ -220,6 +271,15 @@ class Registry:
         await session.flush()
         await session.refresh(instance)
         return Requested(instance, self._job(instance))
+
+    async def _next_job(
+        self, session: AsyncSession, instance: DbInstance, operation: Operation, step: Step
+    ) -> Requested:
+        instance.operation = operation
+        instance.jobnumber += 1
+        instance.attempt = 0
+        _advance(instance, step)
+        return await self._new_job(session, instance)
 
     async def _new_job(self, session: AsyncSession, instance: DbInstance) -> Requested:
         requested = await self._requested(session, instance)
@@ -249,6 +309,8 @@ class Registry:
             mark=str(instance.mark),
             published=instance.publishedat is not None,
             policy=self._policy,
+            new_name=instance.newname,
+            new_database=instance.newdatabasename,
         )
 
 
@@ -311,10 +373,14 @@ async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
 
 
 def _require(instance: DbInstance, step: Step, verb: str) -> None:
+    if instance.status not in step.sources:
+        raise _refusal(instance, verb)
+
+
+def _refusal(instance: DbInstance, verb: str) -> RefusedError:
     current = InstanceStatus(instance.status)
-    if current not in step.sources:
-        reason = f"An instance in state {current} cannot be {verb}."
-        raise RefusedError(current, reason, _NEXT_STEPS[current])
+    reason = f"An instance in state {current} cannot be {verb}."
+    return RefusedError(current, reason, _NEXT_STEPS[current])
 
 
 def _advance(instance: DbInstance, step: Step) -> None:
@@ -323,69 +389,8 @@ def _advance(instance: DbInstance, step: Step) -> None:
     instance.lastmodifieddate = models.UTC_NOW
 
 
-async def _relations(session: AsyncSession, ods_instance_id: int) -> list[str]:
-    """Names of the kinds of rows that refer to the ODS instance."""
-    return [
-        name
-        for name, column in _RELATIONS.items()
-        if await session.scalar(select(func.count()).where(column == ods_instance_id))
-    ]
-
-
-def _relations_reason(relations: Sequence[str]) -> str:
-    return f"The ODS instance is in use by {', '.join(relations)}."
-
-
-async def _route(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
-    await _require_free_name(session, job.name)
-    if await session.get(OdsInstance, job.ods_instance_id) is not None:
-        raise NameTakenError(
-            f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
-            " Remove it and retry, or delete this instance and create it anew."
-        )
-    ods_instance = OdsInstance(
-        odsinstanceid=job.ods_instance_id,
-        name=job.name,
-        instancetype=job.template,
-        connectionstring=connection_string,
-    )
-    session.add(ods_instance)
-
-
-async def _unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
-    """Remove the ODS instance; if rows refer to it, leave it and say so."""
-    if relations := await _relations(session, ods_instance_id):
-        return _relations_reason(relations)
-    try:
-        async with session.begin_nested():
-            await session.execute(delete(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
-    except IntegrityError:
-        return "The ODS instance is in use by rows of another table."
-    return None
-
-
-async def _reserved_id(session: AsyncSession) -> int:
-    """The next OdsInstanceId that nothing has, whatever was done to rows or the sequence by hand."""
-    while True:
-        reserved: int = (await session.scalars(models.NEXT_ODS_INSTANCE_ID)).one()
-        has_it = select(DbInstance.id).where(DbInstance.odsinstanceid == reserved).limit(1)
-        if await session.get(OdsInstance, reserved) is None and await session.scalar(has_it) is None:
-            return reserved
-
-
-async def _require_free_name(session: AsyncSession, name: str) -> None:
-    if await session.scalar(select(OdsInstance.odsinstanceid).where(OdsInstance.name == name).limit(1)):
-        raise _name_taken(name)
-
-
-def _name_taken(name: str) -> NameTakenError:
-    return NameTakenError(f"An instance named '{name}' already exists. Choose another name.")
-
-
 def _name_conflict(error: IntegrityError, name: str, database: str) -> Exception:
     constraint = getattr(getattr(error.orig, "__cause__", None), "constraint_name", None)
     if constraint == models.LIVE_DATABASE_INDEX:
-        return NameTakenError(
-            f"An instance whose database is named '{database}' already exists. Choose another name."
-        )
-    return _name_taken(name) if constraint == models.LIVE_NAME_INDEX else error
+        return database_taken(database)
+    return name_taken(name) if constraint == models.LIVE_NAME_INDEX else error

@@ -16,6 +16,7 @@ class Operation(StrEnum):
 
     CREATE = "Create"
     DELETE = "Delete"
+    RENAME = "Rename"
 
 
 class InstanceStatus(StrEnum):
@@ -59,40 +60,47 @@ REQUEST_DELETE = _step(
     to=InstanceStatus.PENDING_DELETE,
     job=JobStatus.PENDING,
 )
-RETRY = {
-    Operation.CREATE: _step(InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
-    Operation.DELETE: _step(
-        InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING
-    ),
-}
+# From `Error` only after a failed rename: an instance that was never created has nothing to rename.
+REQUEST_RENAME = _step(
+    InstanceStatus.COMPLETED, InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING
+)
+
+
+def _steps(making: Step, deletion: Step) -> dict[Operation, Step]:
+    """The step of each operation: a rename moves the instance as its creation did."""
+    return {Operation.CREATE: making, Operation.RENAME: making, Operation.DELETE: deletion}
+
+
+RETRY = _steps(
+    _step(InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    _step(InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
+)
 # `Error` and `Delete_Failed` are sources too because an operator's `retry` signal reaches the waiting
 # workflow without passing the API; the attempt number keeps everybody else from beginning there.
-BEGIN = {
-    Operation.CREATE: _step(
+BEGIN = _steps(
+    _step(
         InstanceStatus.PENDING,
         InstanceStatus.ERROR,
         to=InstanceStatus.IN_PROGRESS,
         job=JobStatus.IN_PROGRESS,
     ),
-    Operation.DELETE: _step(
+    _step(
         InstanceStatus.PENDING_DELETE,
         InstanceStatus.DELETE_FAILED,
         to=InstanceStatus.IN_PROGRESS,
         job=JobStatus.IN_PROGRESS,
     ),
-}
-FINISH = {
-    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
-    Operation.DELETE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED),
-}
-FAIL = {
-    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
-    Operation.DELETE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
-}
+)
+FINISH = _steps(
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED),
+)
+FAIL = _steps(
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
+)
 # Only for a job whose workflow is open no longer, so that nobody will finish or fail it.
-RELEASE = {
-    Operation.CREATE: _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
-    Operation.DELETE: _step(
-        InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING
-    ),
-}
+RELEASE = _steps(
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
+)

@@ -270,6 +270,7 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
         "databaseTemplate": "Sample",
         "databaseName": "EdFi_Ods_Shown_Sample",
         "operation": "Create",
+        "newName": None,
         "jobId": requested.job.job_id,
         "errorMessage": None,
         "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},

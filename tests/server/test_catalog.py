@@ -78,7 +78,8 @@ async def test_instance_is_found_by_id_when_it_is_live(
     registry: Registry, catalog: Catalog, name: str, state: str
 ) -> None:
     job = await bring_to(registry, state, name)
-    assert (await catalog.instance(job.instance_id)).name == name
+    renamed = state == "Completed_Rename"
+    assert (await catalog.instance(job.instance_id)).name == (job.final_name if renamed else name)
 
 
 async def test_instance_is_not_found_by_id_when_it_is_deleted_or_unknown(

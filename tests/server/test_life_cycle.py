@@ -30,8 +30,9 @@ EDGES = {
     ("Delete_Failed", "InProgress"),  # as above
     ("InProgress", "Pending"),  # the reconcile pass puts back what a lost workflow has left
     ("InProgress", "Pending_Delete"),
+    ("Completed", "Pending"),  # a rename
 }
-SEEDS = range(12)
+SEEDS = range(16)
 STEPS = 90
 
 Token = tuple[int, str, int, int]
@@ -46,6 +47,7 @@ class Model:
     """One instance, as the diagram and the rules of the registry have it."""
 
     instance_id: int
+    name: str
     status: str = "Pending"
     operation: str = "Create"
     number: int = 1
@@ -54,7 +56,8 @@ class Model:
     published: bool = False
     routed: bool = False
     related: bool = False
-    name_stolen: bool = False
+    new_name: str | None = None
+    stolen: str | None = None
 
     def is_at(self, token: Token) -> bool:
         return token == (self.instance_id, self.operation, self.number, self.attempt)
@@ -65,7 +68,18 @@ class Model:
         if self.status not in {"Completed", "Error", "Delete_Failed"} or self.related:
             return RefusedError
         self.status, self.operation, self.job = "Pending_Delete", "Delete", "Pending"
-        self.number, self.attempt = self.number + 1, 0
+        self.number, self.attempt, self.new_name = self.number + 1, 0, None
+        return None
+
+    def request_rename(self, name: str) -> type[InstanceError] | None:
+        if self.status == "Deleted":
+            return InstanceNotFoundError
+        if self.status != "Completed" and (self.status, self.operation) != ("Error", "Rename"):
+            return RefusedError
+        if name == self.stolen:
+            return NameTakenError
+        self.status, self.operation, self.job = "Pending", "Rename", "Pending"
+        self.number, self.attempt, self.new_name = self.number + 1, 0, name
         return None
 
     def request_retry(self) -> type[InstanceError] | None:
@@ -78,7 +92,8 @@ class Model:
         return None
 
     def begin(self, token: Token) -> bool:
-        starts = {"Create": {"Pending", "Error"}, "Delete": {"Pending_Delete", "Delete_Failed"}}
+        made, deleted = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
+        starts = {"Create": made, "Rename": made, "Delete": deleted}
         due = (self.instance_id, self.operation, self.number, self.attempt + 1)
         if token == due and self.status in starts[self.operation]:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
@@ -88,19 +103,20 @@ class Model:
         return held
 
     def finish(self, token: Token, operation: str) -> bool | type[InstanceError]:
-        target = {"Create": "Completed", "Delete": "Deleted"}[operation]
+        target = {"Create": "Completed", "Rename": "Completed", "Delete": "Deleted"}[operation]
         if not self.is_at(token) or self.operation != operation:
             return False
         if self.status == "InProgress":
-            if operation == "Create":
-                if self.name_stolen:
+            if operation != "Delete":
+                if self.stolen == (self.new_name or self.name):
                     return NameTakenError
                 self.published = self.routed = True
+                self.name, self.new_name = self.new_name or self.name, None
             self.status, self.job = target, "Completed"
         return self.status == target
 
     def fail(self, token: Token) -> bool:
-        target = {"Create": "Error", "Delete": "Delete_Failed"}[self.operation]
+        target = {"Create": "Error", "Rename": "Error", "Delete": "Delete_Failed"}[self.operation]
         if not self.is_at(token):
             return False
         if self.status == "InProgress":
@@ -108,7 +124,7 @@ class Model:
         return self.status == target
 
     def release(self, token: Token) -> bool:
-        target = {"Create": "Pending", "Delete": "Pending_Delete"}[self.operation]
+        target = {"Create": "Pending", "Rename": "Pending", "Delete": "Pending_Delete"}[self.operation]
         if not self.is_at(token):
             return False
         if self.status == "InProgress":
@@ -131,8 +147,9 @@ class Walk:
     async def go(self) -> None:
         await self.new_instance()
         steps: list[Callable[[], Awaitable[None]]] = [
-            *(self.request_delete, self.request_retry, self.begin, self.begin),
-            *(self.finish_create, self.finish_delete, self.fail, self.fail, self.release, self.interfere),
+            *(self.request_delete, self.request_retry, self.request_rename, self.begin, self.begin),
+            *(self.finish_create, self.finish_delete, self.finish_rename),
+            *(self.fail, self.fail, self.release, self.interfere),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -151,7 +168,7 @@ class Walk:
         for model in self.models:
             model.routed = False
         job = (await self.registry.reserve(self.name, Template.MINIMAL)).job
-        self.models.append(Model(job.instance_id))
+        self.models.append(Model(job.instance_id, self.name))
         self.tokens.append(job)
 
     @property
@@ -173,10 +190,16 @@ class Walk:
     async def request_retry(self) -> None:
         await self.request(self.registry.request_retry, self.model.request_retry())
 
-    async def request(self, ask: Callable[[int], Awaitable[Requested]], refusal: type | None) -> None:
+    async def request_rename(self) -> None:
+        name = self.name + self.chance.choice(["", " x", " y"])
+        await self.request(self.registry.request_rename, self.model.request_rename(name), name)
+
+    async def request(
+        self, ask: Callable[..., Awaitable[Requested]], refusal: type | None, *words: str
+    ) -> None:
         requested, refused = None, None
         try:
-            requested = await ask(self.model.instance_id)
+            requested = await ask(self.model.instance_id, *words)
         except InstanceError as error:
             refused = type(error)
         assert refused is refusal
@@ -192,7 +215,12 @@ class Walk:
         held = model.begin(token_of(job))
         begun = await self.registry.begin(job)
         assert begun.held is held
-        assert (begun.refusal is not None) is (held and job.operation == "Delete" and model.related)
+        obstacles = {
+            "Create": False,
+            "Delete": model.related,
+            "Rename": model.stolen is not None and model.stolen == model.new_name,
+        }
+        assert (begun.refusal is not None) is (held and obstacles[job.operation])
         if held and job.attempt > self.tokens[-1].attempt and job.number == self.tokens[-1].number:
             self.tokens.append(job)
 
@@ -201,6 +229,14 @@ class Walk:
         expected = self.model_of(job).finish(token_of(job), "Create")
         try:
             assert await self.registry.finish_create(job, CONNECTION_STRING) is expected
+        except NameTakenError:
+            assert expected is NameTakenError
+
+    async def finish_rename(self) -> None:
+        job = self.token()
+        expected = self.model_of(job).finish(token_of(job), "Rename")
+        try:
+            assert await self.registry.finish_rename(job, CONNECTION_STRING) is expected
         except NameTakenError:
             assert expected is NameTakenError
 
@@ -234,19 +270,20 @@ class Walk:
         elif self.model.related:
             await self.rows.execute("DELETE FROM dbo.odsinstancecontexts")
             self.model.related = False
-        elif self.model.name_stolen:
+        elif self.model.stolen:
             await self.rows.execute("DELETE FROM dbo.odsinstances WHERE instancetype = 'stolen'")
-            self.model.name_stolen = False
-        elif self.model.operation == "Create":
+            self.model.stolen = None
+        elif self.model.operation != "Delete":
+            self.model.stolen = self.model.new_name or self.model.name
             await self.rows.execute(
-                "INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'stolen')", self.name
+                "INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'stolen')", self.model.stolen
             )
-            self.model.name_stolen = True
 
     async def compare(self, model: Model) -> None:
         row = await self.rows.fetchrow(
             "SELECT i.status, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,"
-            " EXISTS (SELECT FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid)"
+            " i.name, i.newname,"
+            " (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid)"
             " FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j"
             " ON j.jobid = format('%sInstanceJob-%s-%s', i.operation, i.odsinstanceid, i.jobnumber)"
             " WHERE i.id = $1",
@@ -254,7 +291,8 @@ class Walk:
         )
         assert row is not None
         state = (model.status, model.operation, model.number, model.attempt, model.job)
-        assert tuple(row) == (*state, model.published, model.routed)
+        names = (model.name, model.new_name, model.name if model.routed else None)
+        assert tuple(row) == (*state, model.published, *names)
 
 
 async def test_status_moves_along_the_diagram_alone_when_anything_is_asked_in_any_order(

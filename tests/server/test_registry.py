@@ -15,7 +15,7 @@ from instances.jobs import ExecutionPolicy, InstanceJob
 from instances.registry import Registry, Requested
 from instances.status import InstanceStatus, Operation, Template
 from settings import Settings
-from tests.server.lives import CONNECTION_STRING, STATES, bring_to
+from tests.server.lives import CONNECTION_STRING, STATES, bring_to, status_in
 
 RELATIONS = {
     "Applications": (
@@ -37,6 +37,7 @@ STEPS: dict[str, Step] = {
     "begin": lambda registry, job: registry.begin(job),
     "finish_create": lambda registry, job: registry.finish_create(job, CONNECTION_STRING),
     "finish_delete": lambda registry, job: registry.finish_delete(job),
+    "finish_rename": lambda registry, job: registry.finish_rename(job, CONNECTION_STRING),
     "fail": lambda registry, job: registry.fail(job, "late words"),
     "release": lambda registry, job: registry.release(job),
 }
@@ -97,7 +98,7 @@ async def test_instance_and_job_wait_under_an_id_of_the_sequence_when_one_is_res
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 0
 
 
-@pytest.mark.parametrize("state", [state for state in STATES if state != "Deleted"])
+@pytest.mark.parametrize("state", [it for it in STATES if it not in {"Deleted", "Completed_Rename"}])
 async def test_name_is_refused_when_a_live_instance_has_it(registry: Registry, name: str, state: str) -> None:
     await bring_to(registry, state, name)
     with pytest.raises(NameTakenError, match=f"named '{name}' already exists"):
@@ -165,7 +166,7 @@ async def test_one_job_is_made_when_deletion_is_requested_many_times_at_once(
     assert await rows.fetchval("SELECT count(*) FROM adminapi.jobstatuses WHERE operation = 'Delete'") == 1
 
 
-@pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed"])
+@pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed", "Completed_Rename", "Error_Rename"])
 async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     registry: Registry, catalog: Catalog, name: str, state: str
 ) -> None:
@@ -175,7 +176,9 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     assert requested.instance.status == "Pending_Delete"
     assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
     assert job.published is (state != "Error")
-    assert (job.mark, job.database) == (earlier.mark, earlier.database)
+    renamed = state == "Completed_Rename"
+    assert (job.mark, job.new_name, job.new_database) == (earlier.mark, None, None)
+    assert job.database == (earlier.final_database if renamed else earlier.database)
     assert await status_of(catalog, job) == "Pending_Delete"
     assert await job_status(catalog, job) == "Pending"
 
@@ -187,6 +190,8 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
         ("InProgress", "InProgress", "ask again when it has ended"),
         ("Pending_Delete", "Pending_Delete", "wait until it is Deleted"),
         ("InProgress_Delete", "InProgress", "ask again when it has ended"),
+        ("Pending_Rename", "Pending", "wait until it is Completed or Error"),
+        ("InProgress_Rename", "InProgress", "ask again when it has ended"),
     ],
 )
 async def test_deletion_is_refused_with_a_next_step_when_a_job_is_under_way(
@@ -218,7 +223,10 @@ async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
     assert await everything(rows) == before
 
 
-@pytest.mark.parametrize(("state", "status"), [("Error", "Pending"), ("Delete_Failed", "Pending_Delete")])
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("Error", "Pending"), ("Delete_Failed", "Pending_Delete"), ("Error_Rename", "Pending")],
+)
 async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
     registry: Registry, catalog: Catalog, name: str, state: str, status: str
 ) -> None:
@@ -232,7 +240,9 @@ async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
     assert (row.status, row.finishedat, row.errormessage) == ("Pending", None, None)
 
 
-@pytest.mark.parametrize("state", [s for s in STATES if s not in {"Error", "Delete_Failed", "Deleted"}])
+@pytest.mark.parametrize(
+    "state", [s for s in STATES if status_in(s) not in {"Error", "Delete_Failed", "Deleted"}]
+)
 async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_failed(
     registry: Registry, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
@@ -240,7 +250,7 @@ async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_faile
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
         await registry.request_retry(job.instance_id)
-    assert refused.value.status == {"InProgress_Delete": "InProgress"}.get(state, state)
+    assert refused.value.status == status_in(state)
     assert refused.value.reason.endswith("cannot be retried.")
     assert refused.value.next_step
     assert await everything(rows) == before
@@ -254,6 +264,8 @@ async def test_nothing_is_found_when_the_instance_is_unknown_or_deleted(
         for request in (registry.request_delete, registry.request_retry):
             with pytest.raises(InstanceNotFoundError, match=str(instance_id)):
                 await request(instance_id)
+        with pytest.raises(InstanceNotFoundError, match=str(instance_id)):
+            await registry.request_rename(instance_id, f"{name} new")
 
 
 # Steps of jobs
@@ -286,7 +298,8 @@ async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_cr
 
 
 @pytest.mark.parametrize(
-    ("state", "error_state"), [("InProgress", "Error"), ("InProgress_Delete", "Delete_Failed")]
+    ("state", "error_state"),
+    [("InProgress", "Error"), ("InProgress_Delete", "Delete_Failed"), ("InProgress_Rename", "Error")],
 )
 async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_again(
     registry: Registry, catalog: Catalog, name: str, state: str, error_state: str
@@ -314,6 +327,9 @@ async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_agai
         ("InProgress_Delete", "begin"),
         ("Deleted", "finish_delete"),
         ("Delete_Failed", "fail"),
+        ("InProgress_Rename", "begin"),
+        ("Completed_Rename", "finish_rename"),
+        ("Error_Rename", "fail"),
     ],
 )
 async def test_nothing_changes_and_all_is_well_when_a_step_is_repeated(
@@ -331,7 +347,9 @@ ALLOWED = {
     *(("Completed", "finish_create"), ("Error", "fail")),
     *(("Pending_Delete", "begin"), ("InProgress_Delete", "begin"), ("InProgress_Delete", "finish_delete")),
     *(("InProgress_Delete", "fail"), ("Deleted", "finish_delete"), ("Delete_Failed", "fail")),
-    *(("InProgress", "release"), ("InProgress_Delete", "release")),
+    *(("InProgress", "release"), ("InProgress_Delete", "release"), ("InProgress_Rename", "release")),
+    *(("Pending_Rename", "begin"), ("InProgress_Rename", "begin"), ("InProgress_Rename", "finish_rename")),
+    *(("InProgress_Rename", "fail"), ("Completed_Rename", "finish_rename"), ("Error_Rename", "fail")),
 }
 
 
@@ -353,13 +371,12 @@ async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_ope
     registry: Registry, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
     job = await bring_to(registry, state, name)
-    other = {Operation.CREATE: Operation.DELETE, Operation.DELETE: Operation.CREATE}[job.operation]
     strangers = [
         replace(job, attempt=job.attempt - (2 if state.startswith("Pending") else 1)),
         replace(job, attempt=job.attempt + 2),
         replace(job, number=job.number - 1),
         replace(job, number=job.number + 1),
-        replace(job, operation=other),
+        *(replace(job, operation=other) for other in Operation if other is not job.operation),
         replace(job, instance_id=job.instance_id + 1),
     ]
     before = await everything(rows)
@@ -375,8 +392,7 @@ async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_ope
 async def test_job_holds_its_instance_when_it_has_begun_it(registry: Registry, name: str, state: str) -> None:
     job = await bring_to(registry, state, name)
     held = {status for status in InstanceStatus if await registry.holds(job, status)}
-    waiting = state in {"Pending", "Pending_Delete"}
-    assert held == (set() if waiting else {"InProgress" if state == "InProgress_Delete" else state})
+    assert held == (set() if state.startswith("Pending") else {status_in(state)})
 
 
 async def test_one_attempt_begins_and_all_hear_of_it_when_it_is_begun_many_times_at_once(
@@ -492,7 +508,8 @@ async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("InProgress", "Pending"), ("InProgress_Delete", "Pending_Delete")]
+    ("state", "status"),
+    [("InProgress", "Pending"), ("InProgress_Delete", "Pending_Delete"), ("InProgress_Rename", "Pending")],
 )
 async def test_same_job_waits_for_its_next_attempt_when_it_is_released(
     registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str, state: str, status: str
@@ -515,21 +532,22 @@ async def test_running_jobs_come_page_by_page_at_their_attempt_when_rows_are_in_
     jobs = {state: await bring_to(registry, state, f"{name} {state}") for state in STATES}
     again = (await registry.request_retry(jobs["Error"].instance_id)).job
     await registry.begin(again)
-    running = [jobs["InProgress"], again, jobs["InProgress_Delete"]]
+    running = [jobs["InProgress"], again, jobs["InProgress_Delete"], jobs["InProgress_Rename"]]
     assert again.attempt == 2
     assert await registry.running_jobs(0, 100) == running
     assert await registry.running_jobs(0, 1) == running[:1]
     assert await registry.running_jobs(running[0].instance_id, 1) == running[1:2]
-    assert await registry.running_jobs(running[2].instance_id, 1) == []
+    assert await registry.running_jobs(running[3].instance_id, 1) == []
 
 
-async def test_failed_creates_are_those_in_error_when_they_are_asked_for_by_mark(
+async def test_failed_jobs_are_those_in_error_when_they_are_asked_for_by_mark(
     registry: Registry, name: str
 ) -> None:
     jobs = {state: await bring_to(registry, state, f"{name} {state}") for state in STATES}
-    assert await registry.failed_creates([job.mark for job in jobs.values()]) == [jobs["Error"]]
-    assert await registry.failed_creates([jobs["Pending"].mark]) == []
-    assert await registry.failed_creates([]) == []
+    failed = await registry.failed_jobs([job.mark for job in jobs.values()])
+    assert failed == [jobs["Error"], jobs["Error_Rename"]]
+    assert await registry.failed_jobs([jobs["Pending"].mark]) == []
+    assert await registry.failed_jobs([]) == []
 
 
 # The sweep's view
@@ -538,12 +556,12 @@ async def test_failed_creates_are_those_in_error_when_they_are_asked_for_by_mark
 async def test_waiting_jobs_come_page_by_page_when_rows_wait(registry: Registry, name: str) -> None:
     jobs = [await bring_to(registry, state, f"{name} {state}") for state in STATES]
     jobs += [await bring_to(registry, "Pending", f"{name} {number}") for number in range(3)]
-    waiting = [jobs[0], jobs[4], *jobs[-3:]]
+    waiting = [jobs[0], jobs[4], jobs[8], *jobs[-3:]]
     assert await registry.waiting_jobs(0, 100) == waiting
     assert await registry.waiting_jobs(0, 2) == waiting[:2]
     assert await registry.waiting_jobs(waiting[1].instance_id, 2) == waiting[2:4]
-    assert await registry.waiting_jobs(waiting[3].instance_id, 2) == waiting[4:]
-    assert await registry.waiting_jobs(waiting[4].instance_id, 2) == []
+    assert await registry.waiting_jobs(waiting[3].instance_id, 3) == waiting[4:]
+    assert await registry.waiting_jobs(waiting[5].instance_id, 2) == []
 
 
 async def test_waiting_job_is_the_requested_one_when_a_retry_was_requested(

@@ -41,6 +41,7 @@ def edges(step: Step) -> set[tuple[str, str]]:
 
 def steps() -> Iterator[Step]:
     yield status.REQUEST_DELETE
+    yield status.REQUEST_RENAME
     for table in TABLES.values():
         yield from table.values()
 
@@ -52,6 +53,11 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
 def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted() -> None:
     assert {name: edges(table[Operation.DELETE]) for name, table in TABLES.items()} == DELETION
     assert edges(status.REQUEST_DELETE) == REQUESTS
+
+
+def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
+    assert {name: edges(table[Operation.RENAME]) for name, table in TABLES.items()} == CREATION
+    assert edges(status.REQUEST_RENAME) == {("Completed", "Pending"), ("Error", "Pending")}
 
 
 def test_every_operation_has_every_step_when_it_is_looked_up() -> None:
@@ -71,7 +77,7 @@ def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
         "fail": {JobStatus.ERROR},
         "release": {JobStatus.PENDING},
     }
-    assert status.REQUEST_DELETE.job is JobStatus.PENDING
+    assert status.REQUEST_DELETE.job is status.REQUEST_RENAME.job is JobStatus.PENDING
 
 
 def test_words_are_those_of_the_contract_when_they_are_written() -> None:
