@@ -22,6 +22,8 @@ from api import (
     instances,
     jobs,
     managed_instances,
+    ods_instance_contexts,
+    ods_instance_derivatives,
     ods_instances,
     problems,
     sweeps,
@@ -54,7 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, connect, instances, managed_instances, ods_instances),
+        *(information, connect, instances, managed_instances),
+        *(ods_instances, ods_instance_contexts, ods_instance_derivatives),
         *(jobs, sweeps, drift, audit),
     ):
         app.include_router(module.router)

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from api.auth import FULL_ACCESS
-from api.requests import is_storable
 from api.secret_hashes import SecretHasher
 from instances.models import ApiClient
+from instances.rules import is_storable
 from logs import fault_name
 
 _HASHES_AT_ONCE = 2

@@ -17,9 +17,10 @@ from api.answers import Done
 from api.auth import FULL_ACCESS
 from api.clients import ClientExistsError
 from api.problems import ProblemError
-from api.requests import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body, is_storable
+from api.requests import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body
 from api.services import Serving
 from api.trail import Noting
+from instances.rules import required_text_faults
 
 router = APIRouter(prefix="/connect", tags=["Connect"])
 
@@ -75,9 +76,9 @@ def _admits_token(request: Request, services: Serving) -> None:
 
 def _valid_registration(form: Form) -> Properties[str]:
     errors = {
-        "ClientId": _text_faults("Client Id", form.get("ClientId", "")),
+        "ClientId": required_text_faults("Client Id", form.get("ClientId"), _LONGEST),
         "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
-        "DisplayName": _text_faults("Display Name", form.get("DisplayName", "")),
+        "DisplayName": required_text_faults("Display Name", form.get("DisplayName"), _LONGEST),
     }
     if any(errors.values()):
         raise ProblemError.invalid(errors)
@@ -211,19 +212,6 @@ def _basic_credentials(authorization: str) -> tuple[str, str] | None:
     except (Base64Error, UnicodeDecodeError):
         return "", ""
     return unquote_plus(client_id), unquote_plus(secret)
-
-
-def _text_faults(words: str, text: str) -> list[str]:
-    if not text.strip():
-        return [f"'{words}' must not be empty."]
-    faults = []
-    if len(text) > _LONGEST:
-        faults.append(
-            f"'{words}' must be {_LONGEST} characters or fewer. You entered {len(text)} characters."
-        )
-    if not is_storable(text):
-        faults.append(f"'{words}' must not contain NUL characters.")
-    return faults
 
 
 def _secret_faults(secret: str) -> list[str]:

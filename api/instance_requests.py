@@ -13,11 +13,12 @@ from pydantic import BaseModel, Field
 
 from api.instance_answers import Instance, describe
 from api.problems import ProblemError
-from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body, is_storable
+from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body
 from api.services import Serving
 from api.trail import Noting
 from instances.naming import MAX_NAME_LENGTH, name_faults
 from instances.registry import Requested
+from instances.rules import is_storable
 from instances.status import Template
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -82,7 +83,7 @@ class _InstanceRequests:
 
     async def create(self, new: _NewInstance) -> Requested:
         """Request an instance."""
-        return await self._launched(await self._services.registry.reserve(new.name, new.template))
+        return await self.launched(await self._services.registry.reserve(new.name, new.template))
 
     async def select(self, selection: _Selection) -> Sequence[Instance]:
         """A page of instances by id, deleted ones included."""
@@ -110,14 +111,14 @@ class _InstanceRequests:
     async def delete(self, instance_id: int) -> Requested:
         """Request that the instance is deleted, with its database."""
         self._noting.instance = instance_id
-        return await self._launched(await self._services.registry.request_delete(instance_id))
+        return await self.launched(await self._services.registry.request_delete(instance_id))
 
     async def retry(self, instance_id: int) -> Requested:
         """Request that the failed job of the instance is tried again."""
         self._noting.instance = instance_id
-        return await self._launched(await self._services.registry.request_retry(instance_id))
+        return await self.launched(await self._services.registry.request_retry(instance_id))
 
-    async def _launched(self, requested: Requested) -> Requested:
+    async def launched(self, requested: Requested) -> Requested:
         """Start what was committed, as far as possible."""
         self._noting.instance, self._noting.job = requested.instance.id, requested.job.job_id
         await self._services.launcher.launch(requested.job, self._noting.client)

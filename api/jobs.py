@@ -8,8 +8,8 @@ from api import problems
 from api.answers import Answer, UtcTime
 from api.auth import bearer_token
 from api.problems import ProblemError
-from api.requests import is_storable
 from api.services import Serving
+from instances.rules import is_storable
 
 router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
 

@@ -1,104 +1,141 @@
-"""ODS instances: what the ODS/API routes to. Their connection strings are never shown."""
+"""ODS instances: what the ODS/API routes to."""
 
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
 
 from api import problems
-from api.answers import Answer
+from api.answers import Done
 from api.auth import bearer_token
-from api.problems import ProblemError
-from api.requests import Count, path_id
-from api.services import Serving
+from api.instance_requests import InstanceRequests
+from api.listing import page_of
+from api.ods_instance_answers import (
+    ApplicationAnswer,
+    ContextAnswer,
+    DerivativeAnswer,
+    OdsInstanceAnswer,
+    OdsInstanceDetails,
+)
+from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body, path_id, text_property
+from api.services import Services, Serving
+from instances.catalog import ODS_INSTANCES
+from instances.errors import RowNotFoundError
+from instances.listing import Page
+from instances.models import OdsInstance
+from instances.ods_instances import ODS_INSTANCE, OdsInstanceDraft
+from instances.rules import is_storable
 
 router = APIRouter(prefix="/v2/odsInstances", tags=["OdsInstances"], dependencies=[Depends(bearer_token)])
 
-OdsInstanceId = Annotated[int, path_id("odsInstance")]
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+OdsInstanceId = Annotated[int, path_id(ODS_INSTANCE)]
 
 
-class OdsInstanceAnswer(Answer):
-    """One ODS instance of a list."""
-
-    id: int
-    name: str
-    instance_type: str | None
+class _OdsInstanceBody(BaseModel):
+    name: str = Field(max_length=100)
+    instanceType: str | None = Field(None, max_length=100)  # noqa: N815 - on the wire
+    connectionString: str | None = Field(None, description="Left out, it stays as it is.")  # noqa: N815 - on the wire
 
 
-class Context(Answer):
-    """A key and value by which the ODS/API chooses the ODS instance."""
-
-    id: int
-    ods_instance_id: int
-    context_key: str
-    context_value: str
+class _NewOdsInstanceBody(_OdsInstanceBody):
+    connectionString: str = Field(description="As Npgsql reads it. It is never shown.")  # noqa: N815 - on the wire
 
 
-class Derivative(Answer):
-    """A read replica or snapshot of the ODS instance."""
-
-    id: int
-    ods_instance_id: int
-    derivative_type: str
-
-
-class OdsInstanceDetails(OdsInstanceAnswer):
-    """One ODS instance with all that belongs to it."""
-
-    ods_instance_contexts: list[Context]
-    ods_instance_derivatives: list[Derivative]
+def _draft(body: JsonObject) -> OdsInstanceDraft:
+    return OdsInstanceDraft(
+        name=text_property(body, "name"),
+        instance_type=text_property(body, "instanceType"),
+        connection_string=text_property(body, "connectionString"),
+    )
 
 
-@router.get(
-    "",
-    responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
-)
+Draft = Annotated[OdsInstanceDraft, Depends(_draft)]
+
+
+@router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
 async def list_ods_instances(
-    services: Serving, offset: Count = 0, limit: Count = 25
+    services: Serving,
+    page: Annotated[Page, page_of(ODS_INSTANCES)],
+    id: Count | None = None,  # noqa: A002 - the query's own word
+    name: str | None = None,
+    instanceType: str | None = None,  # noqa: N803 - the query's own word
 ) -> list[OdsInstanceAnswer]:
-    """A page of ODS instances, by name."""
-    rows = await services.catalog.ods_instances(offset=offset, limit=limit)
-    return [
-        OdsInstanceAnswer(id=row.odsinstanceid, name=row.name, instance_type=row.instancetype) for row in rows
-    ]
+    """A page of ODS instances; the filters are exact."""
+    if not is_storable((name or "") + (instanceType or "")):
+        return []
+    rows = await services.catalog.ods_instances(
+        page, ods_instance_id=id, name=name, instance_type=instanceType
+    )
+    return [OdsInstanceAnswer.of(row) for row in rows]
 
 
-@router.get(
-    "/{instance_id}",
-    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=documented_body(_NewOdsInstanceBody),
+    responses=problems.documented(*BODY_REFUSALS, *_REFUSALS),
 )
+async def create_ods_instance(draft: Draft, services: Serving, response: Response) -> OdsInstanceAnswer:
+    """Record an ODS instance, whose database somebody else looks after."""
+    row = await services.ods_instances.create(draft)
+    # Clients read the digits; the Admin API leaves its version out.
+    response.headers["Location"] = f"/odsInstances/{row.odsinstanceid}"
+    return OdsInstanceAnswer.of(row)
+
+
+@router.get("/{instance_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
 async def get_ods_instance(instance_id: OdsInstanceId, services: Serving) -> OdsInstanceDetails:
     """One ODS instance, with its contexts and derivatives."""
-    row = await services.catalog.ods_instance(instance_id)
-    if row is None:
-        raise ProblemError.not_found("odsInstance", instance_id)
+    row, catalog = await _existing(services, instance_id), services.catalog
     return OdsInstanceDetails(
         id=row.odsinstanceid,
         name=row.name,
         instance_type=row.instancetype,
-        ods_instance_contexts=await _contexts(services, instance_id),
-        ods_instance_derivatives=await _derivatives(services, instance_id),
+        ods_instance_contexts=[ContextAnswer.of(one) for one in await catalog.contexts_of(instance_id)],
+        ods_instance_derivatives=[
+            DerivativeAnswer.of(one) for one in await catalog.derivatives_of(instance_id)
+        ],
     )
 
 
-async def _contexts(services: Serving, ods_instance_id: int) -> list[Context]:
-    return [
-        Context(
-            id=row.odsinstancecontextid,
-            ods_instance_id=ods_instance_id,
-            context_key=row.contextkey,
-            context_value=row.contextvalue,
-        )
-        for row in await services.catalog.contexts(ods_instance_id)
-    ]
+@router.put(
+    "/{instance_id}",
+    openapi_extra=documented_body(_OdsInstanceBody),
+    responses=problems.documented(*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND),
+)
+async def update_ods_instance(
+    instance_id: OdsInstanceId, draft: Draft, services: Serving
+) -> OdsInstanceAnswer:
+    """Replace name and type, and the connection string if there is one in the body."""
+    return OdsInstanceAnswer.of(await services.ods_instances.update(instance_id, draft))
 
 
-async def _derivatives(services: Serving, ods_instance_id: int) -> list[Derivative]:
-    return [
-        Derivative(
-            id=row.odsinstancederivativeid,
-            ods_instance_id=ods_instance_id,
-            derivative_type=row.derivativetype,
-        )
-        for row in await services.catalog.derivatives(ods_instance_id)
-    ]
+@router.delete(
+    "/{instance_id}",
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
+)
+async def delete_ods_instance(
+    instance_id: OdsInstanceId, services: Serving, requests: InstanceRequests
+) -> Done:
+    """Remove the ODS instance; if this service made its database, that is deleted, too."""
+    requested = await services.ods_instances.delete(instance_id)
+    if requested is not None:
+        await requests.launched(requested)
+    return Done(title="ODS instance deleted successfully.", status=HTTPStatus.OK)
+
+
+@router.get("/{instance_id}/applications", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def list_applications(instance_id: OdsInstanceId, services: Serving) -> list[ApplicationAnswer]:
+    """The applications of the ODS/API that may use the ODS instance."""
+    await _existing(services, instance_id)
+    return [ApplicationAnswer.of(one) for one in await services.catalog.applications(instance_id)]
+
+
+async def _existing(services: Services, ods_instance_id: int) -> OdsInstance:
+    row = await services.catalog.ods_instance(ods_instance_id)
+    if row is None:
+        raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
+    return row

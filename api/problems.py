@@ -19,7 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.trail import deed
-from instances.errors import InstanceNotFoundError, NameTakenError, RefusedError
+from instances.errors import (
+    InstanceNotFoundError,
+    InvalidError,
+    NameTakenError,
+    RefusedError,
+    RowNotFoundError,
+)
 from logs import fault_name
 
 MEDIA_TYPE = "application/problem+json"
@@ -156,6 +162,16 @@ def _(error: RequestValidationError) -> ProblemError:
 @explained.register
 def _(error: InstanceNotFoundError) -> ProblemError:
     return ProblemError.not_found("dbInstance", error.instance_id)
+
+
+@explained.register
+def _(error: RowNotFoundError) -> ProblemError:
+    return ProblemError.not_found(error.resource, error.identifier)
+
+
+@explained.register
+def _(error: InvalidError) -> ProblemError:
+    return ProblemError.invalid(error.faults)
 
 
 @explained.register

@@ -22,16 +22,15 @@ _NUMBER = re.compile(r"-?[0-9]{1,10}")
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 _FORM = re.compile(FORM_TYPE, re.IGNORECASE)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _LARGEST_BODY = 1024 * 1024  # bytes; no request needs a hundredth of it
 
 Count = Annotated[int, Query(ge=0, le=MAX_INT32)]
 
 
-def path_id(resource: str) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
+def path_id(resource: str, name: str = "instance_id") -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
     """The dependency that reads a row's id from the path; text that is no id is an id that does not exist."""
 
-    def read(text: Annotated[str, Path(alias="instance_id", json_schema_extra={"type": "integer"})]) -> int:
+    def read(text: Annotated[str, Path(alias=name, json_schema_extra={"type": "integer"})]) -> int:
         if not _DIGITS.fullmatch(text) or int(text) > MAX_INT32:
             raise ProblemError.not_found(resource, text)
         return int(text)
@@ -67,9 +66,18 @@ def whole_number(value: object) -> int | None:
     return None
 
 
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold `text`: it refuses NUL characters, and halves of characters."""
-    return not _UNSTORABLE.search(text)
+def text_property(body: Properties[Any], name: str) -> str | None:
+    """The text that the body has under `name`, if it has anything there.
+
+    Raises:
+        ProblemError: it has something else there.
+    """
+    value = body.get(name)
+    if isinstance(value, str | None):
+        return value
+    pascal = name[0].upper() + name[1:]
+    words = re.sub("(?<=.)(?=[A-Z])", " ", pascal)
+    raise ProblemError.invalid({pascal: [f"'{words}' must be text."]})
 
 
 async def _body(request: Request) -> bytes:

@@ -21,6 +21,8 @@ from api.trail import Recorder
 from instances.audit import AuditTrail
 from instances.catalog import Catalog
 from instances.jobs import workflow_id
+from instances.ods_instance_parts import Contexts, Derivatives
+from instances.ods_instances import OdsInstances
 from instances.registry import Registry
 from settings import Settings
 from workflows import schedules
@@ -36,6 +38,9 @@ class Services:
     temporal: Client
     registry: Registry
     catalog: Catalog
+    ods_instances: OdsInstances
+    contexts: Contexts
+    derivatives: Derivatives
     drift: DriftDetector
     sweep: Callable[[], Awaitable[None]]
     launcher: Launcher
@@ -56,6 +61,9 @@ class Services:
             temporal=temporal,
             registry=tenant.registry,
             catalog=tenant.catalog,
+            ods_instances=OdsInstances(tenant.engine, tenant.registry, tenant.connection_strings),
+            contexts=Contexts(tenant.engine),
+            derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             drift=tenant.drift,
             sweep=sweep,
             launcher=Launcher(JobStarter(temporal, settings.registry_queue), sweep, settings.trigger),

@@ -1,13 +1,16 @@
 """What the registry shows: pages and single rows, read in one transaction each."""
 
-from collections.abc import Collection, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import InstrumentedAttribute
 
+from instances.applications import Application, applications_of
 from instances.errors import InstanceNotFoundError
+from instances.listing import Listing, Page, by_utf16
 from instances.models import (
     UTC_NOW,
     DbInstance,
@@ -17,6 +20,26 @@ from instances.models import (
     OdsInstanceDerivative,
 )
 from instances.status import InstanceStatus, JobStatus
+
+ODS_INSTANCES = Listing(
+    OdsInstance.odsinstanceid,
+    {"Name": by_utf16(OdsInstance.name), "InstanceType": by_utf16(OdsInstance.instancetype)},
+)
+CONTEXTS = Listing(
+    OdsInstanceContext.odsinstancecontextid,
+    {
+        "ContextKey": by_utf16(OdsInstanceContext.contextkey),
+        "ContextValue": by_utf16(OdsInstanceContext.contextvalue),
+        "OdsInstanceId": OdsInstanceContext.odsinstance_odsinstanceid,
+    },
+)
+DERIVATIVES = Listing(
+    OdsInstanceDerivative.odsinstancederivativeid,
+    {
+        "DerivativeType": by_utf16(OdsInstanceDerivative.derivativetype),
+        "OdsInstanceId": OdsInstanceDerivative.odsinstance_odsinstanceid,
+    },
+)
 
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
@@ -43,12 +66,8 @@ class Catalog:
         self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
     ) -> Sequence[DbInstance]:
         """A page of instances by id, deleted ones included; the filters are exact."""
-        query = select(DbInstance).order_by(DbInstance.id).offset(offset).limit(limit)
-        if instance_id is not None:
-            query = query.where(DbInstance.id == instance_id)
-        if name is not None:
-            query = query.where(DbInstance.name == name)
-        return await self._all(query)
+        query = _matching(select(DbInstance), {DbInstance.id: instance_id, DbInstance.name: name})
+        return await self._all(query.order_by(DbInstance.id).offset(offset).limit(limit))
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""
@@ -94,26 +113,57 @@ class Catalog:
         )
         return await self._one(select(func.percentile_cont(0.5).within_group(recent.c.seconds)))
 
-    async def ods_instances(self, *, offset: int, limit: int) -> Sequence[OdsInstance]:
-        """A page of ODS instances, by name in code-point order, then by id."""
-        order = (OdsInstance.name.collate("C"), OdsInstance.odsinstanceid)
-        return await self._all(select(OdsInstance).order_by(*order).offset(offset).limit(limit))
+    async def ods_instances(
+        self,
+        page: Page,
+        *,
+        ods_instance_id: int | None = None,
+        name: str | None = None,
+        instance_type: str | None = None,
+    ) -> Sequence[OdsInstance]:
+        """A page of ODS instances; the filters are exact."""
+        table = OdsInstance
+        filters = {table.odsinstanceid: ods_instance_id, table.name: name, table.instancetype: instance_type}
+        return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
 
     async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
         """The ODS instance with this id."""
         return await self._one(select(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
 
-    async def contexts(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
+    async def applications(self, ods_instance_id: int) -> list[Application]:
+        """The applications that may use an ODS instance, by id."""
+        async with self._sessions() as session:
+            return await applications_of(session, ods_instance_id)
+
+    async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
         """The contexts of an ODS instance, by id."""
         table = OdsInstanceContext
         query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
         return await self._all(query.order_by(table.odsinstancecontextid))
 
-    async def derivatives(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
+    async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
+        """A page of all contexts."""
+        return await self._all(CONTEXTS.page_of(select(OdsInstanceContext), page))
+
+    async def context(self, context_id: int) -> OdsInstanceContext | None:
+        """The context with this id."""
+        table = OdsInstanceContext
+        return await self._one(select(table).where(table.odsinstancecontextid == context_id))
+
+    async def derivatives_of(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
         """The derivatives of an ODS instance, by id."""
         table = OdsInstanceDerivative
         query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
         return await self._all(query.order_by(table.odsinstancederivativeid))
+
+    async def derivatives(self, page: Page) -> Sequence[OdsInstanceDerivative]:
+        """A page of all derivatives."""
+        return await self._all(DERIVATIVES.page_of(select(OdsInstanceDerivative), page))
+
+    async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
+        """The derivative with this id."""
+        table = OdsInstanceDerivative
+        return await self._one(select(table).where(table.odsinstancederivativeid == derivative_id))
 
     async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
         async with self._sessions() as session:
@@ -122,3 +172,8 @@ class Catalog:
     async def _one(self, query: Select[_Row]) -> _Row | None:
         async with self._sessions() as session:
             return (await session.scalars(query)).one_or_none()
+
+
+def _matching(query: Select[_Row], filters: Mapping[InstrumentedAttribute[Any], object]) -> Select[_Row]:
+    """The rows of `query` with exactly these values; None stands for any."""
+    return query.where(*(column == value for column, value in filters.items() if value is not None))

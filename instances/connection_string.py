@@ -38,16 +38,10 @@ class ConnectionString:
         Raises:
             InvalidConnectionStringError: it cannot be read, or it names no host.
         """
-        pairs, position = [], 0
-        while position < len(text.rstrip("; \t\r\n")):
-            match = _PAIR.match(text, position)
-            if match is None:
-                raise InvalidConnectionStringError("a connection string is a list of key=value pairs")
-            pairs.append((match["key"], _unquoted(match)))
-            position = match.end()
+        pairs = read_pairs(text)
         if not any(key.lower() in _HOST_KEYS for key, _ in pairs):
             raise InvalidConnectionStringError("the connection string names no host")
-        return cls(tuple(pairs))
+        return cls(pairs)
 
     @property
     def address(self) -> tuple[str, str]:
@@ -72,6 +66,22 @@ class ConnectionString:
 
     def __repr__(self) -> str:
         return f"ConnectionString({', '.join(key for key, _ in self.pairs)})"
+
+
+def read_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """The keywords and values that `text` lists, whatever they are.
+
+    Raises:
+        InvalidConnectionStringError: it is no such list.
+    """
+    pairs, position = [], 0
+    while position < len(text.rstrip("; \t\r\n")):
+        match = _PAIR.match(text, position)
+        if match is None:
+            raise InvalidConnectionStringError("a connection string is a list of key=value pairs")
+        pairs.append((match["key"], _unquoted(match)))
+        position = match.end()
+    return tuple(pairs)
 
 
 def _unquoted(match: re.Match[str]) -> str:

@@ -1,5 +1,7 @@
 """What the registry answers to a request it cannot grant. Messages are written for the person who asked."""
 
+from collections.abc import Mapping, Sequence
+
 
 class InstanceError(Exception):
     """Base of the refusals below."""
@@ -31,3 +33,29 @@ class RefusedError(InstanceError):
         self.status = status
         self.reason = reason
         self.next_step = next_step
+
+
+class RowNotFoundError(InstanceError):
+    """There is no such row.
+
+    Attributes:
+        resource: what the row would be, in the word that clients use.
+        identifier: the id it would have.
+    """
+
+    def __init__(self, resource: str, identifier: int) -> None:
+        super().__init__(f"no {resource} has the id {identifier}")
+        self.resource = resource
+        self.identifier = identifier
+
+
+class InvalidError(InstanceError):
+    """What was asked for breaks rules.
+
+    Attributes:
+        faults: per property, in PascalCase, everything that is wrong with it.
+    """
+
+    def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(f"invalid: {', '.join(faults)}")
+        self.faults = faults

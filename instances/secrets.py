@@ -16,6 +16,7 @@ from instances.connection_string import ConnectionString, InvalidConnectionStrin
 from settings import MAX_DATABASE_NAME_BYTES, InvalidSettingsError, Settings
 
 _IV_BYTES = 16
+_KEY_BYTES = 32
 _COLUMN_LENGTH = 1500
 
 
@@ -53,6 +54,11 @@ def decrypt(text: str, key: bytes) -> str:
         raise UndecipherableError("the text was not encrypted with this key, or was altered") from None
 
 
+def fits_column(text: str) -> bool:
+    """Whether `text`, once encrypted, is short enough for the columns that hold connection strings."""
+    return len(encrypt(text, bytes(_KEY_BYTES))) <= _COLUMN_LENGTH  # any key makes it as long
+
+
 class OdsConnectionStrings:
     """Makes the encrypted connection string of any ODS database from the configured shape."""
 
@@ -75,7 +81,7 @@ class OdsConnectionStrings:
                 f"{variable}: must look like host=…;port=…;username=…;password=…;database=…"
             ) from None
         strings = cls(shape, base64.b64decode(settings.encryption_key.get_secret_value()))
-        if len(strings.encrypted("x" * MAX_DATABASE_NAME_BYTES)) > _COLUMN_LENGTH:
+        if not fits_column(str(shape.with_database("x" * MAX_DATABASE_NAME_BYTES))):
             raise InvalidSettingsError(
                 f"{variable}: is too long; encrypted, it must fit {_COLUMN_LENGTH} characters"
             )
@@ -83,7 +89,11 @@ class OdsConnectionStrings:
 
     def encrypted(self, database: str) -> str:
         """What `dbo.odsinstances.connectionstring` holds for `database`."""
-        return encrypt(str(self._shape.with_database(database)), self._key)
+        return self.sealed(str(self._shape.with_database(database)))
+
+    def sealed(self, text: str) -> str:
+        """`text`, which somebody else has composed, as a column holds it."""
+        return encrypt(text, self._key)
 
     def local_database(self, encrypted: str | None) -> str | None:
         """The database an encrypted connection string names, if it is on the server of the configured shape.

@@ -1,4 +1,10 @@
+"""`/v2/odsInstances`, rule by rule."""
+
+import asyncio
+import itertools
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import httpx
@@ -7,25 +13,47 @@ import pytest
 from tests.servers import session
 
 ODS_INSTANCES = "/v2/odsInstances"
-CONNECTION_STRING = "encrypted|connection|string"
+CONNECTION_STRING = "host=test;port=90;username=test;password=test;database=X;pooling=false"
+JSON = {"Content-Type": "application/json"}
+FIELDS: dict[str, object] = {
+    "name": "A name",
+    "instanceType": "A type",
+    "connectionString": CONNECTION_STRING,
+}
 
 
 @pytest.fixture
 async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     async with session(registry_dsn) as connection:
-        for number, name in enumerate(("b", "B", "a"), start=1):
-            await connection.execute(
-                "INSERT INTO dbo.odsinstances VALUES ($1, $2, $3, $4)",
-                number,
-                name,
-                None if name == "a" else "Minimal",
-                CONNECTION_STRING,
-            )
         yield connection
 
 
-@pytest.mark.usefixtures("rows")
-async def test_ods_instances_are_listed_by_code_point_when_there_are_some(api: httpx.AsyncClient) -> None:
+@pytest.fixture
+async def three(rows: asyncpg.Connection) -> asyncpg.Connection:
+    for number, name in enumerate(("b", "B", "a"), start=1):
+        kind = None if name == "a" else "Minimal"
+        await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, $2, $3, 'sealed')", number, name, kind)
+    return rows
+
+
+async def create(api: httpx.AsyncClient, **changes: object) -> int:
+    answer = await api.post(ODS_INSTANCES, json=FIELDS | changes)
+    assert answer.status_code == 201, answer.text
+    return int(answer.headers["Location"].rpartition("/")[2])
+
+
+def faults(answer: httpx.Response) -> dict[str, list[str]]:
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["title"] == "Validation failed"
+    errors: dict[str, list[str]] = answer.json()["errors"]
+    return errors
+
+
+@pytest.mark.usefixtures("three")
+async def test_ods_instances_are_listed_by_name_without_connection_string_when_no_order_is_asked_for(
+    api: httpx.AsyncClient,
+) -> None:
     answer = await api.get(ODS_INSTANCES)
 
     assert answer.json() == [
@@ -33,17 +61,77 @@ async def test_ods_instances_are_listed_by_code_point_when_there_are_some(api: h
         {"id": 3, "name": "a", "instanceType": None},
         {"id": 1, "name": "b", "instanceType": "Minimal"},
     ]
-    assert (await api.get(ODS_INSTANCES, params={"offset": 1, "limit": 1})).json()[0]["id"] == 3
-    assert len((await api.get(ODS_INSTANCES, params={"limit": 10_000})).json()) == 3
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("orderBy=Name", [2, 3, 1]),
+        ("ORDERBY=NAME&Direction=Ascending", [2, 3, 1]),
+        ("orderBy=name&direction=desc", [1, 3, 2]),
+        ("orderBy=id", [1, 2, 3]),
+        ("orderBy=ID&direction=DESCENDING", [3, 2, 1]),
+        ("orderBy=InstanceType", [1, 2, 3]),
+        ("orderBy=instanceType&direction=Desc", [3, 1, 2]),
+        ("direction=sideways", [2, 3, 1]),
+        ("direction=DESC", [1, 3, 2]),
+        ("orderBy=", [2, 3, 1]),
+        ("orderBy=id&offset=1", [2, 3]),
+        ("orderBy=id&offset=1&limit=1", [2]),
+        ("limit=0", []),
+        ("limit=10000", [2, 3, 1]),
+        ("id=3", [3]),
+        ("id=4", []),
+        ("name=b", [1]),
+        ("name=B", [2]),
+        ("name=", []),
+        ("name=b%00", []),
+        ("instanceType=Minimal", [2, 1]),
+        ("instancetype=minimal", []),
+        ("instanceType=Minimal&name=b&id=1", [1]),
+        ("instanceType=Minimal&name=b&id=2", []),
+    ],
+)
+async def test_list_is_what_was_asked_for_when_a_query_says_so(
+    api: httpx.AsyncClient, query: str, ids: list[int]
+) -> None:
+    answer = await api.get(f"{ODS_INSTANCES}?{query}")
+
+    assert [row["id"] for row in answer.json()] == ids
+
+
+@pytest.mark.parametrize("word", ["ConnectionString", "x", "name ", "id desc", "\x00"])
+async def test_list_is_refused_under_orderby_when_the_order_is_unknown(
+    idle_api: httpx.AsyncClient, word: str
+) -> None:
+    answer = await idle_api.get(ODS_INSTANCES, params={"orderBy": word})
+
+    assert faults(answer) == {"orderBy": ["'Order By' must be one of Name, InstanceType, Id."]}
+
+
+@pytest.mark.parametrize("parameter", ["offset", "limit"])
+async def test_list_is_refused_when_a_number_is_negative(idle_api: httpx.AsyncClient, parameter: str) -> None:
+    answer = await idle_api.get(ODS_INSTANCES, params={parameter: -1})
+
+    assert [name.lower() for name in faults(answer)] == [parameter]
+
+
+async def test_whole_list_is_told_when_ten_thousand_are_asked_for(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("INSERT INTO dbo.odsinstances (name) SELECT 'n' || n FROM generate_series(1, 10001) n")
+    answer = await api.get(ODS_INSTANCES, params={"limit": 10_000})
+
+    assert len(answer.json()) == 10_000
+    assert len((await api.get(ODS_INSTANCES)).json()) == 25
 
 
 async def test_contexts_and_derivatives_are_shown_when_one_ods_instance_is_asked_for(
-    api: httpx.AsyncClient, rows: asyncpg.Connection
+    api: httpx.AsyncClient, three: asyncpg.Connection
 ) -> None:
-    await rows.execute("INSERT INTO dbo.odsinstancecontexts VALUES (11, 1, 'year', '2026')")
-    await rows.execute(
-        "INSERT INTO dbo.odsinstancederivatives VALUES (12, 1, 'ReadReplica', $1)", CONNECTION_STRING
-    )
+    await three.execute("INSERT INTO dbo.odsinstancecontexts VALUES (11, 1, 'year', '2026')")
+    await three.execute("INSERT INTO dbo.odsinstancederivatives VALUES (12, 1, 'ReadReplica', 'sealed')")
     answer = await api.get(f"{ODS_INSTANCES}/1")
 
     assert answer.json() == {
@@ -55,19 +143,196 @@ async def test_contexts_and_derivatives_are_shown_when_one_ods_instance_is_asked
     }
 
 
-@pytest.mark.parametrize("number", ["1", "-1", "x", "2147483648", "%00"])
+@pytest.mark.parametrize("number", ["1", "0", "-1", "x", "2147483648", "%00"])
+@pytest.mark.parametrize(
+    ("method", "suffix"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/applications")]
+)
 async def test_ods_instance_is_not_found_when_none_has_the_id(
-    idle_api: httpx.AsyncClient, number: str
+    idle_api: httpx.AsyncClient, method: str, suffix: str, number: str
 ) -> None:
-    answer = await idle_api.get(f"{ODS_INSTANCES}/{number}")
+    answer = await idle_api.request(method, f"{ODS_INSTANCES}/{number}{suffix}")
 
     assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["title"].startswith("Not found: odsInstance with ID ")
 
 
-@pytest.mark.parametrize("parameter", ["offset", "limit"])
-async def test_list_is_refused_when_a_number_is_negative(idle_api: httpx.AsyncClient, parameter: str) -> None:
-    answer = await idle_api.get(ODS_INSTANCES, params={parameter: -1})
+async def test_ods_instance_is_recorded_when_it_is_posted(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    answer = await api.post(ODS_INSTANCES, json=FIELDS)
 
-    assert answer.status_code == 400
-    assert set(answer.json()["errors"]) == {parameter.title()}
+    (row,) = await rows.fetch("SELECT * FROM dbo.odsinstances")
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/odsInstances/{row['odsinstanceid']}"
+    assert answer.json() == {"id": row["odsinstanceid"], "name": "A name", "instanceType": "A type"}
+    assert (row["name"], row["instancetype"]) == ("A name", "A type")
+    assert "test" not in row["connectionstring"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": None}, {"Name": ["'Name' must not be empty."]}),
+        ({"name": " \t "}, {"Name": ["'Name' must not be empty."]}),
+        (
+            {"name": "n" * 101},
+            {"Name": ["'Name' must be 100 characters or fewer. You entered 101 characters."]},
+        ),
+        ({"name": 5}, {"Name": ["'Name' must be text."]}),
+        (
+            {"instanceType": "t" * 101},
+            {
+                "InstanceType": [
+                    "'Instance Type' must be 100 characters or fewer. You entered 101 characters."
+                ]
+            },
+        ),
+        ({"instanceType": []}, {"InstanceType": ["'Instance Type' must be text."]}),
+        ({"connectionString": None}, {"ConnectionString": ["'Connection String' must not be empty."]}),
+        ({"connectionString": "  "}, {"ConnectionString": ["'Connection String' must not be empty."]}),
+        ({"connectionString": True}, {"ConnectionString": ["'Connection String' must be text."]}),
+    ],
+)
+async def test_post_is_refused_with_every_fault_when_values_break_rules(
+    idle_api: httpx.AsyncClient, changes: dict[str, object], expected: dict[str, list[str]]
+) -> None:
+    assert faults(await idle_api.post(ODS_INSTANCES, json=FIELDS | changes)) == expected
+
+
+@pytest.mark.parametrize("property_name", ["name", "instanceType", "connectionString"])
+@pytest.mark.parametrize("letter", ["\x00", "\ud800"])
+async def test_post_is_refused_when_a_value_cannot_be_stored(
+    idle_api: httpx.AsyncClient, property_name: str, letter: str
+) -> None:
+    body = json.dumps(FIELDS | {property_name: f"{FIELDS[property_name]}{letter}"})
+    answer = await idle_api.post(ODS_INSTANCES, content=body, headers=JSON)
+
+    assert list(faults(answer)) == [property_name[0].upper() + property_name[1:]]
+
+
+async def test_post_is_refused_with_all_faults_together_when_several_rules_are_broken(
+    api: httpx.AsyncClient,
+) -> None:
+    await create(api)
+    answer = await api.post(
+        ODS_INSTANCES,
+        json={"name": "A name", "instanceType": "t" * 101, "connectionString": "WrongConnection"},
+    )
+
+    errors = faults(answer)
+    assert set(errors) == {"Name", "InstanceType", "ConnectionString"}
+    assert "already exists" in errors["Name"][0]
+    assert "is not valid" in errors["ConnectionString"][0]
+
+
+@pytest.mark.parametrize(("length", "fits"), [(1000, True), (1200, False), (500_000, False)])
+async def test_post_is_refused_when_the_encrypted_connection_string_would_not_fit_its_column(
+    api: httpx.AsyncClient, length: int, *, fits: bool
+) -> None:
+    answer = await api.post(
+        ODS_INSTANCES, json=FIELDS | {"connectionString": f"host=h;password={'p' * length}"}
+    )
+
+    if fits:
+        assert answer.status_code == 201
+    else:
+        assert list(faults(answer)) == ["ConnectionString"]
+
+
+async def test_values_as_long_as_their_columns_are_kept_whole_when_they_are_posted(
+    api: httpx.AsyncClient,
+) -> None:
+    number = await create(api, name="ä" * 100, instanceType="🦆" * 100)
+    shown = (await api.get(f"{ODS_INSTANCES}/{number}")).json()
+
+    assert (shown["name"], shown["instanceType"]) == ("ä" * 100, "🦆" * 100)
+
+
+async def test_one_post_wins_when_two_of_one_name_are_made_at_once(api: httpx.AsyncClient) -> None:
+    bodies = [FIELDS | {"instanceType": kind} for kind in ("a", "b", None, None)]
+    answers = await asyncio.gather(*(api.post(ODS_INSTANCES, json=body) for body in bodies))
+
+    assert sorted(answer.status_code for answer in answers) == [201, 400, 400, 400]
+    for answer in answers:
+        if answer.status_code == 400:
+            assert "already exists" in faults(answer)["Name"][0]
+
+
+async def test_one_post_wins_when_the_same_name_is_asked_for_as_an_instance_at_once(
+    api: httpx.AsyncClient,
+) -> None:
+    for number in range(5):
+        new = {"name": f"Race {number}", "databaseTemplate": "Minimal"}
+        answers = await asyncio.gather(
+            api.post("/v2/dbInstances", json=new),
+            api.post(ODS_INSTANCES, json=FIELDS | {"name": f"Race {number}"}),
+        )
+        granted = [answer for answer in answers if answer.is_success]
+        (refused,) = [answer for answer in answers if not answer.is_success]
+        assert len(granted) == 1
+        assert "already exists" in faults(refused)["Name"][0]
+
+
+async def test_name_and_type_are_replaced_and_the_connection_string_kept_when_put_has_none(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    number = await create(api)
+    stored = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstances")
+    for text in (None, "", "  "):
+        answer = await api.put(
+            f"{ODS_INSTANCES}/{number}", json={"name": f"New {text}", "connectionString": text}
+        )
+        assert answer.status_code == 200
+        assert (await api.get(ODS_INSTANCES)).json() == [
+            {"id": number, "name": f"New {text}", "instanceType": None}
+        ]
+        assert await rows.fetchval("SELECT connectionstring FROM dbo.odsinstances") == stored
+
+
+async def test_put_is_refused_when_its_values_break_rules(api: httpx.AsyncClient) -> None:
+    await create(api, name="Taken")
+    path = f"{ODS_INSTANCES}/{await create(api)}"
+
+    assert "already exists" in faults(await api.put(path, json=FIELDS | {"name": "Taken"}))["Name"][0]
+    several = {"name": "", "instanceType": "t" * 101, "connectionString": "WrongConnection"}
+    assert set(faults(await api.put(path, json=several))) == {"Name", "InstanceType", "ConnectionString"}
+    assert (await api.put(path, json=FIELDS)).status_code == 200
+
+
+async def test_delete_is_answered_with_a_title_when_nothing_refers_to_the_ods_instance(
+    api: httpx.AsyncClient,
+) -> None:
+    path = f"{ODS_INSTANCES}/{await create(api)}"
+    answer = await api.delete(path)
+
+    assert answer.status_code == 200
+    assert answer.json()["title"]
+    assert (await api.get(path)).status_code == 404
+    assert (await api.delete(path)).status_code == 404
+
+
+RELATIONS = {
+    "Applications": "INSERT INTO dbo.apiclientodsinstances VALUES (DEFAULT, 7, $1)",
+    "OdsInstanceContexts": "INSERT INTO dbo.odsinstancecontexts VALUES (DEFAULT, $1, 'year', '2026')",
+    "OdsInstanceDerivatives": "INSERT INTO dbo.odsinstancederivatives VALUES (DEFAULT, $1, 'Snapshot', 's')",
+}
+
+
+@pytest.mark.parametrize(
+    "relations", [kinds for count in (1, 2, 3) for kinds in itertools.combinations(RELATIONS, count)]
+)
+async def test_delete_is_refused_under_id_with_a_message_for_each_relation_when_rows_refer_to_it(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, relations: tuple[str, ...]
+) -> None:
+    number = await create(api)
+    for relation in relations:
+        await rows.execute(RELATIONS[relation], number)
+    errors: dict[str, Any] = faults(await api.delete(f"{ODS_INSTANCES}/{number}"))
+
+    assert list(errors) == ["Id"]
+    assert len(errors["Id"]) == len(relations)
+    for relation, message in zip(relations, errors["Id"], strict=True):
+        assert relation in message
+        assert message.endswith("Can not be deleted.")
+    assert (await api.get(f"{ODS_INSTANCES}/{number}")).status_code == 200

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.requests import MAX_INT32, Properties, is_storable, whole_number
+from api.requests import MAX_INT32, Properties, whole_number
+from instances.rules import is_storable
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Parts of lists, in the orders that clients may choose."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func
+from sqlalchemy.orm import InstrumentedAttribute
+
+Orders = Mapping[str, SQLColumnExpression[Any]]
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Page:
+    """`limit` rows of a list after its first `offset`, in one of the list's orders."""
+
+    order_by: str
+    descending: bool = False
+    offset: int = 0
+    limit: int = 25
+
+
+class Listing:
+    """The orders of a list, by the words that clients choose them with; the first is the usual one.
+
+    Args:
+        key: what keeps rows apart that an order holds equal, so that pages neither overlap nor leave gaps.
+        orders: the values to sort by.
+    """
+
+    def __init__(
+        self, key: InstrumentedAttribute[int], orders: Mapping[str, SQLColumnExpression[Any]]
+    ) -> None:
+        self._key = key
+        self._orders: dict[str, SQLColumnExpression[Any]] = {**orders, "Id": key}
+
+    @property
+    def words(self) -> list[str]:
+        """What the orders are called."""
+        return list(self._orders)
+
+    def page_of(self, query: Select[_Row], page: Page) -> Select[_Row]:
+        """The rows of `query` that belong to `page`; nulls come last, or first if it is descending."""
+        order = self._orders[page.order_by]
+        ordered = query.order_by(order.desc() if page.descending else order.asc(), self._key)
+        return ordered.offset(page.offset).limit(page.limit)
+
+
+def by_utf16(text: InstrumentedAttribute[Any]) -> ColumnElement[str]:
+    """What to sort by, for `text` to come in the order of its UTF-16 code units.
+
+    That is the order of code points (`COLLATE "C"`), except that characters beyond U+FFFF come before those
+    from U+E000 on, because UTF-16 writes them as surrogates. So each of these gets one of two characters put
+    before it, which are in that order and beyond all others.
+    """
+    marked = func.regexp_replace(text.collate("C"), "([\ue000-\uffff])", "\ue001\\1", "g")
+    marked = func.regexp_replace(marked, "([\U00010000-\U0010ffff])", "\ue000\\1", "g")
+    return marked.collate("C")
