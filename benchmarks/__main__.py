@@ -1,9 +1,7 @@
 """`python -m benchmarks`: what the service takes beyond bare PostgreSQL and frameworks, and its limits."""
 
 import argparse
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,7 +11,7 @@ from benchmarks import machine, plots, report
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
-from benchmarks.sections import burst, create, lists, posts, strategies, sweep
+from benchmarks.sections import burst, create, lists, posts, spare_race, spares, strategies, sweep
 from benchmarks.stacks import Stacks
 from cli.output import say
 
@@ -21,6 +19,8 @@ _RESULTS = Path(__file__).parent / "results"
 _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "strategies": strategies.run,
     "create": create.run,
+    "spares": spares.run,
+    "spare_race": spare_race.run,
     "burst": burst.run,
     "posts": posts.run,
     "sweep": sweep.run,
@@ -31,21 +31,20 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
 def main() -> int:
     """Run the sections; returns the exit code."""
     options = _options()
-    folder = Path(tempfile.mkdtemp(prefix="ods-bench-", dir=options.data_dir))
-    folder.chmod(0o711)  # PostgreSQL's own user must get through when this runs as root
     options.results.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.quick, Stacks(folder))
-    facts = machine.describe(folder)
+    stacks = Stacks(options.data_dir)
+    bench = Bench(options.quick, stacks)
+    facts = machine.describe()
     sections: list[Section] = []
     try:
         for name in options.only:
             sections.append(_section(name, bench))
             # Each time, so that nothing is lost if a later section hangs.
-            facts |= bench.stacks.servers
+            facts |= stacks.servers
             report.write(options.results / "bench.json", facts, sections, quick=options.quick)
             plots.draw(options.results, sections[-1])
     finally:
-        shutil.rmtree(folder)
+        stacks.remove()
     report.show(facts, sections)
     say(f"All values and the plots are in {options.results}.")
     return 0 if report.is_good(sections, quick=options.quick) else 1

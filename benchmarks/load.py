@@ -95,8 +95,8 @@ class Client:
         """Delete an instance."""
         await self.completed((await self.request_delete(instance)).job)
 
-    async def completed(self, job: str) -> None:
-        """Wait until `job` is done.
+    async def completed(self, job: str, poll: float = _POLL_SECONDS) -> None:
+        """Wait until `job` is done, asking every `poll` seconds.
 
         Raises:
             RuntimeError: it gave up.
@@ -104,7 +104,7 @@ class Client:
         while (state := await self._job(job))["status"] != "Completed":
             if state["status"] == "Error":
                 raise RuntimeError(f"{job}: {state['errorMessage']}")
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(poll)
 
     async def _job(self, job: str) -> dict[str, Any]:
         state: dict[str, Any] = (await self.http.get(f"/v2/jobs/{job}")).raise_for_status().json()

@@ -9,36 +9,39 @@ import asyncpg
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
 
-from cli.data_folder import StackFile
-
 _POSTGRES_SETTINGS = ("shared_buffers", "max_wal_size", "wal_level", "fsync", "file_copy_method")
 
 
-def describe(folder: Path) -> dict[str, str]:
-    """The machine, as far as it can be known without a server; `folder` is where the data are."""
+def describe() -> dict[str, str]:
+    """The machine, as far as it can be known without a server."""
     return {
         "processor": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
         "memory": _field("/proc/meminfo", "MemTotal"),
-        "file system": _file_system(folder),
         "system": platform.platform(),
         "python": platform.python_version(),
         "commit": _commit(),
     }
 
 
-async def describe_servers(stack: StackFile) -> dict[str, str]:
-    """The versions of the stack's servers, and what of PostgreSQL's settings weighs on a clone."""
-    connection = await asyncpg.connect(stack["postgres"]["master_dsn"])
+async def describe_postgres(dsn: str) -> dict[str, str]:
+    """The server's version, what of its settings weighs on a clone, and where it has its data."""
+    connection = await asyncpg.connect(dsn)
     settings = await connection.fetch(
         "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name = ANY($1) ORDER BY name",
         _POSTGRES_SETTINGS,
     )
     version = await connection.fetchval("SHOW server_version")
+    folder = await connection.fetchval("SHOW data_directory")
     await connection.close()
-    temporal = await Client.connect(stack["temporal"]["address"], namespace=stack["temporal"]["namespace"])
-    info = await temporal.workflow_service.get_system_info(GetSystemInfoRequest())
     chosen = ", ".join(f"{row['name']}={row['value']}" for row in settings)
-    return {"postgresql": f"{version} ({chosen})", "temporal": info.server_version}
+    return {"file system": _file_system(Path(folder)), "postgresql": f"{version} ({chosen})"}
+
+
+async def describe_temporal(address: str) -> dict[str, str]:
+    """The server's version."""
+    temporal = await Client.connect(address)
+    info = await temporal.workflow_service.get_system_info(GetSystemInfoRequest())
+    return {"temporal": info.server_version}
 
 
 def _field(path: str, name: str) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
@@ -18,13 +20,18 @@ _NUMBERS = count(1)
 
 
 class Stacks:
-    """Starts stacks, one at a time; those that clone built templates share one server's data."""
+    """Starts stacks, one at a time; those that clone built templates share one server's data.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._shared = DataFolder(folder / "shared")
-        self.servers: Mapping[str, str] = {}
-        """The servers' versions, once there has been a stack."""
+    Args:
+        parent: where to make a folder for all of them; by default, where temporary files are.
+    """
+
+    def __init__(self, parent: str | None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ods-bench-", dir=parent))
+        self._folder.chmod(0o711)  # PostgreSQL's own user must get through when this runs as root
+        self._shared = DataFolder(self._folder / "shared")
+        self.servers: dict[str, str] = {}
+        """What is known of the servers by now."""
 
     @asynccontextmanager
     async def postgres(self, specs: Sequence[TemplateSpec]) -> AsyncIterator[str]:
@@ -38,6 +45,7 @@ class Stacks:
         await server.initialise()
         await server.start()
         try:
+            self.servers |= await machine.describe_postgres(server.dsn())
             for spec in specs:
                 await templates.ensure(server.dsn(), spec)
             yield server.dsn()
@@ -64,8 +72,15 @@ class Stacks:
         with _environment(settings):
             api, temporal, temporal_ui = free_ports(3)
             with serving(folder, Ports(api, temporal, temporal_ui, postgres=None), keep=False) as stack:
-                self.servers = self.servers or asyncio.run(machine.describe_servers(stack))
+                self.servers |= asyncio.run(machine.describe_postgres(stack["postgres"]["master_dsn"]))
+                self.servers |= asyncio.run(machine.describe_temporal(stack["temporal"]["address"]))
                 yield stack
+
+    def remove(self) -> None:
+        """Remove all data."""
+        for data in self._folder.glob("*/postgres"):
+            shutil.rmtree(data.resolve())  # PostgreSQL may have had to put them elsewhere
+        shutil.rmtree(self._folder)
 
     async def _build(self, specs: Sequence[TemplateSpec]) -> None:
         async with self.postgres(specs):
