@@ -110,6 +110,16 @@ class Settings(BaseSettings):
         description="`auto`, `wal_log` or `file_copy`; `auto` goes by template size.",
     )
 
+    spares: int = Field(
+        default=0, ge=0, le=100, description="Spare databases to keep ready for each template; 0 for none."
+    )
+    spares_limit: int = Field(
+        default=10, ge=0, le=100, description="Spare databases of all templates together, at most."
+    )
+    spares_megabytes: int = Field(
+        default=10_240, ge=0, le=10**9, description="Megabytes that all spare databases may take together."
+    )
+
     trigger: Trigger = Field(
         default=Trigger.IMMEDIATE,
         description="`immediate` starts a job at the request, `scheduled` leaves it to the sweep.",

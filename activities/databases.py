@@ -1,6 +1,6 @@
 """Creating and dropping databases, as activities: fenced, checked against the registry, heartbeating."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -29,26 +29,43 @@ class Provisioned:
 
 
 class DatabaseActivities:
-    """The middle step of every job, on the server that holds the ODS databases."""
+    """The middle step of every job, on the server that holds the ODS databases.
+
+    Args:
+        server: the server.
+        registry: tells whether a job still holds its instance.
+        templates: name of the database behind each template.
+        strategy: how templates are copied.
+        refill: requests that spares are refilled, after one was taken; without it, none are taken.
+    """
 
     def __init__(
-        self, server: Server, registry: Registry, templates: Mapping[str, str], strategy: CloneStrategy
+        self,
+        server: Server,
+        registry: Registry,
+        templates: Mapping[str, str],
+        strategy: CloneStrategy,
+        refill: Callable[[], None] | None = None,
     ) -> None:
         self._server = server
         self._registry = registry
         self._templates = templates
         self._strategy = strategy
+        self._refill = refill
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
-        """Clone the template, publish the clone under its name, and prove that it answers."""
-        request = CloneRequest(owner_of(job), self._templates[job.template], job.database, self._strategy)
+        """Clone the template or take a spare, publish it under its name, and prove that it answers."""
         async with heartbeats():
             with faults_reported():
+                request = await self._request(job)
                 async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
-                    size = await provisioning.provision(session, request)
-                await provisioning.verify(self._server, job.database)
-        return Provisioned(job.database, size)
+                    made = await provisioning.provision(session, request)
+                if self._refill and made.claimed:
+                    self._refill()
+                else:
+                    await provisioning.verify(self._server, job.database)
+        return Provisioned(job.database, made.size_bytes)
 
     @activity.defn
     async def drop(self, job: InstanceJob) -> None:
@@ -59,6 +76,15 @@ class DatabaseActivities:
     async def discard(self, job: InstanceJob) -> None:
         """Drop what a failed create has left behind."""
         await self._drop(job, InstanceStatus.ERROR)
+
+    async def _request(self, job: InstanceJob) -> CloneRequest:
+        return CloneRequest(
+            owner_of(job),
+            self._templates[job.template],
+            job.database,
+            self._strategy,
+            await self._registry.installation() if self._refill else None,
+        )
 
     async def _drop(self, job: InstanceJob, state: InstanceStatus) -> None:
         async with heartbeats():

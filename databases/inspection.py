@@ -8,7 +8,7 @@ import asyncpg
 
 from databases.errors import faults_explained
 from databases.ownership import STAGING_PREFIX, Owner
-from databases.provisioning import INVALID
+from databases.spares import INVALID, is_spare
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
 _DATABASES = """
@@ -37,6 +37,7 @@ class Database:
     name: str
     mark: str | None
     staging: bool
+    spare: bool
     open: bool
     template: bool
     invalid: bool
@@ -71,6 +72,7 @@ def _database(row: asyncpg.Record) -> Database:
         name=row["datname"],
         mark=_mark(staging[1] if staging else owner and owner.mark),
         staging=staging is not None,
+        spare=is_spare(row["datname"]),
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],

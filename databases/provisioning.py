@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from databases import errors
+from databases import errors, spares
 from databases.errors import DatabaseFaultError, NotOursError, faults_explained
 from databases.ownership import Owner
 from databases.server import Server
+from databases.spares import INVALID, Spare, SpareMark
 from settings import CloneStrategy
 
 FILE_COPY_FROM_BYTES = 100 * 1024 * 1024
@@ -20,22 +21,52 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
-INVALID = -2
-"""`datconnlimit` of a database whose DROP was interrupted."""
+_FAULTS_OF_A_SPARE = (
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectInUseError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""It has vanished, sessions are on it, it was given to somebody else."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A closed database `name`, to be copied from `template`."""
+
+    template: str
+    name: str
+    strategy: CloneStrategy
 
 
 @dataclass(frozen=True)
 class CloneRequest:
-    """What shall be made: database `database` as a copy of `template`."""
+    """What shall be made: database `database` as a copy of `template`.
+
+    With an `installation`, one of its spares may be taken for it.
+    """
 
     owner: Owner
     template: str
     database: str
     strategy: CloneStrategy
+    installation: str | None = None
+
+    @property
+    def copy(self) -> Copy:
+        """The clone before it is published."""
+        return Copy(self.template, self.owner.staging_name, self.strategy)
 
 
-async def provision(session: asyncpg.Connection, request: CloneRequest) -> int:
-    """Make the database, or find that an earlier attempt has made it; returns its size in bytes.
+@dataclass(frozen=True)
+class Made:
+    """A database that is there. If it was `claimed`, it had proven that it answers when it became a spare."""
+
+    size_bytes: int
+    claimed: bool = False
+
+
+async def provision(session: asyncpg.Connection, request: CloneRequest) -> Made:
+    """Make the database, or find that an earlier attempt has made it.
 
     Raises:
         NotOursError: a database has the wanted name and is somebody else's.
@@ -44,10 +75,12 @@ async def provision(session: asyncpg.Connection, request: CloneRequest) -> int:
     with faults_explained({}):
         if not await _is_published(session, request.owner, request.database):
             await drop(session, request.owner, request.database, published=True)
-            await _clone(session, request)
-            await _require_same_size(session, request)
-            await _publish(session, request)
-        return await _size(session, request.database) or 0
+            if (claimed := await _claim(session, request)) is not None:
+                return Made(claimed.size_bytes, claimed=True)
+            await clone(session, request.copy)
+            await require_same_size(session, request.copy)
+            await _publish(session, request, request.owner.staging_name)
+        return Made(await _size(session, request.database) or 0)
 
 
 async def verify(server: Server, database: str) -> None:
@@ -95,7 +128,7 @@ async def drop(session: asyncpg.Connection, owner: Owner, database: str, *, publ
             if published:
                 raise NotOursError(database)
             return
-        await _drop(session, database, invalid=found["datconnlimit"] == INVALID)
+        await drop_database(session, database, invalid=found["datconnlimit"] == INVALID)
 
 
 async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
@@ -106,7 +139,7 @@ async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
     """
     with faults_explained({}):
         if await _find(session, owner.staging_name) is not None:
-            await _execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", owner.staging_name)
+            await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", owner.staging_name)
 
 
 async def _is_published(session: asyncpg.Connection, owner: Owner, database: str) -> bool:
@@ -117,24 +150,62 @@ async def _is_published(session: asyncpg.Connection, owner: Owner, database: str
     return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID
 
 
-async def _clone(session: asyncpg.Connection, request: CloneRequest) -> None:
-    size = await _template_size(session, request.template)
+async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMark | None:
+    """Publish a spare as the wanted database; None if there is none to be had."""
+    if request.installation is None:
+        return None
+    stock = await spares.look(session, request.installation, [request.template])
+    for spare, mark in stock.ready(request.template):
+        if await _claimed(session, request, request.installation, spare):
+            return mark
+    return None
+
+
+async def _claimed(
+    session: asyncpg.Connection, request: CloneRequest, installation: str, spare: Spare
+) -> bool:
+    try:
+        async with spares.held(session, spare.name) as free:
+            if not free:
+                return False
+            # What it was before the lock was taken, somebody may have changed.
+            stock = await spares.look(session, installation, [request.template])
+            if spare not in [ready for ready, _ in stock.ready(request.template)]:
+                return False
+            await _publish(session, request, spare.name)
+    except _FAULTS_OF_A_SPARE:
+        return False
+    return True
+
+
+async def clone(session: asyncpg.Connection, copy: Copy) -> None:
+    """Copy the template.
+
+    Raises:
+        DatabaseFaultError: the template is missing or in use, a right is missing, …
+    """
+    size = await template_size(session, copy.template)
     reasons = {
-        errors.OBJECT_IN_USE: f"The template '{request.template}' is in use by other sessions. Close them and"
+        errors.OBJECT_IN_USE: f"The template '{copy.template}' is in use by other sessions. Close them and"
         " keep the template closed (ALTER DATABASE … ALLOW_CONNECTIONS false), then retry.",
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
-        f" '{request.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
+        f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
     }
     with faults_explained(reasons):
-        await _execute(
+        await execute(
             session,
-            f"CREATE DATABASE %I TEMPLATE %I STRATEGY {_strategy(request, size)} ALLOW_CONNECTIONS false",
-            request.owner.staging_name,
-            request.template,
+            f"CREATE DATABASE %I TEMPLATE %I STRATEGY {_strategy(copy, size)} ALLOW_CONNECTIONS false",
+            copy.name,
+            copy.template,
         )
 
 
-async def _template_size(session: asyncpg.Connection, template: str) -> int:
+async def template_size(session: asyncpg.Connection, template: str) -> int:
+    """Bytes that a copy of the template takes.
+
+    Raises:
+        DatabaseFaultError: the template is missing, or may not be read.
+    """
     with faults_explained(
         {
             errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not read the template"
@@ -147,39 +218,48 @@ async def _template_size(session: asyncpg.Connection, template: str) -> int:
     return size
 
 
-def _strategy(request: CloneRequest, template_bytes: int) -> str:
-    if request.strategy is not CloneStrategy.AUTO:
-        return request.strategy.upper()
+def _strategy(copy: Copy, template_bytes: int) -> str:
+    if copy.strategy is not CloneStrategy.AUTO:
+        return copy.strategy.upper()
     by_files = template_bytes >= FILE_COPY_FROM_BYTES
     return (CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG).upper()
 
 
-async def _require_same_size(session: asyncpg.Connection, request: CloneRequest) -> None:
-    expected = await _template_size(session, request.template)
-    actual = await _size(session, request.owner.staging_name) or 0
+async def require_same_size(session: asyncpg.Connection, copy: Copy) -> int:
+    """The size of a copy that was made, if it is about that of its template.
+
+    Raises:
+        DatabaseFaultError: it is not.
+    """
+    expected = await template_size(session, copy.template)
+    actual = await _size(session, copy.name) or 0
     if abs(actual - expected) > _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES:
         raise DatabaseFaultError(
-            f"The clone has {actual} bytes, the template '{request.template}' {expected}: it was not"
-            " published.",
+            f"The clone has {actual} bytes, the template '{copy.template}' {expected}: it was not published.",
             retryable=True,
         )
+    return actual
 
 
-async def _publish(session: asyncpg.Connection, request: CloneRequest) -> None:
-    """Mark, open and rename the clone in one transaction: it is there whole, or not at all."""
-    staging = request.owner.staging_name
+async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
+    """Mark, open and rename a clone in one transaction: it is there whole, or not at all."""
     try:
         async with session.transaction():
-            await _execute(session, "COMMENT ON DATABASE %I IS %L", staging, request.owner.comment)
-            await _execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", staging)
-            await _execute(session, "ALTER DATABASE %I RENAME TO %I", staging, request.database)
+            await execute(session, "COMMENT ON DATABASE %I IS %L", private_name, request.owner.comment)
+            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", private_name)
+            await execute(session, "ALTER DATABASE %I RENAME TO %I", private_name, request.database)
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
         # Somebody took the name while the clone ran.
         await drop_staging(session, request.owner)
         raise NotOursError(request.database) from None
 
 
-async def _drop(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
+async def drop_database(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
+    """Close a database, end the sessions on it, and drop it.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, a right is missing, …
+    """
     reasons = {
         errors.OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not remove the database"
@@ -189,8 +269,8 @@ async def _drop(session: asyncpg.Connection, database: str, *, invalid: bool) ->
     with faults_explained(reasons):
         if not invalid:
             # Otherwise connection pools come back as fast as their sessions are ended.
-            await _execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database)
-        await _execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", database)
+            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database)
+        await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", database)
 
 
 async def _find(session: asyncpg.Connection, database: str) -> asyncpg.Record | None:
@@ -208,7 +288,7 @@ async def _size(session: asyncpg.Connection, database: str) -> int | None:
     return size
 
 
-async def _execute(session: asyncpg.Connection, statement: str, *names: str) -> None:
+async def execute(session: asyncpg.Connection, statement: str, *names: str) -> None:
     """Run DDL, which takes no parameters; PostgreSQL itself quotes the names (%I) and literals (%L)."""
     quoted = await session.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, names)
     await session.execute(quoted)

@@ -79,9 +79,19 @@ class Server:
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
+        async with self.locked(owner.mark) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def locked(self, key: str) -> AsyncIterator[asyncpg.Connection]:
+        """A session that holds the advisory lock of `key`; who holds it for long is ended.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
+        """
         async with self.connected() as connection:
             with faults_explained({}):
-                await _take_fence(connection, owner.mark)
+                await _take_fence(connection, key)
             yield connection
 
 
@@ -106,7 +116,7 @@ async def _take_fence(connection: asyncpg.Connection, key: str) -> None:
         else:
             await connection.execute("RESET lock_timeout")
             return
-    raise DatabaseFaultError("An earlier attempt still works on this instance's database.", retryable=True)
+    raise DatabaseFaultError("An earlier attempt still works on this database.", retryable=True)
 
 
 async def _close(connection: asyncpg.Connection) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     ForeignKey,
     Identity,
     Index,
@@ -126,6 +127,16 @@ class AuditRow(Base):
     status: Mapped[int]
     title: Mapped[str | None] = mapped_column(String(256))
     omitted: Mapped[int]
+
+
+class Installation(Base):
+    """The one row that tells this installation from others."""
+
+    __tablename__ = "installation"
+    __table_args__ = (CheckConstraint("single", name="installation_single_check"), {"schema": "adminapi"})
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    id: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
 
 
 class OdsInstance(Base):

@@ -62,6 +62,14 @@ class Registry:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._policy = policy
         self._tenant = tenant
+        self._installation: str | None = None
+
+    async def installation(self) -> str:
+        """The id of this installation, which never changes."""
+        if self._installation is None:
+            async with self._transaction() as session:
+                self._installation = str(await session.scalar(select(models.Installation.id)))
+        return self._installation
 
     async def reserve(self, name: str, template: Template) -> Requested:
         """Reserve an OdsInstanceId and record that `name` shall be created.

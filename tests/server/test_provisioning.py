@@ -12,7 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from databases import provisioning
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, provision, verify
+from databases.provisioning import CloneRequest, Copy, provision, verify
 from databases.server import Server
 from settings import CloneStrategy
 from tests.server.looking import exists, fingerprint, make_foreign, row_of, until
@@ -29,7 +29,7 @@ from tests.servers import (
 
 async def provisioned(server: Server, wanted: CloneRequest) -> int:
     async with server.fenced(wanted.owner) as fenced:
-        return await provision(fenced, wanted)
+        return (await provision(fenced, wanted)).size_bytes
 
 
 async def fault_of(server: Server, wanted: CloneRequest) -> DatabaseFaultError:
@@ -205,7 +205,7 @@ async def test_own_database_is_made_anew_when_its_removal_was_interrupted(
 async def test_clone_stays_private_when_it_cannot_be_published(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = provisioning._execute  # noqa: SLF001 - to fail at the last of its statements
+    execute = provisioning.execute
 
     async def failing(fenced: asyncpg.Connection, statement: str, *names: str) -> None:
         if "RENAME" in statement:
@@ -213,7 +213,7 @@ async def test_clone_stays_private_when_it_cannot_be_published(
         await execute(fenced, statement, *names)
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "_execute", failing)
+        patch.setattr(provisioning, "execute", failing)
         assert (await fault_of(server, wanted)).retryable
     row = await row_of(admin, wanted.owner.staging_name)
     assert row is not None
@@ -272,11 +272,11 @@ async def test_foreign_database_is_untouched_when_it_takes_the_name_during_the_c
     publish = provisioning._publish  # noqa: SLF001 - to come between clone and publish
     before = []
 
-    async def overtaken(fenced: asyncpg.Connection, request: CloneRequest) -> None:
+    async def overtaken(fenced: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
         assert await exists(admin, wanted.owner.staging_name)
         await make_foreign(admin, postgres.dsn(), wanted.database)
         before.append(await fingerprint(admin, wanted.database))
-        await publish(fenced, request)
+        await publish(fenced, request, private_name)
 
     monkeypatch.setattr(provisioning, "_publish", overtaken)
     with pytest.raises(NotOursError, match=f"'{wanted.database}'"):
@@ -365,13 +365,13 @@ async def test_reason_names_the_variable_when_the_password_is_wrong(
 async def test_clone_is_not_published_when_its_size_is_not_the_templates(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone = provisioning._clone  # noqa: SLF001 - to clone something else
+    clone = provisioning.clone
 
-    async def other(fenced: asyncpg.Connection, request: CloneRequest) -> None:
-        await clone(fenced, replace(request, template=SAMPLE_TEMPLATE))
+    async def other(fenced: asyncpg.Connection, copy: Copy) -> None:
+        await clone(fenced, replace(copy, template=SAMPLE_TEMPLATE))
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "_clone", other)
+        patch.setattr(provisioning, "clone", other)
         fault = await fault_of(server, wanted)
     assert fault.retryable
     assert MINIMAL_TEMPLATE in fault.reason
