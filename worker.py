@@ -10,6 +10,7 @@ import signal
 import sys
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -18,6 +19,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.registry import RegistryActivities
+from activities.spares import RefillRequests, SpareActivities
 from activities.sweep import SweepActivities
 from activities.tenant import Tenant, composed
 from logs import configure_logging, fault_name
@@ -27,9 +29,10 @@ from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
+from workflows.refill_spares import RefillSpares
 from workflows.start import JobStarter
 
-WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile]
+WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile, RefillSpares]
 
 _RECONNECT_SECONDS = 1
 _STICKY_TIMEOUT = timedelta(milliseconds=500)
@@ -80,13 +83,25 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
 def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that creates and drops a tenant's databases."""
     settings = tenant.settings
+    refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
     databases = DatabaseActivities(
-        tenant.server, tenant.registry, settings.template_databases, settings.clone_strategy
+        tenant.server,
+        tenant.registry,
+        settings.template_databases,
+        settings.clone_strategy,
+        refill if settings.spares else None,
     )
+    spares = SpareActivities(tenant.spares)
     return Worker(
         temporal,
         task_queue=settings.ddl_queue,
-        activities=[databases.provision, databases.drop, databases.discard],
+        activities=[
+            databases.provision,
+            databases.drop,
+            databases.discard,
+            spares.tidy_spares,
+            spares.fill_spare,
+        ],
         max_concurrent_activities=settings.ddl_concurrency,
         max_concurrent_activity_task_polls=1,
         # By default heartbeats are held back for four fifths of their timeout, which leaves little to spare.

@@ -143,6 +143,8 @@ def _unexpected_databases(seen: Snapshot, templates: Collection[str]) -> Iterato
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in templates:
             continue
+        if database.spare:
+            continue  # those that are of no use are removed by the refill, and shown with the others
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)

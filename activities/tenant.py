@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.drift import DriftDetector
 from databases.server import Server
+from databases.stocking import SpareStock
 from instances.catalog import Catalog
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
@@ -30,6 +31,7 @@ class Tenant:
     server: Server
     connection_strings: OdsConnectionStrings
     drift: DriftDetector
+    spares: SpareStock
 
     @classmethod
     def compose(cls, name: str, settings: Settings) -> Self:
@@ -40,15 +42,17 @@ class Tenant:
         """
         engine = create_registry_engine(settings.admin_dsn.get_secret_value())
         server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
+        registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
         return cls(
             name=name,
             settings=settings,
             engine=engine,
-            registry=Registry(engine, ExecutionPolicy.from_settings(settings), name),
+            registry=registry,
             catalog=catalog,
             server=server,
             connection_strings=OdsConnectionStrings.from_settings(settings),
             drift=DriftDetector.from_settings(settings, server, catalog),
+            spares=SpareStock.from_settings(settings, server, registry.installation),
         )
 
 

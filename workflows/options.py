@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
 from instances.jobs import ExecutionPolicy
@@ -24,6 +24,8 @@ def status_write(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     )
 
 
+_LAST = Priority(priority_key=5)
+
 _LONGEST_DDL = timedelta(hours=12)
 """Hundreds of gigabytes take hours; a dead worker is noticed by its heartbeats, not by this."""
 
@@ -36,6 +38,13 @@ def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
 def clean_up(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of the clean-up after a failure: a few tries, for the failure itself is recorded already."""
     return _on_server(policy, summary, 3)
+
+
+def refill(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of keeping spares in stock: after everything that somebody wants now."""
+    options = _on_server(policy, summary, 3)  # what cannot be done now is left to the next pass
+    options["priority"] = _LAST
+    return options
 
 
 def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> ActivityConfig:

@@ -1,5 +1,6 @@
-"""The Temporal Schedules: the sweep of waiting rows, and the reconcile pass."""
+"""The Temporal Schedules: the sweep of waiting rows, the reconcile pass, the refill of spare databases."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,14 +16,17 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import tenant_id
+from instances.jobs import ExecutionPolicy, tenant_id
 from settings import DEFAULT_TENANT, Settings
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
+from workflows.refill_spares import RefillSpares
 
 PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"
+SPARE_REFILL = "spare-refill"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class _Pass:
     name: str
     workflow_type: str
     interval: timedelta
+    arguments: Sequence[object] = ()
 
 
 def schedule_id(tenant: str, name: str) -> str:
@@ -43,10 +48,16 @@ async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENAN
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
-    for one in (
+    reconciling = timedelta(seconds=settings.reconcile_interval)
+    passes = [
         _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
-        _Pass(RECONCILE, Reconcile.__name__, timedelta(seconds=settings.reconcile_interval)),
-    ):
+        _Pass(RECONCILE, Reconcile.__name__, reconciling),
+    ]
+    # The same pass removes spares that are no longer wanted.
+    if settings.spares or await _exists(client, schedule_id(tenant, SPARE_REFILL)):
+        policy = ExecutionPolicy.from_settings(settings)
+        passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
+    for one in passes:
         await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue)
         await trigger(client, tenant, one.name)
 
@@ -63,7 +74,9 @@ async def trigger(client: Client, tenant: str, name: str) -> None:
 
 async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: str) -> None:
     schedule = Schedule(
-        action=ScheduleActionStartWorkflow(wanted.workflow_type, id=identifier, task_queue=task_queue),
+        action=ScheduleActionStartWorkflow(
+            wanted.workflow_type, args=wanted.arguments, id=identifier, task_queue=task_queue
+        ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
         policy=SchedulePolicy(
             overlap=ScheduleOverlapPolicy.SKIP,
@@ -76,6 +89,16 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
     except ScheduleAlreadyRunningError:
         handle = client.get_schedule_handle(identifier)
         await handle.update(lambda current: _updated(current, schedule))
+
+
+async def _exists(client: Client, identifier: str) -> bool:
+    try:
+        await client.get_schedule_handle(identifier).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def _updated(current: ScheduleUpdateInput, wanted: Schedule) -> ScheduleUpdate | None:

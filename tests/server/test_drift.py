@@ -1,5 +1,6 @@
 """Each contradiction between registry and server is found, and nothing else is."""
 
+import uuid
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -11,6 +12,7 @@ from databases import provisioning
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest
 from databases.server import Server
+from databases.spares import new_name
 from instances.catalog import Catalog
 from instances.jobs import InstanceJob
 from instances.registry import Registry
@@ -159,6 +161,18 @@ async def test_invalid_database_is_reported_when_it_is_not_ours(
     try:
         (drift,) = await _found(detector, DriftKind.INVALID_DATABASE)
         assert drift.subject == name
+    finally:
+        await admin.execute(f"DROP DATABASE {name}")
+
+
+async def test_spare_is_not_reported_in_whatever_state_it_is(
+    detector: DriftDetector, admin: asyncpg.Connection
+) -> None:
+    name = new_name(str(uuid.uuid4()))
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", name)
+    try:
+        assert name not in [drift.subject for drift in await detector.detect()]
     finally:
         await admin.execute(f"DROP DATABASE {name}")
 

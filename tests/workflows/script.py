@@ -16,6 +16,7 @@ from activities.databases import Provisioned
 from activities.drift import Drift
 from activities.reconcile import DriftReport, Leftovers, StuckPage
 from activities.sweep import SweepPage, SweptPage
+from databases.stocking import SpareOrder, Tidied
 from instances.jobs import InstanceJob, JobFailure
 from instances.registry import Begun
 
@@ -39,6 +40,7 @@ class Script:
         self.stuck: list[StuckPage] = []
         self.leftovers: list[InstanceJob] = []
         self.drifts: list[Drift] = []
+        self.tidied = Tidied(0, [])
 
     async def _follow(self, name: str) -> None:
         self.calls.append(name)
@@ -107,6 +109,15 @@ class Script:
         await self._follow("report_drift")
         return DriftReport(self.drifts, len(self.drifts))
 
+    @activity.defn
+    async def tidy_spares(self) -> Tidied:
+        await self._follow("tidy_spares")
+        return self.tidied
+
+    @activity.defn
+    async def fill_spare(self, order: SpareOrder) -> None:
+        await self._follow(f"fill_spare {order.name}")
+
     @property
     def activities(self) -> list[Callable[..., Any]]:
         """For a worker."""
@@ -123,6 +134,8 @@ class Script:
             self.restart,
             self.find_leftovers,
             self.report_drift,
+            self.tidy_spares,
+            self.fill_spare,
         ]
 
 

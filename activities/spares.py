@@ -1,0 +1,62 @@
+"""Keeping spare databases in stock, as activities."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from temporalio import activity
+from temporalio.service import RPCError
+
+from activities.databases import faults_reported
+from activities.heartbeats import heartbeats
+from databases.stocking import SpareOrder, SpareStock, Tidied
+
+_logger = logging.getLogger(__name__)
+
+
+class SpareActivities:
+    """The steps of a refill."""
+
+    def __init__(self, stock: SpareStock) -> None:
+        self._stock = stock
+
+    @activity.defn
+    async def tidy_spares(self) -> Tidied:
+        """Remove spares that are of no use, and find out which are missing."""
+        async with heartbeats():
+            with faults_reported():
+                return await self._stock.tidy()
+
+    @activity.defn
+    async def fill_spare(self, order: SpareOrder) -> None:
+        """Make one spare."""
+        async with heartbeats():
+            with faults_reported():
+                await self._stock.fill(order)
+
+
+class RefillRequests:
+    """Requests refills beside what goes on: one begins after each call, and calls that come close share it.
+
+    Args:
+        request: has the pass run, right after the one that runs already.
+    """
+
+    def __init__(self, request: Callable[[], Awaitable[None]]) -> None:
+        self._request = request
+        self._due = False
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        """Request a refill."""
+        self._due = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._due:
+            self._due = False
+            try:
+                await self._request()
+            except RPCError as error:
+                _logger.warning("Spares are refilled at the next interval only (%s).", error.status.name)

@@ -1,0 +1,51 @@
+"""The pass that keeps spare databases in stock."""
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.spares import SpareActivities
+    from databases.stocking import SpareOrder
+    from instances.jobs import ExecutionPolicy
+    from workflows import options
+
+
+@workflow.defn
+class RefillSpares:
+    """Remove spares that are of no use, then make those that are missing, one after the other."""
+
+    @workflow.run
+    async def run(self, policy: ExecutionPolicy) -> str:
+        """Refill once; returns what was done, in words."""
+        tidied = await workflow.execute_activity_method(
+            SpareActivities.tidy_spares, **options.refill(policy, "Look what there is, and tidy up")
+        )
+        filled, faults = 0, dict[str, str]()
+        for order in tidied.missing:
+            if order.template in faults:
+                continue  # the next pass will try again: this one must not hold up the other templates
+            fault = await _fault_of_filling(order, policy)
+            if fault is None:
+                filled += 1
+            else:
+                faults[order.template] = fault
+            workflow.set_current_details(_in_words(filled, len(tidied.missing), faults))
+        return f"{tidied.removed} removed, {filled} of {len(tidied.missing)} missing spares made."
+
+
+async def _fault_of_filling(order: SpareOrder, policy: ExecutionPolicy) -> str | None:
+    """Make one spare; returns why it could not be made."""
+    try:
+        await workflow.execute_activity_method(
+            SpareActivities.fill_spare, order, **options.refill(policy, f"Copy {order.template}")
+        )
+    except ActivityError as error:
+        if isinstance(error.cause, ApplicationError):
+            return error.cause.message
+        return "No worker could finish it in time."
+    return None
+
+
+def _in_words(filled: int, missing: int, faults: dict[str, str]) -> str:
+    lines = [f"* **{template}**: {fault}" for template, fault in faults.items()]
+    return "\n".join([f"{filled} of {missing} missing spares made.", *lines])
