@@ -128,15 +128,24 @@ class Settings(BaseSettings):
     reconcile_interval: Interval = Field(
         default=300, description="Seconds between two comparisons of rows, workflows and databases."
     )
+    refresh_interval: Interval = Field(
+        default=3600, description="Seconds between two readings of all education organizations."
+    )
 
     task_queue: str = Field(
-        default="ods", min_length=1, max_length=200, description="Prefix of the two Temporal task queues."
+        default="ods", min_length=1, max_length=200, description="Prefix of the three Temporal task queues."
     )
     registry_concurrency: int = Field(
         default=50, ge=1, le=1000, description="Registry activities a worker runs at once."
     )
     ddl_concurrency: int = Field(
         default=3, ge=1, le=100, description="Databases a worker creates or drops at once."
+    )
+    refresh_concurrency: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="ODS databases a worker reads at once for their organizations.",
     )
     ddl_attempts: int = Field(
         default=8, ge=1, le=1000, description="Tries to create or drop a database before the job gives up."
@@ -179,6 +188,11 @@ class Settings(BaseSettings):
     def ddl_queue(self) -> str:
         """Task queue of the activities that create and drop databases."""
         return f"{self.task_queue}-ddl"
+
+    @property
+    def refresh_queue(self) -> str:
+        """Task queue of the activities that read ODS databases, which may hang."""
+        return f"{self.task_queue}-refresh"
 
     @property
     def template_databases(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The worker: composes everything that carries jobs out, and runs it until it is told to stop.
 
-Two task queues are served for each tenant. Workflows and status writes share one; databases are created and
-dropped on the other, with a concurrency of its own, so that a burst of clones never delays a status.
+Three task queues are served for each tenant. Workflows and status writes share one; databases are created and
+dropped on another, with a concurrency of its own, so that a burst of clones never delays a status; and ODS
+databases, which may hang, are read on the third.
 """
 
 import asyncio
@@ -17,11 +18,15 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.databases import DatabaseActivities
+from activities.education_organizations import EducationOrganizationActivities
 from activities.reconcile import ReconcileActivities
+from activities.refreshes import RefreshActivities
 from activities.registry import RegistryActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.sweep import SweepActivities
 from activities.tenant import Tenant, composed
+from instances.education_organizations import EducationOrganizations
+from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
 from settings import InvalidSettingsError, Settings
 from workflows import client, schedules, search_attributes
@@ -30,9 +35,20 @@ from workflows.delete_instance import DeleteInstance
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
+from workflows.refresh_education_organizations import RefreshEducationOrganizations
+from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.start import JobStarter
+from workflows.start_refresh import RefreshStarter
 
-WORKFLOWS = [CreateInstance, DeleteInstance, PendingSweep, Reconcile, RefillSpares]
+WORKFLOWS = [
+    CreateInstance,
+    DeleteInstance,
+    PendingSweep,
+    Reconcile,
+    RefillSpares,
+    RefreshEducationOrganizations,
+    ScheduledRefresh,
+]
 
 _RECONNECT_SECONDS = 1
 _STICKY_TIMEOUT = timedelta(milliseconds=500)
@@ -54,6 +70,8 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(registry, starter.start)
     reconcile = ReconcileActivities(registry, server, tenant.drift, starter.is_open, starter.start)
+    refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
+    refreshes = RefreshActivities(tenant.refreshes, EducationOrganizations(tenant.engine), refresh.start)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,
@@ -71,6 +89,10 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             reconcile.restart,
             reconcile.find_leftovers,
             reconcile.report_drift,
+            refreshes.request_refresh,
+            refreshes.dispatch_refreshes,
+            refreshes.begin_refresh,
+            refreshes.finish_refresh,
         ],
         max_concurrent_activities=settings.registry_concurrency,
         max_concurrent_workflow_task_polls=_POLLERS,
@@ -110,13 +132,34 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     )
 
 
+def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
+    """The worker that reads a tenant's ODS databases."""
+    settings = tenant.settings
+    organizations = EducationOrganizationActivities(
+        EducationOrganizations(tenant.reading_engine), tenant.connection_strings, settings.refresh_concurrency
+    )
+    return Worker(
+        temporal,
+        task_queue=settings.refresh_queue,
+        activities=[organizations.read_page],
+        max_concurrent_activities=settings.refresh_concurrency,
+        max_concurrent_activity_task_polls=1,
+        max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+    )
+
+
+WORKERS = (registry_worker, ddl_worker, refresh_worker)
+"""What a tenant is served by."""
+
+
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve every tenant's task queues until `stop` is set, then let running activities finish."""
     temporal = await _connected(settings, stop)
     if temporal is None:
         return
     async with composed(settings) as tenants, asyncio.TaskGroup() as running:
-        workers = [make(temporal, tenant) for tenant in tenants for make in (registry_worker, ddl_worker)]
+        workers = [worker(temporal, tenant) for tenant in tenants for worker in WORKERS]
         for worker in workers:
             running.create_task(worker.run())
         _logger.info("Serving %s.", ", ".join(worker.task_queue for worker in workers))

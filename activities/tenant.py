@@ -14,9 +14,13 @@ from databases.stocking import SpareStock
 from instances.catalog import Catalog
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
+from instances.refreshes import RefreshJobs
 from instances.registry import Registry
 from instances.secrets import OdsConnectionStrings
 from settings import Settings
+
+_READING_TIMEOUT = 30
+"""Seconds that a statement of those who read ODS databases may take: they wait for one another."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Tenant:
     connection_strings: OdsConnectionStrings
     drift: DriftDetector
     spares: SpareStock
+    refreshes: RefreshJobs
+    reading_engine: AsyncEngine
+    """Its connections are held while an ODS database is read, which may hang: status writes have others."""
 
     @classmethod
     def compose(cls, name: str, settings: Settings) -> Self:
@@ -40,7 +47,8 @@ class Tenant:
         Raises:
             InvalidSettingsError: the settings do not make connection strings.
         """
-        engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+        dsn = settings.admin_dsn.get_secret_value()
+        engine = create_registry_engine(dsn)
         server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
         registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
         return cls(
@@ -53,6 +61,8 @@ class Tenant:
             connection_strings=OdsConnectionStrings.from_settings(settings),
             drift=DriftDetector.from_settings(settings, server, catalog),
             spares=SpareStock.from_settings(settings, server, registry.installation),
+            refreshes=RefreshJobs(engine, name),
+            reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
 
 
@@ -67,4 +77,5 @@ async def composed(settings: Settings) -> AsyncIterator[list[Tenant]]:
     try:
         yield tenants
     finally:
-        await asyncio.gather(*(tenant.engine.dispose() for tenant in tenants))
+        engines = [engine for tenant in tenants for engine in (tenant.engine, tenant.reading_engine)]
+        await asyncio.gather(*(engine.dispose() for engine in engines))

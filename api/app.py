@@ -26,7 +26,9 @@ from api import (
     ods_instance_derivatives,
     ods_instances,
     problems,
+    refreshes,
     sweeps,
+    tenant_view,
 )
 from api.limits import ConnectLimits
 from api.protocol import ProtocolMiddleware
@@ -57,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
         *(information, connect, instances, managed_instances),
-        *(ods_instances, ods_instance_contexts, ods_instance_derivatives),
+        *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenant_view),
         *(jobs, sweeps, drift, audit),
     ):
         app.include_router(module.router)

@@ -23,10 +23,13 @@ from instances.catalog import Catalog
 from instances.jobs import workflow_id
 from instances.ods_instance_parts import Contexts, Derivatives
 from instances.ods_instances import OdsInstances
+from instances.refreshes import RefreshJobs, RefreshPolicy
 from instances.registry import Registry
+from instances.tenant_view import TenantView
 from settings import Settings
 from workflows import schedules
 from workflows.start import JobStarter
+from workflows.start_refresh import RefreshStarter
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Services:
     derivatives: Derivatives
     drift: DriftDetector
     sweep: Callable[[], Awaitable[None]]
+    refreshes: RefreshJobs
+    tenant_view: TenantView
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
@@ -66,7 +71,14 @@ class Services:
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             drift=tenant.drift,
             sweep=sweep,
-            launcher=Launcher(JobStarter(temporal, settings.registry_queue), sweep, settings.trigger),
+            refreshes=tenant.refreshes,
+            tenant_view=TenantView(tenant.engine),
+            launcher=Launcher(
+                JobStarter(temporal, settings.registry_queue),
+                RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings)),
+                sweep,
+                settings.trigger,
+            ),
             clients=ApiClients(tenant.engine),
             tokens=Tokens(
                 base64.b64decode(settings.token_signing_key.get_secret_value()),

@@ -18,6 +18,9 @@ _PAIR = re.compile(
 _NEEDS_QUOTES = re.compile(r"""[;="'\x00-\x1f\x7f-\x9f]|\A\s|\s\Z""")
 _DATABASE_KEYS = ("database", "db")
 _HOST_KEYS = ("host", "server")
+_USER_KEYS = ("username", "user name", "userid", "user id", "uid", "user")
+_PASSWORD_KEYS = ("password", "pwd", "psw")
+_SSL_KEYS = ("ssl mode", "sslmode")
 _DEFAULT_PORT = "5432"
 
 
@@ -52,6 +55,16 @@ class ConnectionString:
     def database(self) -> str | None:
         """Name of the database."""
         return self._value(_DATABASE_KEYS)
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password."""
+        return (self._value(_USER_KEYS) or "", self._value(_PASSWORD_KEYS) or "")
+
+    @property
+    def ssl_mode(self) -> str | None:
+        """How the connection is secured."""
+        return self._value(_SSL_KEYS)
 
     def with_database(self, database: str) -> Self:
         """The same string with another database."""

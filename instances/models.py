@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from instances.status import InstanceStatus
+from instances.status import InstanceStatus, JobStatus
 
 LIVE_NAME_INDEX = "uq_dbinstances_live_name"
 LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
@@ -30,6 +30,11 @@ NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
 _LIVE = text(f"status <> '{InstanceStatus.DELETED}'")
 _WAITING = text(f"status IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
+
+REFRESH = "Refresh"
+"""`operation` of the jobs that read education organizations."""
+REFRESH_WAITS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.PENDING}'")
+_REFRESH_RUNS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.IN_PROGRESS}'")
 
 
 class Base(DeclarativeBase):
@@ -74,12 +79,20 @@ class DbInstance(Base):
 
 
 class Job(Base):
-    """One create, rename or delete of an instance, under the id that clients poll."""
+    """One create, rename or delete of an instance, or one refresh, under the id that clients poll."""
 
     __tablename__ = "jobstatuses"
     __table_args__ = (
         Index("ix_jobstatuses_dbinstanceid", "dbinstanceid"),
         Index("ix_jobstatuses_duration", "operation", "databasetemplate", "finishedat"),
+        # At most one refresh of a scope waits: a request that finds one joins it.
+        Index(
+            "uq_jobstatuses_refresh_waits",
+            text("COALESCE(odsinstanceid, 0)"),
+            unique=True,
+            postgresql_where=REFRESH_WAITS,
+        ),
+        Index("ix_jobstatuses_refresh_runs", "odsinstanceid", postgresql_where=_REFRESH_RUNS),
         {"schema": "adminapi"},
     )
 
@@ -94,6 +107,8 @@ class Job(Base):
     dbinstanceid: Mapped[int | None]
     operation: Mapped[str | None] = mapped_column(String(20))
     databasetemplate: Mapped[str | None] = mapped_column(String(100))
+    # Of a refresh: the one ODS instance that it reads; null if it reads all.
+    odsinstanceid: Mapped[int | None]
 
 
 class ApiClient(Base):
@@ -187,6 +202,29 @@ class ApiClientOdsInstance(Base):
     apiclientodsinstanceid: Mapped[int] = mapped_column(primary_key=True)
     apiclient_apiclientid: Mapped[int]
     odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+
+
+class EducationOrganization(Base):
+    """An education organization of an ODS database, as the last refresh read it."""
+
+    __tablename__ = "educationorganizations"
+    __table_args__ = (
+        Index("idx_educationorganizations_instanceid", "instanceid"),
+        Index("idx_educationorganizations_educationorganizationid", "educationorganizationid"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    instanceid: Mapped[int]
+    instancename: Mapped[str] = mapped_column(String(100))
+    educationorganizationid: Mapped[int] = mapped_column(BigInteger)
+    nameofinstitution: Mapped[str] = mapped_column(String(75))
+    shortnameofinstitution: Mapped[str | None] = mapped_column(String(75))
+    discriminator: Mapped[str] = mapped_column(String(128))
+    parentid: Mapped[int | None] = mapped_column(BigInteger)
+    odsdatabasename: Mapped[str | None] = mapped_column(String(255))
+    lastrefreshed: Mapped[datetime | None] = mapped_column(server_default=text("now()"))
+    lastmodifieddate: Mapped[datetime | None]
 
 
 UTC_NOW = func.timezone("utc", func.clock_timestamp())

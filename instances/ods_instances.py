@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from instances import models, status
+from instances.education_organizations import forget
 from instances.models import DbInstance, OdsInstance
 from instances.naming import name_faults
 from instances.npgsql import connection_string_faults
@@ -114,6 +115,7 @@ class OdsInstances:
             faults = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
             require_none({"Id": faults + _job_faults(instance, "deleted")})
             await session.delete(row)
+            await forget(session, ods_instance_id)
             return await self._registry.request_delete_in(session, instance) if instance else None
 
     def _filled(self, row: OdsInstance, draft: OdsInstanceDraft) -> OdsInstance:

@@ -6,6 +6,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from instances.education_organizations import forget
 from instances.errors import NameTakenError
 from instances.jobs import InstanceJob
 from instances.models import OdsInstance
@@ -68,6 +69,7 @@ async def unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
     try:
         async with session.begin_nested():
             await session.execute(delete(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+            await forget(session, ods_instance_id)
     except IntegrityError:
         return "The ODS instance is in use by rows of another table."
     return None

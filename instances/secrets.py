@@ -95,13 +95,22 @@ class OdsConnectionStrings:
         """`text`, which somebody else has composed, as a column holds it."""
         return encrypt(text, self._key)
 
+    def decrypted(self, encrypted: str | None) -> ConnectionString:
+        """What `dbo.odsinstances.connectionstring` says.
+
+        Raises:
+            UndecipherableError: it was encrypted with another key, or altered, or there is none.
+            InvalidConnectionStringError: it cannot be read.
+        """
+        return ConnectionString.parse(decrypt(encrypted or "", self._key))
+
     def local_database(self, encrypted: str | None) -> str | None:
         """The database an encrypted connection string names, if it is on the server of the configured shape.
 
         None as well for what cannot be read: it was made by others, for others.
         """
         try:
-            found = ConnectionString.parse(decrypt(encrypted or "", self._key))
+            found = self.decrypted(encrypted)
         except (UndecipherableError, InvalidConnectionStringError):
             return None
         return found.database if found.address == self._shape.address else None

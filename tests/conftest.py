@@ -1,6 +1,7 @@
 """Real servers for the whole run: PostgreSQL with templates, and the Temporal development server."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -25,7 +26,7 @@ from tests.servers import (
     service_dsn,
     session,
 )
-from worker import ddl_worker, registry_worker
+from worker import WORKERS
 from workflows import search_attributes
 from workflows.start import JobStarter
 
@@ -132,8 +133,10 @@ def starter(temporal: Client, settings: Settings) -> JobStarter:
 
 @pytest.fixture
 async def workers(temporal: Client, tenant: Tenant) -> AsyncIterator[None]:
-    """Both workers, in this process."""
-    async with registry_worker(temporal, tenant), ddl_worker(temporal, tenant):
+    """All workers, in this process."""
+    async with AsyncExitStack() as stack:
+        for worker in WORKERS:
+            await stack.enter_async_context(worker(temporal, tenant))
         yield
 
 

@@ -6,12 +6,16 @@ from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
 from instances.jobs import ExecutionPolicy
+from instances.refreshes import RefreshPolicy
 
 WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
 """A workflow task takes milliseconds; this is how long the one of a killed worker is waited for."""
 
+RPC_TIMEOUT = timedelta(seconds=2)
+"""Temporal starts and signals within milliseconds; a request does not wait for longer."""
 
-def status_write(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+
+def status_write(policy: ExecutionPolicy | RefreshPolicy, summary: str) -> ActivityConfig:
     """Options of a guarded write to the registry."""
     return ActivityConfig(
         # It takes milliseconds, too few to heartbeat in: one that takes longer is as good as lost.
@@ -82,5 +86,21 @@ def look(summary: str) -> ActivityConfig:
     return ActivityConfig(
         start_to_close_timeout=timedelta(minutes=1),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=summary,
+    )
+
+
+def read_page(policy: RefreshPolicy, summary: str) -> ActivityConfig:
+    """Options of reading a page of ODS databases, each of which is given up after seconds."""
+    return ActivityConfig(
+        task_queue=policy.queue,
+        start_to_close_timeout=timedelta(minutes=15),
+        heartbeat_timeout=timedelta(seconds=policy.heartbeat_timeout),
+        # It fails with the registry or its worker. Ten minutes are enough: the next refresh will come.
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(milliseconds=200),
+            maximum_interval=timedelta(seconds=30),
+            maximum_attempts=25,
+        ),
         summary=summary,
     )

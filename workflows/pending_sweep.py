@@ -7,6 +7,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.sweep import SweepActivities, SweepPage
     from workflows import options
+    from workflows.scheduled_refresh import dispatch_refreshes
 
 _PAGE_SIZE = 100
 _PAGES_PER_RUN = 50
@@ -23,7 +24,7 @@ class Swept:
 
 @workflow.defn
 class PendingSweep:
-    """Start the workflow of every row in `Pending` and `Pending_Delete`, page by page."""
+    """Start the workflow of every row in `Pending` and `Pending_Delete`, page by page, and refreshes."""
 
     @workflow.run
     async def run(self, swept: Swept = Swept()) -> int:
@@ -36,6 +37,7 @@ class PendingSweep:
                 **options.sweep_page(f"Rows after id {swept.last_id}"),
             )
             if page.last_id is None:
+                await dispatch_refreshes()
                 return swept.dispatched
             swept = replace(swept, dispatched=swept.dispatched + page.dispatched, last_id=page.last_id)
             workflow.set_current_details(f"{swept.dispatched} waiting rows dispatched so far.")

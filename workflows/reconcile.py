@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.sweep import SweepPage
     from instances.jobs import InstanceJob
     from workflows import options
+    from workflows.scheduled_refresh import dispatch_refreshes
 
 _PAGE_SIZE = 100
 
@@ -32,6 +33,7 @@ class Reconcile:
     async def run(self, reconciled: Reconciled = Reconciled()) -> str:
         """Reconcile once, from `reconciled` on; returns what was found, in words."""
         restarted = await self._restart_stuck_jobs(reconciled)
+        await dispatch_refreshes()
         removed = await self._remove_leftovers()
         report = await workflow.execute_activity_method(
             ReconcileActivities.report_drift, **options.look("Compare registry and server")

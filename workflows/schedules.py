@@ -1,4 +1,4 @@
-"""The Temporal Schedules: the sweep of waiting rows, the reconcile pass, the refill of spare databases."""
+"""The Temporal Schedules: sweep, reconcile pass, refill of spares, refresh of education organizations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +23,12 @@ from settings import DEFAULT_TENANT, Settings
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
+from workflows.scheduled_refresh import ScheduledRefresh
 
 PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"
 SPARE_REFILL = "spare-refill"
+EDUCATION_ORGANIZATIONS = "education-organizations"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class _Pass:
     workflow_type: str
     interval: timedelta
     arguments: Sequence[object] = ()
+    at_start: bool = True
 
 
 def schedule_id(tenant: str, name: str) -> str:
@@ -43,7 +46,7 @@ def schedule_id(tenant: str, name: str) -> str:
 
 
 async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENANT) -> None:
-    """Create a tenant's schedules, or make them what its settings say now, and let each run once.
+    """Create a tenant's schedules, or make them what its settings say now, and let what is cheap run once.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
@@ -52,6 +55,13 @@ async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENAN
     passes = [
         _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
         _Pass(RECONCILE, Reconcile.__name__, reconciling),
+        # A worker that starts again and again shall not read all ODS databases each time.
+        _Pass(
+            EDUCATION_ORGANIZATIONS,
+            ScheduledRefresh.__name__,
+            timedelta(seconds=settings.refresh_interval),
+            at_start=False,
+        ),
     ]
     # The same pass removes spares that are no longer wanted.
     if settings.spares or await _exists(client, schedule_id(tenant, SPARE_REFILL)):
@@ -59,7 +69,8 @@ async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENAN
         passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
     for one in passes:
         await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue)
-        await trigger(client, tenant, one.name)
+        if one.at_start:
+            await trigger(client, tenant, one.name)
 
 
 async def trigger(client: Client, tenant: str, name: str) -> None:

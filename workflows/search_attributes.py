@@ -1,6 +1,7 @@
 """What instances can be searched by in the Temporal Web UI and with `temporal workflow list`."""
 
 import logging
+from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -9,7 +10,9 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.service import RPCError, RPCStatusCode
 
 from instances.jobs import InstanceJob
-from instances.status import InstanceStatus
+from instances.models import REFRESH
+from instances.refreshes import Scope
+from instances.status import InstanceStatus, JobStatus
 
 TENANT = SearchAttributeKey.for_keyword("OdsTenant")
 INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
@@ -42,6 +45,18 @@ def of(job: InstanceJob, status: InstanceStatus) -> TypedSearchAttributes:
             SearchAttributePair(STATUS, status),
         ]
     )
+
+
+def of_refresh(scope: Scope) -> TypedSearchAttributes:
+    """The attributes of a workflow that reads the education organizations of `scope`."""
+    known: list[SearchAttributePair[Any]] = [
+        SearchAttributePair(TENANT, scope.tenant),
+        SearchAttributePair(OPERATION, REFRESH),
+        SearchAttributePair(STATUS, JobStatus.PENDING),
+    ]
+    if scope.ods_instance_id is not None:
+        known.append(SearchAttributePair(INSTANCE_ID, scope.ods_instance_id))
+    return TypedSearchAttributes(known)
 
 
 async def register(client: Client) -> None:

@@ -1,7 +1,5 @@
 """Starting the workflow of a job."""
 
-from datetime import timedelta
-
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
@@ -14,7 +12,6 @@ from instances.status import InstanceStatus
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
-_RPC_TIMEOUT = timedelta(seconds=2)
 _ROUNDS = 5
 _REQUESTED, _SWEPT = 2, 4
 """Priority keys, of 1 (first) to 5, that a workflow and its activities have in Temporal's queues."""
@@ -58,7 +55,7 @@ class JobStarter:
         )
         service = self._client.workflow_service
         try:
-            described = await service.describe_workflow_execution(asked, timeout=_RPC_TIMEOUT)
+            described = await service.describe_workflow_execution(asked, timeout=options.RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return False
@@ -84,7 +81,7 @@ class JobStarter:
                 ),
                 task_timeout=options.WORKFLOW_TASK_TIMEOUT,
                 priority=priority,
-                rpc_timeout=_RPC_TIMEOUT,
+                rpc_timeout=options.RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
             return False
@@ -93,7 +90,7 @@ class JobStarter:
     async def _handed_over(self, job: InstanceJob) -> bool:
         handle = self._client.get_workflow_handle(job.workflow_id)
         try:
-            await handle.signal(JobWorkflow.hand_over, job, rpc_timeout=_RPC_TIMEOUT)
+            await handle.signal(JobWorkflow.hand_over, job, rpc_timeout=options.RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return False

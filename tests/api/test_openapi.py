@@ -40,7 +40,7 @@ async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]
     address = temporal.service_client.config.target_host
     async with server.serving(settings, TEMPORAL_ADDRESS=address, ODS_TRIGGER="scheduled") as started:
         yield started
-    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE):
+    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE, schedules.EDUCATION_ORGANIZATIONS):
         await temporal.get_schedule_handle(schedule).delete()
 
 

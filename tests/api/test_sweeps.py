@@ -29,7 +29,7 @@ async def test_pending_row_is_completed_when_a_sweep_is_requested(
 
     assert answer.status_code == 202
     await wait_until(is_completed, 20)
-    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE):
+    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE, schedules.EDUCATION_ORGANIZATIONS):
         await temporal.get_schedule_handle(schedule).delete()
 
 

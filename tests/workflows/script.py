@@ -14,10 +14,13 @@ from temporalio.exceptions import ApplicationError
 
 from activities.databases import Provisioned
 from activities.drift import Drift
+from activities.education_organizations import PageRead, PageToRead
 from activities.reconcile import DriftReport, Leftovers, StuckPage
+from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweptPage
 from databases.stocking import SpareOrder, Tidied
 from instances.jobs import InstanceJob, JobFailure
+from instances.refreshes import Scope
 from instances.registry import Begun
 
 
@@ -41,6 +44,9 @@ class Script:
         self.leftovers: list[InstanceJob] = []
         self.drifts: list[Drift] = []
         self.tidied = Tidied(0, [])
+        self.refreshes: list[str] = []
+        self.read: list[PageRead] = []
+        self.results: list[RefreshResult] = []
 
     async def _follow(self, name: str) -> None:
         self.calls.append(name)
@@ -118,6 +124,31 @@ class Script:
     async def fill_spare(self, order: SpareOrder) -> None:
         await self._follow(f"fill_spare {order.name}")
 
+    async def request_refresh(self) -> None:
+        await self._follow("request_refresh")
+
+    @activity.defn
+    async def dispatch_refreshes(self) -> int:
+        await self._follow("dispatch_refreshes")
+        return 0
+
+    @activity.defn
+    async def begin_refresh(self, scope: Scope) -> str | None:
+        due = self.refreshes[:1]
+        await self._follow("begin_refresh")
+        del self.refreshes[: len(due)]
+        return due[0] if due else None
+
+    @activity.defn
+    async def read_page(self, page: PageToRead) -> PageRead:
+        await self._follow(f"read_page after {page.after}")
+        return self.read.pop(0)
+
+    @activity.defn
+    async def finish_refresh(self, result: RefreshResult) -> None:
+        await self._follow("finish_refresh")
+        self.results.append(result)
+
     @property
     def activities(self) -> list[Callable[..., Any]]:
         """For a worker."""
@@ -136,6 +167,11 @@ class Script:
             self.report_drift,
             self.tidy_spares,
             self.fill_spare,
+            self.request_refresh,
+            self.dispatch_refreshes,
+            self.begin_refresh,
+            self.read_page,
+            self.finish_refresh,
         ]
 
 

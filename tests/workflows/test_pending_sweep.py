@@ -18,8 +18,19 @@ async def test_rows_are_dispatched_page_by_page_when_there_are_many(
         "dispatch_page after 0",
         "dispatch_page after 140",
         "dispatch_page after 171",
+        "dispatch_refreshes",
     ]
     await keep("sweep-pages", handle)
+
+
+async def test_refreshes_are_dispatched_when_no_row_waits(
+    client: Client, queue: str, script: Script, keep: Keep
+) -> None:
+    script.pages = [SweptPage(0, None)]
+    handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
+    assert await handle.result() == 0
+    assert script.calls == ["dispatch_page after 0", "dispatch_refreshes"]
+    await keep("sweep-refreshes", handle)
 
 
 async def test_sweep_goes_on_when_the_registry_was_away(
@@ -38,8 +49,8 @@ async def test_sweep_continues_as_new_when_its_history_holds_enough_pages(
     script.pages = [SweptPage(100, 100 * number) for number in range(1, 52)] + [SweptPage(0, None)]
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 5_100
-    assert script.calls[-2:] == ["dispatch_page after 5000", "dispatch_page after 5100"]
-    assert len(script.calls) == 52
+    assert script.calls[-3:] == ["dispatch_page after 5000", "dispatch_page after 5100", "dispatch_refreshes"]
+    assert len(script.calls) == 53
     first = await client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id).fetch_history()
     assert len(first.events) < 1_000
     await keep("sweep-continued", handle)

@@ -30,9 +30,20 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
     script.stuck = [StuckPage([], None)]
     handle = await start()
     assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
-    assert script.calls == ["find_stuck after 0", "find_leftovers", "report_drift"]
+    assert script.calls == ["find_stuck after 0", "dispatch_refreshes", "find_leftovers", "report_drift"]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-nothing", handle)
+
+
+async def test_refreshes_are_dispatched_when_the_registry_was_away(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.stuck = [StuckPage([], None)]
+    script.faults["dispatch_refreshes"] = [OSError("registry away")]
+    handle = await start()
+    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
+    assert script.calls.count("dispatch_refreshes") == 2
+    await keep("reconcile-refreshes", handle)
 
 
 async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_are_any(

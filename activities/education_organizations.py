@@ -1,0 +1,94 @@
+"""Reading the education organizations of ODS databases, as an activity."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from activities.heartbeats import heartbeats
+from databases.education_organizations import Address, UnreadableError, education_organizations, reading
+from instances.education_organizations import EducationOrganizations, OdsDatabase, Organization
+from instances.refreshes import Scope
+from instances.secrets import OdsConnectionStrings
+
+_NAMED_AT_MOST = 20
+
+
+@dataclass(frozen=True)
+class PageToRead:
+    """Up to `size` ODS instances of `scope` with ids above `after`."""
+
+    scope: Scope
+    after: int
+    size: int
+
+
+@dataclass(frozen=True)
+class PageRead:
+    """What was read; `last_id` is the last ODS instance of the page, None if it was empty.
+
+    `unreadable` counts those that could not be read, and `faults` says of the first of them why.
+    """
+
+    read: int
+    unreadable: int
+    faults: list[str]
+    last_id: int | None
+
+
+class EducationOrganizationActivities:
+    """Reads ODS databases into the registry, up to `at_once` at a time, whoever asks.
+
+    Args:
+        organizations: what was read.
+        connection_strings: understands where the ODS databases are.
+        at_once: how many databases are read at once.
+    """
+
+    def __init__(
+        self, organizations: EducationOrganizations, connection_strings: OdsConnectionStrings, at_once: int
+    ) -> None:
+        self._organizations = organizations
+        self._connection_strings = connection_strings
+        self._slots = asyncio.Semaphore(at_once)
+
+    @activity.defn
+    async def read_page(self, page: PageToRead) -> PageRead:
+        """Read a page of ODS databases; one that cannot be read keeps nobody from reading the others."""
+        sources = await self._organizations.databases(page.after, page.size, page.scope.ods_instance_id)
+        async with heartbeats(), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._fault(source)) for source in sources]
+        faults = [fault for task in tasks if (fault := task.result())]
+        return PageRead(
+            read=len(sources) - len(faults),
+            unreadable=len(faults),
+            faults=faults[:_NAMED_AT_MOST],
+            last_id=sources[-1].ods_instance_id if sources else None,
+        )
+
+    async def _fault(self, source: OdsDatabase) -> str | None:
+        """Read one ODS database; returns what is wrong, if it cannot be read."""
+        async with self._slots:
+            try:
+                await self._read(source)
+            except UnreadableError as error:
+                return f"'{source.name}' (id {source.ods_instance_id}): {error}"
+        return None
+
+    async def _read(self, source: OdsDatabase) -> None:
+        address = self._address(source)
+        async with reading(address) as session:
+
+            async def read() -> Sequence[Organization]:
+                return [Organization(**row) for row in await education_organizations(session)]
+
+            await self._organizations.replace(source, address.database, read)
+
+    def _address(self, source: OdsDatabase) -> Address:
+        try:
+            found = self._connection_strings.decrypted(source.connection_string)
+            (host, port), (user, password) = found.address, found.login
+            return Address(host, int(port), found.database or user, user, password, found.ssl_mode)
+        except ValueError:
+            raise UnreadableError("its connection string cannot be read") from None

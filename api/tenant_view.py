@@ -1,0 +1,87 @@
+"""The view of a tenant that Ed-Fi Admin App synchronises from."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends, Response
+
+from api import problems
+from api.answers import Answer
+from api.auth import bearer_token
+from api.managed_status import ManagedStatus, managed_status
+from api.requests import JSON_TYPE
+from api.services import Serving
+from instances.tenant_view import ViewedInstance
+
+router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
+
+
+class EducationOrganization(Answer):
+    """An education organization of an ODS database."""
+
+    education_organization_id: int
+    name_of_institution: str
+    short_name_of_institution: str | None
+    discriminator: str
+    parent_id: int | None
+
+
+class TenantInstance(Answer):
+    """An ODS instance, or an instance that has none."""
+
+    id: int | None
+    ods_instance_manage_id: int | None
+    name: str
+    instance_type: str | None
+    status: ManagedStatus
+    database_template: str | None
+    database_name: str | None
+    education_organizations: list[EducationOrganization]
+
+
+class Tenant(Answer):
+    """A tenant with everything in it."""
+
+    id: str
+    name: str
+    ods_instances: list[TenantInstance]
+
+
+@router.get(
+    "/{tenant}/odsInstances/edOrgs",
+    response_model=Tenant,
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    | {HTTPStatus.NOT_FOUND.value: {"description": "No such tenant"}},
+)
+async def get_tenant_view(tenant: str, services: Serving) -> Response:
+    """Every ODS instance, and every instance without one, with the education organizations last read."""
+    if tenant.lower() != services.tenant.lower():
+        return Response(status_code=HTTPStatus.NOT_FOUND)
+    return Response(_written(services.tenant, await services.tenant_view.instances()), media_type=JSON_TYPE)
+
+
+def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:
+    """The JSON of a `Tenant`, which may be large: the organizations are written already."""
+    name = json.dumps(tenant)
+    return f'{{"id":{name},"name":{name},"odsInstances":[{",".join(map(_instance, instances))}]}}'
+
+
+def _instance(one: ViewedInstance) -> str:
+    members = {
+        "id": one.ods_instance_id,
+        "odsInstanceManageId": one.row_id,
+        "name": one.name,
+        "instanceType": one.instance_type,
+        "status": _status(one),
+        "databaseTemplate": one.template,
+        "databaseName": one.database,
+    }
+    return f'{json.dumps(members)[:-1]},"educationOrganizations":{one.organizations}}}'
+
+
+def _status(one: ViewedInstance) -> ManagedStatus:
+    """An ODS instance that was made otherwise is simply there."""
+    if one.status is None or one.operation is None:
+        return ManagedStatus.CREATED
+    return managed_status(one.status, one.operation)

@@ -1,0 +1,154 @@
+"""Reading the education organizations of one ODS instance, or of all of a tenant's."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
+    from activities.refreshes import RefreshActivities, RefreshResult
+    from instances.refreshes import RefreshPolicy, Scope
+    from instances.status import JobStatus
+    from workflows import options, search_attributes
+
+_PAGE_SIZE = 50
+_PAGES_PER_RUN = 50
+"""After so many pages the workflow continues as new: its history stays short, whatever there is to read."""
+_NAMED_AT_MOST = 20
+
+_CANCELLED = "The refresh was cancelled. Request another one."
+_GAVE_UP = (
+    "The registry could not be reached for long, or no worker finished in time. Request another refresh."
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: the last ODS instance that was read or tried, and what has come of them."""
+
+    job_id: str
+    after: int = 0
+    read: int = 0
+    unreadable: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def with_page(self, page: PageRead) -> "Progress":
+        """The progress after `page`."""
+        return replace(
+            self,
+            after=page.last_id or self.after,
+            read=self.read + page.read,
+            unreadable=self.unreadable + page.unreadable,
+            faults=[*self.faults, *page.faults][:_NAMED_AT_MOST],
+        )
+
+    @property
+    def status(self) -> JobStatus:
+        """How the job ends: a refresh that could read nothing at all has failed."""
+        return JobStatus.ERROR if self.unreadable and not self.read else JobStatus.COMPLETED
+
+    @property
+    def message(self) -> str | None:
+        """What could not be read, in words."""
+        if not self.unreadable:
+            return None
+        unnamed = self.unreadable - len(self.faults)
+        return (
+            f"{self.unreadable} of {self.read + self.unreadable} ODS instances could not be read, and keep"
+            f" what was read earlier: {'; '.join(self.faults)}{f'; and {unnamed} more' if unnamed else ''}."
+        )
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a workflow is started for: the jobs of `scope`. `progress` is that of the run before this one."""
+
+    scope: Scope
+    policy: RefreshPolicy
+    progress: Progress | None = None
+
+
+@workflow.defn
+class RefreshEducationOrganizations:
+    """Carry out the refresh jobs of a scope, one after the other, until none is left."""
+
+    @workflow.init
+    def __init__(self, refresh: Refresh) -> None:
+        self._refresh = refresh
+        self._requested = False
+        self._pages = 0
+
+    @workflow.signal
+    def request(self) -> None:
+        """Look for another job before ending: one was recorded."""
+        self._requested = True
+
+    @workflow.run
+    async def run(self, refresh: Refresh) -> str:
+        """Carry the jobs out; returns how the last one ended."""
+        outcome = "Nothing was requested."
+        progress = refresh.progress or await self._begin()
+        while progress:
+            outcome = await self._carry_out(progress)
+            progress = await self._begin()
+        return outcome
+
+    async def _begin(self) -> Progress | None:
+        while True:
+            self._requested = False
+            job_id = await workflow.execute_activity_method(
+                RefreshActivities.begin_refresh,
+                self._refresh.scope,
+                **options.status_write(self._refresh.policy, "Take the job that is due"),
+            )
+            if job_id is not None:
+                return Progress(job_id)
+            # What was requested while the activity looked, it may have missed.
+            if not self._requested:
+                return None
+
+    async def _carry_out(self, progress: Progress) -> str:
+        self._tell(progress)
+        try:
+            progress = await self._read(progress)
+        except (ActivityError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                await self._finish(progress.job_id, JobStatus.ERROR, _CANCELLED)
+                raise
+            return await self._finish(progress.job_id, JobStatus.ERROR, _GAVE_UP)
+        return await self._finish(progress.job_id, progress.status, progress.message)
+
+    async def _read(self, progress: Progress) -> Progress:
+        while True:
+            if self._pages == _PAGES_PER_RUN:
+                workflow.continue_as_new(replace(self._refresh, progress=progress))
+            self._pages += 1
+            page = await workflow.execute_activity_method(
+                EducationOrganizationActivities.read_page,
+                PageToRead(self._refresh.scope, progress.after, _PAGE_SIZE),
+                **options.read_page(self._refresh.policy, f"ODS instances after id {progress.after}"),
+            )
+            if page.last_id is None:
+                return progress
+            progress = progress.with_page(page)
+            self._tell(progress)
+
+    async def _finish(self, job_id: str, status: JobStatus, message: str | None) -> str:
+        await workflow.execute_activity_method(
+            RefreshActivities.finish_refresh,
+            RefreshResult(self._refresh.scope, job_id, status, message),
+            **options.status_write(self._refresh.policy, f"Record {status}"),
+        )
+        workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
+        outcome = f"{job_id} is {status}. {message or ''}".strip()
+        workflow.set_current_details(outcome)
+        return outcome
+
+    def _tell(self, progress: Progress) -> None:
+        """Make the Web UI tell how far the job is."""
+        workflow.upsert_search_attributes([search_attributes.STATUS.value_set(JobStatus.IN_PROGRESS)])
+        workflow.set_current_details(
+            f"`{progress.job_id}`: {progress.read} ODS instances read, {progress.unreadable} could not be."
+        )
