@@ -106,13 +106,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that creates and drops a tenant's databases."""
     settings = tenant.settings
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
-    databases = DatabaseActivities(
-        tenant.server,
-        tenant.registry,
-        settings.template_databases,
-        settings.clone_strategy,
-        refill if settings.spares else None,
-    )
+    databases = DatabaseActivities(tenant, refill if settings.spares else None)
     spares = SpareActivities(tenant.spares)
     return Worker(
         temporal,

@@ -1,6 +1,8 @@
 """Creating and dropping databases, as activities: fenced, checked against the registry, heartbeating."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -9,53 +11,49 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.heartbeats import heartbeats
+from activities.tenant import Tenant
 from databases import provisioning
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest
-from databases.server import Server
 from instances.jobs import InstanceJob
-from instances.registry import Registry
 from instances.status import InstanceStatus
-from settings import CloneStrategy
+from logs import fault_name
+
+_FINISH_SECONDS = 2
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Provisioned:
-    """The new database; its size in bytes."""
+    """The new database, its size in bytes, and whether the job was recorded as done as well."""
 
     database: str
-    size_bytes: int
+    size_bytes: int | None
+    finished: bool = False
 
 
 class DatabaseActivities:
     """The middle step of every job, on the server that holds the ODS databases.
 
+    It records the outcome as well, if that can be done at once, which saves the workflow a step. Otherwise
+    the workflow's own last step does it, or finds out why it cannot be done.
+
     Args:
-        server: the server.
-        registry: tells whether a job still holds its instance.
-        templates: name of the database behind each template.
-        strategy: how templates are copied.
+        tenant: whose databases these are.
         refill: requests that spares are refilled, after one was taken; without it, none are taken.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        registry: Registry,
-        templates: Mapping[str, str],
-        strategy: CloneStrategy,
-        refill: Callable[[], None] | None = None,
-    ) -> None:
-        self._server = server
-        self._registry = registry
-        self._templates = templates
-        self._strategy = strategy
+    def __init__(self, tenant: Tenant, refill: Callable[[], None] | None = None) -> None:
+        self._tenant = tenant
         self._refill = refill
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
         """Clone the template or take a spare, publish it under its name, and prove that it answers."""
+        if await self._was_finished(job, InstanceStatus.COMPLETED):
+            return Provisioned(job.database, size_bytes=None, finished=True)
         async with heartbeats():
             with faults_reported():
                 request = await self._request(job)
@@ -64,13 +62,18 @@ class DatabaseActivities:
                 if self._refill and made.claimed:
                     self._refill()
                 else:
-                    await provisioning.verify(self._server, job.database)
-        return Provisioned(job.database, made.size_bytes)
+                    await provisioning.verify(self._tenant.server, job.database)
+            connection_string = self._tenant.connection_strings.encrypted(job.database)
+            finished = await _recorded(self._tenant.registry.finish_create(job, connection_string))
+        return Provisioned(job.database, made.size_bytes, finished)
 
     @activity.defn
-    async def drop(self, job: InstanceJob) -> None:
-        """Drop the instance's database together with the sessions on it."""
+    async def drop(self, job: InstanceJob) -> bool:
+        """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded."""
+        if await self._was_finished(job, InstanceStatus.DELETED):
+            return True
         await self._drop(job, InstanceStatus.IN_PROGRESS)
+        return await _recorded(self._tenant.registry.finish_delete(job))
 
     @activity.defn
     async def discard(self, job: InstanceJob) -> None:
@@ -80,10 +83,10 @@ class DatabaseActivities:
     async def _request(self, job: InstanceJob) -> CloneRequest:
         return CloneRequest(
             owner_of(job),
-            self._templates[job.template],
+            self._tenant.settings.template_databases[job.template],
             job.database,
-            self._strategy,
-            await self._registry.installation() if self._refill else None,
+            self._tenant.settings.clone_strategy,
+            await self._tenant.registry.installation() if self._refill else None,
         )
 
     async def _drop(self, job: InstanceJob, state: InstanceStatus) -> None:
@@ -91,6 +94,10 @@ class DatabaseActivities:
             with faults_reported():
                 async with self._fenced(job, state) as session:
                     await provisioning.drop(session, owner_of(job), job.database, published=job.published)
+
+    async def _was_finished(self, job: InstanceJob, state: InstanceStatus) -> bool:
+        """Whether the try before this one recorded the outcome, and Temporal did not hear of it."""
+        return activity.info().attempt > 1 and await self._tenant.registry.holds(job, state)
 
     @asynccontextmanager
     async def _fenced(self, job: InstanceJob, state: InstanceStatus) -> AsyncIterator[asyncpg.Connection]:
@@ -100,15 +107,23 @@ class DatabaseActivities:
         it is held: from then on, whoever works on the instance's databases must first end this session.
         """
         await self._require(job, state)
-        async with self._server.fenced(owner_of(job)) as session:
+        async with self._tenant.server.fenced(owner_of(job)) as session:
             await self._require(job, state)
             yield session
 
     async def _require(self, job: InstanceJob, state: InstanceStatus) -> None:
-        if not await self._registry.holds(job, state):
+        if not await self._tenant.registry.holds(job, state):
             raise ApplicationError(
                 "The instance has moved on to another job or attempt.", type="Superseded", non_retryable=True
             )
+
+
+async def _recorded(write: Awaitable[bool]) -> bool:
+    try:
+        return await asyncio.wait_for(write, _FINISH_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the workflow's last step meets it again
+        _logger.info("The outcome is left to the workflow's last step: %s", fault_name(error))
+        return False
 
 
 def owner_of(job: InstanceJob) -> Owner:

@@ -24,14 +24,14 @@ class CreateInstance(JobWorkflow):
         return await self.see_through()
 
     async def do_work(self) -> bool:
-        """Provision the database, then record `Completed`."""
+        """Provision the database, then record `Completed`, unless that was done on the way."""
         job = self.job
-        await workflow.execute_activity_method(
+        provisioned = await workflow.execute_activity_method(
             DatabaseActivities.provision,
             job,
             **options.ddl(job.policy, f"Clone template {job.template} into {job.database}"),
         )
-        return await self.whole(
+        return provisioned.finished or await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.finish_create,
                 job,

@@ -24,12 +24,12 @@ class DeleteInstance(JobWorkflow):
         return await self.see_through()
 
     async def do_work(self) -> bool:
-        """Drop the database, then record `Deleted`."""
+        """Drop the database, then record `Deleted`, unless that was done on the way."""
         job = self.job
-        await workflow.execute_activity_method(
+        deleted = await workflow.execute_activity_method(
             DatabaseActivities.drop, job, **options.ddl(job.policy, f"Drop {job.database}")
         )
-        return await self.whole(
+        return deleted or await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
             )

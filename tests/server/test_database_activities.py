@@ -11,23 +11,24 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.databases import DatabaseActivities
+from activities.tenant import Tenant
 from databases.ownership import Owner
 from databases.server import Server
+from instances.catalog import Catalog
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 from instances.status import Template
-from settings import CloneStrategy, Settings
+from settings import Settings
 
 Activities = Callable[[Any], DatabaseActivities]
 
 
 @pytest.fixture
-def activities(settings: Settings) -> Activities:
+def activities(tenant: Tenant) -> Activities:
     """The activities with a registry of the test's choice."""
 
     def make(registry: Any) -> DatabaseActivities:
-        server = Server(settings.master_dsn.get_secret_value())
-        return DatabaseActivities(server, registry, settings.template_databases, CloneStrategy.AUTO)
+        return DatabaseActivities(replace(tenant, registry=registry))
 
     return make
 
@@ -61,8 +62,47 @@ async def test_database_is_made_when_the_job_holds_the_instance(
 ) -> None:
     provisioned = await ActivityEnvironment().run(activities(registry).provision, job)
     assert provisioned.database == job.database
-    assert provisioned.size_bytes > 1_000_000
+    assert (provisioned.size_bytes or 0) > 1_000_000
     assert await _databases(admin, job) == {job.database}
+
+
+async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
+    activities: Activities, registry: Registry, catalog: Catalog, job: InstanceJob
+) -> None:
+    assert (await ActivityEnvironment().run(activities(registry).provision, job)).finished
+    assert (await catalog.instance(job.instance_id)).status == "Completed"
+    assert await catalog.ods_instance(job.ods_instance_id) is not None
+
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    assert await ActivityEnvironment().run(activities(registry).drop, deletion)
+    (deleted,) = await catalog.instances(offset=0, limit=1, instance_id=job.instance_id)
+    assert deleted.status == "Deleted"
+
+
+async def test_outcome_stands_when_temporal_did_not_hear_of_it(
+    activities: Activities, registry: Registry, job: InstanceJob
+) -> None:
+    again = ActivityEnvironment()
+    again.info = replace(again.info, attempt=2)
+    await ActivityEnvironment().run(activities(registry).provision, job)
+    assert (await again.run(activities(registry).provision, job)).finished
+
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    await ActivityEnvironment().run(activities(registry).drop, deletion)
+    assert await again.run(activities(registry).drop, deletion)
+
+
+async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
+    activities: Activities, registry: Registry, catalog: Catalog, job: InstanceJob
+) -> None:
+    async def away(*_: object) -> bool:
+        raise OSError("registry away")
+
+    going = cast("Any", SimpleNamespace(holds=registry.holds, finish_create=away, finish_delete=away))
+    assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
+    assert (await catalog.instance(job.instance_id)).status == "InProgress"
 
 
 @pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "finished"])
@@ -131,9 +171,15 @@ async def test_retried_database_stays_when_the_clean_up_of_the_failure_before_is
 
 
 async def test_database_is_removed_when_its_create_failed_after_it_was_published(
-    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    registry: Registry,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
 ) -> None:
-    await ActivityEnvironment().run(activities(registry).provision, job)
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.name)
+    provisioned = await ActivityEnvironment().run(activities(registry).provision, job)
+    assert not provisioned.finished
     await registry.fail(job, "name taken")
     await ActivityEnvironment().run(activities(registry).discard, job)
     assert await _databases(admin, job) == set()

@@ -38,6 +38,7 @@ class Script:
         self.faults: dict[str, list[Exception | None]] = defaultdict(list)
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
         self.begun = Begun(held=True)
+        self.finished_on_the_way = False
         self.recorded = True
         self.pages: list[SweptPage] = []
         self.stuck: list[StuckPage] = []
@@ -64,7 +65,7 @@ class Script:
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
         await self._follow("provision")
-        return Provisioned(job.database, 1)
+        return Provisioned(job.database, 1, self.finished_on_the_way)
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
@@ -72,8 +73,9 @@ class Script:
         return self.recorded
 
     @activity.defn
-    async def drop(self, job: InstanceJob) -> None:
+    async def drop(self, job: InstanceJob) -> bool:
         await self._follow("drop")
+        return self.finished_on_the_way
 
     @activity.defn
     async def discard(self, job: InstanceJob) -> None:

@@ -48,6 +48,17 @@ async def test_instance_is_begun_provisioned_and_finished_when_nothing_fails(
     await keep("create-completed", handle)
 
 
+async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.finished_on_the_way = True
+    handle = await start(job)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "provision"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
+    await keep("create-finished-on-the-way", handle)
+
+
 async def test_nothing_is_touched_when_the_job_is_no_longer_due(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:

@@ -40,6 +40,17 @@ async def test_instance_is_begun_dropped_and_finished_when_nothing_fails(
     await keep("delete-completed", handle)
 
 
+async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.finished_on_the_way = True
+    handle = await start()
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "drop"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Deleted"
+    await keep("delete-finished-on-the-way", handle)
+
+
 async def test_nothing_is_dropped_when_the_ods_instance_is_in_use(
     start: Start, script: Script, keep: Keep
 ) -> None:
