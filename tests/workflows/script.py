@@ -126,6 +126,7 @@ class Script:
     async def fill_spare(self, order: SpareOrder) -> None:
         await self._follow(f"fill_spare {order.name}")
 
+    @activity.defn
     async def request_refresh(self) -> None:
         await self._follow("request_refresh")
 
