@@ -27,6 +27,7 @@ from api import (
     ods_instances,
     problems,
     refreshes,
+    spares,
     sweeps,
     tenant_view,
 )
@@ -60,7 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (
         *(information, connect, instances, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenant_view),
-        *(jobs, sweeps, drift, audit),
+        *(jobs, sweeps, drift, spares, audit),
     ):
         app.include_router(module.router)
     app.add_middleware(ProtocolMiddleware, places=Places(app.routes))

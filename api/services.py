@@ -18,6 +18,7 @@ from api.clients import ApiClients
 from api.launch import Launcher
 from api.limits import ConnectLimits
 from api.trail import Recorder
+from databases.stocking import SpareStock
 from instances.audit import AuditTrail
 from instances.catalog import Catalog
 from instances.jobs import workflow_id
@@ -45,9 +46,11 @@ class Services:
     contexts: Contexts
     derivatives: Derivatives
     drift: DriftDetector
+    spares: SpareStock
     sweep: Callable[[], Awaitable[None]]
     refreshes: RefreshJobs
     tenant_view: TenantView
+    refill: Callable[[], Awaitable[None]]
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
@@ -70,7 +73,9 @@ class Services:
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             drift=tenant.drift,
+            spares=tenant.spares,
             sweep=sweep,
+            refill=partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL),
             refreshes=tenant.refreshes,
             tenant_view=TenantView(tenant.engine),
             launcher=Launcher(

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.problems import ProblemError
 
 PATIENCE = 2.0
 """Seconds after which Temporal counts as away."""
@@ -30,3 +32,16 @@ async def answer_of(call: Awaitable[_Result]) -> _Result:
         # if that is gone. This call, which a shutdown waits for, outlasts it.
         await asyncio.sleep(_SETTLING)
         raise
+
+
+async def begun(request: Awaitable[None], unscheduled: str) -> None:
+    """Wait until a pass that was requested is under way.
+
+    Raises:
+        ProblemError: Temporal is away; or it has no schedule of the pass, which `unscheduled` says in words.
+    """
+    try:
+        await answer_of(request)
+    except FAULTS as error:
+        missing = isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
+        raise ProblemError.unavailable(unscheduled if missing else "Temporal cannot be reached") from None

@@ -18,6 +18,7 @@ _TIMEOUT_SECONDS = 30
 _POLL_SECONDS = 0.05
 _OUTAGE_SECONDS = 30
 """How long somebody who waits for a job puts up with an API that does not answer."""
+_REFILL_SECONDS = 600
 _PAGE = 500
 _FINISHED = ("Completed", "Error")
 
@@ -87,6 +88,27 @@ class AdminApi:
         """Where registry and server contradict each other."""
         found: list[Json] = self._request("GET", "/v2/drift").json()
         return found
+
+    def spares(self) -> Json:
+        """The spare databases of each template."""
+        return self._object("GET", "/v2/spares")
+
+    def refill(self) -> None:
+        """Request that spares are refilled."""
+        self._request("POST", "/v2/spares/refill")
+
+    def full_spares(self) -> Json:
+        """Wait until no spare is missing; the spares then.
+
+        Raises:
+            CommandError: some still are after a long time.
+        """
+        started = monotonic()
+        while monotonic() - started < _REFILL_SECONDS:
+            if _are_full(found := self.spares()):
+                return found
+            sleep(_POLL_SECONDS)
+        raise CommandError("Spares are still missing; the workflow spare-refill in the Web UI may tell why.")
 
     def audit(self, limit: int) -> list[Json]:
         """The newest entries of the audit trail, the newest first."""
@@ -161,6 +183,13 @@ class _Bearer(httpx.Auth):
         self._token = answer.json()["access_token"]
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
+
+
+def _are_full(spares: Json) -> bool:
+    templates = spares["templates"]
+    return not spares["unfinished"] and all(
+        it["ready"] == it["wanted"] and not it["stale"] for it in templates
+    )
 
 
 def _completed(job: Json) -> Json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, instance
+from cli import audit, instance, spares
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -38,6 +38,7 @@ _commands = typer.Typer(
 )
 _commands.add_typer(instance.app, name="instance", help="Create, inspect, delete and retry instances.")
 _commands.command()(audit.audit)
+_commands.command()(spares.spares)
 
 
 def app() -> None:

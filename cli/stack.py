@@ -31,6 +31,8 @@ from settings import Settings
 
 _HOST = "127.0.0.1"
 _MAINTENANCE_DATABASE = "postgres"
+_SPARES = "2"
+"""Unlike in production, disk is no matter: the templates are small."""
 _API_STOP_SECONDS = 5
 _SPARE_STOP_SECONDS = 5
 """What a process may take to stop beyond the time that it gives its work in progress."""
@@ -108,6 +110,7 @@ class _Stack:
         for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
             del os.environ[name]  # the caller's certificates and keys are for another server
         secrets = self._secrets
+        os.environ.setdefault("ODS_SPARES", _SPARES)
         os.environ |= {
             "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
             "ODS_MASTER_DSN": self._service_dsn(_MAINTENANCE_DATABASE),

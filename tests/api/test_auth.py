@@ -20,6 +20,8 @@ ENDPOINTS = [
     ("GET", "/v2/odsInstances/1"),
     ("GET", "/v2/jobs/CreateInstanceJob-1-1"),
     ("POST", "/v2/sweep"),
+    ("GET", "/v2/spares"),
+    ("POST", "/v2/spares/refill"),
     ("GET", "/v2/audit"),
     ("GET", "/v2"),
     ("GET", "/v2/"),

@@ -36,11 +36,14 @@ CHECKS = [
 @pytest.fixture
 async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]:
     """The API with all that it needs, but nothing is started: nobody would work on it."""
-    await schedules.ensure(temporal, settings)
+    await schedules.ensure(temporal, settings.model_copy(update={"spares": 1}))
     address = temporal.service_client.config.target_host
     async with server.serving(settings, TEMPORAL_ADDRESS=address, ODS_TRIGGER="scheduled") as started:
         yield started
-    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE, schedules.EDUCATION_ORGANIZATIONS):
+    for schedule in (
+        *(schedules.PENDING_SWEEP, schedules.RECONCILE),
+        *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
+    ):
         await temporal.get_schedule_handle(schedule).delete()
 
 

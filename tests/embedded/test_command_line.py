@@ -127,6 +127,14 @@ def test_sweep_is_requested_when_commanded(ods: Ods, stack: DataFolder) -> None:
     assert (swept.returncode, swept.stdout) == (0, "The sweep is under way.\n")
 
 
+def test_spares_are_refilled_and_shown_when_commanded(ods: Ods, stack: DataFolder) -> None:
+    found = content(ods("spares", "--refill", "--wait", "--json", "--data-dir", stack.path))
+    assert [(it["wanted"], it["ready"], it["stale"]) for it in found["templates"]] == [(2, 2, 0)] * 2
+    shown = ods("spares", "--data-dir", stack.path).stdout.splitlines()
+    assert shown[0].split() == ["TEMPLATE", "READY", "WANTED", "STALE", "BYTES"]
+    assert len(shown) == 3
+
+
 def test_credentials_are_blamed_when_the_secret_is_wrong(ods: Ods, stack: DataFolder) -> None:
     told = error(ods("instance", "list", "--data-dir", stack.path, ODS_CLIENT_SECRET="wrong"))
     assert "does not accept the client" in told
