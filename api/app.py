@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from activities.tenant import composed
 from api import (
+    adoption,
     audit,
     connect,
     drift,
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, connect, instances, managed_instances),
+        *(information, connect, instances, adoption, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenant_view),
         *(jobs, sweeps, drift, spares, audit),
     ):

@@ -18,6 +18,7 @@ from api.clients import ApiClients
 from api.launch import Launcher
 from api.limits import ConnectLimits
 from api.trail import Recorder
+from databases.server import Server
 from databases.stocking import SpareStock
 from instances.audit import AuditTrail
 from instances.catalog import Catalog
@@ -45,6 +46,7 @@ class Services:
     ods_instances: OdsInstances
     contexts: Contexts
     derivatives: Derivatives
+    server: Server
     drift: DriftDetector
     spares: SpareStock
     sweep: Callable[[], Awaitable[None]]
@@ -72,6 +74,7 @@ class Services:
             ods_instances=OdsInstances(tenant.engine, tenant.registry, tenant.connection_strings),
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
+            server=tenant.server,
             drift=tenant.drift,
             spares=tenant.spares,
             sweep=sweep,

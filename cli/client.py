@@ -63,6 +63,14 @@ class AdminApi:
         """Request that the failed job of an instance is done again; the answer names the job."""
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")
 
+    def database(self, instance: int) -> Json:
+        """The database that has the name of an instance's."""
+        return self._object("GET", f"/v2/dbInstances/{instance}/database")
+
+    def adopt(self, instance: int) -> Json:
+        """Hand that database over to the instance."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/adopt")
+
     def instance(self, instance: int) -> Json:
         """A live instance."""
         return self._object("GET", f"/v2/dbInstances/{instance}")

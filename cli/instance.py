@@ -10,7 +10,7 @@ from cli.client import AdminApi, Json
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.jobs import follow
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import show_json, show_list, show_members
 from instances.status import Template
 
@@ -95,6 +95,27 @@ def retry(
         _show_accepted(api, api.retry(instance), wait=wait, as_json=as_json)
 
 
+@app.command()
+def adopt(
+    instance: InstanceId,
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Hand over to an instance the database that another product has made for it."""
+    with connect(api_url, data_dir) as api:
+        found = api.database(instance)
+        if found["obstacle"]:
+            raise CommandError(found["obstacle"])
+        if not found["adopted"]:
+            if not yes:
+                _ask_whether_to_adopt(found, quietly=as_json)
+            found = api.adopt(instance)
+        _show(found, as_json=as_json)
+
+
 def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     """The API at `api_url`, or else that of the stack in `data_dir`.
 
@@ -112,6 +133,13 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     if client_id is None or client_secret is None:
         raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
     return AdminApi(url.rstrip("/"), client_id, client_secret)
+
+
+def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:
+    if not quietly:
+        show_members(found)
+    question = f"Hand the database {found['databaseName']} over to the instance {found['name']}?"
+    typer.confirm(f"{question} Deleting the instance will drop it.", abort=True, err=True)
 
 
 def _show_accepted(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:

@@ -39,4 +39,5 @@ ApiUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished; exit 1 if it failed.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 InstanceId = Annotated[int, typer.Argument(metavar="ID", help="Id of the instance.", show_default=False)]

@@ -51,6 +51,11 @@ class Catalog:
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
 
+    async def database(self) -> str:
+        """Name of the registry's own database."""
+        async with self._sessions() as session:
+            return str(await session.scalar(select(func.current_database())))
+
     async def instance(self, instance_id: int) -> DbInstance:
         """The live instance with this id.
 

@@ -106,7 +106,7 @@ class Registry:
         """
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.REQUEST_DELETE, "deleted")
+            _require(instance, status.REQUEST_DELETE.sources, "deleted")
             if instance.publishedat and (relations := await relations_of(session, instance.odsinstanceid)):
                 raise RefusedError(
                     instance.status,
@@ -130,9 +130,8 @@ class Registry:
         """
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.REQUEST_RENAME, "renamed")
-            if instance.status == InstanceStatus.ERROR and instance.operation != Operation.RENAME:
-                raise _refusal(instance, "renamed")
+            _require(instance, status.REQUEST_RENAME.sources, "renamed")
+            _require_created(instance, "renamed")
             database = database_name(name, Template(instance.databasetemplate))
             await require_free(session, name, database, but_for=instance)
             instance.newname, instance.newdatabasename = name, database
@@ -148,11 +147,25 @@ class Registry:
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             step = status.RETRY[Operation(instance.operation)]
-            _require(instance, step, "retried")
+            _require(instance, step.sources, "retried")
             _advance(instance, step)
             requested = await self._requested(session, instance)
             await _record_job(session, requested.job, step.job)
             return requested
+
+    @asynccontextmanager
+    async def adopting(self, instance_id: int) -> AsyncIterator[DbInstance]:
+        """The instance that shall get a database; no job of it can begin while the body runs.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it has a job under way, or never had a database.
+        """
+        async with self._transaction() as session:
+            instance = await _locked(session, instance_id)
+            _require(instance, status.ADOPTABLE, "given a database")
+            _require_created(instance, "given a database")
+            yield instance
 
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> Begun:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
@@ -380,8 +393,14 @@ async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
     return instance
 
 
-def _require(instance: DbInstance, step: Step, verb: str) -> None:
-    if instance.status not in step.sources:
+def _require(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
+    if instance.status not in states:
+        raise _refusal(instance, verb)
+
+
+def _require_created(instance: DbInstance, verb: str) -> None:
+    """Refuse what a failed create cannot have: a rename can have failed as well."""
+    if instance.status == InstanceStatus.ERROR and instance.operation != Operation.RENAME:
         raise _refusal(instance, verb)
 
 

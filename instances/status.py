@@ -64,6 +64,8 @@ REQUEST_DELETE = _step(
 REQUEST_RENAME = _step(
     InstanceStatus.COMPLETED, InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING
 )
+# From `Error` only after a failed rename, as well: what carries the mark of a failed create is removed.
+ADOPTABLE = frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED})
 
 
 def _steps(making: Step, deletion: Step) -> dict[Operation, Step]:

@@ -59,6 +59,14 @@ def database_of(name: str) -> str:
     return f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
 
 
+async def execute_as_superuser(stack: DataFolder, statement: str) -> None:
+    running = stack.running_stack()
+    assert running is not None
+    session = await asyncpg.connect(running["postgres"]["master_dsn"])
+    await session.execute(statement)
+    await session.close()
+
+
 def content(run: subprocess.CompletedProcess[str]) -> Any:
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -108,6 +116,33 @@ async def test_reason_and_exit_code_tell_when_the_job_fails(
     assert row["status"] == "Error"
     await foreign_database.execute(f'DROP DATABASE "{database_of(name)}"')
     assert content(instance("retry", row["id"], "--wait", "--json"))["status"] == "Completed"
+
+
+async def test_unmarked_database_is_no_drift_and_can_be_deleted_when_it_was_adopted(
+    ods: Ods, instance: Ods, stack: DataFolder, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    await execute_as_superuser(stack, f'COMMENT ON DATABASE "{database_of(name)}" IS NULL')
+    assert database_of(name) in ods("drift", "--data-dir", stack.path).stdout
+
+    asked = instance("adopt", created["id"])
+    assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
+    assert ["owner", "ods_service"] in [line.split() for line in asked.stdout.splitlines()]
+    assert database_of(name) in asked.stderr
+    assert database_of(name) in ods("drift", "--data-dir", stack.path).stdout
+
+    assert content(instance("adopt", created["id"], "--yes", "--json"))["adopted"] is True
+    assert content(instance("adopt", created["id"], "--json"))["adopted"] is True
+    assert database_of(name) not in ods("drift", "--data-dir", stack.path).stdout
+    assert content(instance("delete", created["id"], "--wait", "--json"))["status"] == "Deleted"
+
+
+async def test_obstacle_is_told_when_a_database_cannot_be_adopted(
+    instance: Ods, stack: DataFolder, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    await execute_as_superuser(stack, f"COMMENT ON DATABASE \"{database_of(name)}\" IS 'District 9'")
+    assert "has a comment" in error(instance("adopt", created["id"], "--yes"))
 
 
 def test_refusal_is_one_line_when_the_state_forbids_the_request(instance: Ods, name: str) -> None:

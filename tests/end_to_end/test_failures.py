@@ -1,10 +1,8 @@
 """A job that cannot be done says why, touches nothing of others, and is done when the cause is gone."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -169,20 +167,6 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     assert "does not belong to this instance" in ((await operator.instance(job)).errormessage or "")
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
     assert await operator.catalog.ods_instance(job.ods_instance_id), "whoever uses it shall go on to do so"
-
-
-async def test_unmarked_database_is_deleted_when_it_was_handed_over_as_documented(
-    operator: Operator, admin: asyncpg.Connection, registry_dsn: str, name: str
-) -> None:
-    documentation = (Path(__file__).parents[2] / "docs" / "production.md").read_text()
-    (statement,) = re.findall(r"```postgresql\n(.+?)```", documentation, re.DOTALL)
-    job = await operator.create(name)
-    await operator.ended(job)
-    await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
-    async with session(registry_dsn) as registry:
-        await admin.execute(await registry.fetchval(statement))
-    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    await _gone(admin, job.database)
 
 
 async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: InstanceJob) -> InstanceJob:

@@ -1,0 +1,120 @@
+"""Handing a database over to an instance that did not make it: looking at it, and writing the mark on it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import asyncpg
+
+from databases.errors import faults_explained
+from databases.ownership import Owner
+from databases.provisioning import execute
+from databases.spares import INVALID
+
+_LOOK = """
+SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS manageable,
+       CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE')
+            THEN pg_database_size(oid) END AS size_bytes,
+       (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid) AS sessions,
+       shobj_description(oid, 'pg_database') AS comment,
+       datistemplate OR datname = current_database() AS needed, datconnlimit = $2 AS invalid
+FROM pg_database WHERE datname = $1
+"""
+# Two registries may name one database: the second finds the mark of the first.
+_TAKE_TURNS = "SELECT pg_advisory_xact_lock(hashtextextended('ods adopt ' || $1, 0))"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A database that an instance shall get.
+
+    Attributes:
+        name: its name.
+        owner: the role that owns it.
+        size_bytes: its size; None if our role may not see it.
+        sessions: how many there are on it.
+        comment: what it says of itself.
+        adopted: whether it carries the instance's mark.
+        obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
+    """
+
+    name: str
+    owner: str
+    size_bytes: int | None
+    sessions: int
+    comment: str | None
+    adopted: bool
+    obstacle: str | None
+
+
+async def look(
+    session: asyncpg.Connection, owner: Owner, database: str, needed: Collection[str]
+) -> Candidate | None:
+    """The database of that name as `owner`'s instance would get it; None if there is none.
+
+    Args:
+        session: a session on the maintenance database.
+        owner: the instance.
+        database: the database's name.
+        needed: databases that are no instance's.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        found = await session.fetchrow(_LOOK, database, INVALID)
+    if found is None:
+        return None
+    adopted = owner.owns(found["comment"])
+    return Candidate(
+        name=database,
+        owner=found["owner"],
+        size_bytes=found["size_bytes"],
+        sessions=found["sessions"],
+        comment=found["comment"],
+        adopted=adopted,
+        obstacle=None if adopted else _obstacle(found, database, needed),
+    )
+
+
+async def adopt(
+    session: asyncpg.Connection, owner: Owner, database: str, needed: Collection[str]
+) -> Candidate | None:
+    """Write the instance's mark on the database, unless there is an obstacle; returns what `look` does then.
+
+    Safe to repeat.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        async with session.transaction():
+            await session.execute(_TAKE_TURNS, database)
+            candidate = await look(session, owner, database, needed)
+            if candidate is None or candidate.adopted or candidate.obstacle:
+                return candidate
+            await execute(session, "COMMENT ON DATABASE %I IS %L", database, owner.comment)
+        return await look(session, owner, database, needed)
+
+
+def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str]) -> str | None:
+    other = Owner.read(found["comment"])
+    if found["needed"] or database in needed:
+        return f"'{database}' is a template, or a database that this service itself needs."
+    if other is not None:
+        return (
+            f"The database '{database}' belongs to the instance with the OdsInstanceId"
+            f" {other.ods_instance_id} of the tenant {other.tenant}."
+        )
+    if found["comment"] is not None:
+        return (
+            f"The database '{database}' has a comment, which may mean something to somebody, and which the"
+            " mark would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."
+        )
+    if found["invalid"]:
+        return f"A DROP of the database '{database}' was interrupted. Drop it again, by hand."
+    if not found["manageable"]:
+        return (
+            f"The role of ODS_MASTER_DSN does not own the database '{database}', {found['owner']} does."
+            " Change that (ALTER DATABASE … OWNER TO …), then adopt the database."
+        )
+    return None

@@ -1,0 +1,252 @@
+"""Databases that somebody else made, handed over to instances."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+import httpx
+import pytest
+
+from activities.drift import DriftDetector
+from cli import seeding
+from cli.postgres import EmbeddedPostgres
+from databases import adoption
+from databases.ownership import Owner
+from databases.server import Server
+from instances.catalog import Catalog
+from instances.registry import Registry
+from settings import Settings
+from tests.api.service import NOBODY, bearer, client_of, running
+from tests.server.lives import STATES, bring_to, status_in
+from tests.server.looking import row_of
+from tests.servers import MINIMAL_TEMPLATE, make_settings, session
+
+INSTANCES = "/v2/dbInstances"
+
+
+class Case:
+    """A completed instance, and a database of its name that carries no mark."""
+
+    def __init__(self, admin: asyncpg.Connection, instance_id: int, owner: Owner, database: str) -> None:
+        self.admin = admin
+        self.id = instance_id
+        self.owner = owner
+        self.database = database
+        self.looking = f"{INSTANCES}/{instance_id}/database"
+        self.adopting = f"{INSTANCES}/{instance_id}/adopt"
+
+    async def comment(self) -> str | None:
+        row = await row_of(self.admin, self.database)
+        assert row is not None
+        return cast("str | None", row["comment"])
+
+
+@pytest.fixture
+async def case(registry: Registry, admin: asyncpg.Connection, name: str) -> AsyncIterator[Case]:
+    job = await bring_to(registry, "Completed", name)
+    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
+    yield Case(admin, job.instance_id, owner, job.database)
+    await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
+
+
+async def test_everything_is_shown_when_a_database_could_be_adopted(
+    api: httpx.AsyncClient, case: Case, postgres: EmbeddedPostgres, name: str
+) -> None:
+    async with session(postgres.dsn(case.database)):
+        answer = await api.get(case.looking)
+
+    assert answer.status_code == 200
+    shown = answer.json()
+    assert shown.pop("sizeBytes") > 1_000_000
+    assert shown == {
+        "id": case.id,
+        "name": name,
+        "status": "Completed",
+        "odsInstanceId": case.owner.ods_instance_id,
+        "databaseName": case.database,
+        "owner": seeding.SERVICE_ROLE,
+        "sessions": 1,
+        "comment": None,
+        "adopted": False,
+        "obstacle": None,
+    }
+    assert await case.comment() is None
+
+
+async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
+    api: httpx.AsyncClient, case: Case, settings: Settings, catalog: Catalog
+) -> None:
+    detector = DriftDetector.from_settings(settings, Server(settings.master_dsn.get_secret_value()), catalog)
+    assert case.database in str(await detector.detect())
+    for _ in range(2):  # it is safe to repeat
+        answer = await api.post(case.adopting)
+        assert (answer.status_code, answer.json()["adopted"]) == (200, True)
+        assert case.owner.owns(await case.comment())
+    assert case.database not in str(await detector.detect())
+    assert (await api.get(case.looking)).json()["obstacle"] is None
+
+
+async def test_adoption_is_audited_when_it_is_asked_for(api: httpx.AsyncClient, case: Case) -> None:
+    await api.post(case.adopting)
+    entry = (await api.get("/v2/audit", params={"limit": 1})).json()[0]
+    assert (entry["client"], entry["path"]) == ("a-client", case.adopting)
+    assert (entry["instanceId"], entry["status"]) == (case.id, 200)
+
+
+ADOPTABLE = {"Completed", "Completed_Rename", "Error_Rename", "Delete_Failed"}
+
+
+@pytest.mark.parametrize("state", [state for state in STATES if state not in {"Completed", "Deleted"}])
+async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
+    api: httpx.AsyncClient,
+    registry: Registry,
+    catalog: Catalog,
+    admin: asyncpg.Connection,
+    name: str,
+    state: str,
+) -> None:
+    job = await bring_to(registry, state, name)
+    database = (await catalog.instance(job.instance_id)).databasename
+    case = Case(admin, job.instance_id, Owner("", 0, "", job.mark), database)
+    await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
+    try:
+        answer = await api.post(case.adopting)
+        assert case.owner.owns(await case.comment()) is (state in ADOPTABLE)
+    finally:
+        await admin.execute(f'DROP DATABASE "{database}"')
+    if state not in ADOPTABLE:
+        assert answer.status_code == 409
+        assert answer.json()["state"] == status_in(state)
+        assert answer.json()["nextStep"]
+
+
+@pytest.mark.parametrize("method", ["GET database", "POST adopt"])
+async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
+    api: httpx.AsyncClient, registry: Registry, name: str, method: str
+) -> None:
+    job = await bring_to(registry, "Deleted", name)
+    verb, _, path = method.partition(" ")
+    for instance in (job.instance_id, 10**9, "x"):
+        answer = await api.request(verb, f"{INSTANCES}/{instance}/{path}")
+        assert answer.status_code == 404
+        assert answer.json()["title"].startswith(f"Not found: dbInstance with ID {instance}.")
+
+
+async def test_database_is_not_found_when_there_is_none_of_the_name(
+    api: httpx.AsyncClient, registry: Registry, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    for answer in (
+        await api.get(f"{INSTANCES}/{job.instance_id}/database"),
+        await api.post(f"{INSTANCES}/{job.instance_id}/adopt"),
+    ):
+        assert answer.status_code == 404
+        assert answer.json()["title"].startswith(f"Not found: database with ID {job.database}.")
+
+
+OBSTACLES = {
+    "belongs to the instance with the OdsInstanceId 7 of the tenant other": (
+        "COMMENT ON DATABASE {database} IS '"
+        + Owner("other", 7, "CreateInstanceJob-7-1", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef").comment
+        + "'"
+    ),
+    "has a comment, which may mean something to somebody": "COMMENT ON DATABASE {database} IS 'District 9'",
+    "is a template": "ALTER DATABASE {database} IS_TEMPLATE true",
+    "A DROP of the database": "UPDATE pg_database SET datconnlimit = -2 WHERE datname = {literal}",
+    "does not own the database": "ALTER DATABASE {database} OWNER TO postgres",
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+async def test_database_is_left_alone_and_the_reason_told_when_there_is_an_obstacle(
+    api: httpx.AsyncClient, case: Case, obstacle: str
+) -> None:
+    statement = OBSTACLES[obstacle].replace("{database}", f'"{case.database}"')
+    await case.admin.execute(statement.replace("{literal}", f"'{case.database}'"))
+    before = await case.comment()
+    try:
+        shown, refused = await api.get(case.looking), await api.post(case.adopting)
+    finally:
+        await case.admin.execute(
+            "UPDATE pg_database SET datistemplate = false WHERE datname = $1", case.database
+        )
+
+    assert (shown.status_code, refused.status_code) == (200, 409)
+    assert obstacle in shown.json()["obstacle"]
+    assert refused.json()["detail"] == shown.json()["obstacle"]
+    assert await case.comment() == before
+    assert shown.json()["adopted"] is False
+
+
+@pytest.mark.parametrize("database", ["postgres", MINIMAL_TEMPLATE, "the registry"])
+async def test_database_is_left_alone_when_the_service_itself_needs_it(
+    api: httpx.AsyncClient, case: Case, registry_dsn: str, database: str
+) -> None:
+    named = registry_dsn.rpartition("/")[2] if database == "the registry" else database
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.dbinstances SET databasename = $1", named)
+    refused = await api.post(case.adopting)
+
+    assert refused.status_code == 409
+    assert "that this service itself needs" in refused.json()["detail"]
+
+
+async def test_one_of_two_registries_gets_the_database_when_both_adopt_it_at_once(
+    case: Case, settings: Settings
+) -> None:
+    rival = Owner("rival", 8, "adopted", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef")
+    server = Server(settings.master_dsn.get_secret_value())
+    async with blocked(case):
+        rivals = [asyncio.create_task(adopted(server, owner, case.database)) for owner in (case.owner, rival)]
+        await waiting(case, 2)
+    outcomes = await asyncio.gather(*rivals)
+    assert sorted(outcomes) == [False, True]
+    assert case.owner.owns(await case.comment()) is outcomes[0]
+
+
+@asynccontextmanager
+async def blocked(case: Case) -> AsyncIterator[None]:
+    """Nobody can comment the database meanwhile."""
+    async with case.admin.transaction():
+        await case.admin.execute(f'COMMENT ON DATABASE "{case.database}" IS NULL')
+        yield
+
+
+async def waiting(case: Case, number: int) -> None:
+    async with asyncio.timeout(10):
+        while await case.admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < number:
+            await asyncio.sleep(0.01)
+
+
+async def adopted(server: Server, owner: Owner, database: str) -> bool:
+    async with server.fenced(owner) as fenced:
+        found = await adoption.adopt(fenced, owner, database, set())
+    assert found is not None
+    return found.adopted
+
+
+async def test_job_waits_when_the_database_is_being_adopted(registry: Registry, name: str) -> None:
+    job = await bring_to(registry, "Delete_Failed", name)
+    retry = job.__class__(**{**vars(job), "attempt": job.attempt + 1})
+    async with registry.adopting(job.instance_id):
+        begin = asyncio.create_task(registry.begin(retry))
+        done, _ = await asyncio.wait({begin}, timeout=0.2)
+        assert not done
+    assert (await begin).held
+
+
+async def test_adoption_is_unavailable_when_the_server_is_away(
+    postgres: EmbeddedPostgres, registry_dsn: str, registry: Registry, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    away = make_settings(postgres, registry_dsn, master_dsn="postgresql://nobody@127.0.0.1:1/postgres")
+    async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as api:
+        for answer in (
+            await api.get(f"{INSTANCES}/{job.instance_id}/database"),
+            await api.post(f"{INSTANCES}/{job.instance_id}/adopt"),
+        ):
+            assert answer.status_code == 503
+            assert answer.json()["title"] == "The PostgreSQL server of the ODS databases cannot be reached."
