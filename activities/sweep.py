@@ -1,16 +1,22 @@
 """One page of a sweep, as an activity."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
 
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 
 _STARTS_AT_ONCE = 10
 """Enough to keep Temporal busy, and few beside the requests of people."""
+_REFUSALS = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ABORTED}
+"""What Temporal says of one job; anything else it would say of the next as well."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,14 @@ class SweepPage:
 
 @dataclass(frozen=True)
 class SweptPage:
-    """How many waiting rows were dispatched, and the last of their ids; None on an empty page."""
+    """How many waiting rows were dispatched, and the last of their ids; None on an empty page.
+
+    Jobs that were `refused` are tried again by the next sweep.
+    """
 
     dispatched: int
     last_id: int | None
+    refused: list[str] = field(default_factory=list)
 
 
 class SweepActivities:
@@ -46,11 +56,24 @@ class SweepActivities:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`."""
         jobs = await self._registry.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(self._dispatched(job, slots)) for job in jobs]
+        except ExceptionGroup as faults:
+            raise faults.exceptions[0] from None
+        refused = [job.job_id for job, start in zip(jobs, starts, strict=True) if not start.result()]
+        return SweptPage(len(jobs) - len(refused), jobs[-1].instance_id if jobs else None, refused)
 
-        async def start(job: InstanceJob) -> None:
-            async with slots:
+    async def _dispatched(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
+        """Start one workflow; false if Temporal refuses this one."""
+        async with slots:
+            try:
                 await self._start(job)
-            activity.heartbeat(job.instance_id)
-
-        await asyncio.gather(*map(start, jobs))
-        return SweptPage(len(jobs), jobs[-1].instance_id if jobs else None)
+            except RPCError as error:
+                if error.status not in _REFUSALS:
+                    raise
+                _logger.warning("%s waits for the next sweep: %s", job.job_id, error.status.name)
+                return False
+            finally:
+                activity.heartbeat(job.instance_id)
+        return True

@@ -1,6 +1,6 @@
 """The scheduled pass over rows that wait for their workflow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from temporalio import workflow
 
@@ -16,10 +16,18 @@ _PAGES_PER_RUN = 50
 
 @dataclass(frozen=True)
 class Swept:
-    """How far a sweep is: rows dispatched, and the last of their ids."""
+    """How far a sweep is: rows dispatched, the last of their ids, and how many Temporal has refused."""
 
     dispatched: int = 0
     last_id: int = 0
+    refused: int = 0
+
+    def __str__(self) -> str:
+        """For people who look at the sweep."""
+        dispatched = f"{self.dispatched} waiting rows dispatched so far."
+        if not self.refused:
+            return dispatched
+        return f"{dispatched} Temporal refused {self.refused}, which the results of the activities name."
 
 
 @workflow.defn
@@ -39,8 +47,12 @@ class PendingSweep:
             if page.last_id is None:
                 await dispatch_refreshes()
                 return swept.dispatched
-            swept = replace(swept, dispatched=swept.dispatched + page.dispatched, last_id=page.last_id)
-            workflow.set_current_details(f"{swept.dispatched} waiting rows dispatched so far.")
+            swept = Swept(
+                dispatched=swept.dispatched + page.dispatched,
+                last_id=page.last_id,
+                refused=swept.refused + len(page.refused),
+            )
+            workflow.set_current_details(str(swept))
             pages += 1
             if pages == _PAGES_PER_RUN:
                 workflow.continue_as_new(swept)

@@ -23,6 +23,20 @@ async def test_rows_are_dispatched_page_by_page_when_there_are_many(
     await keep("sweep-pages", handle)
 
 
+async def test_rest_is_dispatched_and_the_refused_are_counted_when_temporal_refuses_some(
+    client: Client, queue: str, script: Script
+) -> None:
+    script.pages = [
+        SweptPage(98, 140, ["CreateInstanceJob-7-1", "b"]),
+        SweptPage(0, 141, ["c"]),
+        SweptPage(0, None),
+    ]
+    handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
+    assert await handle.result() == 98
+    details = str(await handle.query("__temporal_workflow_metadata"))
+    assert "98 waiting rows dispatched so far. Temporal refused 3, which the results" in details
+
+
 async def test_refreshes_are_dispatched_when_no_row_waits(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:
