@@ -24,10 +24,10 @@ INVALID = -2
 
 _NAME = re.compile(rf"{PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 _ROWS = """
-SELECT datname, oid::int8, xmin::text::int8, datallowconn, datconnlimit,
-       shobj_description(oid, 'pg_database') AS comment
-FROM pg_database
-WHERE starts_with(datname, $1) OR datname = ANY($2)
+SELECT datname, db.oid::int8, db.xmin::text::int8, datallowconn, datconnlimit, description AS comment
+FROM pg_database AS db
+LEFT JOIN pg_shdescription ON objoid = db.oid AND classoid = 'pg_database'::regclass
+WHERE starts_with(datname, $1) OR datname = ANY($2::text[])
 ORDER BY random()  -- so that those who look at once do not all reach for the same one
 """
 _TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
