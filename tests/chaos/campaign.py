@@ -1,6 +1,7 @@
 """One campaign: clients at work on a stack while faults strike it, then quiet, then judgement."""
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -19,6 +20,8 @@ _CUSTOMERS = 6
 _TAKEN = ("Taken One", "Taken Two", "Stranger")
 _CONTESTED = tuple(f"Contested {number}" for number in range(1, 9))
 _QUIET_SECONDS = 150
+_SPARES = 2
+"""Of each template, unless the caller has said otherwise."""
 _SHARE_OF_DOUBLE_FAULTS = 0.2
 
 _SPARE_SECONDS = 2
@@ -98,7 +101,7 @@ async def campaign(folder: Path, plan: Plan, heartbeat_timeout: float, report: R
         await _hear_outcomes(service)
     finally:
         await service.close()
-    storm = Storm(outcome.ledger.told(), foreign)
+    storm = Storm(outcome.ledger.told(), foreign, int(os.environ.get("ODS_SPARES", _SPARES)))
     outcome.violations += await check(target, storm, _QUIET_SECONDS)
     outcome.violations += await check_drift(drift_command(folder), storm)
     outcome.errors = await _errors(target)

@@ -31,6 +31,7 @@ from tests.chaos.evidence import (
     contents,
     foreign_databases,
     gather,
+    is_spare,
 )
 
 _POLL_SECONDS = 0.5
@@ -63,6 +64,9 @@ class Kind(StrEnum):
     UNMARKED_DATABASE = "unmarked database"
     STAGING_DATABASE = "staging database"
     INVALID_DATABASE = "invalid database"
+    UNFINISHED_SPARE = "spare database that is not ready"
+    STALE_SPARE = "spare database of a template that has changed"
+    SURPLUS_SPARE = "spare database beyond the wanted number"
     FOREIGN_DATABASE = "foreign database that was touched"
     NO_ODS_INSTANCE = "completed instance without its ODS instance"
     SURPLUS_ODS_INSTANCE = "ODS instance without a completed instance"
@@ -101,16 +105,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Storm:
-    """What the servers were asked to do, and what was there before."""
+    """What the servers were asked to do, what was there before, and how many spares a template may have."""
 
     requests: Sequence[Request] = ()
     foreign: Mapping[str, ForeignDatabase] = field(default_factory=dict)
+    spares: int = 0
 
 
 async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violation]:
     """Wait until nothing is under way, for `seconds` at most, and then judge everything."""
     temporal = await Client.connect(target.temporal_address, namespace=target.namespace)
-    evidence = await _settled(target, temporal, seconds)
+    evidence = await _settled(target, temporal, storm.spares, seconds)
     foreign = await foreign_databases(target, list(storm.foreign)) if storm.foreign else {}
     published = [it for it in evidence.databases if it.mark and it.name not in storm.foreign]
     return [
@@ -132,12 +137,13 @@ async def check_drift(command: Sequence[str], storm: Storm) -> Sequence[Violatio
     return [Violation(Kind.DRIFT, str(drift)) for drift in found]
 
 
-async def _settled(target: Target, temporal: Client, seconds: float) -> Evidence:
+async def _settled(target: Target, temporal: Client, spares: int, seconds: float) -> Evidence:
     """The evidence once things are quiet; if they never are, the checks say what is not."""
     deadline = time.monotonic() + seconds
     while True:
         evidence = await gather(target, temporal)
-        if not any((*_unfinished(evidence), *_open_workflows(evidence))) or time.monotonic() > deadline:
+        under_way = (*_unfinished(evidence), *_open_workflows(evidence), *_spares(evidence, spares))
+        if not under_way or time.monotonic() > deadline:
             return evidence
         await asyncio.sleep(_POLL_SECONDS)
 
@@ -150,6 +156,7 @@ def _judged(
     yield from _jobs(evidence)
     yield from _completed(evidence)
     yield from _databases(evidence, storm.foreign)
+    yield from _spares(evidence, storm.spares)
     yield from _foreign(storm.foreign, foreign)
     yield from _ods_instances(evidence, target)
     yield from _open_workflows(evidence)
@@ -273,6 +280,25 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
             yield Violation(Kind.UNMARKED_DATABASE, database.name)
         elif database.mark is not None and (database.name, database.mark) not in owners:
             yield Violation(Kind.SURPLUS_DATABASE, _told(database, evidence.instances))
+
+
+def _spares(evidence: Evidence, wanted: int) -> Iterator[Violation]:
+    """Each spare is a closed copy of a closed template as that is now, and there are not too many."""
+    databases = {database.name: database for database in evidence.databases}
+    counted: Counter[str] = Counter()
+    for database in evidence.databases:
+        if not is_spare(database.name, evidence.installation):
+            continue
+        said = database.spare
+        if said is None or said.installation != evidence.installation or database.open or database.invalid:
+            yield Violation(Kind.UNFINISHED_SPARE, f"{database.name} has the comment {database.comment}")
+            continue
+        template = databases.get(said.template)
+        if template is None or template.open or (template.oid, template.xmin) != (said.oid, said.xmin):
+            yield Violation(Kind.STALE_SPARE, f"{database.name}, a copy of {said}, which is {template}")
+        counted[said.template] += 1
+        if counted[said.template] > wanted:
+            yield Violation(Kind.SURPLUS_SPARE, f"{database.name}, number {counted[said.template]} of {said}")
 
 
 def _told(database: Database, instances: Sequence[Instance]) -> str:

@@ -17,7 +17,7 @@ from cli.postgres import EmbeddedPostgres
 from instances.secrets import encrypt
 from tests.chaos.checker import Request
 from tests.chaos.evidence import Target
-from tests.servers import ENCRYPTION_KEY, NUMBERS, development_server
+from tests.servers import ENCRYPTION_KEY, MINIMAL_TEMPLATE, NUMBERS, development_server
 from workflows import search_attributes
 
 _Connection = asyncpg.Connection
@@ -92,6 +92,20 @@ class Garden:
         if mark:
             comment = json.dumps({"tenant": "default", "odsInstanceId": 1, "job": "any", "mark": mark})
             await self.server.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+
+    async def plant_spare(self, comment: str | None = None) -> str:
+        """A ready spare of the template `Minimal`, or one with another comment; returns its name."""
+        installation = await self.registry.fetchval("SELECT id::text FROM adminapi.installation")
+        state = await self.server.fetchrow(
+            "SELECT oid::int8, xmin::text::int8 AS xmin FROM pg_database WHERE datname = $1", MINIMAL_TEMPLATE
+        )
+        assert state is not None
+        said = {"installation": installation, "template": MINIMAL_TEMPLATE, "bytes": 1, **state}
+        name = f"ods_spare_{installation.replace('-', '')[:16]}_{uuid.uuid4().hex}"
+        await self.plant_database(name)
+        await self.server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await self.server.execute(f"COMMENT ON DATABASE {name} IS '{comment or json.dumps(said)}'")
+        return name
 
     async def plant_workflow(self, workflow_id: str, ods_instance_id: int) -> None:
         """An open workflow that no worker serves, visible to whoever lists workflows."""

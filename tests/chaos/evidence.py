@@ -2,9 +2,10 @@
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -92,6 +93,8 @@ class Database:
     open: bool
     invalid: bool
     comment: str | None
+    # Tells one state of the row from another; whether the database was touched, the rest tells.
+    xmin: int = field(compare=False)
 
     @property
     def mark(self) -> str | None:
@@ -101,6 +104,27 @@ class Database:
         except (ValueError, TypeError, KeyError):
             return None
         return str(mark)
+
+    @property
+    def spare(self) -> "SpareComment | None":
+        """What its comment says, if the comment is one of those that ready spares carry."""
+        try:
+            said = json.loads(self.comment or "")
+            return SpareComment(
+                str(said["installation"]), str(said["template"]), int(said["oid"]), int(said["xmin"])
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+@dataclass(frozen=True)
+class SpareComment:
+    """What a ready spare is a copy of: a template, and the state of its row in `pg_database`."""
+
+    installation: str
+    template: str
+    oid: int
+    xmin: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,7 @@ class Evidence:
     ods_instances: Sequence[OdsInstance]
     databases: Sequence[Database]
     workflows: Sequence[OpenWorkflow]
+    installation: str
 
 
 async def gather(target: Target, temporal: Client) -> Evidence:
@@ -146,17 +171,28 @@ async def gather(target: Target, temporal: Client) -> Evidence:
             ods_instances=[OdsInstance(**row) for row in await registry.fetch(_ODS_INSTANCES)],
             databases=await _databases(target),
             workflows=workflows,
+            installation=await registry.fetchval(_INSTALLATION),
         )
 
 
 async def foreign_databases(target: Target, names: Sequence[str] = ()) -> Mapping[str, ForeignDatabase]:
-    """The databases called `names`, or all but the registry's: as they shall be after the storm."""
-    registry = await _registry_name(target)
+    """The databases called `names`, or all but the registry's and its spares: as they shall be in the end."""
+    async with connected(target.admin_dsn) as connection:
+        registry, installation = await connection.fetchrow(_REGISTRY) or ("", "")
     return {
         database.name: ForeignDatabase(database, await _checksum(target, database))
         for database in await _databases(target)
-        if database.name != registry and (not names or database.name in names)
+        if database.name != registry
+        and not is_spare(database.name, installation)
+        and (not names or database.name in names)
     }
+
+
+def is_spare(database: str, installation: str) -> bool:
+    """Whether the name is that of a spare database of this installation."""
+    return (
+        re.fullmatch(f"ods_spare_{installation.replace('-', '')[:16]}_[0-9a-f]{{32}}", database) is not None
+    )
 
 
 async def contents(target: Target, databases: Sequence[Database]) -> Mapping[str, str]:
@@ -187,10 +223,13 @@ FROM adminapi.jobstatuses ORDER BY id
 _ODS_INSTANCES = """
 SELECT odsinstanceid, name, instancetype, connectionstring FROM dbo.odsinstances ORDER BY odsinstanceid
 """
+_INSTALLATION = "SELECT id::text FROM adminapi.installation"
+_REGISTRY = "SELECT current_database(), id::text FROM adminapi.installation"
 # -2 is how PostgreSQL notes a DROP that was interrupted.
 _DATABASES = """
 SELECT datname AS name, oid::int8, datdba::regrole::text AS owner, datallowconn AS open,
-       datconnlimit = -2 AS invalid, shobj_description(oid, 'pg_database') AS comment
+       datconnlimit = -2 AS invalid, shobj_description(oid, 'pg_database') AS comment,
+       xmin::text::int8 AS xmin
 FROM pg_database ORDER BY datname
 """
 _TABLES = """
@@ -202,11 +241,6 @@ WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'inform
 async def _databases(target: Target) -> Sequence[Database]:
     async with connected(target.master_dsn) as server:
         return [Database(**row) for row in await server.fetch(_DATABASES)]
-
-
-async def _registry_name(target: Target) -> str:
-    async with connected(target.admin_dsn) as registry:
-        return str(await registry.fetchval("SELECT current_database()"))
 
 
 async def _checksum(target: Target, database: Database) -> str | None:

@@ -4,6 +4,7 @@ import ast
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.chaos.checker import Kind, Request, Storm, Violation, check
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import Target, connected, foreign_databases
 from tests.end_to_end.conftest import Operator
+from tests.servers import MINIMAL_TEMPLATE
 from worker import ddl_worker, registry_worker
 from workflows.start import JobStarter
 
@@ -261,6 +263,61 @@ async def test_contents_are_found_wrong_when_most_copies_have_others(garden: Gar
     (found,) = await check(target, before, _PATIENCE)
     assert found.kind is Kind.WRONG_CONTENTS
     assert garden.name in found.words
+
+
+async def _open_spare(garden: Garden) -> None:
+    await garden.server.execute(f"ALTER DATABASE {await garden.plant_spare()} ALLOW_CONNECTIONS true")
+
+
+async def _invalid_spare(garden: Garden) -> None:
+    spare = await garden.plant_spare()
+    await garden.server.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", spare)
+
+
+async def _spare_of_another_state(garden: Garden) -> None:
+    await garden.plant_spare()
+    await garden.server.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
+    await garden.server.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+
+
+async def _spare_of_no_template(garden: Garden) -> None:
+    spare = await garden.plant_spare()
+    comment = str(await garden.server.fetchval(_COMMENT, spare)).replace(MINIMAL_TEMPLATE, "Nowhere")
+    await garden.server.execute(f"COMMENT ON DATABASE {spare} IS '{comment}'")
+
+
+async def _two_spares(garden: Garden) -> None:
+    await garden.plant_spare()
+    await garden.plant_spare()
+
+
+_COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
+SPOILED_SPARES: dict[str, tuple[Plant, set[Kind]]] = {
+    "ready": (lambda garden: garden.plant_spare(), set()),
+    "too many": (_two_spares, {Kind.SURPLUS_SPARE}),
+    "unfinished": (lambda garden: garden.plant_spare("{}"), {Kind.UNFINISHED_SPARE}),
+    "open": (_open_spare, {Kind.UNFINISHED_SPARE}),
+    "invalid": (_invalid_spare, {Kind.UNFINISHED_SPARE, Kind.INVALID_DATABASE}),
+    "stale": (_spare_of_another_state, {Kind.STALE_SPARE}),
+    "of no template": (_spare_of_no_template, {Kind.STALE_SPARE}),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED_SPARES)
+async def test_spare_is_found_when_it_is_not_as_it_should_be(
+    garden: Garden, target: Target, case: str
+) -> None:
+    plant, kinds = SPOILED_SPARES[case]
+    before = replace(await _before(target), spares=1)
+    await plant(garden)
+    assert _kinds(await check(target, before, _PATIENCE)) == kinds
+
+
+async def test_spare_is_not_foreign_when_it_was_there_before(garden: Garden, target: Target) -> None:
+    spare = await garden.plant_spare()
+    before = replace(await _before(target), spares=1)
+    await garden.server.execute(f"DROP DATABASE {spare}")
+    assert await check(target, before, _PATIENCE) == []
 
 
 async def _add_row(garden: Garden, target: Target) -> None:
