@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cli.errors import CommandError
 
@@ -49,12 +49,26 @@ def require_free(ports: Mapping[str, int]) -> None:
     for option, port in ports.items():
         if port in chosen:
             raise CommandError(f"{chosen[port]} and {option} are both {port}; give each a port of its own.")
-        if _is_taken(port):
+        if is_taken(port):
             raise CommandError(f"Port {port} is taken; choose another one with {option}.")
         chosen[port] = option
 
 
-def _is_taken(port: int) -> bool:
+def without_taken(ports: Ports, usual: Ports) -> Ports:
+    """`ports`, with free ones in the place of those that are taken and that nobody has chosen.
+
+    Args:
+        ports: where a stack shall listen.
+        usual: what that is if nobody chooses.
+    """
+    given = {name: port for name, port in vars(ports).items() if port is not None}
+    taken = [name for name, port in given.items() if port == vars(usual)[name] and is_taken(port)]
+    free = free_ports(len(taken), besides=given.values())
+    return replace(ports, **dict(zip(taken, free, strict=True)))
+
+
+def is_taken(port: int) -> bool:
+    """Whether somebody listens on `port`, or may."""
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1

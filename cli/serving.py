@@ -5,21 +5,31 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
 from cli.data_folder import DataFolder, StackFile
 from cli.errors import CommandError
+from cli.options import DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT
 from cli.output import progress, say
-from cli.ports import Ports
+from cli.ports import Ports, without_taken
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 90
+_LISTENERS = {
+    "api": "the API",
+    "temporal": "Temporal",
+    "temporal_ui": "Temporal's Web UI",
+    "postgres": "PostgreSQL",
+}
 
 
 @contextmanager
 def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFile]:
     """The stack of `folder`; if none runs there, one is started, and stopped in the end unless `keep`.
+
+    Where usual ports are taken, it gets others.
 
     Raises:
         CommandError: it does not start.
@@ -31,7 +41,7 @@ def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFi
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that `finally` stops the stack
     folder.create()
     log = folder.logs / "up.log"
-    process = _start_stack(folder, ports, log)
+    process = _start_stack(folder, _free(ports, folder), log)
     try:
         yield _wait_until_it_serves(folder, process, log)
     finally:
@@ -39,6 +49,19 @@ def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFi
             say(f"The stack keeps running; stop it with `kill {process.pid}`.")
         else:
             _stop_stack(process)
+
+
+def _free(ports: Ports, folder: DataFolder) -> Ports:
+    """The ports to listen on; says which of them are not the usual ones."""
+    kept = folder.secrets()
+    postgres = kept.postgres_port if kept else None
+    usual = Ports(DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT, postgres)
+    wanted = replace(ports, postgres=ports.postgres or postgres)
+    chosen = without_taken(wanted, usual)
+    for name, port in vars(chosen).items():
+        if port != vars(wanted)[name]:
+            say(f"Port {vars(wanted)[name]} is taken: {_LISTENERS[name]} listens on {port}.")
+    return chosen
 
 
 def _start_stack(folder: DataFolder, ports: Ports, log: Path) -> subprocess.Popen[bytes]:

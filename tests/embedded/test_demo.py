@@ -1,10 +1,18 @@
 import os
+import re
 import signal
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from cli.data_folder import DataFolder
+import pytest
+
+from cli.data_folder import DataFolder, Secrets
+from cli.errors import CommandError
 from cli.polling import wait_until
+from cli.ports import Ports, free_ports
+from cli.serving import serving
 from tests.embedded.conftest import port_options
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,3 +66,44 @@ def test_demo_says_why_when_the_stack_cannot_start(ods: Ods, folder: DataFolder)
     assert failed.returncode == 1
     assert "ODS_TRIGGER" in failed.stderr
     assert str(folder.logs) in failed.stderr
+
+
+def test_demo_takes_other_ports_and_says_which_when_the_usual_ones_are_taken(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as others:
+        api, postgres = (others.enter_context(listening()) for _ in range(2))
+        temporal, temporal_ui = free_ports(2)
+        monkeypatch.setattr("cli.serving.DEFAULT_API_PORT", api)
+        monkeypatch.setenv("ODS_TRIGGER", "never")  # so that no stack starts
+        folder.create()
+        folder.keep_secrets(Secrets.generate(postgres))
+        with (
+            pytest.raises(CommandError, match="ODS_TRIGGER"),
+            serving(folder, Ports(api, temporal, temporal_ui, None), keep=False),
+        ):
+            pass
+    told = re.findall(r"Port (\d+) is taken: (.+) listens on (\d+)\.", capsys.readouterr().out)
+    assert [(port, listener) for port, listener, _ in told] == [
+        (str(api), "the API"),
+        (str(postgres), "PostgreSQL"),
+    ]
+    secrets = folder.secrets()
+    assert secrets is not None
+    assert str(secrets.postgres_port) == told[1][2]
+
+
+def test_demo_is_refused_naming_the_option_when_a_port_that_was_chosen_is_taken(
+    ods: Ods, folder: DataFolder
+) -> None:
+    with listening() as port:
+        refused = ods("demo", "--data-dir", folder.path, "--temporal-port", port)
+    assert refused.returncode == 1
+    assert f"Port {port} is taken; choose another one with --temporal-port." in refused.stderr
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
