@@ -21,6 +21,15 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
+_CLONE_FILES = """
+SELECT set_config(name, 'clone', false) FROM pg_settings
+WHERE name = 'file_copy_method' AND 'clone' = ANY(enumvals)
+"""
+"""From version 18 on, files may share their blocks where the file system can, or are copied by the kernel."""
+
+_CANNOT_CLONE_FILES = (asyncpg.InternalServerError, asyncpg.PostgresSystemError)
+"""What a file system that can do neither is reported as."""
+
 _FAULTS_OF_A_SPARE = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ObjectInUseError,
@@ -73,14 +82,14 @@ async def provision(session: asyncpg.Connection, request: CloneRequest) -> Made:
         DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
     """
     with faults_explained({}):
-        if not await _is_published(session, request.owner, request.database):
-            await drop(session, request.owner, request.database, published=True)
-            if (claimed := await _claim(session, request)) is not None:
-                return Made(claimed.size_bytes, claimed=True)
-            await clone(session, request.copy)
-            await require_same_size(session, request.copy)
-            await _publish(session, request, request.owner.staging_name)
-        return Made(await _size(session, request.database) or 0)
+        if await _is_published(session, request.owner, request.database):
+            return Made(await _size(session, request.database) or 0)
+        await drop(session, request.owner, request.database, published=True)
+        if (claimed := await _claim(session, request)) is not None:
+            return Made(claimed.size_bytes, claimed=True)
+        size = await clone(session, request.copy)
+        await _publish(session, request, request.owner.staging_name)
+        return Made(size)
 
 
 async def verify(server: Server, database: str) -> None:
@@ -178,26 +187,40 @@ async def _claimed(
     return True
 
 
-async def clone(session: asyncpg.Connection, copy: Copy) -> None:
-    """Copy the template.
+async def clone(session: asyncpg.Connection, copy: Copy) -> int:
+    """Copy the template; returns the size of the copy in bytes, which is about that of the template.
 
     Raises:
         DatabaseFaultError: the template is missing or in use, a right is missing, …
     """
-    size = await template_size(session, copy.template)
+    expected = await template_size(session, copy.template)
+    await _copy(session, copy, _strategy(copy, expected))
+    actual = await _size(session, copy.name) or 0
+    if abs(actual - expected) > _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES:
+        raise DatabaseFaultError(
+            f"The clone has {actual} bytes, the template '{copy.template}' {expected}: it was not published.",
+            retryable=True,
+        )
+    return actual
+
+
+async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy) -> None:
     reasons = {
         errors.OBJECT_IN_USE: f"The template '{copy.template}' is in use by other sessions. Close them and"
         " keep the template closed (ALTER DATABASE … ALLOW_CONNECTIONS false), then retry.",
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
         f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
     }
+    create = f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false"
     with faults_explained(reasons):
-        await execute(
-            session,
-            f"CREATE DATABASE %I TEMPLATE %I STRATEGY {_strategy(copy, size)} ALLOW_CONNECTIONS false",
-            copy.name,
-            copy.template,
-        )
+        if strategy is CloneStrategy.FILE_COPY and await session.fetchval(_CLONE_FILES):
+            try:
+                await execute(session, create, copy.name, copy.template)
+            except _CANNOT_CLONE_FILES:
+                await session.execute("SET file_copy_method = copy")
+            else:
+                return
+        await execute(session, create, copy.name, copy.template)
 
 
 async def template_size(session: asyncpg.Connection, template: str) -> int:
@@ -218,27 +241,11 @@ async def template_size(session: asyncpg.Connection, template: str) -> int:
     return size
 
 
-def _strategy(copy: Copy, template_bytes: int) -> str:
+def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
     if copy.strategy is not CloneStrategy.AUTO:
-        return copy.strategy.upper()
+        return copy.strategy
     by_files = template_bytes >= FILE_COPY_FROM_BYTES
-    return (CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG).upper()
-
-
-async def require_same_size(session: asyncpg.Connection, copy: Copy) -> int:
-    """The size of a copy that was made, if it is about that of its template.
-
-    Raises:
-        DatabaseFaultError: it is not.
-    """
-    expected = await template_size(session, copy.template)
-    actual = await _size(session, copy.name) or 0
-    if abs(actual - expected) > _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES:
-        raise DatabaseFaultError(
-            f"The clone has {actual} bytes, the template '{copy.template}' {expected}: it was not published.",
-            retryable=True,
-        )
-    return actual
+    return CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG
 
 
 async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:

@@ -152,8 +152,7 @@ class SpareStock:
 
     async def _make(self, session: asyncpg.Connection, order: SpareOrder, state: Fingerprint) -> None:
         copy = Copy(order.template, order.name, self._strategy)
-        await provisioning.clone(session, copy)
-        size = await provisioning.require_same_size(session, copy)
+        size = await provisioning.clone(session, copy)
         await self._prove(session, order.name)
         if (await self._look(session)).states.get(order.template) != state:
             raise DatabaseFaultError(

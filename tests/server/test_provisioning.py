@@ -12,7 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from databases import provisioning
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, Copy, provision, verify
+from databases.provisioning import CloneRequest, provision, verify
 from databases.server import Server
 from settings import CloneStrategy
 from tests.server.looking import exists, fingerprint, make_foreign, row_of, until
@@ -107,6 +107,29 @@ async def test_template_is_copied_as_setting_or_size_demands_when_it_is_cloned(
     size = await provisioned(server, replace(wanted, strategy=strategy))
     written = await admin.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", before)
     assert (written > size / 2) is through_the_wal
+    await verify(server, wanted.database)
+
+
+async def test_files_are_cloned_when_the_server_can(server: Server, wanted: CloneRequest) -> None:
+    async with server.fenced(wanted.owner) as fenced:
+        await provision(fenced, replace(wanted, strategy=CloneStrategy.FILE_COPY))
+        assert await fenced.fetchval("SHOW file_copy_method") == "clone"
+
+
+async def test_files_are_copied_when_the_file_system_cannot_clone_them(
+    server: Server, wanted: CloneRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, refused = provisioning.execute, []
+
+    async def refusing(session: asyncpg.Connection, statement: str, *names: str) -> None:
+        if "CREATE" in statement and await session.fetchval("SHOW file_copy_method") == "clone":
+            refused.append(statement)
+            raise asyncpg.InternalServerError("could not clone file: Operation not supported")
+        await execute(session, statement, *names)
+
+    monkeypatch.setattr(provisioning, "execute", refusing)
+    await provisioned(server, replace(wanted, strategy=CloneStrategy.FILE_COPY))
+    assert len(refused) == 1
     await verify(server, wanted.database)
 
 
@@ -365,13 +388,13 @@ async def test_reason_names_the_variable_when_the_password_is_wrong(
 async def test_clone_is_not_published_when_its_size_is_not_the_templates(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone = provisioning.clone
+    execute = provisioning.execute
 
-    async def other(fenced: asyncpg.Connection, copy: Copy) -> None:
-        await clone(fenced, replace(copy, template=SAMPLE_TEMPLATE))
+    async def other(fenced: asyncpg.Connection, statement: str, *names: str) -> None:
+        await execute(fenced, statement, *(SAMPLE_TEMPLATE if it == MINIMAL_TEMPLATE else it for it in names))
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "clone", other)
+        patch.setattr(provisioning, "execute", other)
         fault = await fault_of(server, wanted)
     assert fault.retryable
     assert MINIMAL_TEMPLATE in fault.reason
