@@ -134,7 +134,7 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
             tables = [_ORGANIZATION, *(kind.table for kind in _KINDS)]
             found = {row["relname"]: set(row["columns"]) for row in await session.fetch(_COLUMNS, tables)}
             if not found.get(_ORGANIZATION, set()) >= _NEEDED:
-                raise UnreadableError("the database has no table edfi.educationorganization")
+                raise UnreadableError("it has no table edfi.educationorganization")
             return await session.fetch(_query(found))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, literal, null, or_, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import aliased
 
@@ -54,7 +54,7 @@ def _routed() -> Select[*tuple[Any, ...]]:
     newest = aliased(
         DbInstance,
         select(DbInstance)
-        .distinct(DbInstance.odsinstanceid)
+        .ext(distinct_on(DbInstance.odsinstanceid))
         .order_by(DbInstance.odsinstanceid, _is_deleted(DbInstance), changed.desc(), DbInstance.id.desc())
         .subquery(),
     )
@@ -90,7 +90,7 @@ def _organizations() -> Select[int, str]:
         "parentId",
         table.parentid,
     )
-    everyone = func.json_agg(aggregate_order_by(one, table.educationorganizationid))
+    everyone = func.json_agg(one).aggregate_order_by(table.educationorganizationid)
     return select(table.instanceid, cast(everyone, Text).label("list")).group_by(table.instanceid)
 
 

@@ -44,13 +44,16 @@ ROWS = [
 
 
 @asynccontextmanager
-async def ods_database(server: EmbeddedPostgres, script: str = SCHEMA) -> AsyncIterator[str]:
-    """A database that belongs to the service's role."""
+async def ods_database(
+    server: EmbeddedPostgres, script: str = SCHEMA, template: str | None = None
+) -> AsyncIterator[str]:
+    """A database that belongs to the service's role: made by `script`, or as a copy of `template`."""
     name = f"Ods_{next(NUMBERS)}"
     async with session(service_dsn(server, "postgres")) as maintenance:
-        await maintenance.execute(f'CREATE DATABASE "{name}"')
-        async with session(service_dsn(server, name)) as connection:
-            await connection.execute(script)
+        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"')
+        if template is None:
+            async with session(service_dsn(server, name)) as connection:
+                await connection.execute(script)
         yield name
         await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 

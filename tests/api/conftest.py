@@ -28,7 +28,8 @@ def temporal_address() -> str:
 
 
 _TABLES = (
-    "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances"
+    "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
+    " adminapi.educationorganizations"
 )
 
 
