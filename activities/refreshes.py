@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from temporalio import activity
 
+from activities.sweep import accepted
 from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshJobs, Scope
 from instances.status import JobStatus
@@ -47,12 +48,15 @@ class RefreshActivities:
 
     @activity.defn
     async def dispatch_refreshes(self) -> int:
-        """Start what was requested and not started, or has lost the workflow that carried it out."""
-        scopes = await self._jobs.unfinished()
-        for scope in scopes:
-            await self._start(scope)
+        """Start what was requested and not started, or has lost the workflow that carried it out.
+
+        Returns how many scopes were dispatched; what Temporal refuses is tried again by the next pass.
+        """
+        dispatched = 0
+        for scope in await self._jobs.unfinished():
+            dispatched += await accepted(self._start(scope), scope.workflow_id)
             activity.heartbeat(scope.ods_instance_id)
-        return len(scopes)
+        return dispatched
 
     @activity.defn
     async def begin_refresh(self, scope: Scope) -> str | None:

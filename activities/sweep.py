@@ -68,12 +68,22 @@ class SweepActivities:
         """Start one workflow; false if Temporal refuses this one."""
         async with slots:
             try:
-                await self._start(job)
-            except RPCError as error:
-                if error.status not in _REFUSALS:
-                    raise
-                _logger.warning("%s waits for the next sweep: %s", job.job_id, error.status.name)
-                return False
+                return await accepted(self._start(job), job.job_id)
             finally:
                 activity.heartbeat(job.instance_id)
-        return True
+
+
+async def accepted(start: Awaitable[None], job: str) -> bool:
+    """Whether Temporal accepts the start of `job`; if it refuses this one, others may still be accepted.
+
+    Raises:
+        temporalio.service.RPCError: it would refuse any, or is away.
+    """
+    try:
+        await start
+    except RPCError as error:
+        if error.status not in _REFUSALS:
+            raise
+        _logger.warning("%s waits for the next sweep: %s", job, error.status.name)
+        return False
+    return True

@@ -5,7 +5,11 @@ import asyncio
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
 
+from activities.refreshes import RefreshActivities
+from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshJobs, Scope
 from instances.status import JobStatus
 
@@ -93,3 +97,20 @@ def test_workflow_ids_differ_when_tenants_or_scopes_do() -> None:
         "north:refresh-education-organizations",
         "north:refresh-education-organizations-7",
     ]
+
+
+async def test_other_scopes_are_started_when_temporal_refuses_one(
+    jobs: RefreshJobs, engine: AsyncEngine
+) -> None:
+    started = []
+
+    async def start(scope: Scope) -> None:
+        if scope == ONE:
+            raise RPCError("too large", RPCStatusCode.INVALID_ARGUMENT, b"")
+        started.append(scope)
+
+    for scope in (EVERYTHING, ONE, OTHER):
+        await jobs.request(scope)
+    activities = RefreshActivities(jobs, EducationOrganizations(engine), start)
+    assert await ActivityEnvironment().run(activities.dispatch_refreshes) == 2
+    assert set(started) == {EVERYTHING, OTHER}
