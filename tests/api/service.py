@@ -41,3 +41,12 @@ def bearer(settings: Settings, lifetime: int = 60) -> dict[str, str]:
 def tokens(settings: Settings, lifetime: int = 60) -> Tokens:
     """Issues the API's tokens."""
     return Tokens(base64.b64decode(settings.token_signing_key.get_secret_value()), lifetime)
+
+
+def faults_of(answer: httpx.Response) -> dict[str, list[str]]:
+    """What was wrong with which property, of a request that was refused for it."""
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["title"] == "Validation failed"
+    errors: dict[str, list[str]] = answer.json()["errors"]
+    return errors

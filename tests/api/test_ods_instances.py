@@ -1,6 +1,7 @@
 """`/v2/odsInstances`, rule by rule."""
 
 import asyncio
+import base64
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -10,7 +11,9 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.servers import session
+from tests.api.service import faults_of
+from tests.ods_api import decrypt
+from tests.servers import ENCRYPTION_KEY, session
 
 ODS_INSTANCES = "/v2/odsInstances"
 CONNECTION_STRING = "host=test;port=90;username=test;password=test;database=X;pooling=false"
@@ -40,14 +43,6 @@ async def create(api: httpx.AsyncClient, **changes: object) -> int:
     answer = await api.post(ODS_INSTANCES, json=FIELDS | changes)
     assert answer.status_code == 201, answer.text
     return int(answer.headers["Location"].rpartition("/")[2])
-
-
-def faults(answer: httpx.Response) -> dict[str, list[str]]:
-    assert answer.status_code == 400, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["title"] == "Validation failed"
-    errors: dict[str, list[str]] = answer.json()["errors"]
-    return errors
 
 
 @pytest.mark.usefixtures("three")
@@ -107,14 +102,14 @@ async def test_list_is_refused_under_orderby_when_the_order_is_unknown(
 ) -> None:
     answer = await idle_api.get(ODS_INSTANCES, params={"orderBy": word})
 
-    assert faults(answer) == {"orderBy": ["'Order By' must be one of Name, InstanceType, Id."]}
+    assert faults_of(answer) == {"orderBy": ["'Order By' must be one of Name, InstanceType, Id."]}
 
 
 @pytest.mark.parametrize("parameter", ["offset", "limit"])
 async def test_list_is_refused_when_a_number_is_negative(idle_api: httpx.AsyncClient, parameter: str) -> None:
     answer = await idle_api.get(ODS_INSTANCES, params={parameter: -1})
 
-    assert [name.lower() for name in faults(answer)] == [parameter]
+    assert [name.lower() for name in faults_of(answer)] == [parameter]
 
 
 async def test_whole_list_is_told_when_ten_thousand_are_asked_for(
@@ -167,7 +162,7 @@ async def test_ods_instance_is_recorded_when_it_is_posted(
     assert answer.headers["Location"] == f"/odsInstances/{row['odsinstanceid']}"
     assert answer.json() == {"id": row["odsinstanceid"], "name": "A name", "instanceType": "A type"}
     assert (row["name"], row["instancetype"]) == ("A name", "A type")
-    assert "test" not in row["connectionstring"]
+    assert decrypt(row["connectionstring"], base64.b64decode(ENCRYPTION_KEY)) == CONNECTION_STRING
 
 
 @pytest.mark.parametrize(
@@ -197,7 +192,7 @@ async def test_ods_instance_is_recorded_when_it_is_posted(
 async def test_post_is_refused_with_every_fault_when_values_break_rules(
     idle_api: httpx.AsyncClient, changes: dict[str, object], expected: dict[str, list[str]]
 ) -> None:
-    assert faults(await idle_api.post(ODS_INSTANCES, json=FIELDS | changes)) == expected
+    assert faults_of(await idle_api.post(ODS_INSTANCES, json=FIELDS | changes)) == expected
 
 
 @pytest.mark.parametrize("property_name", ["name", "instanceType", "connectionString"])
@@ -208,7 +203,7 @@ async def test_post_is_refused_when_a_value_cannot_be_stored(
     body = json.dumps(FIELDS | {property_name: f"{FIELDS[property_name]}{letter}"})
     answer = await idle_api.post(ODS_INSTANCES, content=body, headers=JSON)
 
-    assert list(faults(answer)) == [property_name[0].upper() + property_name[1:]]
+    assert list(faults_of(answer)) == [property_name[0].upper() + property_name[1:]]
 
 
 async def test_post_is_refused_with_all_faults_together_when_several_rules_are_broken(
@@ -220,7 +215,7 @@ async def test_post_is_refused_with_all_faults_together_when_several_rules_are_b
         json={"name": "A name", "instanceType": "t" * 101, "connectionString": "WrongConnection"},
     )
 
-    errors = faults(answer)
+    errors = faults_of(answer)
     assert set(errors) == {"Name", "InstanceType", "ConnectionString"}
     assert "already exists" in errors["Name"][0]
     assert "is not valid" in errors["ConnectionString"][0]
@@ -237,7 +232,7 @@ async def test_post_is_refused_when_the_encrypted_connection_string_would_not_fi
     if fits:
         assert answer.status_code == 201
     else:
-        assert list(faults(answer)) == ["ConnectionString"]
+        assert list(faults_of(answer)) == ["ConnectionString"]
 
 
 async def test_values_as_long_as_their_columns_are_kept_whole_when_they_are_posted(
@@ -256,7 +251,7 @@ async def test_one_post_wins_when_two_of_one_name_are_made_at_once(api: httpx.As
     assert sorted(answer.status_code for answer in answers) == [201, 400, 400, 400]
     for answer in answers:
         if answer.status_code == 400:
-            assert "already exists" in faults(answer)["Name"][0]
+            assert "already exists" in faults_of(answer)["Name"][0]
 
 
 async def test_one_post_wins_when_the_same_name_is_asked_for_as_an_instance_at_once(
@@ -271,7 +266,7 @@ async def test_one_post_wins_when_the_same_name_is_asked_for_as_an_instance_at_o
         granted = [answer for answer in answers if answer.is_success]
         (refused,) = [answer for answer in answers if not answer.is_success]
         assert len(granted) == 1
-        assert "already exists" in faults(refused)["Name"][0]
+        assert "already exists" in faults_of(refused)["Name"][0]
 
 
 async def test_name_and_type_are_replaced_and_the_connection_string_kept_when_put_has_none(
@@ -294,9 +289,9 @@ async def test_put_is_refused_when_its_values_break_rules(api: httpx.AsyncClient
     await create(api, name="Taken")
     path = f"{ODS_INSTANCES}/{await create(api)}"
 
-    assert "already exists" in faults(await api.put(path, json=FIELDS | {"name": "Taken"}))["Name"][0]
+    assert "already exists" in faults_of(await api.put(path, json=FIELDS | {"name": "Taken"}))["Name"][0]
     several = {"name": "", "instanceType": "t" * 101, "connectionString": "WrongConnection"}
-    assert set(faults(await api.put(path, json=several))) == {"Name", "InstanceType", "ConnectionString"}
+    assert set(faults_of(await api.put(path, json=several))) == {"Name", "InstanceType", "ConnectionString"}
     assert (await api.put(path, json=FIELDS)).status_code == 200
 
 
@@ -328,7 +323,7 @@ async def test_delete_is_refused_under_id_with_a_message_for_each_relation_when_
     number = await create(api)
     for relation in relations:
         await rows.execute(RELATIONS[relation], number)
-    errors: dict[str, Any] = faults(await api.delete(f"{ODS_INSTANCES}/{number}"))
+    errors: dict[str, Any] = faults_of(await api.delete(f"{ODS_INSTANCES}/{number}"))
 
     assert list(errors) == ["Id"]
     assert len(errors["Id"]) == len(relations)

@@ -1,11 +1,8 @@
 import base64
-import hashlib
-import hmac
 import re
 
 import asyncpg
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from temporalio.client import Client
 
 from cli.postgres import EmbeddedPostgres
@@ -13,6 +10,7 @@ from instances.connection_string import ConnectionString
 from instances.errors import RefusedError
 from instances.status import InstanceStatus, JobStatus, Template
 from tests.end_to_end.conftest import Operator
+from tests.ods_api import decrypt
 from tests.servers import (
     ENCRYPTION_KEY,
     INSTANCE_PASSWORD,
@@ -24,16 +22,6 @@ from tests.servers import (
 )
 
 pytestmark = pytest.mark.usefixtures("workers")
-
-
-def _decrypted(text: str) -> str:
-    """An independent reading of the format that the ODS/API documents."""
-    key = base64.b64decode(ENCRYPTION_KEY)
-    iv, ciphertext, signature = (base64.b64decode(part) for part in text.split("|"))
-    assert hmac.compare_digest(signature, hmac.new(key, ciphertext, hashlib.sha256).digest())
-    decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
-    padded = decryptor.update(ciphertext) + decryptor.finalize()
-    return padded[: -padded[-1]].decode()
 
 
 async def _tables(dsn: str) -> list[str]:
@@ -60,7 +48,9 @@ async def test_instance_is_there_when_its_create_has_ended(
     ods_instance = await operator.catalog.ods_instance(job.ods_instance_id)
     assert ods_instance is not None
     assert (ods_instance.name, ods_instance.instancetype) == (name, Template.MINIMAL)
-    connection_string = ConnectionString.parse(_decrypted(ods_instance.connectionstring or ""))
+    connection_string = ConnectionString.parse(
+        decrypt(ods_instance.connectionstring or "", base64.b64decode(ENCRYPTION_KEY))
+    )
     assert dict(connection_string.pairs)["database"] == job.database
     assert dict(connection_string.pairs)["password"] == INSTANCE_PASSWORD
 

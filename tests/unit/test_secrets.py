@@ -14,22 +14,10 @@ from hypothesis import strategies as st
 from instances import secrets
 from instances.secrets import OdsConnectionStrings, UndecipherableError, encrypt
 from settings import InvalidSettingsError, Settings
+from tests.ods_api import decrypt
 
 KEY = b"0123456789abcdef0123456789ABCDEF"
 keys = st.binary(min_size=32, max_size=32)
-
-
-def decrypt(stored: str, key: bytes) -> str:
-    iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in stored.split("|"))
-    if not hmac.compare_digest(signature, hmac.digest(key, ciphertext, hashlib.sha256)):
-        raise ValueError("the signature is not the ciphertext's")
-    assert len(iv) == 16
-    decryptor = Cipher(algorithms.AES256(key), modes.CBC(iv)).decryptor()
-    padded = decryptor.update(ciphertext) + decryptor.finalize()
-    length = padded[-1]
-    assert 1 <= length <= 16
-    assert padded[-length:] == bytes([length]) * length
-    return padded[:-length].decode()
 
 
 def encrypt_as_the_ods_api_does(text: str, key: bytes, iv: bytes) -> str:
