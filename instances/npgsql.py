@@ -1,5 +1,6 @@
 """Which connection strings Npgsql, the driver of the ODS/API, can read."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from instances.connection_string import InvalidConnectionStringError, read_pairs
@@ -51,12 +52,7 @@ def can_read(text: str) -> bool:
         pairs = read_pairs(text)
     except InvalidConnectionStringError:
         return False
-    return bool(pairs) and all(_KEYWORDS.get(_squeezed(key), _none)(value) for key, value in pairs)
-
-
-def _squeezed(keyword: str) -> str:
-    """Keywords are known with and without their blanks, in any case."""
-    return keyword.replace(" ", "").lower()
+    return bool(pairs) and all(_KEYWORDS.get(key.lower(), _none)(value) for key, value in pairs)
 
 
 def _any(_: str) -> bool:
@@ -68,7 +64,7 @@ def _none(_: str) -> bool:
 
 
 def _is_number(value: str) -> bool:
-    return value.strip().removeprefix("-").isdecimal() or not value
+    return re.fullmatch(r"\s*(-?[0-9]+\s*)?", value) is not None
 
 
 def _is_switch(value: str) -> bool:
@@ -76,7 +72,8 @@ def _is_switch(value: str) -> bool:
 
 
 _KEYWORDS: Mapping[str, Callable[[str], bool]] = {
-    _squeezed(keyword): is_usable
+    spelling: is_usable
     for keywords, is_usable in ((_TEXTS, _any), (_NUMBERS, _is_number), (_SWITCHES, _is_switch))
     for keyword in keywords.split(", ")
+    for spelling in (keyword, keyword.replace(" ", ""))
 }

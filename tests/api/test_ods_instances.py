@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.api.service import faults_of
+from cli.polling import wait_until
+from tests.api.server import Server
+from tests.api.service import bearer, faults_of
 from tests.ods_api import decrypt
 from tests.servers import ENCRYPTION_KEY, session
 
@@ -331,3 +334,53 @@ async def test_delete_is_refused_under_id_with_a_message_for_each_relation_when_
         assert relation in message
         assert message.endswith("Can not be deleted.")
     assert (await api.get(f"{ODS_INSTANCES}/{number}")).status_code == 200
+
+
+@pytest.mark.usefixtures("workers")
+async def test_database_is_dropped_when_the_renamed_ods_instance_of_an_instance_is_deleted(
+    api_with_temporal: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    api = api_with_temporal
+    created = (await api.post("/v2/dbInstances", json={"name": name, "databaseTemplate": "Minimal"})).json()
+    await ended(api, created["jobId"])
+    path = f"{ODS_INSTANCES}/{created['odsInstanceId']}"
+    assert (await api.put(path, json={"name": f"{name} renamed"})).status_code == 200
+    shown = (await api.get(f"/v2/dbInstances/{created['id']}")).json()
+    deleted = await api.delete(path)
+
+    job = f"DeleteInstanceJob-{created['odsInstanceId']}-2"
+    assert deleted.status_code == 200
+    assert (await api.get(path)).status_code == 404
+    await ended(api, job)
+    assert (shown["name"], shown["odsInstanceName"]) == (f"{name} renamed", f"{name} renamed")
+    ((row),) = (await api.get("/v2/dbInstances", params={"id": created["id"]})).json()
+    assert (row["name"], row["status"]) == (f"{name} renamed", "Deleted")
+    exists = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+    assert not await admin.fetchval(exists, shown["databaseName"])
+    entries = (await api.get("/v2/audit")).json()
+    (entry,) = [entry for entry in entries if entry["method"] == "DELETE"]
+    assert (entry["path"], entry["instanceId"], entry["jobId"]) == (path, created["id"], job)
+
+
+async def ended(api: httpx.AsyncClient, job: str) -> None:
+    async def is_done() -> bool:
+        return bool((await api.get(f"/v2/jobs/{job}")).json()["status"] == "Completed")
+
+    await wait_until(is_done, 30)
+
+
+async def test_bytes_are_as_agreed_when_a_client_speaks_plain_http(serving: Server) -> None:
+    head = f"Host: api\r\nConnection: close\r\nAuthorization: {bearer(serving.settings)['Authorization']}\r\n"
+    body = json.dumps({"NAME": "Plain", "connectionstring": CONNECTION_STRING})
+    created = await serving.answer(
+        f"POST /v2/ODSINSTANCES/ HTTP/1.1\r\n{head}Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    location = re.search(rb"\r\nlocation: /odsInstances/(\d+)\r\n", created)
+    listed = await serving.answer(f"GET /v2/odsinstances?Name=Plain HTTP/1.1\r\n{head}\r\n".encode())
+
+    assert created.startswith(b"HTTP/1.1 201 Created\r\n")
+    assert location is not None
+    assert listed.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\ncontent-type: application/json\r\n" in listed
+    assert listed.endswith(b'\r\n\r\n[{"id":%d,"name":"Plain","instanceType":null}]' % int(location[1]))
