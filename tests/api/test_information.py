@@ -114,6 +114,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "GET /v2/dbInstances/{instance_id}",
         "DELETE /v2/dbInstances/{instance_id}",
         "POST /v2/dbInstances/{instance_id}/retry",
+        "GET /v2/dbInstances/{instance_id}/database",
+        "POST /v2/dbInstances/{instance_id}/adopt",
         "POST /v2/odsInstances/manage",
         "GET /v2/odsInstances/manage",
         "GET /v2/odsInstances/manage/{instance_id}",
@@ -138,6 +140,11 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "POST /v2/sweep",
         "GET /v2/audit",
         "GET /v2/drift",
+        "POST /v2/odsInstances/{instance_id}/edOrgs/refresh",
+        "POST /v2/odsInstances/edOrgs/refresh",
+        "GET /v2/tenants/{tenant}/odsInstances/edOrgs",
+        "POST /v2/spares/refill",
+        "GET /v2/spares",
     }
     protected = {name: operation for name, operation in operations.items() if " /v2/" in name}
     for operation in protected.values():
