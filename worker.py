@@ -36,6 +36,7 @@ from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
+from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.start import JobStarter
 from workflows.start_refresh import RefreshStarter
@@ -43,6 +44,7 @@ from workflows.start_refresh import RefreshStarter
 WORKFLOWS = [
     CreateInstance,
     DeleteInstance,
+    RenameInstance,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -83,6 +85,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             writes.begin,
             writes.finish_create,
             writes.finish_delete,
+            writes.finish_rename,
             writes.fail,
             sweep.dispatch_page,
             reconcile.find_stuck,
@@ -114,6 +117,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
         activities=[
             databases.provision,
             databases.drop,
+            databases.rename,
             databases.discard,
             spares.tidy_spares,
             spares.fill_spare,

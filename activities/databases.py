@@ -12,12 +12,12 @@ from temporalio.exceptions import ApplicationError
 
 from activities.heartbeats import heartbeats
 from activities.tenant import Tenant
-from databases import provisioning
+from databases import provisioning, renaming
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest
 from instances.jobs import InstanceJob
-from instances.status import InstanceStatus
+from instances.status import InstanceStatus, Operation
 from logs import fault_name
 
 _FINISH_SECONDS = 2
@@ -76,9 +76,23 @@ class DatabaseActivities:
         return await _recorded(self._tenant.registry.finish_delete(job))
 
     @activity.defn
+    async def rename(self, job: InstanceJob) -> None:
+        """Give the instance's database its new name; the sessions on it are ended."""
+        await self._rename(job, InstanceStatus.IN_PROGRESS, job.final_database)
+
+    @activity.defn
     async def discard(self, job: InstanceJob) -> None:
-        """Drop what a failed create has left behind."""
-        await self._drop(job, InstanceStatus.ERROR)
+        """Undo what a failed job has done: drop what was created, or rename back what was renamed."""
+        if job.operation is Operation.RENAME:
+            await self._rename(job, InstanceStatus.ERROR, job.database)
+        else:
+            await self._drop(job, InstanceStatus.ERROR)
+
+    async def _rename(self, job: InstanceJob, state: InstanceStatus, database: str) -> None:
+        async with heartbeats():
+            with faults_reported():
+                async with self._fenced(job, state) as session:
+                    await renaming.rename(self._tenant.server, session, owner_of(job), database)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         return CloneRequest(
@@ -93,7 +107,11 @@ class DatabaseActivities:
         async with heartbeats():
             with faults_reported():
                 async with self._fenced(job, state) as session:
-                    await provisioning.drop(session, owner_of(job), job.database, published=job.published)
+                    owner = owner_of(job)
+                    # A failed rename that could not be undone has left it another name.
+                    for name in await renaming.own_names(session, owner):
+                        await provisioning.drop(session, owner, name, published=True)
+                    await provisioning.drop(session, owner, job.database, published=job.published)
 
     async def _was_finished(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the try before this one recorded the outcome, and Temporal did not hear of it."""

@@ -12,6 +12,7 @@ from databases import inspection
 from databases.server import Server
 from instances.jobs import InstanceJob
 from instances.registry import Registry
+from instances.status import Operation
 
 _AT_ONCE = 200
 """So much fits a history easily; the next pass sees the rest."""
@@ -35,13 +36,13 @@ class StuckPage:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Failed creates whose clean-up failed as well."""
+    """Failed jobs whose clean-up failed as well."""
 
     jobs: list[InstanceJob]
 
 
 class ReconcileActivities:
-    """Finds jobs that nobody carries out, databases that failed creates left, and drift.
+    """Finds jobs that nobody carries out, databases that failed jobs left as they must not be, and drift.
 
     Args:
         registry: the rows.
@@ -88,13 +89,18 @@ class ReconcileActivities:
 
     @activity.defn
     async def find_leftovers(self) -> Leftovers:
-        """Creates in `Error` with a database that carries their instance's mark."""
+        """Failed jobs that were not undone: creates with a database, renames whose database was renamed."""
         with faults_reported():
             async with self._server.connected() as session:
                 found = await inspection.databases(session)
         marks = [database.mark for database in found if database.mark is not None]
-        failed = await self._registry.failed_jobs(marks)
-        return Leftovers(list(failed[:_AT_ONCE]))
+        named = {(database.mark, database.name) for database in found}
+        left = [
+            job
+            for job in await self._registry.failed_jobs(marks)
+            if job.operation is not Operation.RENAME or (job.mark, job.database) not in named
+        ]
+        return Leftovers(left[:_AT_ONCE])
 
     @activity.defn
     async def report_drift(self) -> DriftReport:

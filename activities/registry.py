@@ -40,6 +40,16 @@ class RegistryActivities:
             raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
     @activity.defn
+    async def finish_rename(self, job: InstanceJob) -> bool:
+        """Record `Completed` under the new names and route the ODS/API to the renamed database."""
+        try:
+            return await self._registry.finish_rename(
+                job, self._connection_strings.encrypted(job.final_database)
+            )
+        except NameTakenError as error:
+            raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
+
+    @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record `Deleted`."""
         return await self._registry.finish_delete(job)

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from instances.status import BEGIN, FAIL, FINISH, InstanceStatus
     from workflows import options, search_attributes
 
-WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance"}
+WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}
 
 _Result = TypeVar("_Result")
 
@@ -161,9 +161,12 @@ class JobWorkflow(ABC):
 
     def _tell(self, status: str, details: str) -> None:
         workflow.set_current_details(
-            f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**"
+            f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**{self._target()}"
             f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"
         )
+
+    def _target(self) -> str:
+        return f" to **{self.job.new_name}**" if self.job.new_name else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class Reconciled:
 
 @workflow.defn
 class Reconcile:
-    """Restart jobs that nobody carries out, remove what failed creates left, and report what contradicts."""
+    """Restart jobs that nobody carries out, undo what failed jobs left, and report what contradicts."""
 
     @workflow.run
     async def run(self, reconciled: Reconciled = Reconciled()) -> str:
@@ -57,7 +57,7 @@ class Reconcile:
 
     async def _remove_leftovers(self) -> int:
         leftovers = await workflow.execute_activity_method(
-            ReconcileActivities.find_leftovers, **options.look("Look for what failed creates left")
+            ReconcileActivities.find_leftovers, **options.look("Look for what failed jobs left")
         )
         return sum([await _removed(job) for job in leftovers.jobs])
 
@@ -69,7 +69,7 @@ async def _restarted(job: InstanceJob) -> bool:
 
 
 async def _removed(job: InstanceJob) -> bool:
-    summary = f"Remove what was made of {job.database}"
+    summary = f"Undo what a failed job has made of {job.database}"
     try:
         await workflow.execute_activity_method(
             DatabaseActivities.discard, job, **options.clean_up(job.policy, summary)

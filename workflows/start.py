@@ -74,10 +74,10 @@ class JobStarter:
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
-                static_summary=f"{job.operation} instance {job.name}",
+                static_summary=f"{job.operation} instance {job.name}" + _target(job.new_name),
                 static_details=(
                     f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
-                    f" (template {job.template}, tenant {job.tenant})."
+                    f"{_target(job.new_database, '`')} (template {job.template}, tenant {job.tenant})."
                 ),
                 task_timeout=options.WORKFLOW_TASK_TIMEOUT,
                 priority=priority,
@@ -104,3 +104,8 @@ def _priority(job: InstanceJob, requester: str | None) -> Priority:
         return Priority(priority_key=_SWEPT, fairness_key=job.tenant)
     key = f"{job.tenant}/{requester}".encode()[:_LONGEST_FAIRNESS_KEY].decode(errors="ignore")
     return Priority(priority_key=_REQUESTED, fairness_key=key)
+
+
+def _target(name: str | None, quote: str = "") -> str:
+    """Of a rename, what comes of a name."""
+    return f" to {quote}{name}{quote}" if name else ""

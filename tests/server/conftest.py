@@ -13,6 +13,8 @@ from databases.server import Server
 from settings import CloneStrategy
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, service_dsn, session
 
+READER_PASSWORD = "reader-password-for-tests"
+
 
 @pytest.fixture(scope="session")
 async def shared_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
@@ -54,6 +56,14 @@ def owner() -> Owner:
     """An instance of the test's own."""
     number = next(NUMBERS)
     return Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()))
+
+
+@pytest.fixture
+async def reader(admin: asyncpg.Connection, postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """Address of the server for a role that is neither ours nor a superuser's; to be given a database."""
+    await admin.execute(f"CREATE ROLE reader LOGIN PASSWORD '{READER_PASSWORD}'")
+    yield f"postgresql://reader:{READER_PASSWORD}@127.0.0.1:{postgres.port}"
+    await admin.execute("DROP ROLE reader")
 
 
 @pytest.fixture

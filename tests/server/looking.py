@@ -1,10 +1,13 @@
 """What a superuser sees of databases, without connecting to them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
+
+from tests.servers import session
 
 _OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 1, 2, 3, 4"
 CATALOGS = {
@@ -68,6 +71,35 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 5) -> 
     async with asyncio.timeout(seconds):
         while not await condition():
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def persistent_sessions(
+    admin: asyncpg.Connection, dsn: str, database: str, number: int
+) -> AsyncIterator[None]:
+    """Sessions that are opened again as soon as they end."""
+
+    async def insist() -> None:
+        while True:
+            with suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+                async with session(f"{dsn}/{database}") as connection:
+                    await connection.fetchval("SELECT pg_sleep(3600)")
+            await asyncio.sleep(0)
+
+    insisting = [asyncio.create_task(insist()) for _ in range(number)]
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%pg_sleep%'"
+    try:
+        await until(lambda: _reaches(admin, sleeping, database, number), 20)
+        yield
+    finally:
+        for task in insisting:
+            task.cancel()
+        await asyncio.gather(*insisting, return_exceptions=True)
+
+
+async def _reaches(admin: asyncpg.Connection, query: str, database: str, number: int) -> bool:
+    found: int = await admin.fetchval(query, database)
+    return found >= number
 
 
 async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:

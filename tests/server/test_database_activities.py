@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.databases import DatabaseActivities
+from activities.reconcile import ReconcileActivities
 from activities.tenant import Tenant
 from databases.ownership import Owner
 from databases.server import Server
@@ -183,3 +184,83 @@ async def test_database_is_removed_when_its_create_failed_after_it_was_published
     await registry.fail(job, "name taken")
     await ActivityEnvironment().run(activities(registry).discard, job)
     assert await _databases(admin, job) == set()
+
+
+@pytest.fixture
+async def renaming(activities: Activities, registry: Registry, job: InstanceJob) -> InstanceJob:
+    """A rename that has begun, of a database that is there."""
+    await ActivityEnvironment().run(activities(registry).provision, job)
+    await registry.finish_create(job, "any")
+    renaming = (await registry.request_rename(job.instance_id, f"{job.name} new")).job
+    assert (await registry.begin(renaming)).held
+    return renaming
+
+
+async def _names(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
+    rows = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1", f"%{job.mark}%"
+    )
+    return {row["datname"] for row in rows}
+
+
+async def test_database_has_the_new_name_and_again_the_old_when_its_rename_fails_in_the_end(
+    activities: Activities, registry: Registry, renaming: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await ActivityEnvironment().run(activities(registry).rename, renaming)
+    assert await _names(admin, renaming) == {renaming.new_database}
+    await registry.fail(renaming, "name taken")
+    await ActivityEnvironment().run(activities(registry).discard, renaming)
+    assert await _names(admin, renaming) == {renaming.database}
+
+
+async def test_nothing_is_renamed_when_the_rename_is_late(
+    activities: Activities, registry: Registry, renaming: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    for late in (replace(renaming, attempt=0), replace(renaming, number=1)):
+        with pytest.raises(ApplicationError) as refused:
+            await ActivityEnvironment().run(activities(registry).rename, late)
+        assert refused.value.type == "Superseded"
+    await registry.fail(renaming, "gave up")
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities(registry).rename, renaming)
+    assert await _names(admin, renaming) == {renaming.database}
+
+
+async def test_retried_rename_stays_when_the_clean_up_of_the_failure_before_is_late(
+    activities: Activities, registry: Registry, renaming: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await registry.fail(renaming, "gave up")
+    retry = (await registry.request_retry(renaming.instance_id)).job
+    await registry.begin(retry)
+    await ActivityEnvironment().run(activities(registry).rename, retry)
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities(registry).discard, renaming)
+    assert await _names(admin, renaming) == {renaming.new_database}
+
+
+async def test_database_is_dropped_when_a_failed_rename_has_left_it_another_name(
+    activities: Activities, registry: Registry, renaming: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await ActivityEnvironment().run(activities(registry).rename, renaming)
+    await registry.fail(renaming, "gave up, and the server was away")
+    deletion = (await registry.request_delete(renaming.instance_id)).job
+    await registry.begin(deletion)
+    await ActivityEnvironment().run(activities(registry).drop, deletion)
+    assert await _names(admin, renaming) == set()
+
+
+async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back(
+    activities: Activities, registry: Registry, renaming: InstanceJob, settings: Settings
+) -> None:
+    server, unused = Server(settings.master_dsn.get_secret_value()), cast("Any", None)
+    reconcile = ReconcileActivities(registry, server, unused, unused, unused)
+
+    async def leftovers() -> list[InstanceJob]:
+        return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
+
+    await ActivityEnvironment().run(activities(registry).rename, renaming)
+    assert await leftovers() == []
+    await registry.fail(renaming, "gave up, and the server was away")
+    assert await leftovers() == [renaming]
+    await ActivityEnvironment().run(activities(registry).discard, renaming)
+    assert await leftovers() == []

@@ -1,8 +1,6 @@
 """Removing an instance's database, with its users, and nobody else's."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import asyncpg
@@ -12,10 +10,8 @@ from cli.postgres import EmbeddedPostgres
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.provisioning import CloneRequest, drop, provision
 from databases.server import Server
-from tests.server.looking import exists, fingerprint, make_foreign, row_of, until
+from tests.server.looking import exists, fingerprint, make_foreign, persistent_sessions, row_of
 from tests.servers import session
-
-READER_PASSWORD = "reader-password-for-tests"
 
 
 async def provisioned(server: Server, wanted: CloneRequest) -> None:
@@ -26,43 +22,6 @@ async def provisioned(server: Server, wanted: CloneRequest) -> None:
 async def dropped(server: Server, wanted: CloneRequest, *, published: bool = True) -> None:
     async with server.fenced(wanted.owner) as fenced:
         await drop(fenced, wanted.owner, wanted.database, published=published)
-
-
-@pytest.fixture
-async def reader(admin: asyncpg.Connection, postgres: EmbeddedPostgres) -> AsyncIterator[str]:
-    """Address of the server for a role that is neither ours nor a superuser's; to be given a database."""
-    await admin.execute(f"CREATE ROLE reader LOGIN PASSWORD '{READER_PASSWORD}'")
-    yield f"postgresql://reader:{READER_PASSWORD}@127.0.0.1:{postgres.port}"
-    await admin.execute("DROP ROLE reader")
-
-
-@asynccontextmanager
-async def persistent_sessions(
-    admin: asyncpg.Connection, dsn: str, database: str, number: int
-) -> AsyncIterator[None]:
-    """Sessions that are opened again as soon as they end."""
-
-    async def insist() -> None:
-        while True:
-            with suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
-                async with session(f"{dsn}/{database}") as connection:
-                    await connection.fetchval("SELECT pg_sleep(3600)")
-            await asyncio.sleep(0)
-
-    insisting = [asyncio.create_task(insist()) for _ in range(number)]
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%pg_sleep%'"
-    try:
-        await until(lambda: _reaches(admin, sleeping, database, number), 20)
-        yield
-    finally:
-        for task in insisting:
-            task.cancel()
-        await asyncio.gather(*insisting, return_exceptions=True)
-
-
-async def _reaches(admin: asyncpg.Connection, query: str, database: str, number: int) -> bool:
-    found: int = await admin.fetchval(query, database)
-    return found >= number
 
 
 async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(

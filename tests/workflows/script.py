@@ -78,12 +78,21 @@ class Script:
         return self.finished_on_the_way
 
     @activity.defn
+    async def rename(self, job: InstanceJob) -> None:
+        await self._follow("rename")
+
+    @activity.defn
     async def discard(self, job: InstanceJob) -> None:
         await self._follow("discard")
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         await self._follow("finish_delete")
+        return self.recorded
+
+    @activity.defn
+    async def finish_rename(self, job: InstanceJob) -> bool:
+        await self._follow("finish_rename")
         return self.recorded
 
     @activity.defn
@@ -160,8 +169,10 @@ class Script:
             self.provision,
             self.finish_create,
             self.drop,
+            self.rename,
             self.discard,
             self.finish_delete,
+            self.finish_rename,
             self.fail,
             self.dispatch_page,
             self.find_stuck,
