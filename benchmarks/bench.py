@@ -21,7 +21,7 @@ class Bench:
         return quick if self.quick else full
 
     @property
-    def tiny(self) -> TemplateSpec:
+    def small(self) -> TemplateSpec:
         """The template that says most about overhead."""
         return TemplateSpec(10)
 

@@ -45,6 +45,8 @@ def _boxes(title: str, durations: list[Measurement]) -> Figure:
     for it, box in zip(durations, boxes["boxes"], strict=True):
         box.set_facecolor(_BARE if id(it) in bares else _OURS)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.invert_yaxis()
     axes.set_xlabel("ms (box: quartiles; line: p5 to p95; grey: what the ratios refer to)")
     axes.set_title(title, loc="left")

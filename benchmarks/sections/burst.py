@@ -11,7 +11,7 @@ import asyncpg
 from benchmarks.apart import apart
 from benchmarks.bare import bare_server, create_many, strategy_for
 from benchmarks.bench import Bench
-from benchmarks.load import Client, Created, milliseconds_since
+from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Chart, Findings, Measurement, at_most
 from benchmarks.templates import TemplateSpec
 from cli.data_folder import StackFile
@@ -32,7 +32,7 @@ WHERE jobid = ANY($1) AND startedat IS NOT NULL ORDER BY id
 
 @dataclass
 class Burst:
-    """Milliseconds of the rounds: all creates, the begin of each, and what others asked for meanwhile."""
+    """Milliseconds of every round: of the burst, of what others ask for meanwhile, bare, and alone."""
 
     total: list[float] = field(default_factory=list)
     begun: list[float] = field(default_factory=list)
@@ -42,13 +42,15 @@ class Burst:
     delete_begun: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     bare_one: list[float] = field(default_factory=list)
+    alone_accepted: list[float] = field(default_factory=list)
+    alone_begun: list[float] = field(default_factory=list)
 
 
 def run(bench: Bench) -> Findings:
     """Find the best bare concurrency; then let a burst and the same clones at that concurrency take turns."""
     clones, trial, rounds = bench.thorough((100, 40, 3), quick=(6, 4, 1))
     spec = bench.many_tables
-    with bench.stacks.cloning(spec, bench.tiny, ODS_SPARES="0") as stack:
+    with bench.stacks.cloning(spec, bench.small, ODS_SPARES="0") as stack:
         dsn = stack["postgres"]["master_dsn"]
         tried = {many: apart(create_many, dsn, spec, trial, many) for many in _CONCURRENCIES}
         best = min(tried, key=tried.__getitem__)
@@ -84,7 +86,7 @@ class _Round:
     into: Burst
 
     async def run(self, clones: int) -> None:
-        victims = [await self.client.create(f"Victim {self.number} {one}") for one in range(_VICTIMS)]
+        victims = [await self._alone(f"Victim {self.number} {one}") for one in range(_VICTIMS)]
         started = time.perf_counter()
         names = [f"Burst {self.number} {one}" for one in range(clones)]
         accepted = await asyncio.gather(*map(self.client.request, names))
@@ -102,12 +104,20 @@ class _Round:
         await asyncio.gather(*map(self.client.completed, jobs))  # none of them in error
         await self._clear([visit.result().instance, *(it.instance for it in accepted)])
 
+    async def _alone(self, name: str) -> int:
+        """Create an instance while nothing else goes on."""
+        accepted = await self.client.request(name)
+        await self.client.completed(accepted.job)
+        self.into.alone_accepted.append(accepted.took)
+        self.into.alone_begun.extend(await self._begun([accepted.job]))
+        return accepted.instance
+
     async def _clear(self, instances: Sequence[int]) -> None:
         deletes = await asyncio.gather(*map(self.client.request_delete, instances))
         await self._until_finished([it.job for it in deletes], len(deletes))
 
-    async def _delete(self, victim: Created) -> None:
-        accepted = await self.client.request_delete(victim.instance)
+    async def _delete(self, victim: int) -> None:
+        accepted = await self.client.request_delete(victim)
         self.into.delete_accepted.append(accepted.took)
         await self.client.completed(accepted.job)
         self.into.delete_begun.extend(await self._begun([accepted.job]))
@@ -129,18 +139,16 @@ def _findings(
 ) -> Findings:
     bare = Measurement(f"{clones} bare clones of {spec}, {best} at once", burst.bare)
     total = Measurement(f"{clones} creates at once", burst.total, bare=bare)
-    bare_one = Measurement("bare clone, alone", burst.bare_one)
+    one = Measurement("bare clone, alone", burst.bare_one)
+    accepted = Measurement("alone: POST to 202", burst.alone_accepted)
+    begun = Measurement("alone: commit of the POST to InProgress", burst.alone_begun)
     measurements = [
-        bare,
-        total,
-        Measurement("burst: commit of the POST to InProgress", burst.begun),
-        bare_one,
-        Measurement("somebody else's create meanwhile: POST to 202", burst.visit_accepted),
-        Measurement(
-            "somebody else's create meanwhile: POST to Completed", burst.visit_completed, bare=bare_one
-        ),
-        Measurement("delete meanwhile: DELETE to 202", burst.delete_accepted),
-        Measurement("delete meanwhile: commit of the DELETE to InProgress", burst.delete_begun),
+        *(bare, total, one, accepted, begun),
+        Measurement("burst: commit of the POST to InProgress", burst.begun, bare=begun),
+        Measurement("somebody else meanwhile: POST to 202", burst.visit_accepted, bare=accepted),
+        Measurement("somebody else meanwhile: POST to Completed", burst.visit_completed, bare=one),
+        Measurement("delete meanwhile: DELETE to 202", burst.delete_accepted, bare=accepted),
+        Measurement("delete meanwhile: commit to InProgress", burst.delete_begun, bare=begun),
     ]
     ratio = total.median / bare.median
     limits = [at_most(f"{clones} creates at once / bare clones at the best concurrency", ratio, _LIMIT, "x")]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from benchmarks.apart import apart, meanwhile
+from benchmarks.apart import apart
 from benchmarks.bare import bare_server
 from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
@@ -20,14 +20,18 @@ _WARM_UP = 1
 """Seconds that do not count: connections are being opened."""
 _LIMIT_MS = 100
 
+_BARE_CLONES = Settings.model_fields["ddl_concurrency"].default
+"""Bare clones at once: as many as the service makes by default."""
+_TEMPLATE = Settings.model_fields["minimal_template"].default
+
 
 def run(bench: Bench) -> Findings:
     """Send the bare API requests beside bare clones, then the service: it clones what it is asked for."""
     seconds = bench.thorough(10, quick=1)
     with bench.stacks.fresh(ODS_SPARES="0") as (_, stack):
         # The bare one first: the service's clones go on for a while after the last POST.
-        with bare_api(stack["postgres"]["admin_dsn"]) as url, meanwhile(_clone, stack, seconds):
-            bare_took = apart(_post_bare, url, seconds)
+        with bare_api(stack["postgres"]["admin_dsn"]) as url:
+            bare_took = apart(_post_bare, stack, url, seconds)
         took = apart(_post, stack, seconds)
     bare = Measurement("bare POST to 202, beside bare clones", bare_took)
     posts = Measurement(f"POST to 202, {_PER_SECOND} a second, beside clones", took, bare=bare)
@@ -39,10 +43,15 @@ async def _post(stack: StackFile, seconds: int) -> list[float]:
         return await _steadily(lambda number: client.request(f"Posted {number}"), seconds)
 
 
-async def _post_bare(url: str, seconds: int) -> list[float]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        body = {"name": "Posted", "databaseTemplate": "Minimal"}
-        return await _steadily(lambda _: client.post(url, json=body), seconds)
+async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
+    body = {"name": "Posted", "databaseTemplate": "Minimal"}
+    over = asyncio.Event()
+    async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as beside:
+        for number in range(_BARE_CLONES):
+            beside.create_task(_clone_on(stack, str(number), over))
+        took = await _steadily(lambda _: client.post(url, json=body), seconds)
+        over.set()
+    return took
 
 
 async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
@@ -59,16 +68,8 @@ async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> l
     return took[_WARM_UP * _PER_SECOND :]
 
 
-async def _clone(stack: StackFile, seconds: int) -> None:
-    """Bare clones, as many at once as the service makes by default, for that long."""
-    at_once = Settings.model_fields["ddl_concurrency"].default
-    template = Settings.model_fields["minimal_template"].default
-    until = time.perf_counter() + _WARM_UP + seconds
-
-    async def go_on(name: str) -> None:
-        async with bare_server(stack["postgres"]["master_dsn"]) as server:
-            while time.perf_counter() < until:
-                await server.create(name, template)
-                await server.drop(name)
-
-    await asyncio.gather(*(go_on(str(number)) for number in range(at_once)))
+async def _clone_on(stack: StackFile, name: str, over: asyncio.Event) -> None:
+    async with bare_server(stack["postgres"]["master_dsn"]) as server:
+        while not over.is_set():
+            await server.create(name, _TEMPLATE)
+            await server.drop(name)

@@ -30,7 +30,7 @@ class Claims:
 
 def run(bench: Bench) -> Findings:
     """Claim spares of a small and a large template; whenever one is claimed, the stock is full."""
-    small, large = bench.tiny, bench.large
+    small, large = bench.small, bench.large
     claims, clones = bench.thorough((100, 5), quick=(3, 2))
     with bench.stacks.cloning(small, large, ODS_SPARES=str(_SPARES)) as stack:
         found = {
