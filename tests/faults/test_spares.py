@@ -1,0 +1,96 @@
+"""Processes that fill, claim and tidy the same spares at once, and are killed at any moment."""
+
+import asyncio
+import random
+import sys
+import tempfile
+import uuid
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+import asyncpg
+import pytest
+
+from cli.postgres import EmbeddedPostgres
+from databases.server import Server
+from databases.stocking import Limits, SpareStock
+from settings import CloneStrategy
+from tests.server.looking import until
+from tests.servers import MINIMAL_TEMPLATE, service_dsn
+
+_PROCESSES = 5
+_LEAST_KILLED = 8
+_LEAST_CLAIMED = 20
+_PATIENCE_SECONDS = 60
+_DATABASES = "SELECT datname FROM pg_database"
+
+
+@pytest.fixture
+async def admin(admin: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+    """A superuser's session; databases that are new in the end are removed."""
+    before = {row["datname"] for row in await admin.fetch(_DATABASES)}
+    yield admin
+    for name in {row["datname"] for row in await admin.fetch(_DATABASES)} - before:
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _hand(dsn: str, installation: str, output: IO[str]) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.spare_hands", dsn, installation, MINIMAL_TEMPLATE),
+        stdout=output,
+    )
+
+
+async def _storm(dsn: str, installation: str, output: IO[str]) -> list[list[str]]:
+    """Kill one process after the other and put a new one in its place; returns what they told."""
+    hands = [await _hand(dsn, installation, output) for _ in range(_PROCESSES)]
+    killed, told = 0, list[list[str]]()
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while killed < _LEAST_KILLED or len(told) < _LEAST_CLAIMED:
+                await asyncio.sleep(random.uniform(0.3, 1.0))  # noqa: S311 - the moment is the point
+                victim = hands.pop(0)
+                victim.kill()
+                await victim.wait()
+                killed += 1
+                hands.append(await _hand(dsn, installation, output))
+                told = [line.split() for line in Path(output.name).read_text().splitlines()]  # noqa: ASYNC240 - small
+    finally:
+        for hand in hands:
+            hand.kill()
+            await hand.wait()
+    return told
+
+
+async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_all_the_time(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    dsn, installation = service_dsn(postgres, "postgres"), str(uuid.uuid4())
+    with tempfile.NamedTemporaryFile("w+") as output:
+        told = await _storm(dsn, installation, output.file)
+    assert len({oid for _, oid, _ in told}) == len(told)
+    for database, oid, mark in told:
+        row = await admin.fetchrow(
+            "SELECT oid::int8, datallowconn, shobj_description(oid, 'pg_database') AS comment"
+            " FROM pg_database WHERE datname = $1",
+            database,
+        )
+        assert row is not None
+        assert (row["oid"], row["datallowconn"]) == (int(oid), True)
+        assert mark in row["comment"]
+
+    async def identity() -> str:
+        return installation
+
+    nothing = Limits(of_template=0, in_all=0, size_bytes=0)
+    stock = SpareStock(Server(dsn), identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
+    prefix = f"ods_spare_{installation.replace('-', '')[:16]}_"
+
+    async def none_is_left() -> bool:
+        await stock.tidy()  # a killed client's session may live for half a second longer
+        left = f"{_DATABASES} WHERE starts_with(datname, $1)"
+        return not await admin.fetch(left, prefix)
+
+    await until(none_is_left, 10)
