@@ -11,12 +11,14 @@ from typing import Any
 import asyncpg
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
 from cli.temporal_server import DYNAMIC_CONFIG
 from settings import Settings
+from workflows import schedules
 from workflows.client import DATA_CONVERTER
 
 SERVICE_PASSWORD = "service-password-for-tests"
@@ -77,6 +79,24 @@ async def development_server() -> AsyncIterator[Client]:
     )
     async with environment:
         yield environment.client
+
+
+@asynccontextmanager
+async def scheduled(client: Client, settings: Settings) -> AsyncIterator[None]:
+    """The schedules of these settings, as a worker sets them when it starts; in the end there is none."""
+    await schedules.ensure(client, settings)
+    try:
+        yield
+    finally:
+        for name in (
+            *(schedules.PENDING_SWEEP, schedules.RECONCILE),
+            *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
+        ):
+            try:
+                await client.get_schedule_handle(name).delete()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
 
 
 def binary(name: str) -> str:

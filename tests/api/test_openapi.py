@@ -14,7 +14,7 @@ from settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import bearer
-from workflows import schedules
+from tests.servers import scheduled
 
 CHECKS = [
     "not_a_server_error",
@@ -36,15 +36,12 @@ CHECKS = [
 @pytest.fixture
 async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]:
     """The API with all that it needs, but nothing is started: nobody would work on it."""
-    await schedules.ensure(temporal, settings.model_copy(update={"spares": 1}))
     address = temporal.service_client.config.target_host
-    async with server.serving(settings, TEMPORAL_ADDRESS=address, ODS_TRIGGER="scheduled") as started:
-        yield started
-    for schedule in (
-        *(schedules.PENDING_SWEEP, schedules.RECONCILE),
-        *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
+    async with (
+        scheduled(temporal, settings.model_copy(update={"spares": 1})),
+        server.serving(settings, TEMPORAL_ADDRESS=address, ODS_TRIGGER="scheduled") as started,
     ):
-        await temporal.get_schedule_handle(schedule).delete()
+        yield started
 
 
 async def test_every_answer_is_as_described_when_schemathesis_asks(serving: Server, tmp_path: Path) -> None:

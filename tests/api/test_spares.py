@@ -12,8 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from instances.registry import Registry
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, make_settings
-from workflows import schedules
+from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, make_settings, scheduled
 
 SPARES = "/v2/spares"
 
@@ -43,7 +42,7 @@ async def _spares(api: httpx.AsyncClient) -> dict[str, Any]:
 async def test_spares_are_made_and_taken_and_made_again_when_instances_are_created(
     api_with_temporal: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
 ) -> None:
-    api = api_with_temporal
+    api, wanted = api_with_temporal, {"name": name, "databaseTemplate": "Minimal"}
 
     async def full() -> bool:
         ready = {it["template"]: it["ready"] for it in (await _spares(api))["templates"]}
@@ -56,12 +55,9 @@ async def test_spares_are_made_and_taken_and_made_again_when_instances_are_creat
         "stale": 0,
         "bytes": 0,
     }
-    await schedules.ensure(temporal, settings)
-    await wait_until(full, 30)
-    try:
-        created = (
-            await api.post("/v2/dbInstances", json={"name": name, "databaseTemplate": "Minimal"})
-        ).json()
+    async with scheduled(temporal, settings):
+        await wait_until(full, 30)
+        created = (await api.post("/v2/dbInstances", json=wanted)).json()
 
         async def completed() -> bool:
             return bool((await api.get(f"/v2/dbInstances/{created['id']}")).json()["status"] == "Completed")
@@ -69,12 +65,6 @@ async def test_spares_are_made_and_taken_and_made_again_when_instances_are_creat
         await wait_until(completed, 20)
         await wait_until(full, 30)  # nobody but the claim has asked for it
         assert (await api.post(f"{SPARES}/refill")).status_code == 202
-    finally:
-        for schedule in (
-            *(schedules.PENDING_SWEEP, schedules.RECONCILE),
-            *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
-        ):
-            await temporal.get_schedule_handle(schedule).delete()
 
 
 async def test_refill_is_unavailable_when_no_worker_has_set_up_the_schedule(

@@ -6,7 +6,7 @@ from cli.polling import wait_until
 from instances.registry import Registry
 from instances.status import Template
 from settings import Settings
-from workflows import schedules
+from tests.servers import scheduled
 
 SWEEP = "/v2/sweep"
 
@@ -19,18 +19,15 @@ async def test_pending_row_is_completed_when_a_sweep_is_requested(
     registry: Registry,
     name: str,
 ) -> None:
-    await schedules.ensure(temporal, settings)
     requested = await registry.reserve(name, Template.MINIMAL)
-    answer = await api_with_temporal.post(SWEEP)
 
     async def is_completed() -> bool:
         instance = await api_with_temporal.get(f"/v2/dbInstances/{requested.instance.id}")
         return bool(instance.json()["status"] == "Completed")
 
-    assert answer.status_code == 202
-    await wait_until(is_completed, 20)
-    for schedule in (schedules.PENDING_SWEEP, schedules.RECONCILE, schedules.EDUCATION_ORGANIZATIONS):
-        await temporal.get_schedule_handle(schedule).delete()
+    async with scheduled(temporal, settings):
+        assert (await api_with_temporal.post(SWEEP)).status_code == 202
+        await wait_until(is_completed, 20)
 
 
 async def test_sweep_is_unavailable_when_no_worker_has_set_up_the_schedule(

@@ -1,0 +1,61 @@
+"""The schedule of the refill: there is one once spares are wanted, and it also removes the last of them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
+
+import pytest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.tenant import Tenant, composed
+from cli.polling import wait_until
+from settings import Settings
+from tests.servers import scheduled
+from worker import WORKERS
+from workflows import schedules
+
+Serving: TypeAlias = Callable[[int], AbstractAsyncContextManager[Tenant]]
+
+
+@pytest.fixture
+def serving(temporal: Client, settings: Settings) -> Serving:
+    """Workers that have started with a number of spares to keep."""
+
+    @asynccontextmanager
+    async def serving(spares: int) -> AsyncIterator[Tenant]:
+        own = settings.model_copy(update={"spares": spares})
+        async with composed(own) as (tenant,), AsyncExitStack() as stack:
+            for worker in WORKERS:
+                await stack.enter_async_context(worker(temporal, tenant))
+            await schedules.ensure(temporal, own)
+            yield tenant
+
+    return serving
+
+
+async def _reached(tenant: Tenant, expected: int) -> None:
+    async def reached() -> bool:
+        shelves = await tenant.spares.shelves()
+        return [shelf.ready for shelf in shelves.templates] == [expected] * 2 and not shelves.unfinished
+
+    await wait_until(reached, 30)
+
+
+async def test_spares_are_removed_when_they_are_no_longer_wanted(
+    serving: Serving, temporal: Client, settings: Settings
+) -> None:
+    async with scheduled(temporal, settings):
+        async with serving(1) as tenant:
+            await _reached(tenant, 1)
+        async with serving(0) as tenant:
+            await _reached(tenant, 0)
+
+
+async def test_there_is_no_refill_when_no_spares_were_ever_wanted(
+    temporal: Client, settings: Settings
+) -> None:
+    async with scheduled(temporal, settings):
+        with pytest.raises(RPCError) as missing:
+            await temporal.get_schedule_handle(schedules.SPARE_REFILL).describe()
+    assert missing.value.status is RPCStatusCode.NOT_FOUND
