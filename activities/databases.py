@@ -59,12 +59,12 @@ class DatabaseActivities:
                 request = await self._request(job)
                 async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
                     made = await provisioning.provision(session, request)
-                if self._refill and made.claimed:
-                    self._refill()
-                else:
+                if not made.claimed:
                     await provisioning.verify(self._tenant.server, job.database)
             connection_string = self._tenant.connection_strings.encrypted(job.database)
             finished = await _recorded(self._tenant.registry.finish_create(job, connection_string))
+        if self._refill and made.claimed:
+            self._refill()  # only now: until then, somebody waits
         return Provisioned(job.database, made.size_bytes, finished)
 
     @activity.defn

@@ -68,7 +68,7 @@ class Registry:
         """The id of this installation, which never changes."""
         if self._installation is None:
             async with self._transaction() as session:
-                self._installation = str(await session.scalar(select(models.Installation.id)))
+                self._installation = str((await session.scalars(select(models.Installation.id))).one())
         return self._installation
 
     async def reserve(self, name: str, template: Template) -> Requested:
