@@ -71,8 +71,10 @@ class Catalog:
         self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
     ) -> Sequence[DbInstance]:
         """A page of instances by id, deleted ones included; the filters are exact."""
-        query = _matching(select(DbInstance), {DbInstance.id: instance_id, DbInstance.name: name})
-        return await self._all(query.order_by(DbInstance.id).offset(offset).limit(limit))
+        ids = _matching(select(DbInstance.id), {DbInstance.id: instance_id, DbInstance.name: name})
+        # Looked for in the index alone: a late page need not read the rows of all pages before it.
+        page = ids.order_by(DbInstance.id).offset(offset).limit(limit)
+        return await self._all(select(DbInstance).where(DbInstance.id.in_(page)).order_by(DbInstance.id))
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, func
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, func
 from sqlalchemy.orm import InstrumentedAttribute
 
 Orders = Mapping[str, SQLColumnExpression[Any]]
@@ -49,12 +49,5 @@ class Listing:
 
 
 def by_utf16(text: InstrumentedAttribute[Any]) -> ColumnElement[str]:
-    """What to sort by, for `text` to come in the order of its UTF-16 code units.
-
-    That is the order of code points (`COLLATE "C"`), except that characters beyond U+FFFF come before those
-    from U+E000 on, because UTF-16 writes them as surrogates. So each of these gets one of two characters put
-    before it, which are in that order and beyond all others.
-    """
-    marked = func.regexp_replace(text.collate("C"), "([\ue000-\uffff])", "\ue001\\1", "g")
-    marked = func.regexp_replace(marked, "([\U00010000-\U0010ffff])", "\ue000\\1", "g")
-    return marked.collate("C")
+    """What to sort by, for `text` to come in the order of its UTF-16 code units (migration 0007)."""
+    return func.adminapi.utf16_order(text, type_=String())

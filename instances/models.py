@@ -158,7 +158,11 @@ class OdsInstance(Base):
     """An ODS instance: what the ODS/API reads to route requests."""
 
     __tablename__ = "odsinstances"
-    __table_args__ = (UniqueConstraint("name", "instancetype"), {"schema": "dbo"})
+    __table_args__ = (
+        UniqueConstraint("name", "instancetype"),
+        Index("ix_odsinstances_order", text("adminapi.utf16_order(name)"), "odsinstanceid"),
+        {"schema": "dbo"},
+    )
 
     odsinstanceid: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
