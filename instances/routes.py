@@ -64,6 +64,8 @@ async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None
 
 async def unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
     """Remove the ODS instance; if rows refer to it, leave it and say so."""
+    # From here on nobody can refer to it: some versions of the ODS/API would have that removed as well.
+    await session.get(OdsInstance, ods_instance_id, with_for_update=True)
     if relations := await relations_of(session, ods_instance_id):
         return relations_reason(relations)
     try:

@@ -264,6 +264,13 @@ CREATE TABLE adminapi.jobstatuses (
     errormessage text,
     createdat timestamp NOT NULL,
     finishedat timestamp);
+CREATE TABLE adminapi.educationorganizations (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    instanceid int NOT NULL,
+    instancename varchar(100) NOT NULL,
+    educationorganizationid bigint NOT NULL,
+    nameofinstitution varchar(75) NOT NULL,
+    discriminator varchar(128) NOT NULL);
 INSERT INTO dbo.odsinstances (name) VALUES ('theirs');
 """
 

@@ -1,5 +1,6 @@
 """Registries whose tables others made, in each of the layouts that there have been."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,9 +16,11 @@ from instances.migrations import upgrade
 from instances.migrations.conflicts import ConflictingRowsError
 from instances.registry import Registry
 from instances.status import Template
-from tests.server.layouts import ADMIN_API, LAYOUTS, ODS_API, ODS_API_6
-from tests.server.lives import CONNECTION_STRING
+from tests.server.layouts import ADMIN_API, LAYOUTS, ODS_API, ODS_API_6, ODS_API_FIRST_7
+from tests.server.lives import CONNECTION_STRING, bring_to
 from tests.server.looking import CATALOGS, everything
+
+POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -69,7 +72,7 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     dsn: str, engine: AsyncEngine
 ) -> None:
     await upgrade(dsn)
-    registry = Registry(engine, ExecutionPolicy("ods-ddl", 2, 2, 60))
+    registry = Registry(engine, POLICY)
     created = (await registry.reserve("Ours", Template.MINIMAL)).job
     assert (await registry.begin(created)).held
     assert await registry.fail(created, "x" * 2000)
@@ -106,6 +109,26 @@ async def test_rows_of_others_can_be_written_as_before_when_columns_got_defaults
     await bare.execute("INSERT INTO dbo.odsinstances (name) VALUES ('Ours')")
     rows = await bare.fetch("SELECT name, status, isextended, version FROM dbo.odsinstances ORDER BY 1")
     assert [tuple(row) for row in rows] == [("EdFi ODS", "OK", True, "6.1"), ("Ours", "", False, "")]
+
+
+async def test_delete_is_refused_when_a_client_got_the_instance_meanwhile_and_references_cascade(
+    dsn: str, bare: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    await bare.execute(ODS_API_FIRST_7)
+    await upgrade(dsn)
+    registry = Registry(engine, POLICY)
+    deletion = await bring_to(registry, "Pending_Delete", "Ours")
+    async with bare.transaction():
+        await bare.execute(
+            "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
+            " VALUES (1, $1)",
+            deletion.ods_instance_id,
+        )
+        begin = asyncio.create_task(registry.begin(deletion))
+        done, _ = await asyncio.wait({begin}, timeout=0.2)
+        assert not done
+    assert "in use by Applications" in ((await begin).refusal or "")
+    assert await bare.fetchval("SELECT count(*) FROM dbo.apiclientodsinstances") == 2
 
 
 CONFLICTS = {
