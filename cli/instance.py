@@ -137,7 +137,7 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:
     if not quietly:
-        show_members(found)
+        show_members(found | {"comment": found["comment"] or "none"})
     question = f"Hand the database {found['databaseName']} over to the instance {found['name']}?"
     typer.confirm(f"{question} Deleting the instance will drop it.", abort=True, err=True)
 

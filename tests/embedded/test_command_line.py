@@ -127,7 +127,9 @@ async def test_unmarked_database_is_no_drift_and_can_be_deleted_when_it_was_adop
 
     asked = instance("adopt", created["id"])
     assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
-    assert ["owner", "ods_service"] in [line.split() for line in asked.stdout.splitlines()]
+    shown = [line.split() for line in asked.stdout.splitlines()]
+    assert ["owner", "ods_service"] in shown
+    assert ["comment", "none"] in shown
     assert database_of(name) in asked.stderr
     assert database_of(name) in ods("drift", "--data-dir", stack.path).stdout
 
