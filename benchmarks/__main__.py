@@ -11,7 +11,7 @@ from benchmarks import machine, plots, report
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
-from benchmarks.sections import burst, create, lists, posts, spare_race, spares, strategies, sweep
+from benchmarks.sections import burst, create, lists, posts, profile, spare_race, spares, strategies, sweep
 from benchmarks.stacks import Stacks
 from cli.output import say
 
@@ -19,6 +19,7 @@ _RESULTS = Path(__file__).parent / "results"
 _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "strategies": strategies.run,
     "create": create.run,
+    "profile": profile.run,
     "spares": spares.run,
     "spare_race": spare_race.run,
     "burst": burst.run,
