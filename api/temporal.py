@@ -26,7 +26,8 @@ async def answer_of(call: Awaitable[_Result]) -> _Result:
         TimeoutError: it does not answer soon.
     """
     try:
-        return await asyncio.wait_for(call, PATIENCE)
+        async with asyncio.timeout(PATIENCE):  # wait_for loses a cancellation that comes with the answer
+            return await call
     except (TimeoutError, asyncio.CancelledError):
         # A connection attempt that was cancelled still reports to the interpreter, and crashes the process
         # if that is gone. This call, which a shutdown waits for, outlasts it.
