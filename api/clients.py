@@ -48,6 +48,12 @@ class ApiClients:
         except IntegrityError:
             raise ClientExistsError from None
 
+    async def exists(self, client_id: str) -> bool:
+        """Whether there is a client with this id."""
+        async with self._sessions() as session:
+            found = await session.scalar(select(ApiClient.id).where(ApiClient.clientid == client_id))
+        return found is not None
+
     async def verify(self, client_id: str, secret: str) -> bool:
         """Whether `secret` is the client's; a client that does not exist is refused as slowly as a secret.
 

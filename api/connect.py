@@ -18,7 +18,7 @@ from api.auth import FULL_ACCESS
 from api.clients import ClientExistsError
 from api.problems import ProblemError
 from api.requests import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body
-from api.services import Serving
+from api.services import Services, Serving
 from api.trail import Noting
 from instances.rules import required_text_faults
 
@@ -74,9 +74,9 @@ def _admits_token(request: Request, services: Serving) -> None:
     services.limits.admit_token(request)
 
 
-def _valid_registration(form: Form) -> Properties[str]:
+async def _valid_registration(form: Form, services: Serving) -> Properties[str]:
     errors = {
-        "ClientId": required_text_faults("Client Id", form.get("ClientId"), _LONGEST),
+        "ClientId": await _client_id_faults(form.get("ClientId", ""), services),
         "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
         "DisplayName": required_text_faults("Display Name", form.get("DisplayName"), _LONGEST),
     }
@@ -98,9 +98,8 @@ async def register(
     client_id = form["ClientId"]
     try:
         await services.clients.register(client_id, form["ClientSecret"], form["DisplayName"])
-    except ClientExistsError:
-        message = f"A client with the id '{client_id}' already exists. Choose another id."
-        raise ProblemError.invalid({"ClientId": [message]}) from None
+    except ClientExistsError:  # since we looked
+        raise ProblemError.invalid({"ClientId": [_taken(client_id)]}) from None
     noting.client = client_id
     return Done(title=f"Registered client {client_id} successfully.", status=HTTPStatus.OK)
 
@@ -140,12 +139,12 @@ def _documented_grant_refusals() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _access_denied() -> _GrantRefusedError:
+def _access_denied(challenges: str) -> _GrantRefusedError:
     return _GrantRefusedError(
         HTTPStatus.UNAUTHORIZED,
         "invalid_client",
         "Access Denied. Please review your information and try again.",
-        headers={"WWW-Authenticate": "Basic"},  # the other way to prove who one is
+        headers={"WWW-Authenticate": challenges},
     )
 
 
@@ -155,13 +154,20 @@ class _TokenRequest:
     scopes: frozenset[str]
     client_id: str
     secret: str
+    challenges: str
 
     @classmethod
     def read(cls, request: Request, form: Form) -> Self:
-        credentials = _basic_credentials(request.headers.get("authorization", ""))
-        client_id, secret = credentials or (form.get("client_id", ""), form.get("client_secret", ""))
-        scopes = frozenset(form.get("scope", "").split())
-        return cls(form.get("grant_type", ""), scopes, client_id, secret)
+        basic = _basic_credentials(request.headers.get("authorization", ""))
+        client_id, secret = basic or (form.get("client_id", ""), form.get("client_secret", ""))
+        return cls(
+            grant_type=form.get("grant_type", ""),
+            scopes=frozenset(form.get("scope", "").split()),
+            client_id=client_id,
+            secret=secret,
+            # As every refusal names it; who has used HTTP Basic is told of that as well (RFC 6749, 5.2).
+            challenges='Bearer, Basic realm="connect"' if basic else "Bearer",
+        )
 
     def require_order(self) -> None:
         """Refuse what is wrong with the request, whoever sent it.
@@ -170,7 +176,7 @@ class _TokenRequest:
             _GrantRefusedError: something is.
         """
         if self.grant_type != _GRANT_TYPE:
-            raise _access_denied()
+            raise _access_denied(self.challenges)
         if not self.client_id.strip() or not self.secret.strip():
             raise _GrantRefusedError(
                 HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
@@ -196,7 +202,7 @@ async def token(
     """Issue a bearer token."""
     asked.require_order()
     if not await services.clients.verify(asked.client_id, asked.secret):
-        raise _access_denied()
+        raise _access_denied(asked.challenges)
     noting.client = asked.client_id
     issued = Token(access_token=services.tokens.issue(asked.client_id), expires_in=services.tokens.lifetime)
     return JSONResponse(issued.model_dump(), headers={"Cache-Control": "no-store"})
@@ -212,6 +218,17 @@ def _basic_credentials(authorization: str) -> tuple[str, str] | None:
     except (Base64Error, UnicodeDecodeError):
         return "", ""
     return unquote_plus(client_id), unquote_plus(secret)
+
+
+async def _client_id_faults(client_id: str, services: Services) -> list[str]:
+    faults = required_text_faults("Client Id", client_id, _LONGEST)
+    if not faults and await services.clients.exists(client_id):
+        return [_taken(client_id)]
+    return faults
+
+
+def _taken(client_id: str) -> str:
+    return f"A client with the id '{client_id}' already exists. Choose another id."
 
 
 def _secret_faults(secret: str) -> list[str]:

@@ -65,6 +65,14 @@ async def _registry(postgres: EmbeddedPostgres, template: str, name: str) -> str
 
 
 @pytest.fixture(scope="session")
+async def contract(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[Server]:
+    """One API in a process of its own, for tests that send bytes; each uses names that no other does."""
+    registry = await _registry(postgres, migrated_registry, "EdFi_Admin_contract")
+    async with server.serving(make_settings(postgres, registry, rate_limiting=False)) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 async def idle_app(idle_settings: Settings) -> AsyncIterator[FastAPI]:
     """One API for all requests that are refused: they leave no traces."""
     async with running(idle_settings, NOBODY) as app:

@@ -1,14 +1,16 @@
 """The API in a server process of its own, configured by its environment."""
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any, Self
 
 import httpx
 
@@ -17,6 +19,11 @@ from cli.ports import free_port
 from settings import Settings
 from tests.api.service import NOBODY
 from tests.servers import ENCRYPTION_KEY, TOKEN_KEY
+
+
+def spellings(path: str) -> list[str]:
+    """The same path in five spellings of case and slash."""
+    return [path, f"{path}/", path.lower(), path.upper(), f"{path.swapcase()}/"]
 
 
 def environment(settings: Settings, **changes: str) -> dict[str, str]:
@@ -44,6 +51,26 @@ async def start(
     )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it comes over the wire; names of headers in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @classmethod
+    def read(cls, received: bytes) -> Self:
+        head, _, body = received.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
+        assert int(headers.get("content-length", len(body))) == len(body)
+        return cls(int(line.split()[1]), headers, body)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
 class Server:
     """A server that serves."""
 
@@ -69,6 +96,12 @@ class Server:
         writer.close()
         await writer.wait_closed()
         return answer
+
+    async def ask(self, line: str, *headers: str, body: bytes | None = None) -> Answer:
+        """The answer to one request: its first line without the version, its headers, its body."""
+        length = [] if body is None else [f"Content-Length: {len(body)}"]
+        head = [f"{line} HTTP/1.1", "Host: api", "Connection: close", *length, *headers, "", ""]
+        return Answer.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
 
     async def stop(self) -> str:
         """Stop it as an operator does; returns what it has printed."""
