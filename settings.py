@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PostgresDsn, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, PostgresDsn, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KEY_BYTES = 32
@@ -60,6 +60,14 @@ def _database_name(value: str) -> str:
     return value
 
 
+def _web_address(value: str) -> str:
+    try:
+        HttpUrl(value)
+    except ValidationError:
+        raise ValueError("must look like https://server/path") from None
+    return value  # as it was written: it is compared with what tokens say
+
+
 def _base64_key(value: SecretStr) -> SecretStr:
     try:
         key = base64.b64decode(value.get_secret_value(), validate=True)
@@ -74,6 +82,7 @@ Dsn = Annotated[SecretStr, AfterValidator(_postgres_dsn)]
 Key = Annotated[SecretStr, AfterValidator(_base64_key)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 
 
@@ -170,6 +179,15 @@ class Settings(BaseSettings):
         default=True, description="Whether an address may only so often register clients and ask for tokens."
     )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
+    oidc_issuer: WebAddress | None = Field(
+        default=None, description="OpenID Connect issuer whose tokens are accepted, instead of our own."
+    )
+    oidc_audience: str = Field(
+        default="edfi_admin_api", min_length=1, description="What `aud` in the issuer's tokens must name."
+    )
+    oidc_jwks_url: WebAddress | None = Field(
+        default=None, description="Address of the issuer's keys; by default its discovery document says it."
+    )
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
     )

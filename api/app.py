@@ -33,6 +33,7 @@ from api import (
     tenant_view,
 )
 from api.limits import ConnectLimits
+from api.oidc import IssuerTokens
 from api.protocol import ProtocolMiddleware
 from api.routing import Places
 from api.services import Services
@@ -60,11 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, connect, instances, adoption, managed_instances),
+        *(information, instances, adoption, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenant_view),
         *(jobs, sweeps, drift, spares, audit),
     ):
         app.include_router(module.router)
+    if settings.oidc_issuer is None:
+        app.include_router(connect.router)
     app.add_middleware(ProtocolMiddleware, places=Places(app.routes))
     return app
 
@@ -90,9 +93,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     temporal = await client.connect(settings, lazy=True)
-    limits = ConnectLimits(enabled=settings.rate_limiting)
+    limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
     async with composed(settings) as tenants:
-        services = {tenant.name: Services.compose(tenant, temporal, limits) for tenant in tenants}
+        services = {tenant.name: Services.compose(tenant, temporal, limits, issuer) for tenant in tenants}
         app.state.services = services
         catching_up = [asyncio.create_task(one.launcher.catch_up()) for one in services.values()]
         try:

@@ -1,8 +1,9 @@
-"""Bearer tokens: signed by us, so that any API process can check them without asking anybody."""
+"""Who is calling: everything below `/v2` needs a bearer token with the scope for everything."""
 
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol, Self
 
 import jwt
 from fastapi.security import HTTPBearer
@@ -20,8 +21,39 @@ _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whom a valid token speaks for.
+
+    Args:
+        client: the id of the client.
+        scopes: what it may do.
+        tenant: the only tenant that the token is good for, in any case of letters.
+    """
+
+    client: str
+    scopes: frozenset[str]
+    tenant: str
+
+    @classmethod
+    def of(cls, claims: dict[str, Any]) -> Self:
+        """The caller that the claims of a token name."""
+        return cls(
+            client=claims["sub"],
+            scopes=_words(claims.get("scope")) | _words(claims.get("scp")),
+            tenant=str(claims.get("tenant", DEFAULT_TENANT)),
+        )
+
+
+class Authority(Protocol):
+    """Whoever can tell valid tokens from others."""
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not valid."""
+
+
 class Tokens:
-    """Issues and checks tokens of one tenant's clients.
+    """Issues and checks tokens of one tenant's clients: any API process can, without asking anybody.
 
     Args:
         key: 32 bytes that sign them.
@@ -48,10 +80,10 @@ class Tokens:
         }
         return jwt.encode(claims, self._key, _ALGORITHM)
 
-    def claims(self, token: str) -> dict[str, Any] | None:
-        """What a valid token says; None if it is not ours, changed, too old, or for another tenant."""
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not ours, changed, or too old."""
         try:
-            claims: dict[str, Any] = jwt.decode(
+            claims = jwt.decode(
                 token,
                 self._key,
                 [_ALGORITHM],
@@ -61,26 +93,31 @@ class Tokens:
             )
         except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
             return None
-        return claims if claims["tenant"] == self._tenant else None
+        return Caller.of(claims)
 
 
 bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_error=False)
 """Describes, on the endpoints below `/v2`, what the protocol requires before they are reached."""
 
 
-async def authenticate(connection: HTTPConnection) -> None:
-    """Let a request pass that brings a valid token with the scope for everything.
+async def authenticate(connection: HTTPConnection, authority: Authority, tenant: str) -> None:
+    """Let a request pass that brings a valid token for the tenant, with the scope for everything.
 
     Raises:
         ProblemError: 401 without a valid token, 403 without the scope.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    tokens: Tokens = connection.scope["state"]["services"].tokens
-    claims = tokens.claims(token.strip()) if scheme.lower() == "bearer" else None
-    if claims is None:
+    caller = await authority.caller(token.strip()) if scheme.lower() == "bearer" else None
+    if caller is None or caller.tenant.lower() != tenant.lower():
         raise ProblemError(
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
-    deed(connection).client = claims["sub"]
-    if FULL_ACCESS not in str(claims["scope"]).split():
+    deed(connection).client = caller.client
+    if FULL_ACCESS not in caller.scopes:
         raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
+
+
+def _words(claim: object) -> frozenset[str]:
+    """The words of a claim that has them separated by spaces, or as a list."""
+    words = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    return frozenset(map(str, words))

@@ -10,6 +10,7 @@ from api import problems
 from api.auth import authenticate
 from api.problems import ProblemError
 from api.routing import Places, path_of
+from api.services import services_of
 
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
 _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
@@ -44,7 +45,8 @@ class ProtocolMiddleware:
         _require_version(path)
         # The tenant header is judged here: before anybody is asked who they are.
         if _PROTECTED.match(path):
-            await authenticate(connection)
+            services = services_of(connection)
+            await authenticate(connection, services.authority, services.tenant)
         self._places.settle(connection.scope)
 
 

@@ -13,7 +13,7 @@ from temporalio.client import Client
 
 from activities.drift import DriftDetector
 from activities.tenant import Tenant
-from api.auth import Tokens
+from api.auth import Authority, Tokens
 from api.clients import ApiClients
 from api.launch import Launcher
 from api.limits import ConnectLimits
@@ -56,15 +56,20 @@ class Services:
     launcher: Launcher
     clients: ApiClients
     tokens: Tokens
+    authority: Authority
     limits: ConnectLimits
     audit: AuditTrail
     recorder: Recorder
 
     @classmethod
-    def compose(cls, tenant: Tenant, temporal: Client, limits: ConnectLimits) -> Self:
-        """Put the parts of one tenant together."""
+    def compose(
+        cls, tenant: Tenant, temporal: Client, limits: ConnectLimits, issuer: Authority | None
+    ) -> Self:
+        """Put the parts of one tenant together; without an issuer of tokens, it issues them itself."""
         settings, audit = tenant.settings, AuditTrail(tenant.engine)
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
+        signing_key = base64.b64decode(settings.token_signing_key.get_secret_value())
+        tokens = Tokens(signing_key, settings.token_lifetime, tenant.name)
         return cls(
             tenant=tenant.name,
             settings=settings,
@@ -88,11 +93,8 @@ class Services:
                 settings.trigger,
             ),
             clients=ApiClients(tenant.engine),
-            tokens=Tokens(
-                base64.b64decode(settings.token_signing_key.get_secret_value()),
-                settings.token_lifetime,
-                tenant.name,
-            ),
+            tokens=tokens,
+            authority=issuer or tokens,
             limits=limits,
             audit=audit,
             recorder=Recorder(audit.record),

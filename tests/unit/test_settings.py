@@ -41,6 +41,9 @@ READ: dict[str, tuple[str, Any]] = {
     "REGISTRATION": ("false", False),
     "RATE_LIMITING": ("0", False),
     "TOKEN_LIFETIME": ("1", 1),
+    "OIDC_ISSUER": ("https://login.example/realms/ods/", "https://login.example/realms/ods/"),
+    "OIDC_AUDIENCE": ("a", "a"),
+    "OIDC_JWKS_URL": ("http://login.example:8080/keys", "http://login.example:8080/keys"),
     "TEMPORAL_UI_URL": ("https://temporal.example:8233/ui", "https://temporal.example:8233/ui"),
 }
 SQLALCHEMY_DSN = "postgresql+asyncpg://u:bad-value@h/d"  # asyncpg itself does not understand it
@@ -53,6 +56,7 @@ BAD_KEYS = [
     *("", "bad-value", base64.b64encode(b"31 bytes are one byte too few..").decode()),
     *(base64.b64encode(bytes(33)).decode(), f"{KEY[:-2]}!!", "ключ" * 11),
 ]
+BAD_ADDRESSES = ["", "bad-value", "ftp://bad-value", "https://", "bad-value.example/path"]
 BAD_SECONDS = ["", "bad-value", "0", "-1", "nan", "inf", "-inf", "315360001", "1e300"]
 REFUSED: dict[str, list[str]] = {
     "ADMIN_DSN": BAD_DSNS,
@@ -82,6 +86,9 @@ REFUSED: dict[str, list[str]] = {
     "REGISTRATION": ["", "bad-value", "2"],
     "RATE_LIMITING": ["", "bad-value", "2"],
     "TOKEN_LIFETIME": ["", "bad-value", "0", "-1", "1.5"],
+    "OIDC_ISSUER": BAD_ADDRESSES,
+    "OIDC_AUDIENCE": [""],
+    "OIDC_JWKS_URL": BAD_ADDRESSES,
 }
 UNCHECKED = {"INSTANCE_CONNECTION_STRING", "TEMPORAL_UI_URL"}
 """The first is parsed where it is used (`OdsConnectionStrings.from_settings`), the second only shown."""

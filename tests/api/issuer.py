@@ -1,0 +1,101 @@
+"""An OpenID Connect issuer: a real HTTP server that serves its discovery document and its keys."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import MappingProxyType
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
+
+from api.auth import FULL_ACCESS
+
+DISCOVERY = "/realm/.well-known/openid-configuration"
+KEYS = "/realm/keys"
+AUDIENCE = "edfi_admin_api"
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+ED25519 = ed25519.Ed25519PrivateKey.generate()
+
+
+def published(key: PrivateKey, algorithm: str, key_id: str = "a-key", **changes: Any) -> dict[str, Any]:
+    """The entry of the public key among the issuer's keys."""
+    public = get_default_algorithms()[algorithm].to_jwk(key.public_key(), as_dict=True)
+    return {**public, "kid": key_id, **changes}
+
+
+class Issuer:
+    """An issuer; tests change what it publishes."""
+
+    def __init__(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/realm"
+        self.asked: list[str] = []
+        self.delay = 0.0
+        self.documents: dict[str, Any] = {
+            DISCOVERY: {"issuer": self.url, "jwks_uri": f"http://127.0.0.1:{self.port}{KEYS}"},
+            KEYS: {"keys": [published(RSA, "RS256")]},
+        }
+
+    def publish(self, *keys: dict[str, Any]) -> None:
+        """Have these keys, and no others."""
+        self.documents[KEYS] = {"keys": list(keys)}
+
+    def token(
+        self,
+        key: Any = RSA,
+        algorithm: str = "RS256",
+        header: Mapping[str, str | None] = MappingProxyType({}),
+        **changes: object,
+    ) -> str:
+        """A valid token with `changes`; a claim or header that becomes None is left out."""
+        claims = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "a-service",
+            "exp": int(time.time()) + 60,
+            "scope": f"openid {FULL_ACCESS}",
+        }
+        changed = {name: value for name, value in (claims | changes).items() if value is not None}
+        headers = {name: value for name, value in {"kid": "a-key", **header}.items() if value is not None}
+        return jwt.encode(changed, key, algorithm, headers)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve until the end of the block; nobody answers after that."""
+        thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.asked.append(self.path)
+                time.sleep(issuer.delay)
+                document = issuer.documents.get(self.path)
+                content = document if isinstance(document, bytes) else json.dumps(document).encode()
+                self.send_response(404 if document is None else 200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
