@@ -6,14 +6,14 @@ They differ in addresses, status words and the form of their answers and refusal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from pydantic import BaseModel, Field
 
 from api.instance_answers import Instance, describe
 from api.problems import ProblemError
-from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body
+from api.requests import BODY_REFUSALS, Count, JsonObject, Properties, documented_body
 from api.services import Serving
 from api.trail import Noting
 from instances.naming import MAX_NAME_LENGTH, name_faults
@@ -24,14 +24,27 @@ from instances.status import Template
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
 CHANGE_REFUSALS = (*READ_REFUSALS, HTTPStatus.NOT_FOUND)
+RENAME_REFUSALS = (*CREATE_REFUSALS, HTTPStatus.NOT_FOUND)
 
 
-class _NewInstanceBody(BaseModel):
+class _NamedBody(BaseModel):
     name: str = Field(max_length=MAX_NAME_LENGTH, pattern="^[A-Za-z0-9 _]*[A-Za-z0-9_][A-Za-z0-9 _]*$")
+
+
+class _NewInstanceBody(_NamedBody):
     databaseTemplate: str = Field(json_schema_extra={"enum": list(Template)})  # noqa: N815 - on the wire
 
 
+class _RenamedInstanceBody(_NamedBody):
+    databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
+        None,
+        json_schema_extra={"enum": [*Template, None]},
+        description="May be left out; it cannot be another one than before.",
+    )
+
+
 NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
+RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,22 @@ class _InstanceRequests:
         (described,) = await describe([row], self._services)
         return described
 
+    async def rename(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the instance gets the name in `body`."""
+        self._noting.instance = instance_id
+        # Before the body is judged: that there is no such instance counts for more.
+        template = (await self._services.catalog.instance(instance_id)).databasetemplate
+        name = body.get("name")
+        errors = {
+            "Name": _name_faults(name),
+            "DatabaseTemplate": _kept_template_faults(body.get("databaseTemplate"), template),
+        }
+        if any(errors.values()):
+            raise ProblemError.invalid(errors)
+        return await self.launched(
+            await self._services.registry.request_rename(instance_id, str(name).strip())
+        )
+
     async def delete(self, instance_id: int) -> Requested:
         """Request that the instance is deleted, with its database."""
         self._noting.instance = instance_id
@@ -142,3 +171,12 @@ def _template_faults(template: object) -> list[str]:
     if template not in list(Template):
         faults.append(f"'Database Template' must be {words}.")
     return faults
+
+
+def _kept_template_faults(template: object, kept: str) -> list[str]:
+    """What is wrong with a template that may be left out, and stays what it was."""
+    if template is None or template == kept:
+        return []
+    if template in list(Template):
+        return [f"'Database Template' cannot be changed: this instance was made from '{kept}'."]
+    return _template_faults(template)

@@ -1,4 +1,4 @@
-"""`/v2/dbInstances`: instances, requested, looked at, deleted, retried."""
+"""`/v2/dbInstances`: instances, requested, looked at, renamed, deleted, retried."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -14,12 +14,14 @@ from api.instance_requests import (
     CREATE_REFUSALS,
     NEW_INSTANCE_BODY,
     READ_REFUSALS,
+    RENAME_REFUSALS,
+    RENAMED_INSTANCE_BODY,
     InstanceRequests,
     NewInstance,
     Selection,
     switched_on,
 )
-from api.requests import path_id
+from api.requests import JsonObject, path_id
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -53,6 +55,17 @@ async def list_instances(selection: Selection, requests: InstanceRequests) -> Se
 async def get_instance(instance_id: InstanceId, requests: InstanceRequests) -> Instance:
     """One live instance."""
     return await requests.get(instance_id)
+
+
+@router.put(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=RENAMED_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceRequests) -> Accepted:
+    """Request that the instance gets another name, with its database and its ODS instance."""
+    return Accepted.of(await requests.rename(instance_id, body))
 
 
 @router.delete(

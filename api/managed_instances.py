@@ -14,6 +14,8 @@ from api.instance_requests import (
     CREATE_REFUSALS,
     NEW_INSTANCE_BODY,
     READ_REFUSALS,
+    RENAME_REFUSALS,
+    RENAMED_INSTANCE_BODY,
     InstanceRequests,
     NewInstance,
     Selection,
@@ -21,7 +23,7 @@ from api.instance_requests import (
 )
 from api.managed_status import managed_status
 from api.problems import ProblemError
-from api.requests import path_id
+from api.requests import JsonObject, path_id
 from instances.errors import InstanceNotFoundError, RefusedError
 
 _RESOURCE = "odsInstanceManage"
@@ -70,6 +72,19 @@ async def list_managed_instances(selection: Selection, requests: InstanceRequest
 async def get_managed_instance(instance_id: ManagedId, requests: InstanceRequests) -> Instance:
     """One live instance."""
     return _managed(await requests.get(instance_id))
+
+
+@router.put(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=RENAMED_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS),
+)
+async def rename_managed_instance(
+    instance_id: ManagedId, body: JsonObject, requests: InstanceRequests
+) -> Instance:
+    """Request that the instance gets another name, with its database and its ODS instance."""
+    return _managed(await requests.show(await requests.rename(instance_id, body)))
 
 
 @router.delete(

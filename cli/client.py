@@ -55,6 +55,10 @@ class AdminApi:
         """Request an instance; the answer names its job."""
         return self._object("POST", "/v2/dbInstances", json={"name": name, "databaseTemplate": template})
 
+    def rename(self, instance: int, name: str) -> Json:
+        """Request that an instance gets another name; the answer names its job."""
+        return self._object("PUT", f"/v2/dbInstances/{instance}", json={"name": name})
+
     def delete(self, instance: int) -> Json:
         """Request the deletion of an instance; the answer names its job."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}")

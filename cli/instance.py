@@ -68,6 +68,21 @@ def show(
 
 
 @app.command()
+def rename(  # noqa: PLR0913 - a command line's options
+    instance: InstanceId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Give an instance another name, and its database and its ODS instance with it."""
+    with connect(api_url, data_dir) as api:
+        _show_accepted(api, api.rename(instance, name), wait=wait, as_json=as_json)
+
+
+@app.command()
 def delete(
     instance: InstanceId,
     *,

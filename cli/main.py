@@ -36,7 +36,9 @@ _commands = typer.Typer(
     pretty_exceptions_enable=False,
     help="ODS instances: databases that are created and deleted by durable jobs.",
 )
-_commands.add_typer(instance.app, name="instance", help="Create, inspect, delete and retry instances.")
+_commands.add_typer(
+    instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
+)
 _commands.command()(audit.audit)
 _commands.command()(spares.spares)
 

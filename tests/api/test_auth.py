@@ -14,6 +14,7 @@ ENDPOINTS = [
     ("GET", "/v2/dbInstances"),
     ("POST", "/v2/dbInstances"),
     ("GET", "/v2/dbInstances/1"),
+    ("PUT", "/v2/dbInstances/1"),
     ("DELETE", "/v2/dbInstances/1"),
     ("POST", "/v2/dbInstances/1/retry"),
     ("GET", "/v2/odsInstances"),

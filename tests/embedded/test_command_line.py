@@ -86,6 +86,9 @@ def test_instance_lives_and_dies_when_commanded(instance: Ods, name: str) -> Non
     assert (created["name"], created["status"]) == (name, "Completed")
     assert content(instance("show", created["id"], "--json")) == created
     assert created in content(instance("list", "--json"))
+    renamed = content(instance("rename", created["id"], f"{name} new", "--wait", "--json"))
+    assert (renamed["id"], renamed["name"], renamed["status"]) == (created["id"], f"{name} new", "Completed")
+    assert renamed["databaseName"] == database_of(f"{name} new")
     deleted = content(instance("delete", created["id"], "--wait", "--json"))
     assert (deleted["id"], deleted["status"]) == (created["id"], "Deleted")
     assert "Not found" in error(instance("show", created["id"]))

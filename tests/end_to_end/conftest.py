@@ -30,6 +30,12 @@ class Operator:
         await self.starter.start(requested.job)
         return requested.job
 
+    async def rename(self, job: InstanceJob, name: str) -> InstanceJob:
+        """Request that the instance of `job` gets another name."""
+        requested = await self.registry.request_rename(job.instance_id, name)
+        await self.starter.start(requested.job)
+        return requested.job
+
     async def delete(self, job: InstanceJob) -> InstanceJob:
         """Request that the instance of `job` is deleted."""
         requested = await self.registry.request_delete(job.instance_id)
