@@ -91,6 +91,27 @@ async def idle_api(idle_app: FastAPI, idle_settings: Settings) -> AsyncIterator[
         yield client
 
 
+_SETTLED_ROWS = """
+INSERT INTO dbo.odsinstances VALUES (1, 'b', 'Minimal', 's'), (2, 'B', 'Minimal', 's'), (3, 'a', NULL, 's');
+INSERT INTO dbo.odsinstancecontexts
+    VALUES (1, 2, 'a', '4'), (2, 1, U&'\\FFFF', '1'), (3, 2, 'B', '2'), (4, 1, U&'\\+010000', '3');
+INSERT INTO dbo.odsinstancederivatives
+    VALUES (1, 2, 'Snapshot', 's'), (2, 1, 'Snapshot', 's'), (3, 2, 'ReadReplica', 's')
+"""
+
+
+@pytest.fixture(scope="session")
+async def settled_api(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API whose registry has some rows, for requests that only read or are refused."""
+    registry = await _registry(postgres, migrated_registry, "EdFi_Admin_settled")
+    async with session(registry) as connection:
+        await connection.execute(_SETTLED_ROWS)
+    settings = make_settings(postgres, registry, rate_limiting=False)
+    headers = bearer(settings, lifetime=3600)
+    async with running(settings, NOBODY) as app, client_of(app, headers=headers) as client:
+        yield client
+
+
 @pytest.fixture
 async def app(settings: Settings, temporal_address: str) -> AsyncIterator[FastAPI]:
     async with running(settings, temporal_address) as app:

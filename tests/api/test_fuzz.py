@@ -1,6 +1,7 @@
 """Input of any content and size: it is granted as it is or refused, never cut, and never a fault of ours."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -19,9 +20,11 @@ from settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import bearer
-from tests.servers import NUMBERS, session
+from tests.ods_api import decrypt
+from tests.servers import ENCRYPTION_KEY, NUMBERS, session
 
 INSTANCES = "/v2/dbInstances"
+ODS_INSTANCES = "/v2/odsInstances"
 BOUNDED = hypothesis.settings(
     max_examples=60,
     deadline=None,
@@ -97,6 +100,52 @@ async def test_instance_is_exactly_what_was_asked_for_or_refused_when_its_body_i
 
 
 @BOUNDED
+@given(
+    name=text | values,
+    kind=text | values,
+    connection_string=text.map(lambda value: f"host=h;password={value}") | text | values,
+)
+@example(name="ä" * 100, kind="\U0001f986" * 100, connection_string=f"host=h;password={'ä' * 528}")
+@example(name=" ", kind=" " * 101, connection_string="host=h;password='a;b';Pooling=TRUE")
+async def test_ods_instance_is_exactly_what_was_asked_for_or_refused_when_its_body_is_any_json(
+    api: httpx.AsyncClient, registry_dsn: str, name: object, kind: object, connection_string: object
+) -> None:
+    asked = {"name": name, "instanceType": kind, "connectionString": connection_string}
+    headers = {"Content-Type": "application/json"}
+    answer = await api.post(ODS_INSTANCES, content=json.dumps(asked), headers=headers)
+
+    assert answer.status_code in {201, 400}
+    if answer.status_code == 201:
+        number = answer.json()["id"]
+        shown = (await api.get(f"{ODS_INSTANCES}/{number}")).json()
+        assert (shown["name"], shown["instanceType"]) == (name, kind)
+        async with session(registry_dsn) as connection:
+            stored = await connection.fetchval(
+                "DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1 RETURNING connectionstring", number
+            )
+        assert decrypt(stored, base64.b64decode(ENCRYPTION_KEY)) == connection_string
+
+
+@FEWER
+@given(key=text | values, value=text | values)
+@example(key="ä" * 50, value="\U0001f986" * 50)
+async def test_context_is_exactly_what_was_asked_for_or_refused_when_its_body_is_any_json(
+    api: httpx.AsyncClient, registry_dsn: str, key: object, value: object
+) -> None:
+    async with session(registry_dsn) as connection:
+        await connection.execute("INSERT INTO dbo.odsinstances VALUES (1, 'one') ON CONFLICT DO NOTHING")
+    asked = {"odsInstanceId": 1, "contextKey": key, "contextValue": value}
+    headers = {"Content-Type": "application/json"}
+    answer = await api.post("/v2/odsInstanceContexts", content=json.dumps(asked), headers=headers)
+
+    assert answer.status_code in {201, 400}
+    if answer.status_code == 201:
+        path = f"/v2{answer.headers['Location']}"
+        assert (await api.get(path)).json() == asked | {"id": answer.json()["id"]}
+        assert (await api.delete(path)).status_code == 200
+
+
+@BOUNDED
 @given(content=st.binary(max_size=300) | text.map(lambda value: value.encode(errors="surrogatepass")))
 @example(content=b'{"name": ' + b"[" * 5000)
 @example(content=b'{"name": "\xff"}')
@@ -106,7 +155,10 @@ async def test_instance_is_exactly_what_was_asked_for_or_refused_when_its_body_i
 @example(content=b"a" * (1024 * 1024 + 1))
 @example(content=b"&" * 100_000)
 @example(content=b"%" * 10_000)
-@pytest.mark.parametrize("path", [INSTANCES, f"{INSTANCES}/1/retry", "/connect/register", "/connect/token"])
+@pytest.mark.parametrize(
+    "path",
+    [INSTANCES, f"{INSTANCES}/1/retry", ODS_INSTANCES, "/connect/register", "/connect/token"],
+)
 async def test_body_is_no_fault_when_it_is_any_bytes_of_any_kind(
     idle_api: httpx.AsyncClient, path: str, content: bytes
 ) -> None:
@@ -117,8 +169,12 @@ async def test_body_is_no_fault_when_it_is_any_bytes_of_any_kind(
 
 
 @BOUNDED
-@given(key=st.sampled_from(["offset", "limit", "id", "name"]) | encodable, value=encodable | names)
-@pytest.mark.parametrize("path", [INSTANCES, "/v2/odsInstances", "/v2/audit", "/v2/jobs/x", f"{INSTANCES}/1"])
+@given(
+    key=st.sampled_from(["offset", "limit", "id", "name", "orderBy", "direction", "instanceType"])
+    | encodable,
+    value=encodable | names,
+)
+@pytest.mark.parametrize("path", [INSTANCES, ODS_INSTANCES, "/v2/audit", "/v2/jobs/x", f"{INSTANCES}/1"])
 async def test_query_is_no_fault_when_its_values_are_any_text(
     idle_api: httpx.AsyncClient, path: str, key: str, value: str
 ) -> None:
@@ -146,7 +202,7 @@ async def test_name_is_found_exactly_or_not_at_all_when_it_is_any_text(
 @BOUNDED
 @given(part=encodable | st.integers().map(str))
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
-@pytest.mark.parametrize("path", [INSTANCES, "/v2/odsInstances", "/v2/jobs", "/v2", ""])
+@pytest.mark.parametrize("path", [INSTANCES, ODS_INSTANCES, "/v2/jobs", "/v2", ""])
 async def test_path_is_no_fault_when_its_parts_are_any_text(
     idle_api: httpx.AsyncClient, method: str, path: str, part: str
 ) -> None:

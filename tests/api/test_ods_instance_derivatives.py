@@ -72,7 +72,6 @@ async def test_type_is_kept_as_the_ods_api_spells_it_when_it_is_posted_in_anothe
     assert (await api.get(path)).json()["derivativeType"] == kept
 
 
-@pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize(
     ("changes", "property_name", "message"),
     [
@@ -99,12 +98,11 @@ async def test_type_is_kept_as_the_ods_api_spells_it_when_it_is_posted_in_anothe
     ],
 )
 async def test_derivative_is_refused_when_a_value_breaks_a_rule(
-    api: httpx.AsyncClient, changes: dict[str, object], property_name: str, message: str
+    settled_api: httpx.AsyncClient, changes: dict[str, object], property_name: str, message: str
 ) -> None:
-    path = await create(api, 2, "ReadReplica")
     for answer in (
-        await api.post(DERIVATIVES, json=body() | changes),
-        await api.put(path, json=body() | changes),
+        await settled_api.post(DERIVATIVES, json=body(3) | changes),
+        await settled_api.put(f"{DERIVATIVES}/1", json=body(3) | changes),
     ):
         ((found, (told,)),) = faults_of(answer).items()
         assert found == property_name
@@ -136,17 +134,15 @@ async def test_connection_string_is_replaced_when_put_has_another(
     assert await decrypted(rows) == ["server=other;db=Y"]
 
 
-@pytest.mark.usefixtures("rows")
 async def test_ods_instance_is_not_found_when_a_derivative_names_an_unknown_one(
-    api: httpx.AsyncClient,
+    settled_api: httpx.AsyncClient,
 ) -> None:
-    path = await create(api)
     for answer in (
-        await api.post(DERIVATIVES, json=body(3, "", "")),
-        await api.put(path, json=body(3, "")),
+        await settled_api.post(DERIVATIVES, json=body(4, "", "")),
+        await settled_api.put(f"{DERIVATIVES}/1", json=body(4, "")),
     ):
         assert answer.status_code == 404
-        assert answer.json()["title"].startswith("Not found: odsInstance with ID 3. ")
+        assert answer.json()["title"].startswith("Not found: odsInstance with ID 4. ")
 
 
 @pytest.mark.parametrize("number", ["1", "0", "x", "2147483648"])
@@ -197,7 +193,6 @@ async def test_derivative_is_gone_when_it_is_deleted(api: httpx.AsyncClient) -> 
     assert (await api.delete(path)).status_code == 404
 
 
-@pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize(
     ("query", "order"),
     [
@@ -210,13 +205,11 @@ async def test_derivative_is_gone_when_it_is_deleted(api: httpx.AsyncClient) -> 
     ],
 )
 async def test_derivatives_are_listed_as_asked_when_there_are_some(
-    api: httpx.AsyncClient, query: str, order: list[int]
+    settled_api: httpx.AsyncClient, query: str, order: list[int]
 ) -> None:
-    made = [(2, "Snapshot"), (1, "Snapshot"), (2, "ReadReplica")]
-    ids = [int((await create(api, *values)).rpartition("/")[2]) for values in made]
-    answer = await api.get(f"{DERIVATIVES}?{query}")
+    answer = await settled_api.get(f"{DERIVATIVES}?{query}")
 
-    assert [ids.index(row["id"]) + 1 for row in answer.json()] == order
+    assert [row["id"] for row in answer.json()] == order
 
 
 @pytest.mark.parametrize("word", ["connectionString", "name"])

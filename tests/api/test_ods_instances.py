@@ -13,9 +13,11 @@ import httpx
 import pytest
 
 from cli.polling import wait_until
+from instances.registry import Registry
 from tests.api.server import Server
 from tests.api.service import bearer, faults_of
 from tests.ods_api import decrypt
+from tests.server.lives import bring_to
 from tests.servers import ENCRYPTION_KEY, session
 
 ODS_INSTANCES = "/v2/odsInstances"
@@ -34,25 +36,16 @@ async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
 
 
-@pytest.fixture
-async def three(rows: asyncpg.Connection) -> asyncpg.Connection:
-    for number, name in enumerate(("b", "B", "a"), start=1):
-        kind = None if name == "a" else "Minimal"
-        await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, $2, $3, 'sealed')", number, name, kind)
-    return rows
-
-
 async def create(api: httpx.AsyncClient, **changes: object) -> int:
     answer = await api.post(ODS_INSTANCES, json=FIELDS | changes)
     assert answer.status_code == 201, answer.text
     return int(answer.headers["Location"].rpartition("/")[2])
 
 
-@pytest.mark.usefixtures("three")
 async def test_ods_instances_are_listed_by_name_without_connection_string_when_no_order_is_asked_for(
-    api: httpx.AsyncClient,
+    settled_api: httpx.AsyncClient,
 ) -> None:
-    answer = await api.get(ODS_INSTANCES)
+    answer = await settled_api.get(ODS_INSTANCES)
 
     assert answer.json() == [
         {"id": 2, "name": "B", "instanceType": "Minimal"},
@@ -61,7 +54,6 @@ async def test_ods_instances_are_listed_by_name_without_connection_string_when_n
     ]
 
 
-@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
@@ -92,9 +84,9 @@ async def test_ods_instances_are_listed_by_name_without_connection_string_when_n
     ],
 )
 async def test_list_is_what_was_asked_for_when_a_query_says_so(
-    api: httpx.AsyncClient, query: str, ids: list[int]
+    settled_api: httpx.AsyncClient, query: str, ids: list[int]
 ) -> None:
-    answer = await api.get(f"{ODS_INSTANCES}?{query}")
+    answer = await settled_api.get(f"{ODS_INSTANCES}?{query}")
 
     assert [row["id"] for row in answer.json()] == ids
 
@@ -126,18 +118,19 @@ async def test_whole_list_is_told_when_ten_thousand_are_asked_for(
 
 
 async def test_contexts_and_derivatives_are_shown_when_one_ods_instance_is_asked_for(
-    api: httpx.AsyncClient, three: asyncpg.Connection
+    settled_api: httpx.AsyncClient,
 ) -> None:
-    await three.execute("INSERT INTO dbo.odsinstancecontexts VALUES (11, 1, 'year', '2026')")
-    await three.execute("INSERT INTO dbo.odsinstancederivatives VALUES (12, 1, 'ReadReplica', 'sealed')")
-    answer = await api.get(f"{ODS_INSTANCES}/1")
+    answer = await settled_api.get(f"{ODS_INSTANCES}/1")
 
     assert answer.json() == {
         "id": 1,
         "name": "b",
         "instanceType": "Minimal",
-        "odsInstanceContexts": [{"id": 11, "odsInstanceId": 1, "contextKey": "year", "contextValue": "2026"}],
-        "odsInstanceDerivatives": [{"id": 12, "odsInstanceId": 1, "derivativeType": "ReadReplica"}],
+        "odsInstanceContexts": [
+            {"id": 2, "odsInstanceId": 1, "contextKey": "\uffff", "contextValue": "1"},
+            {"id": 4, "odsInstanceId": 1, "contextKey": "\U00010000", "contextValue": "3"},
+        ],
+        "odsInstanceDerivatives": [{"id": 2, "odsInstanceId": 1, "derivativeType": "Snapshot"}],
     }
 
 
@@ -334,6 +327,18 @@ async def test_delete_is_refused_under_id_with_a_message_for_each_relation_when_
         assert relation in message
         assert message.endswith("Can not be deleted.")
     assert (await api.get(f"{ODS_INSTANCES}/{number}")).status_code == 200
+
+
+async def test_change_is_refused_under_id_when_a_job_of_the_instance_is_under_way(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    job = await bring_to(registry, "Pending_Delete", "Going")
+    path = f"{ODS_INSTANCES}/{job.ods_instance_id}"
+
+    for answer in (await api.delete(path), await api.put(path, json=FIELDS)):
+        ((property_name, (message,)),) = faults_of(answer).items()
+        assert property_name == "Id"
+        assert "Pending_Delete" in message
 
 
 @pytest.mark.usefixtures("workers")
