@@ -1,7 +1,9 @@
 """Processes that fill, claim and tidy the same spares at once, and are killed at any moment."""
 
 import asyncio
+import os
 import random
+import signal
 import sys
 import tempfile
 import uuid
@@ -13,14 +15,16 @@ from typing import IO
 import asyncpg
 import pytest
 
+from cli.ports import free_port
 from cli.postgres import EmbeddedPostgres
 from databases.server import Server
 from databases.stocking import Limits, SpareStock
 from settings import CloneStrategy
 from tests.server.looking import until
-from tests.servers import MINIMAL_TEMPLATE, service_dsn
+from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
 
 _PROCESSES = 5
+_INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
 _LEAST_KILLED = 8
 _LEAST_CLAIMED = 20
 _PATIENCE_SECONDS = 60
@@ -94,3 +98,31 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
         return not await admin.fetch(left, prefix)
 
     await until(none_is_left, 10)
+
+
+async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_crashed_meanwhile(
+    tmp_path: Path,
+) -> None:
+    templates = ["changed", "kept"]
+
+    async def identity() -> str:
+        return _INSTALLATION
+
+    async with EmbeddedPostgres(tmp_path / "data", free_port(), "a-password", {"fsync": "off"}) as server:
+        stock = SpareStock(
+            Server(server.dsn()), identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12)
+        )
+        async with session(server.dsn()) as connection:
+            for template in templates:
+                await connection.execute(f"CREATE DATABASE {template} ALLOW_CONNECTIONS false")
+            for order in (await stock.tidy()).missing:
+                await stock.fill(order)
+            await connection.execute("ALTER DATABASE changed ALLOW_CONNECTIONS true")
+            async with session(server.dsn("changed")) as editor:
+                await editor.execute("CREATE TABLE later AS SELECT 1 AS id")
+            await connection.execute("ALTER DATABASE changed ALLOW_CONNECTIONS false")
+        os.kill(server.pid, signal.SIGQUIT)  # the server ends as in a crash, and recovers when it starts
+        await server.stop()
+        await server.start()
+        found = {shelf.template: (shelf.ready, shelf.stale) for shelf in (await stock.shelves()).templates}
+    assert found == {"changed": (0, 1), "kept": (1, 0)}
