@@ -77,7 +77,7 @@ class SecretHasher:
 
     def judge(self, stored: str | None, secret: str) -> Verdict:
         """Compare `secret` with a hash; what is not a hash is refused as slowly as a wrong secret."""
-        if stored is None or len(stored) > _LONGEST_HASH:
+        if stored is None or len(stored) > _LONGEST_HASH or not stored.isascii():
             stored = self._decoy
         legacy = _Pbkdf2Hash.read(stored)
         if legacy is not None and legacy.matches(secret):

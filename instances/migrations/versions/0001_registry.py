@@ -95,7 +95,7 @@ _MIXED_CASE = """
 SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
 WHERE lower(schemaname) || '.' || lower(tablename) IN (
     'dbo.odsinstances', 'dbo.odsinstancecontexts', 'dbo.odsinstancederivatives', 'dbo.apiclientodsinstances',
-    'adminapi.applications', 'adminapi.dbinstances', 'adminapi.jobstatuses'
+    'adminapi.applications', 'adminapi.dbinstances', 'adminapi.jobstatuses', 'adminapi.educationorganizations'
 ) AND (schemaname, tablename) IS DISTINCT FROM (lower(schemaname), lower(tablename))
 """
 
