@@ -7,7 +7,7 @@ from temporalio import activity
 
 from activities.databases import faults_reported
 from activities.drift import Drift, DriftDetector
-from activities.sweep import SweepPage
+from activities.sweep import SweepPage, accepted
 from databases import inspection
 from databases.server import Server
 from instances.jobs import InstanceJob
@@ -80,12 +80,12 @@ class ReconcileActivities:
 
     @activity.defn
     async def restart(self, job: InstanceJob) -> bool:
-        """Put a stuck job back to waiting and start it; false if the instance had moved on."""
+        """Put a stuck job back to waiting and start it; false if the instance had moved on.
+
+        Also if Temporal refuses this job: it waits for the next sweep then.
+        """
         due = await self._registry.release(job)
-        if due is None:
-            return False
-        await self._start(due)
-        return True
+        return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn
     async def find_leftovers(self) -> Leftovers:

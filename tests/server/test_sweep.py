@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+from typing import Any, cast
 
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
+from databases.server import Server
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 from instances.status import Template
+from tests.server.lives import bring_to
 
 
 class Starts:
@@ -77,3 +81,18 @@ async def test_page_fails_as_a_whole_when_temporal_is_away(
     with pytest.raises(type(fault)) as raised:
         await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert raised.value is fault
+
+
+async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_restart(
+    registry: Registry, server: Server, name: str
+) -> None:
+    job = await bring_to(registry, "InProgress", name)
+    starts, unused = Starts(), cast("Any", None)
+    starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
+    reconcile = ReconcileActivities(registry, server, unused, unused, starts.start)
+    assert not await ActivityEnvironment().run(reconcile.restart, job)
+    assert [waiting.job_id for waiting in await registry.waiting_jobs(0, 10)] == [job.job_id]
+
+    starts.faults = {job.job_id: refusal(RPCStatusCode.UNAVAILABLE)}
+    with pytest.raises(RPCError):
+        await ActivityEnvironment().run(reconcile.restart, job)
