@@ -28,7 +28,7 @@ from activities.tenant import Tenant, composed
 from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
-from settings import InvalidSettingsError, Settings
+from settings import AnySettings, InvalidSettingsError, load_settings
 from workflows import client, schedules, search_attributes
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
@@ -151,7 +151,7 @@ WORKERS = (registry_worker, ddl_worker, refresh_worker)
 """What a tenant is served by."""
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
+async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     """Serve every tenant's task queues until `stop` is set, then let running activities finish."""
     temporal = await _connected(settings, stop)
     if temporal is None:
@@ -167,7 +167,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
-async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
+async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | None:
     while not stop.is_set():
         try:
             return await client.connect(settings)
@@ -179,7 +179,7 @@ async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
     return None
 
 
-async def _prepare_namespace(temporal: Client, settings: Settings, stop: asyncio.Event) -> None:
+async def _prepare_namespace(temporal: Client, settings: AnySettings, stop: asyncio.Event) -> None:
     """Register search attributes, set the schedules and let each run once: trying as often as it takes."""
     while not stop.is_set():
         try:
@@ -200,7 +200,7 @@ async def _pause(stop: asyncio.Event) -> None:
 
 async def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    settings = Settings.load()
+    settings = load_settings()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
 
 from databases import inspection
 from databases.inspection import Database
@@ -14,7 +13,6 @@ from instances.models import DbInstance, OdsInstance
 from instances.naming import DATABASE_PREFIX
 from instances.secrets import OdsConnectionStrings
 from instances.status import InstanceStatus
-from settings import Settings
 
 _SECOND_LOOK_SECONDS = 0.5
 
@@ -53,29 +51,21 @@ class Snapshot:
 
 
 class DriftDetector:
-    """Compares the registry with the server."""
+    """Compares a tenant's registry with its server, where databases of other tenants may be as well."""
 
     def __init__(
         self,
+        tenant: str,
         server: Server,
         catalog: Catalog,
         templates: Collection[str],
         connection_strings: OdsConnectionStrings,
     ) -> None:
+        self._tenant = tenant
         self._server = server
         self._catalog = catalog
         self._templates = templates
         self._connection_strings = connection_strings
-
-    @classmethod
-    def from_settings(cls, settings: Settings, server: Server, catalog: Catalog) -> Self:
-        """Compare what the settings name.
-
-        Raises:
-            InvalidSettingsError: they do not make connection strings.
-        """
-        templates = settings.template_databases.values()
-        return cls(server, catalog, set(templates), OdsConnectionStrings.from_settings(settings))
 
     async def detect(self) -> list[Drift]:
         """Every contradiction that two looks agree on: what a running job changes meanwhile is none.
@@ -104,7 +94,7 @@ class DriftDetector:
     def _contradictions(self, seen: Snapshot) -> Iterator[Drift]:
         yield from _instances_without(seen)
         yield from self._ods_instances_without_database(seen)
-        yield from _unexpected_databases(seen, self._templates)
+        yield from _unexpected_databases(seen, self._tenant, self._templates)
         yield from _wrong_templates(seen, self._templates)
         for directory in seen.orphan_directories:
             words = "This directory below base/ belongs to no database; a crashed server may have left it."
@@ -137,7 +127,7 @@ def _instances_without(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
-def _unexpected_databases(seen: Snapshot, templates: Collection[str]) -> Iterator[Drift]:
+def _unexpected_databases(seen: Snapshot, tenant: str, templates: Collection[str]) -> Iterator[Drift]:
     live_names = {row.databasename for row in seen.instances}
     live_marks = {str(row.mark) for row in seen.instances}
     for database in seen.databases.values():
@@ -145,6 +135,8 @@ def _unexpected_databases(seen: Snapshot, templates: Collection[str]) -> Iterato
             continue
         if database.spare:
             continue  # those that are of no use are removed by the refill, and shown with the others
+        if database.tenant not in {None, tenant} and database.mark not in seen.known_marks:
+            continue  # it is none of this tenant's business
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)

@@ -16,8 +16,8 @@ from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
 from instances.refreshes import RefreshJobs
 from instances.registry import Registry
-from instances.secrets import OdsConnectionStrings
-from settings import Settings
+from instances.secrets import OdsConnectionStrings, connection_strings
+from settings import AnySettings, Settings
 
 _READING_TIMEOUT = 30
 """Seconds that a statement of those who read ODS databases may take: they wait for one another."""
@@ -41,16 +41,13 @@ class Tenant:
     """Its connections are held while an ODS database is read, which may hang: status writes have others."""
 
     @classmethod
-    def compose(cls, name: str, settings: Settings) -> Self:
-        """Put the parts together; nothing is connected to yet.
-
-        Raises:
-            InvalidSettingsError: the settings do not make connection strings.
-        """
+    def compose(cls, name: str, settings: Settings, connection_strings: OdsConnectionStrings) -> Self:
+        """Put the parts together; nothing is connected to yet."""
         dsn = settings.admin_dsn.get_secret_value()
         engine = create_registry_engine(dsn)
         server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
         registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
+        templates = set(settings.template_databases.values())
         return cls(
             name=name,
             settings=settings,
@@ -58,8 +55,8 @@ class Tenant:
             registry=registry,
             catalog=catalog,
             server=server,
-            connection_strings=OdsConnectionStrings.from_settings(settings),
-            drift=DriftDetector.from_settings(settings, server, catalog),
+            connection_strings=connection_strings,
+            drift=DriftDetector(name, server, catalog, templates, connection_strings),
             spares=SpareStock.from_settings(settings, server, registry.installation),
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
@@ -67,13 +64,14 @@ class Tenant:
 
 
 @asynccontextmanager
-async def composed(settings: Settings) -> AsyncIterator[list[Tenant]]:
+async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
     """All tenants; in the end their connections are closed.
 
     Raises:
         InvalidSettingsError: the settings of a tenant do not make connection strings.
     """
-    tenants = [Tenant.compose(name, own) for name, own in settings.tenants.items()]
+    strings = connection_strings(settings)
+    tenants = [Tenant.compose(name, own, strings[name]) for name, own in settings.tenants.items()]
     try:
         yield tenants
     finally:

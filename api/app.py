@@ -31,20 +31,22 @@ from api import (
     spares,
     sweeps,
     tenant_view,
+    tenants,
 )
 from api.limits import ConnectLimits
 from api.oidc import IssuerTokens
 from api.protocol import ProtocolMiddleware
 from api.routing import Places
 from api.services import Services
+from api.tenancy import Tenancy
 from api.trail import AuditMiddleware
-from instances.secrets import OdsConnectionStrings
+from instances.secrets import connection_strings
 from logs import configure_logging
-from settings import InvalidSettingsError, Settings
+from settings import AnySettings, InvalidSettingsError, load_settings
 from workflows import client
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: AnySettings | None = None) -> FastAPI:
     """The API with `settings`; without them, with those of the environment, as the process's entry point."""
     if settings is None:
         _configure_logging()
@@ -62,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
         *(information, instances, adoption, managed_instances),
-        *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenant_view),
+        *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(jobs, sweeps, drift, spares, audit),
     ):
         app.include_router(module.router)
@@ -90,14 +92,14 @@ class _App(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    settings: Settings = app.state.settings
+    settings: AnySettings = app.state.settings
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     temporal = await client.connect(settings, lazy=True)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
-    async with composed(settings) as tenants:
-        services = {tenant.name: Services.compose(tenant, temporal, limits, issuer) for tenant in tenants}
-        app.state.services = services
-        catching_up = [asyncio.create_task(one.launcher.catch_up()) for one in services.values()]
+    async with composed(settings) as composition:
+        services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
+        app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
+        catching_up = [asyncio.create_task(one.launcher.catch_up()) for one in services]
         try:
             yield
         finally:
@@ -106,11 +108,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.gather(*catching_up, return_exceptions=True)
 
 
-def _settings_of_environment() -> Settings:
+def _settings_of_environment() -> AnySettings:
     """The settings; ends the process with one line for each that it cannot run with."""
     try:
-        settings = Settings.load()
-        OdsConnectionStrings.from_settings(settings)  # no worker could carry out what we would accept
+        settings = load_settings()
+        connection_strings(settings)  # no worker could carry out what we would accept
         client.configuration()
     except InvalidSettingsError as invalid:
         sys.exit(f"The API cannot start.\n{invalid}")

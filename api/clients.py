@@ -14,8 +14,6 @@ from instances.models import ApiClient
 from instances.rules import is_storable
 from logs import fault_name
 
-_HASHES_AT_ONCE = 2
-"""Each takes a core and 19 MiB for some 20 ms, from a pool of threads that look-ups of hosts need as well."""
 _FULL_ACCESS_PERMISSION = f"scp:{FULL_ACCESS}"
 """How an Admin API writes down that a client may have the scope."""
 
@@ -27,12 +25,17 @@ class ClientExistsError(Exception):
 
 
 class ApiClients:
-    """Registers API clients and verifies their secrets, of which only argon2id hashes are kept."""
+    """Registers API clients and verifies their secrets, of which only argon2id hashes are kept.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Args:
+        engine: where the clients are.
+        slots: held while a secret is hashed.
+    """
+
+    def __init__(self, engine: AsyncEngine, slots: asyncio.Semaphore) -> None:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._hasher = SecretHasher()
-        self._slots = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._slots = slots
 
     async def register(self, client_id: str, secret: str, display_name: str) -> None:
         """Add a client.

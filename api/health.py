@@ -5,7 +5,7 @@ Without the registry nothing works. Without Temporal or workers, requests are ac
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -17,6 +17,7 @@ from temporalio.client import Client
 from api.answers import Answer
 from api.services import Services
 from api.temporal import PATIENCE, answer_of
+from api.tenancy import Tenancy
 from instances.catalog import Catalog
 from logs import fault_name
 
@@ -45,32 +46,43 @@ class Result(Answer):
 
 
 class Health(Answer):
-    """How the service is: as its worst part."""
+    """How the service is: unhealthy if no tenant's registry answers, degraded if any part is not healthy."""
 
     status: HealthStatus
     results: list[Result]
 
 
-async def examine(services: Services) -> Health:
+async def examine(tenants: Tenancy) -> Health:
     """Look at every part at once, for at most two seconds."""
-    temporal, settings = services.temporal, services.settings
-    registry_queue, ddl_queue = settings.registry_queue, settings.ddl_queue
-    results = await asyncio.gather(
-        _result("database", _answers(services.catalog), HealthStatus.UNHEALTHY),
-        _result("temporal", answer_of(temporal.service_client.check_health()), HealthStatus.DEGRADED),
-        _result(
-            f"taskQueue:{registry_queue}",
-            answer_of(_has_pollers(temporal, registry_queue, _WORKFLOWS, _ACTIVITIES)),
-            HealthStatus.DEGRADED,
-        ),
-        _result(
-            f"taskQueue:{ddl_queue}",
-            answer_of(_has_pollers(temporal, ddl_queue, _ACTIVITIES)),
-            HealthStatus.DEGRADED,
-        ),
+    registries, others = await asyncio.gather(
+        asyncio.gather(*(_registry(services, several=tenants.multi_tenant) for services in tenants)),
+        asyncio.gather(*_others(tenants)),
     )
-    worst = max((result.status for result in results), key=list(HealthStatus).index)
-    return Health(status=worst, results=results)
+    if all(registry.status is HealthStatus.UNHEALTHY for registry in registries):
+        status = HealthStatus.UNHEALTHY
+    elif all(part.status is HealthStatus.HEALTHY for part in (*registries, *others)):
+        status = HealthStatus.HEALTHY
+    else:
+        status = HealthStatus.DEGRADED
+    return Health(status=status, results=[*registries, *others])
+
+
+async def _registry(services: Services, *, several: bool) -> Result:
+    name = f"database:{services.tenant}" if several else "database"
+    return await _result(name, _answers(services.catalog), HealthStatus.UNHEALTHY)
+
+
+def _others(tenants: Tenancy) -> Iterator[Awaitable[Result]]:
+    """Temporal, and whether somebody polls the task queues of each tenant."""
+    temporal = next(iter(tenants)).temporal
+    yield _result("temporal", answer_of(temporal.service_client.check_health()), HealthStatus.DEGRADED)
+    for settings in (services.settings for services in tenants):
+        for queue, kinds in (
+            (settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
+            (settings.ddl_queue, (_ACTIVITIES,)),
+        ):
+            polled = answer_of(_has_pollers(temporal, queue, *kinds))
+            yield _result(f"taskQueue:{queue}", polled, HealthStatus.DEGRADED)
 
 
 async def _result(name: str, check: Awaitable[bool], otherwise: HealthStatus) -> Result:

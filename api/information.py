@@ -1,5 +1,6 @@
 """What the service is, and how it is."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from importlib.metadata import version
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.answers import Answer
 from api.health import Health, HealthStatus, examine
-from api.services import Serving
+from api.tenancy import Tenants
 
 router = APIRouter(tags=["Information"])
 
@@ -18,7 +19,7 @@ class Tenancy(Answer):
     """Which tenants the service has."""
 
     multitenant_mode: bool = False
-    tenants: tuple[str, ...] = ()
+    tenants: Sequence[str] = ()
 
 
 class Information(Answer):
@@ -31,15 +32,17 @@ class Information(Answer):
 
 
 @router.get("/")
-async def get_information() -> Information:
+async def get_information(tenants: Tenants) -> Information:
     """Versions and tenancy."""
-    return Information()
+    if not tenants.multi_tenant:
+        return Information()
+    return Information(tenancy=Tenancy(multitenant_mode=True, tenants=[one.tenant for one in tenants]))
 
 
 @router.get("/health", responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}})
-async def get_health(services: Serving, response: Response) -> Health:
-    """How the registry, Temporal and the workers are; 503 if requests cannot be accepted."""
-    health = await examine(services)
+async def get_health(tenants: Tenants, response: Response) -> Health:
+    """How registries, Temporal and workers are; 503 if no tenant's requests can be accepted."""
+    health = await examine(tenants)
     if health.status is HealthStatus.UNHEALTHY:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return health

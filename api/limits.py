@@ -1,5 +1,6 @@
 """The limits of what anybody may ask without a token; each address has its own."""
 
+import asyncio
 import math
 from http import HTTPStatus
 
@@ -8,11 +9,19 @@ from starlette.requests import HTTPConnection
 from api.limiter import RateLimiter, peer, subscriber
 from api.problems import ProblemError
 
+_HASHES_AT_ONCE = 2
+"""Each takes a core and 19 MiB for some 20 ms, from a pool of threads that look-ups of hosts need as well."""
+
 
 class ConnectLimits:
-    """Limits of registering and of getting tokens; without `enabled`, there are none."""
+    """Limits of registering and of getting tokens, for all tenants together.
+
+    Args:
+        enabled: whether an address may ask only so often.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
+        self.hashes = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._enabled = enabled
         # People and scripts register a handful of clients; each costs a hash, and a row for ever.
         self._registrations = RateLimiter(burst=30, interval=2)

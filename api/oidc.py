@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.limiter import RateLimiter
 from api.problems import ProblemError
 from logs import fault_name
-from settings import Settings
+from settings import ServiceSettings
 
 _ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -135,7 +135,7 @@ class IssuerTokens:
         self._audience = audience
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
+    def from_settings(cls, settings: ServiceSettings) -> Self | None:
         """What checks the tokens of the issuer that is configured; None if there is none."""
         if settings.oidc_issuer is None:
             return None

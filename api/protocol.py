@@ -11,6 +11,7 @@ from api.auth import authenticate
 from api.problems import ProblemError
 from api.routing import Places, path_of
 from api.services import services_of
+from api.tenancy import require_tenant, tenancy
 
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
 _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
@@ -41,9 +42,9 @@ class ProtocolMiddleware:
             ProblemError: it may not. The first of these checks that it fails decides the answer.
         """
         path = path_of(connection.scope)
-        (connection.scope["state"]["services"],) = connection.app.state.services.values()
+        connection.scope["state"]["services"] = tenancy(connection).of(connection)
         _require_version(path)
-        # The tenant header is judged here: before anybody is asked who they are.
+        require_tenant(connection, path)
         if _PROTECTED.match(path):
             services = services_of(connection)
             await authenticate(connection, services.authority, services.tenant)

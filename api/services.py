@@ -92,7 +92,7 @@ class Services:
                 sweep,
                 settings.trigger,
             ),
-            clients=ApiClients(tenant.engine),
+            clients=ApiClients(tenant.engine, limits.hashes),
             tokens=tokens,
             authority=issuer or tokens,
             limits=limits,

@@ -118,8 +118,9 @@ class AuditMiddleware:
         try:
             await self._app(scope, receive, watch)
         finally:
-            if scope["method"] not in _READING or status in _REFUSED:
-                await scope["state"]["services"].recorder.record(_entry(HTTPConnection(scope), status))
+            services = scope["state"].get("services")  # nobody's trail holds a request that is for no tenant
+            if services and (scope["method"] not in _READING or status in _REFUSED):
+                await services.recorder.record(_entry(HTTPConnection(scope), status))
 
 
 def _entry(connection: HTTPConnection, status: int) -> AuditEntry:

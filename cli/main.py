@@ -89,10 +89,10 @@ def demo(  # noqa: PLR0913 - a command line's options
 
 @_commands.command()
 def migrate() -> None:
-    """Bring the registry database, which ODS_ADMIN_DSN names, up to date."""
+    """Bring the registry database up to date, or those of all tenants."""
     from cli import registry  # noqa: PLC0415 - takes half a second, which other commands do without
 
-    asyncio.run(registry.migrate(registry.load_settings().admin_dsn.get_secret_value()))
+    asyncio.run(registry.migrate_all())
     say("The registry database is up to date.")
 
 

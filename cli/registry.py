@@ -1,5 +1,8 @@
 """The service's settings and its registry's migrations; what fails is told to the person at the terminal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -7,19 +10,38 @@ from cli.errors import CommandError
 from databases.errors import INSUFFICIENT_PRIVILEGE
 from instances.migrations import upgrade
 from instances.migrations.conflicts import ConflictingRowsError
-from settings import InvalidSettingsError, Settings
+from settings import AnySettings, InvalidSettingsError, Settings, load_settings
 
 
-def load_settings() -> Settings:
-    """The settings of the environment.
+def settings_of_stack() -> Settings:
+    """The settings of the environment, for the only tenant of a stack.
 
     Raises:
         CommandError: a variable is missing or has an unusable value.
     """
-    try:
+    with _refusal_told():
         return Settings.load()
-    except InvalidSettingsError as error:
-        raise CommandError(str(error)) from None
+
+
+async def migrate_all() -> None:
+    """Bring every tenant's registry database up to date; one that cannot be does not hold up the others.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value, or at least one database is as it was.
+    """
+    with _refusal_told():
+        settings = load_settings()
+    faults = [fault for name in settings.tenants if (fault := await _fault_of_migration(settings, name))]
+    if faults:
+        raise CommandError("\n".join(faults))
+
+
+async def _fault_of_migration(settings: AnySettings, tenant: str) -> str | None:
+    try:
+        await migrate(settings.tenants[tenant].admin_dsn.get_secret_value())
+    except CommandError as error:
+        return f"Tenant {tenant}: {error}" if settings.multi_tenant else str(error)
+    return None
 
 
 async def migrate(dsn: str) -> None:
@@ -42,3 +64,11 @@ async def migrate(dsn: str) -> None:
             f"The registry database cannot be migrated ({type(error).__name__});"
             " check ODS_ADMIN_DSN, and look at the log of its server."
         ) from None
+
+
+@contextmanager
+def _refusal_told() -> Iterator[None]:
+    try:
+        yield
+    except InvalidSettingsError as error:
+        raise CommandError(str(error)) from None

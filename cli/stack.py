@@ -15,7 +15,7 @@ from cli.errors import CommandError
 from cli.ports import Ports, free_port, require_free
 from cli.postgres import EmbeddedPostgres
 from cli.process import Command
-from cli.registry import load_settings, migrate
+from cli.registry import migrate, settings_of_stack
 from cli.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
@@ -109,6 +109,7 @@ class _Stack:
         """Make this process's environment theirs: checked here, then inherited by the API and the worker."""
         for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
             del os.environ[name]  # the caller's certificates and keys are for another server
+        os.environ.pop("ODS_TENANTS", None)  # the stack is for one tenant
         secrets = self._secrets
         os.environ.setdefault("ODS_SPARES", _SPARES)
         os.environ |= {
@@ -124,7 +125,7 @@ class _Stack:
             "TEMPORAL_NAMESPACE": temporal_server.NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
         }
-        return load_settings()
+        return settings_of_stack()
 
     async def _start_postgres(self, settings: Settings) -> None:
         self._report("Starting PostgreSQL ...")

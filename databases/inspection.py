@@ -32,9 +32,10 @@ WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
 
 @dataclass(frozen=True)
 class Database:
-    """One database of the server; `mark` is that of the instance it says it belongs to."""
+    """One database of the server; `tenant` and `mark` are those of the instance it says it belongs to."""
 
     name: str
+    tenant: str | None
     mark: str | None
     staging: bool
     spare: bool
@@ -70,6 +71,7 @@ def _database(row: asyncpg.Record) -> Database:
     owner = Owner.read(row["comment"])
     return Database(
         name=row["datname"],
+        tenant=owner.tenant if owner else None,
         mark=_mark(staging[1] if staging else owner and owner.mark),
         staging=staging is not None,
         spare=is_spare(row["datname"]),

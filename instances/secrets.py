@@ -6,6 +6,7 @@ ciphertext with the same key, stored as `base64(IV)|base64(ciphertext)|base64(HM
 
 import base64
 import os
+from collections.abc import Mapping
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, hmac, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from instances.connection_string import ConnectionString, InvalidConnectionStringError
-from settings import MAX_DATABASE_NAME_BYTES, InvalidSettingsError, Settings
+from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError, Settings
 
 _IV_BYTES = 16
 _KEY_BYTES = 32
@@ -114,3 +115,22 @@ class OdsConnectionStrings:
         except (UndecipherableError, InvalidConnectionStringError):
             return None
         return found.database if found.address == self._shape.address else None
+
+
+def connection_strings(settings: AnySettings) -> Mapping[str, OdsConnectionStrings]:
+    """Those of every tenant, by its name.
+
+    Raises:
+        InvalidSettingsError: the settings of a tenant do not make any.
+    """
+    return {
+        name: _of_tenant(own, f"ODS_TENANTS: {name}: " if settings.multi_tenant else "")
+        for name, own in settings.tenants.items()
+    }
+
+
+def _of_tenant(settings: Settings, place: str) -> OdsConnectionStrings:
+    try:
+        return OdsConnectionStrings.from_settings(settings)
+    except InvalidSettingsError as error:
+        raise InvalidSettingsError(f"{place}{error}") from None

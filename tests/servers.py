@@ -2,8 +2,9 @@
 
 import base64
 import itertools
+import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
 from cli.temporal_server import DYNAMIC_CONFIG
-from settings import Settings
+from settings import AnySettings, MultiTenantSettings, ServiceSettings, Settings
 from workflows import schedules
 from workflows.client import DATA_CONVERTER
 
@@ -56,13 +57,31 @@ def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -
     return Settings(**(values | changes))
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def make_tenant_settings(tenants: Mapping[str, Settings], **changes: Any) -> MultiTenantSettings:
+    """Settings for several tenants, each with what is its own in `tenants`; the rest is as in the first."""
+    first = next(iter(tenants.values()))
+    shared = {name: getattr(first, name) for name in ServiceSettings.model_fields}
+    return MultiTenantSettings(**(shared | {"tenants": _tenants_text(tenants)} | changes))
+
+
+def environment(settings: AnySettings) -> dict[str, str]:
     """The variables that give a process of its own these settings."""
     return {
-        f"ODS_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        f"ODS_{name.upper()}": _tenants_text(value) if name == "tenants" else _text(value)
         for name, value in settings
         if value is not None
     }
+
+
+def _tenants_text(tenants: Mapping[str, Settings]) -> str:
+    own = Settings.model_fields.keys() - ServiceSettings.model_fields.keys()
+    return json.dumps(
+        {name: {field: _text(getattr(tenant, field)) for field in own} for name, tenant in tenants.items()}
+    )
+
+
+def _text(value: object) -> str:
+    return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 
 @asynccontextmanager

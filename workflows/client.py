@@ -9,7 +9,7 @@ from temporalio.converter import DataConverter, DefaultFailureConverter, Payload
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.exceptions import FailureError
 
-from settings import InvalidSettingsError, Settings
+from settings import InvalidSettingsError, ServiceSettings
 from workflows.codec import EncryptionCodec
 
 
@@ -45,7 +45,7 @@ DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=Discreet
 """How payloads and failures are written without a key."""
 
 
-def data_converter(settings: Settings) -> DataConverter:
+def data_converter(settings: ServiceSettings) -> DataConverter:
     """How payloads and failures are written: encrypted, if there is a key for that."""
     if settings.payload_key is None:
         return DATA_CONVERTER
@@ -55,7 +55,7 @@ def data_converter(settings: Settings) -> DataConverter:
     )
 
 
-async def connect(settings: Settings, *, lazy: bool = False) -> Client:
+async def connect(settings: ServiceSettings, *, lazy: bool = False) -> Client:
     """Connect to the Temporal server that Temporal's own variables and configuration file name.
 
     Args:

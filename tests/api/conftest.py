@@ -42,9 +42,25 @@ async def api_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> st
 @pytest.fixture
 async def registry_dsn(api_registry: str) -> str:
     """The registry, emptied; its OdsInstanceIds go on, so that no workflow id comes twice."""
-    async with session(api_registry) as connection:
+    return await _emptied(api_registry)
+
+
+@pytest.fixture(scope="session")
+async def second_api_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+    """The registry of a second tenant."""
+    return await _registry(postgres, migrated_registry, "EdFi_Admin_second_api")
+
+
+@pytest.fixture
+async def second_registry_dsn(second_api_registry: str) -> str:
+    """The registry of a second tenant, emptied."""
+    return await _emptied(second_api_registry)
+
+
+async def _emptied(registry: str) -> str:
+    async with session(registry) as connection:
         await connection.execute(f"TRUNCATE {_TABLES} CASCADE")
-    return api_registry
+    return registry
 
 
 @pytest.fixture(scope="session")

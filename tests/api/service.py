@@ -11,14 +11,14 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.auth import Tokens
-from settings import Settings
+from settings import DEFAULT_TENANT, AnySettings
 
 NOBODY = "127.0.0.1:1"
 """An address that refuses connections."""
 
 
 @asynccontextmanager
-async def running(settings: Settings, temporal_address: str) -> AsyncIterator[FastAPI]:
+async def running(settings: AnySettings, temporal_address: str) -> AsyncIterator[FastAPI]:
     """The API, started and stopped as a server does it."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TEMPORAL_ADDRESS", temporal_address)
@@ -33,14 +33,14 @@ def client_of(app: FastAPI, address: str = "127.0.0.1", **options: Any) -> httpx
     return httpx.AsyncClient(transport=transport, base_url="http://api", **options)
 
 
-def bearer(settings: Settings, lifetime: int = 60) -> dict[str, str]:
+def bearer(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENANT) -> dict[str, str]:
     """Headers with a token that the API accepts for `lifetime` seconds."""
-    return {"Authorization": f"Bearer {tokens(settings, lifetime).issue('a-client')}"}
+    return {"Authorization": f"Bearer {tokens(settings, lifetime, tenant).issue('a-client')}"}
 
 
-def tokens(settings: Settings, lifetime: int = 60) -> Tokens:
+def tokens(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENANT) -> Tokens:
     """Issues the API's tokens."""
-    return Tokens(base64.b64decode(settings.token_signing_key.get_secret_value()), lifetime)
+    return Tokens(base64.b64decode(settings.token_signing_key.get_secret_value()), lifetime, tenant)
 
 
 def faults_of(answer: httpx.Response) -> dict[str, list[str]]:

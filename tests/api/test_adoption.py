@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
-from activities.drift import DriftDetector
+from activities.tenant import Tenant
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
 from databases import adoption
@@ -77,15 +77,14 @@ async def test_everything_is_shown_when_a_database_could_be_adopted(
 
 
 async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
-    api: httpx.AsyncClient, case: Case, settings: Settings, catalog: Catalog
+    api: httpx.AsyncClient, case: Case, tenant: Tenant
 ) -> None:
-    detector = DriftDetector.from_settings(settings, Server(settings.master_dsn.get_secret_value()), catalog)
-    assert case.database in str(await detector.detect())
+    assert case.database in str(await tenant.drift.detect())
     for _ in range(2):  # it is safe to repeat
         answer = await api.post(case.adopting)
         assert (answer.status_code, answer.json()["adopted"]) == (200, True)
         assert case.owner.owns(await case.comment())
-    assert case.database not in str(await detector.detect())
+    assert case.database not in str(await tenant.drift.detect())
     assert (await api.get(case.looking)).json()["obstacle"] is None
 
 

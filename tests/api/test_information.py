@@ -144,6 +144,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "GET /v2/drift",
         "POST /v2/odsInstances/{instance_id}/edOrgs/refresh",
         "POST /v2/odsInstances/edOrgs/refresh",
+        "GET /v2/tenants",
+        "GET /v2/tenants/{name}",
         "GET /v2/tenants/{tenant}/odsInstances/edOrgs",
         "POST /v2/spares/refill",
         "GET /v2/spares",

@@ -84,7 +84,7 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     assert (begun.held, begun.refusal) == (True, None)
     assert await registry.finish_delete(deleted)
 
-    clients = ApiClients(engine)
+    clients = ApiClients(engine, asyncio.Semaphore())
     await clients.register("ours", "a secret", "Ours")
     assert await clients.verify("ours", "a secret")
     with pytest.raises(ClientExistsError):
@@ -96,7 +96,7 @@ async def test_client_of_an_admin_api_proves_who_it_is_when_its_table_is_adopted
 ) -> None:
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
-    clients = ApiClients(engine)
+    clients = ApiClients(engine, asyncio.Semaphore())
     assert not await clients.verify("a-client", "another secret")
     assert await clients.verify("a-client", "A secret of an Admin API's client, 1")
 

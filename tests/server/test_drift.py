@@ -2,11 +2,13 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from activities.drift import Drift, DriftDetector, DriftKind
+from activities.tenant import Tenant
 from cli import seeding
 from databases import provisioning
 from databases.ownership import Owner
@@ -23,8 +25,8 @@ from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
 
 @pytest.fixture
-def detector(settings: Settings, server: Server, catalog: Catalog) -> DriftDetector:
-    return DriftDetector.from_settings(settings, server, catalog)
+def detector(tenant: Tenant) -> DriftDetector:
+    return tenant.drift
 
 
 @pytest.fixture
@@ -131,6 +133,18 @@ async def test_database_is_reported_when_no_instance_has_it(
     assert name not in [drift.subject for drift in await detector.detect()]
 
 
+async def test_database_of_another_tenant_is_left_out_when_two_tenants_share_a_server(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner
+) -> None:
+    name, comment = f"EdFi_Ods_{owner.ods_instance_id}_Minimal", replace(owner, tenant="tenant2").comment
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    try:
+        await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+        assert name not in [drift.subject for drift in await detector.detect()]
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}"')
+
+
 async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not_when_it_is_unknown(
     detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, owner: Owner, name: str
 ) -> None:
@@ -181,7 +195,9 @@ async def test_template_is_reported_when_it_is_missing_or_open(
     settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
 ) -> None:
     strings = OdsConnectionStrings.from_settings(settings)
-    detector = DriftDetector(server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings)
+    detector = DriftDetector(
+        "default", server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
+    )
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_OPEN)] == [

@@ -1,7 +1,7 @@
 from enum import Enum
 from pathlib import Path
 
-from settings import Settings
+from settings import MultiTenantSettings, Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -13,3 +13,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
             default = str(default).lower()
         shown = "*required*" if field.is_required() else "" if default is None else f"`{default}`"
         assert f"| `ODS_{name.upper()}` | {shown} | {field.description} |" in README
+
+
+def test_several_tenants_are_in_the_readme() -> None:
+    assert f"| `ODS_TENANTS` |  | {MultiTenantSettings.model_fields['tenants'].description} |" in README
