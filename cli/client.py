@@ -96,6 +96,11 @@ class AdminApi:
         """Request that everything pending is started."""
         self._request("POST", "/v2/sweep")
 
+    def refresh(self, ods_instance: int | None) -> Json:
+        """Request that education organizations are read, of one ODS instance or of all."""
+        which = "" if ods_instance is None else f"/{ods_instance}"
+        return self._object("POST", f"/v2/odsInstances{which}/edOrgs/refresh")
+
     def drift(self) -> list[Json]:
         """Where registry and server contradict each other."""
         found: list[Json] = self._request("GET", "/v2/drift").json()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, instance, spares
+from cli import audit, edorgs, instance, spares
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -39,6 +39,7 @@ _commands = typer.Typer(
 _commands.add_typer(
     instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
 )
+_commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
 _commands.command()(audit.audit)
 _commands.command()(spares.spares)
 

@@ -226,3 +226,11 @@ def test_variable_is_blamed_when_the_registry_cannot_be_reached(
     told = error(ods("migrate", **(settings_of_stack | {"ODS_ADMIN_DSN": unreachable})))
     assert "check ODS_ADMIN_DSN" in told
     assert "a-secret" not in told
+
+
+def test_organizations_are_read_when_a_refresh_is_commanded(ods: Ods, stack: DataFolder) -> None:
+    refreshed = content(ods("edorgs", "refresh", "--wait", "--json", "--data-dir", stack.path))
+    assert refreshed["status"] == "Completed"
+    assert "odsInstance with ID 987654" in error(
+        ods("edorgs", "refresh", "--instance", 987654, "--data-dir", stack.path)
+    )
