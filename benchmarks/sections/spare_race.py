@@ -18,7 +18,7 @@ from benchmarks.apart import apart, meanwhile
 from benchmarks.bare import bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
-from benchmarks.measurement import Findings, Measurement, at_least, at_most
+from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
 from cli.data_folder import DataFolder, StackFile
 from cli.polling import wait_until
 from instances.naming import database_name
@@ -27,10 +27,13 @@ from settings import Settings
 
 _SPARES = 8
 _CLIENTS = 6
+_WORTH_A_RACE = 3
+"""Spares that must be ready before a client asks: fewer than clients, so that some of them come too late."""
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.01
 _QUIET_SECONDS = 120
 _TEMPLATE = Settings.model_fields["minimal_template"].default
+_OTHER_TEMPLATE = Settings.model_fields["sample_template"].default
 _SETTINGS = {
     "ODS_SPARES": str(_SPARES),
     "ODS_SPARES_LIMIT": str(2 * _SPARES),
@@ -45,7 +48,7 @@ _HANDED_OUT = """
 SELECT id, oid::int8 FROM adminapi.dbinstances LEFT JOIN pg_database ON datname = databasename
 WHERE status = 'Completed'
 """
-# Of all databases, those that are nobody's: no instance's, no template, none of the server's own.
+# Databases that are nobody's: no instance's, no template, no spare that is wanted, nor the server's own.
 _NOBODYS = """
 SELECT datname FROM pg_database
 WHERE NOT datistemplate AND datname NOT IN ('postgres', current_database())
@@ -54,13 +57,25 @@ WHERE NOT datistemplate AND datname NOT IN ('postgres', current_database())
 """
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many spares to claim, and how often to kill the worker meanwhile."""
+
+    claims: int
+    kills: int
+
+
 @dataclass
 class Race:
-    """What was seen: the oids of spares, the oid that each instance got, and how long it took."""
+    """What was seen: the oids of spares, the oid that each instance got, and how long it took.
+
+    Samples are of seconds, spares that there were, and claims by then.
+    """
 
     seen: set[int] = field(default_factory=set)
     got: dict[int, int | None] = field(default_factory=dict)
     took: list[float] = field(default_factory=list)
+    samples: list[tuple[float, int, int]] = field(default_factory=list)
 
     @property
     def claims(self) -> int:
@@ -75,17 +90,18 @@ class Verdict:
     twice: int
     leaked: Sequence[str]
     failed: int
+    tidy_after: float
 
 
 def run(bench: Bench) -> Findings:
     """Let clients race for spares while the worker is killed again and again, then look what is left."""
-    claims, kills = bench.thorough((1000, 20), quick=(12, 1))
+    plan = bench.thorough(Plan(1000, 20), quick=Plan(40, 2))
     with bench.stacks.fresh(**_SETTINGS) as (folder, stack):
         bare = Measurement("bare clone of the template", apart(_clone, stack, bench.thorough(10, quick=2)))
-        with meanwhile(_race, stack, claims) as racing:
-            killed = asyncio.run(_kill(folder, stack, racing, claims // (kills + 1)))
+        with meanwhile(_race, stack, plan.claims) as racing:
+            killed = asyncio.run(_kill(folder, stack, racing, plan))
         verdict = apart(_judge, stack, racing.result())
-    return _findings(claims, killed, racing.result(), verdict, bare)
+    return _findings(plan, killed, racing.result(), verdict, bare)
 
 
 async def _clone(stack: StackFile, rounds: int) -> list[float]:
@@ -108,17 +124,20 @@ async def _race(stack: StackFile, claims: int) -> Race:
 
 async def _watch(stack: StackFile, race: Race) -> None:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
+        started = time.perf_counter()
         while True:
-            race.seen |= await stock.spares(server.session)
+            now = await stock.spares(server.session)
+            race.seen |= now
+            race.samples.append((time.perf_counter() - started, len(now), race.claims))
             await asyncio.sleep(_WATCH_SECONDS)
 
 
 async def _claim_on(stack: StackFile, client_number: int, claims: int, race: Race) -> None:
-    """Ask for an instance whenever there is a spare to see, until all clients together have enough."""
+    """Ask for an instance whenever there are some spares, until all clients together have enough."""
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         number = 0
         while race.claims < claims:
-            await stock.until_ready(server.session, _TEMPLATE, 1)
+            await stock.until_ready(server.session, _TEMPLATE, _WORTH_A_RACE)
             number += 1
             name = f"Race {client_number} {number}"
             started = time.perf_counter()
@@ -129,12 +148,13 @@ async def _claim_on(stack: StackFile, client_number: int, claims: int, race: Rac
             race.got[accepted.instance] = await stock.oid_of(server.session, database)
 
 
-async def _kill(folder: DataFolder, stack: StackFile, racing: Future[Race], every: int) -> int:
-    """Kill the worker whenever so many more creates are done, a moment later; returns how often."""
+async def _kill(folder: DataFolder, stack: StackFile, racing: Future[Race], plan: Plan) -> int:
+    """Kill the worker when another share of the creates is done, a moment later; returns how often."""
+    every = plan.claims // (plan.kills + 1)
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     killed = 0
     while not racing.done():
-        if await registry.fetchval(_COMPLETED) >= (killed + 1) * every:
+        if killed < plan.kills and await registry.fetchval(_COMPLETED) >= (killed + 1) * every:
             await asyncio.sleep(random.uniform(0, 0.2))  # noqa: S311 - guards no secret
             await _kill_worker(folder)
             killed += 1
@@ -161,35 +181,44 @@ async def _kill_worker(folder: DataFolder) -> None:
 async def _judge(stack: StackFile, race: Race) -> Verdict:
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     leaked: list[str] = []
+    started = time.perf_counter()
 
     async def is_tidy() -> bool:
-        ready = await stock.ready_spares(registry, _TEMPLATE)
-        sample = await stock.ready_spares(registry, Settings.model_fields["sample_template"].default)
-        leaked[:] = [row[0] for row in await registry.fetch(_NOBODYS, [*ready, *sample])]
-        return not leaked and len(ready) == len(sample) == _SPARES
+        stocked = [sorted(await stock.ready_spares(registry, it)) for it in (_TEMPLATE, _OTHER_TEMPLATE)]
+        wanted = [oid for oids in stocked for oid in oids[:_SPARES]]
+        leaked[:] = [row[0] for row in await registry.fetch(_NOBODYS, wanted)]
+        return not leaked and len(wanted) == len(stocked) * _SPARES
 
     with suppress(TimeoutError):
         await wait_until(is_tidy, _QUIET_SECONDS)
+    tidy_after = time.perf_counter() - started
     now = {row["id"]: row["oid"] for row in await registry.fetch(_HANDED_OUT)}
     owners = Counter(oid for oid in race.got.values() if oid)
     # Handed out again, a database would have left its first owner.
     moved = sum(oid is None or now.get(instance) != oid for instance, oid in race.got.items())
     failed = await registry.fetchval(_FAILED)
     await registry.close()
-    return Verdict(sum(count > 1 for count in owners.values()) + moved, leaked, failed)
+    return Verdict(sum(count > 1 for count in owners.values()) + moved, leaked, failed, tidy_after)
 
 
-def _findings(claims: int, killed: int, race: Race, verdict: Verdict, bare: Measurement) -> Findings:
+def _findings(plan: Plan, killed: int, race: Race, verdict: Verdict, bare: Measurement) -> Findings:
     took = Measurement("POST to Completed in the race", race.took, bare=bare)
     limits = [
-        at_least("spares claimed", race.claims, claims),
-        at_least("kills of the worker", killed, 1),
+        at_least("spares claimed", race.claims, plan.claims),
+        at_least("kills of the worker", killed, plan.kills),
         at_most("spares handed out twice", verdict.twice, 0, ""),
         at_most("databases leaked", len(verdict.leaked), 0, ""),
         at_most("creates in error", verdict.failed, 0, ""),
     ]
     note = (
         f"{len(race.got)} creates, {race.claims} of them from the {len(race.seen)} spares that were seen;"
-        f" {killed} kills of the worker. Nobody's databases: {', '.join(verdict.leaked) or 'none'}."
+        f" {killed} kills of the worker. After {verdict.tidy_after:.0f} s more, the stock was full again and"
+        f" these databases nobody's: {', '.join(verdict.leaked) or 'none'}."
     )
-    return Findings([bare, took], limits, [note])
+    spares = [(second, spares) for second, spares, _ in race.samples]
+    claims = [(second, claims) for second, _, claims in race.samples]
+    charts = [
+        Chart("Spare databases of both templates, ready or not", "seconds", "spares", {"spares": spares}),
+        Chart("Claims of spares", "seconds", "claims", {"claims": claims}),
+    ]
+    return Findings([bare, took], limits, [note], charts)
