@@ -34,13 +34,14 @@ class AdminApi:
         url: address of the API, without a path.
         client_id: a client that is registered there.
         client_secret: its secret.
+        token_url: where tokens are issued; by default, by the API itself.
     """
 
-    def __init__(self, url: str, client_id: str, client_secret: str) -> None:
+    def __init__(self, url: str, client_id: str, client_secret: str, token_url: str | None = None) -> None:
         self._url = url
         self._http = httpx.Client(
             base_url=url,
-            auth=_Bearer(url, client_id, client_secret),
+            auth=_Bearer(token_url or f"{url}/connect/token", client_id, client_secret),
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -173,8 +174,8 @@ class _Bearer(httpx.Auth):
 
     requires_response_body = True
 
-    def __init__(self, url: str, client_id: str, client_secret: str) -> None:
-        self._token_url = f"{url}/connect/token"
+    def __init__(self, token_url: str, client_id: str, client_secret: str) -> None:
+        self._token_url = token_url
         self._form = {
             "grant_type": "client_credentials",
             "client_id": client_id,

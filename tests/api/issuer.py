@@ -17,6 +17,7 @@ from api.auth import FULL_ACCESS
 
 DISCOVERY = "/realm/.well-known/openid-configuration"
 KEYS = "/realm/keys"
+TOKEN = "/realm/token"
 AUDIENCE = "edfi_admin_api"
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -88,12 +89,17 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked.append(self.path)
                 time.sleep(issuer.delay)
-                document = issuer.documents.get(self.path)
+                self._answer(issuer.documents.get(self.path))
+
+            def _answer(self, document: object) -> None:
                 content = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(404 if document is None else 200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def do_POST(self) -> None:
+                self._answer({"access_token": issuer.token()} if self.path == TOKEN else None)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

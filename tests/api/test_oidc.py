@@ -18,8 +18,10 @@ from jwt.utils import base64url_encode
 
 from api import oidc
 from api.auth import FULL_ACCESS
+from cli.client import AdminApi
 from settings import Settings
-from tests.api.issuer import DISCOVERY, EC, ED25519, KEYS, RSA, Issuer, published
+from tests.api import server
+from tests.api.issuer import DISCOVERY, EC, ED25519, KEYS, RSA, TOKEN, Issuer, published
 from tests.api.service import NOBODY, bearer, client_of, running
 
 Forge = Callable[[Issuer], str]
@@ -70,16 +72,18 @@ def assert_unavailable(answer: httpx.Response) -> None:
         (ED25519, "EdDSA"),
     ],
 )
-@pytest.mark.parametrize("declared", [True, False])
 async def test_token_is_accepted_when_a_published_key_has_signed_it(
-    client: httpx.AsyncClient,
-    issuer: Issuer,
-    key: Any,
-    algorithm: str,
-    declared: bool,  # noqa: FBT001 - a parameter
+    client: httpx.AsyncClient, issuer: Issuer, key: Any, algorithm: str
 ) -> None:
-    issuer.publish(published(key, algorithm, **{"alg": algorithm, "use": "sig"} if declared else {}))
+    issuer.publish(published(key, algorithm))
     assert await status(client, issuer.token(key, algorithm)) == 200
+
+
+async def test_token_is_accepted_when_its_key_says_what_it_is_for(
+    client: httpx.AsyncClient, issuer: Issuer
+) -> None:
+    issuer.publish(published(RSA, "PS256", alg="PS256", use="sig"))
+    assert await status(client, issuer.token(RSA, "PS256")) == 200
 
 
 @pytest.mark.parametrize(
@@ -356,3 +360,16 @@ async def test_client_is_written_to_the_trail_when_its_token_is_the_issuers(
     await client.delete("/v2/dbInstances/0", headers=headers)
     (entry,) = (await client.get("/v2/audit", params={"limit": 1}, headers=headers)).json()
     assert entry["client"] == "known-to-the-issuer"
+
+
+async def test_command_line_uses_the_issuers_token_when_it_is_told_where_to_get_one(
+    idle_settings: Settings, issuer: Issuer
+) -> None:
+    def names() -> list[str]:
+        with AdminApi(
+            serving.url, "a-service", "its secret", f"http://127.0.0.1:{issuer.port}{TOKEN}"
+        ) as api:
+            return [row["name"] for row in api.instances()]
+
+    async with server.serving(idle_settings, ODS_OIDC_ISSUER=issuer.url) as serving:
+        assert await asyncio.to_thread(names) == []
