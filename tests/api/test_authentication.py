@@ -132,6 +132,7 @@ async def test_one_message_says_all_when_the_secret_is_weak(contract: Server, se
     (message,) = told["ClientSecret"]
     for word in ("lower", "upper", "digit", "special", "32", "128"):
         assert word in message
+    assert secret not in message
 
 
 @pytest.mark.parametrize("secret", ["Aa1!" + "x" * 28, "Aa1!" + "x" * 124, "Aa1 !" + "ä" * 27])
@@ -222,7 +223,13 @@ async def test_access_is_denied_when_the_grant_type_is_another(
     assert_refused(await post(contract, TOKEN, asked), 401, "invalid_client", DENIED)
 
 
-@pytest.mark.parametrize("changes", [{"client_id": "nobody"}, {"client_secret": f"{SECRET}x"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"client_id": "nobody"}, {"client_id": "NUL \x00"}, {"client_id": "CLIENT"}),
+        {"client_secret": f"{SECRET}x"},
+    ],
+)
 async def test_access_is_denied_when_the_client_is_unknown_or_the_secret_wrong(
     contract: Server, grant: dict[str, str], changes: dict[str, str]
 ) -> None:
@@ -247,6 +254,11 @@ async def test_request_is_invalid_when_the_secret_is_empty_or_missing(
 ) -> None:
     asked = {name: value for name, value in (grant | {"client_secret": secret}).items() if value is not None}
     assert_refused(await post(contract, TOKEN, asked), 400, "invalid_request")
+
+
+async def test_request_is_invalid_when_the_client_is_missing(contract: Server, grant: dict[str, str]) -> None:
+    del grant["client_id"]
+    assert_refused(await post(contract, TOKEN, grant), 400, "invalid_request")
 
 
 async def test_request_is_invalid_when_http_basic_has_no_secret(contract: Server, client_id: str) -> None:

@@ -1,11 +1,8 @@
 import asyncio
 import base64
 import hashlib
-import re
 import struct
 from collections.abc import AsyncIterator
-from typing import Any
-from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -15,7 +12,6 @@ from argon2 import low_level
 
 from api.secret_hashes import SecretHasher, Verdict
 from settings import Settings
-from tests.api.service import NOBODY, client_of, running
 from tests.servers import session
 
 SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
@@ -54,64 +50,11 @@ async def test_client_is_registered_with_a_hash_when_the_form_is_valid(
     assert row["clientsecret"].startswith("$argon2id$")
 
 
-async def test_names_of_fields_match_in_any_case_when_a_client_registers(stranger: httpx.AsyncClient) -> None:
-    form = {"CLIENTID": "x", "clientsecret": SECRET, "displayName": "x"}
-    assert (await stranger.post("/connect/register", data=form)).status_code == 200
-
-
-async def test_registration_is_refused_when_the_id_is_taken(registered: httpx.AsyncClient) -> None:
-    answer = await registered.post("/connect/register", data=REGISTRATION)
-
-    assert answer.status_code == 400
-    assert "already exists" in answer.json()["errors"]["ClientId"][0]
-
-
 async def test_exactly_one_registration_succeeds_when_two_ask_for_one_id_at_once(
     stranger: httpx.AsyncClient,
 ) -> None:
     answers = await asyncio.gather(*(stranger.post("/connect/register", data=REGISTRATION) for _ in range(4)))
     assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
-
-
-@pytest.mark.parametrize("form", [{}, {"ClientId": " ", "ClientSecret": "", "DisplayName": "\t"}])
-async def test_each_empty_field_gives_exactly_one_message_when_a_client_registers(
-    idle_stranger: httpx.AsyncClient, form: dict[str, str]
-) -> None:
-    answer = await idle_stranger.post("/connect/register", data=form)
-
-    assert answer.status_code == 400
-    assert answer.json() == {
-        "title": "Validation failed",
-        "status": 400,
-        "errors": {
-            "ClientId": ["'Client Id' must not be empty."],
-            "ClientSecret": ["'Client Secret' must not be empty."],
-            "DisplayName": ["'Display Name' must not be empty."],
-        },
-    }
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [
-        SECRET[:31],
-        SECRET + "x" * 93,
-        SECRET.lower(),
-        SECRET.upper(),
-        re.sub(r"\d", "x", SECRET),
-        "OnlyLettersAndDigits0123456789012345",
-    ],
-)
-async def test_one_message_says_all_when_a_secret_is_weak(
-    idle_stranger: httpx.AsyncClient, secret: str
-) -> None:
-    answer = await idle_stranger.post("/connect/register", data=REGISTRATION | {"ClientSecret": secret})
-
-    assert answer.status_code == 400
-    (message,) = answer.json()["errors"]["ClientSecret"]
-    for word in ("lower", "upper", "digit", "special", "32", "128"):
-        assert word in message
-    assert secret not in answer.text
 
 
 @pytest.mark.parametrize("value", ["x" * 257, "NUL \x00"])
@@ -123,26 +66,6 @@ async def test_registration_is_refused_when_the_registry_cannot_hold_a_value(
 
     assert answer.status_code == 400
     assert set(answer.json()["errors"]) == {field}
-
-
-async def test_registration_is_forbidden_when_it_is_switched_off(idle_settings: Settings) -> None:
-    closed = idle_settings.model_copy(update={"registration": False})
-    async with running(closed, NOBODY) as app, client_of(app) as client:
-        answer = await client.post("/connect/register", data=REGISTRATION)
-
-    assert answer.status_code == 403
-    assert answer.content == b""
-
-
-@pytest.mark.parametrize("path", ["/connect/register", "/connect/token"])
-@pytest.mark.parametrize("content", [{"json": {}}, {"files": {"ClientId": b"x"}}, {"content": b"a=b"}])
-async def test_content_type_is_refused_when_it_is_not_a_form(
-    idle_stranger: httpx.AsyncClient, path: str, content: dict[str, Any]
-) -> None:
-    answer = await idle_stranger.post(path, **content)
-
-    assert answer.status_code == 415
-    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_token_opens_the_api_when_the_secret_is_right(
@@ -159,52 +82,6 @@ async def test_token_opens_the_api_when_the_secret_is_right(
     claims = jwt.decode(issued["access_token"], options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == settings.token_lifetime
     assert (claims["sub"], claims["scope"], claims["tenant"]) == ("somebody", SCOPE, "default")
-
-
-async def test_token_is_issued_when_the_credentials_come_by_http_basic(registered: httpx.AsyncClient) -> None:
-    credentials = base64.b64encode(f"somebody:{quote(SECRET, safe='')}".encode()).decode()
-    answer = await registered.post(
-        "/connect/token",
-        data=grant(client_id=None, client_secret=None),
-        headers={"Authorization": f"Basic {credentials}"},
-    )
-    assert answer.status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "error"),
-    [
-        ({"grant_type": "password"}, 401, "invalid_client"),
-        ({"grant_type": None}, 401, "invalid_client"),
-        ({"client_secret": SECRET + "x"}, 401, "invalid_client"),
-        ({"client_id": "nobody"}, 401, "invalid_client"),
-        ({"client_id": "NUL \x00"}, 401, "invalid_client"),
-        ({"client_id": "Somebody"}, 401, "invalid_client"),
-        ({"client_secret": None}, 400, "invalid_request"),
-        ({"client_secret": ""}, 400, "invalid_request"),
-        ({"client_secret": " "}, 400, "invalid_request"),
-        ({"client_id": None}, 400, "invalid_request"),
-        ({"scope": "another"}, 400, "invalid_scope"),
-        ({"scope": f"{SCOPE} another"}, 400, "invalid_scope"),
-        ({"scope": "another", "client_secret": "wrong"}, 400, "invalid_scope"),
-        ({"scope": None}, 400, "invalid_scope"),
-        ({"scope": " "}, 400, "invalid_scope"),
-    ],
-)
-async def test_token_is_refused_as_oauth_words_it_when_the_request_is_not_in_order(
-    registered: httpx.AsyncClient, changes: dict[str, str | None], status: int, error: str
-) -> None:
-    answer = await registered.post("/connect/token", data=grant(**changes))
-    refusal = answer.json()
-
-    assert (answer.status_code, refusal["error"]) == (status, error)
-    assert set(refusal) == {"error", "error_description"}
-    media_type = "application/problem+json" if error == "invalid_scope" else "application/json"
-    assert answer.headers["Content-Type"] == media_type
-    if error == "invalid_client":
-        assert refusal["error_description"] == "Access Denied. Please review your information and try again."
-    if error == "invalid_scope":
-        assert "required scope claims or has invalid scope values" in refusal["error_description"]
 
 
 @pytest.mark.parametrize("path", ["/connect/register", "/connect/token"])

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from cli.polling import wait_until
 from settings import Settings
+from tests.api.server import Server, spellings
 from tests.api.service import NOBODY, client_of, running
 
 UNREACHABLE = SecretStr("postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin")
@@ -23,6 +24,25 @@ async def test_versions_and_tenancy_are_told_when_anybody_asks(idle_stranger: ht
         "specificationVersion": "v2",
         "tenancy": {"multitenantMode": False, "tenants": []},
     }
+
+
+@pytest.mark.parametrize("target", ["/", "/?X=y"])
+async def test_information_is_as_agreed_when_it_is_asked_for_by_bytes(contract: Server, target: str) -> None:
+    answer = await contract.ask(f"GET {target}")
+
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert set(answer.json()) == {"version", "build", "specificationVersion", "tenancy"}
+    assert b'"specificationVersion":"v2"' in answer.body
+    assert b'"tenancy":{"multitenantMode":false,"tenants":[]}' in answer.body
+
+
+@pytest.mark.parametrize("spelled", spellings("/health"))
+async def test_health_is_as_agreed_when_it_is_asked_for_by_bytes(contract: Server, spelled: str) -> None:
+    answer = await contract.ask(f"GET {spelled}")
+
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.json()["status"] in {"Healthy", "Degraded"}
+    assert all(set(part) == {"name", "status"} for part in answer.json()["results"])
 
 
 @pytest.mark.usefixtures("workers")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -164,7 +165,53 @@ async def test_name_of_a_query_is_understood_when_it_comes_in_any_case(
     assert (await contract.ask(f"GET {INSTANCES}?{name}=-1", known)).status == 400
 
 
+async def test_list_is_sorted_when_the_names_of_its_queries_come_in_any_case(
+    contract: Server, known: str
+) -> None:
+    first, second = [await create_ods_instance(contract) for _ in range(2)]
+    for query in (
+        "orderBy=Id&direction=desc",
+        "ORDERBY=ID&DIRECTION=DESC",
+        "orderby=id&Direction=Descending",
+    ):
+        listed = (await contract.ask(f"GET /v2/odsInstances?{query}", known)).json()
+        assert [row["id"] for row in listed[:2]] == [second, first]
+    problem = assert_problem(await contract.ask("GET /v2/odsInstances?OrderBy=Size", known), 400)
+    assert set(problem["errors"]) == {"orderBy"}
+
+
+@pytest.mark.parametrize("spelled", spellings("/v2/odsInstances/manage"))
+async def test_manage_wins_over_an_id_when_it_is_spelled_in_five_ways(
+    contract: Server, known: str, spelled: str
+) -> None:
+    listed = await contract.ask(f"GET {spelled}?limit=0", known)
+    refused = await contract.ask(f"DELETE {spelled}", known)
+
+    assert (listed.status, listed.json()) == (200, [])
+    assert_problem(refused, 405)
+    assert refused.headers["allow"] == "GET, POST"
+
+
 # JSON in.
+
+
+async def create_ods_instance(server: Server) -> int:
+    """The id of a new ODS instance."""
+    new = {"name": f"Ods {next(NUMBERS)}", "instanceType": "x", "connectionString": "host=h;database=d"}
+    body = json.dumps(new).encode()
+    created = await server.ask("POST /v2/odsInstances", authorization(server), JSON, body=body)
+    assert created.status == 201
+    return int(created.headers["location"].rpartition("/")[2])
+
+
+@pytest.mark.parametrize(("written", "status"), [(int, 201), (str, 201), (float, 400), (bool, 400)])
+async def test_number_is_read_when_it_comes_as_number_or_as_text(
+    contract: Server, known: str, written: Callable[[int], object], status: int
+) -> None:
+    number = await create_ods_instance(contract)
+    body = {"odsInstanceId": written(number), "contextKey": "k", "contextValue": "v"}
+    answer = await contract.ask("POST /v2/odsInstanceContexts", known, JSON, body=json.dumps(body).encode())
+    assert answer.status == status
 
 
 @pytest.mark.parametrize(
@@ -243,6 +290,17 @@ async def test_resource_and_id_are_named_when_nothing_is_found(
 ) -> None:
     problem = assert_problem(await contract.ask(f"GET {path}", known), 404)
     assert problem["title"].startswith(f"Not found: {resource} with ID 0. ")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"{}", b'{"name": "", "connectionString": "WrongConnection"}']
+)
+async def test_not_found_wins_over_validation_when_both_are_wrong(
+    contract: Server, known: str, body: bytes
+) -> None:
+    for resource in ("odsInstance", "odsInstanceContext", "odsInstanceDerivative"):
+        problem = assert_problem(await contract.ask(f"PUT /v2/{resource}s/0", known, JSON, body=body), 404)
+        assert problem["title"].startswith(f"Not found: {resource} with ID 0. ")
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v2/nowhere", f"{INSTANCES}/1/nowhere", "/v2", "/connect"])
