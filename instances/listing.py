@@ -50,4 +50,5 @@ class Listing:
 
 def by_utf16(text: InstrumentedAttribute[Any]) -> ColumnElement[str]:
     """What to sort by, for `text` to come in the order of its UTF-16 code units (migration 0007)."""
-    return func.adminapi.utf16_order(text, type_=String())
+    # What a function returns is compared as its arguments would be: by the database's own collation.
+    return func.adminapi.utf16_order(text, type_=String()).collate("C")

@@ -160,6 +160,7 @@ class OdsInstance(Base):
     __tablename__ = "odsinstances"
     __table_args__ = (
         UniqueConstraint("name", "instancetype"),
+        # Collated "C"; how an expression is collated is not told when tables are compared with these.
         Index("ix_odsinstances_order", text("adminapi.utf16_order(name)"), "odsinstanceid"),
         {"schema": "dbo"},
     )

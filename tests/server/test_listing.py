@@ -1,11 +1,15 @@
 """The order of lists on a real server, against the order in which .NET and JavaScript sort text."""
 
+import asyncpg
 import hypothesis
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from instances.catalog import ODS_INSTANCES, Catalog
-from instances.listing import Page
+from instances.listing import Page, by_utf16
+from instances.models import OdsInstance
 from tests.servers import session
 
 BOUNDED = hypothesis.settings(
@@ -71,6 +75,29 @@ async def test_list_is_sorted_by_utf16_code_unit_when_names_are_any_text(
 
 def test_code_units_are_ordered_otherwise_than_code_points_when_characters_are_beyond_the_others() -> None:
     assert sorted(["\uffff", "\U00010000"], key=by_code_unit) == ["\U00010000", "\uffff"]
+
+
+async def test_order_is_the_same_everywhere_when_a_database_sorts_in_the_way_of_some_country(
+    engine: AsyncEngine, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('a name')")
+    async with engine.connect() as connection:
+        collation = await connection.scalar(select(func.pg_collation_for(by_utf16(OdsInstance.name))))
+
+    assert collation == '"C"'
+
+
+async def test_long_list_begins_at_once_when_its_names_are_sorted(
+    engine: AsyncEngine, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("INSERT INTO dbo.odsinstances (name) SELECT 'n' || n FROM generate_series(1, 5000) n")
+    await rows.execute("ANALYZE dbo.odsinstances")
+    query = ODS_INSTANCES.page_of(select(OdsInstance.odsinstanceid), Page("Name"))
+    statement = query.compile(engine, compile_kwargs={"literal_binds": True})
+    async with engine.connect() as connection:
+        plan = (await connection.scalars(text(f"EXPLAIN {statement}"))).all()
+
+    assert "ix_odsinstances_order" in "".join(plan)
 
 
 async def test_nulls_come_last_when_ascending_and_first_when_descending(

@@ -15,10 +15,11 @@ CREATE FUNCTION adminapi.utf16_order(words text) RETURNS text
     RETURN regexp_replace(
         regexp_replace(words COLLATE "C", U&'([\E000-\FFFF])', U&'\E001\005C1', 'g'),
         U&'([\+010000-\+10FFFF])', U&'\E000\005C1', 'g'
-    ) COLLATE "C"
+    )
 """
 _INDEX = """
-CREATE INDEX ix_odsinstances_order ON dbo.odsinstances (adminapi.utf16_order(name), odsinstanceid)
+CREATE INDEX ix_odsinstances_order
+    ON dbo.odsinstances ((adminapi.utf16_order(name) COLLATE "C"), odsinstanceid)
 """
 
 
