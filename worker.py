@@ -73,7 +73,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     sweep = SweepActivities(registry, starter.start)
     reconcile = ReconcileActivities(registry, server, tenant.drift, starter.is_open, starter.start)
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
-    refreshes = RefreshActivities(tenant.refreshes, EducationOrganizations(tenant.engine), refresh.start)
+    refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,

@@ -55,8 +55,14 @@ class EducationOrganizationActivities:
 
     @activity.defn
     async def read_page(self, page: PageToRead) -> PageRead:
-        """Read a page of ODS databases; one that cannot be read keeps nobody from reading the others."""
-        sources = await self._organizations.databases(page.after, page.size, page.scope.ods_instance_id)
+        """Read a page of ODS databases; one that cannot be read keeps nobody from reading the others.
+
+        After the last of all, what belongs to no ODS instance any more is removed.
+        """
+        only = page.scope.ods_instance_id
+        sources = await self._organizations.databases(page.after, page.size, only)
+        if not sources and only is None:
+            await self._organizations.forget_deleted()
         async with heartbeats(), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._fault(source)) for source in sources]
         faults = [fault for task in tasks if (fault := task.result())]

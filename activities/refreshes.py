@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from temporalio import activity
 
 from activities.sweep import accepted
-from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshJobs, Scope
 from instances.status import JobStatus
 
@@ -26,18 +25,11 @@ class RefreshActivities:
 
     Args:
         jobs: the refresh jobs.
-        organizations: what they have read.
         start: has the jobs of a scope carried out, whether or not somebody does so already.
     """
 
-    def __init__(
-        self,
-        jobs: RefreshJobs,
-        organizations: EducationOrganizations,
-        start: Callable[[Scope], Awaitable[None]],
-    ) -> None:
+    def __init__(self, jobs: RefreshJobs, start: Callable[[Scope], Awaitable[None]]) -> None:
         self._jobs = jobs
-        self._organizations = organizations
         self._start = start
 
     @activity.defn
@@ -65,6 +57,5 @@ class RefreshActivities:
 
     @activity.defn
     async def finish_refresh(self, result: RefreshResult) -> None:
-        """Record how a job has ended, after removing what belongs to no ODS instance any more."""
-        await self._organizations.forget_deleted()
+        """Record how a job has ended."""
         await self._jobs.finish(result.job_id, result.status, result.message)

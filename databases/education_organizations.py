@@ -14,6 +14,8 @@ import asyncpg
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
+_MOST = 200_000
+"""So many are read at most; no state has a tenth of it, and a worker holds them all in memory."""
 
 _ORGANIZATION = "educationorganization"
 _NEEDED = {"educationorganizationid", "nameofinstitution"}
@@ -101,7 +103,7 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
     """
     with _faults_explained():
         session = await asyncpg.connect(
-            host=address.host,
+            host=address.host.split(","),
             port=address.port,
             database=address.database,
             user=address.user,
@@ -135,7 +137,10 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
             found = {row["relname"]: set(row["columns"]) for row in await session.fetch(_COLUMNS, tables)}
             if not found.get(_ORGANIZATION, set()) >= _NEEDED:
                 raise UnreadableError("it has no table edfi.educationorganization")
-            return await session.fetch(_query(found))
+            organizations = await session.fetch(_query(found))
+            if len(organizations) > _MOST:
+                raise UnreadableError(f"it has more than {_MOST} education organizations")
+            return organizations
 
 
 def _query(found: Mapping[str, set[str]]) -> str:
@@ -158,6 +163,7 @@ def _query(found: Mapping[str, set[str]]) -> str:
             coalesce({", ".join(discriminator)}) AS discriminator,
             coalesce({", ".join([*parents, "NULL"])})::bigint AS parent_id
         FROM edfi.{_ORGANIZATION} AS organization {" ".join(joins)}
+        LIMIT {_MOST + 1}
     """  # noqa: S608 - all of it is written here
 
 

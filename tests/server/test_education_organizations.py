@@ -269,6 +269,21 @@ async def test_each_fault_is_told_and_the_others_are_read_when_databases_are_unr
         assert secret not in str(page)
 
 
+async def test_database_is_unreadable_when_it_has_too_many_organizations(
+    read: Read,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    north: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await add_ods_instance(rows, "North", connection_string(postgres.port, north))
+    monkeypatch.setattr("databases.education_organizations._MOST", len(ROWS))
+    assert (await read()).faults == []
+    monkeypatch.setattr("databases.education_organizations._MOST", len(ROWS) - 1)
+    (fault,) = (await read()).faults
+    assert fault.endswith("it has more than 2 education organizations")
+
+
 async def test_earlier_rows_stay_when_the_database_cannot_be_read_any_more(
     read: Read, postgres: EmbeddedPostgres, rows: asyncpg.Connection
 ) -> None:
@@ -365,8 +380,8 @@ async def test_rows_go_with_their_ods_instance_when_the_instance_is_deleted(
     assert await organizations(rows, job.ods_instance_id) == []
 
 
-async def test_rows_are_forgotten_when_their_ods_instance_was_deleted_by_others(
-    store: EducationOrganizations, rows: asyncpg.Connection
+async def test_rows_are_forgotten_after_the_last_page_when_their_ods_instance_was_deleted_by_others(
+    store: EducationOrganizations, read: Read, rows: asyncpg.Connection
 ) -> None:
     reading = _Reading("North")
     reading.may_end.set()
@@ -377,6 +392,8 @@ async def test_rows_are_forgotten_when_their_ods_instance_was_deleted_by_others(
         " (instanceid, instancename, educationorganizationid, nameofinstitution, discriminator)"
         " VALUES (987654, 'Gone', 1, 'Gone', 'edfi.School')"
     )
-    await store.forget_deleted()
+    await read(only=kept, after=kept)
+    assert await organizations(rows, 987_654) != []
+    await read(after=kept)
     assert await organizations(rows, 987_654) == []
     assert len(await organizations(rows, kept)) == 1

@@ -318,3 +318,37 @@ async def test_all_rows_are_named_when_several_break_a_rule(dsn: str, adopted: a
     await adopted.execute("UPDATE adminapi.dbinstances SET status = 'Odd' WHERE id IN (2, 4)")
     with pytest.raises(ConflictingRowsError, match="id 2: Odd; id 4: Odd"):
         await upgrade(dsn)
+
+
+async def test_education_organizations_stay_and_fit_when_a_first_admin_api_made_the_table(
+    dsn: str, bare: asyncpg.Connection
+) -> None:
+    await bare.execute(ADOPTED)
+    await bare.execute(
+        "CREATE TABLE adminapi.educationorganizations (id int NOT NULL GENERATED ALWAYS AS IDENTITY,"
+        " instanceid int NOT NULL, instancename varchar(100) NOT NULL, educationorganizationid int NOT NULL,"
+        " nameofinstitution varchar(75) NOT NULL, discriminator varchar(128) NOT NULL, parentid int);"
+        "INSERT INTO adminapi.educationorganizations (instanceid, instancename, educationorganizationid,"
+        " nameofinstitution, discriminator) VALUES (1, 'EdFi ODS', 255901, 'Grand Bend ISD', 'edfi.School')"
+    )
+    await upgrade(dsn)
+    (row,) = await bare.fetch("SELECT * FROM adminapi.educationorganizations")
+    assert (row["id"], row["educationorganizationid"], row["parentid"]) == (1, 255901, None)
+    engine = create_registry_engine(dsn)
+    async with engine.connect() as connection:
+        found = [thing for kind, thing in await connection.run_sync(differences) if kind != "remove_table"]
+    await engine.dispose()
+    assert [thing.name for thing in found] == ["apiclientodsinstances_apiclient_apiclientid_fkey"]
+
+
+async def test_migration_stops_when_education_organizations_share_an_id(
+    dsn: str, bare: asyncpg.Connection
+) -> None:
+    await bare.execute(
+        "CREATE SCHEMA adminapi; CREATE TABLE adminapi.educationorganizations (id int NOT NULL,"
+        " instanceid int NOT NULL, instancename varchar(100) NOT NULL, educationorganizationid int NOT NULL,"
+        " nameofinstitution varchar(75) NOT NULL, discriminator varchar(128) NOT NULL);"
+        "INSERT INTO adminapi.educationorganizations SELECT 7, 1, '', n, '', '' FROM generate_series(1, 2) n"
+    )
+    with pytest.raises(ConflictingRowsError, match="educationorganizations share an id: id 7"):
+        await upgrade(dsn)

@@ -9,7 +9,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.refreshes import RefreshActivities
-from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshJobs, Scope
 from instances.status import JobStatus
 
@@ -100,7 +99,7 @@ def test_workflow_ids_differ_when_tenants_or_scopes_do() -> None:
 
 
 async def test_other_scopes_are_started_when_temporal_refuses_one(
-    jobs: RefreshJobs, engine: AsyncEngine
+    jobs: RefreshJobs,
 ) -> None:
     started = []
 
@@ -111,6 +110,6 @@ async def test_other_scopes_are_started_when_temporal_refuses_one(
 
     for scope in (EVERYTHING, ONE, OTHER):
         await jobs.request(scope)
-    activities = RefreshActivities(jobs, EducationOrganizations(engine), start)
+    activities = RefreshActivities(jobs, start)
     assert await ActivityEnvironment().run(activities.dispatch_refreshes) == 2
     assert set(started) == {EVERYTHING, OTHER}
