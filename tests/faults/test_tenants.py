@@ -1,0 +1,190 @@
+"""Two tenants on servers of their own, served by one worker and one API."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from cli import seeding
+from cli.polling import wait_until
+from cli.ports import free_port
+from cli.postgres import EmbeddedPostgres
+from instances.migrations import upgrade
+from settings import MultiTenantSettings
+from tests.api.service import bearer, client_of, running
+from tests.servers import (
+    MINIMAL_TEMPLATE,
+    NUMBERS,
+    SERVICE_PASSWORD,
+    make_settings,
+    make_tenant_settings,
+    service_dsn,
+    session,
+)
+from worker import run
+
+TENANTS = ("tenant1", "tenant2")
+REGISTRY = seeding.REGISTRY_DATABASE
+
+
+@pytest.fixture(scope="module")
+async def second(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    """The server of the second tenant, with its registry and one template."""
+    folder = tmp_path_factory.mktemp("second")
+    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as server:
+        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
+        await seeding.ensure_registry_database(server.dsn())
+        await upgrade(service_dsn(server, REGISTRY))
+        service = service_dsn(server, "postgres")
+        await seeding.ensure_template(service, MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS)
+        yield server
+
+
+@pytest.fixture
+def several(postgres: EmbeddedPostgres, registry_dsn: str, second: EmbeddedPostgres) -> MultiTenantSettings:
+    first = make_settings(postgres, registry_dsn, rate_limiting=False)
+    return make_tenant_settings(
+        {"tenant1": first, "tenant2": make_settings(second, service_dsn(second, REGISTRY))}
+    )
+
+
+@asynccontextmanager
+async def served(several: MultiTenantSettings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API, with a worker behind it."""
+    address, stop = temporal.service_client.config.target_host, asyncio.Event()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TEMPORAL_ADDRESS", address)
+        working = asyncio.create_task(run(several, stop))
+        try:
+            async with running(several, address) as app, client_of(app) as client:
+                yield client
+        finally:
+            stop.set()
+            await working
+
+
+class Requests:
+    """What clients of the tenants ask for."""
+
+    def __init__(self, client: httpx.AsyncClient, several: MultiTenantSettings) -> None:
+        self._client = client
+        self._headers = {name: {"tenant": name, **bearer(several, tenant=name)} for name in TENANTS}
+
+    async def ask(self, tenant: str, method: str, path: str, **content: Any) -> httpx.Response:
+        return await self._client.request(method, path, headers=self._headers[tenant], **content)
+
+    async def create(self, tenant: str, name: str) -> Any:
+        body = {"name": name, "databaseTemplate": "Minimal"}
+        answer = await self.ask(tenant, "POST", "/v2/dbInstances", json=body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    async def ends(self, tenant: str, job: str) -> Any:
+        """The job, when it has ended."""
+        found: dict[str, Any] = {}
+
+        async def has_ended() -> bool:
+            found.update((await self.ask(tenant, "GET", f"/v2/jobs/{job}")).json())
+            return found["status"] in {"Completed", "Error"}
+
+        await wait_until(has_ended, 30)
+        return found
+
+
+@contextmanager
+def paused(server: EmbeddedPostgres) -> Iterator[None]:
+    """The server says nothing any more, to nobody, but its connections stay open."""
+    processes = [
+        server.pid,
+        *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()),
+    ]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+
+async def _databases(server: EmbeddedPostgres, name: str) -> int:
+    async with session(server.dsn()) as connection:
+        return int(
+            await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname LIKE $1", f"%{name}%")
+        )
+
+
+async def test_tenants_share_nothing_when_names_and_ids_are_equal(
+    several: MultiTenantSettings, own_temporal: Client, postgres: EmbeddedPostgres, second: EmbeddedPostgres
+) -> None:
+    number = next(NUMBERS) * 100_000
+    for own in several.tenants.values():
+        async with session(own.admin_dsn.get_secret_value()) as registry:
+            await registry.execute(f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number}")
+            await registry.execute(f"ALTER TABLE adminapi.dbinstances ALTER COLUMN id RESTART WITH {number}")
+    name = f"Same {number}"
+    async with served(several, own_temporal) as client:
+        requests = Requests(client, several)
+        one, two = [await requests.create(tenant, name) for tenant in TENANTS]
+        assert one == two
+        for tenant in TENANTS:
+            assert (await requests.ends(tenant, one["jobId"]))["status"] == "Completed"
+            described = await own_temporal.get_workflow_handle(f"{tenant}:{number}").describe()
+            assert described.workflow_type == "CreateInstance"
+        database = f"EdFi_Ods_Same_{number}_Minimal"
+        assert [await _databases(server, database) for server in (postgres, second)] == [1, 1]
+
+        deleted = (await requests.ask("tenant1", "DELETE", f"/v2/dbInstances/{number}")).json()
+        assert (await requests.ends("tenant1", deleted["jobId"]))["status"] == "Completed"
+        assert [await _databases(server, database) for server in (postgres, second)] == [0, 1]
+        assert (await requests.ask("tenant1", "GET", f"/v2/dbInstances/{number}")).status_code == 404
+        kept = (await requests.ask("tenant2", "GET", f"/v2/dbInstances/{number}")).json()
+        assert kept["status"] == "Completed"
+        assert (await requests.ask("tenant2", "GET", f"/v2/jobs/{deleted['jobId']}")).status_code == 404
+        view = (await requests.ask("tenant2", "GET", "/v2/tenants/tenant2/odsInstances/edOrgs")).json()
+        assert [one["name"] for one in view["odsInstances"]] == [name]
+        assert (
+            await requests.ask("tenant1", "GET", "/v2/tenants/tenant2/odsInstances/edOrgs")
+        ).status_code == 404
+
+
+async def test_tenant_works_when_the_server_of_another_is_stopped_before_the_start(
+    several: MultiTenantSettings, own_temporal: Client, second: EmbeddedPostgres
+) -> None:
+    name = f"Alone {next(NUMBERS)}"
+    await second.stop()
+    async with served(several, own_temporal) as client:
+        requests = Requests(client, several)
+        for _ in range(2):
+            assert (await requests.ask("tenant2", "GET", "/v2/dbInstances")).status_code == 503
+        health = (await client.get("/health")).json()
+        assert health["status"] == "Degraded"
+        assert {"name": "database:tenant2", "status": "Unhealthy"} in health["results"]
+        created = await requests.create("tenant1", name)
+        assert (await requests.ends("tenant1", created["jobId"]))["status"] == "Completed"
+
+        await second.start()
+        created = await requests.create("tenant2", name)
+        assert (await requests.ends("tenant2", created["jobId"]))["status"] == "Completed"
+
+
+async def test_tenant_works_when_the_server_of_another_hangs_with_all_its_jobs(
+    several: MultiTenantSettings, own_temporal: Client, second: EmbeddedPostgres
+) -> None:
+    async with served(several, own_temporal) as client:
+        requests = Requests(client, several)
+        many = 2 * several.ddl_concurrency + 1
+        waiting = [await requests.create("tenant2", f"Waits {next(NUMBERS)}") for _ in range(many)]
+        with paused(second):
+            created = await requests.create("tenant1", f"Goes on {next(NUMBERS)}")
+            assert (await requests.ends("tenant1", created["jobId"]))["status"] == "Completed"
+        for job in waiting:
+            assert (await requests.ends("tenant2", job["jobId"]))["status"] in {"Completed", "Error"}
