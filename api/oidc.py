@@ -50,8 +50,7 @@ class IssuerKeys:
         self._keys: list[_Key] = []
         self._fetched_at = -math.inf
         self._away = False
-        self._attempts = 0
-        self._fetching = asyncio.Lock()
+        self._asking: asyncio.Task[None] | None = None
         self._limiter = RateLimiter(burst=3, interval=5)
 
     async def find(self, key_id: str | None, algorithm: str) -> _Key | None:
@@ -60,9 +59,12 @@ class IssuerKeys:
         Raises:
             ProblemError: 503, the issuer cannot be asked.
         """
-        if not self._is_younger_than(_FRESH_SECONDS) or self._known(key_id, algorithm) is None:
-            await self._refresh()
         key = self._known(key_id, algorithm)
+        if key is None or not self._is_younger_than(_FRESH_SECONDS):
+            asking = self._ask()
+            if key is None or not self._away:  # nobody with a known key waits again for who did not answer
+                await asyncio.wait([asking])
+                key = self._known(key_id, algorithm)
         if self._away and (key is None or not self._is_younger_than(_TRUSTED_SECONDS)):
             raise ProblemError.unavailable("The issuer of the tokens cannot be reached")
         return key
@@ -82,20 +84,20 @@ class IssuerKeys:
         ]
         return meant[0] if len(meant) == 1 else None
 
+    def _ask(self) -> asyncio.Task[None]:
+        """Ask the issuer for its keys, once for all who wait for them; or not, if it was asked too often."""
+        if self._asking is None or (self._asking.done() and not self._limiter.wait("")):
+            self._asking = asyncio.create_task(self._refresh())
+        return self._asking
+
     async def _refresh(self) -> None:
-        """Ask the issuer, once for all who wait for it."""
-        seen = self._attempts
-        async with self._fetching:
-            if self._attempts != seen or self._limiter.wait(""):
-                return
-            try:
-                self._keys = await self._fetch()
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:
-                _logger.warning("The keys of %s cannot be fetched: %s", self._issuer, fault_name(error))
-                self._away = True
-            else:
-                self._away, self._fetched_at = False, monotonic()
-            self._attempts += 1
+        try:
+            self._keys = await self._fetch()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the issuer, its keys are not to be had
+            _logger.warning("The keys of %s cannot be fetched: %s", self._issuer, fault_name(error))
+            self._away = True
+        else:
+            self._away, self._fetched_at = False, monotonic()
 
     async def _fetch(self) -> list[_Key]:
         async with httpx.AsyncClient() as client, asyncio.timeout(_PATIENCE_SECONDS):

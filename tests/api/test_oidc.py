@@ -197,6 +197,11 @@ def signed_with_a_malformed_key(issuer: Issuer) -> str:
     return issuer.token()
 
 
+def signed_with_half_a_key(issuer: Issuer) -> str:
+    issuer.publish({"kty": "RSA", "kid": "a-key", "e": ["AQAB"]})
+    return issuer.token()
+
+
 def without_a_name_of_the_key_when_there_are_two(issuer: Issuer) -> str:
     issuer.publish(published(RSA, "RS256"), published(rsa.generate_private_key(65537, 2048), "RS256", "b"))
     return issuer.token(header={"kid": None})
@@ -213,6 +218,7 @@ def without_a_name_of_the_key_when_there_are_two(issuer: Issuer) -> str:
         signed_on_another_curve,
         signed_with_a_weak_key,
         signed_with_a_malformed_key,
+        signed_with_half_a_key,
         without_a_name_of_the_key_when_there_are_two,
     ],
 )
@@ -301,6 +307,18 @@ async def test_known_keys_count_for_a_while_when_the_issuer_goes_away(
     assert_unavailable(await ask(client, issuer.token()))
 
 
+async def test_nobody_waits_again_when_the_issuer_has_failed_and_the_key_is_known(
+    client: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await status(client, issuer.token()) == 200
+    monkeypatch.setattr(oidc, "monotonic", lambda: time.monotonic() + 601)
+    issuer.documents[KEYS] = None
+    assert await status(client, issuer.token()) == 200
+    issuer.delay = 4
+    async with asyncio.timeout(3):
+        assert await status(client, issuer.token()) == 200
+
+
 @pytest.mark.parametrize(
     ("path", "document"),
     [
@@ -311,6 +329,7 @@ async def test_known_keys_count_for_a_while_when_the_issuer_goes_away(
         (DISCOVERY, {"issuer": "https://login.example", "jwks_uri": "https://login.example/keys"}),
         (KEYS, None),
         (KEYS, b"\xff"),
+        (KEYS, b"[" * 100_000),
         (KEYS, []),
         (KEYS, {"keys": "none"}),
     ],
