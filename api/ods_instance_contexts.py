@@ -15,9 +15,9 @@ from api.requests import (
     BODY_REFUSALS,
     MAX_INT32,
     JsonObject,
+    Texts,
     documented_body,
     path_id,
-    text_property,
     whole_number,
 )
 from api.services import Serving
@@ -43,10 +43,12 @@ class _ContextBody(BaseModel):
 
 
 def _draft(body: JsonObject) -> ContextDraft:
+    texts = Texts(body)
     return ContextDraft(
         ods_instance_id=whole_number(body.get("odsInstanceId")),
-        key=text_property(body, "contextKey"),
-        value=text_property(body, "contextValue"),
+        key=texts.get("contextKey"),
+        value=texts.get("contextValue"),
+        misread=texts.faults,
     )
 
 

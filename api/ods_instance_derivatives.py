@@ -15,9 +15,9 @@ from api.requests import (
     BODY_REFUSALS,
     MAX_INT32,
     JsonObject,
+    Texts,
     documented_body,
     path_id,
-    text_property,
     whole_number,
 )
 from api.services import Serving
@@ -47,10 +47,12 @@ class _NewDerivativeBody(_DerivativeBody):
 
 
 def _draft(body: JsonObject) -> DerivativeDraft:
+    texts = Texts(body)
     return DerivativeDraft(
         ods_instance_id=whole_number(body.get("odsInstanceId")),
-        type=text_property(body, "derivativeType"),
-        connection_string=text_property(body, "connectionString"),
+        type=texts.get("derivativeType"),
+        connection_string=texts.get("connectionString"),
+        misread=texts.faults,
     )
 
 

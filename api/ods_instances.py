@@ -18,7 +18,7 @@ from api.ods_instance_answers import (
     OdsInstanceAnswer,
     OdsInstanceDetails,
 )
-from api.requests import BODY_REFUSALS, Count, JsonObject, documented_body, path_id, text_property
+from api.requests import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
 from api.services import Services, Serving
 from instances.catalog import ODS_INSTANCES
 from instances.errors import RowNotFoundError
@@ -45,10 +45,12 @@ class _NewOdsInstanceBody(_OdsInstanceBody):
 
 
 def _draft(body: JsonObject) -> OdsInstanceDraft:
+    texts = Texts(body)
     return OdsInstanceDraft(
-        name=text_property(body, "name"),
-        instance_type=text_property(body, "instanceType"),
-        connection_string=text_property(body, "connectionString"),
+        name=texts.get("name"),
+        instance_type=texts.get("instanceType"),
+        connection_string=texts.get("connectionString"),
+        misread=texts.faults,
     )
 
 

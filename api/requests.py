@@ -66,18 +66,22 @@ def whole_number(value: object) -> int | None:
     return None
 
 
-def text_property(body: Properties[Any], name: str) -> str | None:
-    """The text that the body has under `name`, if it has anything there.
+class Texts:
+    """The texts in a body; properties that are there and are something else are told in `faults`."""
 
-    Raises:
-        ProblemError: it has something else there.
-    """
-    value = body.get(name)
-    if isinstance(value, str | None):
-        return value
-    pascal = name[0].upper() + name[1:]
-    words = re.sub("(?<=.)(?=[A-Z])", " ", pascal)
-    raise ProblemError.invalid({pascal: [f"'{words}' must be text."]})
+    def __init__(self, body: Properties[Any]) -> None:
+        self._body = body
+        self.faults: dict[str, list[str]] = {}
+
+    def get(self, name: str) -> str | None:
+        """The text under `name`, if there is one."""
+        value = self._body.get(name)
+        if isinstance(value, str | None):
+            return value
+        pascal = name[0].upper() + name[1:]
+        words = re.sub("(?<=.)(?=[A-Z])", " ", pascal)
+        self.faults[pascal] = [f"'{words}' must be text."]
+        return None
 
 
 async def _body(request: Request) -> bytes:

@@ -5,7 +5,7 @@ case. The indexes of the tables cannot see to that, so whoever writes locks the 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
 from sqlalchemy import Select, select
@@ -33,20 +33,22 @@ _Draft = TypeVar("_Draft")
 
 @dataclass(frozen=True)
 class ContextDraft:
-    """A context as somebody wants it; nothing of it has been checked."""
+    """A context as somebody wants it; nothing of it has been checked but what is told in `misread`."""
 
     ods_instance_id: int | None
     key: str | None
     value: str | None
+    misread: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DerivativeDraft:
-    """A derivative as somebody wants it; nothing of it has been checked."""
+    """A derivative as somebody wants it; nothing of it has been checked but what is told in `misread`."""
 
     ods_instance_id: int | None
     type: str | None
     connection_string: str | None
+    misread: dict[str, list[str]] = field(default_factory=dict)
 
 
 class _Parts(ABC, Generic[_Row, _Draft]):
@@ -119,7 +121,7 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         )
         if await _is_among(session, draft.key, others):
             faults |= self._twin
-        require_none(faults)
+        require_none(faults | draft.misread)
         row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
         row.contextkey = draft.key or ""
         row.contextvalue = draft.value or ""
@@ -151,7 +153,7 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
         )
         if await _is_among(session, draft.type, others):
             faults |= self._twin
-        require_none(faults)
+        require_none(faults | draft.misread)
         row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
         row.derivativetype = _known_type(draft.type) or ""
         if not kept:

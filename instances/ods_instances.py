@@ -3,7 +3,7 @@
 Behind an ODS instance there may be an instance, which made it; its row and its job change with it then.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -45,11 +45,12 @@ _CONFLICTS = {
 
 @dataclass(frozen=True)
 class OdsInstanceDraft:
-    """An ODS instance as somebody wants it; nothing of it has been checked."""
+    """An ODS instance as somebody wants it; nothing of it has been checked but what is told in `misread`."""
 
     name: str | None
     instance_type: str | None
     connection_string: str | None
+    misread: dict[str, list[str]] = field(default_factory=dict)
 
 
 class OdsInstances:
@@ -75,7 +76,7 @@ class OdsInstances:
         async with transaction(self._sessions, _CONFLICTS) as session:
             name = draft.name or ""
             faults["Name"] = await _new_name_faults(session, name)
-            require_none(faults)
+            require_none(faults | draft.misread)
             row = OdsInstance(odsinstanceid=await reserved_id(session), name=name)
             session.add(row)
             return self._filled(row, draft)
@@ -96,7 +97,7 @@ class OdsInstances:
                 faults["ConnectionString"] = connection_string_faults(draft.connection_string)
             if name != row.name:
                 faults["Name"] = await _new_name_faults(session, name, instance)
-            require_none(faults)
+            require_none(faults | draft.misread)
             if name != row.name:
                 _rename(row, name, instance)
             return self._filled(row, draft)

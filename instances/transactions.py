@@ -14,6 +14,7 @@ UNIQUE_VIOLATION = "23505"
 FOREIGN_KEY_VIOLATION = "23503"
 
 Faults = Mapping[str, list[str]]
+"""Per property, in PascalCase, everything that is wrong with it."""
 
 _Model = TypeVar("_Model", bound=Base)
 

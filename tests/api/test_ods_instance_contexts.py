@@ -107,7 +107,7 @@ async def test_ods_instance_is_not_found_when_a_context_names_an_unknown_one(
     for answer in (
         await settled_api.post(CONTEXTS, json=body(number)),
         await settled_api.post(CONTEXTS, json=body(number, "", "v" * 51)),
-        await settled_api.put(f"{CONTEXTS}/1", json=body(number, "")),
+        await settled_api.put(f"{CONTEXTS}/1", json=body(number, 1)),
     ):
         assert answer.status_code == 404
         assert answer.json()["title"].startswith(f"Not found: odsInstance with ID {number}. ")

@@ -191,6 +191,23 @@ async def test_post_is_refused_with_every_fault_when_values_break_rules(
     assert faults_of(await idle_api.post(ODS_INSTANCES, json=FIELDS | changes)) == expected
 
 
+async def test_what_is_no_text_is_told_with_the_rest_when_the_ods_instance_exists(
+    settled_api: httpx.AsyncClient,
+) -> None:
+    body = {"name": 5, "instanceType": "t" * 101, "connectionString": {}}
+    for answer in (
+        await settled_api.post(ODS_INSTANCES, json=body),
+        await settled_api.put(f"{ODS_INSTANCES}/1", json=body),
+    ):
+        errors = faults_of(answer)
+        assert set(errors) == {"Name", "InstanceType", "ConnectionString"}
+        assert (errors["Name"], errors["ConnectionString"]) == (
+            ["'Name' must be text."],
+            ["'Connection String' must be text."],
+        )
+    assert (await settled_api.put(f"{ODS_INSTANCES}/4", json=body)).status_code == 404
+
+
 @pytest.mark.parametrize("property_name", ["name", "instanceType", "connectionString"])
 @pytest.mark.parametrize("letter", ["\x00", "\ud800"])
 async def test_post_is_refused_when_a_value_cannot_be_stored(
