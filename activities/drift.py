@@ -12,7 +12,7 @@ from instances.catalog import Catalog
 from instances.models import DbInstance, OdsInstance
 from instances.naming import DATABASE_PREFIX
 from instances.secrets import OdsConnectionStrings
-from instances.status import InstanceStatus
+from instances.status import InstanceStatus, Operation
 
 _SECOND_LOOK_SECONDS = 0.5
 
@@ -114,17 +114,27 @@ class DriftDetector:
 def _instances_without(seen: Snapshot) -> Iterator[Drift]:
     routed = {ods_instance.odsinstanceid for ods_instance in seen.ods_instances}
     for instance in seen.instances:
-        if instance.status != InstanceStatus.COMPLETED:
+        if not _is_whole(instance):
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.databasename)
         if database is None or database.mark != str(instance.mark):
             fault = "does not exist" if database is None else "does not carry the instance's mark"
-            words = f"The instance is Completed, but its database '{instance.databasename}' {fault}."
+            words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
         if instance.odsinstanceid not in routed:
-            words = f"The instance is Completed, but there is no ODS instance {instance.odsinstanceid}."
+            words = (
+                f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
+            )
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _is_whole(instance: DbInstance) -> bool:
+    """Whether the instance has what it was created for; one whose rename failed has it under its old name."""
+    failed_rename = (InstanceStatus.ERROR, Operation.RENAME)
+    return (
+        instance.status == InstanceStatus.COMPLETED or (instance.status, instance.operation) == failed_rename
+    )
 
 
 def _unexpected_databases(seen: Snapshot, tenant: str, templates: Collection[str]) -> Iterator[Drift]:

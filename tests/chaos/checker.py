@@ -8,6 +8,7 @@ from their documentation, on purpose.
 import asyncio
 import base64
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,13 +39,16 @@ _POLL_SECONDS = 0.5
 _STAGING = "ods_staging_"
 _PUBLISHED = "EdFi_Ods_"
 
-# What the status of an instance says about its last job: the operation and the status of that job.
+# What the status of an instance and the operation of its last job say about the status of that job.
 _AGREEMENT = {
-    "Completed": ("Create", "Completed"),
-    "Error": ("Create", "Error"),
-    "Deleted": ("Delete", "Completed"),
-    "Delete_Failed": ("Delete", "Error"),
+    ("Completed", "Create"): "Completed",
+    ("Completed", "Rename"): "Completed",
+    ("Error", "Create"): "Error",
+    ("Error", "Rename"): "Error",
+    ("Deleted", "Delete"): "Completed",
+    ("Delete_Failed", "Delete"): "Error",
 }
+_ENDED = {status for status, _ in _AGREEMENT}
 _FAILED = ("Error", "Delete_Failed")
 
 
@@ -90,8 +94,8 @@ class Request:
     """A request as its client remembers it.
 
     Attributes:
-        operation: `Create` or `Delete`; a retry is a request for the operation that had failed.
-        name: of the instance.
+        operation: `Create`, `Delete` or `Rename`; a retry is a request for the operation that had failed.
+        name: that the instance was created under.
         job: what the answer said; None if the connection broke before there was an answer, so that nobody
             knows whether the request was accepted.
         outcome: the last status of the job that the client was told.
@@ -166,7 +170,7 @@ def _judged(
 def _unfinished(evidence: Evidence) -> Iterator[Violation]:
     """Rows that nobody has brought to an end."""
     for instance in evidence.instances:
-        if instance.status not in _AGREEMENT:
+        if instance.status not in _ENDED:
             open_now = [
                 str(flow) for flow in evidence.workflows if flow.ods_instance_id == instance.odsinstanceid
             ]
@@ -189,7 +193,7 @@ def _requests(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Viola
     if not requests:
         return
     perhaps = Counter((request.operation, request.name) for request in requests if request.job is None)
-    names = {instance.id: instance.name for instance in evidence.instances}
+    names = {instance.id: _first_name(instance.name) for instance in evidence.instances}
     for job in evidence.jobs:
         key = (_operation(job), names.get(job.dbinstanceid or 0, ""))
         if job.jobid not in accepted:
@@ -222,22 +226,24 @@ def _jobs(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Violation]:
-    if instance.status not in _AGREEMENT:
+    if instance.status not in _ENDED:
         return
-    operation, status = _AGREEMENT[instance.status]
-    job = f"{operation}InstanceJob-{instance.odsinstanceid}-{instance.jobnumber}"
-    if instance.operation != operation or statuses.get(job) != status:
+    job = f"{instance.operation}InstanceJob-{instance.odsinstanceid}-{instance.jobnumber}"
+    status = _AGREEMENT.get((instance.status, instance.operation))
+    if status is None or statuses.get(job) != status:
         words = f"{instance}, {instance.operation}: {job} is {statuses.get(job, 'missing')}"
         yield Violation(Kind.DISAGREEMENT, words)
     if (instance.errormessage is not None) != (instance.status in _FAILED):
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.errormessage}")
+    if (instance.newname is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
+        yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.newname}")
 
 
 def _completed(evidence: Evidence) -> Iterator[Violation]:
     """Each completed instance has its database, open to sessions, with its mark."""
     databases = {database.name: database for database in evidence.databases}
     for instance in evidence.instances:
-        if instance.status != "Completed":
+        if not instance.whole:
             continue
         database = databases.get(instance.databasename)
         if database is None or database.invalid or not database.open:
@@ -252,7 +258,7 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
 
 def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[Violation]:
     """All copies of a template are alike; the template itself is closed, so most of them tell what it is."""
-    completed = [it for it in instances if it.status == "Completed" and it.databasename in sums]
+    completed = [it for it in instances if it.whole and it.databasename in sums]
     counted = Counter((it.databasetemplate, sums[it.databasename]) for it in completed)
     usual = {template: checksum for (template, checksum), _ in reversed(counted.most_common())}
     for instance in completed:
@@ -267,7 +273,7 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
     owners = {
         (instance.databasename, instance.mark)
         for instance in evidence.instances
-        if instance.status in {"Completed", "Delete_Failed"}
+        if instance.whole or instance.status == "Delete_Failed"
     }
     for database in evidence.databases:
         if database.name in foreign:
@@ -316,7 +322,7 @@ def _foreign(
 
 def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
     """Each completed instance has its ODS instance, which leads to its database, and there are no others."""
-    completed = {row.odsinstanceid: row for row in evidence.instances if row.status == "Completed"}
+    completed = {row.odsinstanceid: row for row in evidence.instances if row.whole}
     routed = {row.odsinstanceid: row for row in evidence.ods_instances}
     for missing in completed.keys() - routed.keys():
         yield Violation(Kind.NO_ODS_INSTANCE, str(completed[missing]))
@@ -377,6 +383,11 @@ def _duplicate_workflows(evidence: Evidence) -> Iterator[Violation]:
         if count > 1:
             flows = [str(flow) for flow in evidence.workflows if flow.ods_instance_id == number]
             yield Violation(Kind.DUPLICATE_WORKFLOW, f"OdsInstanceId {number}: {', '.join(flows)}")
+
+
+def _first_name(name: str) -> str:
+    """What an instance was called at first: the clients of a storm only add ` r` and a number."""
+    return re.sub(r" r\d+$", "", name)
 
 
 def _operation(job: Job) -> str:

@@ -57,6 +57,12 @@ class Instance:
     mark: str
     published: bool
     errormessage: str | None
+    newname: str | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has its database: it is completed, or was and could not be renamed."""
+        return self.status == "Completed" or (self.status, self.operation) == ("Error", "Rename")
 
     def __str__(self) -> str:
         return f"instance {self.id} ('{self.name}', OdsInstanceId {self.odsinstanceid}, {self.status})"
@@ -213,7 +219,7 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 
 _INSTANCES = """
 SELECT id, name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber,
-       mark::text AS mark, publishedat IS NOT NULL AS published, errormessage
+       mark::text AS mark, publishedat IS NOT NULL AS published, errormessage, newname
 FROM adminapi.dbinstances ORDER BY id
 """
 _JOBS = """

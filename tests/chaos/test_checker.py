@@ -75,6 +75,22 @@ async def _plant_failed_with_workflow(garden: Garden) -> None:
     await garden.plant_workflow("busy", garden.number + 500)
 
 
+async def _plant_failed_rename(garden: Garden) -> None:
+    """The garden's own instance could not be renamed, and is as it was."""
+    await garden.plant_job("Rename", 2, "Error", garden.number)
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Rename', jobnumber = 2,"
+        " errormessage = 'Why not.', newname = 'Other', newdatabasename = 'Other' WHERE id = $1",
+        garden.number,
+    )
+
+
+async def _plant_failed_rename_without_database(garden: Garden) -> None:
+    await _plant_failed_rename(garden)
+    await garden.server.execute(f'ALTER DATABASE "{garden.database}" RENAME TO "EdFi_Ods_Renamed_Minimal"')
+    garden.databases.append("EdFi_Ods_Renamed_Minimal")
+
+
 async def _plant_two_workflows(garden: Garden) -> None:
     await _plant_failed_with_workflow(garden)
     await garden.plant_workflow("busy-as-well", garden.number + 500)
@@ -94,6 +110,15 @@ async def _plant_invalid(garden: Garden) -> None:
 
 
 SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
+    "failed rename": (_plant_failed_rename, set()),
+    "failed rename that was not undone": (
+        _plant_failed_rename_without_database,
+        {Kind.NO_DATABASE, Kind.SURPLUS_DATABASE},
+    ),
+    "new name of an instance that is not being renamed": (
+        _sql("UPDATE adminapi.dbinstances SET newname = 'Other' WHERE id = $1"),
+        {Kind.DISAGREEMENT},
+    ),
     "waiting": (_plant_waiting, {Kind.UNFINISHED, Kind.UNFINISHED_JOB}),
     "interrupted": (_plant_interrupted, {Kind.UNFINISHED, Kind.UNFINISHED_JOB}),
     "forgotten job": (_plant_forgotten_job, {Kind.UNFINISHED_JOB}),
@@ -376,7 +401,10 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
         ]
         assert await operator.ended(gone) is JobStatus.COMPLETED
         await operator.delete(gone)
-        garden.databases.append(kept.database)
+        assert await operator.ended(kept) is JobStatus.COMPLETED
+        renamed = await operator.rename(kept, f"{kept.name} r1")
+        assert await operator.ended(renamed) is JobStatus.COMPLETED
+        garden.databases.append(renamed.final_database)
         found = await check(target, before, 20)
         assert await operator.ended(refused) is JobStatus.ERROR
     assert found == []

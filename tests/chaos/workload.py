@@ -140,6 +140,10 @@ class Service:
         """Request the deletion of an instance; None if it was refused."""
         return await self._accepted("Delete", name, "DELETE", f"/v2/dbInstances/{instance}")
 
+    async def rename(self, instance: int, name: str, new_name: str) -> Json | None:
+        """Request that an instance, created as `name`, gets another name; None if it was refused."""
+        return await self._accepted("Rename", name, "PUT", f"/v2/dbInstances/{instance}", {"name": new_name})
+
     async def retry(self, instance: int, name: str) -> Json | None:
         """Request that the failed job is tried again; None if it was refused."""
         return await self._accepted("Retry", name, "POST", f"/v2/dbInstances/{instance}/retry")
@@ -219,7 +223,9 @@ class Customer:
         self._jobs: list[str] = []
         self._actions: dict[Callable[[], Awaitable[str]], int] = {
             self._create: 36,
-            self._delete: 26,
+            self._delete: 24,
+            self._rename: 9,
+            self._rename_obstructed: 2,
             self._create_contested: 9,
             self._create_twice: 6,
             self._create_taken: 5,
@@ -282,17 +288,47 @@ class Customer:
     async def _create_obstructed(self) -> str:
         """An instance that fails because its database's name is taken, until it is free again."""
         name = self._new_name()
+        answer = await self._obstructed(name, lambda: self._request(name, "Minimal"))
+        for instance in [found for found, known in self._instances.items() if known == name]:
+            await self._service.retry(instance, name)
+        return answer
+
+    async def _obstructed(self, name: str, request: Callable[[], Awaitable[str]]) -> str:
+        """Make a request while the database that `name` leads to is somebody else's, and let it fail."""
         database = f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
         await insist(self._server_dsn, f'CREATE DATABASE "{database}"')
         try:
-            answer = await self._request(name, "Minimal")
+            answer = await request()
             if answer == "accepted":
                 await self._failed(self._jobs[-1])
         finally:
             await insist(self._server_dsn, f'DROP DATABASE IF EXISTS "{database}"')
-        for instance in [found for found, known in self._instances.items() if known == name]:
-            await self._service.retry(instance, name)
         return answer
+
+    async def _rename(self) -> str:
+        instance = self._rng.choice(list(self._instances))
+        return await self._renamed(instance, self._name_after(instance))
+
+    async def _rename_obstructed(self) -> str:
+        """A rename that fails, of an instance that must go on; some are retried, others are left so."""
+        instance = self._rng.choice(list(self._instances))
+        name = self._name_after(instance)
+        answer = await self._obstructed(name, lambda: self._renamed(instance, name))
+        if self._rng.random() < 0.5:
+            await self._service.retry(instance, self._instances[instance])
+        return answer
+
+    def _name_after(self, instance: int) -> str:
+        """Another name for an instance, which tells its first."""
+        self._names += 1
+        return f"{self._instances[instance]} r{self._names}"
+
+    async def _renamed(self, instance: int, new_name: str) -> str:
+        accepted = await self._service.rename(instance, self._instances[instance], new_name)
+        if accepted is None:
+            return "refused"
+        self._jobs.append(accepted["jobId"])
+        return "accepted"
 
     async def _failed(self, job: str) -> None:
         """Give an obstructed job the time to find out."""

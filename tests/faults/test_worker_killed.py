@@ -4,10 +4,12 @@ import time
 
 import asyncpg
 
+from cli.postgres import EmbeddedPostgres
 from instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
+from tests.servers import session
 
 
 async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
@@ -99,3 +101,33 @@ async def test_running_clone_is_finished_when_the_worker_is_told_to_stop(
     assert await _databases(admin, job.mark) == [job.database]
     await worker_process.start(big_settings)
     assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def test_new_worker_completes_the_rename_when_one_is_killed_while_it_waits_for_the_server(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    first = await worker_process.start(settings)
+    created = await operator.create(name)
+    await operator.ended(created)
+    async with session(postgres.dsn()) as other:
+        await other.execute("BEGIN")
+        await other.execute(f'COMMENT ON DATABASE "{created.database}" IS NULL')  # holds the rename up
+        job = await operator.rename(created, f"{name} new")
+        async with asyncio.timeout(20):
+            while not await admin.fetch(
+                "SELECT 1 FROM pg_stat_activity"
+                " WHERE query LIKE 'ALTER DATABASE%RENAME%' AND state = 'active'"
+            ):
+                await asyncio.sleep(0.01)
+        first.kill()
+        await first.wait()
+        await worker_process.start(settings)
+        await other.execute("ROLLBACK")
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).name == f"{name} new"
+    assert await _databases(admin, job.mark) == [job.final_database]

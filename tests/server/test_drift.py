@@ -82,6 +82,19 @@ async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
 
 
+async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
+    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    job = (await registry.request_rename(completed.instance_id, f"{completed.name} new")).job
+    await registry.begin(job)
+    await registry.fail(job, "The server was away.")
+    assert await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE) == []
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{job.new_database}"')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.explanation.startswith(f"The instance is Error, but its database '{job.database}'")
+    await admin.execute(f'DROP DATABASE "{job.new_database}"')
+
+
 async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
