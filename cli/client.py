@@ -1,6 +1,6 @@
 """The service's HTTP API, as the command line uses it."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
@@ -35,13 +35,23 @@ class AdminApi:
         client_id: a client that is registered there.
         client_secret: its secret.
         token_url: where tokens are issued; by default, by the API itself.
+        tenant: whose client it is, where the API serves several tenants.
     """
 
-    def __init__(self, url: str, client_id: str, client_secret: str, token_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        client_secret: str,
+        token_url: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
         self._url = url
+        headers = {"tenant": tenant} if tenant else {}
         self._http = httpx.Client(
             base_url=url,
-            auth=_Bearer(token_url or f"{url}/connect/token", client_id, client_secret),
+            headers=headers,
+            auth=_Bearer(token_url or f"{url}/connect/token", client_id, client_secret, headers),
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -174,8 +184,11 @@ class _Bearer(httpx.Auth):
 
     requires_response_body = True
 
-    def __init__(self, token_url: str, client_id: str, client_secret: str) -> None:
+    def __init__(
+        self, token_url: str, client_id: str, client_secret: str, headers: Mapping[str, str]
+    ) -> None:
         self._token_url = token_url
+        self._headers = headers
         self._form = {
             "grant_type": "client_credentials",
             "client_id": client_id,
@@ -190,8 +203,9 @@ class _Bearer(httpx.Auth):
             answer = yield request
             if answer.status_code != HTTPStatus.UNAUTHORIZED:
                 return
-        answer = yield httpx.Request("POST", self._token_url, data=self._form)
-        if answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED):
+        answer = yield httpx.Request("POST", self._token_url, data=self._form, headers=self._headers)
+        refused = answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED)
+        if refused and b'"Tenant"' not in answer.content:
             raise CommandError(
                 f"The API does not accept the client {self._form['client_id']} with this secret;"
                 " check ODS_CLIENT_ID and ODS_CLIENT_SECRET."

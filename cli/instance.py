@@ -147,7 +147,8 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
         )
     if client_id is None or client_secret is None:
         raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
-    return AdminApi(url.rstrip("/"), client_id, client_secret, os.environ.get("ODS_TOKEN_URL"))
+    token_url, tenant = os.environ.get("ODS_TOKEN_URL"), os.environ.get("ODS_TENANT")
+    return AdminApi(url.rstrip("/"), client_id, client_secret, token_url, tenant)
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

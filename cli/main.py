@@ -1,6 +1,7 @@
 """The command `ods`."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -25,6 +26,7 @@ from cli.options import (
     PostgresPort,
     TemporalPort,
     TemporalUiPort,
+    Tenant,
 )
 from cli.output import fail, say, show_json, show_list
 from cli.ports import Ports
@@ -34,7 +36,6 @@ _commands = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="ODS instances: databases that are created and deleted by durable jobs.",
 )
 _commands.add_typer(
     instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
@@ -42,6 +43,13 @@ _commands.add_typer(
 _commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
 _commands.command()(audit.audit)
 _commands.command()(spares.spares)
+
+
+@_commands.callback()
+def choose_tenant(tenant: Tenant = None) -> None:
+    """ODS instances: databases that are created and deleted by durable jobs."""
+    if tenant is not None:
+        os.environ["ODS_TENANT"] = tenant  # `connect` finds it there, beside ODS_CLIENT_ID and its secret
 
 
 def app() -> None:

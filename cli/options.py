@@ -37,6 +37,10 @@ ApiUrl = Annotated[
         show_default=False,
     ),
 ]
+Tenant = Annotated[
+    str | None,
+    typer.Option(envvar="ODS_TENANT", help="The tenant, where the API serves several.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished; exit 1 if it failed.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

@@ -62,7 +62,7 @@ async def migrate(dsn: str) -> None:
             ) from None
         raise CommandError(
             f"The registry database cannot be migrated ({type(error).__name__});"
-            " check ODS_ADMIN_DSN, and look at the log of its server."
+            " check ODS_ADMIN_DSN, or the admin_dsn of the tenant, and look at the log of its server."
         ) from None
 
 

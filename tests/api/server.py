@@ -26,8 +26,9 @@ def spellings(path: str) -> list[str]:
     return [path, f"{path}/", path.lower(), path.upper(), f"{path.swapcase()}/"]
 
 
-def environment(settings: Settings, **changes: str) -> dict[str, str]:
-    return {
+def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
+    """The variables of a server with `settings`, with `changes`; one that becomes None is not set."""
+    variables = {
         "PATH": os.defpath,
         "TEMPORAL_ADDRESS": NOBODY,
         "TEMPORAL_CONFIG_FILE": os.devnull,
@@ -39,6 +40,7 @@ def environment(settings: Settings, **changes: str) -> dict[str, str]:
         "ODS_RATE_LIMITING": str(settings.rate_limiting),
         **changes,
     }
+    return {name: value for name, value in variables.items() if value is not None}
 
 
 async def start(
@@ -115,7 +117,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *options: str, **changes: str) -> AsyncIterator[Server]:
+async def serving(settings: Settings, *options: str, **changes: str | None) -> AsyncIterator[Server]:
     """A server that serves, with further `options` of uvicorn, and `changes` of its environment."""
     port = free_port()
     with TemporaryFile() as log:

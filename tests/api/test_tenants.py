@@ -1,5 +1,8 @@
 """Several tenants behind one API: each request is for one of them, and sees nothing of the others."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,8 +13,16 @@ from pydantic import SecretStr
 
 from cli.postgres import EmbeddedPostgres
 from settings import MultiTenantSettings, Settings
+from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.servers import make_settings, make_tenant_settings, session
+from tests.servers import (
+    NUMBERS,
+    environment,
+    make_settings,
+    make_tenant_settings,
+    service_dsn,
+    session,
+)
 
 SECRET = "A-secret-of-32-characters-or-more-1!"
 AWAY = SecretStr("postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin")
@@ -254,3 +265,50 @@ async def test_service_is_unhealthy_when_no_tenants_registry_answers(settings: S
         answer = await client.get("/health")
     assert answer.status_code == 503
     assert answer.json()["status"] == "Unhealthy"
+
+
+async def _ods(url: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code and all that the command line has printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", *arguments),
+        env={"PATH": os.defpath, "ODS_API_URL": url, **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await process.communicate()
+    return process.returncode or 0, printed.decode()
+
+
+async def test_command_line_names_its_tenant_when_it_is_told(several: MultiTenantSettings) -> None:
+    not_set = dict.fromkeys(("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING"))
+    tenants = environment(several)["ODS_TENANTS"]
+    client = {"ODS_CLIENT_ID": "a-client", "ODS_CLIENT_SECRET": SECRET}
+    async with server.serving(several.tenants["tenant1"], ODS_TENANTS=tenants, **not_set) as serving:
+        form = {"ClientId": "a-client", "ClientSecret": SECRET, "DisplayName": "A client"}
+        async with httpx.AsyncClient(base_url=serving.url, headers={"tenant": "tenant1"}) as stranger:
+            assert (await stranger.post("/connect/register", data=form)).status_code == 200
+        listing = ("instance", "list", "--json")
+        assert await _ods(serving.url, "--tenant", "tenant1", *listing, **client) == (0, "[]\n")
+        assert await _ods(serving.url, *listing, **client, ODS_TENANT="tenant1") == (0, "[]\n")
+        for told, tenant in (("does not accept the client", "Tenant-2"), ("there is none of that name", "x")):
+            code, printed = await _ods(serving.url, "--tenant", tenant, *listing, **client)
+            assert (code, told in printed) == (1, True), printed
+        code, printed = await _ods(serving.url, *listing, **client)
+        assert (code, "'Tenant' must not be empty" in printed) == (1, True), printed
+
+
+async def test_other_registries_are_migrated_when_one_is_away(
+    settings: Settings, postgres: EmbeddedPostgres
+) -> None:
+    name = f"EdFi_Admin_empty_{next(NUMBERS)}"
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'CREATE DATABASE "{name}"')
+    away = settings.model_copy(update={"admin_dsn": AWAY})
+    both = make_tenant_settings({"away": away, "well": make_settings(postgres, service_dsn(postgres, name))})
+    code, printed = await _ods("", "migrate", **environment(both))
+    assert code == 1
+    assert "Tenant away: The registry database cannot be migrated" in printed
+    assert "Tenant well" not in printed
+    assert "a-password" not in printed
+    async with session(service_dsn(postgres, name)) as registry:
+        assert await registry.fetchval("SELECT count(*) FROM adminapi.dbinstances") == 0
