@@ -12,6 +12,7 @@ from api.auth import bearer_token
 from api.managed_status import ManagedStatus, managed_status
 from api.requests import JSON_TYPE
 from api.services import Serving
+from api.tenancy import Tenants
 from instances.tenant_view import ViewedInstance
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
@@ -49,14 +50,14 @@ class Tenant(Answer):
 
 
 @router.get(
-    "/{tenant}/odsInstances/edOrgs",
+    "/{name}/odsInstances/edOrgs",
     response_model=Tenant,
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     | {HTTPStatus.NOT_FOUND.value: {"description": "No such tenant"}},
 )
-async def get_tenant_view(tenant: str, services: Serving) -> Response:
+async def get_tenant_view(name: str, services: Serving, tenants: Tenants) -> Response:
     """Every ODS instance, and every instance without one, with the education organizations last read."""
-    if tenant.lower() != services.tenant.lower():
+    if tenants.named(name) is not services:  # of another tenant, nothing is told
         return Response(status_code=HTTPStatus.NOT_FOUND)
     return Response(_written(services.tenant, await services.tenant_view.instances()), media_type=JSON_TYPE)
 

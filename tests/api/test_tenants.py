@@ -197,6 +197,34 @@ async def test_rows_are_seen_by_their_tenant_only_when_names_and_ids_are_equal(
     assert [[entry["method"] for entry in trail] for trail in trails] == [["POST"], ["DELETE", "POST"]]
 
 
+async def test_view_and_refreshes_are_those_of_the_tenant_when_ids_are_equal(
+    stranger: httpx.AsyncClient, several: MultiTenantSettings
+) -> None:
+    for name, own in several.tenants.items():
+        async with session(own.admin_dsn.get_secret_value()) as registry:
+            await registry.execute("INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES (7, $1)", name)
+            await registry.execute(
+                "INSERT INTO adminapi.educationorganizations"
+                " (instanceid, instancename, educationorganizationid, nameofinstitution, discriminator)"
+                " VALUES (7, $1::text, 1, $1::text, 'edfi.School')",
+                name,
+            )
+    for name in several.tenants:
+        headers = as_client(several, name)
+        view = (await stranger.get(f"/v2/tenants/{name.upper()}/odsInstances/edOrgs", headers=headers)).json()
+        assert (view["id"], view["name"]) == (name, name)
+        (shown,) = view["odsInstances"]
+        assert (shown["id"], shown["name"]) == (7, name)
+        assert [one["nameOfInstitution"] for one in shown["educationOrganizations"]] == [name]
+
+    first, second = as_client(several, "tenant1"), as_client(several, "Tenant-2")
+    others = await stranger.get("/v2/tenants/Tenant-2/odsInstances/edOrgs", headers=first)
+    assert (others.status_code, others.content) == (404, b"")
+    job = (await stranger.post("/v2/odsInstances/7/edOrgs/refresh", headers=first)).headers["Location"]
+    assert (await stranger.get(job, headers=first)).status_code == 200
+    assert (await stranger.get(job, headers=second)).status_code == 404
+
+
 async def test_tenants_are_told_when_anybody_asks(idler: httpx.AsyncClient) -> None:
     tenancy = (await idler.get("/")).json()["tenancy"]
     assert tenancy == {"multitenantMode": True, "tenants": ["tenant1", "Tenant-2"]}

@@ -70,7 +70,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Job:
-    """A row of `adminapi.jobstatuses`."""
+    """A row of `adminapi.jobstatuses` that is a job of an instance."""
 
     jobid: str
     status: str
@@ -224,7 +224,7 @@ FROM adminapi.dbinstances ORDER BY id
 """
 _JOBS = """
 SELECT jobid, status, errormessage, finishedat IS NOT NULL AS finished, dbinstanceid
-FROM adminapi.jobstatuses ORDER BY id
+FROM adminapi.jobstatuses WHERE operation IS DISTINCT FROM 'Refresh' ORDER BY id
 """
 _ODS_INSTANCES = """
 SELECT odsinstanceid, name, instancetype, connectionstring FROM dbo.odsinstances ORDER BY odsinstanceid
@@ -265,7 +265,9 @@ async def _table_checksum(session: _Connection, table: str) -> str:
 
 
 async def _open_workflows(temporal: Client) -> Sequence[OpenWorkflow]:
-    running = [found async for found in temporal.list_workflows("ExecutionStatus = 'Running'")]
+    # The schedule reads education organizations when it likes: that is no job of an instance.
+    others = "WorkflowType != 'RefreshEducationOrganizations'"
+    running = [found async for found in temporal.list_workflows(f"ExecutionStatus = 'Running' AND {others}")]
     return [workflow for found in running if (workflow := await _described(temporal, found))]
 
 
