@@ -23,6 +23,7 @@ from settings import Settings
 from tests.api import server
 from tests.api.issuer import DISCOVERY, EC, ED25519, KEYS, RSA, TOKEN, Issuer, published
 from tests.api.service import NOBODY, bearer, client_of, running
+from tests.servers import make_tenant_settings
 
 Forge = Callable[[Issuer], str]
 
@@ -392,3 +393,14 @@ async def test_command_line_uses_the_issuers_token_when_it_is_told_where_to_get_
 
     async with server.serving(idle_settings, ODS_OIDC_ISSUER=issuer.url) as serving:
         assert await asyncio.to_thread(names) == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "told"), [("tenant1", 200), ("TENANT1", 200), ("tenant2", 401), (None, 401), (["tenant1"], 401)]
+)
+async def test_token_is_good_for_the_tenant_that_it_names_when_there_are_several(
+    idle_settings: Settings, issuer: Issuer, claim: object, told: int
+) -> None:
+    several = make_tenant_settings({"tenant1": idle_settings}, oidc_issuer=issuer.url)
+    async with running(several, NOBODY) as app, client_of(app, headers={"tenant": "Tenant1"}) as client:
+        assert await status(client, issuer.token(tenant=claim)) == told

@@ -139,6 +139,17 @@ async def test_answer_is_the_same_when_a_path_is_spelled_in_five_ways(
     assert len({answer.body for answer in answers}) == 1
 
 
+async def test_every_path_is_the_same_in_five_spellings(contract: Server, known: str) -> None:
+    description = (await contract.ask("GET /openapi.json")).json()
+    for path in description["paths"]:
+        asked = re.sub(r"\{\w+\}", "0", path)
+        told = [await contract.ask(f"OPTIONS {spelled}", known) for spelled in spellings(asked)]
+        # The verbs tell which of all paths it is taken for.
+        assert all(answer.status == 405 for answer in told), path
+        verbs = ", ".join(sorted(verb.upper() for verb in description["paths"][path]))
+        assert {answer.headers["allow"] for answer in told} == {verbs}, path
+
+
 async def test_instance_is_created_shown_and_deleted_when_paths_are_spelled_in_five_ways(
     contract: Server, known: str
 ) -> None:
