@@ -60,18 +60,22 @@ class EducationOrganizationActivities:
         After the last of all, what belongs to no ODS instance any more is removed.
         """
         only = page.scope.ods_instance_id
-        sources = await self._organizations.databases(page.after, page.size, only)
-        if not sources and only is None:
-            await self._organizations.forget_deleted()
-        async with heartbeats(), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._fault(source)) for source in sources]
-        faults = [fault for task in tasks if (fault := task.result())]
+        async with heartbeats():
+            sources = await self._organizations.databases(page.after, page.size, only)
+            faults = await self._faults(sources)
+            if not sources and only is None:
+                await self._organizations.forget_deleted()
         return PageRead(
             read=len(sources) - len(faults),
             unreadable=len(faults),
             faults=faults[:_NAMED_AT_MOST],
             last_id=sources[-1].ods_instance_id if sources else None,
         )
+
+    async def _faults(self, sources: Sequence[OdsDatabase]) -> list[str]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._fault(source)) for source in sources]
+        return [fault for task in tasks if (fault := task.result())]
 
     async def _fault(self, source: OdsDatabase) -> str | None:
         """Read one ODS database; returns what is wrong, if it cannot be read."""
@@ -95,6 +99,8 @@ class EducationOrganizationActivities:
         try:
             found = self._connection_strings.decrypted(source.connection_string)
             (host, port), (user, password) = found.address, found.login
-            return Address(host, int(port), found.database or user, user, password, found.ssl_mode)
+            if host and user:  # the driver would fill in what the worker's own environment says
+                return Address(host, int(port), found.database or user, user, password, found.ssl_mode)
         except ValueError:
-            raise UnreadableError("its connection string cannot be read") from None
+            pass
+        raise UnreadableError("its connection string cannot be read")

@@ -4,6 +4,7 @@ What is wrong there is put in words that name nothing of the connection string, 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
             database=address.database,
             user=address.user,
             password=address.password,
-            ssl=_SSL_MODES.get((address.ssl_mode or "").lower(), "prefer"),
+            ssl=_SSL_MODES.get(re.sub("[ _-]", "", address.ssl_mode or "").lower(), "prefer"),
             timeout=_CONNECT_TIMEOUT,
             # Between here and there may be PgBouncer, which knows no prepared statements and few parameters.
             statement_cache_size=0,

@@ -244,11 +244,13 @@ async def test_each_fault_is_told_and_the_others_are_read_when_databases_are_unr
             "stranger": (connection_string(port, north, "nobody"), "the server refused the login"),
             "gone": (connection_string(port, "gone"), "the database does not exist"),
             "untrusted": (
-                connection_string(port, north, more=";SSL Mode=Require"),
+                connection_string(port, north, more=";SSL Mode=Verify-Full"),
                 "the server cannot be reached",
             ),
             "nonsense": ("nonsense", "its connection string cannot be read"),
             "port": (f"host=a;port=ninety;database={north}", "its connection string cannot be read"),
+            "host": (f"host=;database={north};username=a", "its connection string cannot be read"),
+            "user": (f"host=a;database={north}", "its connection string cannot be read"),
             "none": (None, "its connection string cannot be read"),
         }
         ids = {name: await add_ods_instance(rows, name, text) for name, (text, _) in unreadable.items()}
