@@ -80,6 +80,7 @@ def _others(tenants: Tenancy) -> Iterator[Awaitable[Result]]:
         for queue, kinds in (
             (settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
             (settings.ddl_queue, (_ACTIVITIES,)),
+            (settings.refresh_queue, (_ACTIVITIES,)),
         ):
             polled = answer_of(_has_pollers(temporal, queue, *kinds))
             yield _result(f"taskQueue:{queue}", polled, HealthStatus.DEGRADED)

@@ -63,6 +63,7 @@ async def test_service_is_healthy_when_workers_poll(
             {"name": "temporal", "status": "Healthy"},
             {"name": f"taskQueue:{settings.registry_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.ddl_queue}", "status": "Healthy"},
+            {"name": f"taskQueue:{settings.refresh_queue}", "status": "Healthy"},
         ],
     }
 
@@ -73,10 +74,8 @@ async def test_service_is_degraded_when_nobody_polls(api_with_temporal: httpx.As
     assert answer.status_code == 200
     assert answer.json()["status"] == "Degraded"
     assert [part["status"] for part in answer.json()["results"]] == [
-        "Healthy",
-        "Healthy",
-        "Degraded",
-        "Degraded",
+        *["Healthy"] * 2,
+        *["Degraded"] * 3,
     ]
 
 
@@ -85,7 +84,7 @@ async def test_service_is_degraded_when_temporal_is_away(idle_stranger: httpx.As
 
     assert answer.status_code == 200
     assert answer.json()["status"] == "Degraded"
-    assert [part["status"] for part in answer.json()["results"]] == ["Healthy", *["Degraded"] * 3]
+    assert [part["status"] for part in answer.json()["results"]] == ["Healthy", *["Degraded"] * 4]
 
 
 async def test_service_is_unhealthy_when_the_registry_refuses_connections(idle_settings: Settings) -> None:
@@ -166,7 +165,7 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "POST /v2/odsInstances/edOrgs/refresh",
         "GET /v2/tenants",
         "GET /v2/tenants/{name}",
-        "GET /v2/tenants/{tenant}/odsInstances/edOrgs",
+        "GET /v2/tenants/{name}/odsInstances/edOrgs",
         "POST /v2/spares/refill",
         "GET /v2/spares",
     }
