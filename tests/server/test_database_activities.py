@@ -264,3 +264,14 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     assert await leftovers() == [renaming]
     await ActivityEnvironment().run(activities(registry).discard, renaming)
     assert await leftovers() == []
+
+
+async def test_database_is_dropped_when_its_drop_was_interrupted(
+    activities: Activities, registry: Registry, renaming: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await registry.fail(renaming, "gave up")
+    deletion = (await registry.request_delete(renaming.instance_id)).job
+    await registry.begin(deletion)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", deletion.database)
+    await ActivityEnvironment().run(activities(registry).drop, deletion)
+    assert await _names(admin, deletion) == set()
