@@ -15,8 +15,8 @@ _POSTGRES_SETTINGS = ("shared_buffers", "max_wal_size", "wal_level", "fsync", "f
 def describe() -> dict[str, str]:
     """The machine, as far as it can be known without a server."""
     return {
-        "processor": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
-        "memory": _field("/proc/meminfo", "MemTotal"),
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
         "system": platform.platform(),
         "python": platform.python_version(),
         "commit": _commit(),
@@ -44,14 +44,14 @@ async def describe_temporal(address: str) -> dict[str, str]:
     return {"temporal": info.server_version}
 
 
-def _field(path: str, name: str) -> str:
-    """The first value of `name` in a file of `/proc`."""
+def _processor() -> str:
+    """What Linux calls the first one."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return "unknown"
-    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name)
-    return next(values, "unknown")
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _file_system(folder: Path) -> str:
