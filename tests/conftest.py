@@ -70,7 +70,7 @@ async def migrated_registry(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[str]:
-    """A registry of the test's own; its OdsInstanceIds are no other test's."""
+    """A registry of the test's own; its OdsInstanceIds and its spares are no other test's."""
     number = next(NUMBERS)
     name = f"EdFi_Admin_{number}"
     maintenance = service_dsn(postgres, "postgres")
@@ -81,6 +81,7 @@ async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> As
         await connection.execute(
             f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number * 100_000}"
         )
+        await connection.execute("UPDATE adminapi.installation SET id = gen_random_uuid()")
     yield dsn
     async with session(maintenance) as connection:
         await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

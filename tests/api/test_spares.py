@@ -38,7 +38,7 @@ async def _spares(api: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.usefixtures("workers", "own_spares")
+@pytest.mark.usefixtures("own_spares", "workers")  # in the end, removed when nobody makes more
 async def test_spares_are_made_and_taken_and_made_again_when_instances_are_created(
     api_with_temporal: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
 ) -> None:

@@ -34,6 +34,8 @@ async def test_nothing_is_lost_stuck_or_doubled_when_everything_dies_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ODS_HEARTBEAT_TIMEOUT", str(_HEARTBEAT_TIMEOUT))
+    # What a killed worker left of a spare, the next pass removes.
+    monkeypatch.setenv("ODS_RECONCILE_INTERVAL", "10")
     storm = Plan(_SEED, 24, 8, 0.5, iter(_FAULTS), least_faults=len(_FAULTS))
     told: list[str] = []
     with vanishing(DataFolder(tmp_path / "data")) as folder:
