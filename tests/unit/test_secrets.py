@@ -49,6 +49,7 @@ def test_text_is_understood_when_the_ods_api_encrypted_it(text: str, key: bytes,
         encrypt("hidden", KEY) + "|",
         "é|é|é",
     ],
+    ids=["empty", "in the clear", "no base64", "another key", "two parts", "four parts", "no ASCII"],
 )
 def test_text_is_refused_without_being_told_when_it_cannot_be_deciphered(text: str) -> None:
     with pytest.raises(UndecipherableError) as refusal:
