@@ -21,7 +21,7 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
-_CLONE_FILES = """
+CLONE_FILES = """
 SELECT set_config(name, 'clone', false) FROM pg_settings
 WHERE name = 'file_copy_method' AND 'clone' = ANY(enumvals)
 """
@@ -213,7 +213,7 @@ async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy
     }
     create = f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false"
     with faults_explained(reasons):
-        if strategy is CloneStrategy.FILE_COPY and await session.fetchval(_CLONE_FILES):
+        if strategy is CloneStrategy.FILE_COPY and await session.fetchval(CLONE_FILES):
             try:
                 await execute(session, create, copy.name, copy.template)
             except _CANNOT_CLONE_FILES:
