@@ -11,9 +11,11 @@ import asyncpg
 OBJECT_IN_USE = "55006"
 INSUFFICIENT_PRIVILEGE = "42501"
 
-_RETRYABLE_CLASSES = ("08", "40", "53", "57P")
+_RETRYABLE_CLASSES = ("08", "40", "53", "57P", "58")
 _READ_ONLY = "25006"
-_RETRYABLE_STATES = {OBJECT_IN_USE, _READ_ONLY, "55P03", "57014"}
+_CHANGED_MEANWHILE = "XX000"
+"""Among others: two changes of one row of a catalogue met ("tuple concurrently updated")."""
+_RETRYABLE_STATES = {OBJECT_IN_USE, _READ_ONLY, _CHANGED_MEANWHILE, "55P03", "57014"}
 
 
 class DatabaseFaultError(Exception):
