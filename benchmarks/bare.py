@@ -9,7 +9,7 @@ import asyncpg
 
 from benchmarks.load import milliseconds_since
 from benchmarks.templates import TemplateSpec
-from databases.provisioning import CLONE_FILES, FILE_COPY_FROM_BYTES
+from databases.provisioning import FILE_COPY_FROM_BYTES
 
 DEFAULT_STRATEGY = "WAL_LOG"
 """What CREATE DATABASE does if it is told nothing."""
@@ -49,10 +49,9 @@ class BareServer:
 
 @asynccontextmanager
 async def bare_server(dsn: str) -> AsyncIterator[BareServer]:
-    """The server behind `dsn`, which clones files where it can, as the service has it do."""
+    """The server behind `dsn`."""
     session = await asyncpg.connect(dsn)
     try:
-        await session.execute(CLONE_FILES)
         yield BareServer(session)
     finally:
         await session.close()

@@ -21,15 +21,6 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
-CLONE_FILES = """
-SELECT set_config(name, 'clone', false) FROM pg_settings
-WHERE name = 'file_copy_method' AND 'clone' = ANY(enumvals)
-"""
-"""From version 18 on, files may share their blocks where the file system can, or are copied by the kernel."""
-
-_CANNOT_CLONE_FILES = (asyncpg.InternalServerError, asyncpg.PostgresSystemError)
-"""What a file system that can do neither is reported as."""
-
 _FAULTS_OF_A_SPARE = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ObjectInUseError,
@@ -211,16 +202,13 @@ async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
         f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
     }
-    create = f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false"
     with faults_explained(reasons):
-        if strategy is CloneStrategy.FILE_COPY and await session.fetchval(CLONE_FILES):
-            try:
-                await execute(session, create, copy.name, copy.template)
-            except _CANNOT_CLONE_FILES:
-                await session.execute("SET file_copy_method = copy")
-            else:
-                return
-        await execute(session, create, copy.name, copy.template)
+        await execute(
+            session,
+            f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false",
+            copy.name,
+            copy.template,
+        )
 
 
 async def template_size(session: asyncpg.Connection, template: str) -> int:
