@@ -127,6 +127,14 @@ async def temporal() -> AsyncIterator[Client]:
 
 
 @pytest.fixture
+async def own_temporal() -> AsyncIterator[Client]:
+    """Unlike the shared one, this server has no schedule, and no sweep that another test left behind."""
+    async with development_server() as client:
+        await search_attributes.register(client)
+        yield client
+
+
+@pytest.fixture
 def starter(temporal: Client, settings: Settings) -> JobStarter:
     """Starts the test's jobs."""
     return JobStarter(temporal, settings.registry_queue)

@@ -1,5 +1,6 @@
 """The API in this process, and what its clients need."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from temporalio.client import Client
 
 from api.app import create_app
 from api.auth import Tokens
 from settings import DEFAULT_TENANT, AnySettings
+from worker import run
 
 NOBODY = "127.0.0.1:1"
 """An address that refuses connections."""
@@ -31,6 +34,21 @@ def client_of(app: FastAPI, address: str = "127.0.0.1", **options: Any) -> httpx
     """A client at `address` that gets answers even to what the app raises, as from a server."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://api", **options)
+
+
+@asynccontextmanager
+async def served(settings: AnySettings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API, with a worker behind it."""
+    address, stop = temporal.service_client.config.target_host, asyncio.Event()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TEMPORAL_ADDRESS", address)
+        working = asyncio.create_task(run(settings, stop))
+        try:
+            async with running(settings, address) as app, client_of(app) as client:
+                yield client
+        finally:
+            stop.set()
+            await working
 
 
 def bearer(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENANT) -> dict[str, str]:

@@ -17,8 +17,7 @@ from instances.catalog import Catalog
 from instances.registry import Registry
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.servers import development_server, environment, make_settings, service_dsn, session
-from workflows import search_attributes
+from tests.servers import environment, make_settings, service_dsn, session
 from workflows.start import JobStarter
 
 BIG_TEMPLATE = "Big_Template"
@@ -58,14 +57,6 @@ class WorkerProcess:
 def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
     """A paused worker swallows the attempt that its open poll is given, so two would not do."""
     return make_settings(postgres, registry_dsn, ddl_attempts=4)
-
-
-@pytest.fixture
-async def own_temporal() -> AsyncIterator[Client]:
-    """Unlike the shared one, this server has no schedule, and no sweep that another test left behind."""
-    async with development_server() as client:
-        await search_attributes.register(client)
-        yield client
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """Two tenants on servers of their own, served by one worker and one API."""
 
-import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cli.ports import free_port
 from cli.postgres import EmbeddedPostgres
 from instances.migrations import upgrade
 from settings import MultiTenantSettings
-from tests.api.service import bearer, client_of, running
+from tests.api.service import bearer, served
 from tests.servers import (
     MINIMAL_TEMPLATE,
     NUMBERS,
@@ -28,7 +27,6 @@ from tests.servers import (
     service_dsn,
     session,
 )
-from worker import run
 
 TENANTS = ("tenant1", "tenant2")
 REGISTRY = seeding.REGISTRY_DATABASE
@@ -53,21 +51,6 @@ def several(postgres: EmbeddedPostgres, registry_dsn: str, second: EmbeddedPostg
     return make_tenant_settings(
         {"tenant1": first, "tenant2": make_settings(second, service_dsn(second, REGISTRY))}
     )
-
-
-@asynccontextmanager
-async def served(several: MultiTenantSettings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an API, with a worker behind it."""
-    address, stop = temporal.service_client.config.target_host, asyncio.Event()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TEMPORAL_ADDRESS", address)
-        working = asyncio.create_task(run(several, stop))
-        try:
-            async with running(several, address) as app, client_of(app) as client:
-                yield client
-        finally:
-            stop.set()
-            await working
 
 
 class Requests:
