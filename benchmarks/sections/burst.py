@@ -61,8 +61,8 @@ def run(bench: Bench) -> Findings:
 async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int, rounds: int) -> Burst:
     burst = Burst()
     dsn = stack["postgres"]["master_dsn"]
-    registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     async with AsyncExitStack() as opened:
+        registry = await opened.enter_async_context(asyncpg.create_pool(stack["postgres"]["admin_dsn"]))
         client = await opened.enter_async_context(Client(stack))
         stranger = await opened.enter_async_context(Client(stack, await client.register("somebody-else")))
         server = await opened.enter_async_context(bare_server(dsn))
@@ -71,7 +71,6 @@ async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int,
             burst.bare_one.append(await server.create_and_drop(spec.database, strategy_for(spec)))
             await server.settle()
             await _Round(client, stranger, registry, number, burst).run(clones)
-    await registry.close()
     return burst
 
 
@@ -81,7 +80,7 @@ class _Round:
 
     client: Client
     stranger: Client
-    registry: asyncpg.Connection
+    registry: "asyncpg.Pool[asyncpg.Record]"
     number: int
     into: Burst
 
