@@ -4,23 +4,9 @@ from typing import Any
 import pytest
 
 from instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
-from instances.status import Operation, Template
+from instances.status import Operation
 from settings import Settings
-
-JOB = InstanceJob(
-    tenant="default",
-    operation=Operation.CREATE,
-    instance_id=7,
-    ods_instance_id=42,
-    number=3,
-    attempt=2,
-    name="Foo",
-    template=Template.MINIMAL,
-    database="EdFi_Ods_Foo_Minimal",
-    mark="6b1f0f6e-0000-4000-8000-000000000000",
-    published=False,
-    policy=ExecutionPolicy("ods-ddl", 8, 5, 86_400),
-)
+from tests.unit.example import JOB
 
 
 @pytest.mark.parametrize(("tenant", "expected"), [("default", "42"), ("tenant1", "tenant1:42")])

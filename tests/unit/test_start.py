@@ -8,25 +8,9 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import ExecutionPolicy, InstanceJob
-from instances.status import Operation, Template
+from tests.unit.example import JOB
 from workflows import search_attributes
 from workflows.start import JobStarter
-
-_JOB = InstanceJob(
-    tenant="default",
-    operation=Operation.CREATE,
-    instance_id=7,
-    ods_instance_id=42,
-    number=1,
-    attempt=1,
-    name="Grand Bend",
-    template=Template.MINIMAL,
-    database="EdFi_Ods_Grand_Bend_Minimal",
-    mark="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f10",
-    published=False,
-    policy=ExecutionPolicy(ddl_queue="ddl", ddl_attempts=3, heartbeat_timeout=5, decision_window=3600),
-)
 
 
 class _Fleeting:
@@ -71,7 +55,7 @@ def _starter(temporal: object) -> JobStarter:
 async def test_start_gives_up_when_the_workflow_opens_and_closes_too_fast() -> None:
     temporal = _Fleeting(RPCStatusCode.NOT_FOUND)
     with pytest.raises(RPCError) as refused:
-        await _starter(temporal).start(_JOB)
+        await _starter(temporal).start(JOB)
     assert refused.value.status is RPCStatusCode.ABORTED
     assert len(temporal.starts) == 5
 
@@ -79,7 +63,7 @@ async def test_start_gives_up_when_the_workflow_opens_and_closes_too_fast() -> N
 async def test_start_fails_when_the_open_workflow_cannot_be_signalled() -> None:
     temporal = _Fleeting(RPCStatusCode.UNAVAILABLE)
     with pytest.raises(RPCError) as refused:
-        await _starter(temporal).start(_JOB)
+        await _starter(temporal).start(JOB)
     assert refused.value.status is RPCStatusCode.UNAVAILABLE
     assert len(temporal.starts) == 1
 
@@ -87,7 +71,7 @@ async def test_start_fails_when_the_open_workflow_cannot_be_signalled() -> None:
 async def test_fairness_key_fits_when_the_requester_has_a_long_name() -> None:
     temporal = _Fleeting(RPCStatusCode.UNAVAILABLE)
     with pytest.raises(RPCError):
-        await _starter(temporal).start(_JOB, "é" * 200)
+        await _starter(temporal).start(JOB, "é" * 200)
     (priority,) = temporal.starts
     assert priority.fairness_key.startswith("default/éé")
     assert len(priority.fairness_key.encode()) <= 64
@@ -95,7 +79,7 @@ async def test_fairness_key_fits_when_the_requester_has_a_long_name() -> None:
 
 async def test_nobody_is_told_that_a_workflow_is_closed_when_temporal_does_not_know() -> None:
     with pytest.raises(RPCError):
-        await _starter(_Closed(RPCStatusCode.UNAVAILABLE)).is_open(_JOB)
+        await _starter(_Closed(RPCStatusCode.UNAVAILABLE)).is_open(JOB)
 
 
 async def test_search_attributes_are_taken_to_be_there_when_only_an_administrator_may_add_them(
