@@ -16,6 +16,8 @@ from instances.status import Template
 _POLL_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120
 _CONNECTIONS = 120
+_IDLE_SECONDS = 2
+"""A connection is used again within this time: after five seconds, uvicorn closes it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class Client:
 
     def __init__(self, stack: StackFile, entry: ClientEntry | None = None) -> None:
         self._entry = entry or stack["client"]
-        limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+        limits = httpx.Limits(
+            max_connections=_CONNECTIONS,
+            max_keepalive_connections=_CONNECTIONS,
+            keepalive_expiry=_IDLE_SECONDS,
+        )
         self.http = httpx.AsyncClient(
             base_url=stack["api"]["url"], timeout=_TIMEOUT_SECONDS, limits=limits, trust_env=False
         )

@@ -6,6 +6,7 @@ import asyncpg
 
 _UNFINISHED = "bench_unfinished"
 _MEGABYTE = 1024 * 1024
+_LARGE_MEGABYTES = 100
 # A digest is noise to whoever would compress it, and costs a fraction of random numbers.
 _FILL = """
 INSERT INTO filling
@@ -28,6 +29,11 @@ class TemplateSpec:
     def database(self) -> str:
         """Its name on the server."""
         return f"bench_{self.megabytes}_mb_{self.tables}"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its clones are many megabytes in few files: then they are dropped when they were timed."""
+        return self.megabytes >= _LARGE_MEGABYTES
 
     def __str__(self) -> str:
         tables = f", {self.tables} tables" if self.tables > 1 else ""

@@ -16,6 +16,7 @@ from benchmarks.measurement import Chart, Findings, Measurement, at_most
 from benchmarks.templates import TemplateSpec
 from cli.data_folder import StackFile
 from cli.polling import wait_until
+from instances.status import Template
 
 _LIMIT = 1.3
 _CONCURRENCIES = (1, 2, 3, 4, 8)
@@ -48,18 +49,19 @@ class Burst:
 
 def run(bench: Bench) -> Findings:
     """Find the best bare concurrency; then let a burst and the same clones at that concurrency take turns."""
-    clones, trial, rounds = bench.thorough((100, 40, 3), quick=(6, 4, 1))
+    clones, trial, rounds = bench.thorough((100, 20, 3), quick=(6, 4, 1))
     spec = bench.many_tables
     with bench.stacks.cloning(spec, bench.small, ODS_SPARES="0") as stack:
         dsn = stack["postgres"]["master_dsn"]
         tried = {many: apart(create_many, dsn, spec, trial, many) for many in _CONCURRENCIES}
         best = min(tried, key=tried.__getitem__)
-        burst = apart(_measure, stack, spec, clones, best, rounds)
+        burst = apart(_measure, stack, bench, clones, best, rounds)
     return _findings(spec, clones, best, burst, {many: took / trial for many, took in tried.items()})
 
 
-async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int, rounds: int) -> Burst:
+async def _measure(stack: StackFile, bench: Bench, clones: int, best: int, rounds: int) -> Burst:
     burst = Burst()
+    spec, others = bench.many_tables, bench.small
     dsn = stack["postgres"]["master_dsn"]
     async with AsyncExitStack() as opened:
         registry = await opened.enter_async_context(asyncpg.create_pool(stack["postgres"]["admin_dsn"]))
@@ -68,7 +70,7 @@ async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int,
         server = await opened.enter_async_context(bare_server(dsn))
         for number in range(rounds):
             burst.bare.append(await create_many(dsn, spec, clones, best))
-            burst.bare_one.append(await server.create_and_drop(spec.database, strategy_for(spec)))
+            burst.bare_one.append(await server.create_settled(others, strategy_for(others)))
             await server.settle()
             await _Round(client, stranger, registry, number, burst).run(clones)
     return burst
@@ -76,7 +78,10 @@ async def _measure(stack: StackFile, spec: TemplateSpec, clones: int, best: int,
 
 @dataclass(frozen=True)
 class _Round:
-    """One burst of `client`'s; when a quarter of it is done, `stranger` asks for one, others are deleted."""
+    """One burst of `client`'s; when a quarter of it is done, `stranger` asks for one, others are deleted.
+
+    What others ask for is small: files that are removed would make those of the burst slower.
+    """
 
     client: Client
     stranger: Client
@@ -92,7 +97,7 @@ class _Round:
         jobs = [it.job for it in accepted]
         await self._until_finished(jobs, clones // 4)
         async with asyncio.TaskGroup() as others:
-            visit = others.create_task(self.stranger.create(f"Visit {self.number}"))
+            visit = others.create_task(self.stranger.create(f"Visit {self.number}", Template.SAMPLE))
             for victim in victims:
                 others.create_task(self._delete(victim))
             await self._until_finished(jobs, clones)
@@ -101,19 +106,14 @@ class _Round:
         self.into.visit_accepted.append(visit.result().accepted)
         self.into.visit_completed.append(visit.result().completed)
         await asyncio.gather(*map(self.client.completed, jobs))  # none of them in error
-        await self._clear([visit.result().instance, *(it.instance for it in accepted)])
 
     async def _alone(self, name: str) -> int:
         """Create an instance while nothing else goes on."""
-        accepted = await self.client.request(name)
+        accepted = await self.client.request(name, Template.SAMPLE)
         await self.client.completed(accepted.job)
         self.into.alone_accepted.append(accepted.took)
         self.into.alone_begun.extend(await self._begun([accepted.job]))
         return accepted.instance
-
-    async def _clear(self, instances: Sequence[int]) -> None:
-        deletes = await asyncio.gather(*map(self.client.request_delete, instances))
-        await self._until_finished([it.job for it in deletes], len(deletes))
 
     async def _delete(self, victim: int) -> None:
         accepted = await self.client.request_delete(victim)

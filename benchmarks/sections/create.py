@@ -36,16 +36,23 @@ class Rounds:
 
 
 def run(bench: Bench) -> Findings:
-    """Create instances of four template sizes, in turns with bare clones, without spares."""
+    """Create instances of two templates without data, in turns with bare clones, without spares."""
+    return _findings(bench.large, _measured(bench, {bench.small: 30, bench.many_tables: 20}))
+
+
+def run_large(bench: Bench) -> Findings:
+    """The same for two templates with data."""
+    return _findings(bench.large, _measured(bench, {bench.medium: 7, bench.large: 7}))
+
+
+def _measured(bench: Bench, rounds: Mapping[TemplateSpec, int]) -> Mapping[TemplateSpec, Rounds]:
     found: dict[TemplateSpec, Rounds] = {}
-    pairs = [((bench.small, 30), (bench.many_tables, 20)), ((bench.medium, 7), (bench.large, 7))]
-    for minimal, sample in pairs:
-        with bench.stacks.cloning(minimal[0], sample[0], ODS_SPARES="0") as stack:
-            for template, (spec, rounds) in zip(Template, (minimal, sample), strict=True):
-                with bare_api(stack["postgres"]["admin_dsn"]) as url:
-                    work = _Work(stack, url, spec, template)
-                    found[spec] = apart(work.measure, bench.thorough(rounds, quick=2))
-    return _findings(bench.large, found)
+    with bench.stacks.cloning(*rounds, ODS_SPARES="0") as stack:
+        for template, (spec, times) in zip(Template, rounds.items(), strict=True):
+            with bare_api(stack["postgres"]["admin_dsn"]) as url:
+                work = _Work(stack, url, spec, template)
+                found[spec] = apart(work.measure, bench.thorough(times, quick=2))
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,15 @@ class _Work:
 
     async def _clone(self, server: BareServer, into: Rounds) -> None:
         for strategy in {strategy_for(self.spec), DEFAULT_STRATEGY}:
-            took = await server.create_and_drop(self.spec.database, strategy)
+            took = await server.create_settled(self.spec, strategy)
             into.bare.setdefault(strategy, []).append(took)
 
     async def _create(self, client: Client, name: str, into: Rounds) -> None:
         created = await client.create(name, self.template)
         into.accepted.append(created.accepted)
         into.completed.append(created.completed)
-        await client.delete(created.instance)
+        if self.spec.is_large:
+            await client.delete(created.instance)
 
 
 async def _bare_post(client: httpx.AsyncClient) -> float:

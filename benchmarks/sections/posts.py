@@ -47,8 +47,8 @@ async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
     body = {"name": "Posted", "databaseTemplate": "Minimal"}
     over = asyncio.Event()
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as beside:
-        for number in range(_BARE_CLONES):
-            beside.create_task(_clone_on(stack, str(number), over))
+        for _ in range(_BARE_CLONES):
+            beside.create_task(_clone_on(stack, over))
         took = await _steadily(lambda _: client.post(url, json=body), seconds)
         over.set()
     return took
@@ -68,8 +68,7 @@ async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> l
     return took[_WARM_UP * _PER_SECOND :]
 
 
-async def _clone_on(stack: StackFile, name: str, over: asyncio.Event) -> None:
+async def _clone_on(stack: StackFile, over: asyncio.Event) -> None:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         while not over.is_set():
-            await server.create(name, _TEMPLATE)
-            await server.drop(name)
+            await server.create(_TEMPLATE)

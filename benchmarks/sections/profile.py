@@ -61,7 +61,7 @@ async def _measure(
     bare, creates = [], []
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         for number in range(rounds + 1):
-            bare.append(await server.create_and_drop(bench.small.database, strategy_for(bench.small)))
+            bare.append(await server.create_settled(bench.small, strategy_for(bench.small)))
             await server.settle()
             creates.append(await _taken_apart(client, registry, temporal, f"Profile {number}"))
     await registry.close()
@@ -78,7 +78,6 @@ async def _taken_apart(
     ods_instance = await registry.fetchval(_INSTANCE, created.instance)
     (row,) = await registry.fetch(_JOB, f"CreateInstanceJob-{ods_instance}-1")
     history = await temporal.get_workflow_handle(str(ods_instance)).fetch_history()
-    await client.delete(created.instance)
     moments = [
         Moment(_COMMITTED, _seconds(row["createdat"])),
         *_until(_seconds(row["finishedat"]), history.events),

@@ -107,7 +107,8 @@ def run(bench: Bench) -> Findings:
 async def _clone(stack: StackFile, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         await stock.until_ready(server.session, _TEMPLATE, _SPARES)
-        return [await server.create_and_drop(_TEMPLATE) for _ in range(rounds)]
+        await server.settle()
+        return [await server.create(_TEMPLATE) for _ in range(rounds)]
 
 
 async def _race(stack: StackFile, claims: int) -> Race:

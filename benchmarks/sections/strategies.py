@@ -61,7 +61,7 @@ async def _in_turns(server: BareServer, spec: TemplateSpec, kinds: Sequence[Kind
         for kind in kinds:
             if kind.method:
                 await server.session.execute(f"SET file_copy_method = {kind.method}")
-            took = await server.create_and_drop(spec.database, kind.strategy)
+            took = await server.create_settled(spec, kind.strategy)
             if number:
                 times[kind].append(took)
     return times

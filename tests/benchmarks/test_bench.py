@@ -40,7 +40,7 @@ def test_table_json_and_plot_are_made_when_a_section_runs(tmp_path: Path) -> Non
 def test_sections_are_named_when_an_unknown_one_is_asked_for() -> None:
     refused = bench("--only", "lists,speed")
     assert refused.returncode == 2
-    assert "no section is called speed; there are strategies, create" in refused.stderr
+    assert "no section is called speed; there are lists, sweep" in refused.stderr
 
 
 def section(*limits: Limit) -> Section:
