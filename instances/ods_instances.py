@@ -16,10 +16,9 @@ from instances.npgsql import connection_string_faults
 from instances.registry import Registry, Requested
 from instances.relations import relations_of
 from instances.reservations import (
-    live_instance_has_name,
     lock_name,
-    ods_instance_has_name,
     reserved_id,
+    somebody_has_name,
 )
 from instances.rules import is_blank, required_text_faults, text_faults
 from instances.secrets import OdsConnectionStrings
@@ -142,10 +141,7 @@ async def _new_name_faults(session: AsyncSession, name: str, instance: DbInstanc
     if faults:
         return faults
     await lock_name(session, name)
-    taken = await ods_instance_has_name(session, name) or await live_instance_has_name(
-        session, name, but_for=instance
-    )
-    return [_TAKEN] if taken else []
+    return [_TAKEN] if await somebody_has_name(session, name, but_for=instance) else []
 
 
 def _job_faults(instance: DbInstance | None, verb: str) -> list[str]:

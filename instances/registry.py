@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -81,7 +81,7 @@ class Registry:
         try:
             async with self._transaction() as session:
                 await require_free(session, name, database)
-                instance = DbInstance(
+                row = insert(DbInstance).values(
                     name=name,
                     databasetemplate=template,
                     databasename=database,
@@ -92,8 +92,8 @@ class Registry:
                     lastrefreshed=models.UTC_NOW,
                     lastmodifieddate=models.UTC_NOW,
                 )
-                session.add(instance)
-                return await self._new_job(session, instance)
+                instance = (await session.scalars(row.returning(DbInstance))).one()
+                return self._with_job(session, Requested(instance, self._job(instance)))
         except IntegrityError as error:
             raise _name_conflict(error, name, database) from None
 
@@ -186,7 +186,9 @@ class Registry:
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
-        async with self._transaction() as session:
+        async with self._sessions() as session:
+            # Asked several times a job, and one question needs no transaction around it.
+            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
             return await _is_at(session, job, state)
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
@@ -300,15 +302,15 @@ class Registry:
         instance.jobnumber += 1
         instance.attempt = 0
         _advance(instance, step)
-        return await self._new_job(session, instance)
+        return self._with_job(session, await self._requested(session, instance))
 
-    async def _new_job(self, session: AsyncSession, instance: DbInstance) -> Requested:
-        requested = await self._requested(session, instance)
+    def _with_job(self, session: AsyncSession, requested: Requested) -> Requested:
+        """Record the job that is new with the request."""
         job = Job(
             jobid=requested.job.job_id,
             status=JobStatus.PENDING,
             createdat=models.UTC_NOW,
-            dbinstanceid=instance.id,
+            dbinstanceid=requested.instance.id,
             operation=requested.job.operation,
             databasetemplate=requested.job.template,
         )

@@ -1,8 +1,9 @@
 """Names and ids that only one instance, or ODS instance, can have."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -24,12 +25,12 @@ async def require_free(
         NameTakenError: an ODS instance or a live instance has one of them, or shall get it; `but_for` aside.
     """
     await lock_name(session, name, database)
-    taken = await ods_instance_has_name(session, name, but_for.odsinstanceid if but_for else None)
-    if taken or await live_instance_has_name(session, name, but_for):
+    databases = (DbInstance.databasename, DbInstance.newdatabasename)
+    query = select(_somebody_is_called(name, but_for), _live_instance_has(databases, database, but_for))
+    name_is_taken, database_is_taken = (await session.execute(query)).one()
+    if name_is_taken:
         raise name_taken(name)
-    if await _live_instance_has(
-        session, (DbInstance.databasename, DbInstance.newdatabasename), database, but_for
-    ):
+    if database_is_taken:
         raise database_taken(database)
 
 
@@ -53,35 +54,46 @@ async def lock_name(session: AsyncSession, *names: str) -> None:
 
 async def ods_instance_has_name(session: AsyncSession, name: str, but_for: int | None = None) -> bool:
     """Whether an ODS instance, other than the one with the id `but_for`, is called `name`."""
-    query = select(OdsInstance.odsinstanceid).where(OdsInstance.name == name)
-    if but_for is not None:
-        query = query.where(OdsInstance.odsinstanceid != but_for)
-    return await session.scalar(query.limit(1)) is not None
+    return (await session.scalars(select(_ods_instance_is_called(name, but_for)))).one()
 
 
-async def live_instance_has_name(session: AsyncSession, name: str, but_for: DbInstance | None = None) -> bool:
-    """Whether an instance that is not deleted, other than `but_for`, is called `name` or shall be."""
-    return await _live_instance_has(session, (DbInstance.name, DbInstance.newname), name, but_for)
+async def somebody_has_name(session: AsyncSession, name: str, but_for: DbInstance | None = None) -> bool:
+    """Whether an ODS instance, or an instance that is not deleted, is called `name` or shall be.
 
-
-async def _live_instance_has(
-    session: AsyncSession,
-    columns: tuple[InstrumentedAttribute[Any], ...],
-    value: str,
-    but_for: DbInstance | None,
-) -> bool:
-    query = select(DbInstance.id).where(
-        or_(*(column == value for column in columns)), DbInstance.status != InstanceStatus.DELETED
-    )
-    if but_for is not None:
-        query = query.where(DbInstance.id != but_for.id)
-    return await session.scalar(query.limit(1)) is not None
+    `but_for` and its ODS instance aside.
+    """
+    return (await session.scalars(select(_somebody_is_called(name, but_for)))).one()
 
 
 async def reserved_id(session: AsyncSession) -> int:
     """The next OdsInstanceId that nothing has, whatever was done to rows or the sequence by hand."""
+    following = select(models.NEXT_ODS_INSTANCE_ID.label("id")).cte()
+    has_it = or_(
+        exists().where(OdsInstance.odsinstanceid == following.c.id),
+        exists().where(DbInstance.odsinstanceid == following.c.id),
+    )
     while True:
-        reserved: int = (await session.scalars(models.NEXT_ODS_INSTANCE_ID)).one()
-        has_it = select(DbInstance.id).where(DbInstance.odsinstanceid == reserved).limit(1)
-        if await session.get(OdsInstance, reserved) is None and await session.scalar(has_it) is None:
-            return reserved
+        reserved, is_taken = (await session.execute(select(following.c.id, has_it))).one()
+        if not is_taken:
+            return int(reserved)
+
+
+def _somebody_is_called(name: str, but_for: DbInstance | None) -> ColumnElement[bool]:
+    return or_(
+        _ods_instance_is_called(name, but_for.odsinstanceid if but_for else None),
+        _live_instance_has((DbInstance.name, DbInstance.newname), name, but_for),
+    )
+
+
+def _ods_instance_is_called(name: str, but_for: int | None) -> ColumnElement[bool]:
+    found = exists().where(OdsInstance.name == name)
+    return found if but_for is None else found.where(OdsInstance.odsinstanceid != but_for)
+
+
+def _live_instance_has(
+    columns: Sequence[InstrumentedAttribute[Any]], value: str, but_for: DbInstance | None
+) -> ColumnElement[bool]:
+    found = exists().where(
+        or_(*(column == value for column in columns)), DbInstance.status != InstanceStatus.DELETED
+    )
+    return found if but_for is None else found.where(DbInstance.id != but_for.id)
