@@ -106,6 +106,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             for task in catching_up:
                 task.cancel()
             await asyncio.gather(*catching_up, return_exceptions=True)
+            await asyncio.gather(*(one.launcher.settle() for one in services))
 
 
 def _settings_of_environment() -> AnySettings:

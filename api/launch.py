@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn
 
 from api import temporal
 from instances.jobs import InstanceJob
@@ -14,6 +14,8 @@ from workflows.start import JobStarter
 from workflows.start_refresh import RefreshStarter
 
 _PAUSE_SECONDS = 2
+_PATIENCE_SECONDS = 0.01
+"""What was committed will be started; who has asked for it does not wait until Temporal finds the time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -40,16 +42,30 @@ class Launcher:
         self._sweep = sweep
         self._immediately = trigger is Trigger.IMMEDIATE
         self._missed = asyncio.Event()
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def launch(self, job: InstanceJob, requester: str | None) -> None:
-        """Start `job`, for which `requester` waits; one that cannot be started now is caught up with."""
+        """Start `job`, for which `requester` waits; one that cannot be started now is caught up with.
+
+        Returns when it has been started, or after a moment, while it still is being started.
+        """
         if self._immediately:
-            await self._attempt(job.job_id, self._starter.start(job, requester))
+            await self._begin(self._attempt(job.job_id, self._starter.start(job, requester)))
 
     async def launch_refresh(self, job_id: str, scope: Scope) -> None:
-        """Start the refresh `job_id` of `scope`; one that cannot be started now is caught up with."""
+        """Start the refresh `job_id` of `scope`, in the same way."""
         if self._immediately:
-            await self._attempt(job_id, self._refreshes.start(scope))
+            await self._begin(self._attempt(job_id, self._refreshes.start(scope)))
+
+    async def settle(self) -> None:
+        """Wait for what is still being started: not for long, for nothing waits for Temporal for long."""
+        await asyncio.gather(*self._starting)
+
+    async def _begin(self, attempt: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(attempt)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
 
     async def _attempt(self, job_id: str, start: Awaitable[None]) -> None:
         try:

@@ -1,0 +1,49 @@
+import asyncio
+from typing import Any
+
+from api.launch import Launcher
+from instances.jobs import InstanceJob
+from settings import Trigger
+from tests.unit.example import JOB
+
+
+class SlowTemporal:
+    """Starts jobs when it is told to."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.started: list[str] = []
+
+    async def start(self, job: InstanceJob, _requester: str | None) -> None:
+        await self.ready.wait()
+        self.started.append(job.job_id)
+
+    async def sweep(self) -> None:
+        """Never asked for."""
+
+
+def launcher(temporal: SlowTemporal) -> Launcher:
+    starter: Any = temporal
+    return Launcher(starter, starter, temporal.sweep, Trigger.IMMEDIATE)
+
+
+async def test_job_is_started_after_the_answer_when_temporal_is_slow() -> None:
+    temporal = SlowTemporal()
+    launching = launcher(temporal)
+    await asyncio.wait_for(launching.launch(JOB, "somebody"), 1)
+    assert temporal.started == []
+    temporal.ready.set()
+    await launching.settle()
+    assert temporal.started == [JOB.job_id]
+
+
+async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
+    temporal = SlowTemporal()
+    launching = launcher(temporal)
+    request = asyncio.create_task(launching.launch(JOB, "somebody"))
+    await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    temporal.ready.set()
+    await launching.settle()
+    assert temporal.started == [JOB.job_id]
