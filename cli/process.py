@@ -29,6 +29,7 @@ class Command:
     """What to run, and how it wants to be treated.
 
     `stop_deadline` is in seconds. `death_signal` is what the process gets when its parent dies (Linux only).
+    `niceness` is how far it steps back when the processor is short, from 0 to 19.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Command:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_deadline: float = 10
     death_signal: signal.Signals = signal.SIGKILL
+    niceness: int = 0
 
 
 async def start(command: Command, log: Path) -> Process:
@@ -51,7 +53,7 @@ async def start(command: Command, log: Path) -> Process:
             cwd="/",  # the account may not be allowed into ours
             env=dict(command.environment),
             start_new_session=True,
-            preexec_fn=_dies_with_parent(command.death_signal),
+            preexec_fn=_preparation(command),
             **identity(command.account),
         )
 
@@ -73,15 +75,25 @@ def identity(account: Account | None) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
-def _dies_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()  # loaded here: a forked child had better not load libraries
+def _step_back(niceness: int) -> None:
+    os.nice(niceness)
+    # Where the kernel shares the processor out among sessions first, niceness counts within one only.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
-    def ask_kernel() -> None:
-        # Python calls this after it has changed the user; the change would undo the request.
-        libc.prctl(_PR_SET_PDEATHSIG, death_signal)
-        if os.getppid() != parent:
-            os._exit(1)
 
-    return ask_kernel
+def _preparation(command: Command) -> Callable[[], None]:
+    """What the child does with itself before it runs `command`."""
+    parent = os.getpid()
+    # Loaded here: a forked child had better not load libraries.
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        _step_back(command.niceness)
+        if libc is not None:
+            # Python calls this after it has changed the user; the change would undo the request.
+            libc.prctl(_PR_SET_PDEATHSIG, command.death_signal)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return prepare

@@ -34,6 +34,8 @@ _MAINTENANCE_DATABASE = "postgres"
 _SPARES = "2"
 """Unlike in production, disk is no matter: the templates are small."""
 _API_STOP_SECONDS = 5
+_NICENESS = 15
+"""Of the worker, whose work takes its time: it steps back behind the API, at which people wait."""
 _SPARE_STOP_SECONDS = 5
 """What a process may take to stop beyond the time that it gives its work in progress."""
 
@@ -229,6 +231,7 @@ def _worker(shutdown_timeout: float) -> Command:
         arguments=(sys.executable, "-m", "worker"),
         environment=os.environ,
         stop_deadline=shutdown_timeout + _SPARE_STOP_SECONDS,
+        niceness=_NICENESS,
     )
 
 

@@ -25,6 +25,8 @@ DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
 }
+_NICENESS = 10
+"""Behind the API and PostgreSQL, before the worker, which waits for it."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 
@@ -59,6 +61,7 @@ class TemporalServer:
                 "HOME": str(self._data_dir),  # none of the caller's configuration
                 "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # nobody out there is asked for news
             },
+            niceness=_NICENESS,
         )
 
     async def serves(self) -> bool:

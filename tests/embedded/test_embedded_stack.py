@@ -64,6 +64,19 @@ async def test_dsns_are_the_superusers_when_the_stack_serves(stack: DataFolder) 
         await connection.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are asked in Linux's own way")
+def test_worker_and_temporal_step_back_when_the_processor_is_short(stack: DataFolder) -> None:
+    steps = {
+        part: os.getpriority(os.PRIO_PROCESS, pid_of(stack, part))
+        for part in ("postgres", "api", "temporal", "worker")
+    }
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert steps == {"postgres": own, "api": own, "temporal": own + 10, "worker": own + 15}
+    autogroup = Path(f"/proc/{pid_of(stack, 'worker')}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().endswith(" nice 15\n")
+
+
 async def test_durability_is_on_when_the_stack_serves(stack: DataFolder) -> None:
     connection = await asyncpg.connect(published(stack)["postgres"]["master_dsn"])
     assert await connection.fetchval("SHOW fsync") == "on"
