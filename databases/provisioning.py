@@ -239,10 +239,16 @@ def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
 async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
     """Mark, open and rename a clone in one transaction: it is there whole, or not at all."""
     try:
-        async with session.transaction():
-            await execute(session, "COMMENT ON DATABASE %I IS %L", private_name, request.owner.comment)
-            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", private_name)
-            await execute(session, "ALTER DATABASE %I RENAME TO %I", private_name, request.database)
+        # What comes in one message, PostgreSQL carries out in one transaction.
+        await execute(
+            session,
+            "COMMENT ON DATABASE %1$I IS %2$L;"
+            " ALTER DATABASE %1$I ALLOW_CONNECTIONS true;"
+            " ALTER DATABASE %1$I RENAME TO %3$I",
+            private_name,
+            request.owner.comment,
+            request.database,
+        )
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
         # Somebody took the name while the clone ran.
         await drop_staging(session, request.owner)
@@ -284,6 +290,9 @@ async def _size(session: asyncpg.Connection, database: str) -> int | None:
 
 
 async def execute(session: asyncpg.Connection, statement: str, *names: str) -> None:
-    """Run DDL, which takes no parameters; PostgreSQL itself quotes the names (%I) and literals (%L)."""
+    """Run DDL, which takes no parameters; PostgreSQL itself quotes the names (%I) and literals (%L).
+
+    Several statements, with semicolons between them, are one transaction.
+    """
     quoted = await session.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, names)
     await session.execute(quoted)
