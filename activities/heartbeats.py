@@ -25,5 +25,5 @@ async def heartbeats() -> AsyncIterator[None]:
 
 async def _beat(interval: float) -> None:
     while True:
+        await asyncio.sleep(interval)  # that it has started, Temporal knows
         activity.heartbeat()
-        await asyncio.sleep(interval)
