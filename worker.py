@@ -98,6 +98,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             refreshes.finish_refresh,
         ],
         max_concurrent_activities=settings.registry_concurrency,
+        max_concurrent_local_activities=settings.registry_concurrency,
         max_concurrent_workflow_task_polls=_POLLERS,
         max_concurrent_activity_task_polls=_POLLERS,
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,

@@ -14,15 +14,19 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.registry import RegistryActivities
     from instances.jobs import InstanceJob, JobFailure
+    from instances.registry import Begun
     from instances.status import BEGIN, FAIL, FINISH, InstanceStatus
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}
+
+_BEGINS_LOCALLY = "begin-locally"
+"""Patch: workflows that were started before it have `begin` as an activity in their histories."""
 
 _Result = TypeVar("_Result")
 
@@ -64,13 +68,7 @@ class JobWorkflow(ABC):
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
         self._tell("Pending", "The job waits for the registry.")
-        begun = await self.whole(
-            workflow.execute_activity_method(
-                RegistryActivities.begin,
-                self.job,
-                **options.status_write(self.job.policy, "Take the instance"),
-            )
-        )
+        begun = await self._begin()
         if not begun.held:
             return self._moved_on()
         self._show(BEGIN[self.job.operation].target, "The job has begun.")
@@ -97,6 +95,23 @@ class JobWorkflow(ABC):
                 if task.cancelled():
                     raise
                 self._cancelled = True
+
+    async def _begin(self) -> Begun:
+        """Take the instance: as part of the workflow task if that works at once, or else as an activity."""
+        if workflow.patched(_BEGINS_LOCALLY):
+            with suppress(FailureError):
+                return await self.whole(
+                    workflow.execute_local_activity_method(
+                        RegistryActivities.begin, self.job, **options.quick_write("Take the instance")
+                    )
+                )
+        return await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.begin,
+                self.job,
+                **options.status_write(self.job.policy, "Take the instance"),
+            )
+        )
 
     async def _give_up(self, reason: str) -> str:
         # What was signalled until now was not meant for this failure.

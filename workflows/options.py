@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from temporalio.common import Priority, RetryPolicy
-from temporalio.workflow import ActivityCancellationType, ActivityConfig
+from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
 
 from instances.jobs import ExecutionPolicy
 from instances.refreshes import RefreshPolicy
@@ -24,6 +24,16 @@ def status_write(policy: ExecutionPolicy | RefreshPolicy, summary: str) -> Activ
         retry_policy=RetryPolicy(
             initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)
         ),
+        summary=summary,
+    )
+
+
+def quick_write(summary: str) -> LocalActivityConfig:
+    """Options of one try to write to the registry within a workflow task, which saves the way to a queue."""
+    return LocalActivityConfig(
+        # Well within the workflow task's own timeout. Whoever has to wait shall not be waiting out of sight.
+        start_to_close_timeout=timedelta(seconds=1),
+        retry_policy=RetryPolicy(maximum_attempts=1),
         summary=summary,
     )
 

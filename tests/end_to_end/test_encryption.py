@@ -94,6 +94,10 @@ async def has_event(handle: WorkflowHandle[Any, Any], kind: EventType.ValueType)
     return kind in [event.event_type async for event in handle.fetch_history_events()]
 
 
+_NOTES_OF_THE_SDK = {"data", "patch-data"}
+"""In the details of markers: which patch, which local activity. Never encrypted, they may not tell more."""
+
+
 async def readable(handle: WorkflowHandle[Any, Any]) -> str:
     """Everything of the history but search attributes, with what base64 hides."""
     texts: list[str] = []
@@ -106,14 +110,21 @@ def _collect(node: Any, texts: list[str]) -> None:
         for key, value in node.items():
             if key not in {"searchAttributes", "indexedFields"}:
                 texts.append(key)
+                if key in _NOTES_OF_THE_SDK and isinstance(value, dict):
+                    texts += [_decoded(payload["data"]) for payload in value["payloads"]]
+                    continue
                 if key == "data":
-                    texts.append(base64.b64decode(value).decode(errors="replace"))
+                    texts.append(_decoded(value))
                 _collect(value, texts)
     elif isinstance(node, list):
         for value in node:
             _collect(value, texts)
     else:
         texts.append(str(node))
+
+
+def _decoded(data: str) -> str:
+    return base64.b64decode(data).decode(errors="replace")
 
 
 def assert_unreadable(history: str, job: InstanceJob) -> None:

@@ -1,7 +1,8 @@
 """Recorded histories of every path replay against the code as it is now.
 
-`pytest tests/workflows --record` writes them anew; a change of workflow code that makes one fail would break
-jobs that run while it is deployed, and needs `workflow.patched`.
+`pytest tests/workflows --record` writes them anew; those that a patch has overtaken are kept in a folder of
+its name. A change of workflow code that makes one fail would break jobs that run while it is deployed, and
+needs `workflow.patched`.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from temporalio.worker import Replayer
 from worker import WORKFLOWS
 from workflows.client import DATA_CONVERTER
 
-HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("**/*.json"))
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
