@@ -73,15 +73,13 @@ async def _measure(stack: StackFile, bench: Bench, clones: int, best: int, round
             burst.bare_one.append(await server.create_settled(others, strategy_for(others)))
             await server.settle()
             await _Round(client, stranger, registry, number, burst).run(clones)
+        await _Round(client, stranger, registry, rounds, burst).run_beside_others(clones)
     return burst
 
 
 @dataclass(frozen=True)
 class _Round:
-    """One burst of `client`'s; when a quarter of it is done, `stranger` asks for one, others are deleted.
-
-    What others ask for is small: files that are removed would make those of the burst slower.
-    """
+    """One burst of `client`'s."""
 
     client: Client
     stranger: Client
@@ -90,21 +88,35 @@ class _Round:
     into: Burst
 
     async def run(self, clones: int) -> None:
-        victims = [await self._alone(f"Victim {self.number} {one}") for one in range(_VICTIMS)]
         started = time.perf_counter()
-        names = [f"Burst {self.number} {one}" for one in range(clones)]
-        accepted = await asyncio.gather(*map(self.client.request, names))
-        jobs = [it.job for it in accepted]
+        jobs = await self._requested(clones)
+        await self._until_finished(jobs, clones)
+        self.into.total.append(milliseconds_since(started))
+        await self._look_back(jobs)
+
+    async def run_beside_others(self, clones: int) -> None:
+        """When a quarter is done, `stranger` asks for an instance, and others are deleted.
+
+        Its total does not count: to drop a database, PostgreSQL first writes all that the burst has left.
+        """
+        victims = [await self._alone(f"Victim {one}") for one in range(_VICTIMS)]
+        jobs = await self._requested(clones)
         await self._until_finished(jobs, clones // 4)
         async with asyncio.TaskGroup() as others:
-            visit = others.create_task(self.stranger.create(f"Visit {self.number}", Template.SAMPLE))
+            visit = others.create_task(self.stranger.create("Visit", Template.SAMPLE))
             for victim in victims:
                 others.create_task(self._delete(victim))
-            await self._until_finished(jobs, clones)
-            self.into.total.append(milliseconds_since(started))
-        self.into.begun.extend(await self._begun(jobs))
+        await self._until_finished(jobs, clones)
+        await self._look_back(jobs)
         self.into.visit_accepted.append(visit.result().accepted)
         self.into.visit_completed.append(visit.result().completed)
+
+    async def _requested(self, clones: int) -> Sequence[str]:
+        names = [f"Burst {self.number} {one}" for one in range(clones)]
+        return [it.job for it in await asyncio.gather(*map(self.client.request, names))]
+
+    async def _look_back(self, jobs: Sequence[str]) -> None:
+        self.into.begun.extend(await self._begun(jobs))
         await asyncio.gather(*map(self.client.completed, jobs))  # none of them in error
 
     async def _alone(self, name: str) -> int:
