@@ -70,7 +70,7 @@ class Launcher:
     async def _attempt(self, job_id: str, start: Awaitable[None]) -> None:
         try:
             await temporal.answer_of(start)
-        except temporal.FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job is committed, and its requester gone
             _logger.warning("%s waits for the next sweep: %s", job_id, fault_name(error))
             self._missed.set()
 

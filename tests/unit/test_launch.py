@@ -1,6 +1,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from api.launch import Launcher
 from instances.jobs import InstanceJob
 from settings import Trigger
@@ -13,9 +15,12 @@ class SlowTemporal:
     def __init__(self) -> None:
         self.ready = asyncio.Event()
         self.started: list[str] = []
+        self.fault: Exception | None = None
 
     async def start(self, job: InstanceJob, _requester: str | None) -> None:
         await self.ready.wait()
+        if self.fault:
+            raise self.fault
         self.started.append(job.job_id)
 
     async def sweep(self) -> None:
@@ -47,3 +52,12 @@ async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
     temporal.ready.set()
     await launching.settle()
     assert temporal.started == [JOB.job_id]
+
+
+async def test_fault_is_told_discreetly_when_nobody_foresaw_it(caplog: pytest.LogCaptureFixture) -> None:
+    temporal = SlowTemporal()
+    temporal.fault = KeyError("password=hunter2")
+    temporal.ready.set()
+    await launcher(temporal).launch(JOB, "somebody")
+    assert f"{JOB.job_id} waits for the next sweep: KeyError" in caplog.text
+    assert "hunter2" not in caplog.text
