@@ -79,7 +79,9 @@ def _step_back(niceness: int) -> None:
     os.nice(niceness)
     # Where the kernel shares the processor out among sessions first, niceness counts within one only.
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(niceness))
+        session = os.open("/proc/self/autogroup", os.O_WRONLY)
+        os.write(session, b"%d" % niceness)
+        os.close(session)
 
 
 def _preparation(command: Command) -> Callable[[], None]:
@@ -89,7 +91,8 @@ def _preparation(command: Command) -> Callable[[], None]:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def prepare() -> None:
-        _step_back(command.niceness)
+        if command.niceness:
+            _step_back(command.niceness)
         if libc is not None:
             # Python calls this after it has changed the user; the change would undo the request.
             libc.prctl(_PR_SET_PDEATHSIG, command.death_signal)

@@ -33,9 +33,9 @@ _HOST = "127.0.0.1"
 _MAINTENANCE_DATABASE = "postgres"
 _SPARES = "2"
 """Unlike in production, disk is no matter: the templates are small."""
+_WORKER_NICENESS = 15
+"""Its work takes its time: it steps back behind the API, at which people wait."""
 _API_STOP_SECONDS = 5
-_NICENESS = 15
-"""Of the worker, whose work takes its time: it steps back behind the API, at which people wait."""
 _SPARE_STOP_SECONDS = 5
 """What a process may take to stop beyond the time that it gives its work in progress."""
 
@@ -231,7 +231,7 @@ def _worker(shutdown_timeout: float) -> Command:
         arguments=(sys.executable, "-m", "worker"),
         environment=os.environ,
         stop_deadline=shutdown_timeout + _SPARE_STOP_SECONDS,
-        niceness=_NICENESS,
+        niceness=_WORKER_NICENESS,
     )
 
 
