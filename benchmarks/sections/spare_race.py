@@ -15,7 +15,7 @@ import asyncpg
 
 from benchmarks import stock
 from benchmarks.apart import apart, meanwhile
-from benchmarks.bare import bare_server
+from benchmarks.bare import BareServer, bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
@@ -107,8 +107,12 @@ def run(bench: Bench) -> Findings:
 async def _clone(stack: StackFile, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         await stock.until_ready(server.session, _TEMPLATE, _SPARES)
-        await server.settle()
-        return [await server.create(_TEMPLATE) for _ in range(rounds)]
+        return [await _clone_settled(server) for _ in range(rounds)]
+
+
+async def _clone_settled(server: BareServer) -> float:
+    await server.settle()
+    return await server.create(_TEMPLATE)
 
 
 async def _race(stack: StackFile, claims: int) -> Race:
