@@ -239,7 +239,6 @@ def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
 async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
     """Mark, open and rename a clone in one transaction: it is there whole, or not at all."""
     try:
-        # What comes in one message, PostgreSQL carries out in one transaction.
         await execute(
             session,
             "COMMENT ON DATABASE %1$I IS %2$L;"
@@ -292,7 +291,7 @@ async def _size(session: asyncpg.Connection, database: str) -> int | None:
 async def execute(session: asyncpg.Connection, statement: str, *names: str) -> None:
     """Run DDL, which takes no parameters; PostgreSQL itself quotes the names (%I) and literals (%L).
 
-    Several statements, with semicolons between them, are one transaction.
+    Several statements, with semicolons between them, go in one message, and are one transaction.
     """
     quoted = await session.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, names)
     await session.execute(quoted)

@@ -15,11 +15,7 @@ from instances.naming import name_faults
 from instances.npgsql import connection_string_faults
 from instances.registry import Registry, Requested
 from instances.relations import relations_of
-from instances.reservations import (
-    lock_name,
-    reserved_id,
-    somebody_has_name,
-)
+from instances.reservations import lock_name, reserved_id, somebody_has_name
 from instances.rules import is_blank, required_text_faults, text_faults
 from instances.secrets import OdsConnectionStrings
 from instances.status import InstanceStatus
