@@ -25,10 +25,19 @@ class BareServer:
 
     def __init__(self, session: asyncpg.Connection) -> None:
         self.session = session
+        self._created: list[str] = []
 
     async def create(self, template: str, strategy: str = DEFAULT_STRATEGY) -> float:
         """Milliseconds of one CREATE DATABASE, told what the service tells it."""
-        return await self._create(_new_name(), template, strategy)
+        name = _new_name()
+        self._created.append(name)
+        return await self._create(name, template, strategy)
+
+    async def clear(self) -> None:
+        """Drop what `create` has made, where databases that are nobody's would be taken for a fault."""
+        for name in self._created:
+            await self.session.execute(f"DROP DATABASE {name}")
+        self._created.clear()
 
     async def create_settled(self, template: TemplateSpec, strategy: str = DEFAULT_STRATEGY) -> float:
         """The same on a server that has nothing else left to write; a large clone is dropped again."""
