@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 from temporalio import activity
@@ -121,12 +122,13 @@ class DatabaseActivities:
     async def _fenced(self, job: InstanceJob, state: InstanceStatus) -> AsyncIterator[asyncpg.Connection]:
         """The fence, if the registry says that the job is still at it.
 
-        Asked once before the fence is taken, so that a late attempt seldom disturbs anybody, and once while
-        it is held: from then on, whoever works on the instance's databases must first end this session.
+        Asked while the fence is held: from then on, whoever works on the instance's databases must first end
+        this session. Also asked before somebody else's fence is waited for, so that a late attempt seldom
+        disturbs anybody.
         """
-        await self._require(job, state)
-        async with self._tenant.server.fenced(owner_of(job)) as session:
-            await self._require(job, state)
+        still_due = partial(self._require, job, state)
+        async with self._tenant.server.fenced(owner_of(job), before_waiting=still_due) as session:
+            await still_due()
             yield session
 
     async def _require(self, job: InstanceJob, state: InstanceStatus) -> None:

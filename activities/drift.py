@@ -80,7 +80,7 @@ class DriftDetector:
         return sorted(first & set(self._contradictions(await self._snapshot())))
 
     async def _snapshot(self) -> Snapshot:
-        async with self._server.connected() as session:
+        async with self._server.session() as session:
             found = await inspection.databases(session)
             directories = await inspection.orphan_directories(session)
         return Snapshot(

@@ -91,7 +91,7 @@ class ReconcileActivities:
     async def find_leftovers(self) -> Leftovers:
         """Failed jobs that were not undone: creates with a database, renames whose database was renamed."""
         with faults_reported():
-            async with self._server.connected() as session:
+            async with self._server.session() as session:
                 found = await inspection.databases(session)
         marks = [database.mark for database in found if database.mark is not None]
         named = {(database.mark, database.name) for database in found}

@@ -64,7 +64,7 @@ class RegistryActivities:
         if job.operation is not Operation.DELETE or not job.published:
             return None
         try:
-            async with asyncio.timeout(_LOOK_SECONDS), self._server.connected() as session:
+            async with asyncio.timeout(_LOOK_SECONDS), self._server.session() as session:
                 foreign = await provisioning.is_foreign(session, owner_of(job), job.database)
         except (DatabaseFaultError, TimeoutError):
             return None  # the drop will wait for the server, and look again

@@ -62,6 +62,10 @@ class Tenant:
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
 
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
 
 @asynccontextmanager
 async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
@@ -75,5 +79,4 @@ async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
     try:
         yield tenants
     finally:
-        engines = [engine for tenant in tenants for engine in (tenant.engine, tenant.reading_engine)]
-        await asyncio.gather(*(engine.dispose() for engine in engines))
+        await asyncio.gather(*(tenant.close() for tenant in tenants))

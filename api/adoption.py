@@ -54,7 +54,7 @@ async def get_instance_database(instance_id: InstanceId, services: Serving) -> I
     """The database of an instance: whether it carries the instance's mark, and else whether it could."""
     instance = await services.catalog.instance(instance_id)
     with _faults_told():
-        async with services.server.connected() as session:
+        async with services.server.session() as session:
             found = await adoption.look(
                 session, _owner(services, instance), instance.databasename, await _needed(services)
             )

@@ -11,6 +11,9 @@ import asyncpg
 OBJECT_IN_USE = "55006"
 INSUFFICIENT_PRIVILEGE = "42501"
 
+LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection that broke is met with; the last one while asyncpg is being told why it was ended."""
+
 _RETRYABLE_CLASSES = ("08", "40", "53", "57P", "58")
 _READ_ONLY = "25006"
 _CHANGED_MEANWHILE = "XX000"
@@ -53,7 +56,7 @@ def faults_explained(reasons: dict[str, str]) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _explained(error.sqlstate or "", reasons) from None
-    except (OSError, asyncpg.InterfaceError):
+    except LOST:
         raise DatabaseFaultError(
             "The PostgreSQL server of the ODS databases cannot be reached.", retryable=True
         ) from None

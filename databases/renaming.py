@@ -70,7 +70,7 @@ async def _rename(server: Server, session: asyncpg.Connection, current: str, dat
     }
     with faults_explained(reasons):
         try:
-            async with server.connected() as other:
+            async with server.session() as other:
                 await _rename_and_end_sessions(session, other, current, database)
         except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
             raise NotOursError(database) from None

@@ -8,16 +8,21 @@ that lost its session has lost the ability to do anything.
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import asyncpg
 
-from databases.errors import DatabaseFaultError, faults_explained
+from databases.errors import LOST, DatabaseFaultError, faults_explained
 from databases.ownership import Owner
 
 _CONNECT_TIMEOUT = 10
 _CLOSE_TIMEOUT = 10
+_MOST_SESSIONS = 100
+"""More than anybody asks for: how much is done at once, others bound."""
+_IDLE_SECONDS = 60
+"""How long a session is kept for the next who needs one."""
 _FENCE_PATIENCE = "2s"
 """How long the holder of a fence may go on before it is ended: its activity has been given up already."""
 _FENCE_ROUNDS = 3
@@ -27,6 +32,16 @@ _KEEPALIVE_INTERVAL = 10
 _KEEPALIVE_COUNT = 3
 """A server that lost its power is noticed after a minute; without keepalive, a clone would wait for ever."""
 
+_SESSION_SETTINGS = {
+    "application_name": "ods instance management",
+    # The server notices a killed client, ends its CREATE DATABASE and cleans up.
+    "client_connection_check_interval": "500ms",
+    # Routers forget connections on which nothing is said, as during a long clone.
+    "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
+    "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
+    "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
+}
+_TRY_FENCE = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
 _TAKE_FENCE = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
 # A 64-bit key stands in pg_locks as two halves (documentation of pg_locks).
 _END_HOLDER = """
@@ -39,63 +54,115 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
 
 
 class Server:
-    """Gives out sessions on the server behind `dsn`, its maintenance database."""
+    """Gives out sessions on the server behind `dsn`, its maintenance database.
+
+    Those on the maintenance database are kept and used again: to open one takes as long as all that is asked
+    on it beside the DDL.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def close(self) -> None:
+        """Close the sessions that are kept."""
+        if self._pool is not None:
+            with suppress(TimeoutError):  # what is still used then is closed all the same
+                await asyncio.wait_for(self._pool.close(), _CLOSE_TIMEOUT)
+            self._pool = None
 
     @asynccontextmanager
-    async def connected(self, database: str | None = None) -> AsyncIterator[asyncpg.Connection]:
-        """A session on `database`, or on the maintenance database.
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """A session on the maintenance database that is as good as new.
+
+        When it is given back, PostgreSQL takes its locks and settings away. One on which anything went wrong,
+        a cancellation included, is closed.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached or refuses.
+        """
+        with faults_explained({}):
+            pool = await self._opened_pool()
+            acquired = await pool.acquire(timeout=_CONNECT_TIMEOUT)
+        session = cast("asyncpg.Connection", acquired)  # it has all of its methods
+        try:
+            yield session
+        except BaseException:
+            await asyncio.shield(_close(session))
+            raise
+        finally:
+            with suppress(*LOST, asyncpg.PostgresError):  # then the pool has closed it
+                await pool.release(acquired)
+
+    @asynccontextmanager
+    async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
+        """A session of its own on `database`.
 
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
         with faults_explained({}):
             connection = await asyncpg.connect(
-                self._dsn,
-                database=database,
-                timeout=_CONNECT_TIMEOUT,
-                server_settings={
-                    "application_name": "ods instance management",
-                    # The server notices a killed client, ends its CREATE DATABASE and cleans up.
-                    "client_connection_check_interval": "500ms",
-                    # Routers forget connections on which nothing is said, as during a long clone.
-                    "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
-                    "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
-                    "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
-                },
+                self._dsn, database=database, timeout=_CONNECT_TIMEOUT, server_settings=_SESSION_SETTINGS
             )
-            _keep_alive(connection)
+            await _keep_alive(connection)
         try:
             yield connection
         finally:
             await asyncio.shield(_close(connection))
 
     @asynccontextmanager
-    async def fenced(self, owner: Owner) -> AsyncIterator[asyncpg.Connection]:
+    async def fenced(
+        self, owner: Owner, before_waiting: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[asyncpg.Connection]:
         """A session that alone may work on the databases of `owner`'s instance.
+
+        Args:
+            owner: the instance.
+            before_waiting: called if somebody else works on them, who will be ended if that takes long; what
+                it raises leaves that one alone.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
-        async with self.locked(owner.mark) as connection:
-            yield connection
+        async with self.locked(owner.mark, before_waiting) as session:
+            yield session
 
     @asynccontextmanager
-    async def locked(self, key: str) -> AsyncIterator[asyncpg.Connection]:
+    async def locked(
+        self, key: str, before_waiting: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[asyncpg.Connection]:
         """A session that holds the advisory lock of `key`; who holds it for long is ended.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
-        async with self.connected() as connection:
+        async with self.session() as session:
             with faults_explained({}):
-                await _take_fence(connection, key)
-            yield connection
+                # The first question on what may be an old session: a server that is gone shall be noticed.
+                free = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
+            if not free:
+                if before_waiting is not None:
+                    await before_waiting()
+                with faults_explained({}):
+                    await _take_fence(session, key)
+            yield session
+
+    async def _opened_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        if self._pool is None:
+            self._pool = asyncpg.create_pool(
+                self._dsn,
+                min_size=0,
+                max_size=_MOST_SESSIONS,
+                max_inactive_connection_lifetime=_IDLE_SECONDS,
+                init=_keep_alive,
+                timeout=_CONNECT_TIMEOUT,
+                server_settings=_SESSION_SETTINGS,
+            )
+        return await self._pool
 
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
+async def _keep_alive(connection: asyncpg.Connection) -> None:
     """Probe the server while it is silent."""
     transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg offers no other way
     line: socket.socket = transport.get_extra_info("socket")
@@ -123,5 +190,5 @@ async def _close(connection: asyncpg.Connection) -> None:
     """Close in good order: a statement that was cancelled has ended on the server when this returns."""
     try:
         await connection.close(timeout=_CLOSE_TIMEOUT)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (*LOST, asyncpg.PostgresError):
         connection.terminate()

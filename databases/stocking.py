@@ -101,7 +101,7 @@ class SpareStock:
         Raises:
             DatabaseFaultError: the server is away, …
         """
-        async with self._server.connected() as session:
+        async with self._server.session() as session:
             stock, wanted = await self._compared(session)
         marked = {spare.mark.template for spare in stock.spares if spare.mark}
         return Shelves(
@@ -115,7 +115,7 @@ class SpareStock:
         Raises:
             DatabaseFaultError: the server is away, …
         """
-        async with self._server.connected() as session:
+        async with self._server.session() as session:
             installation = await self._installation()
             stock = await self._look(session)
             ready = [spare for template in self._templates for spare, _ in stock.ready(template)]

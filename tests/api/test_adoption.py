@@ -202,6 +202,7 @@ async def test_one_of_two_registries_gets_the_database_when_both_adopt_it_at_onc
         rivals = [asyncio.create_task(adopted(server, owner, case.database)) for owner in (case.owner, rival)]
         await waiting(case, 2)
     outcomes = await asyncio.gather(*rivals)
+    await server.close()
     assert sorted(outcomes) == [False, True]
     assert case.owner.owns(await case.comment()) is outcomes[0]
 

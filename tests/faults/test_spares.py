@@ -89,7 +89,8 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
         return installation
 
     nothing = Limits(of_template=0, in_all=0, size_bytes=0)
-    stock = SpareStock(Server(dsn), identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
+    server = Server(dsn)
+    stock = SpareStock(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
     prefix = f"ods_spare_{installation.replace('-', '')[:16]}_"
 
     async def none_is_left() -> bool:
@@ -98,6 +99,7 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
         return not await admin.fetch(left, prefix)
 
     await until(none_is_left, 10)
+    await server.close()
 
 
 async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_crashed_meanwhile(
@@ -109,9 +111,8 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
         return _INSTALLATION
 
     async with EmbeddedPostgres(tmp_path / "data", free_port(), "a-password", {"fsync": "off"}) as server:
-        stock = SpareStock(
-            Server(server.dsn()), identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12)
-        )
+        reached = Server(server.dsn())
+        stock = SpareStock(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
         async with session(server.dsn()) as connection:
             for template in templates:
                 await connection.execute(f"CREATE DATABASE {template} ALLOW_CONNECTIONS false")
@@ -125,4 +126,5 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
         await server.stop()
         await server.start()
         found = {shelf.template: (shelf.ready, shelf.stale) for shelf in (await stock.shelves()).templates}
+        await reached.close()
     assert found == {"changed": (0, 1), "kept": (1, 0)}

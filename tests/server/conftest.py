@@ -46,9 +46,11 @@ async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-def server(postgres: EmbeddedPostgres) -> Server:
+async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
     """The server, as the product reaches it."""
-    return Server(service_dsn(postgres, "postgres"))
+    server = Server(service_dsn(postgres, "postgres"))
+    yield server
+    await server.close()
 
 
 @pytest.fixture

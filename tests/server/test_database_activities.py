@@ -1,5 +1,6 @@
 """Clones and drops ask the registry, while they hold the fence, whether they are still wanted."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from instances.catalog import Catalog
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 from instances.status import Template
-from settings import Settings
+from tests.server.looking import FENCE_AWAITED, until
 
 Activities = Callable[[Any], DatabaseActivities]
 
@@ -125,19 +126,22 @@ async def test_nothing_is_made_when_the_job_is_late(
 
 
 async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_taken(
-    activities: Activities, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities, server: Server, job: InstanceJob, admin: asyncpg.Connection
 ) -> None:
     registry = _answering(True, False)
+    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    async with server.fenced(owner):
+        late = asyncio.create_task(ActivityEnvironment().run(activities(registry).provision, job))
+        await until(lambda: admin.fetchval(FENCE_AWAITED))
     with pytest.raises(ApplicationError):
-        await ActivityEnvironment().run(activities(registry).provision, job)
+        await late
     assert registry.remaining == []
     assert await _databases(admin, job) == set()
 
 
 async def test_fence_is_left_alone_when_the_job_is_late(
-    activities: Activities, settings: Settings, job: InstanceJob
+    activities: Activities, server: Server, job: InstanceJob
 ) -> None:
-    server = Server(settings.master_dsn.get_secret_value())
     async with server.fenced(Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)) as session:
         with pytest.raises(ApplicationError):
             await ActivityEnvironment().run(activities(_answering(False)).provision, job)
@@ -250,9 +254,9 @@ async def test_database_is_dropped_when_a_failed_rename_has_left_it_another_name
 
 
 async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back(
-    activities: Activities, registry: Registry, renaming: InstanceJob, settings: Settings
+    activities: Activities, registry: Registry, renaming: InstanceJob, server: Server
 ) -> None:
-    server, unused = Server(settings.master_dsn.get_secret_value()), cast("Any", None)
+    unused = cast("Any", None)
     reconcile = ReconcileActivities(registry, server, unused, unused, unused)
 
     async def leftovers() -> list[InstanceJob]:

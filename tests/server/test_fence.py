@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import asyncpg
@@ -9,14 +10,13 @@ import pytest
 
 from cli.postgres import EmbeddedPostgres
 from databases import server as databases_server
-from databases.errors import DatabaseFaultError
+from databases.errors import DatabaseFaultError, faults_explained
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, provision
 from databases.server import Server
-from tests.server.looking import exists, until
+from tests.server.looking import FENCE_AWAITED, exists, until
 from tests.servers import MINIMAL_TEMPLATE, session
 
-WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
@@ -40,7 +40,7 @@ async def test_second_attempt_waits_when_the_first_holds_the_fence(
 ) -> None:
     async with server.fenced(owner) as fenced:
         second = asyncio.create_task(taken(server, owner))
-        await until(lambda: admin.fetchval(WAITING))
+        await until(lambda: admin.fetchval(FENCE_AWAITED))
         assert not second.done()
         assert await backend_of(fenced)
     async with asyncio.timeout(1):
@@ -50,6 +50,56 @@ async def test_second_attempt_waits_when_the_first_holds_the_fence(
 
 async def _none(admin: asyncpg.Connection, query: str) -> bool:
     return not await admin.fetchval(query)
+
+
+async def test_session_is_used_again_without_its_fence_when_all_went_well(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    first = await taken(server, owner)
+    async with server.session() as again:
+        assert await backend_of(again) == first
+        assert await admin.fetchval(HELD) == 0
+
+
+async def test_session_is_closed_when_anything_went_wrong_on_it(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    first = await taken(server, owner)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with server.fenced(owner) as fenced:
+            await fenced.execute("SELECT 1 / 0")
+    assert await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", first) == 0
+    assert await taken(server, owner) != first
+
+
+async def test_next_session_is_a_new_one_when_the_server_ended_the_one_that_was_kept(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    first = await taken(server, owner)
+    assert await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
+    await until(lambda: _is_replaced(server, first))
+
+
+async def _is_replaced(server: Server, backend: int) -> bool:
+    with suppress(DatabaseFaultError):  # which is tried again
+        async with server.session() as session:
+            with faults_explained({}):
+                return await backend_of(session) != backend
+    return False
+
+
+async def test_nobody_is_waited_for_when_the_caller_finds_that_it_must_not(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    async def refuse() -> None:
+        raise PermissionError
+
+    async with server.fenced(owner) as fenced:
+        with pytest.raises(PermissionError):
+            async with server.fenced(owner, before_waiting=refuse):
+                pass
+        assert await admin.fetchval(FENCE_AWAITED) == 0
+        assert await backend_of(fenced)
 
 
 async def test_fence_is_free_when_its_holder_was_killed(server: Server, owner: Owner) -> None:
@@ -120,7 +170,7 @@ async def test_jobs_of_an_instance_share_its_fence_when_they_follow_each_other(
 ) -> None:
     async with server.fenced(owner):
         second = asyncio.create_task(taken(server, replace(owner, job_id="DeleteInstanceJob-1-2")))
-        await until(lambda: admin.fetchval(WAITING))
+        await until(lambda: admin.fetchval(FENCE_AWAITED))
     await second
 
 
@@ -147,11 +197,11 @@ async def test_nothing_stays_behind_when_a_waiting_attempt_is_cancelled(
 ) -> None:
     async with server.fenced(owner):
         second = asyncio.create_task(taken(server, owner))
-        await until(lambda: admin.fetchval(WAITING))
+        await until(lambda: admin.fetchval(FENCE_AWAITED))
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        assert await admin.fetchval(WAITING) == 0
+        assert await admin.fetchval(FENCE_AWAITED) == 0
 
 
 async def test_next_attempt_succeeds_soon_when_a_client_was_killed_while_it_cloned(

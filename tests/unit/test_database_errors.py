@@ -56,6 +56,7 @@ def test_server_words_are_not_told_when_a_fault_is_explained(sqlstate: str) -> N
         ConnectionRefusedError("hidden"),
         TimeoutError("hidden"),
         asyncpg.InterfaceError("hidden"),
+        asyncpg.InternalClientError("hidden"),
         asyncpg.ConnectionDoesNotExistError("hidden"),
     ],
 )
