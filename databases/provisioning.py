@@ -3,6 +3,7 @@
 Everything here runs on a fenced session and may be repeated after any interruption.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import asyncpg
@@ -20,6 +21,9 @@ FILE_COPY_FROM_BYTES = 100 * 1024 * 1024
 _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
+
+_Found = Mapping[str, asyncpg.Record]
+"""Databases of the server, by name."""
 
 _FAULTS_OF_A_SPARE = (
     asyncpg.InvalidCatalogNameError,
@@ -73,9 +77,10 @@ async def provision(session: asyncpg.Connection, request: CloneRequest) -> Made:
         DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
     """
     with faults_explained({}):
-        if await _is_published(session, request.owner, request.database):
+        found = await _find(session, request.database, request.owner.staging_name)
+        if _is_published(found.get(request.database), request.owner):
             return Made(await _size(session, request.database) or 0)
-        await drop(session, request.owner, request.database, published=True)
+        await _drop(session, request.owner, request.database, found, published=True)
         if (claimed := await _claim(session, request)) is not None:
             return Made(claimed.size_bytes, claimed=True)
         size = await clone(session, request.copy)
@@ -101,7 +106,7 @@ async def is_foreign(session: asyncpg.Connection, owner: Owner, database: str) -
         DatabaseFaultError: the server is away, …
     """
     with faults_explained({}):
-        found = await _find(session, database)
+        found = (await _find(session, database)).get(database)
     return found is not None and not owner.owns(found["comment"])
 
 
@@ -120,31 +125,30 @@ async def drop(session: asyncpg.Connection, owner: Owner, database: str, *, publ
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     with faults_explained({}):
-        await drop_staging(session, owner)
-        found = await _find(session, database)
-        if found is None:
-            return
-        if not owner.owns(found["comment"]):
-            if published:
-                raise NotOursError(database)
-            return
-        await drop_database(session, database, invalid=found["datconnlimit"] == INVALID)
+        found = await _find(session, database, owner.staging_name)
+        await _drop(session, owner, database, found, published=published)
 
 
-async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
-    """Remove what an interrupted clone left under the instance's private name.
+async def _drop(
+    session: asyncpg.Connection, owner: Owner, database: str, found: _Found, *, published: bool
+) -> None:
+    """The same, of what was found."""
+    if owner.staging_name in found:
+        await _drop_staging(session, owner)
+    if database not in found:
+        return
+    if owner.owns(found[database]["comment"]):
+        await drop_database(session, database, invalid=found[database]["datconnlimit"] == INVALID)
+    elif published:
+        raise NotOursError(database)
 
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
-    with faults_explained({}):
-        if await _find(session, owner.staging_name) is not None:
-            await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", owner.staging_name)
+
+async def _drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
+    await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", owner.staging_name)
 
 
-async def _is_published(session: asyncpg.Connection, owner: Owner, database: str) -> bool:
+def _is_published(found: asyncpg.Record | None, owner: Owner) -> bool:
     """Whether the instance's database is there, and no removal of it was begun and interrupted."""
-    found = await _find(session, database)
     if found is None or not owner.owns(found["comment"]):
         return False
     return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID
@@ -250,7 +254,7 @@ async def _publish(session: asyncpg.Connection, request: CloneRequest, private_n
         )
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
         # Somebody took the name while the clone ran.
-        await drop_staging(session, request.owner)
+        await _drop_staging(session, request.owner)
         raise NotOursError(request.database) from None
 
 
@@ -273,12 +277,14 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
         await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", database)
 
 
-async def _find(session: asyncpg.Connection, database: str) -> asyncpg.Record | None:
-    return await session.fetchrow(
-        "SELECT shobj_description(oid, 'pg_database') AS comment, datallowconn, datconnlimit"
-        " FROM pg_database WHERE datname = $1",
-        database,
+async def _find(session: asyncpg.Connection, *names: str) -> _Found:
+    rows = await session.fetch(
+        "SELECT datname, shobj_description(oid, 'pg_database') AS comment, datallowconn, datconnlimit"
+        # Of the type `name`, which refuses what PostgreSQL would cut.
+        " FROM pg_database WHERE datname = ANY($1::name[])",
+        names,
     )
+    return {row["datname"]: row for row in rows}
 
 
 async def _size(session: asyncpg.Connection, database: str) -> int | None:
