@@ -1,5 +1,7 @@
 """The registry's connection pool."""
 
+import math
+import time
 from functools import partial
 from typing import Any
 
@@ -7,12 +9,17 @@ import asyncpg
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 _CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection: a registry that is away shall be reported, not waited for."""
 _STATEMENT_TIMEOUT = 10
 """Seconds to wait for an answer: a registry that is frozen is away as well."""
+
+_TRUSTED_SECONDS = 1
+"""How long after its last use a connection is not asked whether it answers: much is asked of it just now."""
+_USED_AT = "used at"
 
 
 def create_registry_engine(
@@ -29,14 +36,28 @@ def create_registry_engine(
         max_overflow=0,
         hide_parameters=True,
     )
-    # Not `pool_pre_ping`, which puts BEGIN and ROLLBACK around its question.
+    # Not `pool_pre_ping`, which asks each time, with BEGIN and ROLLBACK around its question.
+    event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _require_answer)
     return engine
 
 
-def _require_answer(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter of asyncpg's
-    """Have the pool replace its connections if this one does not answer."""
+def _note_use(_: object, entry: ConnectionPoolEntry) -> None:
+    entry.info[_USED_AT] = time.monotonic()
+
+
+def _require_answer(
+    connection: Any,  # noqa: ANN401 - SQLAlchemy's adapter of asyncpg's
+    entry: ConnectionPoolEntry,
+    *_: object,
+) -> None:
+    """Have the pool replace its connections if this one is closed, or was idle and does not answer."""
+    session: asyncpg.Connection = connection.driver_connection
+    if session.is_closed():
+        raise InvalidatePoolError
+    if time.monotonic() - entry.info.get(_USED_AT, -math.inf) < _TRUSTED_SECONDS:
+        return
     try:
-        await_only(connection.driver_connection.execute("SELECT 1"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await_only(session.execute("SELECT 1"))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         raise InvalidatePoolError from None

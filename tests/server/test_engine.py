@@ -4,8 +4,11 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from instances import engine as instances_engine
 from instances.engine import create_registry_engine
 from instances.migrations import upgrade
+
+_LAST_QUERY = "SELECT query FROM pg_stat_activity WHERE pid = $1"
 
 
 @pytest.mark.parametrize(
@@ -33,8 +36,9 @@ async def test_registry_is_reached_when_its_address_begins_with_postgres(registr
 
 
 async def test_dead_connection_is_replaced_when_it_is_taken_from_the_pool(
-    registry_dsn: str, rows: asyncpg.Connection
+    registry_dsn: str, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(instances_engine, "_TRUSTED_SECONDS", 0)
     engine = create_registry_engine(registry_dsn, pool_size=1)
     try:
         async with engine.connect() as connection:
@@ -42,5 +46,42 @@ async def test_dead_connection_is_replaced_when_it_is_taken_from_the_pool(
         assert await rows.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT pg_backend_pid()")) != first
+    finally:
+        await engine.dispose()
+
+
+async def test_closed_connection_is_replaced_when_it_was_used_a_moment_ago(registry_dsn: str) -> None:
+    engine = create_registry_engine(registry_dsn, pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            first = await connection.scalar(text("SELECT pg_backend_pid()"))
+            raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        raw.terminate()
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT pg_backend_pid()")) != first
+    finally:
+        await engine.dispose()
+
+
+async def test_connection_is_asked_whether_it_answers_only_when_it_was_idle(
+    registry_dsn: str, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_registry_engine(registry_dsn, pool_size=1)
+    last_query = text("SELECT pg_backend_pid()")
+
+    async def first_statement() -> str:
+        """What the connection was asked when it was taken."""
+        async with engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            return str(await rows.fetchval(_LAST_QUERY, raw.get_server_pid()))
+
+    try:
+        async with engine.connect() as connection:
+            await connection.scalar(last_query)
+        assert await first_statement() != "SELECT 1"
+        monkeypatch.setattr(instances_engine, "_TRUSTED_SECONDS", 0)
+        assert await first_statement() == "SELECT 1"
     finally:
         await engine.dispose()
