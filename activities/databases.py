@@ -16,7 +16,7 @@ from activities.tenant import Tenant
 from databases import provisioning, renaming
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest
+from databases.provisioning import CloneRequest, TemplateSizes
 from instances.jobs import InstanceJob
 from instances.status import InstanceStatus, Operation
 from logs import fault_name
@@ -49,6 +49,7 @@ class DatabaseActivities:
     def __init__(self, tenant: Tenant, refill: Callable[[], None] | None = None) -> None:
         self._tenant = tenant
         self._refill = refill
+        self._template_sizes = TemplateSizes()
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
@@ -59,7 +60,7 @@ class DatabaseActivities:
             with faults_reported():
                 request = await self._request(job)
                 async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
-                    made = await provisioning.provision(session, request)
+                    made = await provisioning.provision(session, request, self._template_sizes)
                 if not made.claimed:
                     await provisioning.verify(self._tenant.server, job.database)
             connection_string = self._tenant.connection_strings.encrypted(job.database)

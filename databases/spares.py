@@ -30,6 +30,9 @@ LEFT JOIN pg_shdescription ON objoid = db.oid AND classoid = 'pg_database'::regc
 WHERE starts_with(datname, $1) OR datname = ANY($2::text[])
 ORDER BY random()  -- so that those who look at once do not all reach for the same one
 """
+_STATE = """
+SELECT oid::int8, xmin::text::int8 FROM pg_database WHERE datname = $1 AND NOT datallowconn
+"""
 _TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended($1, 0))"
 
@@ -128,6 +131,12 @@ async def look(session: asyncpg.Connection, installation: str, templates: Collec
             if row["datname"] in templates and not row["datallowconn"]
         },
     )
+
+
+async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint | None:
+    """The state of a template; None if it is open, or missing."""
+    row = await session.fetchrow(_STATE, template)
+    return None if row is None else Fingerprint(row["oid"], row["xmin"])
 
 
 @asynccontextmanager

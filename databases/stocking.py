@@ -8,7 +8,7 @@ import asyncpg
 
 from databases import provisioning, spares
 from databases.errors import DatabaseFaultError, faults_explained
-from databases.provisioning import Copy
+from databases.provisioning import Copy, TemplateSizes
 from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark, Stock
 from settings import CloneStrategy, Settings
@@ -85,6 +85,7 @@ class SpareStock:
         self._templates = sorted(templates)
         self._strategy = strategy
         self._limits = limits
+        self._sizes = TemplateSizes()
 
     @classmethod
     def from_settings(
@@ -152,7 +153,7 @@ class SpareStock:
 
     async def _make(self, session: asyncpg.Connection, order: SpareOrder, state: Fingerprint) -> None:
         copy = Copy(order.template, order.name, self._strategy)
-        size = await provisioning.clone(session, copy)
+        size = await provisioning.clone(session, copy, self._sizes)
         await self._prove(session, order.name)
         if (await self._look(session)).states.get(order.template) != state:
             raise DatabaseFaultError(
@@ -190,10 +191,19 @@ class SpareStock:
     ) -> tuple[Stock, Mapping[str, Sequence[Spare | None]]]:
         """What there is, and the places that the limits allow it."""
         stock = await self._look(session)
-        sizes = {template: await _size(session, template) for template in self._templates}
+        sizes = {template: await self._size(session, template) for template in self._templates}
         return stock, allotted(
             stock, {name: size for name, size in sizes.items() if size is not None}, self._limits
         )
+
+    async def _size(self, session: asyncpg.Connection, template: str) -> int | None:
+        """The template's size; None if it is missing or may not be read: then there are no spares of it."""
+        try:
+            return await self._sizes.of(session, template)
+        except DatabaseFaultError as fault:
+            if fault.retryable:
+                raise
+            return None
 
     def _all(self, marked: Collection[str]) -> list[str]:
         return [*self._templates, *sorted(set(marked) - set(self._templates))]
@@ -226,13 +236,3 @@ def _shelf(stock: Stock, template: str, wanted: int) -> Shelf:
     marks = [spare.mark for spare in stock.spares if spare.mark and spare.mark.template == template]
     ready = stock.ready(template)
     return Shelf(template, wanted, len(ready), len(marks) - len(ready), sum(it.size_bytes for it in marks))
-
-
-async def _size(session: asyncpg.Connection, template: str) -> int | None:
-    """The template's size; None if it is missing or may not be read: then there are no spares of it."""
-    try:
-        return await provisioning.template_size(session, template)
-    except DatabaseFaultError as fault:
-        if fault.retryable:
-            raise
-        return None

@@ -14,7 +14,7 @@ import asyncpg
 from databases import spares
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, provision
+from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from databases.stocking import Limits, SpareStock
 from settings import CloneStrategy
@@ -49,7 +49,7 @@ async def _claim(server: Server, installation: str, template: str, number: int) 
     async with server.fenced(owner) as session:
         if not (await spares.look(session, installation, [template])).ready(template):
             return  # clones take time, and are tested elsewhere
-        made = await provision(session, request)
+        made = await provision(session, request, TemplateSizes())
         oid = await _oid(session, database)
     if made.claimed:
         print(database, oid, owner.mark, flush=True)  # noqa: T201 - the answer

@@ -39,7 +39,9 @@ async def completed(
     owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
-            fenced, CloneRequest(owner, MINIMAL_TEMPLATE, job.database, CloneStrategy.AUTO)
+            fenced,
+            CloneRequest(owner, MINIMAL_TEMPLATE, job.database, CloneStrategy.AUTO),
+            provisioning.TemplateSizes(),
         )
     strings = OdsConnectionStrings.from_settings(settings)
     await registry.finish_create(job, strings.encrypted(job.database))

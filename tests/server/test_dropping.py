@@ -8,7 +8,7 @@ import pytest
 
 from cli.postgres import EmbeddedPostgres
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.provisioning import CloneRequest, drop, provision
+from databases.provisioning import CloneRequest, TemplateSizes, drop, provision
 from databases.server import Server
 from tests.server.looking import exists, fingerprint, make_foreign, persistent_sessions, row_of
 from tests.servers import session
@@ -16,7 +16,7 @@ from tests.servers import session
 
 async def provisioned(server: Server, wanted: CloneRequest) -> None:
     async with server.fenced(wanted.owner) as fenced:
-        await provision(fenced, wanted)
+        await provision(fenced, wanted, TemplateSizes())
 
 
 async def dropped(server: Server, wanted: CloneRequest, *, published: bool = True) -> None:

@@ -12,7 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from databases import server as databases_server
 from databases.errors import DatabaseFaultError, faults_explained
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, provision
+from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from tests.server.looking import FENCE_AWAITED, exists, until
 from tests.servers import MINIMAL_TEMPLATE, session
@@ -131,7 +131,7 @@ async def test_holder_is_ended_in_the_middle_of_its_statement_when_it_does_not_l
     await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         async with session(postgres.dsn(MINIMAL_TEMPLATE)), server.fenced(wanted.owner) as fenced:
-            stuck = asyncio.create_task(provision(fenced, wanted))
+            stuck = asyncio.create_task(provision(fenced, wanted, TemplateSizes()))
             await until(lambda: admin.fetchval(_creating()))
             async with asyncio.timeout(2):
                 await taken(server, wanted.owner)
@@ -210,7 +210,7 @@ async def test_next_attempt_succeeds_soon_when_a_client_was_killed_while_it_clon
     await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         async with session(postgres.dsn(MINIMAL_TEMPLATE)), server.fenced(wanted.owner) as fenced:
-            killed = asyncio.create_task(provision(fenced, wanted))
+            killed = asyncio.create_task(provision(fenced, wanted, TemplateSizes()))
             await until(lambda: admin.fetchval(_creating()))
             fenced.terminate()
             await until(
@@ -222,5 +222,5 @@ async def test_next_attempt_succeeds_soon_when_a_client_was_killed_while_it_clon
         await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
     assert not await exists(admin, wanted.owner.staging_name)
     async with asyncio.timeout(3), server.fenced(wanted.owner) as fenced:
-        await provision(fenced, wanted)
+        await provision(fenced, wanted, TemplateSizes())
     assert await exists(admin, wanted.database)

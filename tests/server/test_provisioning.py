@@ -12,7 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from databases import provisioning
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, provision, verify
+from databases.provisioning import CloneRequest, TemplateSizes, provision, verify
 from databases.server import Server
 from settings import CloneStrategy
 from tests.server.looking import exists, fingerprint, make_foreign, row_of, until
@@ -29,7 +29,7 @@ from tests.servers import (
 
 async def provisioned(server: Server, wanted: CloneRequest) -> int:
     async with server.fenced(wanted.owner) as fenced:
-        return (await provision(fenced, wanted)).size_bytes
+        return (await provision(fenced, wanted, TemplateSizes())).size_bytes
 
 
 async def fault_of(server: Server, wanted: CloneRequest) -> DatabaseFaultError:
@@ -115,7 +115,7 @@ async def test_files_are_copied_as_the_server_says_when_they_are_copied(
 ) -> None:
     async with server.fenced(wanted.owner) as fenced:
         await fenced.execute("SET file_copy_method = clone")  # as its administrator would
-        await provision(fenced, replace(wanted, strategy=CloneStrategy.FILE_COPY))
+        await provision(fenced, replace(wanted, strategy=CloneStrategy.FILE_COPY), TemplateSizes())
         assert await fenced.fetchval("SHOW file_copy_method") == "clone"
     await verify(server, wanted.database)
 

@@ -11,7 +11,7 @@ import pytest
 from cli.postgres import EmbeddedPostgres
 from databases import renaming
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.provisioning import CloneRequest, is_foreign, provision
+from databases.provisioning import CloneRequest, TemplateSizes, is_foreign, provision
 from databases.renaming import own_names, rename
 from databases.server import Server
 from tests.server.looking import exists, fingerprint, make_foreign, persistent_sessions, row_of, until
@@ -29,7 +29,7 @@ async def new_name(admin: asyncpg.Connection) -> AsyncIterator[str]:
 @pytest.fixture
 async def provisioned(server: Server, wanted: CloneRequest) -> CloneRequest:
     async with server.fenced(wanted.owner) as fenced:
-        await provision(fenced, wanted)
+        await provision(fenced, wanted, TemplateSizes())
     return wanted
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
@@ -15,7 +16,7 @@ from cli.postgres import EmbeddedPostgres
 from databases import provisioning, spares
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, Made, provision, verify
+from databases.provisioning import CloneRequest, Made, TemplateSizes, provision, verify
 from databases.server import Server
 from databases.spares import SpareMark
 from databases.stocking import Limits, Shelf, SpareOrder, SpareStock
@@ -101,7 +102,7 @@ async def oid(admin: asyncpg.Connection, database: str) -> int:
 
 async def provisioned(server: Server, wanted: CloneRequest) -> Made:
     async with server.fenced(wanted.owner) as fenced:
-        return await provision(fenced, wanted)
+        return await provision(fenced, wanted, TemplateSizes())
 
 
 @asynccontextmanager
@@ -190,7 +191,11 @@ async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
     async def kill() -> None:
         async with server.locked(order.name) as filler:
             task = asyncio.create_task(
-                provisioning.clone(filler, provisioning.Copy(template, order.name, CloneStrategy.AUTO))
+                provisioning.clone(
+                    filler,
+                    provisioning.Copy(template, order.name, CloneStrategy.AUTO),
+                    provisioning.TemplateSizes(),
+                )
             )
             await until(lambda: admin.fetchval(creating))
             filler.terminate()
@@ -215,8 +220,8 @@ async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copie
 ) -> None:
     copy = provisioning.clone
 
-    async def overtaken(fenced: asyncpg.Connection, wanted: provisioning.Copy) -> None:
-        await copy(fenced, wanted)
+    async def overtaken(fenced: asyncpg.Connection, wanted: provisioning.Copy, sizes: TemplateSizes) -> None:
+        await copy(fenced, wanted, sizes)
         await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
         await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
 
@@ -570,3 +575,24 @@ async def test_template_gets_no_spares_when_it_is_missing_or_may_not_be_read(
     await admin.execute(f'REVOKE CONNECT ON DATABASE "{template}" FROM PUBLIC')
     await admin.execute(f'ALTER DATABASE "{template}" OWNER TO postgres')
     assert (await stock_of(server, installation, template, PLENTY).tidy()).missing == []
+
+
+async def test_templates_size_is_read_again_only_when_its_state_has_changed(
+    server: Server,
+    template: str,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes, read = TemplateSizes(), Mock(wraps=provisioning._size)  # noqa: SLF001 - what is saved is the point
+    monkeypatch.setattr(provisioning, "_size", read)
+    async with server.session() as asking:
+        before = await sizes.of(asking, template)
+        assert [await sizes.of(asking, template), read.call_count] == [before, 1]
+        await _altered(admin, postgres, template)
+        after = await sizes.of(asking, template)
+        assert [await sizes.of(asking, template), read.call_count] == [after, 2]
+        await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
+        assert [await sizes.of(asking, template), await sizes.of(asking, template)] == [after] * 2
+        assert read.call_count == 4  # whoever is connected may change it meanwhile
+    assert before < after == await admin.fetchval("SELECT pg_database_size($1)", template)
