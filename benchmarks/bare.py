@@ -57,7 +57,7 @@ class BareServer:
         return milliseconds_since(started)
 
     async def settle(self) -> None:
-        """Have server and kernel write what earlier rounds have left, so that the next one does not pay for it."""
+        """Have server and kernel write what earlier rounds have left: the next one shall not pay for it."""
         await self.session.execute("CHECKPOINT")
         await asyncio.to_thread(os.sync)
 

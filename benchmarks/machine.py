@@ -55,12 +55,16 @@ def _processor() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system that holds `folder`: that of the longest mount point above it."""
+    """The file system that holds `folder`, that of the longest mount point above it, with its options."""
     try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+        mounts = [line.split()[1:4] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
         return "unknown"
-    above = [(len(point), kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    above = [
+        (len(point), f"{kind} ({options})")
+        for point, kind, options in mounts
+        if folder.resolve().is_relative_to(point)
+    ]
     return max(above, default=(0, "unknown"))[1]
 
 
