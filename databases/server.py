@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 
@@ -81,18 +81,9 @@ class Server:
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
-        with faults_explained({}):
-            pool = await self._opened_pool()
-            acquired = await pool.acquire(timeout=_CONNECT_TIMEOUT)
-        session = cast("asyncpg.Connection", acquired)  # it has all of its methods
-        try:
+        async with self._kept() as session:
+            await _first_answer(session, "SELECT 1")
             yield session
-        except BaseException:
-            await asyncio.shield(_close(session))
-            raise
-        finally:
-            with suppress(*LOST, asyncpg.PostgresError):  # then the pool has closed it
-                await pool.release(acquired)
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
@@ -137,16 +128,28 @@ class Server:
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
-        async with self.session() as session:
-            with faults_explained({}):
-                # The first question on what may be an old session: a server that is gone shall be noticed.
-                free = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
-            if not free:
+        async with self._kept() as session:
+            if not await _first_answer(session, _TRY_FENCE, key):
                 if before_waiting is not None:
                     await before_waiting()
                 with faults_explained({}):
                     await _take_fence(session, key)
             yield session
+
+    @asynccontextmanager
+    async def _kept(self) -> AsyncIterator[asyncpg.Connection]:
+        with faults_explained({}):
+            pool = await self._opened_pool()
+            acquired = await pool.acquire(timeout=_CONNECT_TIMEOUT)
+        session = cast("asyncpg.Connection", acquired)  # it has all of its methods
+        try:
+            yield session
+        except BaseException:
+            await asyncio.shield(_close(session))
+            raise
+        finally:
+            with suppress(*LOST, asyncpg.PostgresError):  # then the pool has closed it
+                await pool.release(acquired)
 
     async def _opened_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         if self._pool is None:
@@ -160,6 +163,16 @@ class Server:
                 server_settings=_SESSION_SETTINGS,
             )
         return await self._pool
+
+
+async def _first_answer(session: asyncpg.Connection, question: str, *arguments: str) -> Any:  # noqa: ANN401 - SQL's
+    """Ask something on what may be an old session: a server that is gone is noticed, and not waited for."""
+    try:
+        with faults_explained({}):
+            return await session.fetchval(question, *arguments, timeout=_CONNECT_TIMEOUT)
+    except BaseException:
+        session.terminate()
+        raise
 
 
 async def _keep_alive(connection: asyncpg.Connection) -> None:

@@ -1,6 +1,8 @@
 """The fence around one instance: one session at a time, and no way back for whoever has lost it."""
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -78,6 +80,23 @@ async def test_next_session_is_a_new_one_when_the_server_ended_the_one_that_was_
     first = await taken(server, owner)
     assert await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
     await until(lambda: _is_replaced(server, first))
+
+
+async def test_fault_is_told_soon_and_passes_when_a_session_that_was_kept_is_dead(
+    server: Server, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await taken(server, owner)
+    monkeypatch.setattr(databases_server, "_CONNECT_TIMEOUT", 0.2)
+    os.kill(first, signal.SIGSTOP)  # as if its machine had lost its power
+    try:
+        async with asyncio.timeout(2):
+            with pytest.raises(DatabaseFaultError) as caught:
+                await taken(server, owner)
+            monkeypatch.undo()
+            assert await taken(server, owner) != first
+    finally:
+        os.kill(first, signal.SIGCONT)
+    assert caught.value.retryable
 
 
 async def _is_replaced(server: Server, backend: int) -> bool:
