@@ -39,6 +39,7 @@ def run(bench: Bench) -> Findings:
 
 
 async def _post(stack: StackFile, seconds: int) -> list[float]:
+    await _settle(stack)
     async with Client(stack) as client:
         return await _steadily(lambda number: client.request(f"Posted {number}"), seconds)
 
@@ -46,12 +47,19 @@ async def _post(stack: StackFile, seconds: int) -> list[float]:
 async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
     body = {"name": "Posted", "databaseTemplate": "Minimal"}
     over = asyncio.Event()
+    await _settle(stack)
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as beside:
         for _ in range(_BARE_CLONES):
             beside.create_task(_clone_on(stack, over))
         took = await _steadily(lambda _: client.post(url, json=body), seconds)
         over.set()
     return took
+
+
+async def _settle(stack: StackFile) -> None:
+    """Have the start of the stack, or hundreds of bare clones, written before anything is timed."""
+    async with bare_server(stack["postgres"]["master_dsn"]) as server:
+        await server.settle()
 
 
 async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
