@@ -171,7 +171,7 @@ async def _first_answer(session: asyncpg.Connection, question: str, *arguments: 
         with faults_explained({}):
             return await session.fetchval(question, *arguments, timeout=_CONNECT_TIMEOUT)
     except BaseException:
-        session.terminate()
+        _terminate(session)
         raise
 
 
@@ -204,4 +204,9 @@ async def _close(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=_CLOSE_TIMEOUT)
     except (*LOST, asyncpg.PostgresError):
+        _terminate(connection)
+
+
+def _terminate(connection: asyncpg.Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it had broken, and the pool has taken it back
         connection.terminate()

@@ -82,6 +82,21 @@ async def test_next_session_is_a_new_one_when_the_server_ended_the_one_that_was_
     await until(lambda: _is_replaced(server, first))
 
 
+async def test_fault_is_told_when_the_server_ends_a_session_that_is_used(
+    server: Server, owner: Owner, admin: asyncpg.Connection
+) -> None:
+    async def interrupted() -> None:
+        async with server.fenced(owner) as fenced:
+            await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", await backend_of(fenced))
+            with faults_explained({}):
+                await fenced.fetchval("SELECT 1")
+
+    with pytest.raises(DatabaseFaultError) as caught:
+        await interrupted()
+    assert caught.value.retryable
+    assert await taken(server, owner)
+
+
 async def test_fault_is_told_soon_and_passes_when_a_session_that_was_kept_is_dead(
     server: Server, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
