@@ -11,11 +11,13 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
 import asyncpg
+
+from databases.errors import LOST
 
 PREFIX = "ods_spare_"
 
@@ -146,8 +148,9 @@ async def held(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
     try:
         yield free
     finally:
-        if free and not session.is_closed():
-            await session.execute(_UNLOCK, spare)
+        if free:
+            with suppress(*LOST, asyncpg.PostgresError):  # the session has ended, and with it the lock
+                await session.execute(_UNLOCK, spare)
 
 
 def _prefix(installation: str) -> str:
