@@ -85,7 +85,7 @@ class TemporalServer:
 
 
 def _processors() -> int:
-    """Half of them: on all, its threads wake each other, which is a sixth of what they take."""
+    """Half of them: on all, its threads spend much of their time on waking each other (decision 22)."""
     return max(1, (os.cpu_count() or 1) // 2)
 
 
