@@ -42,7 +42,7 @@ def run(bench: Bench) -> Findings:
 
 def run_large(bench: Bench) -> Findings:
     """The same for two templates with data."""
-    return _findings(bench.large, _measured(bench, {bench.medium: 7, bench.large: 7}))
+    return _findings(bench.large, _measured(bench, {bench.medium: 15, bench.large: 15}))
 
 
 def _measured(bench: Bench, rounds: Mapping[TemplateSpec, int]) -> Mapping[TemplateSpec, Rounds]:
