@@ -68,7 +68,7 @@ async def test_connection_is_asked_whether_it_answers_only_when_it_was_idle(
     registry_dsn: str, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = create_registry_engine(registry_dsn, pool_size=1)
-    last_query = text("SELECT pg_backend_pid()")
+    question = text("SELECT pg_backend_pid()")
 
     async def first_statement() -> str:
         """What the connection was asked when it was taken."""
@@ -79,7 +79,7 @@ async def test_connection_is_asked_whether_it_answers_only_when_it_was_idle(
 
     try:
         async with engine.connect() as connection:
-            await connection.scalar(last_query)
+            await connection.scalar(question)
         assert await first_statement() != "SELECT 1"
         monkeypatch.setattr(instances_engine, "_TRUSTED_SECONDS", 0)
         assert await first_statement() == "SELECT 1"
