@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from benchmarks.bare import bare_server, create_many, strategy_for
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Chart, Findings, Measurement, at_most
+from benchmarks.processes import NOBODY, POSTGRES, ProcessorTimes
 from benchmarks.templates import TemplateSpec
 from cli.data_folder import StackFile
 from cli.polling import wait_until
@@ -50,6 +51,8 @@ class Burst:
     bare_one: list[float] = field(default_factory=list)
     alone_accepted: list[float] = field(default_factory=list)
     alone_begun: list[float] = field(default_factory=list)
+    processors: Mapping[str, list[float]] = field(default_factory=dict)
+    bare_processors: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def run(bench: Bench) -> Findings:
@@ -68,17 +71,21 @@ async def _measure(stack: StackFile, bench: Bench, clones: int, best: int, round
     burst = Burst()
     spec, others = bench.many_tables, bench.small
     dsn = stack["postgres"]["master_dsn"]
+    processors, bare_processors = ProcessorTimes(stack), ProcessorTimes(stack)
     async with AsyncExitStack() as opened:
         registry = await opened.enter_async_context(asyncpg.create_pool(stack["postgres"]["admin_dsn"]))
         client = await opened.enter_async_context(Client(stack))
         stranger = await opened.enter_async_context(Client(stack, await client.register("somebody-else")))
         server = await opened.enter_async_context(bare_server(dsn))
         for number in range(rounds):
-            burst.bare.append(await create_many(dsn, spec, clones, best))
+            await server.settle()
+            with bare_processors.round(clones):
+                burst.bare.append(await create_many(dsn, spec, clones, best))
             burst.bare_one.append(await server.create_settled(others, strategy_for(others)))
             await server.settle()
-            await _Round(client, stranger, registry, number, burst).run(clones)
+            await _Round(client, stranger, registry, number, burst).run(clones, processors)
         await _Round(client, stranger, registry, rounds, burst).run_beside_others(clones)
+    burst.processors, burst.bare_processors = processors.rounds, bare_processors.rounds
     return burst
 
 
@@ -92,10 +99,11 @@ class _Round:
     number: int
     into: Burst
 
-    async def run(self, clones: int) -> None:
-        started = time.time()
-        jobs = await self._requested(clones)
-        await self._until_finished(jobs, clones)
+    async def run(self, clones: int, processors: ProcessorTimes) -> None:
+        with processors.round(clones):
+            started = time.time()
+            jobs = await self._requested(clones)
+            await self._until_finished(jobs, clones)
         last = await self.registry.fetchval(_LAST_FINISHED, jobs)
         self.into.total.append(1000 * (last - started))
         await self._look_back(jobs)
@@ -166,9 +174,21 @@ def _findings(
         Measurement("somebody else meanwhile: POST to Completed", burst.visit_completed, bare=one),
         Measurement("delete meanwhile: DELETE to 202", burst.delete_accepted, bare=accepted),
         Measurement("delete meanwhile: commit to InProgress", burst.delete_begun, bare=begun),
+        *_shares(burst),
     ]
     ratio = total.median / bare.median
     limits = [at_most(f"{clones} creates at once / bare clones at the best concurrency", ratio, _LIMIT, "x")]
     curve = {f"{spec}, {strategy_for(spec)}": list(tried.items())}
     chart = Chart("Bare clones at once", "sessions", "ms a clone", curve)
     return Findings(measurements, limits, charts=[chart])
+
+
+def _shares(burst: Burst) -> Iterator[Measurement]:
+    """Where the processors' time goes."""
+    bare = {
+        name: Measurement(f"processor time of {name}, a bare clone", burst.bare_processors[name])
+        for name in (POSTGRES, NOBODY)
+    }
+    yield from bare.values()
+    for name, used in burst.processors.items():
+        yield Measurement(f"processor time of {name}, a create", used, bare=bare.get(name))

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import asyncpg
 from temporalio.client import Client
@@ -15,6 +14,7 @@ from benchmarks import registry_worker
 from benchmarks.apart import apart
 from benchmarks.bench import Bench
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
+from benchmarks.processes import resident_megabytes
 from benchmarks.registry_worker import TASK_QUEUE
 from cli.data_folder import StackFile
 from cli.polling import wait_until
@@ -91,7 +91,7 @@ async def _sweep(stack: StackFile, pid: int, rows: int) -> Sweep:
         await _until_begun(registry, _WARM_UP_ROWS)
         await registry.execute(_FILL, rows, "Swept")
         await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
-        sweep = Sweep(megabytes_before=_megabytes(pid))
+        sweep = Sweep(megabytes_before=resident_megabytes(pid))
         sampler = asyncio.create_task(_sample(pid, stack, sweep))
         sweep.seconds = await _dispatch(temporal, "bench-sweep")
         with suppress(TimeoutError):  # the first steps are no part of the dispatch, but of the memory
@@ -127,7 +127,7 @@ async def _sample(pid: int, stack: StackFile, sweep: Sweep) -> None:
     try:
         while True:
             begun = await registry.fetchval(_BEGUN) - _WARM_UP_ROWS
-            sweep.samples.append((time.perf_counter() - started, begun, _megabytes(pid)))
+            sweep.samples.append((time.perf_counter() - started, begun, resident_megabytes(pid)))
             await asyncio.sleep(_SAMPLE_SECONDS)
     finally:
         await registry.close()
@@ -145,12 +145,6 @@ async def _count(temporal: Client, sweep: Sweep, rows: int) -> None:
     async for execution in temporal.list_workflows(query, page_size=1000):
         sweep.executions[execution.id] += 1
         sweep.started.append(execution.start_time.timestamp())
-
-
-def _megabytes(pid: int) -> float:
-    """Memory that the process has resident."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def _findings(rows: int, sweep: Sweep, bare_moments: Sequence[float]) -> Findings:
