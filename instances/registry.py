@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, insert, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Update, Uuid, any_, exists, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -150,7 +150,7 @@ class Registry:
             _require(instance, step.sources, "retried")
             _advance(instance, step)
             requested = await self._requested(session, instance)
-            await _record_job(session, requested.job, step.job)
+            await session.execute(_job_record(requested.job, step.job))
             return requested
 
     @asynccontextmanager
@@ -175,7 +175,8 @@ class Registry:
         Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
         `refusal` the instance is taken only for the job to fail with it.
         """
-        async with self._transaction() as session:
+        is_all = job.operation is Operation.CREATE
+        async with self._single_statements() if is_all else self._transaction() as session:
             step = status.BEGIN[job.operation]
             held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
             if held and job.operation is Operation.DELETE and job.published:
@@ -186,9 +187,7 @@ class Registry:
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
-        async with self._sessions() as session:
-            # Asked several times a job, and one question needs no transaction around it.
-            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        async with self._single_statements() as session:
             return await _is_at(session, job, state)
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
@@ -242,12 +241,12 @@ class Registry:
         """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
         if job.operation is not Operation.DELETE:
             return False
-        async with self._transaction() as session:
+        async with self._single_statements() as session:
             return await _move(session, job, status.FINISH[Operation.DELETE])
 
     async def fail(self, job: InstanceJob, reason: str) -> bool:
         """Record that `job` gave up, and why. Safe to repeat; returns whether it was the job's to fail."""
-        async with self._transaction() as session:
+        async with self._single_statements() as session:
             return await _move(session, job, status.FAIL[job.operation], errormessage=reason)
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
@@ -265,7 +264,7 @@ class Registry:
 
         Safe to repeat. None if the instance has moved on, and nothing was changed then.
         """
-        async with self._transaction() as session:
+        async with self._single_statements() as session:
             released = await _move(session, job, status.RELEASE[job.operation])
             return replace(job, attempt=job.attempt + 1) if released else None
 
@@ -283,6 +282,13 @@ class Registry:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
         async with self._sessions.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def _single_statements(self) -> AsyncIterator[AsyncSession]:
+        """Each is a transaction of its own, and needs no BEGIN and COMMIT around it."""
+        async with self._sessions() as session:
+            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
             yield session
 
     async def _page(self, states: Collection[InstanceStatus], after: int, limit: int) -> Sequence[DbInstance]:
@@ -358,19 +364,17 @@ async def _move(
 async def _took(
     session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
 ) -> bool:
-    """Take `step` if the row allows it now."""
+    """Take `step` if the row allows it now, and record the same of the job: one statement."""
     token = _token(job, job.attempt if from_attempt is None else from_attempt)
-    moved = await session.scalar(
+    moved = (
         update(DbInstance)
         .where(*token, DbInstance.status.in_(step.sources))
         .values(status=step.target, attempt=job.attempt, lastmodifieddate=models.UTC_NOW, **values)
         .returning(DbInstance.id)
-        .execution_options(synchronize_session=False)
+        .cte("moved")
     )
-    if moved is None:
-        return False
-    await _record_job(session, job, step.job, values.get("errormessage"))
-    return True
+    recorded = _job_record(job, step.job, values.get("errormessage")).where(exists(select(moved.c.id)))
+    return await session.scalar(select(moved.c.id).add_cte(recorded.cte("recorded"))) is not None
 
 
 async def _is_at(session: AsyncSession, job: InstanceJob, target: InstanceStatus) -> bool:
@@ -378,14 +382,13 @@ async def _is_at(session: AsyncSession, job: InstanceJob, target: InstanceStatus
     return await session.scalar(query) is not None
 
 
-async def _record_job(
-    session: AsyncSession, job: InstanceJob, reached: JobStatus, error: object = None
-) -> None:
+def _job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
+    """The statement that records how far `job` is."""
     ended = reached in {JobStatus.COMPLETED, JobStatus.ERROR}
     values = {"status": reached, "errormessage": error, "finishedat": models.UTC_NOW if ended else None}
     if reached is JobStatus.IN_PROGRESS:
         values["startedat"] = models.UTC_NOW
-    await session.execute(update(Job).where(Job.jobid == job.job_id).values(**values))
+    return update(Job).where(Job.jobid == job.job_id).values(**values)
 
 
 async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:

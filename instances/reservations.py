@@ -57,6 +57,13 @@ async def ods_instance_has_name(session: AsyncSession, name: str, but_for: int |
     return (await session.scalars(select(_ods_instance_is_called(name, but_for)))).one()
 
 
+async def ods_instances_have(session: AsyncSession, name: str, ods_instance_id: int) -> tuple[bool, bool]:
+    """Whether an ODS instance is called `name`, and whether one has that id."""
+    has_id = exists().where(OdsInstance.odsinstanceid == ods_instance_id)
+    row = (await session.execute(select(_ods_instance_is_called(name, None), has_id))).one()
+    return row[0], row[1]
+
+
 async def somebody_has_name(session: AsyncSession, name: str, but_for: DbInstance | None = None) -> bool:
     """Whether an ODS instance, or an instance that is not deleted, is called `name` or shall be.
 

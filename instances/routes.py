@@ -11,7 +11,7 @@ from instances.errors import NameTakenError
 from instances.jobs import InstanceJob
 from instances.models import OdsInstance
 from instances.relations import relations_of
-from instances.reservations import lock_name, name_taken, ods_instance_has_name
+from instances.reservations import lock_name, name_taken, ods_instance_has_name, ods_instances_have
 
 
 async def route(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
@@ -21,9 +21,10 @@ async def route(session: AsyncSession, job: InstanceJob, connection_string: str)
         NameTakenError: another one has its name or its id.
     """
     await lock_name(session, job.name)
-    if await ods_instance_has_name(session, job.name):
+    has_name, has_id = await ods_instances_have(session, job.name, job.ods_instance_id)
+    if has_name:
         raise name_taken(job.name)
-    if await session.get(OdsInstance, job.ods_instance_id) is not None:
+    if has_id:
         raise NameTakenError(
             f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
             " Remove it and retry, or delete this instance and create it anew."
