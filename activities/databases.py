@@ -43,11 +43,15 @@ class DatabaseActivities:
 
     Args:
         tenant: whose databases these are.
+        turns: bounds how many of them are worked on at once.
         refill: requests that spares are refilled, after one was taken; without it, none are taken.
     """
 
-    def __init__(self, tenant: Tenant, refill: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, tenant: Tenant, turns: asyncio.Semaphore, refill: Callable[[], None] | None = None
+    ) -> None:
         self._tenant = tenant
+        self._turns = turns
         self._refill = refill
         self._template_sizes = TemplateSizes()
 
@@ -121,14 +125,15 @@ class DatabaseActivities:
 
     @asynccontextmanager
     async def _fenced(self, job: InstanceJob, state: InstanceStatus) -> AsyncIterator[asyncpg.Connection]:
-        """The fence, if the registry says that the job is still at it.
+        """The fence, when it is this job's turn, if the registry says that the job is still at it.
 
         Asked while the fence is held: from then on, whoever works on the instance's databases must first end
         this session. Also asked before somebody else's fence is waited for, so that a late attempt seldom
         disturbs anybody.
         """
         still_due = partial(self._require, job, state)
-        async with self._tenant.server.fenced(owner_of(job), before_waiting=still_due) as session:
+        fence = self._tenant.server.fenced(owner_of(job), before_waiting=still_due)
+        async with self._turns, fence as session:
             await still_due()
             yield session
 

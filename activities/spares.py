@@ -15,22 +15,28 @@ _logger = logging.getLogger(__name__)
 
 
 class SpareActivities:
-    """The steps of a refill."""
+    """The steps of a refill.
 
-    def __init__(self, stock: SpareStock) -> None:
+    Args:
+        stock: the spares.
+        turns: bounds how many databases are worked on at once.
+    """
+
+    def __init__(self, stock: SpareStock, turns: asyncio.Semaphore) -> None:
         self._stock = stock
+        self._turns = turns
 
     @activity.defn
     async def tidy_spares(self) -> Tidied:
         """Remove spares that are of no use, and find out which are missing."""
-        async with heartbeats():
+        async with heartbeats(), self._turns:
             with faults_reported():
                 return await self._stock.tidy()
 
     @activity.defn
     async def fill_spare(self, order: SpareOrder) -> None:
         """Make one spare."""
-        async with heartbeats():
+        async with heartbeats(), self._turns:
             with faults_reported():
                 await self._stock.fill(order)
 

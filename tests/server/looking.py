@@ -10,6 +10,7 @@ import asyncpg
 from tests.servers import session
 
 FENCE_AWAITED = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+FENCES_HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 _OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 1, 2, 3, 4"
 CATALOGS = {
     "schemas": "SELECT nspname FROM pg_namespace ORDER BY 1",

@@ -20,7 +20,8 @@ from instances.catalog import Catalog
 from instances.jobs import InstanceJob
 from instances.registry import Registry
 from instances.status import Template
-from tests.server.looking import FENCE_AWAITED, until
+from tests.server.looking import FENCE_AWAITED, FENCES_HELD, until
+from tests.servers import NUMBERS
 
 Activities = Callable[[Any], DatabaseActivities]
 
@@ -30,7 +31,7 @@ def activities(tenant: Tenant) -> Activities:
     """The activities with a registry of the test's choice."""
 
     def make(registry: Any) -> DatabaseActivities:
-        return DatabaseActivities(replace(tenant, registry=registry))
+        return DatabaseActivities(replace(tenant, registry=registry), asyncio.Semaphore(1))
 
     return make
 
@@ -105,6 +106,28 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
     going = cast("Any", SimpleNamespace(holds=registry.holds, finish_create=away, finish_delete=away))
     assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
     assert (await catalog.instance(job.instance_id)).status == "InProgress"
+
+
+async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
+    activities: Activities, registry: Registry, admin: asyncpg.Connection
+) -> None:
+    """The others, fetched ahead, hold no fence yet."""
+    fences: list[int] = []
+
+    async def holds(*_: object) -> bool:
+        fences.append(await admin.fetchval(FENCES_HELD))
+        return True
+
+    async def finish_create(*_: object) -> bool:
+        return True
+
+    watched = activities(cast("Any", SimpleNamespace(holds=holds, finish_create=finish_create)))
+    names = [f"Turn {next(NUMBERS)}" for _ in range(3)]
+    jobs = [(await registry.reserve(name, Template.MINIMAL)).job for name in names]
+    await asyncio.gather(*(ActivityEnvironment().run(watched.provision, job) for job in jobs))
+    assert fences == [1, 1, 1]
+    for job in jobs:
+        assert await _databases(admin, job) == {job.database}
 
 
 @pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "finished"])
