@@ -126,6 +126,7 @@ class _Stack:
             "TEMPORAL_ADDRESS": self._temporal.address,
             "TEMPORAL_NAMESPACE": temporal_server.NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
+            "PGSSLMODE": "disable",  # every connection would ask, and the server has no certificate
         }
         return settings_of_stack()
 
