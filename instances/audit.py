@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, insert, literal, select
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from instances.engine import single_statements
 from instances.models import UTC_NOW, AuditRow
 
 
@@ -42,9 +43,7 @@ class AuditTrail:
     """Reads and extends the trail; nothing in it is ever changed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        # One statement needs no transaction around it.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = single_statements(engine)
 
     async def record(self, entry: AuditEntry) -> None:
         """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
@@ -63,8 +62,8 @@ class AuditTrail:
         # Nobody waits until the disk has it, nor do the commits of requests behind it.
         unhurried = func.set_config("synchronous_commit", "off", True).alias("unhurried")
         values = select(*map(_expression, row, row.values())).select_from(unhurried)
-        async with self._engine.connect() as connection:
-            await connection.execute(insert(AuditRow).from_select(list(row), values))
+        async with self._sessions() as session:
+            await session.execute(insert(AuditRow).from_select(list(row), values))
 
     async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
         """A page of entries, the newest first."""

@@ -1,14 +1,15 @@
-"""What the registry shows: pages and single rows, read in one transaction each."""
+"""What the registry shows: pages and single rows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from instances.applications import Application, applications_of
+from instances.engine import single_statements
 from instances.errors import InstanceNotFoundError
 from instances.listing import Listing, Page, by_utf16
 from instances.models import (
@@ -49,7 +50,7 @@ class Catalog:
     """Reads one tenant's instances, jobs and ODS instances."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = single_statements(engine)
 
     async def database(self) -> str:
         """Name of the registry's own database."""

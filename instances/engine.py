@@ -1,4 +1,4 @@
-"""The registry's connection pool."""
+"""The registry's connection pool, and sessions of it."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
@@ -40,6 +40,11 @@ def create_registry_engine(
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _require_answer)
     return engine
+
+
+def single_statements(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions whose statements are transactions of their own, and need no BEGIN and COMMIT around them."""
+    return async_sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
 
 
 def _note_use(_: object, entry: ConnectionPoolEntry) -> None:

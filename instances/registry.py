@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from instances import models, status
+from instances.engine import single_statements
 from instances.errors import InstanceNotFoundError, RefusedError
 from instances.jobs import ExecutionPolicy, InstanceJob
 from instances.models import DbInstance, Job
@@ -55,11 +56,13 @@ class Requested:
 class Registry:
     """The state changes of one tenant's instances.
 
-    Every method is one transaction. Connection faults come through as SQLAlchemy's and asyncpg's errors.
+    Every change is one statement or one transaction. Connection faults come through as SQLAlchemy's and
+    asyncpg's errors.
     """
 
     def __init__(self, engine: AsyncEngine, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._transaction = async_sessionmaker(engine, expire_on_commit=False).begin
+        self._single_statements = single_statements(engine)
         self._policy = policy
         self._tenant = tenant
         self._installation: str | None = None
@@ -67,7 +70,7 @@ class Registry:
     async def installation(self) -> str:
         """The id of this installation, which never changes."""
         if self._installation is None:
-            async with self._transaction() as session:
+            async with self._single_statements() as session:
                 self._installation = str((await session.scalars(select(models.Installation.id))).one())
         return self._installation
 
@@ -274,26 +277,14 @@ class Registry:
             DbInstance.status == InstanceStatus.ERROR,
             DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid))),
         )
-        async with self._transaction() as session:
+        async with self._single_statements() as session:
             return [
                 self._job(row, row.attempt) for row in await session.scalars(query.order_by(DbInstance.id))
             ]
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncSession]:
-        async with self._sessions.begin() as session:
-            yield session
-
-    @asynccontextmanager
-    async def _single_statements(self) -> AsyncIterator[AsyncSession]:
-        """Each is a transaction of its own, and needs no BEGIN and COMMIT around it."""
-        async with self._sessions() as session:
-            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-            yield session
-
     async def _page(self, states: Collection[InstanceStatus], after: int, limit: int) -> Sequence[DbInstance]:
         query = select(DbInstance).where(DbInstance.status.in_(states), DbInstance.id > after)
-        async with self._transaction() as session:
+        async with self._single_statements() as session:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
 
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
