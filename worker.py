@@ -6,6 +6,7 @@ databases, which may hang, are read on the third.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -209,6 +210,7 @@ async def main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gc.freeze()  # what is here by now stays: no job shall wait while it is looked through for garbage
     await run(settings, stop)
 
 

@@ -1,6 +1,7 @@
 """Work in a process of its own, so that whoever makes the load takes no time from whoever looks on."""
 
 import asyncio
+import gc
 import multiprocessing
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,4 +30,5 @@ def meanwhile(
 
 
 def _run(work: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - any
+    gc.freeze()  # the pauses of whoever holds the watch are nobody's
     return asyncio.run(work(*args, **kwargs))

@@ -9,7 +9,14 @@ import asyncpg
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
 
-_POSTGRES_SETTINGS = ("shared_buffers", "max_wal_size", "wal_level", "fsync", "file_copy_method")
+_POSTGRES_SETTINGS = (
+    "shared_buffers",
+    "max_wal_size",
+    "wal_level",
+    "wal_init_zero",
+    "fsync",
+    "file_copy_method",
+)
 
 
 def describe() -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api.app import create_app
+from api.app import app_with
 from api.auth import Tokens
 from settings import DEFAULT_TENANT, AnySettings
 from worker import run
@@ -25,7 +25,7 @@ async def running(settings: AnySettings, temporal_address: str) -> AsyncIterator
     """The API, started and stopped as a server does it."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TEMPORAL_ADDRESS", temporal_address)
-        app = create_app(settings)
+        app = app_with(settings)
         async with app.router.lifespan_context(app):
             yield app
 
