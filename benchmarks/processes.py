@@ -45,6 +45,9 @@ class ProcessorTimes:
 
 def _used_by(process: psutil.Process) -> float:
     """Also by children that have ended: the kernel adds their time to that of the parent that reaped them."""
-    times = process.cpu_times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return 1000 * own + sum(map(_used_by, process.children()))
+    try:
+        times = process.cpu_times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return 1000 * own + sum(map(_used_by, process.children()))
+    except psutil.NoSuchProcess:  # just now: its time is its parent's
+        return 0
