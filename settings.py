@@ -172,6 +172,9 @@ class ServiceSettings(BaseSettings):
     ddl_concurrency: int = Field(
         default=3, ge=1, le=100, description="Databases a worker creates or drops at once."
     )
+    ddl_prefetch: int = Field(
+        default=0, ge=0, le=100, description="Jobs a worker fetches beyond those, to have the next at hand."
+    )
     refresh_concurrency: int = Field(
         default=8,
         ge=1,

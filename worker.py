@@ -26,6 +26,7 @@ from activities.registry import RegistryActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.sweep import SweepActivities
 from activities.tenant import Tenant, composed
+from activities.turns import Turns
 from instances.education_organizations import EducationOrganizations
 from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
@@ -59,9 +60,6 @@ _STICKY_TIMEOUT = timedelta(milliseconds=500)
 _HEARTBEAT_THROTTLE = timedelta(seconds=1)
 _POLLERS = 2
 """Polls a worker has open on a queue. A worker that is paused swallows the task of each of them."""
-
-_FETCHED_AHEAD = 2
-"""Databases that a worker knows it shall make next, so that none of its turns waits for Temporal."""
 
 _CACHED_WORKFLOWS = 200
 """Workflows kept in memory; one that was put out is replayed from its short history when it goes on."""
@@ -114,7 +112,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that creates and drops a tenant's databases."""
     settings = tenant.settings
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
-    turns = asyncio.Semaphore(settings.ddl_concurrency)
+    turns = Turns(settings.ddl_concurrency)
     databases = DatabaseActivities(tenant, turns, refill if settings.spares else None)
     spares = SpareActivities(tenant.spares, turns)
     return Worker(
@@ -128,7 +126,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             spares.tidy_spares,
             spares.fill_spare,
         ],
-        max_concurrent_activities=settings.ddl_concurrency + _FETCHED_AHEAD,
+        max_concurrent_activities=settings.ddl_concurrency + settings.ddl_prefetch,
         max_concurrent_activity_task_polls=1,
         # By default heartbeats are held back for four fifths of their timeout, which leaves little to spare.
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,

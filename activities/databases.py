@@ -13,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.heartbeats import heartbeats
 from activities.tenant import Tenant
+from activities.turns import Turns
 from databases import provisioning, renaming
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
@@ -43,13 +44,11 @@ class DatabaseActivities:
 
     Args:
         tenant: whose databases these are.
-        turns: bounds how many of them are worked on at once.
+        turns: bounds how many of them are worked on at once. Proof and outcome come after one's turn.
         refill: requests that spares are refilled, after one was taken; without it, none are taken.
     """
 
-    def __init__(
-        self, tenant: Tenant, turns: asyncio.Semaphore, refill: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, tenant: Tenant, turns: Turns, refill: Callable[[], None] | None = None) -> None:
         self._tenant = tenant
         self._turns = turns
         self._refill = refill
@@ -133,7 +132,7 @@ class DatabaseActivities:
         """
         still_due = partial(self._require, job, state)
         fence = self._tenant.server.fenced(owner_of(job), before_waiting=still_due)
-        async with self._turns, fence as session:
+        async with self._turns.taken(), fence as session:
             await still_due()
             yield session
 

@@ -9,6 +9,7 @@ from temporalio.service import RPCError
 
 from activities.databases import faults_reported
 from activities.heartbeats import heartbeats
+from activities.turns import Turns
 from databases.stocking import SpareOrder, SpareStock, Tidied
 
 _logger = logging.getLogger(__name__)
@@ -22,21 +23,21 @@ class SpareActivities:
         turns: bounds how many databases are worked on at once.
     """
 
-    def __init__(self, stock: SpareStock, turns: asyncio.Semaphore) -> None:
+    def __init__(self, stock: SpareStock, turns: Turns) -> None:
         self._stock = stock
         self._turns = turns
 
     @activity.defn
     async def tidy_spares(self) -> Tidied:
         """Remove spares that are of no use, and find out which are missing."""
-        async with heartbeats(), self._turns:
+        async with heartbeats(), self._turns.taken():
             with faults_reported():
                 return await self._stock.tidy()
 
     @activity.defn
     async def fill_spare(self, order: SpareOrder) -> None:
         """Make one spare."""
-        async with heartbeats(), self._turns:
+        async with heartbeats(), self._turns.taken():
             with faults_reported():
                 await self._stock.fill(order)
 

@@ -33,6 +33,8 @@ _HOST = "127.0.0.1"
 _MAINTENANCE_DATABASE = "postgres"
 _SPARES = "2"
 """Unlike in production, disk is no matter: the templates are small."""
+_DDL_PREFETCH = "2"
+"""Nobody else would do what the one worker has fetched; and Temporal, on the same machine, takes its time."""
 _WORKER_NICENESS = 15
 """Its work takes its time: it steps back behind the API, at which people wait."""
 _API_STOP_SECONDS = 5
@@ -114,6 +116,7 @@ class _Stack:
         os.environ.pop("ODS_TENANTS", None)  # the stack is for one tenant
         secrets = self._secrets
         os.environ.setdefault("ODS_SPARES", _SPARES)
+        os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
         os.environ |= {
             "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
             "ODS_MASTER_DSN": self._service_dsn(_MAINTENANCE_DATABASE),

@@ -178,8 +178,9 @@ class Registry:
         Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
         `refusal` the instance is taken only for the job to fail with it.
         """
-        is_all = job.operation is Operation.CREATE
-        async with self._single_statements() if is_all else self._transaction() as session:
+        # The others have more to do than to take the instance.
+        takes_only = job.operation is Operation.CREATE
+        async with self._single_statements() if takes_only else self._transaction() as session:
             step = status.BEGIN[job.operation]
             held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
             if held and job.operation is Operation.DELETE and job.published:

@@ -14,6 +14,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.tenant import Tenant
+from activities.turns import Turns
 from databases.ownership import Owner
 from databases.server import Server
 from instances.catalog import Catalog
@@ -31,7 +32,7 @@ def activities(tenant: Tenant) -> Activities:
     """The activities with a registry of the test's choice."""
 
     def make(registry: Any) -> DatabaseActivities:
-        return DatabaseActivities(replace(tenant, registry=registry), asyncio.Semaphore(1))
+        return DatabaseActivities(replace(tenant, registry=registry), Turns(1))
 
     return make
 
@@ -111,7 +112,7 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
 async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
     activities: Activities, registry: Registry, admin: asyncpg.Connection
 ) -> None:
-    """The others, fetched ahead, hold no fence yet."""
+    """The others, fetched before it was their turn, hold no fence yet."""
     fences: list[int] = []
 
     async def holds(*_: object) -> bool:
@@ -128,6 +129,32 @@ async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
     assert fences == [1, 1, 1]
     for job in jobs:
         assert await _databases(admin, job) == {job.database}
+
+
+async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_turn(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    working, stopping = asyncio.Event(), asyncio.Event()
+
+    async def holds(*_: object) -> bool:
+        working.set()
+        await stopping.wait()
+        return True
+
+    watched = activities(cast("Any", SimpleNamespace(holds=holds, finish_create=registry.finish_create)))
+    waiting = (await registry.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
+    environments = [ActivityEnvironment() for _ in range(2)]
+    first = asyncio.create_task(environments[0].run(watched.provision, job))
+    await working.wait()
+    second = asyncio.create_task(environments[1].run(watched.provision, waiting))
+    for environment in environments:
+        environment.worker_shutdown()
+    stopping.set()
+    with pytest.raises(ApplicationError) as missed:
+        await second
+    assert (missed.value.type, missed.value.non_retryable) == ("TurnMissed", False)
+    assert await _databases(admin, waiting) == set()
+    assert (await first).finished
 
 
 @pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "finished"])
