@@ -30,5 +30,5 @@ def meanwhile(
 
 
 def _run(work: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - any
-    gc.freeze()  # the pauses of whoever holds the watch are nobody's
+    gc.freeze()  # a pause of whoever holds the watch would be taken for one of what it watches
     return asyncio.run(work(*args, **kwargs))

@@ -48,7 +48,7 @@ _SETTINGS = {
     "log_timezone": "UTC",
     # So often is every database looked into that was ever used: by default, hundreds of idle ones are a load.
     "autovacuum_naptime": "5min",
-    # Clones use up a segment of WAL in half a second; while a new one is filled with zeroes, commits wait.
+    # Three clones at once use up a segment in half a second; while a new one is filled, commits wait.
     "wal_init_zero": "off",
 }
 

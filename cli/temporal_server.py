@@ -27,8 +27,8 @@ DYNAMIC_CONFIG = {
 }
 _NICENESS = 10
 """Behind the API and PostgreSQL, before the worker, which waits for it."""
-_GARBAGE_PERCENT = "400"
-"""By how much the heap may grow before it is collected: each collection takes processor time from clones."""
+_GARBAGE_PERCENT, _MEMORY_LIMIT = "400", "1GiB"
+"""By how much the heap may grow until it is collected, which takes time from clones; less near the limit."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 
@@ -64,6 +64,7 @@ class TemporalServer:
                 "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # nobody out there is asked for news
                 "GOMAXPROCS": str(_processors()),
                 "GOGC": _GARBAGE_PERCENT,
+                "GOMEMLIMIT": _MEMORY_LIMIT,
             },
             niceness=_NICENESS,
         )

@@ -67,8 +67,8 @@ class _Work:
     async def measure(self, rounds: int) -> Rounds:
         """After a round that does not count; bare and whole take turns in being the first.
 
-        Clones with another strategy come before all of them: they write more, and a disk that is shared makes
-        whoever writes next pay for it.
+        Clones by the default strategy come before and after all of them, if the service has another: they
+        write more, and a disk that is shared makes whoever writes next pay for it.
         """
         found = Rounds()
         async with (
@@ -76,9 +76,7 @@ class _Work:
             bare_server(self.stack["postgres"]["master_dsn"]) as server,
             httpx.AsyncClient(base_url=self.bare_url, trust_env=False) as bare_client,
         ):
-            if strategy_for(self.spec) != DEFAULT_STRATEGY:
-                for _ in range(rounds):
-                    await self._clone(server, DEFAULT_STRATEGY, found)
+            await self._clone_by_default(server, rounds // 2, found)
             for number in range(-1, rounds):
                 into = found if number >= 0 else Rounds()
                 into.bare_post.append(await _bare_post(bare_client))
@@ -88,7 +86,13 @@ class _Work:
                 await self._create(client, f"Fresh {self.spec.megabytes} {number + 1}", into)
                 if not number % 2:
                     await self._clone(server, strategy_for(self.spec), into)
+            await self._clone_by_default(server, rounds - rounds // 2, found)
         return found
+
+    async def _clone_by_default(self, server: BareServer, times: int, into: Rounds) -> None:
+        if strategy_for(self.spec) != DEFAULT_STRATEGY:
+            for _ in range(times):
+                await self._clone(server, DEFAULT_STRATEGY, into)
 
     async def _clone(self, server: BareServer, strategy: str, into: Rounds) -> None:
         took = await server.create_settled(self.spec, strategy)
