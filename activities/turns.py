@@ -8,7 +8,8 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-_AT_ONCE = timedelta(milliseconds=1)
+_NO_PAUSE = timedelta(milliseconds=1)
+"""Nothing has failed, so whoever takes over need not wait as after a fault."""
 
 
 class Turns:
@@ -33,6 +34,6 @@ class Turns:
                 raise ApplicationError(
                     "The worker stopped before this job had its turn.",
                     type="TurnMissed",
-                    next_retry_delay=_AT_ONCE,
+                    next_retry_delay=_NO_PAUSE,
                 )
             yield
