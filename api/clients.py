@@ -4,12 +4,13 @@ import asyncio
 import json
 import logging
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import FULL_ACCESS
 from api.secret_hashes import SecretHasher
+from instances.engine import single_statements
 from instances.models import ApiClient
 from instances.rules import is_storable
 from logs import fault_name
@@ -33,7 +34,7 @@ class ApiClients:
     """
 
     def __init__(self, engine: AsyncEngine, slots: asyncio.Semaphore) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = single_statements(engine)
         self._hasher = SecretHasher()
         self._slots = slots
 
@@ -46,8 +47,9 @@ class ApiClients:
         async with self._slots:
             hashed = await asyncio.to_thread(self._hasher.hash, secret)
         try:
-            async with self._sessions.begin() as session:
-                session.add(ApiClient(clientid=client_id, clientsecret=hashed, displayname=display_name))
+            async with self._sessions() as session:
+                values = {"clientid": client_id, "clientsecret": hashed, "displayname": display_name}
+                await session.execute(insert(ApiClient).values(**values))
         except IntegrityError:
             raise ClientExistsError from None
 
@@ -80,7 +82,7 @@ class ApiClients:
         """Keep `replacement`, unless the hash was changed meanwhile."""
         unchanged = (ApiClient.clientid == client_id, ApiClient.clientsecret == outdated)
         try:
-            async with self._sessions.begin() as session:
+            async with self._sessions() as session:
                 await session.execute(update(ApiClient).where(*unchanged).values(clientsecret=replacement))
         except Exception as error:  # noqa: BLE001 - the client has proven who it is
             _logger.warning("The hash of a client's secret stays as it was: %s", fault_name(error))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from instances.engine import single_statements
 from instances.jobs import tenant_id
 from instances.models import REFRESH, REFRESH_WAITS, UTC_NOW, Job
 from instances.status import JobStatus
@@ -50,10 +51,10 @@ class RefreshPolicy:
 
 
 class RefreshJobs:
-    """The state changes of one tenant's refresh jobs, each one transaction."""
+    """The state changes of one tenant's refresh jobs, each one statement."""
 
     def __init__(self, engine: AsyncEngine, tenant: str = DEFAULT_TENANT) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = single_statements(engine)
         self.tenant = tenant
 
     async def request(self, scope: Scope) -> str:
@@ -76,7 +77,7 @@ class RefreshJobs:
         """
         due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
         values = {"status": JobStatus.IN_PROGRESS, "startedat": func.coalesce(Job.startedat, UTC_NOW)}
-        async with self._sessions.begin() as session:
+        async with self._sessions() as session:
             begun = update(Job).where(Job.jobid == due).values(**values).returning(Job.jobid)
             return (await session.scalars(begun)).one_or_none()
 
@@ -84,7 +85,7 @@ class RefreshJobs:
         """Record how a job has ended. Safe to repeat."""
         ended = {"status": status, "errormessage": message, "finishedat": UTC_NOW}
         running = (Job.jobid == job_id, Job.status == JobStatus.IN_PROGRESS)
-        async with self._sessions.begin() as session:
+        async with self._sessions() as session:
             await session.execute(update(Job).where(*running).values(**ended))
 
     async def unfinished(self) -> Sequence[Scope]:
@@ -109,7 +110,7 @@ class RefreshJobs:
             )
             .returning(Job.jobid)
         )
-        async with self._sessions.begin() as session:
+        async with self._sessions() as session:
             return (await session.scalars(statement)).one_or_none()
 
     async def _first(self, scope: Scope, *statuses: JobStatus) -> str | None:
