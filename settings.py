@@ -151,6 +151,10 @@ class ServiceSettings(BaseSettings):
         default=10_240, ge=0, le=10**9, description="Megabytes that all spare databases may take together."
     )
 
+    shared_server: bool = Field(
+        default=False, description="Whether other installations may have databases on the same server."
+    )
+
     trigger: Trigger = Field(
         default=Trigger.IMMEDIATE,
         description="`immediate` starts a job at the request, `scheduled` leaves it to the sweep.",
@@ -191,6 +195,9 @@ class ServiceSettings(BaseSettings):
     )
     decision_window: Seconds = Field(
         default=86_400, description="Seconds a failed job waits for `retry` or `abandon`."
+    )
+    outage_timeout: Seconds = Field(
+        default=3600, description="Seconds a job waits for a registry or server that is away."
     )
     shutdown_timeout: Seconds = Field(
         default=20, description="Seconds a worker lets running activities finish after SIGTERM."

@@ -10,12 +10,12 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
 from temporalio.client import Client
-from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.databases import DatabaseActivities
@@ -28,6 +28,7 @@ from activities.sweep import SweepActivities
 from activities.tenant import Tenant, composed
 from activities.turns import Turns
 from instances.education_organizations import EducationOrganizations
+from instances.errors import InstallationNotConfirmedError
 from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
 from settings import AnySettings, InvalidSettingsError, load_settings
@@ -89,6 +90,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             writes.finish_delete,
             writes.finish_rename,
             writes.fail,
+            writes.record_wait,
             sweep.dispatch_page,
             reconcile.find_stuck,
             reconcile.restart,
@@ -161,14 +163,37 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     if temporal is None:
         return
     async with composed(settings) as tenants, asyncio.TaskGroup() as running:
-        workers = [worker(temporal, tenant) for tenant in tenants for worker in WORKERS]
+        for tenant in tenants:
+            running.create_task(_serve(temporal, tenant, stop))
+
+
+async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
+    """Serve a tenant, once its registry is known to be the installation's: a copy would take its jobs."""
+    await _until_done(partial(_require_own, temporal, tenant), f"The tenant {tenant.name}", stop)
+    if stop.is_set():
+        return
+    workers = [worker(temporal, tenant) for worker in WORKERS]
+    async with asyncio.TaskGroup() as running:
         for worker in workers:
             running.create_task(worker.run())
         _logger.info("Serving %s.", ", ".join(worker.task_queue for worker in workers))
-        await _prepare_namespace(temporal, settings, stop)
+        await _until_done(partial(_prepare_namespace, temporal, tenant), "The namespace", stop)
         await stop.wait()
-        _logger.info("Stopping; running activities may finish.")
+        _logger.info("Stopping %s; running activities may finish.", tenant.name)
         await asyncio.gather(*(worker.shutdown() for worker in workers))
+
+
+async def _require_own(temporal: Client, tenant: Tenant) -> None:
+    """Make sure that the tenant's registry and its schedules belong to one installation."""
+    installation = await tenant.registry.installation.require_confirmed()
+    await schedules.require_own(temporal, installation.id, tenant.name)
+
+
+async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
+    """Register search attributes, set the tenant's schedules and let each run once."""
+    await search_attributes.register(temporal)
+    installation = await tenant.registry.installation.require_confirmed()
+    await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
 
 async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | None:
@@ -183,18 +208,18 @@ async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | Non
     return None
 
 
-async def _prepare_namespace(temporal: Client, settings: AnySettings, stop: asyncio.Event) -> None:
-    """Register search attributes, set the schedules and let each run once: trying as often as it takes."""
+async def _until_done(step: Callable[[], Awaitable[None]], subject: str, stop: asyncio.Event) -> None:
+    """Try `step` as often as it takes, unless the worker is told to stop."""
     while not stop.is_set():
         try:
-            await search_attributes.register(temporal)
-            for name, own in settings.tenants.items():
-                await schedules.ensure(temporal, own, name)
-        except RPCError as error:
-            _logger.warning("The namespace cannot be prepared (%s); trying again.", error.status.name)
-            await _pause(stop)
+            await step()
+        except (InstallationNotConfirmedError, schedules.ForeignScheduleError) as obstacle:
+            _logger.error("%s is not ready: %s", subject, obstacle)  # noqa: TRY400 - the operator must act
+        except Exception as error:  # noqa: BLE001 - the registry or Temporal is away, which ends
+            _logger.warning("%s is not ready (%s); trying again.", subject, fault_name(error))
         else:
             return
+        await _pause(stop)
 
 
 async def _pause(stop: asyncio.Event) -> None:

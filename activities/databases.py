@@ -1,28 +1,34 @@
-"""Creating and dropping databases, as activities: fenced, checked against the registry, heartbeating."""
+"""Creating, renaming and dropping databases, as activities: fenced, checked against the registry."""
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import assert_never
 
 import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.faults import as_application_error
 from activities.heartbeats import heartbeats
 from activities.tenant import Tenant
 from activities.turns import Turns
 from databases import provisioning, renaming
-from databases.errors import DatabaseFaultError
+from databases.errors import DISK_FULL, DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
+from instances.errors import NameTakenError
 from instances.jobs import InstanceJob
-from instances.status import InstanceStatus, Operation
+from instances.status import AT_REST, InstanceStatus, Operation, Undo, after_failure
 from logs import fault_name
 
 _FINISH_SECONDS = 2
+_DISK_FULL_SECONDS = 30
+"""How long no clone is begun on a server that has said that its disk is full: others would fail as well."""
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +40,15 @@ class Provisioned:
     database: str
     size_bytes: int | None
     finished: bool = False
+
+
+class SupersededError(ApplicationError):
+    """The instance has moved on to another job or attempt, or belongs to another mark now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The instance has moved on to another job or attempt.", type="Superseded", non_retryable=True
+        )
 
 
 class DatabaseActivities:
@@ -53,94 +68,169 @@ class DatabaseActivities:
         self._turns = turns
         self._refill = refill
         self._template_sizes = TemplateSizes()
+        self._disk_full_until = 0.0
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
         """Clone the template or take a spare, publish it under its name, and prove that it answers."""
-        if await self._was_finished(job, InstanceStatus.COMPLETED):
-            return Provisioned(job.database, size_bytes=None, finished=True)
-        async with heartbeats():
-            with faults_reported():
-                request = await self._request(job)
-                async with self._fenced(job, InstanceStatus.IN_PROGRESS) as session:
-                    made = await provisioning.provision(session, request, self._template_sizes)
-                if not made.claimed:
-                    await provisioning.verify(self._tenant.server, job.database)
-            connection_string = self._tenant.connection_strings.encrypted(job.database)
-            finished = await _recorded(self._tenant.registry.finish_create(job, connection_string))
-        if self._refill and made.claimed:
-            self._refill()  # only now: until then, somebody waits
-        return Provisioned(job.database, made.size_bytes, finished)
+        with as_application_error():
+            try:
+                async with heartbeats():
+                    return await self._provision(job)
+            except SupersededError:
+                # Unless an earlier try recorded the outcome, and Temporal did not hear of it.
+                if await self._tenant.registry.holds(job, InstanceStatus.COMPLETED):
+                    return Provisioned(job.database, size_bytes=None, finished=True)
+                raise
 
     @activity.defn
     async def drop(self, job: InstanceJob) -> bool:
         """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded."""
-        if await self._was_finished(job, InstanceStatus.DELETED):
-            return True
-        await self._drop(job, InstanceStatus.IN_PROGRESS)
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    await provisioning.drop(session, owner_of(job), job.databases, published=job.published)
+            except SupersededError:
+                if await self._tenant.registry.holds(job, InstanceStatus.DELETED):
+                    return True
+                raise
         return await _recorded(self._tenant.registry.finish_delete(job))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
         """Give the instance's database its new name; the sessions on it are ended."""
-        await self._rename(job, InstanceStatus.IN_PROGRESS, job.final_database)
+        with as_application_error():
+            async with heartbeats(), self._fenced(job) as session:
+                await renaming.rename(
+                    self._tenant.server, session, owner_of(job), job.database, job.final_database
+                )
 
     @activity.defn
-    async def discard(self, job: InstanceJob) -> None:
-        """Undo what a failed job has done: drop what was created, or rename back what was renamed."""
-        if job.operation is Operation.RENAME:
-            await self._rename(job, InstanceStatus.ERROR, job.database)
-        else:
-            await self._drop(job, InstanceStatus.ERROR)
+    async def discard(self, job: InstanceJob) -> bool | None:
+        """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
 
-    async def _rename(self, job: InstanceJob, state: InstanceStatus, database: str) -> None:
-        async with heartbeats():
-            with faults_reported():
-                async with self._fenced(job, state) as session:
-                    await renaming.rename(self._tenant.server, session, owner_of(job), database)
+        True if the create has failed after it had published the database: the instance is `Completed` now.
+        """
+        with as_application_error():
+            ended = partial(self._require_ended, job)
+            async with heartbeats(), self._fence(job, before_waiting=ended) as session:
+                if await self._require_ended(job) == InstanceStatus.ERROR:
+                    return await self._compensate(session, job)
+                await provisioning.drop_staging(session, owner_of(job))
+                return None
+
+    async def _provision(self, job: InstanceJob) -> Provisioned:
+        request = await self._request(job)
+        async with self._fenced(job) as session:
+            with self._disk_watched():
+                made = await provisioning.provision(session, request, self._template_sizes)
+        if not made.claimed:
+            await provisioning.verify(self._tenant.server, job.database)
+        connection_string = self._tenant.connection_strings.encrypted(job.database)
+        finished = await _recorded(self._tenant.registry.finish_create(job, connection_string))
+        if self._refill and made.claimed:
+            self._refill()  # only now: until then, the client waits
+        return Provisioned(job.database, made.size_bytes, finished)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
+        installation = await self._tenant.registry.installation.require_confirmed()
         return CloneRequest(
             owner_of(job),
             self._tenant.settings.template_databases[job.template],
             job.database,
             self._tenant.settings.clone_strategy,
-            await self._tenant.registry.installation() if self._refill else None,
+            installation.id if self._refill else None,
         )
 
-    async def _drop(self, job: InstanceJob, state: InstanceStatus) -> None:
-        async with heartbeats():
-            with faults_reported():
-                async with self._fenced(job, state) as session:
-                    owner = owner_of(job)
-                    # A failed rename that could not be undone has left it another name.
-                    for name in await renaming.own_names(session, owner):
-                        await provisioning.drop(session, owner, name, published=True)
-                    await provisioning.drop(session, owner, job.database, published=job.published)
+    async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+        match after_failure(job.operation).undo:
+            case Undo.REMOVE_STAGING:
+                await provisioning.drop_staging(session, owner_of(job))
+                return await self._follow_database(session, job)
+            case Undo.RENAME_BACK:
+                await renaming.rename_back(
+                    self._tenant.server, session, owner_of(job), job.database, job.final_database
+                )
+                return None
+            case Undo.NOTHING:
+                return None
+            case unknown:
+                assert_never(unknown)
 
-    async def _was_finished(self, job: InstanceJob, state: InstanceStatus) -> bool:
-        """Whether the try before this one recorded the outcome, and Temporal did not hear of it."""
-        return activity.info().attempt > 1 and await self._tenant.registry.holds(job, state)
+    async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+        """Make the row of a failed create follow its database, if that was published; true if it does now."""
+        publisher = await provisioning.published_by(session, owner_of(job), job.database)
+        if publisher is None:
+            return None
+        registry, connection_string = self._tenant.registry, self._tenant.connection_strings
+        try:
+            followed = await registry.follow_database(
+                job, connection_string.encrypted(job.database), publisher.attempt
+            )
+        except NameTakenError as taken:
+            await registry.explain_failure(
+                job,
+                f"{taken} The database '{job.database}' of this instance is there and was left. Retry when"
+                " the name is free, or delete the instance together with its database.",
+            )
+            return None
+        if followed:
+            _logger.warning(
+                "%s had failed, but its database is published: the instance is Completed.", job.job_id
+            )
+        return followed or None
 
     @asynccontextmanager
-    async def _fenced(self, job: InstanceJob, state: InstanceStatus) -> AsyncIterator[asyncpg.Connection]:
+    async def _fenced(self, job: InstanceJob) -> AsyncIterator[asyncpg.Connection]:
         """The fence, when it is this job's turn, if the registry says that the job is still at it.
 
-        Asked while the fence is held: from then on, whoever works on the instance's databases must first end
-        this session. Also asked before somebody else's fence is waited for, so that a late attempt seldom
-        disturbs anybody.
+        Asked while the fence is held: from then on, another attempt that works on the instance's databases
+        must first end this session. Also asked before another attempt's fence is waited for, so that a late
+        attempt seldom disturbs any.
+
+        Raises:
+            SupersededError: the instance has moved on.
         """
-        still_due = partial(self._require, job, state)
-        fence = self._tenant.server.fenced(owner_of(job), before_waiting=still_due)
-        async with self._turns.taken(), fence as session:
-            await still_due()
+        async with self._fence(job, before_waiting=partial(self._require_due, job)) as session:
+            await self._require_due(job)
             yield session
 
-    async def _require(self, job: InstanceJob, state: InstanceStatus) -> None:
-        if not await self._tenant.registry.holds(job, state):
-            raise ApplicationError(
-                "The instance has moved on to another job or attempt.", type="Superseded", non_retryable=True
+    @asynccontextmanager
+    async def _fence(
+        self, job: InstanceJob, before_waiting: Callable[[], Awaitable[object]]
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """The fence, when it is this job's turn, if this installation may change anything on the server."""
+        fence = self._tenant.server.fenced(owner_of(job), before_waiting=before_waiting)
+        async with self._turns.taken(), fence as session:
+            await self._tenant.installation.require_confirmed(session)
+            yield session
+
+    async def _require_due(self, job: InstanceJob) -> None:
+        position = await self._tenant.registry.position(job)
+        if position is None or position.status != InstanceStatus.IN_PROGRESS:
+            raise SupersededError
+        if position.waits:
+            await self._tenant.registry.end_wait(job)
+
+    async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
+        position = await self._tenant.registry.position(job)
+        if position is None or position.status not in AT_REST:
+            raise SupersededError
+        return position.status
+
+    @contextmanager
+    def _disk_watched(self) -> Iterator[None]:
+        """Begin no clone for a while after the server has said that its disk is full."""
+        if time.monotonic() < self._disk_full_until:
+            raise DatabaseFaultError(
+                "The PostgreSQL server has run out of disk space; clones pause. Free some.", outage=True
             )
+        try:
+            yield
+        except DatabaseFaultError as fault:
+            if fault.sqlstate == DISK_FULL:
+                self._disk_full_until = time.monotonic() + _DISK_FULL_SECONDS
+            raise
 
 
 async def _recorded(write: Awaitable[bool]) -> bool:
@@ -152,16 +242,8 @@ async def _recorded(write: Awaitable[bool]) -> bool:
 
 
 def owner_of(job: InstanceJob) -> Owner:
-    """Whose databases the job works on."""
-    return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
-
-
-@contextmanager
-def faults_reported() -> Iterator[None]:
-    """Tell Temporal a fault's reason, and whether trying again can help."""
-    try:
-        yield
-    except DatabaseFaultError as fault:
-        raise ApplicationError(
-            fault.reason, type=type(fault).__name__, non_retryable=not fault.retryable
-        ) from None
+    """Whose databases the job works on, and the latest attempt that can have published them."""
+    number, attempt = job.number, job.attempt
+    if job.operation == Operation.DELETE and job.known_number is not None:
+        number, attempt = job.known_number, job.known_attempt or 0
+    return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation)

@@ -1,10 +1,13 @@
 """Where registry and server contradict each other, for a person to look at: nothing here is touched."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
+from activities.installation import InstallationCheck
 from databases import inspection
 from databases.inspection import Database
 from databases.server import Server
@@ -12,9 +15,10 @@ from instances.catalog import Catalog
 from instances.models import DbInstance, OdsInstance
 from instances.naming import DATABASE_PREFIX
 from instances.secrets import OdsConnectionStrings
-from instances.status import InstanceStatus, Operation
+from instances.status import InstanceStatus, Operation, after_failure
 
 _SECOND_LOOK_SECONDS = 0.5
+_NAMED_AT_MOST = 20
 
 
 class DriftKind(StrEnum):
@@ -28,6 +32,9 @@ class DriftKind(StrEnum):
     TEMPLATE_MISSING = "TemplateMissing"
     TEMPLATE_OPEN = "TemplateOpen"
     ORPHAN_DIRECTORY = "OrphanDirectory"
+    INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"
+    REGISTRY_OLDER_THAN_SERVER = "RegistryOlderThanServer"
+    TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
 
 
 @dataclass(frozen=True, order=True)
@@ -41,8 +48,15 @@ class Drift:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Both sides, read one after the other; `known_marks` are also those of deleted instances."""
+    """Both sides, read one after the other.
 
+    `known_marks` are also those of deleted instances; `last_change` is when the registry last changed one of
+    its instances, and `obstacle` what the operator must confirm before anything is changed.
+    """
+
+    installation: str
+    obstacle: str | None
+    last_change: datetime | None
     databases: Mapping[str, Database]
     orphan_directories: Collection[str]
     instances: Collection[DbInstance]
@@ -55,13 +69,14 @@ class DriftDetector:
 
     def __init__(
         self,
-        tenant: str,
+        installation: InstallationCheck,
         server: Server,
         catalog: Catalog,
         templates: Collection[str],
         connection_strings: OdsConnectionStrings,
     ) -> None:
-        self._tenant = tenant
+        self._installation = installation
+        self._tenant = installation.tenant
         self._server = server
         self._catalog = catalog
         self._templates = templates
@@ -83,7 +98,11 @@ class DriftDetector:
         async with self._server.session() as session:
             found = await inspection.databases(session)
             directories = await inspection.orphan_directories(session)
+            obstacle = await self._installation.obstacle(session)
         return Snapshot(
+            installation=await self._installation.id(),
+            obstacle=obstacle,
+            last_change=await self._catalog.last_change(),
             databases={database.name: database for database in found},
             orphan_directories=directories,
             instances=await self._catalog.live_instances(),
@@ -92,9 +111,17 @@ class DriftDetector:
         )
 
     def _contradictions(self, seen: Snapshot) -> Iterator[Drift]:
-        yield from _instances_without(seen)
+        if seen.obstacle is not None:
+            yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
+        later = _published_later(seen, self._tenant)
+        if later:
+            yield _registry_older_than_server(seen, later)
+        yield from _second_databases(seen)
+        yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
-        yield from _unexpected_databases(seen, self._tenant, self._templates)
+        yield from _unexpected_databases(
+            seen, self._tenant, {*self._templates, *(database.name for database in later)}
+        )
         yield from _wrong_templates(seen, self._templates)
         for directory in seen.orphan_directories:
             words = "This directory below base/ belongs to no database; a crashed server may have left it."
@@ -111,10 +138,78 @@ class DriftDetector:
                 )
 
 
-def _instances_without(seen: Snapshot) -> Iterator[Drift]:
+def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
+    """Databases of this installation that were published later than the registry knows, by name.
+
+    It knows an earlier publication of their instances, or nothing of instances that are younger than its last
+    change.
+    """
+    known = {str(row.mark): (row.jobnumber, row.attempt) for row in seen.instances}
+    return [
+        database
+        for name, database in sorted(seen.databases.items())
+        if (owner := database.owner) is not None
+        and owner.tenant == tenant
+        and owner.installation in {None, seen.installation}
+        and (
+            owner.publication > known[owner.mark]
+            if owner.mark in known
+            else owner.mark not in seen.known_marks
+            and owner.installation == seen.installation
+            and _is_younger(database, seen)
+        )
+    ]
+
+
+def _is_younger(database: Database, seen: Snapshot) -> bool:
+    """Whether a database was published after the registry's last change, by the comment's own word."""
+    if database.published_at is None:
+        return False
+    return seen.last_change is None or database.published_at > seen.last_change
+
+
+def _registry_older_than_server(seen: Snapshot, later: Collection[Database]) -> Drift:
+    times = [database.published_at for database in later if database.published_at is not None]
+    between = f"between {_time(seen.last_change)} and {_time(max(times, default=None))}"
+    named = "; ".join(
+        f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
+        for database in list(later)[:_NAMED_AT_MOST]
+    )
+    unnamed = len(later) - _NAMED_AT_MOST
+    return Drift(
+        DriftKind.REGISTRY_OLDER_THAN_SERVER,
+        f"{len(later)} databases",
+        "They were published later than the registry knows: it was restored to an earlier state, and what"
+        f" was done {between} is missing from it. None of them is dropped. Hand each to its instance:"
+        f" `ods instance adopt ID --database NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}.",
+    )
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
+
+
+def _second_databases(seen: Snapshot) -> Iterator[Drift]:
+    names = defaultdict(list)
+    for database in seen.databases.values():
+        if database.owner is not None and database.mark in seen.known_marks:
+            names[database.mark].append(database.name)
+    called = {str(row.mark): row.databasename for row in seen.instances}
+    for mark, several in names.items():
+        if len(several) > 1:
+            its = called.get(mark or "")
+            words = (
+                f"They carry the mark of one instance, whose database the registry calls '{its}'. Nothing is"
+                " done to the others. Remove the comment of a copy (COMMENT ON DATABASE … IS NULL), or drop"
+                " it."
+            )
+            yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+
+
+def _instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
     routed = {ods_instance.odsinstanceid for ods_instance in seen.ods_instances}
     for instance in seen.instances:
-        if not _is_whole(instance):
+        if not _is_usable(instance) or str(instance.mark) in published_later:
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.databasename)
@@ -129,24 +224,23 @@ def _instances_without(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
-def _is_whole(instance: DbInstance) -> bool:
-    """Whether the instance has what it was created for; one whose rename failed has it under its old name."""
-    failed_rename = (InstanceStatus.ERROR, Operation.RENAME)
-    return (
-        instance.status == InstanceStatus.COMPLETED or (instance.status, instance.operation) == failed_rename
-    )
+def _is_usable(instance: DbInstance) -> bool:
+    """Whether the instance has what it was created for, if only because its last job's failure was undone."""
+    if instance.status == InstanceStatus.ERROR:
+        return after_failure(Operation(instance.operation)).usable
+    return instance.status == InstanceStatus.COMPLETED
 
 
-def _unexpected_databases(seen: Snapshot, tenant: str, templates: Collection[str]) -> Iterator[Drift]:
+def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
     live_names = {row.databasename for row in seen.instances}
     live_marks = {str(row.mark) for row in seen.instances}
     for database in seen.databases.values():
-        if database.mark in live_marks or database.template or database.name in templates:
+        if database.mark in live_marks or database.template or database.name in expected:
             continue
         if database.spare:
             continue  # those that are of no use are removed by the refill, and shown with the others
-        if database.tenant not in {None, tenant} and database.mark not in seen.known_marks:
-            continue  # it is none of this tenant's business
+        if _is_anothers(database, seen, tenant):
+            continue
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
@@ -156,6 +250,14 @@ def _unexpected_databases(seen: Snapshot, tenant: str, templates: Collection[str
         ):
             words = "No live instance has this database."
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
+
+
+def _is_anothers(database: Database, seen: Snapshot, tenant: str) -> bool:
+    """Whether the database belongs to another tenant or installation."""
+    owner = database.owner
+    if owner is None or database.mark in seen.known_marks:
+        return False
+    return owner.tenant != tenant or owner.installation not in {None, seen.installation}
 
 
 def _looks_like_ods(database: Database) -> bool:

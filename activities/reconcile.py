@@ -1,21 +1,27 @@
 """Repairs of what nobody works on any more, as activities."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from temporalio import activity
 
-from activities.databases import faults_reported
 from activities.drift import Drift, DriftDetector
+from activities.faults import as_application_error
 from activities.sweep import SweepPage, accepted
 from databases import inspection
+from databases.errors import DatabaseFaultError
+from databases.inspection import Database
 from databases.server import Server
 from instances.jobs import InstanceJob
 from instances.registry import Registry
-from instances.status import Operation
+from instances.status import Undo, after_failure
 
 _AT_ONCE = 200
-"""So much fits a history easily; the next pass sees the rest."""
+"""So much fits a history easily."""
+_ASKED_AT_ONCE = 10
+"""Workflows that Temporal is asked about at once."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,10 @@ class StuckPage:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Failed jobs whose clean-up failed as well."""
+    """Jobs that have ended and left something on the server, by id; `more` if there are others after them."""
 
     jobs: list[InstanceJob]
+    more: bool = False
 
 
 class ReconcileActivities:
@@ -68,15 +75,31 @@ class ReconcileActivities:
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
-        """Those jobs of a page of rows in `InProgress` whose workflow is open no longer."""
-        jobs = await self._registry.running_jobs(page.after, page.size)
-        stuck = []
-        for job in jobs:
+        """Those jobs of a page of rows in `InProgress` whose workflow is open no longer.
+
+        With the first page also the deletes that have failed and are tried again without a person.
+        """
+        with as_application_error():
+            jobs = await self._registry.running_jobs(page.after, page.size)
+            unfinished = await self._unfinished_deletes() if page.after == 0 else []
+        slots = asyncio.Semaphore(_ASKED_AT_ONCE)
+        # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
+        is_open = await asyncio.gather(*(self._has_workflow(job, slots) for job in jobs))
+        stuck = [job for job, there_is in zip(jobs, is_open, strict=True) if not there_is]
+        return StuckPage([*unfinished, *stuck], jobs[-1].instance_id if jobs else None)
+
+    async def _has_workflow(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
+        async with slots:
             activity.heartbeat(job.instance_id)
-            # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
-            if not await self._is_open(job):
-                stuck.append(job)
-        return StuckPage(stuck, jobs[-1].instance_id if jobs else None)
+            return await self._is_open(job)
+
+    async def _unfinished_deletes(self) -> Sequence[InstanceJob]:
+        try:
+            found = await self._databases()
+        except DatabaseFaultError:
+            return []  # none can be finished while the server is away
+        half_dropped = [one.mark for one in found if one.invalid and one.mark and not one.staging]
+        return await self._registry.unfinished_deletes(half_dropped)
 
     @activity.defn
     async def restart(self, job: InstanceJob) -> bool:
@@ -84,27 +107,47 @@ class ReconcileActivities:
 
         Also if Temporal refuses this job: it waits for the next sweep then.
         """
-        due = await self._registry.release(job)
+        with as_application_error():
+            due = await self._registry.release(job)
         return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn
-    async def find_leftovers(self) -> Leftovers:
-        """Failed jobs that were not undone: creates with a database, renames whose database was renamed."""
-        with faults_reported():
-            async with self._server.session() as session:
-                found = await inspection.databases(session)
-        marks = [database.mark for database in found if database.mark is not None]
-        named = {(database.mark, database.name) for database in found}
-        left = [
-            job
-            for job in await self._registry.failed_jobs(marks)
-            if job.operation is not Operation.RENAME or (job.mark, job.database) not in named
-        ]
-        return Leftovers(left[:_AT_ONCE])
+    async def find_leftovers(self, after: int | None = None) -> Leftovers:
+        """Ended jobs, of instances with ids above `after`, that have left something on the server.
+
+        Those are failed jobs that were not undone, and staging databases on which no job works.
+        """
+        with as_application_error():
+            found = await self._databases()
+            marks = {one.mark for one in found if one.mark is not None}
+            staged = {one.mark for one in found if one.mark is not None and one.staging}
+            named = {(one.mark, one.name) for one in found}
+            failed = [job for job in await self._registry.failed_jobs(marks) if _is_left(job, named)]
+            staging = await self._registry.ended_jobs(staged)
+        left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
+        page = [left[number] for number in sorted(left)[:_AT_ONCE]]
+        return Leftovers(page, more=len(left) > len(page))
+
+    async def _databases(self) -> list[Database]:
+        async with self._server.session() as session:
+            return await inspection.databases(session)
 
     @activity.defn
     async def report_drift(self) -> DriftReport:
         """Compare registry and server."""
-        with faults_reported():
+        with as_application_error():
             found = await self._drift.detect()
         return DriftReport(found[:_AT_ONCE], len(found))
+
+
+def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
+    """Whether a failed job has left a database under a name that `after_failure` does not want it to have."""
+    match after_failure(job.operation).undo:
+        case Undo.REMOVE_STAGING:  # the instance follows a database that was published
+            return (job.mark, job.database) in named
+        case Undo.RENAME_BACK:
+            return (job.mark, job.database) not in named
+        case Undo.NOTHING:
+            return False
+        case unknown:
+            assert_never(unknown)

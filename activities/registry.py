@@ -6,11 +6,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.databases import owner_of
+from activities.faults import as_application_error
 from databases import provisioning
-from databases.errors import DatabaseFaultError, NotOursError
+from databases.errors import DatabaseFaultError
 from databases.server import Server
 from instances.errors import NameTakenError
-from instances.jobs import InstanceJob, JobFailure
+from instances.jobs import InstanceJob, JobFailure, JobWait
 from instances.registry import Begun, Registry
 from instances.secrets import OdsConnectionStrings
 from instances.status import Operation
@@ -29,7 +30,8 @@ class RegistryActivities:
     @activity.defn
     async def begin(self, job: InstanceJob) -> Begun:
         """Take the instance for this attempt of the job."""
-        return await self._registry.begin(job, await self._refusal(job))
+        with as_application_error():
+            return await self._registry.begin(job, await self._refusal(job))
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
@@ -57,15 +59,19 @@ class RegistryActivities:
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
-        return await self._registry.fail(failure.job, failure.reason)
+        return await self._registry.fail(failure.job, failure.reason, outage=failure.outage)
+
+    @activity.defn
+    async def record_wait(self, wait: JobWait) -> None:
+        """Record what a running job waits for."""
+        await self._registry.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
         """Why a delete must not even begin: it would end the routing to a database that it may not drop."""
-        if job.operation is not Operation.DELETE or not job.published:
+        if job.operation != Operation.DELETE or not job.published:
             return None
         try:
             async with asyncio.timeout(_LOOK_SECONDS), self._server.session() as session:
-                foreign = await provisioning.is_foreign(session, owner_of(job), job.database)
+                return await provisioning.drop_obstacle(session, owner_of(job), job.databases)
         except (DatabaseFaultError, TimeoutError):
             return None  # the drop will wait for the server, and look again
-        return NotOursError(job.database).reason if foreign else None

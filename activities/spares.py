@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.databases import faults_reported
+from activities.faults import as_application_error
 from activities.heartbeats import heartbeats
 from activities.turns import Turns
 from databases.stocking import SpareOrder, SpareStock, Tidied
@@ -31,14 +31,14 @@ class SpareActivities:
     async def tidy_spares(self) -> Tidied:
         """Remove spares that are of no use, and find out which are missing."""
         async with heartbeats(), self._turns.taken():
-            with faults_reported():
+            with as_application_error():
                 return await self._stock.tidy()
 
     @activity.defn
     async def fill_spare(self, order: SpareOrder) -> None:
         """Make one spare."""
         async with heartbeats(), self._turns.taken():
-            with faults_reported():
+            with as_application_error():
                 await self._stock.fill(order)
 
 

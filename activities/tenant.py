@@ -1,14 +1,16 @@
 """What belongs to one tenant, composed once for a process: nothing of it is shared with another tenant."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.drift import DriftDetector
+from activities.installation import InstallationCheck
 from databases.server import Server
 from databases.stocking import SpareStock
 from instances.catalog import Catalog
@@ -34,6 +36,7 @@ class Tenant:
     catalog: Catalog
     server: Server
     connection_strings: OdsConnectionStrings
+    installation: InstallationCheck
     drift: DriftDetector
     spares: SpareStock
     refreshes: RefreshJobs
@@ -41,13 +44,22 @@ class Tenant:
     """Its connections are held while an ODS database is read, which may hang: status writes have others."""
 
     @classmethod
-    def compose(cls, name: str, settings: Settings, connection_strings: OdsConnectionStrings) -> Self:
-        """Put the parts together; nothing is connected to yet."""
+    def compose(
+        cls,
+        name: str,
+        settings: Settings,
+        connection_strings: OdsConnectionStrings,
+        tenants: Collection[str],
+    ) -> Self:
+        """Put the parts of one of the `tenants` together; nothing is connected to yet."""
         dsn = settings.admin_dsn.get_secret_value()
         engine = create_registry_engine(dsn)
         server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
         registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
         templates = set(settings.template_databases.values())
+        installation = InstallationCheck(
+            registry.installation, name, tenants, shares_server=settings.shared_server
+        )
         return cls(
             name=name,
             settings=settings,
@@ -56,8 +68,9 @@ class Tenant:
             catalog=catalog,
             server=server,
             connection_strings=connection_strings,
-            drift=DriftDetector(name, server, catalog, templates, connection_strings),
-            spares=SpareStock.from_settings(settings, server, registry.installation),
+            installation=installation,
+            drift=DriftDetector(installation, server, catalog, templates, connection_strings),
+            spares=SpareStock.from_settings(settings, server, partial(_confirmed_id, registry)),
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
@@ -65,6 +78,11 @@ class Tenant:
     async def close(self) -> None:
         """Close the connections that are kept."""
         await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
+
+async def _confirmed_id(registry: Registry) -> str:
+    """The id of the installation that may make and remove spares."""
+    return (await registry.installation.require_confirmed()).id
 
 
 @asynccontextmanager
@@ -75,7 +93,8 @@ async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
         InvalidSettingsError: the settings of a tenant do not make connection strings.
     """
     strings = connection_strings(settings)
-    tenants = [Tenant.compose(name, own, strings[name]) for name, own in settings.tenants.items()]
+    names = settings.tenants.keys()
+    tenants = [Tenant.compose(name, own, strings[name], names) for name, own in settings.tenants.items()]
     try:
         yield tenants
     finally:

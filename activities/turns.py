@@ -8,6 +8,9 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+TURN_MISSED = "TurnMissed"
+"""Type of the error of an activity whose turn has not come before its worker stopped."""
+
 _NO_PAUSE = timedelta(milliseconds=1)
 """Nothing has failed, so whoever takes over need not wait as after a fault."""
 
@@ -33,7 +36,7 @@ class Turns:
             if activity.is_worker_shutdown():
                 raise ApplicationError(
                     "The worker stopped before this job had its turn.",
-                    type="TurnMissed",
+                    type=TURN_MISSED,
                     next_retry_delay=_NO_PAUSE,
                 )
             yield

@@ -10,15 +10,19 @@ import asyncpg
 
 OBJECT_IN_USE = "55006"
 INSUFFICIENT_PRIVILEGE = "42501"
+DISK_FULL = "53100"
+LOCK_NOT_AVAILABLE = "55P03"
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection that broke is met with; the last one while asyncpg is being told why it was ended."""
 
-_RETRYABLE_CLASSES = ("08", "40", "53", "57P", "58")
 _READ_ONLY = "25006"
+_OUTAGE_CLASSES = ("08", "28", "53", "57P")
+_OUTAGE_STATES = {_READ_ONLY, LOCK_NOT_AVAILABLE}
+_RETRYABLE_CLASSES = ("40", "58")
 _CHANGED_MEANWHILE = "XX000"
 """Among others: two changes of one row of a catalogue met ("tuple concurrently updated")."""
-_RETRYABLE_STATES = {OBJECT_IN_USE, _READ_ONLY, _CHANGED_MEANWHILE, "55P03", "57014"}
+_RETRYABLE_STATES = {OBJECT_IN_USE, _CHANGED_MEANWHILE, "57014"}
 
 
 class DatabaseFaultError(Exception):
@@ -27,12 +31,19 @@ class DatabaseFaultError(Exception):
     Attributes:
         reason: what is wrong and what to do about it.
         retryable: whether the same step may succeed later by itself.
+        outage: whether this tells nothing about the step: the server is away, full, locked, or read-only. It
+            is waited for, and uses up none of the job's attempts.
+        sqlstate: what PostgreSQL said; None if it said nothing.
     """
 
-    def __init__(self, reason: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, retryable: bool = False, outage: bool = False, sqlstate: str | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.retryable = retryable
+        self.retryable = retryable or outage
+        self.outage = outage
+        self.sqlstate = sqlstate
 
 
 class NotOursError(DatabaseFaultError):
@@ -43,6 +54,24 @@ class NotOursError(DatabaseFaultError):
             f"A database named '{database}' exists that does not belong to this instance. It was left"
             " untouched. Rename or remove it, then retry."
         )
+
+
+class DisagreementError(DatabaseFaultError):
+    """Registry and server say different things of an instance's database; nothing was done to it.
+
+    Args:
+        database: the database that carries the instance's mark.
+        words: what each side says, and what settles it.
+    """
+
+    def __init__(self, database: str, words: str) -> None:
+        super().__init__(words)
+        self.database = database
+
+
+def means_outage(sqlstate: str) -> bool:
+    """Whether a SQLSTATE says that the server is away, full, locked or read-only, and nothing of the step."""
+    return sqlstate in _OUTAGE_STATES or sqlstate.startswith(_OUTAGE_CLASSES)
 
 
 @contextmanager
@@ -58,23 +87,28 @@ def faults_explained(reasons: dict[str, str]) -> Iterator[None]:
         raise _explained(error.sqlstate or "", reasons) from None
     except LOST:
         raise DatabaseFaultError(
-            "The PostgreSQL server of the ODS databases cannot be reached.", retryable=True
+            "The PostgreSQL server of the ODS databases cannot be reached.", outage=True
         ) from None
 
 
 def _explained(sqlstate: str, reasons: dict[str, str]) -> DatabaseFaultError:
     retryable = sqlstate in _RETRYABLE_STATES or sqlstate.startswith(_RETRYABLE_CLASSES)
     reason = reasons.get(sqlstate) or _general_reason(sqlstate)
-    return DatabaseFaultError(reason, retryable=retryable)
+    return DatabaseFaultError(reason, retryable=retryable, outage=means_outage(sqlstate), sqlstate=sqlstate)
+
+
+_GENERAL_REASONS = {
+    LOCK_NOT_AVAILABLE: "Another session holds a lock that this step needs. End its transaction.",
+    DISK_FULL: "The PostgreSQL server has run out of disk space. Free some.",
+    "53300": "The PostgreSQL server has no free connections. Close some, or raise max_connections.",
+    _READ_ONLY: "The PostgreSQL server is read-only: it is a standby, or was made one. Wait until it has"
+    " taken over, or correct ODS_MASTER_DSN.",
+}
 
 
 def _general_reason(sqlstate: str) -> str:
-    if sqlstate == "53100":
-        return "The PostgreSQL server has run out of disk space. Free some, then retry."
-    if sqlstate == "53300":
-        return "The PostgreSQL server has no free connections. Close some, or raise max_connections."
-    if sqlstate == _READ_ONLY:
-        return "The PostgreSQL server is a standby. Wait until it has taken over, or correct ODS_MASTER_DSN."
+    if sqlstate in _GENERAL_REASONS:
+        return _GENERAL_REASONS[sqlstate]
     if sqlstate.startswith("28"):
         return "The PostgreSQL server refused the login of ODS_MASTER_DSN. Correct it, then retry."
     if sqlstate.startswith(("08", "57P")):

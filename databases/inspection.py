@@ -3,11 +3,12 @@
 import re
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
 from databases.errors import faults_explained
-from databases.ownership import STAGING_PREFIX, Owner
+from databases.ownership import STAGING_PREFIX, Owner, published_at
 from databases.spares import INVALID, is_spare
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
@@ -32,10 +33,15 @@ WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
 
 @dataclass(frozen=True)
 class Database:
-    """One database of the server; `tenant` and `mark` are those of the instance it says it belongs to."""
+    """One database of the server.
+
+    `owner` is what its comment says, and `published_at` when it was written; `mark` is that of the instance
+    it says it belongs to, by its comment or by its private name.
+    """
 
     name: str
-    tenant: str | None
+    owner: Owner | None
+    published_at: datetime | None
     mark: str | None
     staging: bool
     spare: bool
@@ -71,7 +77,8 @@ def _database(row: asyncpg.Record) -> Database:
     owner = Owner.read(row["comment"])
     return Database(
         name=row["datname"],
-        tenant=owner.tenant if owner else None,
+        owner=owner,
+        published_at=published_at(row["comment"]),
         mark=_mark(staging[1] if staging else owner and owner.mark),
         staging=staging is not None,
         spare=is_spare(row["datname"]),

@@ -1,26 +1,46 @@
-"""How a database shows that it is ours.
+"""How a database shows whose it is.
 
-A published database carries a comment that names its instance and the instance's random mark. Until then it
-has a private name made of the mark. A database with neither is somebody else's: it is never dropped, renamed
-or written to.
+A published database carries a comment that names its instance, the instance's mark (a UUID that is never
+given again), the installation that manages it, and the attempt at a job that published it last. Until it is
+published it has a private name made of the mark. A database with neither is not ours: it is never dropped,
+renamed or written to.
 """
 
 import json
+import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from datetime import UTC, datetime
+from typing import Any, Self
 
 STAGING_PREFIX = "ods_staging_"
+
+_VERSION = 2
+_JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The instance and job a database is made for; `mark` is the instance's UUID."""
+    """The instance a database belongs to, and the attempt at a job that works on it, or published it.
+
+    Attributes:
+        tenant: the instance's tenant.
+        ods_instance_id: the instance's OdsInstanceId; a restored registry may give it again.
+        job_id: the job that published the database, or works on it now.
+        mark: the instance's UUID; it is never given again.
+        number: counts the jobs of the instance; of a delete, it is that of the job before it.
+        attempt: counts the times that the job has begun; 0 in comments of version 1, which do not say it.
+        installation: the installation that manages the instance; None in comments of version 1.
+    """
 
     tenant: str
     ods_instance_id: int
     job_id: str
     mark: str
+    number: int = 0
+    attempt: int = 0
+    installation: str | None = None
 
     @property
     def staging_name(self) -> str:
@@ -28,27 +48,85 @@ class Owner:
         return f"{STAGING_PREFIX}{uuid.UUID(self.mark).hex}"
 
     @property
+    def publication(self) -> tuple[int, int]:
+        """Grows with every attempt at a job of the instance.
+
+        A comment with a later one than the registry knows shows that the registry was restored to an earlier
+        state: it may be wrong about everything that cannot be undone.
+        """
+        return (self.number, self.attempt)
+
+    @property
     def comment(self) -> str:
-        """The comment that a published database carries."""
+        """The comment that this owner's job publishes its database with."""
         return json.dumps(
             {
+                "version": _VERSION,
+                "installation": self.installation,
                 "tenant": self.tenant,
                 "odsInstanceId": self.ods_instance_id,
-                "job": self.job_id,
                 "mark": self.mark,
+                "job": self.job_id,
+                "number": self.number,
+                "attempt": self.attempt,
+                "publishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
 
     def owns(self, comment: str | None) -> bool:
-        """Whether `comment` was written for this owner's instance, by whichever of its jobs."""
+        """Whether `comment` was written for this owner's instance, by whichever of its jobs.
+
+        Not if it names another installation: a copy of a registry has the marks of the original.
+        """
         other = self.read(comment)
-        return other is not None and other.mark == self.mark
+        return other is not None and other.mark == self.mark and self._shares_installation(other)
+
+    def _shares_installation(self, other: Self) -> bool:
+        return None in (other.installation, self.installation) or other.installation == self.installation
 
     @classmethod
     def read(cls, comment: str | None) -> Self | None:
         """The owner that `comment` names; None if it is not one of ours."""
+        fields = _fields(comment)
         try:
-            fields = json.loads(comment or "")
-            return cls(fields["tenant"], fields["odsInstanceId"], fields["job"], fields["mark"])
-        except (ValueError, TypeError, KeyError, RecursionError):  # as deep as a comment may be
+            job = fields["job"]
+            return cls(
+                tenant=fields["tenant"],
+                ods_instance_id=fields["odsInstanceId"],
+                job_id=job,
+                mark=fields["mark"],
+                number=int(fields.get("number", _number(job))),
+                attempt=int(fields.get("attempt", 0)),
+                installation=_text(fields.get("installation")),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
+
+
+def published_at(comment: str | None) -> datetime | None:
+    """When the database with this comment was published; None if the comment does not tell."""
+    try:
+        at = datetime.fromisoformat(_fields(comment)["publishedAt"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return at if at.tzinfo else None
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError
+
+
+def _number(job: str) -> int:
+    """The number of a job, from its id (`CreateInstanceJob-42-1`): comments of version 1 do not say it."""
+    found = _JOB_NUMBER.search(job)
+    return int(found[1]) if found else 0
+
+
+def _fields(comment: str | None) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(comment or "")
+    except (ValueError, RecursionError):  # as deep as a comment may be
+        return {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,6 +1,8 @@
 """Making an instance's database, and removing it: clone, publish, verify, drop.
 
-Everything here runs on a fenced session and may be repeated after any interruption.
+Everything here runs on a fenced session and may be repeated after any interruption. Which database is the
+instance's, two sides must say: the registry, which knows its name, and the database, which carries the
+instance's mark. Where they disagree, nothing is done.
 """
 
 from collections.abc import Mapping
@@ -9,7 +11,8 @@ from dataclasses import dataclass
 import asyncpg
 
 from databases import errors, spares
-from databases.errors import DatabaseFaultError, NotOursError, faults_explained
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, faults_explained
+from databases.locks import lock_holders_named
 from databases.ownership import Owner
 from databases.server import Server
 from databases.spares import INVALID, Fingerprint, Spare, SpareMark
@@ -22,15 +25,24 @@ _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
 """A clone may differ from its template by this much, for free-space maps and the like."""
 
-_Found = Mapping[str, asyncpg.Record]
+Found = Mapping[str, asyncpg.Record]
 """Databases of the server, by name."""
+
+# The oldest first: a restored dump may carry the comment of the database that it was taken of.
+_FIND = """
+SELECT datname, description AS comment, datallowconn, datconnlimit FROM pg_database
+LEFT JOIN pg_shdescription ON objoid = oid AND classoid = 'pg_database'::regclass
+WHERE datname = ANY($1::name[]) OR position($2 IN description) > 0
+ORDER BY oid
+"""
 
 _FAULTS_OF_A_SPARE = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ObjectInUseError,
     asyncpg.InsufficientPrivilegeError,
+    asyncpg.LockNotAvailableError,
 )
-"""It has vanished, sessions are on it, it was given to somebody else."""
+"""It has vanished, sessions are on it, it was given to another role, another session holds a lock on it."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +110,19 @@ async def provision(session: asyncpg.Connection, request: CloneRequest, sizes: T
     """Make the database, or find that an earlier attempt has made it.
 
     Raises:
-        NotOursError: a database has the wanted name and is somebody else's.
+        NotOursError: a database has the wanted name and is not the instance's.
+        DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
         DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
     """
+    owner = request.owner
     with faults_explained({}):
-        found = await _find(session, request.database, request.owner.staging_name)
-        if _is_published(found.get(request.database), request.owner):
+        found = await find(session, owner, request.database, owner.staging_name)
+        if chosen(found, owner, [request.database]) is not None:
+            _require_usable(found[request.database])
             return Made(await _size(session, request.database) or 0)
-        await _drop(session, request.owner, request.database, found, published=True)
+        if request.database in found:
+            raise NotOursError(request.database)
+        await _drop_staging(session, owner, found)
         if (claimed := await _claim(session, request)) is not None:
             return Made(claimed.size_bytes, claimed=True)
         size = await clone(session, request.copy, sizes)
@@ -124,59 +141,134 @@ async def verify(server: Server, database: str) -> None:
             await session.execute("SELECT 1")
 
 
-async def is_foreign(session: asyncpg.Connection, owner: Owner, database: str) -> bool:
-    """Whether the database of that name is somebody else's.
+async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool) -> None:
+    """Remove the instance's database with the sessions on it, and what a clone may have left.
+
+    Only for a delete that a client has requested, and that the registry records under the instance's mark.
+
+    Args:
+        session: a fenced session.
+        owner: the instance, at the attempt at the delete.
+        names: what the registry calls the database, the name that decides first.
+        published: whether the instance ever had that database. If not, a database of the first name that does
+            not carry the mark is the reason why the instance never came to be, and is left alone.
+
+    Raises:
+        NotOursError: `published`, and the database of the first name is not the instance's.
+        DisagreementError: the database was published later than the registry knows, or has another name.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    with faults_explained({}):
+        found = await find(session, owner, *names, owner.staging_name)
+        database = _droppable(found, owner, names, published=published)
+        await _drop_staging(session, owner, found)
+        if database is not None:
+            await drop_database(session, database, invalid=found[database]["datconnlimit"] == INVALID)
+
+
+async def drop_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
+    """Why `drop` would refuse the published database of these names; None if it would not.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    found = await find(session, owner, *names)
+    try:
+        _droppable(found, owner, names, published=True)
+    except (NotOursError, DisagreementError) as refusal:
+        return refusal.reason
+    return None
+
+
+async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
+    """Remove what a clone for the instance has left, which was never published.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
     with faults_explained({}):
-        found = (await _find(session, database)).get(database)
-    return found is not None and not owner.owns(found["comment"])
+        await _drop_staging(session, owner, await find(session, owner, owner.staging_name))
 
 
-async def drop(session: asyncpg.Connection, owner: Owner, database: str, *, published: bool) -> None:
-    """Remove the instance's database with the sessions on it, and what a clone may have left.
-
-    Args:
-        session: a fenced session.
-        owner: the instance.
-        database: the database's name.
-        published: whether the instance ever had that database. If not, a database of that name is somebody
-            else's, and the reason why the instance never came to be.
+async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:
+    """The attempt that published the instance's database of that name; None if it has none that is usable.
 
     Raises:
-        NotOursError: `published`, and the database of that name is somebody else's.
-        DatabaseFaultError: sessions cannot be ended, the server is away, …
+        DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
-        found = await _find(session, database, owner.staging_name)
-        await _drop(session, owner, database, found, published=published)
+    found = (await find(session, owner, database)).get(database)
+    if found is None or not owner.owns(found["comment"]) or not _is_usable(found):
+        return None
+    return Owner.read(found["comment"])
 
 
-async def _drop(
-    session: asyncpg.Connection, owner: Owner, database: str, found: _Found, *, published: bool
-) -> None:
-    """The same, of what was found."""
-    if owner.staging_name in found:
-        await _drop_staging(session, owner)
-    if database not in found:
-        return
-    if owner.owns(found[database]["comment"]):
-        await drop_database(session, database, invalid=found[database]["datconnlimit"] == INVALID)
-    elif published:
-        raise NotOursError(database)
+def _droppable(found: Found, owner: Owner, names: list[str], *, published: bool) -> str | None:
+    database = chosen(found, owner, names)
+    if database is None:
+        if published and names[0] in found:
+            raise NotOursError(names[0])
+        return None
+    latest = Owner.read(found[database]["comment"])
+    # A comment of version 1 does not tell the attempt: it may be one that the registry does not know.
+    is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
+    if latest and is_outdated:
+        raise DisagreementError(
+            database,
+            f"The database '{database}' was published by {latest.job_id}, attempt {latest.attempt}, which is"
+            " later than the registry knows: it was restored to an earlier state. Nothing was dropped."
+            f" `ods drift` tells more; `ods instance adopt {owner.ods_instance_id} --database {database}`"
+            " makes the registry's word count again, then retry.",
+        )
+    return database
 
 
-async def _drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
-    await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", owner.staging_name)
+def chosen(found: Found, owner: Owner, names: list[str]) -> str | None:
+    """Which of `names` is the instance's database; None if it has none.
+
+    The registry's name for it decides. Others that carry the mark as well, such as a copy that was set aside,
+    are left alone.
+
+    Raises:
+        DisagreementError: only databases of other names carry the mark.
+    """
+    for name in names:
+        if name in found and owner.owns(found[name]["comment"]):
+            return name
+    for name, row in found.items():
+        if name not in names and owner.owns(row["comment"]):
+            raise DisagreementError(
+                name,
+                f"The registry calls the instance's database '{names[0]}', but '{name}' carries its mark."
+                f" Nothing was done to it. Rename it back, or hand it to the instance: `ods instance adopt"
+                f" {owner.ods_instance_id} --database {name}`. Then retry.",
+            )
+    return None
 
 
-def _is_published(found: asyncpg.Record | None, owner: Owner) -> bool:
-    """Whether the instance's database is there, and no removal of it was begun and interrupted."""
-    if found is None or not owner.owns(found["comment"]):
-        return False
+def _is_usable(found: asyncpg.Record) -> bool:
+    """Whether a published database is open, and no removal of it was begun and interrupted."""
     return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID
+
+
+def _require_usable(found: asyncpg.Record) -> None:
+    name = found["datname"]
+    if found["datconnlimit"] == INVALID:
+        raise DisagreementError(
+            name,
+            f"A DROP of the instance's database '{name}' was interrupted, so it cannot be used. Delete the"
+            " instance, then create it again.",
+        )
+    if not found["datallowconn"]:
+        raise DisagreementError(
+            name,
+            f"The instance's database '{name}' is there, but accepts no connections. Open it (ALTER DATABASE"
+            f' "{name}" ALLOW_CONNECTIONS true), then retry.',
+        )
+
+
+async def _drop_staging(session: asyncpg.Connection, owner: Owner, found: Found) -> None:
+    if owner.staging_name in found:
+        await _drop(session, owner.staging_name)
 
 
 async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMark | None:
@@ -273,8 +365,8 @@ async def _publish(session: asyncpg.Connection, request: CloneRequest, private_n
             request.database,
         )
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-        # Somebody took the name while the clone ran.
-        await _drop_staging(session, request.owner)
+        # Another session took the name while the clone ran.
+        await _drop(session, request.owner.staging_name)
         raise NotOursError(request.database) from None
 
 
@@ -291,19 +383,26 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
         " the sessions of superusers by hand. Then retry.",
     }
     with faults_explained(reasons):
-        if not invalid:
-            # Otherwise connection pools come back as fast as their sessions are ended.
-            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database)
-        await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", database)
+        async with lock_holders_named(session, database):
+            if not invalid:
+                # Otherwise connection pools come back as fast as their sessions are ended.
+                await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database)
+            await _drop(session, database)
 
 
-async def _find(session: asyncpg.Connection, *names: str) -> _Found:
-    rows = await session.fetch(
-        "SELECT datname, shobj_description(oid, 'pg_database') AS comment, datallowconn, datconnlimit"
-        # Of the type `name`, which refuses what PostgreSQL would cut.
-        " FROM pg_database WHERE datname = ANY($1::name[])",
-        names,
-    )
+async def _drop(session: asyncpg.Connection, database: str) -> None:
+    await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", database)
+
+
+async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> Found:
+    """The databases with these names, and all that carry the mark of the owner's instance.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        # Names of the type `name`, which refuses what PostgreSQL would cut.
+        rows = await session.fetch(_FIND, names, owner.mark)
     return {row["datname"]: row for row in rows}
 
 

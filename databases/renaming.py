@@ -1,6 +1,8 @@
-"""Renaming an instance's database.
+"""Renaming an instance's database, and giving it its old name back.
 
-Which name it has now, its mark tells, so that all of this may be repeated after any interruption.
+Which name it has now, its mark tells, so that all of this may be repeated after any interruption. Only
+databases with the two names of the rename are considered: another one with the mark is a copy, or the
+registry is wrong about the name, and the job stops.
 """
 
 import asyncio
@@ -8,16 +10,12 @@ import asyncio
 import asyncpg
 
 from databases import errors
-from databases.errors import DatabaseFaultError, NotOursError, faults_explained
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, faults_explained
+from databases.locks import lock_holders_named
 from databases.ownership import Owner
-from databases.provisioning import execute, is_foreign
+from databases.provisioning import chosen, execute, find
 from databases.server import Server
 
-# The oldest first: a restored dump may carry the comment of the database that it was taken of.
-_MARKED = """
-SELECT datname, shobj_description(oid, 'pg_database') AS comment FROM pg_database
-WHERE position($1 IN shobj_description(oid, 'pg_database')) > 0 ORDER BY oid
-"""
 # Those of users: others have none, and give way to DDL by themselves.
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL
@@ -25,43 +23,64 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND us
 _PAUSE_SECONDS = 0.05
 
 
-async def own_names(session: asyncpg.Connection, owner: Owner) -> list[str]:
-    """Names of the databases that carry the instance's mark: one, or none.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
-    with faults_explained({}):
-        marked = await session.fetch(_MARKED, owner.mark)
-    return [row["datname"] for row in marked if owner.owns(row["comment"])]
-
-
-async def rename(server: Server, session: asyncpg.Connection, owner: Owner, database: str) -> None:
-    """Give the instance's database the name `database`, if it has another; sessions on it are ended.
+async def rename(
+    server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
+) -> None:
+    """Give the instance's database the name `target`; sessions on it are ended.
 
     Args:
         server: the server.
         session: a fenced session.
-        owner: the instance.
-        database: the name that its database shall have.
+        owner: the instance, at the attempt at the rename, which the database is marked with.
+        current: the name that the registry knows.
+        target: the name that the database shall have.
 
     Raises:
-        NotOursError: a database has that name and is somebody else's.
+        NotOursError: a database has the target name and is not the instance's.
+        DisagreementError: both names belong to databases with the mark, or another one has it.
         DatabaseFaultError: the instance has no database, sessions cannot be ended, the server is away, …
     """
-    if await is_foreign(session, owner, database):
-        raise NotOursError(database)
-    names = await own_names(session, owner)
-    if not names:
+    found = await find(session, owner, current, target)
+    if target in found and not owner.owns(found[target]["comment"]):
+        raise NotOursError(target)
+    database = chosen(found, owner, [current, target])
+    if database is None:
         raise DatabaseFaultError(
             "No database carries the mark of this instance, so there is none to rename. Restore it, or delete"
             " the instance."
         )
-    if database not in names:
-        await _rename(server, session, names[0], database)
+    if database == target:
+        return
+    if target in found:
+        raise DisagreementError(
+            target,
+            f"Both '{current}' and '{target}' carry the mark of this instance. Nothing was renamed. Remove"
+            " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
+            " another name, then retry.",
+        )
+    await _rename(server, session, owner, current, target)
 
 
-async def _rename(server: Server, session: asyncpg.Connection, current: str, database: str) -> None:
+async def rename_back(
+    server: Server, session: asyncpg.Connection, owner: Owner, database: str, target: str
+) -> None:
+    """Undo a rename to `target` that failed: give the database the name `database` that the registry knows.
+
+    Raises:
+        NotOursError: a database has that name and is not the instance's.
+        DisagreementError: only a database of a third name carries the mark.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    found = await find(session, owner, database, target)
+    if chosen(found, owner, [database, target]) == target:
+        if database in found:
+            raise NotOursError(database)
+        await _rename(server, session, owner, target, database)
+
+
+async def _rename(
+    server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
+) -> None:
     reasons = {
         errors.OBJECT_IN_USE: f"Sessions on the database '{current}' do not end. Close them, then retry.",
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
@@ -70,22 +89,22 @@ async def _rename(server: Server, session: asyncpg.Connection, current: str, dat
     }
     with faults_explained(reasons):
         try:
-            async with server.session() as other:
-                await _rename_and_end_sessions(session, other, current, database)
+            async with server.session() as other, lock_holders_named(other, current):
+                await _rename_and_end_sessions(session, other, owner, current, target)
         except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-            raise NotOursError(database) from None
+            raise NotOursError(target) from None
 
 
 async def _rename_and_end_sessions(
-    session: asyncpg.Connection, other: asyncpg.Connection, current: str, database: str
+    session: asyncpg.Connection, other: asyncpg.Connection, owner: Owner, current: str, target: str
 ) -> None:
-    """One statement renames; while it waits for the sessions to end, it keeps new ones out.
+    """One message renames; while it waits for the sessions to end, it keeps new ones out.
 
     So the database is open under one name or the other at any moment, whatever dies in between; to close it
     first, as before a DROP, would leave it closed.
     """
-    statement = "ALTER DATABASE %I RENAME TO %I"
-    renaming = asyncio.create_task(execute(session, statement, current, database))
+    statements = "ALTER DATABASE %1$I RENAME TO %2$I; COMMENT ON DATABASE %2$I IS %3$L"
+    renaming = asyncio.create_task(execute(session, statements, current, target, owner.comment))
     try:
         while not renaming.done():
             await other.execute(_END_SESSIONS, current)

@@ -36,6 +36,8 @@ _SESSION_SETTINGS = {
     "application_name": "ods instance management",
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
+    # No lock of another session holds up the jobs behind this one: it is told, and tried again later.
+    "lock_timeout": "3s",
     # Routers forget connections on which nothing is said, as during a long clone.
     "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
     "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
@@ -104,7 +106,7 @@ class Server:
 
     @asynccontextmanager
     async def fenced(
-        self, owner: Owner, before_waiting: Callable[[], Awaitable[None]] | None = None
+        self, owner: Owner, before_waiting: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
         """A session that alone may work on the databases of `owner`'s instance.
 
@@ -121,7 +123,7 @@ class Server:
 
     @asynccontextmanager
     async def locked(
-        self, key: str, before_waiting: Callable[[], Awaitable[None]] | None = None
+        self, key: str, before_waiting: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
         """A session that holds the advisory lock of `key`; who holds it for long is ended.
 

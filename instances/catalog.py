@@ -1,6 +1,7 @@
 """What the registry shows: pages and single rows."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -88,6 +89,12 @@ class Catalog:
             DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
         )
         return {str(mark) for mark in await self._all(query)}
+
+    async def last_change(self) -> datetime | None:
+        """When an instance was last changed, in UTC; None if there never was one."""
+        async with self._sessions() as session:
+            at = await session.scalar(select(func.max(DbInstance.lastmodifieddate)))
+        return at.replace(tzinfo=UTC) if at else None
 
     async def all_ods_instances(self) -> Sequence[OdsInstance]:
         """Every ODS instance, by id."""

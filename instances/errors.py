@@ -35,6 +35,10 @@ class RefusedError(InstanceError):
         self.next_step = next_step
 
 
+class InstallationNotConfirmedError(InstanceError):
+    """The registry was copied or moved, and the operator has not said yet what it is; the message tells."""
+
+
 class RowNotFoundError(InstanceError):
     """There is no such row.
 

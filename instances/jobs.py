@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from instances.status import Operation, Template
 from settings import DEFAULT_TENANT, Settings
 
+INSTALLATION = "installation"
+"""Key of the memo that tells which installation's a workflow or schedule is."""
+
 
 @dataclass(frozen=True)
 class ExecutionPolicy:
@@ -17,6 +20,7 @@ class ExecutionPolicy:
     ddl_attempts: int
     heartbeat_timeout: float
     decision_window: float
+    outage_timeout: float = 3600
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
@@ -26,6 +30,7 @@ class ExecutionPolicy:
             ddl_attempts=settings.ddl_attempts,
             heartbeat_timeout=settings.heartbeat_timeout,
             decision_window=settings.decision_window,
+            outage_timeout=settings.outage_timeout,
         )
 
 
@@ -34,8 +39,12 @@ class InstanceJob:
     """One attempt at one job of one instance.
 
     `number` counts the jobs of the instance, `attempt` the times this job has begun; together they are the
-    fencing token of every status write. `mark` is the identity that the instance's database carries, and
-    `published` tells whether that database was ever handed over to the ODS/API. A rename knows the new names.
+    fencing token of every status write, together with `mark`, the identity that the instance's database
+    carries: a restored registry may give ids and numbers again, but never a mark. `published` tells whether
+    that database was ever handed over to the ODS/API. A rename knows the new names, and so does the delete of
+    an instance whose rename has failed. `installation` is the one whose registry requested the job. A delete
+    knows the last attempt before it (`known_number`, `known_attempt`): a database that was published later is
+    not dropped.
     """
 
     tenant: str
@@ -52,6 +61,9 @@ class InstanceJob:
     policy: ExecutionPolicy
     new_name: str | None = None
     new_database: str | None = None
+    installation: str | None = None
+    known_number: int | None = None
+    known_attempt: int | None = None
 
     @property
     def final_name(self) -> str:
@@ -64,6 +76,11 @@ class InstanceJob:
         return self.new_database or self.database
 
     @property
+    def databases(self) -> list[str]:
+        """What the registry calls the instance's database; the name that decides first."""
+        return [self.database] if self.new_database is None else [self.database, self.new_database]
+
+    @property
     def job_id(self) -> str:
         """Key of the job in `adminapi.jobstatuses`."""
         return job_id(self.operation, self.ods_instance_id, self.number)
@@ -73,9 +90,12 @@ class InstanceJob:
         """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
         return workflow_id(self.tenant, self.ods_instance_id)
 
-    def is_newer_than(self, other: "InstanceJob") -> bool:
-        """Whether the instance has moved on from `other` to this job, or to this attempt."""
-        return (self.number, self.attempt) > (other.number, other.attempt)
+    def follows(self, other: "InstanceJob") -> bool:
+        """Whether the instance has moved on from `other` to this job, or to this attempt.
+
+        A job under another mark is that of another instance, to which a restored registry gave the same id.
+        """
+        return self.mark != other.mark or (self.number, self.attempt) > (other.number, other.attempt)
 
 
 def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
@@ -95,7 +115,18 @@ def tenant_id(tenant: str, identifier: str) -> str:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A job that gave up, and why, in words a person can act on."""
+    """A job that gave up, and why, in words a person can act on; `outage` if something was away too long."""
 
     job: InstanceJob
     reason: str
+    outage: bool = False
+
+
+@dataclass(frozen=True)
+class JobWait:
+    """What a running job waits for, for how long already, and for how long it will, in seconds."""
+
+    job: InstanceJob
+    reason: str
+    since_seconds: float
+    until_seconds: float

@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
@@ -75,6 +77,11 @@ class DbInstance(Base):
     # What a rename makes of `name` and `databasename`; reserved until it is done, or something else is asked.
     newname: Mapped[str | None] = mapped_column(String(100))
     newdatabasename: Mapped[str | None] = mapped_column(String(255))
+    # The attempt at the job before a delete: the latest that can have published the database.
+    knownnumber: Mapped[int | None]
+    knownattempt: Mapped[int | None]
+    # How often in a row an outage has ended the instance's job.
+    outages: Mapped[int] = mapped_column(server_default=text("0"))
 
 
 class Job(Base):
@@ -108,6 +115,10 @@ class Job(Base):
     databasetemplate: Mapped[str | None] = mapped_column(String(100))
     # Of a refresh: the one ODS instance that it reads; null if it reads all.
     odsinstanceid: Mapped[int | None]
+    # What a running job waits for, since when, and when it will give up; null while it waits for nothing.
+    waitingfor: Mapped[str | None] = mapped_column(Text)
+    waitingsince: Mapped[datetime | None]
+    waitinguntil: Mapped[datetime | None]
 
 
 class ApiClient(Base):
@@ -151,6 +162,12 @@ class Installation(Base):
 
     single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     id: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    # Where the registry was when it was confirmed: the cluster's system identifier, the database's OID.
+    registrysystem: Mapped[str | None] = mapped_column(String(20))
+    registrydatabase: Mapped[int | None] = mapped_column(BigInteger)
+    # The cluster with the ODS databases, and the installations that may have databases there as well.
+    serversystem: Mapped[str | None] = mapped_column(String(20))
+    neighbours: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"))
 
 
 class OdsInstance(Base):

@@ -1,30 +1,48 @@
 """The registry: every state change of an instance, each one guarded transaction.
 
 An instance row is the outbox of its job. What a person asks for is committed here first; a workflow then
-begins, finishes or fails it. Each of those writes is guarded by the job's fencing token (operation, number
-and attempt) and by the statuses the step may start from, so a late or repeated attempt changes nothing.
+begins, finishes or fails it. Each of those writes is guarded by the instance's mark, by the job's fencing
+token (operation, number and attempt) and by the statuses the step may start from, so a late or repeated
+attempt, or one at another instance that had the same id before the registry was restored, changes nothing.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import timedelta
+from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Update, Uuid, any_, exists, insert, literal, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Interval,
+    Select,
+    Update,
+    Uuid,
+    and_,
+    any_,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from instances import models, status
 from instances.engine import single_statements
 from instances.errors import InstanceNotFoundError, RefusedError
-from instances.jobs import ExecutionPolicy, InstanceJob
+from instances.installation import InstallationStore
+from instances.jobs import ExecutionPolicy, InstanceJob, JobWait
 from instances.models import DbInstance, Job
 from instances.naming import database_name
 from instances.relations import relations_of
 from instances.reservations import database_taken, name_taken, require_free, reserved_id
 from instances.routes import relations_reason, rename_obstacle, reroute, route, unroute
-from instances.status import InstanceStatus, JobStatus, Operation, Step, Template
+from instances.status import InstanceStatus, JobStatus, Operation, Step, Template, after_failure
 from settings import DEFAULT_TENANT
 
 _NEXT_STEPS = {
@@ -37,12 +55,25 @@ _NEXT_STEPS = {
 }
 
 
+_RETRIES_AFTER_OUTAGES = 5
+"""How often a delete that an outage ended is tried again without a person."""
+_WAITS_FOR_NOTHING: dict[str, Any] = {"waitingfor": None, "waitingsince": None, "waitinguntil": None}
+
+
 @dataclass(frozen=True)
 class Begun:
     """Whether the job holds the instance now, and, if it may not go on all the same, why."""
 
     held: bool
     refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an instance is at an attempt of a job: its status, and whether the job is told to be waiting."""
+
+    status: InstanceStatus
+    waits: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +88,8 @@ class Registry:
     """The state changes of one tenant's instances.
 
     Every change is one statement or one transaction. Connection faults come through as SQLAlchemy's and
-    asyncpg's errors.
+    asyncpg's errors. While the registry is a copy that no operator has confirmed, every request and every
+    beginning raises InstallationNotConfirmedError.
     """
 
     def __init__(self, engine: AsyncEngine, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT) -> None:
@@ -65,14 +97,7 @@ class Registry:
         self._single_statements = single_statements(engine)
         self._policy = policy
         self._tenant = tenant
-        self._installation: str | None = None
-
-    async def installation(self) -> str:
-        """The id of this installation, which never changes."""
-        if self._installation is None:
-            async with self._single_statements() as session:
-                self._installation = str((await session.scalars(select(models.Installation.id))).one())
-        return self._installation
+        self.installation = InstallationStore(engine)
 
     async def reserve(self, name: str, template: Template) -> Requested:
         """Reserve an OdsInstanceId and record that `name` shall be created.
@@ -80,6 +105,7 @@ class Registry:
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
         """
+        await self.installation.require_confirmed()
         database = database_name(name, template)
         try:
             async with self._transaction() as session:
@@ -107,6 +133,7 @@ class Registry:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: a job is under way, or other rows refer to the ODS instance.
         """
+        await self.installation.require_confirmed()
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
@@ -119,8 +146,10 @@ class Registry:
             return await self.request_delete_in(session, instance)
 
     async def request_delete_in(self, session: AsyncSession, instance: DbInstance) -> Requested:
-        """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it."""
-        instance.newname = instance.newdatabasename = None
+        """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it.
+
+        The names that a failed rename has reserved stay: the database may have the new one.
+        """
         return await self._next_job(session, instance, Operation.DELETE, status.REQUEST_DELETE)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
@@ -131,6 +160,7 @@ class Registry:
             RefusedError: a job is under way, or the instance was never created.
             NameTakenError: another live instance or ODS instance has the name, or the database name.
         """
+        await self.installation.require_confirmed()
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_RENAME.sources, "renamed")
@@ -147,10 +177,12 @@ class Registry:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: the instance's last job has not failed.
         """
+        await self.installation.require_confirmed()
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             step = status.RETRY[Operation(instance.operation)]
             _require(instance, step.sources, "retried")
+            instance.outages = 0
             _advance(instance, step)
             requested = await self._requested(session, instance)
             await session.execute(_job_record(requested.job, step.job))
@@ -164,6 +196,7 @@ class Registry:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: it has a job under way, or never had a database.
         """
+        await self.installation.require_confirmed()
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.ADOPTABLE, "given a database")
@@ -177,22 +210,62 @@ class Registry:
 
         Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
         `refusal` the instance is taken only for the job to fail with it.
+
+        Raises:
+            InstallationNotConfirmedError: the registry was copied or moved.
         """
-        # The others have more to do than to take the instance.
-        takes_only = job.operation is Operation.CREATE
-        async with self._single_statements() if takes_only else self._transaction() as session:
-            step = status.BEGIN[job.operation]
-            held = await _move(session, job, step, from_attempt=job.attempt - 1, errormessage=None)
-            if held and job.operation is Operation.DELETE and job.published:
-                refusal = refusal or await unroute(session, job.ods_instance_id)
-            if held and job.operation is Operation.RENAME:
-                refusal = await rename_obstacle(session, job)
-            return Begun(held, refusal)
+        installation = await self.installation.require_confirmed()
+        if job.installation not in {None, installation.id}:
+            return Begun(held=False)
+        step = status.BEGIN[job.operation]
+        match job.operation:
+            case Operation.CREATE:
+                async with self._single_statements() as session:
+                    return Begun(await _begun(session, job, step), refusal)
+            case Operation.DELETE:
+                async with self._transaction() as session:
+                    held = await _begun(session, job, step)
+                    if held and job.published:
+                        refusal = refusal or await unroute(session, job.ods_instance_id)
+                    return Begun(held, refusal)
+            case Operation.RENAME:
+                async with self._transaction() as session:
+                    held = await _begun(session, job, step, DbInstance.newname == job.new_name)
+                    return Begun(held, refusal or (await rename_obstacle(session, job) if held else None))
+            case _:
+                assert_never(job.operation)
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
         async with self._single_statements() as session:
             return await _is_at(session, job, state)
+
+    async def position(self, job: InstanceJob) -> Position | None:
+        """Where the instance is at this very attempt of `job`; None if it has moved on."""
+        query = (
+            select(DbInstance.status, Job.waitingfor.is_not(None))
+            .outerjoin(Job, Job.jobid == job.job_id)
+            .where(*_token(job, job.attempt))
+        )
+        async with self._single_statements() as session:
+            row = (await session.execute(query)).one_or_none()
+        return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]))
+
+    async def record_wait(self, wait: JobWait) -> None:
+        """Record what a running job waits for. Nothing is recorded of one that has ended."""
+        running = (Job.jobid == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        values = {
+            "waitingfor": wait.reason,
+            "waitingsince": models.UTC_NOW - _seconds(wait.since_seconds),
+            "waitinguntil": models.UTC_NOW + _seconds(wait.until_seconds),
+        }
+        async with self._single_statements() as session:
+            await session.execute(update(Job).where(*running).values(**values))
+
+    async def end_wait(self, job: InstanceJob) -> None:
+        """Record that a running job waits for nothing any more."""
+        async with self._single_statements() as session:
+            await session.execute(update(Job).where(Job.jobid == job.job_id).values(**_WAITS_FOR_NOTHING))
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` and route the ODS/API to its database.
@@ -202,12 +275,35 @@ class Registry:
         Raises:
             NameTakenError: an ODS instance took the name or the reserved id in the meantime.
         """
-        if job.operation is not Operation.CREATE:
+        return await self._complete(job, status.FINISH[Operation.CREATE], connection_string, job.attempt)
+
+    async def follow_database(self, job: InstanceJob, connection_string: str, attempt: int) -> bool:
+        """Record as `Completed` an instance whose create has failed, but whose database was published.
+
+        Args:
+            job: the create, at the attempt that failed.
+            connection_string: what routes the ODS/API to the database, encrypted.
+            attempt: the attempt that published it; a registry that was restored may know only earlier ones.
+
+        Safe to repeat. Returns whether the instance was at this attempt of the job.
+
+        Raises:
+            NameTakenError: an ODS instance has the name or the reserved id.
+        """
+        return await self._complete(job, status.FOLLOW_DATABASE, connection_string, max(attempt, job.attempt))
+
+    async def _complete(self, job: InstanceJob, step: Step, connection_string: str, attempt: int) -> bool:
+        if job.operation != Operation.CREATE:
             return False
-        step = status.FINISH[Operation.CREATE]
+        made = {
+            "odsinstancename": job.name,
+            "publishedat": models.UTC_NOW,
+            "errormessage": None,
+            "attempt": attempt,
+        }
         try:
             async with self._transaction() as session:
-                took = await _took(session, job, step, odsinstancename=job.name, publishedat=models.UTC_NOW)
+                took = await _took(session, job, step, made)
                 if took:
                     await route(session, job, connection_string)
                 return took or await _is_at(session, job, step.target)
@@ -222,10 +318,10 @@ class Registry:
         Raises:
             NameTakenError: an ODS instance took the name in the meantime.
         """
-        if job.operation is not Operation.RENAME:
+        if job.operation != Operation.RENAME:
             return False
         step = status.FINISH[Operation.RENAME]
-        names: dict[str, Any] = {
+        names = {
             "name": job.final_name,
             "odsinstancename": job.final_name,
             "databasename": job.final_database,
@@ -234,7 +330,7 @@ class Registry:
         }
         try:
             async with self._transaction() as session:
-                took = await _took(session, job, step, **names)
+                took = await _took(session, job, step, names)
                 if took:
                     await reroute(session, job, connection_string)
                 return took or await _is_at(session, job, step.target)
@@ -243,28 +339,65 @@ class Registry:
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
-        if job.operation is not Operation.DELETE:
+        if job.operation != Operation.DELETE:
             return False
+        freed = {"newname": None, "newdatabasename": None}
         async with self._single_statements() as session:
-            return await _move(session, job, status.FINISH[Operation.DELETE])
+            return await _move(session, job, status.FINISH[Operation.DELETE], **freed)
 
-    async def fail(self, job: InstanceJob, reason: str) -> bool:
-        """Record that `job` gave up, and why. Safe to repeat; returns whether it was the job's to fail."""
+    async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
+        """Record that `job` gave up, and why; with `outage`, because something was away for too long.
+
+        Safe to repeat; returns whether it was the job's to fail.
+        """
+        outages = DbInstance.outages + 1 if outage else 0
         async with self._single_statements() as session:
-            return await _move(session, job, status.FAIL[job.operation], errormessage=reason)
+            step = status.FAIL[job.operation]
+            return await _move(session, job, step, errormessage=reason, outages=outages)
+
+    async def explain_failure(self, job: InstanceJob, reason: str) -> None:
+        """Record another reason why `job` has failed, if the instance is still at that."""
+        failed = DbInstance.status == status.FAIL[job.operation].target
+        told = (
+            update(DbInstance)
+            .where(*_token(job, job.attempt), failed)
+            .values(errormessage=reason)
+            .returning(DbInstance.id)
+            .cte("told")
+        )
+        recorded = update(Job).where(Job.jobid == job.job_id, exists(select(told.c.id)))
+        async with self._single_statements() as session:
+            await session.execute(recorded.values(errormessage=reason).add_cte(told))
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Jobs of rows in `Pending` and `Pending_Delete` with ids above `after`, by id."""
-        waiting = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
+        waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         return [self._job(row) for row in await self._page(waiting, after, limit)]
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Jobs of rows in `InProgress` with ids above `after`, by id, at the attempt that is under way."""
-        running = (InstanceStatus.IN_PROGRESS,)
+        running = DbInstance.status == InstanceStatus.IN_PROGRESS
         return [self._job(row, row.attempt) for row in await self._page(running, after, limit)]
 
+    async def unfinished_deletes(self, half_dropped: Collection[str]) -> Sequence[InstanceJob]:
+        """Deletes that have failed and are tried again without a person, at the attempt that failed.
+
+        Those that an outage ended, a bounded number of times; and those of the instances with the marks
+        `half_dropped`, whose databases a DROP has begun to remove.
+        """
+        query = select(DbInstance).where(
+            DbInstance.status == InstanceStatus.DELETE_FAILED,
+            or_(
+                and_(DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
+                _has_mark(half_dropped),
+            ),
+        )
+        return await self._jobs_of(query)
+
     async def release(self, job: InstanceJob) -> InstanceJob | None:
-        """Put a job that nobody carries out any more back to waiting; returns the attempt that is due then.
+        """Put a job back to waiting that has no workflow any more, or a delete that is not finished.
+
+        Returns the attempt that is due then.
 
         Safe to repeat. None if the instance has moved on, and nothing was changed then.
         """
@@ -274,17 +407,23 @@ class Registry:
 
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """Jobs that ended in `Error`, of the instances with these marks, at the attempt that failed."""
-        query = select(DbInstance).where(
-            DbInstance.status == InstanceStatus.ERROR,
-            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid))),
-        )
-        async with self._single_statements() as session:
-            return [
-                self._job(row, row.attempt) for row in await session.scalars(query.order_by(DbInstance.id))
-            ]
+        failed = DbInstance.status == InstanceStatus.ERROR
+        return await self._jobs_of(select(DbInstance).where(failed, _has_mark(marks)))
 
-    async def _page(self, states: Collection[InstanceStatus], after: int, limit: int) -> Sequence[DbInstance]:
-        query = select(DbInstance).where(DbInstance.status.in_(states), DbInstance.id > after)
+    async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """The last jobs of the instances with these marks that no job works on, at their last attempt."""
+        ended = DbInstance.status.in_(status.AT_REST)
+        return await self._jobs_of(select(DbInstance).where(ended, _has_mark(marks)))
+
+    async def _jobs_of(self, query: Select[DbInstance]) -> Sequence[InstanceJob]:
+        await self.installation.state()
+        async with self._single_statements() as session:
+            rows = await session.scalars(query.order_by(DbInstance.id))
+            return [self._job(row, row.attempt) for row in rows]
+
+    async def _page(self, condition: ColumnElement[bool], after: int, limit: int) -> Sequence[DbInstance]:
+        await self.installation.require_confirmed()
+        query = select(DbInstance).where(condition, DbInstance.id > after)
         async with self._single_statements() as session:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
 
@@ -296,9 +435,12 @@ class Registry:
     async def _next_job(
         self, session: AsyncSession, instance: DbInstance, operation: Operation, step: Step
     ) -> Requested:
+        if operation == Operation.DELETE:
+            instance.knownnumber, instance.knownattempt = instance.jobnumber, instance.attempt
         instance.operation = operation
         instance.jobnumber += 1
         instance.attempt = 0
+        instance.outages = 0
         _advance(instance, step)
         return self._with_job(session, await self._requested(session, instance))
 
@@ -332,6 +474,9 @@ class Registry:
             policy=self._policy,
             new_name=instance.newname,
             new_database=instance.newdatabasename,
+            installation=self.installation.known_id,
+            known_number=instance.knownnumber,
+            known_attempt=instance.knownattempt,
         )
 
 
@@ -339,34 +484,51 @@ def _token(job: InstanceJob, attempt: int) -> list[ColumnElement[bool]]:
     """The fence of every write by a job: the row is at this job and this attempt."""
     return [
         DbInstance.id == job.instance_id,
+        DbInstance.mark == UUID(job.mark),
         DbInstance.operation == job.operation,
         DbInstance.jobnumber == job.number,
         DbInstance.attempt == attempt,
     ]
 
 
-async def _move(
-    session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
-) -> bool:
+async def _begun(session: AsyncSession, job: InstanceJob, step: Step, *also: ColumnElement[bool]) -> bool:
+    """Begin this attempt after the one before it; true as well if that was done before."""
+    token = [*_token(job, job.attempt - 1), *also]
+    took = await _took(session, job, step, {"errormessage": None}, token)
+    return took or await _is_at(session, job, step.target)
+
+
+async def _move(session: AsyncSession, job: InstanceJob, step: Step, **values: object) -> bool:
     """Take `step` if the row allows it; true as well if this attempt of the job took it before."""
-    took = await _took(session, job, step, from_attempt, **values)
+    took = await _took(session, job, step, values)
     return took or await _is_at(session, job, step.target)
 
 
 async def _took(
-    session: AsyncSession, job: InstanceJob, step: Step, from_attempt: int | None = None, **values: object
+    session: AsyncSession,
+    job: InstanceJob,
+    step: Step,
+    values: Mapping[str, object],
+    token: Collection[ColumnElement[bool]] = (),
 ) -> bool:
     """Take `step` if the row allows it now, and record the same of the job: one statement."""
-    token = _token(job, job.attempt if from_attempt is None else from_attempt)
     moved = (
         update(DbInstance)
-        .where(*token, DbInstance.status.in_(step.sources))
-        .values(status=step.target, attempt=job.attempt, lastmodifieddate=models.UTC_NOW, **values)
+        .where(*(token or _token(job, job.attempt)), DbInstance.status.in_(step.sources))
+        .values({"status": step.target, "attempt": job.attempt, "lastmodifieddate": models.UTC_NOW, **values})
         .returning(DbInstance.id)
         .cte("moved")
     )
     recorded = _job_record(job, step.job, values.get("errormessage")).where(exists(select(moved.c.id)))
     return await session.scalar(select(moved.c.id).add_cte(recorded.cte("recorded"))) is not None
+
+
+def _has_mark(marks: Collection[str]) -> ColumnElement[bool]:
+    return DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
+
+
+def _seconds(seconds: float) -> ColumnElement[timedelta]:
+    return literal(timedelta(seconds=seconds), Interval)
 
 
 async def _is_at(session: AsyncSession, job: InstanceJob, target: InstanceStatus) -> bool:
@@ -377,7 +539,12 @@ async def _is_at(session: AsyncSession, job: InstanceJob, target: InstanceStatus
 def _job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
     """The statement that records how far `job` is."""
     ended = reached in {JobStatus.COMPLETED, JobStatus.ERROR}
-    values = {"status": reached, "errormessage": error, "finishedat": models.UTC_NOW if ended else None}
+    values = {
+        "status": reached,
+        "errormessage": error,
+        "finishedat": models.UTC_NOW if ended else None,
+        **_WAITS_FOR_NOTHING,
+    }
     if reached is JobStatus.IN_PROGRESS:
         values["startedat"] = models.UTC_NOW
     return update(Job).where(Job.jobid == job.job_id).values(**values)
@@ -396,8 +563,8 @@ def _require(instance: DbInstance, states: Collection[InstanceStatus], verb: str
 
 
 def _require_created(instance: DbInstance, verb: str) -> None:
-    """Refuse what a failed create cannot have: a rename can have failed as well."""
-    if instance.status == InstanceStatus.ERROR and instance.operation != Operation.RENAME:
+    """Refuse it to an instance whose job failed in a way that leaves it without a usable database."""
+    if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
         raise _refusal(instance, verb)
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from instances import models
 from instances.errors import NameTakenError
-from instances.models import DbInstance, OdsInstance
-from instances.status import InstanceStatus
+from instances.models import DbInstance, Job, OdsInstance
+from instances.status import InstanceStatus, Operation
 
 _NAMES = 0x4F6453
 """Keeps the locks of names apart from other locks of this database."""
@@ -78,6 +78,8 @@ async def reserved_id(session: AsyncSession) -> int:
     has_it = or_(
         exists().where(OdsInstance.odsinstanceid == following.c.id),
         exists().where(DbInstance.odsinstanceid == following.c.id),
+        # What is left of an instance whose row is gone, as after a restore of some of the tables.
+        exists().where(Job.jobid == func.concat(f"{Operation.CREATE}InstanceJob-", following.c.id, "-1")),
     )
     while True:
         reserved, is_taken = (await session.execute(select(following.c.id, has_it))).one()

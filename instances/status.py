@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 
 class Template(StrEnum):
@@ -101,8 +102,54 @@ FAIL = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
 )
-# Only for a job whose workflow is open no longer, so that nobody will finish or fail it.
+# Only for a job whose workflow is open no longer, so that nothing will finish or fail it, and for a delete
+# that is tried again without a person.
 RELEASE = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
-    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
+    _step(
+        InstanceStatus.IN_PROGRESS,
+        InstanceStatus.DELETE_FAILED,
+        to=InstanceStatus.PENDING_DELETE,
+        job=JobStatus.PENDING,
+    ),
 )
+# A create has failed after it had published the database, which nothing drops but a delete.
+FOLLOW_DATABASE = _step(InstanceStatus.ERROR, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
+# No job works on the instance, or is about to.
+AT_REST = frozenset(
+    {InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED}
+)
+
+
+class Undo(StrEnum):
+    """What is undone after a job has given up; each may be repeated, also where nothing was done."""
+
+    REMOVE_STAGING = "remove the staging database"
+    RENAME_BACK = "give the database its old name back"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class AfterFailure:
+    """What follows when a job gives up, whichever of its steps failed.
+
+    Attributes:
+        undo: what is undone. It never drops a database that was published.
+        usable: whether the instance works afterwards as it did before the job.
+    """
+
+    undo: Undo
+    usable: bool
+
+
+def after_failure(operation: Operation) -> AfterFailure:
+    """What follows when a job of this kind gives up: the only place that decides it."""
+    match operation:
+        case Operation.CREATE:
+            return AfterFailure(Undo.REMOVE_STAGING, usable=False)
+        case Operation.RENAME:
+            return AfterFailure(Undo.RENAME_BACK, usable=True)
+        case Operation.DELETE:  # the ODS/API does not route to it any more, and a retry drops it
+            return AfterFailure(Undo.NOTHING, usable=False)
+        case _:
+            assert_never(operation)

@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import sys
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from temporalio.testing import WorkflowEnvironment
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
 from cli.temporal_server import DYNAMIC_CONFIG
-from settings import AnySettings, MultiTenantSettings, ServiceSettings, Settings
+from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
 from workflows import schedules
 from workflows.client import DATA_CONVERTER
 
@@ -29,6 +30,9 @@ TOKEN_KEY = base64.b64encode(b"signing key of 32 bytes, really!").decode()
 MINIMAL_TEMPLATE = "EdFi_Ods_Minimal_Template"
 SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
 
+
+INSTALLATION = str(uuid.uuid4())
+"""Of schedules that tests set by themselves."""
 
 NUMBERS = itertools.count(1)
 """For names, ids and queues that no other test uses."""
@@ -51,6 +55,7 @@ def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -
         "token_signing_key": TOKEN_KEY,
         "task_queue": f"ods-{next(NUMBERS)}",
         "ddl_attempts": 2,
+        "shared_server": True,
         "heartbeat_timeout": 2,
         "shutdown_timeout": 5,
     }
@@ -103,19 +108,24 @@ async def development_server() -> AsyncIterator[Client]:
 @asynccontextmanager
 async def scheduled(client: Client, settings: Settings) -> AsyncIterator[None]:
     """The schedules of these settings, as a worker sets them when it starts; in the end there is none."""
-    await schedules.ensure(client, settings)
+    await schedules.ensure(client, settings, INSTALLATION)
     try:
         yield
     finally:
-        for name in (
-            *(schedules.PENDING_SWEEP, schedules.RECONCILE),
-            *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
-        ):
-            try:
-                await client.get_schedule_handle(name).delete()
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
+        await delete_schedules(client)
+
+
+async def delete_schedules(client: Client, tenant: str = DEFAULT_TENANT) -> None:
+    """Remove the schedules of a tenant: the next test's installation is another."""
+    for name in (
+        *(schedules.PENDING_SWEEP, schedules.RECONCILE),
+        *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
+    ):
+        try:
+            await client.get_schedule_handle(schedules.schedule_id(tenant, name)).delete()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
 
 def binary(name: str) -> str:

@@ -26,10 +26,8 @@ class CreateInstance(JobWorkflow):
     async def do_work(self) -> bool:
         """Provision the database, then record `Completed`, unless that was done on the way."""
         job = self.job
-        provisioned = await workflow.execute_activity_method(
-            DatabaseActivities.provision,
-            job,
-            **options.ddl(job.policy, f"Clone template {job.template} into {job.database}"),
+        provisioned = await self.run_step(
+            DatabaseActivities.provision, f"Clone template {job.template} into {job.database}"
         )
         return provisioned.finished or await self.whole(
             workflow.execute_activity_method(
@@ -39,11 +37,13 @@ class CreateInstance(JobWorkflow):
             )
         )
 
-    async def clean_up(self) -> None:
-        """Drop the database if it was made: nobody may come to use the database of a failed instance."""
+    async def clean_up(self) -> bool:
+        """Drop a database that was not published yet; the instance of one that was, is `Completed`."""
         job = self.job
-        await workflow.execute_activity_method(
-            DatabaseActivities.discard,
-            job,
-            **options.clean_up(job.policy, f"Remove what was made of {job.database}"),
+        return bool(
+            await workflow.execute_activity_method(
+                DatabaseActivities.discard,
+                job,
+                **options.clean_up(job.policy, f"Remove what was made of {job.database}"),
+            )
         )

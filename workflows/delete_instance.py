@@ -26,14 +26,13 @@ class DeleteInstance(JobWorkflow):
     async def do_work(self) -> bool:
         """Drop the database, then record `Deleted`, unless that was done on the way."""
         job = self.job
-        deleted = await workflow.execute_activity_method(
-            DatabaseActivities.drop, job, **options.ddl(job.policy, f"Drop {job.database}")
-        )
+        deleted = await self.run_step(DatabaseActivities.drop, f"Drop {job.database}")
         return deleted or await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
             )
         )
 
-    async def clean_up(self) -> None:
+    async def clean_up(self) -> bool:
         """Nothing: what could not be dropped now, a retry drops."""
+        return False

@@ -7,26 +7,38 @@ newer job of the instance is handed over to it by signal, and it continues as th
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    is_cancelled_exception,
+)
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.faults import OUTAGE
     from activities.registry import RegistryActivities
-    from instances.jobs import InstanceJob, JobFailure
+    from activities.turns import TURN_MISSED
+    from instances.jobs import InstanceJob, JobFailure, JobWait
     from instances.registry import Begun
-    from instances.status import BEGIN, FAIL, FINISH, InstanceStatus
+    from instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}
 
 _BEGINS_LOCALLY = "begin-locally"
 """Patch: workflows that were started before it have `begin` as an activity in their histories."""
+_WAITS_FOR_OUTAGES = "outages-are-waited-for"
+"""Patch: workflows that were started before it let Temporal count the tries, outages among them."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 _Result = TypeVar("_Result")
 
@@ -46,8 +58,8 @@ class JobWorkflow(ABC):
         """Do what the job is for, and record that it is done; false if the instance had moved on."""
 
     @abstractmethod
-    async def clean_up(self) -> None:
-        """Remove what the failed work has left behind."""
+    async def clean_up(self) -> bool:
+        """Undo what the failed work has done; true if the instance turns out to be `Completed`."""
 
     @workflow.signal
     def retry(self) -> None:
@@ -62,12 +74,12 @@ class JobWorkflow(ABC):
     @workflow.signal
     def hand_over(self, job: InstanceJob) -> None:
         """Continue as `job` when this one has ended."""
-        if job.is_newer_than(self._successor or self.job):
+        if job.follows(self._successor or self.job):
             self._successor = job
 
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
-        self._tell("Pending", "The job waits for the registry.")
+        self._set_details("Pending", "The job waits for the registry.")
         begun = await self._begin()
         if not begun.held:
             return self._moved_on()
@@ -80,7 +92,7 @@ class JobWorkflow(ABC):
                 return self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
             self._cancelled = self._cancelled or is_cancelled_exception(error)
-            return await self._give_up(_reason(error))
+            return await self._give_up(_reason(error), outage=_is_outage(error))
         self._show(FINISH[self.job.operation].target, "The job is done.")
         self._continue_as_successor()
         return f"{self.job.job_id} is done."
@@ -95,6 +107,67 @@ class JobWorkflow(ABC):
                 if task.cancelled():
                     raise
                 self._cancelled = True
+
+    async def run_step(
+        self, activity: Callable[[Any, InstanceJob], Awaitable[_Result]], summary: str
+    ) -> _Result:
+        """Run an activity on the server until it has an answer about the job; outages are waited for.
+
+        An answer about the job uses up one of its attempts; an outage, or a worker that dies, none. `retry`
+        ends the pause between two tries.
+
+        Raises:
+            ActivityError: the last attempt has failed, or an outage lasted longer than the policy allows.
+        """
+        policy = self.job.policy
+        if not workflow.patched(_WAITS_FOR_OUTAGES):
+            return await workflow.execute_activity_method(activity, self.job, **options.ddl(policy, summary))
+        answers, outage = 0, _Outage()
+        while True:
+            try:
+                return await workflow.execute_activity_method(
+                    activity, self.job, **options.ddl_try(policy, summary)
+                )
+            except ActivityError as error:
+                if is_cancelled_exception(error) or _is_final(error):
+                    raise
+                if _is_outage(error):
+                    outage = outage.went_on(_reason(error), workflow.now())
+                    if outage.lasted >= timedelta(seconds=policy.outage_timeout):
+                        raise
+                    await self._show_outage(outage)
+                    pause = options.pause_after(outage.tries)
+                else:
+                    answers, outage = answers + 1, _Outage()
+                    if answers >= policy.ddl_attempts:
+                        raise
+                    pause = options.pause_after(answers)
+            await self._pause(pause)
+
+    async def _pause(self, pause: timedelta) -> None:
+        self._retry = False
+        with suppress(TimeoutError):
+            await workflow.wait_condition(lambda: self._retry, timeout=pause)
+        self._retry = False
+
+    async def _show_outage(self, outage: "_Outage") -> None:
+        """Tell what the job waits for: in the Web UI always, to clients of the API if it goes on."""
+        until = outage.since + timedelta(seconds=self.job.policy.outage_timeout)
+        self._set_details(
+            BEGIN[self.job.operation].target,
+            f"{outage.reason}\n\nThe job waits for that since {outage.since:%Y-%m-%d %H:%M:%S} UTC, until"
+            f" {until:%Y-%m-%d %H:%M:%S} UTC at the latest. Signal `retry` to try at once.",
+        )
+        if not outage.is_news:
+            return
+        left = self.job.policy.outage_timeout - outage.lasted.total_seconds()
+        wait = JobWait(self.job, outage.reason, outage.lasted.total_seconds(), left)
+        with suppress(ActivityError):
+            await self.whole(
+                workflow.execute_activity_method(
+                    RegistryActivities.record_wait, wait, **options.wait_record(self.job.policy)
+                )
+            )
 
     async def _begin(self) -> Begun:
         """Take the instance: as part of the workflow task if that works at once, or else as an activity."""
@@ -113,13 +186,13 @@ class JobWorkflow(ABC):
             )
         )
 
-    async def _give_up(self, reason: str) -> str:
+    async def _give_up(self, reason: str, *, outage: bool = False) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
         recorded = await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.fail,
-                JobFailure(self.job, reason),
+                JobFailure(self.job, reason, outage),
                 **options.status_write(self.job.policy, "Record the failure"),
             )
         )
@@ -130,7 +203,8 @@ class JobWorkflow(ABC):
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
         try:
-            await self.whole(self.clean_up())
+            if await self.whole(self.clean_up()):
+                return self._completed_after_all()
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
         await self._wait_for_decision()
@@ -154,6 +228,11 @@ class JobWorkflow(ABC):
         if self._cancelled:
             raise asyncio.CancelledError
 
+    def _completed_after_all(self) -> str:
+        self._show(InstanceStatus.COMPLETED, "The job had failed after it had published the database.")
+        self._continue_as_successor()
+        return f"{self.job.job_id} is done: its database had been published."
+
     def _moved_on(self) -> str:
         self._continue_as_successor()
         return f"{self.job.job_id} was no longer due; nothing was done."
@@ -172,16 +251,50 @@ class JobWorkflow(ABC):
     def _show(self, status: InstanceStatus, details: str) -> None:
         """Make the Web UI tell and find where the job is."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
-        self._tell(status, details)
+        self._set_details(status, details)
 
-    def _tell(self, status: str, details: str) -> None:
+    def _set_details(self, status: str, details: str) -> None:
         workflow.set_current_details(
             f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**{self._target()}"
             f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"
         )
 
     def _target(self) -> str:
-        return f" to **{self.job.new_name}**" if self.job.new_name else ""
+        renames = self.job.operation == Operation.RENAME
+        return f" to **{self.job.new_name}**" if renames else ""
+
+
+@dataclass(frozen=True)
+class _Outage:
+    """An outage that a job waits for the end of: since when, how often it was met, and what is away."""
+
+    since: datetime = _NEVER
+    now: datetime = _NEVER
+    tries: int = 0
+    reason: str = ""
+    is_news: bool = False
+
+    @property
+    def lasted(self) -> timedelta:
+        return self.now - self.since
+
+    def went_on(self, reason: str, now: datetime) -> "_Outage":
+        """The outage, met once more; news if the second try has met it as well, or another reason."""
+        is_news = self.tries == 1 or (self.tries > 1 and reason != self.reason)
+        return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_news)
+
+
+def _is_final(error: ActivityError) -> bool:
+    """Whether trying again cannot help."""
+    return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether a step has failed without an answer about the job: something is away, a worker has died."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    if isinstance(cause, ApplicationError):
+        return cause.type in {OUTAGE, TURN_MISSED}
+    return isinstance(cause, TemporalTimeoutError)
 
 
 def _reason(error: BaseException) -> str:

@@ -40,13 +40,42 @@ def quick_write(summary: str) -> LocalActivityConfig:
 
 _LAST = Priority(priority_key=5)
 
+_FIRST_PAUSE = timedelta(milliseconds=200)
+LONGEST_PAUSE = timedelta(seconds=10)
+"""The longest pause between two tries: a server that is back is noticed within this time."""
+
 _LONGEST_DDL = timedelta(hours=12)
 """Hundreds of gigabytes take hours; a dead worker is noticed by its heartbeats, not by this."""
 
 
 def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
-    """Options of an activity that creates or drops a database, as often as `policy` allows."""
+    """Options of an activity that creates or drops a database, as often as `policy` allows.
+
+    Only for workflows that began before `ddl_try` took its place: Temporal counts outages as well.
+    """
     return _on_server(policy, summary, policy.ddl_attempts)
+
+
+def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of one try to create, rename or drop a database: the workflow decides whether there is another.
+
+    Temporal cannot tell an outage, which uses up nothing, from an answer about the job.
+    """
+    return _on_server(policy, summary, 1)
+
+
+def pause_after(failures: int) -> timedelta:
+    """How long to wait after so many failures in a row, be it an outage or a fault."""
+    return min(_FIRST_PAUSE * (1 << min(failures - 1, 10)), LONGEST_PAUSE)
+
+
+def wait_record(policy: ExecutionPolicy) -> ActivityConfig:
+    """Options of telling the registry what a job waits for; if that is the registry, nothing is lost."""
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(seconds=policy.heartbeat_timeout),
+        retry_policy=RetryPolicy(maximum_attempts=1),
+        summary="Record what the job waits for",
+    )
 
 
 def clean_up(policy: ExecutionPolicy, summary: str) -> ActivityConfig:

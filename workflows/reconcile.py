@@ -57,9 +57,17 @@ class Reconcile:
 
     async def _remove_leftovers(self) -> int:
         leftovers = await workflow.execute_activity_method(
-            ReconcileActivities.find_leftovers, **options.look("Look for what failed jobs left")
+            ReconcileActivities.find_leftovers, None, **options.look("Look for what failed jobs left")
         )
-        return sum([await _removed(job) for job in leftovers.jobs])
+        removed = sum([await _removed(job) for job in leftovers.jobs])
+        while leftovers.more:
+            leftovers = await workflow.execute_activity_method(
+                ReconcileActivities.find_leftovers,
+                leftovers.jobs[-1].instance_id,
+                **options.look("Look for more of it"),
+            )
+            removed += sum([await _removed(job) for job in leftovers.jobs])
+        return removed
 
 
 async def _restarted(job: InstanceJob) -> bool:

@@ -26,11 +26,7 @@ class RenameInstance(JobWorkflow):
     async def do_work(self) -> bool:
         """Rename the database, then record `Completed` and the new names."""
         job = self.job
-        await workflow.execute_activity_method(
-            DatabaseActivities.rename,
-            job,
-            **options.ddl(job.policy, f"Rename {job.database} to {job.final_database}"),
-        )
+        await self.run_step(DatabaseActivities.rename, f"Rename {job.database} to {job.final_database}")
         done = await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.finish_rename,
@@ -42,7 +38,7 @@ class RenameInstance(JobWorkflow):
             workflow.upsert_search_attributes([search_attributes.NAME.value_set(job.final_name)])
         return done
 
-    async def clean_up(self) -> None:
+    async def clean_up(self) -> bool:
         """Give the database its old name back: under that, the ODS/API goes on using it."""
         job = self.job
         await workflow.execute_activity_method(
@@ -50,3 +46,4 @@ class RenameInstance(JobWorkflow):
             job,
             **options.clean_up(job.policy, f"Make sure that the database is named {job.database}"),
         )
+        return False

@@ -9,6 +9,7 @@ from temporalio.client import (
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleAlreadyRunningError,
+    ScheduleDescription,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
@@ -18,7 +19,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import ExecutionPolicy, tenant_id
+from instances.jobs import INSTALLATION, ExecutionPolicy, tenant_id
 from settings import DEFAULT_TENANT, Settings
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
@@ -29,6 +30,10 @@ PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"
 SPARE_REFILL = "spare-refill"
 EDUCATION_ORGANIZATIONS = "education-organizations"
+
+
+class ForeignScheduleError(Exception):
+    """A schedule belongs to another installation, which uses the same namespace; the message tells."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,11 @@ def schedule_id(tenant: str, name: str) -> str:
     return tenant_id(tenant, name)
 
 
-async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENANT) -> None:
+async def ensure(client: Client, settings: Settings, installation: str, tenant: str = DEFAULT_TENANT) -> None:
     """Create a tenant's schedules, or make them what its settings say now, and let what is cheap run once.
 
     Raises:
+        ForeignScheduleError: one of them was made by another installation; it was left as it is.
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
     reconciling = timedelta(seconds=settings.reconcile_interval)
@@ -64,13 +70,25 @@ async def ensure(client: Client, settings: Settings, tenant: str = DEFAULT_TENAN
         ),
     ]
     # The same pass removes spares that are no longer wanted.
-    if settings.spares or await _exists(client, schedule_id(tenant, SPARE_REFILL)):
+    if settings.spares or await _described(client, schedule_id(tenant, SPARE_REFILL)):
         policy = ExecutionPolicy.from_settings(settings)
         passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
     for one in passes:
-        await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue)
+        await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue, installation)
         if one.at_start:
             await trigger(client, tenant, one.name)
+
+
+async def require_own(client: Client, installation: str, tenant: str) -> None:
+    """Refuse to serve a tenant whose schedules another installation has made in the same namespace.
+
+    Raises:
+        ForeignScheduleError: that is so.
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    found = await _described(client, schedule_id(tenant, RECONCILE))
+    if found is not None:
+        await _require_own(found, installation)
 
 
 async def trigger(client: Client, tenant: str, name: str) -> None:
@@ -83,10 +101,14 @@ async def trigger(client: Client, tenant: str, name: str) -> None:
     await handle.trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
 
 
-async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: str) -> None:
+async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: str, installation: str) -> None:
     schedule = Schedule(
         action=ScheduleActionStartWorkflow(
-            wanted.workflow_type, args=wanted.arguments, id=identifier, task_queue=task_queue
+            wanted.workflow_type,
+            args=wanted.arguments,
+            id=identifier,
+            task_queue=task_queue,
+            memo={INSTALLATION: installation},
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
         policy=SchedulePolicy(
@@ -99,17 +121,35 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
         await client.create_schedule(identifier, schedule)
     except ScheduleAlreadyRunningError:
         handle = client.get_schedule_handle(identifier)
+        await _require_own(await handle.describe(), installation)
         await handle.update(lambda current: _updated(current, schedule))
 
 
-async def _exists(client: Client, identifier: str) -> bool:
+async def _require_own(found: ScheduleDescription, installation: str) -> None:
+    """Refuse a schedule whose last action was set by another installation; those of before say nothing."""
+    action = found.schedule.action
+    memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
+    written = memo.get(INSTALLATION) if memo else None
+    if written is None:
+        return
+    (other,) = await found.data_converter.decode([written])
+    if other != installation:
+        raise ForeignScheduleError(
+            f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
+            f" {installation}. Nothing is started until each has its own: set TEMPORAL_NAMESPACE for one of"
+            " them, or, if the other is gone, delete its schedules (temporal schedule delete --schedule-id"
+            f" {found.id})."
+        )
+
+
+async def _described(client: Client, identifier: str) -> ScheduleDescription | None:
+    """The schedule; None if there is none, or the service may not look at it."""
     try:
-        await client.get_schedule_handle(identifier).describe()
+        return await client.get_schedule_handle(identifier).describe()
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return False
+        if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.PERMISSION_DENIED}:
+            return None
         raise
-    return True
 
 
 def _updated(current: ScheduleUpdateInput, wanted: Schedule) -> ScheduleUpdate | None:

@@ -7,7 +7,7 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import InstanceJob
+from instances.jobs import INSTALLATION, InstanceJob
 from instances.status import InstanceStatus
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
@@ -79,6 +79,7 @@ class JobStarter:
                     f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
                     f"{_target(job.new_database, '`')} (template {job.template}, tenant {job.tenant})."
                 ),
+                memo={INSTALLATION: job.installation, "mark": job.mark, "job": job.job_id},
                 task_timeout=options.WORKFLOW_TASK_TIMEOUT,
                 priority=priority,
                 rpc_timeout=options.RPC_TIMEOUT,

@@ -14,6 +14,7 @@ from temporalio.client import Client
 from api.app import app_with
 from api.auth import Tokens
 from settings import DEFAULT_TENANT, AnySettings
+from tests.servers import delete_schedules
 from worker import run
 
 NOBODY = "127.0.0.1:1"
@@ -49,6 +50,8 @@ async def served(settings: AnySettings, temporal: Client) -> AsyncIterator[httpx
         finally:
             stop.set()
             await working
+            for tenant in settings.tenants:
+                await delete_schedules(temporal, tenant)
 
 
 def bearer(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENANT) -> dict[str, str]:

@@ -26,7 +26,7 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 async def own_spares(registry: Registry, admin: asyncpg.Connection) -> AsyncIterator[None]:
     """Removes the spares of the test's registry."""
     yield
-    prefix = f"ods_spare_{(await registry.installation()).replace('-', '')[:16]}_"
+    prefix = f"ods_spare_{(await registry.installation.state()).id.replace('-', '')[:16]}_"
     for row in await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", prefix):
         await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
 

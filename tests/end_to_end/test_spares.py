@@ -11,7 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.tenant import Tenant, composed
 from cli.polling import wait_until
 from settings import Settings
-from tests.servers import scheduled
+from tests.servers import INSTALLATION, scheduled
 from worker import WORKERS
 from workflows import schedules
 
@@ -28,7 +28,7 @@ def serving(temporal: Client, settings: Settings) -> Serving:
         async with composed(own) as (tenant,), AsyncExitStack() as stack:
             for worker in WORKERS:
                 await stack.enter_async_context(worker(temporal, tenant))
-            await schedules.ensure(temporal, own)
+            await schedules.ensure(temporal, own, INSTALLATION)
             yield tenant
 
     return serving

@@ -57,7 +57,7 @@ async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
 def owner() -> Owner:
     """An instance of the test's own."""
     number = next(NUMBERS)
-    return Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()))
+    return Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Clones and drops ask the registry, while they hold the fence, whether they are still wanted."""
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ from databases.ownership import Owner
 from databases.server import Server
 from instances.catalog import Catalog
 from instances.jobs import InstanceJob
-from instances.registry import Registry
-from instances.status import Template
+from instances.registry import Position, Registry
+from instances.status import InstanceStatus, Template
 from tests.server.looking import FENCE_AWAITED, FENCES_HELD, until
 from tests.servers import NUMBERS
 
@@ -45,14 +46,25 @@ async def job(registry: Registry, name: str) -> InstanceJob:
     return job
 
 
-def _answering(*answers: bool) -> Any:
+def _like(registry: Registry, **replaced: Any) -> Any:
+    """The registry, but for the methods that are replaced."""
+    return cast("Any", SimpleNamespace(installation=registry.installation, **replaced))
+
+
+def _answering(registry: Registry, *answers: bool) -> Any:
     """A registry that answers the question whether a job holds its instance, each time from the next."""
     remaining = list(answers)
 
-    async def holds(*_: object) -> bool:
-        return remaining.pop(0)
+    async def position(*_: object) -> Position | None:
+        return _RUNNING if remaining.pop(0) else None
 
-    return cast("Any", SimpleNamespace(holds=holds, remaining=remaining))
+    async def holds(*_: object) -> bool:
+        return False
+
+    return _like(registry, position=position, holds=holds, remaining=remaining)
+
+
+_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False)
 
 
 async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
@@ -87,15 +99,13 @@ async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
 async def test_outcome_stands_when_temporal_did_not_hear_of_it(
     activities: Activities, registry: Registry, job: InstanceJob
 ) -> None:
-    again = ActivityEnvironment()
-    again.info = replace(again.info, attempt=2)
-    await ActivityEnvironment().run(activities(registry).provision, job)
-    assert (await again.run(activities(registry).provision, job)).finished
+    for _ in range(2):
+        assert (await ActivityEnvironment().run(activities(registry).provision, job)).finished
 
     deletion = (await registry.request_delete(job.instance_id)).job
     await registry.begin(deletion)
-    await ActivityEnvironment().run(activities(registry).drop, deletion)
-    assert await again.run(activities(registry).drop, deletion)
+    for _ in range(2):
+        assert await ActivityEnvironment().run(activities(registry).drop, deletion)
 
 
 async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
@@ -104,7 +114,7 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
     async def away(*_: object) -> bool:
         raise OSError("registry away")
 
-    going = cast("Any", SimpleNamespace(holds=registry.holds, finish_create=away, finish_delete=away))
+    going = _like(registry, position=registry.position, finish_create=away, finish_delete=away)
     assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
     assert (await catalog.instance(job.instance_id)).status == "InProgress"
 
@@ -115,14 +125,14 @@ async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
     """The others, fetched before it was their turn, hold no fence yet."""
     fences: list[int] = []
 
-    async def holds(*_: object) -> bool:
+    async def position(*_: object) -> Position:
         fences.append(await admin.fetchval(FENCES_HELD))
-        return True
+        return _RUNNING
 
     async def finish_create(*_: object) -> bool:
         return True
 
-    watched = activities(cast("Any", SimpleNamespace(holds=holds, finish_create=finish_create)))
+    watched = activities(_like(registry, position=position, finish_create=finish_create))
     names = [f"Turn {next(NUMBERS)}" for _ in range(3)]
     jobs = [(await registry.reserve(name, Template.MINIMAL)).job for name in names]
     await asyncio.gather(*(ActivityEnvironment().run(watched.provision, job) for job in jobs))
@@ -136,12 +146,12 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_tu
 ) -> None:
     working, stopping = asyncio.Event(), asyncio.Event()
 
-    async def holds(*_: object) -> bool:
+    async def position(*_: object) -> Position:
         working.set()
         await stopping.wait()
-        return True
+        return _RUNNING
 
-    watched = activities(cast("Any", SimpleNamespace(holds=holds, finish_create=registry.finish_create)))
+    watched = activities(_like(registry, position=position, finish_create=registry.finish_create))
     waiting = (await registry.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
     environments = [ActivityEnvironment() for _ in range(2)]
     first = asyncio.create_task(environments[0].run(watched.provision, job))
@@ -157,7 +167,7 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_tu
     assert (await first).finished
 
 
-@pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "finished"])
+@pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "another mark"])
 async def test_nothing_is_made_when_the_job_is_late(
     activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection, stale: str
 ) -> None:
@@ -168,7 +178,7 @@ async def test_nothing_is_made_when_the_job_is_late(
     elif stale == "failed":
         await registry.fail(job, "gave up")
     else:
-        await registry.finish_create(job, "any")
+        job = replace(job, mark=str(uuid.uuid4()))
     with pytest.raises(ApplicationError) as refused:
         await ActivityEnvironment().run(activities(registry).provision, job)
     assert (refused.value.type, refused.value.non_retryable) == ("Superseded", True)
@@ -176,25 +186,29 @@ async def test_nothing_is_made_when_the_job_is_late(
 
 
 async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_taken(
-    activities: Activities, server: Server, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    registry: Registry,
+    server: Server,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    registry = _answering(True, False)
+    answering = _answering(registry, True, False)
     owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
     async with server.fenced(owner):
-        late = asyncio.create_task(ActivityEnvironment().run(activities(registry).provision, job))
+        late = asyncio.create_task(ActivityEnvironment().run(activities(answering).provision, job))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
     with pytest.raises(ApplicationError):
         await late
-    assert registry.remaining == []
+    assert answering.remaining == []
     assert await _databases(admin, job) == set()
 
 
 async def test_fence_is_left_alone_when_the_job_is_late(
-    activities: Activities, server: Server, job: InstanceJob
+    activities: Activities, registry: Registry, server: Server, job: InstanceJob
 ) -> None:
     async with server.fenced(Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)) as session:
         with pytest.raises(ApplicationError):
-            await ActivityEnvironment().run(activities(_answering(False)).provision, job)
+            await ActivityEnvironment().run(activities(_answering(registry, False)).provision, job)
         assert await session.fetchval("SELECT 1") == 1
 
 
@@ -225,9 +239,10 @@ async def test_retried_database_stays_when_the_clean_up_of_the_failure_before_is
     assert await _databases(admin, job) == {job.database}
 
 
-async def test_database_is_removed_when_its_create_failed_after_it_was_published(
+async def test_published_database_stays_and_the_instance_follows_it_when_its_create_has_failed(
     activities: Activities,
     registry: Registry,
+    catalog: Catalog,
     job: InstanceJob,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
@@ -236,8 +251,73 @@ async def test_database_is_removed_when_its_create_failed_after_it_was_published
     provisioned = await ActivityEnvironment().run(activities(registry).provision, job)
     assert not provisioned.finished
     await registry.fail(job, "name taken")
-    await ActivityEnvironment().run(activities(registry).discard, job)
-    assert await _databases(admin, job) == set()
+    assert not await ActivityEnvironment().run(activities(registry).discard, job)
+    instance = await catalog.instance(job.instance_id)
+    assert instance.status == "Error"
+    assert f"The database '{job.database}' of this instance is there" in (instance.errormessage or "")
+
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    assert await ActivityEnvironment().run(activities(registry).discard, job)
+    assert await _databases(admin, job) == {job.database}
+    assert (await catalog.instance(job.instance_id)).status == "Completed"
+    assert await catalog.ods_instance(job.ods_instance_id) is not None
+
+
+async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_create_succeeded(
+    activities: Activities,
+    registry: Registry,
+    catalog: Catalog,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+) -> None:
+    await registry.fail(job, "template in use")
+    retry = (await registry.request_retry(job.instance_id)).job
+    await registry.begin(retry)
+    assert (await ActivityEnvironment().run(activities(registry).provision, retry)).finished
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1, publishedat = NULL")
+    restored = replace(retry, attempt=1)
+
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    with pytest.raises(ApplicationError, match="later than the registry knows") as refused:
+        await ActivityEnvironment().run(activities(registry).drop, deletion)
+    assert (refused.value.type, refused.value.non_retryable) == ("DisagreementError", True)
+    assert await _databases(admin, job) == {job.database}
+
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Create', jobnumber = 1, attempt = 1"
+    )
+    assert await ActivityEnvironment().run(activities(registry).discard, restored)
+    assert await _databases(admin, job) == {job.database}
+    instance = await catalog.instance(job.instance_id)
+    assert (instance.status, instance.attempt) == ("Completed", 2)
+
+
+async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_deleted(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    await ActivityEnvironment().run(activities(registry).provision, job)
+    aside = f"{job.database}_aside"
+    comment = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", job.database
+    )
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{aside}"')
+    try:
+        await admin.execute(f'CREATE DATABASE "{job.database}" OWNER ods_service')
+        await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{comment}'")
+        renaming = (await registry.request_rename(job.instance_id, f"{job.name} new")).job
+        await registry.begin(renaming)
+        await ActivityEnvironment().run(activities(registry).rename, renaming)
+        assert await registry.finish_rename(renaming, "any")
+        assert await _names(admin, job) == {renaming.new_database, aside}
+        deletion = (await registry.request_delete(job.instance_id)).job
+        await registry.begin(deletion)
+        assert await ActivityEnvironment().run(activities(registry).drop, deletion)
+        assert await _names(admin, job) == {aside}
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{aside}" WITH (FORCE)')
 
 
 @pytest.fixture

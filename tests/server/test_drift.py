@@ -7,6 +7,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from activities.databases import owner_of
 from activities.drift import Drift, DriftDetector, DriftKind
 from activities.tenant import Tenant
 from cli import seeding
@@ -36,7 +37,7 @@ async def completed(
     """An instance as it should be."""
     job = (await registry.reserve(name, Template.MINIMAL)).job
     await registry.begin(job)
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    owner = owner_of(job)
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
             fenced,
@@ -207,11 +208,11 @@ async def test_spare_is_not_reported_in_whatever_state_it_is(
 
 
 async def test_template_is_reported_when_it_is_missing_or_open(
-    settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
+    tenant: Tenant, settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
 ) -> None:
     strings = OdsConnectionStrings.from_settings(settings)
     detector = DriftDetector(
-        "default", server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
+        tenant.installation, server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
     )
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:

@@ -32,7 +32,7 @@ EDGES = {
     ("InProgress", "Pending_Delete"),
     ("Completed", "Pending"),  # a rename
 }
-SEEDS = range(16)
+SEEDS = range(20)
 STEPS = 90
 
 Token = tuple[int, str, int, int]
@@ -68,7 +68,7 @@ class Model:
         if self.status not in {"Completed", "Error", "Delete_Failed"} or self.related:
             return RefusedError
         self.status, self.operation, self.job = "Pending_Delete", "Delete", "Pending"
-        self.number, self.attempt, self.new_name = self.number + 1, 0, None
+        self.number, self.attempt = self.number + 1, 0
         return None
 
     def request_rename(self, name: str) -> type[InstanceError] | None:
@@ -111,7 +111,8 @@ class Model:
                 if self.stolen == (self.new_name or self.name):
                     return NameTakenError
                 self.published = self.routed = True
-                self.name, self.new_name = self.new_name or self.name, None
+                self.name = self.new_name or self.name
+            self.new_name = None
             self.status, self.job = target, "Completed"
         return self.status == target
 
@@ -127,7 +128,7 @@ class Model:
         target = {"Create": "Pending", "Rename": "Pending", "Delete": "Pending_Delete"}[self.operation]
         if not self.is_at(token):
             return False
-        if self.status == "InProgress":
+        if self.status in {"InProgress", "Delete_Failed"}:
             self.status, self.job = target, "Pending"
         return self.status == target
 

@@ -10,7 +10,7 @@ import pytest
 from cli.ports import free_port
 from cli.postgres import EmbeddedPostgres
 from databases import provisioning
-from databases.errors import DatabaseFaultError, NotOursError
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision, verify
 from databases.server import Server
@@ -151,7 +151,7 @@ async def test_names_are_taken_literally_when_they_hold_special_characters(
         assert row is not None
         assert wanted.owner.owns(row["comment"])
         async with server.fenced(wanted.owner) as fenced:
-            await provisioning.drop(fenced, wanted.owner, database, published=True)
+            await provisioning.drop(fenced, wanted.owner, [database], published=True)
         assert not await exists(admin, database)
         assert await exists(admin, template)
     finally:
@@ -192,24 +192,37 @@ async def test_clone_is_made_anew_when_an_earlier_one_was_not_published(
 
 
 @pytest.mark.parametrize(
-    "left_as",
+    ("left_as", "words"),
     [
-        "UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{}'",
-        'ALTER DATABASE "{}" ALLOW_CONNECTIONS false',
+        ("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{}'", "DROP .* was interrupted"),
+        ('ALTER DATABASE "{}" ALLOW_CONNECTIONS false', "accepts no connections"),
     ],
 )
-async def test_own_database_is_made_anew_when_its_removal_was_interrupted(
-    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, left_as: str
+async def test_published_database_is_left_and_the_reason_told_when_it_cannot_be_used(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, left_as: str, words: str
 ) -> None:
     await provisioned(server, wanted)
-    before = await row_of(admin, wanted.database)
     await admin.execute(left_as.format(wanted.database))
+    before = await row_of(admin, wanted.database)
+    with pytest.raises(DisagreementError, match=words) as refused:
+        await provisioned(server, wanted)
+    assert not refused.value.retryable
+    assert await row_of(admin, wanted.database) == before
+
+
+async def test_nothing_is_made_when_a_database_of_another_name_carries_the_mark(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
     await provisioned(server, wanted)
-    await verify(server, wanted.database)
-    after = await row_of(admin, wanted.database)
-    assert before is not None
-    assert after is not None
-    assert after["oid"] != before["oid"]
+    renamed = f"{wanted.database} renamed"
+    await admin.execute(f'ALTER DATABASE "{wanted.database}" RENAME TO "{renamed}"')
+    try:
+        with pytest.raises(DisagreementError, match="adopt"):
+            await provisioned(server, wanted)
+        assert not await exists(admin, wanted.database)
+        assert not await exists(admin, wanted.owner.staging_name)
+    finally:
+        await admin.execute(f'DROP DATABASE "{renamed}"')
 
 
 async def test_clone_stays_private_when_it_cannot_be_published(
@@ -367,7 +380,7 @@ async def test_reason_names_the_variable_when_the_password_is_wrong(
     fault = await fault_of(
         Server(f"{service_dsn(postgres, 'postgres').replace(SERVICE_PASSWORD, 'wrong')}"), wanted
     )
-    assert not fault.retryable
+    assert fault.outage  # the operator may be changing the password
     assert "ODS_MASTER_DSN" in fault.reason
     assert "wrong" not in fault.reason
 

@@ -87,11 +87,13 @@ async def test_both_names_are_taken_when_a_rename_is_not_done(
             await registry.reserve(twin, Template.MINIMAL)
 
 
-async def test_new_name_is_free_when_the_instance_shall_be_deleted_instead(
-    registry: Registry, name: str
-) -> None:
+async def test_new_name_is_free_when_the_instance_was_deleted_instead(registry: Registry, name: str) -> None:
     job = await bring_to(registry, "Error_Rename", name)
-    await registry.request_delete(job.instance_id)
+    deletion = (await registry.request_delete(job.instance_id)).job
+    with pytest.raises(NameTakenError):  # the database may have that name
+        await registry.reserve(f"{name} new", Template.MINIMAL)
+    await registry.begin(deletion)
+    await registry.finish_delete(deletion)
     await registry.reserve(f"{name} new", Template.MINIMAL)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -11,8 +10,8 @@ import pytest
 from cli.postgres import EmbeddedPostgres
 from databases import renaming
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.provisioning import CloneRequest, TemplateSizes, is_foreign, provision
-from databases.renaming import own_names, rename
+from databases.provisioning import CloneRequest, Found, TemplateSizes, find, provision
+from databases.renaming import rename
 from databases.server import Server
 from tests.server.looking import exists, fingerprint, make_foreign, persistent_sessions, row_of, until
 from tests.servers import NUMBERS, session
@@ -33,9 +32,9 @@ async def provisioned(server: Server, wanted: CloneRequest) -> CloneRequest:
     return wanted
 
 
-async def renamed(server: Server, wanted: CloneRequest, name: str) -> None:
+async def renamed(server: Server, wanted: CloneRequest, name: str, current: str | None = None) -> None:
     async with server.fenced(wanted.owner) as fenced:
-        await rename(server, fenced, wanted.owner, name)
+        await rename(server, fenced, wanted.owner, current or wanted.database, name)
 
 
 async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_back(
@@ -45,7 +44,7 @@ async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_ba
     assert before is not None
     for name, other in ((new_name, provisioned.database), (provisioned.database, new_name)):
         for _ in range(2):  # the second time there is nothing to do
-            await renamed(server, provisioned, name)
+            await renamed(server, provisioned, name, other)
             after = await row_of(admin, name)
             assert after is not None
             assert {**after, "datname": provisioned.database} == dict(before)
@@ -103,12 +102,12 @@ async def test_foreign_database_is_untouched_when_it_took_the_name_at_the_last_m
     new_name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def just_before(*asked: Any) -> bool:
-        answer = await is_foreign(*asked)
+    async def just_before(*asked: Any) -> Found:
+        answer = await find(*asked)
         await admin.execute(f'CREATE DATABASE "{new_name}"')
         return answer
 
-    monkeypatch.setattr(renaming, "is_foreign", just_before)
+    monkeypatch.setattr(renaming, "find", just_before)
     with pytest.raises(NotOursError):
         await renamed(server, provisioned, new_name)
     assert await exists(admin, provisioned.database)
@@ -149,6 +148,6 @@ async def test_only_databases_with_the_whole_mark_are_own_when_others_mention_it
 ) -> None:
     await admin.execute(f'CREATE DATABASE "{new_name}"')
     await admin.execute(f"COMMENT ON DATABASE \"{new_name}\" IS 'copy of {provisioned.owner.mark}'")
-    async with server.fenced(provisioned.owner) as fenced:
-        assert await own_names(fenced, provisioned.owner) == [provisioned.database]
-        assert await own_names(fenced, replace(provisioned.owner, mark="0" * 36)) == []
+    await renamed(server, provisioned, f"{new_name} 2")
+    assert await exists(admin, new_name)
+    await admin.execute(f'DROP DATABASE "{new_name} 2"')

@@ -40,17 +40,28 @@ def test_job_is_named_after_operation_instance_and_number_when_it_is_recorded(
     ("number", "attempt", "newer"),
     [(3, 2, False), (3, 3, True), (3, 1, False), (4, 1, True), (4, 9, True), (2, 9, False)],
 )
-def test_later_job_or_attempt_is_newer_when_two_are_compared(
+def test_later_job_or_attempt_follows_when_two_are_compared(
     number: int, attempt: int, *, newer: bool
 ) -> None:
-    assert replace(JOB, number=number, attempt=attempt).is_newer_than(JOB) is newer
+    assert replace(JOB, number=number, attempt=attempt).follows(JOB) is newer
+
+
+def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_the_same_id() -> None:
+    earlier = replace(JOB, mark="7c1f0f6e-1111-4222-8333-444444444444", number=1, attempt=1)
+    assert earlier.follows(JOB)
 
 
 def test_policy_is_what_the_settings_say_when_a_job_is_made(values: dict[str, Any]) -> None:
     settings = Settings(
-        **values, task_queue="q", ddl_attempts=3, heartbeat_timeout=4, decision_window=5, ddl_concurrency=6
+        **values,
+        task_queue="q",
+        ddl_attempts=3,
+        heartbeat_timeout=4,
+        decision_window=5,
+        outage_timeout=7,
+        ddl_concurrency=6,
     )
-    assert ExecutionPolicy.from_settings(settings) == ExecutionPolicy("q-ddl", 3, 4, 5)
+    assert ExecutionPolicy.from_settings(settings) == ExecutionPolicy("q-ddl", 3, 4, 5, 7)
 
 
 def test_no_secret_travels_when_a_job_is_carried_out(values: dict[str, Any]) -> None:

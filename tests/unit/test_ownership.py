@@ -1,12 +1,13 @@
 import json
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databases.ownership import Owner
+from databases.ownership import Owner, published_at
 
 OWNER = Owner("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444")
 WRITTEN = {
@@ -15,7 +16,18 @@ WRITTEN = {
     "job": "CreateInstanceJob-42-1",
     "mark": "6b1f0f6e-1111-4222-8333-444444444444",
 }
-owners = st.builds(Owner, st.text(), st.integers(), st.text(), st.uuids().map(str))
+"""The comment as version 1 wrote it."""
+OURS, OTHERS = "aaaaaaaa-1111-4222-8333-444444444444", "bbbbbbbb-1111-4222-8333-444444444444"
+owners = st.builds(
+    Owner,
+    tenant=st.text(),
+    ods_instance_id=st.integers(),
+    job_id=st.text(),
+    mark=st.uuids().map(str),
+    number=st.integers(0),
+    attempt=st.integers(0),
+    installation=st.none() | st.uuids().map(str),
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, "other"]), inner),
@@ -28,8 +40,35 @@ def test_owner_is_read_back_when_the_comment_was_written(owner: Owner) -> None:
     assert owner.owns(owner.comment)
 
 
-def test_comment_names_tenant_instance_job_and_mark_when_it_is_written() -> None:
-    assert json.loads(OWNER.comment) == WRITTEN
+def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_written() -> None:
+    owner = replace(OWNER, number=1, attempt=3, installation=OURS)
+    written = json.loads(owner.comment)
+    at = published_at(owner.comment)
+    assert at is not None
+    assert datetime.now(UTC) - at < timedelta(minutes=1)
+    assert written.pop("publishedAt")
+    assert written == WRITTEN | {"version": 2, "installation": OURS, "number": 1, "attempt": 3}
+
+
+def test_comment_of_version_1_is_understood_when_it_is_read() -> None:
+    owner = Owner.read(json.dumps(WRITTEN))
+    assert owner == replace(OWNER, number=1, attempt=0, installation=None)
+    assert OWNER.owns(json.dumps(WRITTEN))
+    assert published_at(json.dumps(WRITTEN)) is None
+
+
+@pytest.mark.parametrize(("other", "owns"), [(OURS, True), (None, True), (OTHERS, False)])
+def test_database_of_another_installation_is_not_ours_when_a_copied_registry_has_its_mark(
+    other: str | None, *, owns: bool
+) -> None:
+    ours = replace(OWNER, installation=OURS)
+    assert ours.owns(replace(OWNER, installation=other).comment) is owns
+
+
+def test_publication_grows_when_jobs_and_attempts_follow_each_other() -> None:
+    order = [(1, 1), (1, 2), (2, 1), (3, 0)]
+    found = [replace(OWNER, number=number, attempt=attempt).publication for number, attempt in order]
+    assert found == sorted(found)
 
 
 def test_database_stays_ours_when_a_later_job_of_the_instance_asks() -> None:
@@ -61,6 +100,8 @@ def test_database_is_not_ours_when_it_carries_another_mark() -> None:
         json.dumps(WRITTEN | {"mark": None}),
         json.dumps(WRITTEN | {"mark": [OWNER.mark]}),
         json.dumps(WRITTEN | {"mark": ""}),
+        json.dumps(WRITTEN | {"installation": [OURS]}),
+        json.dumps(WRITTEN | {"number": "many"}),
         "[" * 100_000,
         '{"mark":' * 100_000,
     ],

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from instances import status
-from instances.status import InstanceStatus, JobStatus, Operation, Step
+from instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
 
 REQUESTS = {
     ("Completed", "Pending_Delete"),
@@ -24,7 +24,7 @@ DELETION = {
     "begin": {("Pending_Delete", "InProgress"), ("Delete_Failed", "InProgress")},
     "finish": {("InProgress", "Deleted")},
     "fail": {("InProgress", "Delete_Failed")},
-    "release": {("InProgress", "Pending_Delete")},
+    "release": {("InProgress", "Pending_Delete"), ("Delete_Failed", "Pending_Delete")},
 }
 TABLES = {
     "retry": status.RETRY,
@@ -62,6 +62,15 @@ def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
 
 def test_every_operation_has_every_step_when_it_is_looked_up() -> None:
     assert all(set(table) == set(Operation) for table in TABLES.values())
+
+
+def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
+    undone = {operation: status.after_failure(operation) for operation in Operation}
+    assert undone == {
+        Operation.CREATE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
+        Operation.RENAME: AfterFailure(Undo.RENAME_BACK, usable=True),
+        Operation.DELETE: AfterFailure(Undo.NOTHING, usable=False),
+    }
 
 
 def test_nothing_follows_when_an_instance_is_deleted() -> None:

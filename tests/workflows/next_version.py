@@ -22,8 +22,8 @@ class _OneStepMore(JobWorkflow):
             RegistryActivities.begin, self.job, **options.status_write(self.job.policy, "Look again")
         )
 
-    async def clean_up(self) -> None:
-        await CreateInstance.clean_up(self)  # type: ignore[arg-type]  # likewise
+    async def clean_up(self) -> bool:
+        return await CreateInstance.clean_up(self)  # type: ignore[arg-type]  # likewise
 
 
 @workflow.defn(name="CreateInstance")

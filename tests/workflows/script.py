@@ -19,7 +19,7 @@ from activities.reconcile import DriftReport, Leftovers, StuckPage
 from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweptPage
 from databases.stocking import SpareOrder, Tidied
-from instances.jobs import InstanceJob, JobFailure
+from instances.jobs import InstanceJob, JobFailure, JobWait
 from instances.refreshes import Scope
 from instances.registry import Begun
 
@@ -34,6 +34,9 @@ class Script:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.reasons: list[str] = []
+        self.outages: list[bool] = []
+        self.waits: list[JobWait] = []
+        self.followed: bool | None = None
         self.attempts: list[int] = []
         self.faults: dict[str, list[Exception | None]] = defaultdict(list)
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
@@ -42,7 +45,7 @@ class Script:
         self.recorded = True
         self.pages: list[SweptPage] = []
         self.stuck: list[StuckPage] = []
-        self.leftovers: list[InstanceJob] = []
+        self.leftovers: list[Leftovers] = []
         self.drifts: list[Drift] = []
         self.tidied = Tidied(0, [])
         self.refreshes: list[str] = []
@@ -82,8 +85,14 @@ class Script:
         await self._follow("rename")
 
     @activity.defn
-    async def discard(self, job: InstanceJob) -> None:
+    async def discard(self, job: InstanceJob) -> bool | None:
         await self._follow("discard")
+        return self.followed
+
+    @activity.defn
+    async def record_wait(self, wait: JobWait) -> None:
+        self.waits.append(wait)
+        await self._follow("record_wait")
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
@@ -98,6 +107,7 @@ class Script:
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         self.reasons.append(failure.reason)
+        self.outages.append(failure.outage)
         await self._follow("fail")
         return self.recorded
 
@@ -117,9 +127,9 @@ class Script:
         return self.recorded
 
     @activity.defn
-    async def find_leftovers(self) -> Leftovers:
-        await self._follow("find_leftovers")
-        return Leftovers(self.leftovers)
+    async def find_leftovers(self, after: int | None = None) -> Leftovers:
+        await self._follow(f"find_leftovers after {after}" if after else "find_leftovers")
+        return self.leftovers.pop(0) if self.leftovers else Leftovers([])
 
     @activity.defn
     async def report_drift(self) -> DriftReport:
@@ -174,6 +184,7 @@ class Script:
             self.finish_delete,
             self.finish_rename,
             self.fail,
+            self.record_wait,
             self.dispatch_page,
             self.find_stuck,
             self.restart,

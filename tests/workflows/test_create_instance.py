@@ -141,11 +141,11 @@ async def test_job_fails_discreetly_when_a_fault_was_not_foreseen(
     await keep("create-provision-unforeseen", handle)
 
 
-async def test_job_fails_when_no_worker_heartbeats(
+async def test_job_fails_when_no_worker_heartbeats_for_as_long_as_an_outage_is_waited_for(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.holds["provision"] = lambda: asyncio.sleep(60)
-    policy = replace(job.policy, ddl_attempts=1, heartbeat_timeout=1)
+    policy = replace(job.policy, ddl_attempts=1, heartbeat_timeout=1, outage_timeout=1)
     handle = await start(replace(job, policy=policy))
     await _failure(handle)
     assert script.reasons == ["No worker could finish the step in time. Check the workers, then retry."]

@@ -7,7 +7,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.drift import Drift, DriftKind
-from activities.reconcile import StuckPage
+from activities.reconcile import Leftovers, StuckPage
 from instances.jobs import InstanceJob
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
@@ -50,13 +50,14 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
     start: Start, script: Script, keep: Keep, job: InstanceJob
 ) -> None:
     script.stuck = [StuckPage([job, job], 150), StuckPage([job], 170), StuckPage([], None)]
-    script.leftovers = [job, replace(job, instance_id=8)]
+    script.leftovers = [Leftovers([job], more=True), Leftovers([replace(job, instance_id=8)])]
     script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
     script.faults["discard"] = [refused("It was retried meanwhile.")]
     handle = await start()
     assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions."
+    assert f"find_leftovers after {job.instance_id}" in script.calls
     assert "**TemplateOpen** T: Close it." in str(await handle.query("__temporal_workflow_metadata"))
-    await keep("reconcile-everything", handle)
+    await keep("reconcile-in-pages", handle)
 
 
 async def test_pass_fails_when_the_server_cannot_be_looked_at(

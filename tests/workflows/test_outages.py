@@ -1,0 +1,167 @@
+"""What is away is waited for: it uses up none of a job's attempts."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+
+from instances.jobs import InstanceJob
+from instances.status import Operation
+from tests.workflows.conftest import Keep
+from tests.workflows.script import Script, refused, until
+from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
+from workflows.options import LONGEST_PAUSE, pause_after
+from workflows.search_attributes import STATUS
+
+Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
+
+AWAY = "The PostgreSQL server of the ODS databases cannot be reached."
+STEPS = {Operation.CREATE: "provision", Operation.DELETE: "drop", Operation.RENAME: "rename"}
+
+
+@pytest.fixture
+def start(client: Client, queue: str) -> Start:
+    async def start(job: InstanceJob) -> WorkflowHandle[Any, str]:
+        return await client.start_workflow(
+            WORKFLOW_TYPES[job.operation],
+            job,
+            id=job.workflow_id,
+            task_queue=queue,
+            result_type=str,
+        )
+
+    return start
+
+
+def away(reason: str = AWAY) -> ApplicationError:
+    return ApplicationError(reason, type="Outage")
+
+
+@pytest.mark.parametrize("operation", Operation)
+async def test_job_is_done_when_the_server_comes_back_after_more_tries_than_the_job_has_attempts(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, operation: Operation
+) -> None:
+    step = STEPS[operation]
+    script.faults[step] = [away()] * 20
+    handle = await start(replace(job, operation=operation, new_name="New", new_database="New"))
+    assert "is done" in await handle.result()
+    assert script.calls.count(step) == 21
+    assert "fail" not in script.calls
+    await keep(f"{operation.lower()}-outage", handle)
+
+
+async def test_wait_is_recorded_once_for_each_reason_when_an_outage_goes_on(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [*[away()] * 3, *[away("Its disk is full.")] * 3]
+    handle = await start(job)
+    await handle.result()
+    assert [wait.reason for wait in script.waits] == [AWAY, "Its disk is full."]
+    first, second = script.waits
+    assert first.since_seconds < second.since_seconds
+    assert first.since_seconds + first.until_seconds == pytest.approx(job.policy.outage_timeout)
+    await keep("create-outage-of-two-reasons", handle)
+
+
+async def test_job_goes_on_when_the_wait_cannot_be_recorded(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [away()] * 3
+    script.faults["record_wait"] = [OSError("registry away")]
+    handle = await start(job)
+    assert "is done" in await handle.result()
+    await keep("create-outage-of-both", handle)
+
+
+async def test_job_fails_with_the_reason_when_an_outage_lasts_too_long(
+    start: Start, job: InstanceJob, script: Script, time_skipping: WorkflowEnvironment, keep: Keep
+) -> None:
+    script.faults["provision"] = [away()] * 1000
+    policy = replace(job.policy, outage_timeout=120, decision_window=1)
+    before = await time_skipping.get_current_time()
+    handle = await start(replace(job, policy=policy))
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.reasons == [AWAY]
+    assert script.outages == [True]
+    lasted = await time_skipping.get_current_time() - before
+    assert timedelta(seconds=120) <= lasted < timedelta(seconds=120) + 2 * LONGEST_PAUSE
+    await keep("create-outage-too-long", handle)
+
+
+async def test_attempts_count_as_before_when_an_outage_is_over(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    in_use = ApplicationError("The template is in use.")
+    script.faults["provision"] = [in_use, away(), away(), in_use, away(), in_use, in_use]
+    handle = await start(job)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls.count("provision") == 6
+    assert (script.reasons, script.outages) == (["The template is in use."], [False])
+    await keep("create-outage-between-attempts", handle)
+
+
+async def test_next_try_is_made_at_once_when_a_person_signals_retry(
+    client: Client, start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [away()] * 6
+    handle = await start(job)
+    await until(lambda: script.calls.count("provision") == 5)  # the next pause takes 3.2 seconds
+    signalled = time.monotonic()
+    await handle.signal(JobWorkflow.retry)
+    await until(lambda: script.calls.count("provision") == 6)
+    assert time.monotonic() - signalled < 2
+    await handle.result()
+    await keep("create-outage-retried", handle)
+
+
+async def test_job_is_undone_when_it_is_cancelled_while_it_waits(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [away()] * 1000
+    handle = await start(job)
+    await until(lambda: script.calls.count("provision") >= 4)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.reasons == ["The job was cancelled."]
+    assert script.calls[-1] == "discard"
+    await keep("create-outage-cancelled", handle)
+
+
+async def test_instance_is_completed_when_the_database_of_a_failed_create_was_published(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("It does not answer.")]
+    script.followed = True
+    handle = await start(job)
+    assert "its database had been published" in await handle.result()
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
+    await keep("create-followed-its-database", handle)
+
+
+async def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_the_same_id(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    await until(lambda: "discard" in script.calls)
+    other = replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10", name="Another")
+    await handle.signal(JobWorkflow.hand_over, other)
+    assert "is done" in await handle.result()
+    assert script.calls[-3:] == ["begin", "provision", "finish_create"]
+    await keep("create-handed-over-to-another-mark", handle)
+
+
+def test_pauses_grow_to_ten_seconds_when_an_outage_goes_on() -> None:
+    pauses = [pause_after(failures).total_seconds() for failures in range(1, 12)]
+    assert pauses[0] == 0.2
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 10
