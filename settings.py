@@ -206,9 +206,12 @@ class ServiceSettings(BaseSettings):
     instance_management: bool = Field(
         default=True, description="Whether instances can be managed; if not, their endpoints answer 400."
     )
-    registration: bool = Field(default=True, description="Whether `/connect/register` admits new clients.")
+    registration: bool = Field(
+        default=False, description="Whether `/connect/register` always admits new clients."
+    )
     rate_limiting: bool = Field(
-        default=True, description="Whether an address may only so often register clients and ask for tokens."
+        default=True,
+        description="Whether an address may only so often register clients, ask for tokens and fail.",
     )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
     oidc_issuer: WebAddress | None = Field(

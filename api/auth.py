@@ -1,6 +1,7 @@
-"""Who is calling: everything below `/v2` needs a bearer token with the scope for everything."""
+"""Who is calling: everything below `/v2` needs a bearer token with a scope that allows it."""
 
 import time
+import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol, Self
@@ -11,14 +12,17 @@ from starlette.requests import HTTPConnection
 
 from api.problems import ProblemError
 from api.trail import deed
+from instances.credentials import OAUTH_SCOPES, ClientScope
 from settings import DEFAULT_TENANT
 
-FULL_ACCESS = "edfi_admin_api/full_access"
+FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
+READ_ONLY = OAUTH_SCOPES[ClientScope.READ_ONLY]
 
 _ALGORITHM = "HS256"
 _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
+_READING = {"GET", "HEAD"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,15 @@ class Caller:
         client: the id of the client.
         scopes: what it may do.
         tenant: the only tenant that the token is good for, in any case of letters.
+        generation: of the client, when we issued the token; None if it names none.
+        issued_at: when that was, in seconds since 1970.
     """
 
     client: str
     scopes: frozenset[str]
     tenant: str
+    generation: str | None = None
+    issued_at: float = 0
 
     @classmethod
     def of(cls, claims: dict[str, Any]) -> Self:
@@ -42,6 +50,8 @@ class Caller:
             client=claims["sub"],
             scopes=_words(claims.get("scope")) | _words(claims.get("scp")),
             tenant=str(claims.get("tenant", DEFAULT_TENANT)),
+            generation=claims.get("generation"),
+            issued_at=claims.get("iat", 0),
         )
 
 
@@ -53,7 +63,7 @@ class Authority(Protocol):
 
 
 class Tokens:
-    """Issues and checks tokens of one tenant's clients: any API process can, without asking anybody.
+    """Issues tokens to one tenant's clients, and tells them from others: any API process can.
 
     Args:
         key: 32 bytes that sign them.
@@ -66,18 +76,20 @@ class Tokens:
         self._tenant = tenant
         self.lifetime = lifetime
 
-    def issue(self, client_id: str) -> str:
-        """A token for the client."""
+    def issue(self, client_id: str, scope: str = FULL_ACCESS, generation: uuid.UUID | None = None) -> str:
+        """A token for the client, with one of the scopes of OAuth 2.0, as long as it has this generation."""
         now = int(time.time())
-        claims = {
+        claims: dict[str, Any] = {
             "iss": _ISSUER,
             "aud": _AUDIENCE,
             "sub": client_id,
-            "scope": FULL_ACCESS,
+            "scope": scope,
             "iat": now,
             "exp": now + self.lifetime,
             "tenant": self._tenant,
         }
+        if generation is not None:
+            claims["generation"] = str(generation)
         return jwt.encode(claims, self._key, _ALGORITHM)
 
     async def caller(self, token: str) -> Caller | None:
@@ -101,10 +113,10 @@ bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_er
 
 
 async def authenticate(connection: HTTPConnection, authority: Authority, tenant: str) -> None:
-    """Let a request pass that brings a valid token for the tenant, with the scope for everything.
+    """Let a request pass that brings a valid token for the tenant, with a scope that allows it.
 
     Raises:
-        ProblemError: 401 without a valid token, 403 without the scope.
+        ProblemError: 401 without a valid token, 403 without such a scope.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     caller = await authority.caller(token.strip()) if scheme.lower() == "bearer" else None
@@ -113,8 +125,12 @@ async def authenticate(connection: HTTPConnection, authority: Authority, tenant:
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
     deed(connection).client = caller.client
-    if FULL_ACCESS not in caller.scopes:
+    if not _allow(caller.scopes, connection.scope["method"]):
         raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
+
+
+def _allow(scopes: frozenset[str], method: str) -> bool:
+    return FULL_ACCESS in scopes or (READ_ONLY in scopes and method in _READING)
 
 
 def _words(claim: object) -> frozenset[str]:

@@ -1,99 +1,71 @@
-"""The API clients of `adminapi.applications`, and the proof that one of them is asking."""
+"""Registering API clients, and the proof that one of them is asking."""
 
 import asyncio
-import json
 import logging
 
-from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from api.auth import FULL_ACCESS
+from api.limits import LogIn
 from api.secret_hashes import SecretHasher
-from instances.engine import single_statements
-from instances.models import ApiClient
-from instances.rules import is_storable
+from instances.clients import ClientStore, Credentials
 from logs import fault_name
 
-_FULL_ACCESS_PERMISSION = f"scp:{FULL_ACCESS}"
-"""How an Admin API writes down that a client may have the scope."""
-
 _logger = logging.getLogger(__name__)
-
-
-class ClientExistsError(Exception):
-    """The client id belongs to somebody already."""
 
 
 class ApiClients:
     """Registers API clients and verifies their secrets, of which only argon2id hashes are kept.
 
     Args:
-        engine: where the clients are.
+        store: where the clients are.
         slots: held while a secret is hashed.
     """
 
-    def __init__(self, engine: AsyncEngine, slots: asyncio.Semaphore) -> None:
-        self._sessions = single_statements(engine)
+    def __init__(self, store: ClientStore, slots: asyncio.Semaphore) -> None:
+        self._store = store
         self._hasher = SecretHasher()
         self._slots = slots
 
     async def register(self, client_id: str, secret: str, display_name: str) -> None:
-        """Add a client.
+        """Add a client that may do everything.
 
         Raises:
             ClientExistsError: there is a client with this id.
         """
         async with self._slots:
             hashed = await asyncio.to_thread(self._hasher.hash, secret)
-        try:
-            async with self._sessions() as session:
-                values = {"clientid": client_id, "clientsecret": hashed, "displayname": display_name}
-                await session.execute(insert(ApiClient).values(**values))
-        except IntegrityError:
-            raise ClientExistsError from None
+        await self._store.add(client_id, hashed, display_name)
 
     async def exists(self, client_id: str) -> bool:
         """Whether there is a client with this id."""
-        async with self._sessions() as session:
-            found = await session.scalar(select(ApiClient.id).where(ApiClient.clientid == client_id))
-        return found is not None
+        return await self._store.exists(client_id)
 
-    async def verify(self, client_id: str, secret: str) -> bool:
-        """Whether `secret` is the client's; a client that does not exist is refused as slowly as a secret.
+    async def verify(self, client_id: str, secret: str, log_in: LogIn) -> Credentials | None:
+        """What the client may do if `secret` is its own, else None.
 
+        A client that does not exist, or may not have tokens, is refused as slowly as a wrong secret.
         The first use of a secret that an Admin API hashed replaces its hash.
+
+        Raises:
+            ProblemError: 429, there were too many failures before.
         """
-        stored = await self._stored_hash(client_id)
+        credentials = await self._store.credentials(client_id)
+        stored = credentials.secret_hash if credentials else None
         async with self._slots:
+            log_in.require_admitted()
             verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
+            log_in.note(succeeded=verdict.matches)
         if verdict.replacement is not None:
             await self._replace(client_id, stored, verdict.replacement)
-        return verdict.matches
+        return credentials if verdict.matches else None
 
-    async def _stored_hash(self, client_id: str) -> str | None:
-        if not is_storable(client_id):
-            return None
-        async with self._sessions() as session:
-            client = await session.scalar(select(ApiClient).where(ApiClient.clientid == client_id))
-        return client.clientsecret if client and _may_do_everything(client) else None
+    async def note_use(self, client_id: str) -> None:
+        """Record that the client was used now; if that fails, the log tells."""
+        try:
+            await self._store.note_use(client_id)
+        except Exception as error:  # noqa: BLE001 - the client has its answer
+            _logger.warning("The time of a client's last use stays as it was: %s", fault_name(error))
 
     async def _replace(self, client_id: str, outdated: str | None, replacement: str) -> None:
-        """Keep `replacement`, unless the hash was changed meanwhile."""
-        unchanged = (ApiClient.clientid == client_id, ApiClient.clientsecret == outdated)
         try:
-            async with self._sessions() as session:
-                await session.execute(update(ApiClient).where(*unchanged).values(clientsecret=replacement))
+            await self._store.replace_hash(client_id, outdated, replacement)
         except Exception as error:  # noqa: BLE001 - the client has proven who it is
             _logger.warning("The hash of a client's secret stays as it was: %s", fault_name(error))
-
-
-def _may_do_everything(client: ApiClient) -> bool:
-    """Whether the client may have the scope; an Admin API can have narrowed that down, we do not."""
-    if client.permissions is None:
-        return True
-    try:
-        permissions = json.loads(client.permissions)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(permissions, list) and _FULL_ACCESS_PERMISSION in permissions

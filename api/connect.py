@@ -1,7 +1,7 @@
 """Registering an API client, and getting a bearer token for it."""
 
+import asyncio
 import base64
-import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,21 +11,20 @@ from urllib.parse import unquote_plus
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 
 from api import problems
 from api.answers import Done
-from api.auth import FULL_ACCESS
-from api.clients import ClientExistsError
 from api.problems import ProblemError
 from api.requests import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body
 from api.services import Services, Serving
 from api.trail import Noting
+from instances.clients import ClientExistsError
+from instances.credentials import LONGEST_CLIENT_TEXT, OAUTH_SCOPES, STRONG_SECRET, ClientScope
 from instances.rules import required_text_faults
 
 router = APIRouter(prefix="/connect", tags=["Connect"])
 
-_LONGEST = 256
-_STRONG_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])(?=.*[^A-Za-z0-9\s]).{32,128}", re.DOTALL)
 _STRENGTH = (
     "'Client Secret' must have 32 to 128 characters, among them a lower case letter, an upper case letter,"
     " a digit and a special character."
@@ -34,19 +33,22 @@ _GRANT_TYPE = "client_credentials"
 
 # As ECMAScript writes it: something that is no blank, and no NUL.
 _Text = Annotated[
-    str, Field(max_length=_LONGEST, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00-\x1f\x85][^\x00]*$"})
+    str,
+    Field(
+        max_length=LONGEST_CLIENT_TEXT, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00-\x1f\x85][^\x00]*$"}
+    ),
 ]
 
 
 class _RegistrationForm(BaseModel):
     ClientId: _Text
-    ClientSecret: str = Field(json_schema_extra={"pattern": f"^{_STRONG_SECRET.pattern}$"})
+    ClientSecret: str = Field(json_schema_extra={"pattern": f"^{STRONG_SECRET.pattern}$"})
     DisplayName: _Text
 
 
 class _TokenForm(BaseModel):
     grant_type: Literal["client_credentials"]
-    scope: Literal["edfi_admin_api/full_access"]
+    scope: Literal["edfi_admin_api/full_access", "edfi_admin_api/readonly_access"]
     client_id: str = Field("", description="Left out with HTTP Basic authentication.")
     client_secret: str = Field("", description="Left out with HTTP Basic authentication.")
 
@@ -64,10 +66,10 @@ class Token(BaseModel):
     expires_in: int = Field(description="Seconds.")
 
 
-def _admits_registration(request: Request, services: Serving) -> None:
+async def _admits_registration(request: Request, services: Serving) -> None:
     services.limits.admit_registration(request)
-    if not services.settings.registration:
-        raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is switched off")
+    if not services.settings.registration and not await services.registration.is_open():
+        raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is closed")
 
 
 def _admits_token(request: Request, services: Serving) -> None:
@@ -78,7 +80,7 @@ async def _valid_registration(form: Form, services: Serving) -> Properties[str]:
     errors = {
         "ClientId": await _client_id_faults(form.get("ClientId", ""), services),
         "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
-        "DisplayName": required_text_faults("Display Name", form.get("DisplayName"), _LONGEST),
+        "DisplayName": required_text_faults("Display Name", form.get("DisplayName"), LONGEST_CLIENT_TEXT),
     }
     if any(errors.values()):
         raise ProblemError.invalid(errors)
@@ -94,7 +96,7 @@ async def _valid_registration(form: Form, services: Serving) -> Properties[str]:
 async def register(
     form: Annotated[Properties[str], Depends(_valid_registration)], services: Serving, noting: Noting
 ) -> Done:
-    """Register an API client."""
+    """Register an API client, while registration is open."""
     client_id = form["ClientId"]
     try:
         await services.clients.register(client_id, form["ClientSecret"], form["DisplayName"])
@@ -124,6 +126,13 @@ class _GrantRefusedError(ProblemError):
         return JSONResponse(self._refusal, self.status, self.headers, self._media_type)
 
 
+def _invalid_scope() -> _GrantRefusedError:
+    description = "The request is missing required scope claims or has invalid scope values"
+    return _GrantRefusedError(
+        HTTPStatus.BAD_REQUEST, "invalid_scope", description, media_type=problems.MEDIA_TYPE
+    )
+
+
 def _documented_grant_refusals() -> dict[int | str, dict[str, Any]]:
     refusal, problem = _GrantRefusal.model_json_schema(), problems.Problem.model_json_schema()
     schema, either = {"schema": refusal}, {"schema": {"anyOf": [refusal, problem]}}
@@ -151,7 +160,7 @@ def _access_denied(challenges: str) -> _GrantRefusedError:
 @dataclass(frozen=True)
 class _TokenRequest:
     grant_type: str
-    scopes: frozenset[str]
+    scope: ClientScope | None
     client_id: str
     secret: str
     challenges: str
@@ -162,15 +171,15 @@ class _TokenRequest:
         client_id, secret = basic or (form.get("client_id", ""), form.get("client_secret", ""))
         return cls(
             grant_type=form.get("grant_type", ""),
-            scopes=frozenset(form.get("scope", "").split()),
+            scope=_scope(form.get("scope", "")),
             client_id=client_id,
             secret=secret,
             # As every refusal names it; who has used HTTP Basic is told of that as well (RFC 6749, 5.2).
             challenges='Bearer, Basic realm="connect"' if basic else "Bearer",
         )
 
-    def require_order(self) -> None:
-        """Refuse what is wrong with the request, whoever sent it.
+    def require_order(self) -> ClientScope:
+        """The scope that is asked for, unless the request is wrong, whichever client sent it.
 
         Raises:
             _GrantRefusedError: something is.
@@ -181,11 +190,9 @@ class _TokenRequest:
             raise _GrantRefusedError(
                 HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
             )
-        if self.scopes != {FULL_ACCESS}:
-            description = "The request is missing required scope claims or has invalid scope values"
-            raise _GrantRefusedError(
-                HTTPStatus.BAD_REQUEST, "invalid_scope", description, media_type=problems.MEDIA_TYPE
-            )
+        if self.scope is None:
+            raise _invalid_scope()
+        return self.scope
 
 
 @router.post(
@@ -197,15 +204,29 @@ class _TokenRequest:
     | _documented_grant_refusals(),
 )
 async def token(
-    asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)], services: Serving, noting: Noting
+    request: Request,
+    asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)],
+    services: Serving,
+    noting: Noting,
 ) -> Response:
     """Issue a bearer token."""
-    asked.require_order()
-    if not await services.clients.verify(asked.client_id, asked.secret):
+    scope = asked.require_order()
+    log_in = services.limits.log_in(request, services.tenant, asked.client_id)
+    credentials = await services.clients.verify(asked.client_id, asked.secret, log_in)
+    if credentials is None:
+        await asyncio.sleep(log_in.delay)
         raise _access_denied(asked.challenges)
     noting.client = asked.client_id
-    issued = Token(access_token=services.tokens.issue(asked.client_id), expires_in=services.tokens.lifetime)
-    return JSONResponse(issued.model_dump(), headers={"Cache-Control": "no-store"})
+    if not credentials.standing.scope.includes(scope):
+        raise _invalid_scope()
+    issued = services.tokens.issue(asked.client_id, OAUTH_SCOPES[scope], credentials.standing.generation)
+    return JSONResponse(
+        Token(access_token=issued, expires_in=services.tokens.lifetime).model_dump(),
+        headers={"Cache-Control": "no-store"},
+        background=None
+        if credentials.use_is_noted
+        else BackgroundTask(services.clients.note_use, asked.client_id),
+    )
 
 
 def _basic_credentials(authorization: str) -> tuple[str, str] | None:
@@ -220,8 +241,13 @@ def _basic_credentials(authorization: str) -> tuple[str, str] | None:
     return unquote_plus(client_id), unquote_plus(secret)
 
 
+def _scope(words: str) -> ClientScope | None:
+    """The only scope that is asked for, if there is one of this name."""
+    return next((scope for scope, name in OAUTH_SCOPES.items() if words.split() == [name]), None)
+
+
 async def _client_id_faults(client_id: str, services: Services) -> list[str]:
-    faults = required_text_faults("Client Id", client_id, _LONGEST)
+    faults = required_text_faults("Client Id", client_id, LONGEST_CLIENT_TEXT)
     if not faults and await services.clients.exists(client_id):
         return [_taken(client_id)]
     return faults
@@ -234,6 +260,6 @@ def _taken(client_id: str) -> str:
 def _secret_faults(secret: str) -> list[str]:
     if not secret.strip():
         return ["'Client Secret' must not be empty."]
-    if not _STRONG_SECRET.fullmatch(secret):
+    if not STRONG_SECRET.fullmatch(secret):
         return [_STRENGTH]
     return []

@@ -38,15 +38,29 @@ class RateLimiter:
     def wait(self, key: str) -> float:
         """Seconds until `key` is admitted; 0 if it is now, and that counts."""
         now = self._clock()
-        regained = max(self._regained.get(key, now), now) + self._interval
-        if (wait := regained - now - self._patience) > 0:
+        if wait := self._wait(key, now):
             self._regained.move_to_end(key)
             return wait
-        self._regained[key] = regained
+        self._regained[key] = self._next(key, now)
         self._regained.move_to_end(key)
         if len(self._regained) > _REMEMBERED:
             self._regained.popitem(last=False)
         return 0
+
+    def peek(self, key: str) -> float:
+        """Seconds until `key` is admitted; 0 if it is now, which does not count."""
+        return self._wait(key, self._clock())
+
+    def forget(self, key: str) -> None:
+        """Let `key` begin anew."""
+        self._regained.pop(key, None)
+
+    def _wait(self, key: str, now: float) -> float:
+        return max(0, self._next(key, now) - now - self._patience)
+
+    def _next(self, key: str, now: float) -> float:
+        """When `key` will have regained everything if it is admitted once more."""
+        return max(self._regained.get(key, now), now) + self._interval
 
 
 def peer(connection: HTTPConnection) -> str:

@@ -122,7 +122,8 @@ async def answer(request: Request, error: Exception) -> Response:
     deed(request).title = problem.title
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         path = getattr(request.scope.get("route"), "path", "?")
-        _logger.error("%s %s answered %d: %s", request.method, path, problem.status, fault_name(error))
+        fault = fault_name(error.__cause__ or error)
+        _logger.error("%s %s answered %d: %s", request.method, path, problem.status, fault)
     return problem.response()
 
 

@@ -14,18 +14,22 @@ from temporalio.client import Client
 from activities.drift import DriftDetector
 from activities.tenant import Tenant
 from api.auth import Authority, Tokens
+from api.client_tokens import ClientTokens
 from api.clients import ApiClients
 from api.launch import Launcher
 from api.limits import ConnectLimits
+from api.standings import Standings
 from api.trail import Recorder
 from databases.server import Server
 from databases.stocking import SpareStock
 from instances.audit import AuditTrail
 from instances.catalog import Catalog
+from instances.clients import ClientStore
 from instances.jobs import workflow_id
 from instances.ods_instance_parts import Contexts, Derivatives
 from instances.ods_instances import OdsInstances
 from instances.refreshes import RefreshJobs, RefreshPolicy
+from instances.registration import RegistrationWindow
 from instances.registry import Registry
 from instances.tenant_view import TenantView
 from settings import Settings
@@ -55,6 +59,7 @@ class Services:
     refill: Callable[[], Awaitable[None]]
     launcher: Launcher
     clients: ApiClients
+    registration: RegistrationWindow
     tokens: Tokens
     authority: Authority
     limits: ConnectLimits
@@ -70,6 +75,7 @@ class Services:
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
         signing_key = base64.b64decode(settings.token_signing_key.get_secret_value())
         tokens = Tokens(signing_key, settings.token_lifetime, tenant.name)
+        clients = ClientStore(tenant.engine)
         return cls(
             tenant=tenant.name,
             settings=settings,
@@ -92,9 +98,10 @@ class Services:
                 sweep,
                 settings.trigger,
             ),
-            clients=ApiClients(tenant.engine, limits.hashes),
+            clients=ApiClients(clients, limits.hashes),
+            registration=RegistrationWindow(tenant.engine),
             tokens=tokens,
-            authority=issuer or tokens,
+            authority=issuer or ClientTokens(tokens, Standings(clients.standing)),
             limits=limits,
             audit=audit,
             recorder=Recorder(audit.record),

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, literal, select
+from sqlalchemy import ColumnElement, Insert, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from instances.engine import single_statements
 from instances.models import UTC_NOW, AuditRow
+from instances.rules import printable
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,7 @@ class AuditTrail:
 
     async def record(self, entry: AuditEntry) -> None:
         """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
-        row = {
-            AuditRow.at: UTC_NOW,
-            AuditRow.client: _fitting(entry.client, 256),
-            AuditRow.address: _fitting(entry.address, 64),
-            AuditRow.method: _fitting(entry.method, 16),
-            AuditRow.path: _fitting(entry.path, 512),
-            AuditRow.instanceid: entry.instance,
-            AuditRow.jobid: entry.job,
-            AuditRow.status: entry.status,
-            AuditRow.title: _fitting(entry.title, 256),
-            AuditRow.omitted: entry.omitted,
-        }
+        row = _row(entry)
         # Nobody waits until the disk has it, nor do the commits of requests behind it.
         unhurried = func.set_config("synchronous_commit", "off", True).alias("unhurried")
         values = select(*map(_expression, row, row.values())).select_from(unhurried)
@@ -72,6 +63,36 @@ class AuditTrail:
             return (await session.scalars(query)).all()
 
 
+def insertion(entry: AuditEntry) -> Insert:
+    """What appends `entry` within the transaction of the change that it records."""
+    return insert(AuditRow).values({column.key: value for column, value in _row(entry).items()})
+
+
+def command_entry(command: str, operator: str) -> AuditEntry:
+    """The entry of a change that the operator made at the command line, past the API.
+
+    Args:
+        command: what was changed, in the words of the command line; never a secret.
+        operator: which user of which host has called it.
+    """
+    return AuditEntry("command line", operator, "CLI", command, None, None, HTTPStatus.OK, None)
+
+
+def _row(entry: AuditEntry) -> dict[InstrumentedAttribute[Any], object]:
+    return {
+        AuditRow.at: UTC_NOW,
+        AuditRow.client: _fitting(entry.client, 256),
+        AuditRow.address: _fitting(entry.address, 64),
+        AuditRow.method: _fitting(entry.method, 16),
+        AuditRow.path: _fitting(entry.path, 512),
+        AuditRow.instanceid: entry.instance,
+        AuditRow.jobid: entry.job,
+        AuditRow.status: entry.status,
+        AuditRow.title: _fitting(entry.title, 256),
+        AuditRow.omitted: entry.omitted,
+    }
+
+
 def _expression(column: InstrumentedAttribute[Any], value: object) -> ColumnElement[Any]:
     return value if isinstance(value, ColumnElement) else literal(value, column.type)
 
@@ -80,6 +101,5 @@ def _fitting(text: str | None, length: int) -> str | None:
     """`text` as a column of `length` characters can hold it."""
     if text is None:
         return None
-    # Nothing that a column, or the terminal of somebody who reads it, could not take.
-    clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    clean = printable(text)
     return clean if len(clean) <= length else f"{clean[: length - 1]}…"

@@ -133,6 +133,25 @@ class ApiClient(Base):
     displayname: Mapped[str | None] = mapped_column(String(256))
     # What an Admin API lets the client do, a list in JSON; null for those that were registered here.
     permissions: Mapped[str | None] = mapped_column(Text)
+    # Ours, beside the Admin API's:
+    scope: Mapped[str] = mapped_column(String(20), server_default=text("'full_access'"))
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
+    # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
+    # a client that was there before tokens named a generation.
+    generation: Mapped[uuid.UUID | None] = mapped_column(server_default=text("gen_random_uuid()"))
+    createdat: Mapped[datetime | None] = mapped_column(server_default=text("timezone('utc', now())"))
+    lastusedat: Mapped[datetime | None]
+    expiresat: Mapped[datetime | None]
+
+
+class Registration(Base):
+    """The one row that tells until when clients may register themselves."""
+
+    __tablename__ = "registration"
+    __table_args__ = (CheckConstraint("single", name="registration_single_check"), {"schema": "adminapi"})
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    openuntil: Mapped[datetime | None]
 
 
 class AuditRow(Base):

@@ -10,6 +10,11 @@ def is_storable(text: str) -> bool:
     return not _UNSTORABLE.search(text)
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey, or a column could not hold."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
 def is_blank(text: str | None) -> bool:
     """Whether there is nothing to read in `text`."""
     return text is None or not text.strip()

@@ -21,6 +21,7 @@ from tests.servers import (
     NUMBERS,
     SAMPLE_TEMPLATE,
     SERVICE_PASSWORD,
+    TOKEN_HOLDER,
     development_server,
     make_settings,
     service_dsn,
@@ -60,11 +61,13 @@ async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]
 
 @pytest.fixture(scope="session")
 async def migrated_registry(postgres: EmbeddedPostgres) -> str:
-    """A registry database with tables and no rows, to be cloned for each test."""
+    """A registry database with tables and one client, to be cloned for each test."""
     name = "EdFi_Admin_migrated"
     async with session(service_dsn(postgres, "postgres")) as connection:
         await connection.execute(f'CREATE DATABASE "{name}"')
     await upgrade(service_dsn(postgres, name))
+    async with session(service_dsn(postgres, name)) as connection:
+        await connection.execute(TOKEN_HOLDER)
     return name
 
 

@@ -33,6 +33,8 @@ SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
 
 INSTALLATION = str(uuid.uuid4())
 """Of schedules that tests set by themselves."""
+TOKEN_HOLDER = "INSERT INTO adminapi.applications (clientid, generation) VALUES ('a-client', NULL)"
+"""Adds the client for which tests issue tokens themselves: `a-client`, which nobody can log in as."""
 
 NUMBERS = itertools.count(1)
 """For names, ids and queues that no other test uses."""
@@ -53,6 +55,7 @@ def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -
         ),
         "encryption_key": ENCRYPTION_KEY,
         "token_signing_key": TOKEN_KEY,
+        "registration": True,
         "task_queue": f"ods-{next(NUMBERS)}",
         "ddl_attempts": 2,
         "shared_server": True,

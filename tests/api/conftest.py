@@ -12,7 +12,7 @@ from settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.servers import NUMBERS, make_settings, service_dsn, session
+from tests.servers import NUMBERS, TOKEN_HOLDER, make_settings, service_dsn, session
 
 
 @pytest.fixture
@@ -60,6 +60,8 @@ async def second_registry_dsn(second_api_registry: str) -> str:
 async def _emptied(registry: str) -> str:
     async with session(registry) as connection:
         await connection.execute(f"TRUNCATE {_TABLES} CASCADE")
+        await connection.execute(TOKEN_HOLDER)
+        await connection.execute("UPDATE adminapi.registration SET openuntil = NULL")
     return registry
 
 

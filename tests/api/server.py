@@ -38,6 +38,7 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
         "ODS_ENCRYPTION_KEY": ENCRYPTION_KEY,
         "ODS_TOKEN_SIGNING_KEY": TOKEN_KEY,
         "ODS_RATE_LIMITING": str(settings.rate_limiting),
+        "ODS_REGISTRATION": str(settings.registration),
         **changes,
     }
     return {name: value for name, value in variables.items() if value is not None}

@@ -118,16 +118,14 @@ async def test_refusal_is_written_when_a_reader_has_no_valid_token(
 
 
 async def test_client_is_written_when_its_token_has_not_the_scope(
-    api: httpx.AsyncClient, stranger: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, settings: Settings
 ) -> None:
-    monkeypatch.setattr("api.auth.FULL_ACCESS", "another")
-    token = tokens(settings).issue("a-client-of-little-scope")
-    monkeypatch.undo()
+    token = tokens(settings).issue("a-client", "another")
     answer = await stranger.get(INSTANCES, headers={"Authorization": f"Bearer {token}"})
     (entry,) = await entries(api)
 
     assert answer.status_code == 403
-    assert (entry["client"], entry["status"]) == ("a-client-of-little-scope", 403)
+    assert (entry["client"], entry["status"]) == ("a-client", 403)
 
 
 async def test_nothing_is_written_when_somebody_reads(

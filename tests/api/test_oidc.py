@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.utils import base64url_encode
 
 from api import oidc
-from api.auth import FULL_ACCESS
+from api.auth import FULL_ACCESS, READ_ONLY
 from cli.client import AdminApi
 from settings import Settings
 from tests.api import server
@@ -237,6 +237,16 @@ async def test_request_is_unauthorized_when_the_token_is_nonsense_or_our_own(
     for token in ("", "x", "a.b.c", deep, own):
         assert await status(client, token) == 401
     assert issuer.asked == []  # what cannot be the issuer's is none of its business
+
+
+@pytest.mark.parametrize("claim", ["scope", "scp"])
+async def test_only_reading_is_allowed_when_the_issuer_grants_no_more(
+    client: httpx.AsyncClient, issuer: Issuer, claim: str
+) -> None:
+    token = issuer.token(**{"scope": None, claim: f"openid {READ_ONLY}"})
+    assert await status(client, token) == 200
+    answer = await client.post("/v2/sweep", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.content) == (403, b"")
 
 
 async def test_keys_are_fetched_once_when_many_requests_come_at_once(

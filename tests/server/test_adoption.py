@@ -9,7 +9,10 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.clients import ApiClients, ClientExistsError
+from api.clients import ApiClients
+from api.limiter import RateLimiter
+from api.limits import LogIn
+from instances.clients import ClientExistsError, ClientStore
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
 from instances.migrations import upgrade
@@ -21,6 +24,7 @@ from tests.server.lives import CONNECTION_STRING, bring_to
 from tests.server.looking import CATALOGS, everything
 
 POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
+UNLIMITED = LogIn(RateLimiter(1, 1), RateLimiter(1, 1), "a client", "an address", enabled=False)
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -84,9 +88,9 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     assert (begun.held, begun.refusal) == (True, None)
     assert await registry.finish_delete(deleted)
 
-    clients = ApiClients(engine, asyncio.Semaphore())
+    clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
     await clients.register("ours", "a secret", "Ours")
-    assert await clients.verify("ours", "a secret")
+    assert await clients.verify("ours", "a secret", UNLIMITED)
     with pytest.raises(ClientExistsError):
         await clients.register("ours", "a secret", "Ours")
 
@@ -96,9 +100,9 @@ async def test_client_of_an_admin_api_proves_who_it_is_when_its_table_is_adopted
 ) -> None:
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
-    clients = ApiClients(engine, asyncio.Semaphore())
-    assert not await clients.verify("a-client", "another secret")
-    assert await clients.verify("a-client", "A secret of an Admin API's client, 1")
+    clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
+    assert not await clients.verify("a-client", "another secret", UNLIMITED)
+    assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
 
 
 async def test_rows_of_others_can_be_written_as_before_when_columns_got_defaults(

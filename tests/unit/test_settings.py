@@ -190,7 +190,7 @@ def test_defaults_hold_when_only_the_required_variables_are_set() -> None:
     assert settings.clone_strategy is CloneStrategy.AUTO
     assert settings.sweep_interval == 2 * 60 * 60
     assert settings.token_lifetime == 30 * 60
-    assert settings.registration is True
+    assert settings.registration is False
     assert settings.temporal_ui_url is None
     assert settings.payload_key is None
 
