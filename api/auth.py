@@ -93,7 +93,7 @@ class Tokens:
         return jwt.encode(claims, self._key, _ALGORITHM)
 
     async def caller(self, token: str) -> Caller | None:
-        """Whom the token speaks for; None if it is not ours, changed, or too old."""
+        """Whom the token speaks for; None if it is not ours, changed, too old, or for another tenant."""
         try:
             claims = jwt.decode(
                 token,
@@ -105,7 +105,8 @@ class Tokens:
             )
         except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
             return None
-        return Caller.of(claims)
+        caller = Caller.of(claims)
+        return caller if caller.tenant.lower() == self._tenant.lower() else None
 
 
 bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_error=False)

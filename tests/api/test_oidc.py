@@ -243,7 +243,8 @@ async def test_request_is_unauthorized_when_the_token_is_nonsense_or_our_own(
 async def test_only_reading_is_allowed_when_the_issuer_grants_no_more(
     client: httpx.AsyncClient, issuer: Issuer, claim: str
 ) -> None:
-    token = issuer.token(**{"scope": None, claim: f"openid {READ_ONLY}"})
+    changes: dict[str, Any] = {"scope": None, claim: f"openid {READ_ONLY}"}
+    token = issuer.token(**changes)
     assert await status(client, token) == 200
     answer = await client.post("/v2/sweep", headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.content) == (403, b"")

@@ -105,10 +105,9 @@ async def test_token_is_asked_for_before_anything_else_of_the_request_is_judged(
 
 @pytest.mark.parametrize("line", [f"GET {INSTANCES}?offset=-1", "GET /v2/nowhere", f"PATCH {INSTANCES}"])
 async def test_scope_is_judged_before_the_handler_when_the_token_is_valid(
-    contract: Server, monkeypatch: pytest.MonkeyPatch, line: str
+    contract: Server, line: str
 ) -> None:
-    monkeypatch.setattr("api.auth.FULL_ACCESS", "another/scope")
-    token = tokens(contract.settings).issue("a-client")
+    token = tokens(contract.settings).issue("a-client", "another/scope")
     answer = await contract.ask(line, f"Authorization: Bearer {token}")
 
     assert (answer.status, answer.body) == (403, b"")

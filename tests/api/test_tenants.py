@@ -150,7 +150,7 @@ async def test_token_is_refused_when_it_was_issued_for_another_tenant(
 
 async def test_client_is_known_to_its_tenant_only_when_it_has_registered(stranger: httpx.AsyncClient) -> None:
     def connect(tenant: str, path: str, **form: str) -> Any:
-        form = {"ClientId": "a-client", "ClientSecret": SECRET, "client_id": "a-client", **form}
+        form = {"ClientId": "an-app", "ClientSecret": SECRET, "client_id": "an-app", **form}
         return stranger.post(f"/connect/{path}", headers={"tenant": tenant}, data=form)
 
     grant = {
@@ -310,9 +310,9 @@ async def _ods(url: str, *arguments: str, **variables: str) -> tuple[int, str]:
 async def test_command_line_names_its_tenant_when_it_is_told(several: MultiTenantSettings) -> None:
     not_set = dict.fromkeys(("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING"))
     tenants = environment(several)["ODS_TENANTS"]
-    client = {"ODS_CLIENT_ID": "a-client", "ODS_CLIENT_SECRET": SECRET}
+    client = {"ODS_CLIENT_ID": "an-app", "ODS_CLIENT_SECRET": SECRET}
     async with server.serving(several.tenants["tenant1"], ODS_TENANTS=tenants, **not_set) as serving:
-        form = {"ClientId": "a-client", "ClientSecret": SECRET, "DisplayName": "A client"}
+        form = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "A client"}
         async with httpx.AsyncClient(base_url=serving.url, headers={"tenant": "tenant1"}) as stranger:
             assert (await stranger.post("/connect/register", data=form)).status_code == 200
         listing = ("instance", "list", "--json")

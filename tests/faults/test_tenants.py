@@ -22,6 +22,7 @@ from tests.servers import (
     MINIMAL_TEMPLATE,
     NUMBERS,
     SERVICE_PASSWORD,
+    TOKEN_HOLDER,
     make_settings,
     make_tenant_settings,
     service_dsn,
@@ -40,6 +41,8 @@ async def second(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Embe
         await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
         await seeding.ensure_registry_database(server.dsn())
         await upgrade(service_dsn(server, REGISTRY))
+        async with session(service_dsn(server, REGISTRY)) as connection:
+            await connection.execute(TOKEN_HOLDER)
         service = service_dsn(server, "postgres")
         await seeding.ensure_template(service, MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS)
         yield server
