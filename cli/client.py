@@ -10,10 +10,12 @@ from typing import Any, Self
 import httpx
 
 from cli.errors import CommandError
+from instances.credentials import OAUTH_SCOPES, ClientScope
 
 Json = dict[str, Any]
 
-_SCOPE = "edfi_admin_api/full_access"
+_SCOPES = tuple(OAUTH_SCOPES[scope] for scope in (ClientScope.FULL_ACCESS, ClientScope.READ_ONLY))
+"""What is asked for, one after the other: a client that may only read is refused the first."""
 _TIMEOUT_SECONDS = 30
 _POLL_SECONDS = 0.05
 _OUTAGE_SECONDS = 30
@@ -193,7 +195,6 @@ class _Bearer(httpx.Auth):
             "grant_type": "client_credentials",
             "client_id": client_id,
             "client_secret": client_secret,
-            "scope": _SCOPE,
         }
         self._token: str | None = None
 
@@ -203,7 +204,11 @@ class _Bearer(httpx.Auth):
             answer = yield request
             if answer.status_code != HTTPStatus.UNAUTHORIZED:
                 return
-        answer = yield httpx.Request("POST", self._token_url, data=self._form, headers=self._headers)
+        for scope in _SCOPES:
+            form = self._form | {"scope": scope}
+            answer = yield httpx.Request("POST", self._token_url, data=form, headers=self._headers)
+            if b"invalid_scope" not in answer.content:
+                break
         refused = answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED)
         if refused and b'"Tenant"' not in answer.content:
             raise CommandError(
@@ -237,6 +242,8 @@ def _reason(answer: httpx.Response) -> str:
         problem = answer.json()
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
     told = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
+    if answer.status_code == HTTPStatus.FORBIDDEN:
+        return "The API answered 403 Forbidden: the client may not do this, such as one that may only read."
     if not told:
         return f"The API answered {answer.status_code} {answer.reason_phrase}."
     return " ".join(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in told)

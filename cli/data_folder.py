@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
 from cli.errors import CommandError
+from instances.credentials import new_secret
 
 _KEY_BYTES = 32
 _TOKEN_BYTES = 32
@@ -46,7 +47,7 @@ class Secrets:
             encryption_key=_key(),
             token_signing_key=_key(),
             client_id=f"ods-{secrets.token_hex(4)}",
-            client_secret=f"{token()}aA1!",  # the API asks for lower, upper, digit and special characters
+            client_secret=new_secret(),
         )
 
 

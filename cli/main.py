@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, edorgs, instance, spares
+from cli import audit, clients, edorgs, instance, registration, spares
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -41,6 +41,10 @@ _commands.add_typer(
     instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
 )
 _commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
+_commands.add_typer(
+    clients.app, name="client", help="Add, list, disable, enable, rotate and remove API clients."
+)
+_commands.add_typer(registration.app, name="registration", help="Let API clients register themselves.")
 _commands.command()(audit.audit)
 _commands.command()(spares.spares)
 

@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from instances.rules import printable
 
 OUT = Console(markup=False, highlight=False)  # names and messages may hold what Rich takes for markup
 
@@ -42,6 +45,11 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> 
     )
 
 
+def utc(time: datetime | None) -> str | None:
+    """A time in UTC, without a zone, as the API writes it; to the second."""
+    return None if time is None else f"{time.isoformat(timespec='seconds')}Z"
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Show how far something is: live on a terminal, elsewhere a line a phase."""
@@ -65,6 +73,7 @@ def _phase_printer() -> Progress:
 
 
 def _show_columns(lines: Sequence[Sequence[str]]) -> None:
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -23,14 +23,23 @@ def settings_of_stack() -> Settings:
         return Settings.load()
 
 
+def settings_of_environment() -> AnySettings:
+    """The settings of the environment, of one tenant or of several.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value.
+    """
+    with _refusal_told():
+        return load_settings()
+
+
 async def migrate_all() -> None:
     """Bring every tenant's registry database up to date; one that cannot be does not hold up the others.
 
     Raises:
         CommandError: a variable is missing or has an unusable value, or at least one database is as it was.
     """
-    with _refusal_told():
-        settings = load_settings()
+    settings = settings_of_environment()
     faults = [fault for name in settings.tenants if (fault := await _fault_of_migration(settings, name))]
     if faults:
         raise CommandError("\n".join(faults))

@@ -1,6 +1,7 @@
 """Several tenants behind one API: each request is for one of them, and sees nothing of the others."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -323,6 +324,28 @@ async def test_command_line_names_its_tenant_when_it_is_told(several: MultiTenan
             assert (code, told in printed) == (1, True), printed
         code, printed = await _ods(serving.url, *listing, **client)
         assert (code, "'Tenant' must not be empty" in printed) == (1, True), printed
+
+
+async def test_client_is_added_to_the_tenant_that_is_named_when_there_are_several(
+    several: MultiTenantSettings, stranger: httpx.AsyncClient
+) -> None:
+    variables = environment(several)
+    code, printed = await _ods("", "--tenant", "TENANT-2", "client", "add", "an-app", "--json", **variables)
+    assert code == 0, printed
+    form = {
+        "grant_type": "client_credentials",
+        "scope": "edfi_admin_api/full_access",
+        "client_id": "an-app",
+        "client_secret": json.loads(printed)["clientSecret"],
+    }
+    told = [
+        (await stranger.post("/connect/token", headers={"tenant": name}, data=form)).status_code
+        for name in ("tenant1", "Tenant-2")
+    ]
+    assert told == [401, 200]
+    for tenant in ("", "another"):
+        code, printed = await _ods("", "client", "list", **variables, ODS_TENANT=tenant)
+        assert (code, "tenant1, Tenant-2" in printed) == (1, True), printed
 
 
 async def test_other_registries_are_migrated_when_one_is_away(

@@ -1,0 +1,200 @@
+"""`ods client …`: API clients, in the registry itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from cli.errors import CommandError
+from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
+from cli.output import say, show_json, show_list, show_members, utc
+from instances.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
+from instances.rules import required_text_faults
+
+if TYPE_CHECKING:
+    from instances.client_administration import Client, ClientAdministration
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = {
+    "clientId": "CLIENT",
+    "displayName": "DISPLAY NAME",
+    "scope": "SCOPE",
+    "enabled": "ENABLED",
+    "created": "CREATED",
+    "lastUsed": "LAST USED",
+    "expires": "EXPIRES",
+}
+_MOST_DAYS = 36_500
+_WITHIN = "within 5 seconds"
+
+ClientId = Annotated[
+    str, typer.Argument(metavar="CLIENT_ID", help="How the client calls itself.", show_default=False)
+]
+_Result = TypeVar("_Result")
+
+
+@app.command()
+def add(  # noqa: PLR0913 - a command line's options
+    client_id: ClientId,
+    display_name: Annotated[
+        str | None, typer.Option(help="What people call it; by default its id.", show_default=False)
+    ] = None,
+    scope: Annotated[ClientScope, typer.Option(help="What it may do.")] = ClientScope.FULL_ACCESS,
+    expires_in_days: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST_DAYS, help="Days after which it ends.", show_default=False),
+    ] = None,
+    expires: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+            help="When it ends, in UTC, such as 2031-06-30 or 2031-06-30T12:00:00.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Add a client, and show its secret: this once."""
+    from instances.client_administration import NewClient  # noqa: PLC0415 - takes time that --help does without
+
+    named = client_id if display_name is None else display_name
+    _require_texts({"client id": client_id, "display name": named})
+    new = NewClient(client_id, named, scope, _end(expires, expires_in_days))
+    secret, hashed = _new_secret()
+    client = _change(data_dir, client_id, lambda clients: clients.add(new, hashed))
+    _show_secret(client, secret, as_json=as_json)
+
+
+@app.command("list")
+def list_all(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """List all clients, without anything of their secrets."""
+    rows = [_row(client) for client in _change(data_dir, "", lambda clients: clients.clients())]
+    if as_json:
+        show_json(rows)
+    else:
+        show_list(rows, _COLUMNS)
+
+
+@app.command()
+def disable(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Refuse a client and its tokens, until it is enabled."""
+    client = _change(data_dir, client_id, lambda clients: clients.disable(client_id))
+    _tell(client, f"is disabled; its tokens are refused {_WITHIN}", as_json=as_json)
+
+
+@app.command()
+def enable(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Let a client that was disabled get tokens again."""
+    client = _change(data_dir, client_id, lambda clients: clients.enable(client_id))
+    _tell(client, "is enabled", as_json=as_json)
+
+
+@app.command()
+def rotate(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Give a client another secret, and show it: this once. The old one and its tokens are refused."""
+    secret, hashed = _new_secret()
+    client = _change(data_dir, client_id, lambda clients: clients.rotate(client_id, hashed))
+    _show_secret(client, secret, as_json=as_json)
+
+
+@app.command()
+def remove(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Remove a client; its tokens are refused."""
+    client = _change(data_dir, client_id, lambda clients: clients.remove(client_id))
+    _tell(client, f"is removed; its tokens are refused {_WITHIN}", as_json=as_json)
+
+
+def _change(
+    data_dir: Path, client_id: str, work: "Callable[[ClientAdministration], Awaitable[_Result]]"
+) -> _Result:
+    """What `work` makes of the clients.
+
+    Raises:
+        CommandError: it cannot be done.
+    """
+    # These take half a second, which other commands do without.
+    from cli.registry_access import RegistryAccess, operator  # noqa: PLC0415
+    from instances.client_administration import (  # noqa: PLC0415
+        ClientAdministration,
+        ClientInUseError,
+        ClientNotFoundError,
+    )
+    from instances.clients import ClientExistsError  # noqa: PLC0415
+
+    async def change() -> _Result:
+        async with RegistryAccess.find(data_dir).connected() as engine:
+            return await work(ClientAdministration(engine, operator()))
+
+    try:
+        return asyncio.run(change())
+    except ClientExistsError:
+        raise CommandError(
+            f"A client with the id {client_id} already exists. Choose another id, or give it another secret"
+            " with `ods client rotate`."
+        ) from None
+    except ClientNotFoundError:
+        raise CommandError(f"No client has the id {client_id}; `ods client list` shows all.") from None
+    except ClientInUseError:
+        raise CommandError(
+            f"Rows of an Admin API refer to the client {client_id}; disable it instead."
+        ) from None
+
+
+def _require_texts(texts: dict[str, str]) -> None:
+    faults = [
+        fault
+        for words, text in texts.items()
+        for fault in required_text_faults(words.capitalize(), text, LONGEST_CLIENT_TEXT)
+    ]
+    if faults:
+        raise CommandError(" ".join(faults))
+
+
+def _end(expires: datetime | None, days: int | None) -> datetime | timedelta | None:
+    if expires and days:
+        raise CommandError("Give either --expires or --expires-in-days.")
+    if expires and expires <= datetime.now(UTC).replace(tzinfo=None):
+        raise CommandError("--expires must be in the future.")
+    return timedelta(days=days) if days else expires
+
+
+def _new_secret() -> tuple[str, str]:
+    """A secret and its hash."""
+    from api.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time that other commands do without
+
+    secret = new_secret()
+    return secret, SecretHasher().hash(secret)
+
+
+def _show_secret(client: "Client", secret: str, *, as_json: bool) -> None:
+    shown = {"clientId": client.client_id, "clientSecret": secret, **_row(client)}
+    if as_json:
+        show_json(shown)
+        return
+    show_members(shown)
+    say("Keep the secret now: it is not shown again.")
+
+
+def _tell(client: "Client", state: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(_row(client))
+    else:
+        say(f"{client.client_id} {state}.")
+
+
+def _row(client: "Client") -> dict[str, Any]:
+    return {
+        "clientId": client.client_id,
+        "displayName": client.display_name,
+        "scope": client.scope,
+        "enabled": client.enabled,
+        "created": utc(client.created),
+        "lastUsed": utc(client.last_used),
+        "expires": utc(client.expires),
+    }
