@@ -34,7 +34,7 @@ SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
 INSTALLATION = str(uuid.uuid4())
 """Of schedules that tests set by themselves."""
 TOKEN_HOLDER = "INSERT INTO adminapi.applications (clientid, generation) VALUES ('a-client', NULL)"
-"""Adds the client for which tests issue tokens themselves: `a-client`, which nobody can log in as."""
+"""Adds the client for which tests issue tokens themselves: `a-client`, which has no secret."""
 
 NUMBERS = itertools.count(1)
 """For names, ids and queues that no other test uses."""

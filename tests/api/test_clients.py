@@ -451,7 +451,7 @@ async def test_row_of_failures_ends_when_a_log_in_succeeds(
     assert {answer.status_code for answer in many} == {200}
 
 
-async def test_failures_take_longer_and_nobody_is_kept_out_when_they_come_from_everywhere(
+async def test_failures_take_longer_and_no_client_is_kept_out_when_they_come_from_everywhere(
     limited: Callable[[str], httpx.AsyncClient], client: str
 ) -> None:
     for number in range(4):

@@ -79,7 +79,7 @@ def test_compose_refuses_when_a_variable_is_missing(name: str) -> None:
 
 def test_no_secret_has_a_value_when_env_example_is_merely_copied() -> None:
     given = re.findall(r"^(\w+)=.+$", compose.ENV_EXAMPLE.read_text(), re.MULTILINE)
-    assert given == ["ODS_REGISTRATION", "ODS_TEMPORAL_UI_URL"]
+    assert given == ["ODS_TEMPORAL_UI_URL"]
 
 
 @each_service

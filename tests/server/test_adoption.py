@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.clients import ApiClients
 from api.limiter import RateLimiter
 from api.limits import LogIn
-from instances.clients import ClientExistsError, ClientStore
+from instances.client_administration import ClientAdministration, ClientInUseError
+from instances.clients import ClientExistsError, ClientStore, Standing
+from instances.credentials import ClientScope
 from instances.engine import create_registry_engine
 from instances.jobs import ExecutionPolicy
 from instances.migrations import upgrade
@@ -103,6 +105,40 @@ async def test_client_of_an_admin_api_proves_who_it_is_when_its_table_is_adopted
     clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
     assert not await clients.verify("a-client", "another secret", UNLIMITED)
     assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
+
+
+async def test_clients_of_an_admin_api_are_administered_when_its_table_is_adopted(
+    dsn: str, bare: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    await bare.execute(ADMIN_API)
+    await upgrade(dsn)
+    clients, store = ClientAdministration(engine, "operator@host"), ClientStore(engine)
+    (found,) = await clients.clients()
+    assert (found.client_id, found.enabled, found.created) == ("a-client", True, None)
+    assert (await store.standing("a-client")) == Standing(ClientScope.FULL_ACCESS, None)
+    with pytest.raises(ClientInUseError):  # there are authorizations
+        await clients.remove("a-client")
+    await clients.disable("a-client")
+    assert await store.standing("a-client") is None
+    await clients.enable("a-client")
+    standing = await store.standing("a-client")
+    assert standing is not None
+    assert standing.generation is not None
+    changes = await bare.fetch("SELECT path FROM adminapi.audit ORDER BY id")
+    assert [row["path"] for row in changes] == ["ods client disable a-client", "ods client enable a-client"]
+
+
+async def test_client_is_whole_when_an_admin_api_adds_it_after_the_migration(
+    dsn: str, bare: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    await bare.execute(ADMIN_API)
+    await upgrade(dsn)
+    await bare.execute("INSERT INTO adminapi.applications (clientid) VALUES ('later')")
+    standing = await ClientStore(engine).standing("later")
+    assert standing is not None
+    assert standing.generation is not None
+    (_, later) = await ClientAdministration(engine, "operator@host").clients()
+    assert (later.enabled, later.created is not None) == (True, True)
 
 
 async def test_rows_of_others_can_be_written_as_before_when_columns_got_defaults(
