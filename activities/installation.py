@@ -70,8 +70,7 @@ class InstallationCheck:
         state = await self._store.state()
         if state.obstacle is not None:
             return state.obstacle
-        with faults_explained({}):
-            system = await session.fetchval(_SYSTEM)
+        system = await self.system(session)
         if state.server is None:
             await self._store.accept_server(system)
         elif state.server != system:
@@ -87,6 +86,15 @@ class InstallationCheck:
                 " meant: `ods installation confirm`, or ODS_SHARED_SERVER=true."
             )
         return None
+
+    async def system(self, session: asyncpg.Connection) -> str:
+        """System identifier of the server's PostgreSQL cluster, which its standbys share.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        with faults_explained({}):
+            return str(await session.fetchval(_SYSTEM))
 
     async def others(self, session: asyncpg.Connection) -> set[str]:
         """Ids of other installations with databases on the server, unless any may have some.

@@ -3,23 +3,30 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+import asyncpg
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
 
 from api import problems
 from api.answers import Answer
 from api.auth import bearer_token
 from api.instance_requests import CHANGE_REFUSALS, switched_on
 from api.problems import ProblemError
-from api.requests import path_id
+from api.requests import BODY_REFUSALS, JsonObject, Properties, documented_body, path_id
 from api.services import Services, Serving
 from api.trail import Noting
 from databases import adoption
 from databases.adoption import Candidate
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
+from instances.errors import InstanceNotFoundError
 from instances.models import DbInstance
+from instances.naming import instance_named
+from instances.registry import DatabaseName, LostInstance
+from instances.status import Operation
+from settings import MAX_DATABASE_NAME_BYTES
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -49,49 +56,172 @@ class InstanceDatabase(Answer):
     obstacle: str | None
 
 
+class _AdoptionBody(BaseModel):
+    databaseName: str | None = Field(  # noqa: N815 - on the wire
+        None, description="The database, if the registry has lost the instance or calls it otherwise."
+    )
+
+
 @router.get("/{instance_id}/database", responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT))
-async def get_instance_database(instance_id: InstanceId, services: Serving) -> InstanceDatabase:
-    """The database of an instance: whether it carries the instance's mark, and else whether it could."""
-    instance = await services.catalog.instance(instance_id)
+async def get_instance_database(
+    instance_id: InstanceId,
+    services: Serving,
+    database_name: Annotated[str | None, Query(alias="databaseName")] = None,
+) -> InstanceDatabase:
+    """The database of an instance, or one that it might get: whether it carries the mark, or could."""
+    instance = await _instance(services, instance_id, database_name)
     with _faults_told():
         async with services.server.session() as session:
+            if instance is None:
+                return await _lost_instance(services, session, instance_id, str(database_name))
+            database = database_name or instance.databasename
             found = await adoption.look(
-                session, _owner(services, instance), instance.databasename, await _needed(services)
+                session, _owner(services, instance), database, await _needed(services)
             )
-    return _answer(instance, found)
+    return _answer(instance, database, found)
 
 
-@router.post("/{instance_id}/adopt", responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT))
+@router.post(
+    "/{instance_id}/adopt",
+    openapi_extra=documented_body(_AdoptionBody),
+    responses=problems.documented(*CHANGE_REFUSALS, *BODY_REFUSALS, HTTPStatus.CONFLICT),
+)
 async def adopt_instance_database(
-    instance_id: InstanceId, services: Serving, noting: Noting
+    instance_id: InstanceId, body: JsonObject, services: Serving, noting: Noting
 ) -> InstanceDatabase:
-    """Write the instance's mark on its database, so that the database is deleted with the instance."""
+    """Write the instance's mark on its database, so that the database is deleted with the instance.
+
+    With a `databaseName`, the registry calls it that from now on. An instance that the registry has lost, as
+    after a restore, is recorded again.
+    """
     noting.instance = instance_id
-    async with services.registry.adopting(instance_id) as instance:
-        owner = _owner(services, instance)  # taking the fence of a running job would end its session
-    needed = await _needed(services)
+    database_name = _database_name(body)
+    instance = await _instance(services, instance_id, database_name)
+    if instance is None:
+        return await _restored(services, instance_id, str(database_name))
+    owner, needed = _owner(services, instance), await _needed(services)
+    database = database_name or instance.databasename
+    called = None if database == instance.databasename else _called(services, database)
     with _faults_told():
-        async with services.server.fenced(owner) as session, services.registry.adopting(instance_id) as row:
-            found = await adoption.adopt(session, owner, row.databasename, needed)
-    answer = _answer(row, found)
+        async with services.server.session() as session:
+            found = await adoption.look(session, owner, database, needed)
+        marked = found is not None and found.adopted
+        # Before the fence is taken, which would end the session of a running job.
+        async with services.registry.adopting(instance_id, marked=marked):
+            pass
+        async with (
+            services.server.fenced(owner) as session,
+            services.registry.adopting(instance_id, called, marked=marked) as row,
+        ):
+            found = await adoption.adopt(session, _owner(services, row), database, needed)
+            return _adopted(_answer(row, database, found))
+
+
+async def _instance(services: Services, instance_id: int, database: str | None) -> DbInstance | None:
+    """The instance; None if there is none, and a database is named that may be that of a lost one."""
+    try:
+        return await services.catalog.instance(instance_id)
+    except InstanceNotFoundError:
+        if database is None:
+            raise
+        return None
+
+
+async def _restored(services: Services, ods_instance_id: int, database: str) -> InstanceDatabase:
+    """Record the instance again that the registry has lost and `database` belongs to."""
+    with _faults_told():
+        async with services.server.session() as session:
+            answer = _adopted(await _lost_instance(services, session, ods_instance_id, database))
+            owner = await adoption.owner_of(session, database)
+    named = instance_named(database)
+    if owner is None or named is None:
+        raise ProblemError.not_found("database", database)
+    lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
+    row = await services.registry.restore_lost(lost, _called(services, database))
+    return answer.model_copy(update={"id": row.id, "name": row.name, "status": row.status})
+
+
+async def _lost_instance(
+    services: Services, session: asyncpg.Connection, ods_instance_id: int, database: str
+) -> InstanceDatabase:
+    """The database of an instance that the registry does not know, as the instance would get it."""
+    owner = await adoption.owner_of(session, database)
+    found = await adoption.look(session, owner, database, await _needed(services)) if owner else None
+    if owner is None or found is None:
+        raise ProblemError.not_found("dbInstance", ods_instance_id)
+    installation = (await services.registry.installation.state()).id
+    named = instance_named(database)
+    obstacle = found.obstacle
+    if owner.ods_instance_id != ods_instance_id:
+        obstacle = f"It belongs to the instance with the OdsInstanceId {owner.ods_instance_id}."
+    elif owner.tenant != services.tenant or owner.installation not in {None, installation}:
+        obstacle = f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
+    elif await services.catalog.known_marks([owner.mark]):
+        obstacle = "The registry knows its instance, under another id, or as deleted."
+    elif named is None:
+        obstacle = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
+    return InstanceDatabase(
+        id=ods_instance_id,
+        name=named[0] if named else "",
+        status="",
+        ods_instance_id=owner.ods_instance_id,
+        database_name=database,
+        owner=found.owner,
+        size_bytes=found.size_bytes,
+        sessions=found.sessions,
+        comment=found.comment,
+        adopted=False,
+        obstacle=obstacle,
+    )
+
+
+def _adopted(answer: InstanceDatabase) -> InstanceDatabase:
     if answer.obstacle:
         raise ProblemError(
-            HTTPStatus.CONFLICT, "The database cannot be adopted", state=row.status, detail=answer.obstacle
+            HTTPStatus.CONFLICT,
+            "The database cannot be adopted",
+            state=answer.status,
+            detail=answer.obstacle,
         )
     return answer
 
 
+def _database_name(body: Properties[Any]) -> str | None:
+    name = body.get("databaseName")
+    if name is None or (isinstance(name, str) and 1 <= len(name.encode()) <= MAX_DATABASE_NAME_BYTES):
+        return name
+    raise ProblemError.invalid(
+        {"DatabaseName": [f"'Database Name' must have 1 to {MAX_DATABASE_NAME_BYTES} bytes."]}
+    )
+
+
+def _called(services: Services, database: str) -> DatabaseName:
+    return DatabaseName(database, services.connection_strings.encrypted(database))
+
+
 def _owner(services: Services, instance: DbInstance) -> Owner:
-    return Owner(services.tenant, instance.odsinstanceid, _JOB, str(instance.mark))
+    """The instance, at the latest attempt that the registry knows to have published its database."""
+    number, attempt = instance.jobnumber, instance.attempt
+    if instance.operation == Operation.DELETE and instance.knownnumber is not None:
+        number, attempt = instance.knownnumber, instance.knownattempt or 0
+    return Owner(
+        services.tenant,
+        instance.odsinstanceid,
+        _JOB,
+        str(instance.mark),
+        number,
+        attempt,
+        services.registry.installation.known_id,
+    )
 
 
 async def _needed(services: Services) -> set[str]:
     return {*services.settings.template_databases.values(), await services.catalog.database()}
 
 
-def _answer(instance: DbInstance, found: Candidate | None) -> InstanceDatabase:
+def _answer(instance: DbInstance, database: str, found: Candidate | None) -> InstanceDatabase:
     if found is None:
-        raise ProblemError.not_found("database", instance.databasename)
+        raise ProblemError.not_found("database", database)
     return InstanceDatabase(
         id=instance.id,
         name=instance.name,

@@ -1,10 +1,12 @@
 """How answers look: camelCase, nulls written out, times in ISO 8601 and UTC."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from instances.models import Job
 
 
 class Answer(BaseModel):
@@ -22,3 +24,18 @@ class Done(Answer):
 
     title: str
     status: int
+
+
+class Waiting(Answer):
+    """What a job waits for: something is away, which uses up none of the job's attempts."""
+
+    reason: str = Field(serialization_alias="for")
+    since: UtcTime
+    until: UtcTime = Field(description="When the job gives up, if that is away until then.")
+
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        """What the job waits for; None if it waits for nothing."""
+        if job.waitingfor is None or job.waitingsince is None or job.waitinguntil is None:
+            return None
+        return cls(reason=job.waitingfor, since=job.waitingsince, until=job.waitinguntil)

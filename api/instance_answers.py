@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import AliasGenerator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.answers import Answer, UtcTime
+from api.answers import Answer, UtcTime, Waiting
 from api.services import Services
 from instances.jobs import job_id
 from instances.models import DbInstance
@@ -86,13 +86,25 @@ class Instance(Answer):
     error_message: str | None
     job_id: str | None = None
     progress: Progress | None = None
+    waiting: Waiting | None = None
     links: Links = Links(job=None, workflow=None)
 
 
 async def describe(rows: Sequence[DbInstance], services: Services) -> list[Instance]:
     """The answers for `rows`, in their order."""
-    progress = await _progress([row for row in rows if _phase(row)], services)
-    return [_instance(row, progress.get(row.id), services) for row in rows]
+    under_way = [row for row in rows if _phase(row)]
+    progress = await _progress(under_way, services)
+    waits = await _waits(under_way, services)
+    return [_instance(row, progress.get(row.id), waits.get(row.id), services) for row in rows]
+
+
+async def _waits(rows: Sequence[DbInstance], services: Services) -> dict[int, Waiting]:
+    """What the jobs of `rows`, which are under way, wait for, by the id of their instances."""
+    if not rows:
+        return {}
+    jobs = await services.catalog.waiting_jobs([job for row in rows if (job := _job_id(row))])
+    waits = {job.jobid: Waiting.of(job) for job in jobs}
+    return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
 
 
 async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int, Progress]:
@@ -114,14 +126,18 @@ async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int,
     }
 
 
-def _instance(row: DbInstance, progress: Progress | None, services: Services) -> Instance:
+def _instance(
+    row: DbInstance, progress: Progress | None, waiting: Waiting | None, services: Services
+) -> Instance:
     job = _job_id(row)
     links = Links(
         job=_job_path(job) if job else None,
         workflow=services.workflow_url(row.odsinstanceid) if job else None,
     )
     columns = Instance.model_validate(row)
-    return columns.model_copy(update={"job_id": job, "progress": progress, "links": links})
+    return columns.model_copy(
+        update={"job_id": job, "progress": progress, "waiting": waiting, "links": links}
+    )
 
 
 def _phase(row: DbInstance) -> str | None:

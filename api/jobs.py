@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends
 
 from api import problems
-from api.answers import Answer, UtcTime
+from api.answers import Answer, UtcTime, Waiting
 from api.auth import bearer_token
 from api.problems import ProblemError
 from api.services import Serving
@@ -22,6 +22,7 @@ class JobAnswer(Answer):
     created_at: UtcTime
     finished_at: UtcTime | None
     error_message: str | None
+    waiting: Waiting | None
 
 
 @router.get(
@@ -39,4 +40,5 @@ async def get_job(jobId: str, services: Serving) -> JobAnswer:  # noqa: N803 - t
         created_at=job.createdat,
         finished_at=job.finishedat,
         error_message=job.errormessage,
+        waiting=Waiting.of(job),
     )

@@ -7,6 +7,7 @@ no words for a rename either: whether that waits, runs or has failed, the instan
 """
 
 from enum import StrEnum
+from typing import assert_never
 
 from instances.status import InstanceStatus, Operation
 
@@ -42,8 +43,12 @@ _RUNNING = {
 
 def managed_status(status: str, operation: str) -> ManagedStatus:
     """The word for an instance in `status` whose last job is an `operation`."""
-    if operation == Operation.RENAME:
-        return ManagedStatus.CREATED
-    if status == InstanceStatus.IN_PROGRESS:
-        return _RUNNING[Operation(operation)]
-    return _WORDS[InstanceStatus(status)]
+    known = Operation(operation)
+    match known:
+        case Operation.RENAME:
+            return ManagedStatus.CREATED
+        case Operation.CREATE | Operation.DELETE:
+            running = status == InstanceStatus.IN_PROGRESS
+            return _RUNNING[known] if running else _WORDS[InstanceStatus(status)]
+        case _:
+            assert_never(known)

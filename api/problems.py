@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from api.trail import deed
 from instances.errors import (
+    InstallationNotConfirmedError,
     InstanceNotFoundError,
     InvalidError,
     NameTakenError,
@@ -163,6 +164,15 @@ def _(error: RequestValidationError) -> ProblemError:
 @explained.register
 def _(error: InstanceNotFoundError) -> ProblemError:
     return ProblemError.not_found("dbInstance", error.instance_id)
+
+
+@explained.register
+def _(error: InstallationNotConfirmedError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The installation must be confirmed by its operator",
+        detail=str(error),
+    )
 
 
 @explained.register

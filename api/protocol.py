@@ -1,5 +1,6 @@
 """What holds for every request, before any endpoint sees it: the checks, in the order agreed with clients."""
 
+import logging
 import re
 from http import HTTPStatus
 
@@ -10,10 +11,15 @@ from api import problems
 from api.auth import authenticate
 from api.problems import ProblemError
 from api.routing import Places, path_of
-from api.services import services_of
+from api.services import Services, services_of
 from api.tenancy import require_tenant, tenancy
+from api.trail import READING
+from instances.errors import InstallationNotConfirmedError
+from logs import fault_name
 
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
+
 _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
 
 
@@ -48,7 +54,19 @@ class ProtocolMiddleware:
         if _PROTECTED.match(path):
             services = services_of(connection)
             await authenticate(connection, services.authority, services.tenant)
+            if connection.scope["method"] not in READING:
+                await _require_confirmed(services)
         self._places.settle(connection.scope)
+
+
+async def _require_confirmed(services: Services) -> None:
+    """Refuse to change a registry that was copied or moved, until its operator says what it is."""
+    try:
+        await services.registry.installation.require_confirmed()
+    except InstallationNotConfirmedError as obstacle:
+        raise problems.explained(obstacle) from None
+    except Exception as error:  # noqa: BLE001 - the registry is away: the endpoint answers that as always
+        _logger.info("Whether the installation is confirmed is not known: %s", fault_name(error))
 
 
 def _require_version(path: str) -> None:

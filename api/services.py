@@ -31,6 +31,7 @@ from instances.ods_instances import OdsInstances
 from instances.refreshes import RefreshJobs, RefreshPolicy
 from instances.registration import RegistrationWindow
 from instances.registry import Registry
+from instances.secrets import OdsConnectionStrings
 from instances.tenant_view import TenantView
 from settings import Settings
 from workflows import schedules
@@ -51,6 +52,7 @@ class Services:
     contexts: Contexts
     derivatives: Derivatives
     server: Server
+    connection_strings: OdsConnectionStrings
     drift: DriftDetector
     spares: SpareStock
     sweep: Callable[[], Awaitable[None]]
@@ -86,6 +88,7 @@ class Services:
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             server=tenant.server,
+            connection_strings=tenant.connection_strings,
             drift=tenant.drift,
             spares=tenant.spares,
             sweep=sweep,

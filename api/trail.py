@@ -19,7 +19,8 @@ from api.limiter import RateLimiter, peer, subscriber
 from instances.audit import AuditEntry
 from logs import fault_name
 
-_READING = {"GET", "HEAD", "OPTIONS"}
+READING = {"GET", "HEAD", "OPTIONS"}
+"""Methods that change nothing."""
 _REFUSED = {
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
@@ -119,7 +120,7 @@ class AuditMiddleware:
             await self._app(scope, receive, watch)
         finally:
             services = scope["state"].get("services")  # nobody's trail holds a request that is for no tenant
-            if services and (scope["method"] not in _READING or status in _REFUSED):
+            if services and (scope["method"] not in READING or status in _REFUSED):
                 await services.recorder.record(_entry(HTTPConnection(scope), status))
 
 

@@ -80,13 +80,15 @@ class AdminApi:
         """Request that the failed job of an instance is done again; the answer names the job."""
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")
 
-    def database(self, instance: int) -> Json:
-        """The database that has the name of an instance's."""
-        return self._object("GET", f"/v2/dbInstances/{instance}/database")
+    def database(self, instance: int, name: str | None = None) -> Json:
+        """The database that has the name of an instance's, or another one that the instance might get."""
+        named = {} if name is None else {"databaseName": name}
+        found: Json = self._request("GET", f"/v2/dbInstances/{instance}/database", params=named).json()
+        return found
 
-    def adopt(self, instance: int) -> Json:
+    def adopt(self, instance: int, name: str | None = None) -> Json:
         """Hand that database over to the instance."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/adopt")
+        return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json={"databaseName": name})
 
     def instance(self, instance: int) -> Json:
         """A live instance."""

@@ -111,23 +111,30 @@ def retry(
 
 
 @app.command()
-def adopt(
+def adopt(  # noqa: PLR0913 - a command line's options
     instance: InstanceId,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="The database, if the registry has lost the instance or calls its database otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     yes: Yes = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Hand over to an instance the database that another product has made for it."""
+    """Hand over to an instance the database that another product has made for it, or that it has lost."""
     with connect(api_url, data_dir) as api:
-        found = api.database(instance)
+        found = api.database(instance, database)
         if found["obstacle"]:
             raise CommandError(found["obstacle"])
-        if not found["adopted"]:
+        if not found["adopted"] or database is not None:
             if not yes:
                 _ask_whether_to_adopt(found, quietly=as_json)
-            found = api.adopt(instance)
+            found = api.adopt(instance, database)
         _show(found, as_json=as_json)
 
 

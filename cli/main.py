@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, clients, edorgs, instance, registration, spares
+from cli import audit, clients, edorgs, installation, instance, registration, spares
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -43,6 +43,11 @@ _commands.add_typer(
 _commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
 _commands.add_typer(
     clients.app, name="client", help="Add, list, disable, enable, rotate and remove API clients."
+)
+_commands.add_typer(
+    installation.app,
+    name="installation",
+    help="Say which installation a registry is, after a copy or restore.",
 )
 _commands.add_typer(registration.app, name="registration", help="Let API clients register themselves.")
 _commands.command()(audit.audit)

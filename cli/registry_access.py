@@ -17,7 +17,7 @@ from cli.errors import CommandError
 from cli.registry import settings_of_environment
 from databases.errors import INSUFFICIENT_PRIVILEGE
 from instances.engine import create_registry_engine
-from settings import AnySettings, Settings
+from settings import DEFAULT_TENANT, AnySettings
 
 _SETTINGS = ("ODS_ADMIN_DSN", "ODS_TENANTS")
 _UNDEFINED = {"42P01", "42703"}
@@ -30,10 +30,16 @@ class RegistryAccess:
     Args:
         dsn: how to connect to it.
         always_open: whether its API admits new clients whatever the registry says.
+        master_dsn: how to connect to the server of the ODS databases.
+        tenant: whose registry it is.
+        tenants: all tenants of the service.
     """
 
     dsn: str
     always_open: bool
+    master_dsn: str
+    tenant: str = DEFAULT_TENANT
+    tenants: tuple[str, ...] = (DEFAULT_TENANT,)
 
     @classmethod
     def find(cls, data_dir: Path) -> "RegistryAccess":
@@ -43,10 +49,19 @@ class RegistryAccess:
             CommandError: there is neither, or a setting cannot be used, or does not tell which tenant.
         """
         if any(name in os.environ for name in _SETTINGS):
-            settings = _of_tenant(settings_of_environment())
-            return cls(settings.admin_dsn.get_secret_value(), settings.registration)
+            settings = settings_of_environment()
+            tenant = _tenant(settings)
+            own = settings.tenants[tenant]
+            return cls(
+                own.admin_dsn.get_secret_value(),
+                own.registration,
+                own.master_dsn.get_secret_value(),
+                tenant,
+                tuple(settings.tenants),
+            )
         if stack := DataFolder(data_dir).running_stack():
-            return cls(stack["postgres"]["admin_dsn"], always_open=True)
+            postgres = stack["postgres"]
+            return cls(postgres["admin_dsn"], always_open=True, master_dsn=postgres["master_dsn"])
         raise CommandError(
             f"No stack serves in {data_dir}; `ods up` starts one. For another installation, set its"
             " settings, such as ODS_ADMIN_DSN, as for `ods migrate`."
@@ -75,13 +90,13 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _of_tenant(settings: AnySettings) -> Settings:
-    if isinstance(settings, Settings):
-        return settings
+def _tenant(settings: AnySettings) -> str:
+    if not settings.multi_tenant:
+        return DEFAULT_TENANT
     wanted = os.environ.get("ODS_TENANT", "")
-    for name, own in settings.tenants.items():
+    for name in settings.tenants:
         if name.lower() == wanted.lower():
-            return own
+            return name
     raise CommandError(
         f"Say which tenant, with `ods --tenant NAME …` or ODS_TENANT: {', '.join(settings.tenants)}."
     )

@@ -72,7 +72,7 @@ async def look(
         sessions=found["sessions"],
         comment=found["comment"],
         adopted=adopted,
-        obstacle=None if adopted else _obstacle(found, database, needed),
+        obstacle=_obstacle(found, database, needed, adopted=adopted),
     )
 
 
@@ -80,6 +80,8 @@ async def adopt(
     session: asyncpg.Connection, owner: Owner, database: str, needed: Collection[str]
 ) -> Candidate | None:
     """Write the instance's mark on the database, unless there is an obstacle; returns what `look` does then.
+
+    A mark that is there is written anew: it may name a publication that the registry does not know of.
 
     Safe to repeat.
 
@@ -90,14 +92,25 @@ async def adopt(
         async with session.transaction():
             await session.execute(_TAKE_TURNS, database)
             candidate = await look(session, owner, database, needed)
-            if candidate is None or candidate.adopted or candidate.obstacle:
+            if candidate is None or candidate.obstacle:
                 return candidate
             await execute(session, "COMMENT ON DATABASE %I IS %L", database, owner.comment)
         return await look(session, owner, database, needed)
 
 
-def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str]) -> str | None:
-    other = Owner.read(found["comment"])
+async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
+    """What the database of that name says of itself; None if there is none, or it does not say it.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with faults_explained({}):
+        found = await session.fetchrow(_LOOK, database, INVALID)
+    return Owner.read(found["comment"]) if found else None
+
+
+def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str], *, adopted: bool) -> str | None:
+    other = None if adopted else Owner.read(found["comment"])
     if found["needed"] or database in needed:
         return f"'{database}' is a template, or a database that this service itself needs."
     if other is not None:
@@ -105,7 +118,7 @@ def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str]) -> 
             f"The database '{database}' belongs to the instance with the OdsInstanceId"
             f" {other.ods_instance_id} of the tenant {other.tenant}."
         )
-    if found["comment"] is not None:
+    if found["comment"] is not None and not adopted:
         return (
             f"The database '{database}' has a comment, which may mean something to somebody, and which the"
             " mark would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."

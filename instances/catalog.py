@@ -113,6 +113,11 @@ class Catalog:
             rows = await session.execute(select(Job.jobid, age).where(Job.jobid == listed))
             return dict(rows.all())
 
+    async def waiting_jobs(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Those of these jobs that wait for the end of an outage."""
+        listed = any_(literal(job_ids, ARRAY(String)))
+        return await self._all(select(Job).where(Job.jobid == listed, Job.waitingfor.is_not(None)))
+
     async def usual_duration(self, operation: str, template: str) -> float | None:
         """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""
         recent = (

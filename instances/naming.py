@@ -32,3 +32,12 @@ def database_name(name: str, template: Template) -> str:
     """Name of the database of the instance `name`, which `name_faults` found nothing wrong with."""
     stem = _LEADING_PREFIXES.sub("", name.replace(" ", "_").strip("_"))
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
+
+
+def instance_named(database: str) -> tuple[str, Template] | None:
+    """A name and template whose instance has a database of this name; None if there are none."""
+    for template in Template:
+        name = database.removeprefix(f"{DATABASE_PREFIX}_").removesuffix(f"_{template}")
+        if not name_faults(name) and database_name(name, template) == database:
+            return name, template
+    return None

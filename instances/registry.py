@@ -40,7 +40,14 @@ from instances.jobs import ExecutionPolicy, InstanceJob, JobWait
 from instances.models import DbInstance, Job
 from instances.naming import database_name
 from instances.relations import relations_of
-from instances.reservations import database_taken, name_taken, require_free, reserved_id
+from instances.reservations import (
+    database_is_taken,
+    database_taken,
+    lock_name,
+    name_taken,
+    require_free,
+    reserved_id,
+)
 from instances.routes import relations_reason, rename_obstacle, reroute, route, unroute
 from instances.status import InstanceStatus, JobStatus, Operation, Step, Template, after_failure
 from settings import DEFAULT_TENANT
@@ -74,6 +81,26 @@ class Position:
 
     status: InstanceStatus
     waits: bool
+
+
+@dataclass(frozen=True)
+class DatabaseName:
+    """The name of an instance's database, and the encrypted string that routes the ODS/API to it."""
+
+    name: str
+    connection_string: str
+
+
+@dataclass(frozen=True)
+class LostInstance:
+    """An instance without a row, as the mark on its database describes it."""
+
+    name: str
+    template: Template
+    ods_instance_id: int
+    mark: str
+    number: int
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -189,19 +216,61 @@ class Registry:
             return requested
 
     @asynccontextmanager
-    async def adopting(self, instance_id: int) -> AsyncIterator[DbInstance]:
+    async def adopting(
+        self, instance_id: int, database: DatabaseName | None = None, *, marked: bool = False
+    ) -> AsyncIterator[DbInstance]:
         """The instance that shall get a database; no job of it can begin while the body runs.
+
+        Args:
+            instance_id: the instance.
+            database: what its database is called from now on, if the registry has it wrong.
+            marked: whether that database carries the instance's mark, so that the instance was created.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: it has a job under way, or never had a database.
+            NameTakenError: another instance has a database of that name.
         """
         await self.installation.require_confirmed()
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.ADOPTABLE, "given a database")
-            _require_created(instance, "given a database")
+            if not marked:
+                _require_created(instance, "given a database")
             yield instance
+            if database is not None:
+                await _call_database(session, instance, database)
+
+    async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
+        """Record a completed instance that the registry has lost, as its database describes it.
+
+        Raises:
+            NameTakenError: an instance or ODS instance has its name, its OdsInstanceId or its mark.
+        """
+        await self.installation.require_confirmed()
+        try:
+            async with self._transaction() as session:
+                await require_free(session, lost.name, database.name)
+                instance = DbInstance(
+                    name=lost.name,
+                    databasetemplate=lost.template,
+                    databasename=database.name,
+                    odsinstanceid=lost.ods_instance_id,
+                    odsinstancename=lost.name,
+                    status=InstanceStatus.COMPLETED,
+                    operation=Operation.CREATE,
+                    jobnumber=lost.number,
+                    attempt=lost.attempt,
+                    mark=UUID(lost.mark),
+                    publishedat=models.UTC_NOW,
+                    lastrefreshed=models.UTC_NOW,
+                    lastmodifieddate=models.UTC_NOW,
+                )
+                requested = await self._requested(session, _added(session, instance))
+                await route(session, requested.job, database.connection_string)
+                return requested.instance
+        except IntegrityError as error:
+            raise _name_conflict(error, lost.name, database.name) from None
 
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> Begun:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
@@ -478,6 +547,25 @@ class Registry:
             known_number=instance.knownnumber,
             known_attempt=instance.knownattempt,
         )
+
+
+def _added(session: AsyncSession, instance: DbInstance) -> DbInstance:
+    session.add(instance)
+    return instance
+
+
+async def _call_database(session: AsyncSession, instance: DbInstance, database: DatabaseName) -> None:
+    """Record that the instance's database has another name, and route the ODS/API there."""
+    await lock_name(session, database.name)
+    if await database_is_taken(session, database.name, instance):
+        raise database_taken(database.name)
+    instance.databasename = database.name
+    instance.lastmodifieddate = models.UTC_NOW
+    await session.execute(
+        update(models.OdsInstance)
+        .where(models.OdsInstance.odsinstanceid == instance.odsinstanceid)
+        .values(connectionstring=database.connection_string)
+    )
 
 
 def _token(job: InstanceJob, attempt: int) -> list[ColumnElement[bool]]:

@@ -12,6 +12,7 @@ from instances.errors import NameTakenError
 from instances.models import DbInstance, Job, OdsInstance
 from instances.status import InstanceStatus, Operation
 
+_DATABASES = (DbInstance.databasename, DbInstance.newdatabasename)
 _NAMES = 0x4F6453
 """Keeps the locks of names apart from other locks of this database."""
 
@@ -25,13 +26,17 @@ async def require_free(
         NameTakenError: an ODS instance or a live instance has one of them, or shall get it; `but_for` aside.
     """
     await lock_name(session, name, database)
-    databases = (DbInstance.databasename, DbInstance.newdatabasename)
-    query = select(_somebody_is_called(name, but_for), _live_instance_has(databases, database, but_for))
+    query = select(_somebody_is_called(name, but_for), _live_instance_has(_DATABASES, database, but_for))
     name_is_taken, database_is_taken = (await session.execute(query)).one()
     if name_is_taken:
         raise name_taken(name)
     if database_is_taken:
         raise database_taken(database)
+
+
+async def database_is_taken(session: AsyncSession, database: str, but_for: DbInstance) -> bool:
+    """Whether a live instance other than `but_for` has a database of that name, or shall get it."""
+    return (await session.scalars(select(_live_instance_has(_DATABASES, database, but_for)))).one()
 
 
 def name_taken(name: str) -> NameTakenError:

@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 # The defaults of `createdat` and `generation` are set afterwards: it is not known when the clients that are
 # there were made, and they have the generation of tokens that name none.

@@ -1,0 +1,140 @@
+"""`ods installation …`: which installation a registry and a server belong to, in the registry itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, Yes
+from cli.output import say, show_json, show_members
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from cli.registry_access import RegistryAccess
+    from instances.installation import InstallationState, InstallationStore
+
+app = typer.Typer(no_args_is_help=True)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the registry and the server say; `server` is None while the server cannot be reached."""
+
+    state: "InstallationState"
+    server: str | None
+    others: list[str]
+    obstacle: str | None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What is shown of it."""
+        return {
+            "installation": self.state.id,
+            "registry": str(self.state.here),
+            "confirmedRegistry": str(self.state.confirmed),
+            "server": self.server or "cannot be reached",
+            "confirmedServer": self.state.server,
+            "otherInstallations": ", ".join(self.others) or "none",
+            "confirmedInstallations": ", ".join(sorted(self.state.neighbours)) or "none",
+            "obstacle": self.obstacle or "none",
+        }
+
+
+@app.command()
+def show(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show which installation this is, and what must be confirmed before anything is changed."""
+    found = _work(data_dir, _look)
+    if as_json:
+        show_json(found.row)
+    else:
+        show_members(found.row)
+
+
+@app.command()
+def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Confirm that this registry goes on as its installation, on this server, beside the others there."""
+    found = _work(data_dir, _look)
+    show_members(found.row)
+    if not yes:
+        question = "Is there no other service on the original of this registry, and may this one go on?"
+        typer.confirm(question, abort=True, err=True)
+
+    async def confirmed(store: "InstallationStore", _: "RegistryAccess") -> None:
+        await store.confirm(found.state)
+        if found.server is not None:
+            await store.accept_server(found.server, found.others)
+
+    _work(data_dir, confirmed, "ods installation confirm")
+    say("Confirmed. API and workers go on within a few seconds.")
+
+
+@app.command()
+def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Make this registry, a copy, an installation of its own: no database on the server is its own then."""
+    found = _work(data_dir, _look)
+    show_members(found.row)
+    if not yes:
+        question = "Is this registry a copy, which shall take over no database of the original?"
+        typer.confirm(question, abort=True, err=True)
+
+    async def renewed(store: "InstallationStore", _: "RegistryAccess") -> str:
+        return await store.renew()
+
+    say(f"This registry is the installation {_work(data_dir, renewed, 'ods installation new')} now.")
+
+
+def _work(
+    data_dir: Path,
+    work: "Callable[[InstallationStore, RegistryAccess], Awaitable[_Result]]",
+    command: str | None = None,
+) -> _Result:
+    """Do `work` in the registry; a `command` that changes it is recorded in the audit trail."""
+    # These take half a second, which other commands do without.
+    from cli.registry_access import RegistryAccess  # noqa: PLC0415
+    from instances.installation import InstallationStore  # noqa: PLC0415
+
+    access = RegistryAccess.find(data_dir)
+
+    async def done() -> _Result:
+        async with access.connected() as engine:
+            result = await work(InstallationStore(engine), access)
+            if command is not None:
+                await _record(engine, command)
+            return result
+
+    return asyncio.run(done())
+
+
+async def _record(engine: "AsyncEngine", command: str) -> None:
+    from cli.registry_access import operator  # noqa: PLC0415 - as above
+    from instances.audit import AuditTrail, command_entry  # noqa: PLC0415 - as above
+
+    await AuditTrail(engine).record(command_entry(command, operator()))
+
+
+async def _look(store: "InstallationStore", access: "RegistryAccess") -> _Found:
+    from activities.installation import InstallationCheck  # noqa: PLC0415 - as above
+    from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
+    from databases.server import Server  # noqa: PLC0415 - as above
+
+    check = InstallationCheck(store, access.tenant, access.tenants, shares_server=False)
+    server = Server(access.master_dsn)
+    try:
+        async with server.session() as session:
+            return _Found(
+                await store.state(),
+                await check.system(session),
+                sorted(await check.others(session)),
+                await check.obstacle(session),
+            )
+    except DatabaseFaultError:
+        state = await store.state()
+        return _Found(state, None, [], state.obstacle)
+    finally:
+        await server.close()
