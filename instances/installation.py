@@ -107,6 +107,10 @@ class InstallationStore:
             raise InstallationNotConfirmedError(state.obstacle)
         return state
 
+    def forget(self) -> None:
+        """Read the row anew when it is asked for next."""
+        self._state = None
+
     async def confirm(self, state: InstallationState, *, first: bool = False) -> None:
         """Record that the registry goes on as its installation where it is.
 
@@ -120,7 +124,7 @@ class InstallationStore:
             statement = statement.where(Installation.registrysystem.is_(None))
         async with self._sessions() as session:
             await session.execute(statement)
-        self._state = None
+        self.forget()
 
     async def accept_server(self, system: str, neighbours: Sequence[str] = ()) -> None:
         """Record the cluster with the ODS databases, and other installations that may be on it as well."""
@@ -129,7 +133,7 @@ class InstallationStore:
         )
         async with self._sessions() as session:
             await session.execute(update(Installation).values(serversystem=system, neighbours=added))
-        self._state = None
+        self.forget()
 
     async def renew(self) -> str:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
@@ -153,7 +157,7 @@ class InstallationStore:
         )
         async with self._sessions() as session:
             await session.execute(update(Installation).values(**renewed).add_cte(marked))
-        self._state = None
+        self.forget()
         return identifier
 
     async def _read(self) -> InstallationState:
