@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -23,12 +23,16 @@ from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
 from instances.errors import NameTakenError
 from instances.jobs import InstanceJob
+from instances.registry import Position
 from instances.status import AT_REST, InstanceStatus, Operation, Undo, after_failure
 from logs import fault_name
 
 _FINISH_SECONDS = 2
 _DISK_FULL_SECONDS = 30
 """How long no clone is begun on a server that has said that its disk is full: others would fail as well."""
+
+_GOES_ON_SECONDS = 5
+"""A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
 _logger = logging.getLogger(__name__)
 
@@ -192,8 +196,9 @@ class DatabaseActivities:
             SupersededError: the instance has moved on.
         """
         async with self._fence(job, before_waiting=partial(self._require_due, job)) as session:
-            await self._require_due(job)
-            yield session
+            position = await self._require_due(job)
+            async with self._wait_ended(job) if position.waits else nullcontext():
+                yield session
 
     @asynccontextmanager
     async def _fence(
@@ -205,12 +210,25 @@ class DatabaseActivities:
             await self._tenant.installation.require_confirmed(session)
             yield session
 
-    async def _require_due(self, job: InstanceJob) -> None:
+    async def _require_due(self, job: InstanceJob) -> Position:
         position = await self._tenant.registry.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
-        if position.waits:
-            await self._tenant.registry.end_wait(job)
+        return position
+
+    @asynccontextmanager
+    async def _wait_ended(self, job: InstanceJob) -> AsyncIterator[None]:
+        """Tell clients that the job waits no longer, once its step has run for longer than an outage takes."""
+        ending = asyncio.create_task(self._end_wait(job))
+        try:
+            yield
+        finally:
+            ending.cancel()
+            await asyncio.wait([ending])
+
+    async def _end_wait(self, job: InstanceJob) -> None:
+        await asyncio.sleep(_GOES_ON_SECONDS)
+        await self._tenant.registry.end_wait(job)
 
     async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
         position = await self._tenant.registry.position(job)

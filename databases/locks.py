@@ -17,7 +17,9 @@ _HOLDERS = """
 SELECT pid, usename, application_name, state, xact_start,
        bool_or(locktype = 'object' AND mode <> 'RowExclusiveLock') AS locks_database
 FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE pid <> pg_backend_pid() AND granted AND (
+WHERE pid <> pg_backend_pid() AND granted
+  AND NOT EXISTS (SELECT FROM pg_locks AS waiting WHERE waiting.pid = pg_locks.pid AND NOT waiting.granted)
+  AND (
     locktype = 'object' AND classid = 'pg_database'::regclass
         AND objid = (SELECT oid FROM pg_database WHERE datname = $1)
     OR locktype = 'relation' AND relation = 'pg_database'::regclass AND mode = 'RowExclusiveLock'

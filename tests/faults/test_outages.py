@@ -23,7 +23,7 @@ from instances.registry import Registry
 from instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess
+from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
 from workflows import search_attributes
 from workflows.client import DATA_CONVERTER
@@ -122,10 +122,11 @@ async def test_status_is_written_when_postgresql_was_away_at_that_moment(
     settings: Settings,
     name: str,
 ) -> None:
-    # Nobody works yet, so the first thing the worker meets is a registry that is away.
-    job = await operator.create(name)
-    await own_postgres.stop()
     await worker_process.start(settings)
+    await passes_are_over(operator.client)
+    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    await own_postgres.stop()
+    await operator.starter.start(job)
     await _has_failed_once(operator.client, job.workflow_id)
     await own_postgres.start()
     assert await operator.ended(job) is JobStatus.COMPLETED

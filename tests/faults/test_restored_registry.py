@@ -1,0 +1,79 @@
+"""A registry that was put back to an earlier state costs no database, and crosses no instances."""
+
+import asyncio
+
+import asyncpg
+
+from instances.status import InstanceStatus, JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess, passes_are_over
+from tests.servers import session, template_missing
+from workflows.start import JobStarter
+
+
+async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    registry_dsn: str,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await passes_are_over(operator.client)
+    async with template_missing(admin):
+        job = await operator.create(name)
+        assert await operator.ended(job) is JobStatus.ERROR
+    async with session(registry_dsn) as rows:
+        await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+        retry = await operator.retry(job)
+        assert await operator.reached(retry, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+        await rows.execute(
+            "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances;"
+            " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+        )
+    assert (await operator.instance(job)).status == InstanceStatus.ERROR
+    before = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database)
+
+    await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
+            await asyncio.sleep(0.05)
+    assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database) == before
+    assert await operator.catalog.ods_instance(job.ods_instance_id) is not None
+
+
+async def test_instances_are_not_crossed_when_ids_are_given_out_again(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    registry_dsn: str,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await passes_are_over(operator.client)
+    async with template_missing(admin):  # so that the workflow of the first instance stays open
+        first = await operator.create(f"{name} A")
+        assert await operator.ended(first) is JobStatus.ERROR
+    async with session(registry_dsn) as rows:
+        await rows.execute(
+            "DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
+            " ALTER SEQUENCE adminapi.dbinstances_id_seq RESTART"
+        )
+        await rows.execute(
+            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first.ods_instance_id}"
+        )
+    second = (await operator.registry.reserve(f"{name} B", Template.MINIMAL)).job
+    assert (second.workflow_id, second.job_id) == (first.workflow_id, first.job_id)
+    await JobStarter(operator.client, settings.registry_queue).start(second)
+
+    assert await operator.reached(second, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    instance = await operator.instance(second)
+    assert (instance.name, instance.databasename) == (f"{name} B", second.database)
+    comment = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", second.database
+    )
+    assert second.mark in comment
+    assert not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", first.database)
