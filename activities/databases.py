@@ -218,7 +218,7 @@ class DatabaseActivities:
 
     @asynccontextmanager
     async def _wait_ended(self, job: InstanceJob) -> AsyncIterator[None]:
-        """Tell clients that the job waits no longer, once its step has run for longer than an outage takes."""
+        """Tell clients that the job waits no longer, once its step has run for a while."""
         ending = asyncio.create_task(self._end_wait(job))
         try:
             yield

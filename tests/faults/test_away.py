@@ -72,6 +72,7 @@ class TestOdsServer:
         name: str,
     ) -> None:
         await worker_process.start(settings)
+        await passes_are_over(operator.client)
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
         deletion = (await operator.registry.request_delete(job.instance_id)).job
@@ -156,6 +157,7 @@ async def test_interrupted_drop_is_finished_when_its_delete_has_failed(
     name: str,
 ) -> None:
     await worker_process.start(settings)
+    await passes_are_over(operator.client)
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
     deletion = (await operator.registry.request_delete(job.instance_id)).job
