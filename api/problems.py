@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.trail import deed
+from instances.connecting import READ_ONLY
 from instances.errors import (
     InstallationNotConfirmedError,
     InstanceNotFoundError,
@@ -32,9 +33,9 @@ from logs import fault_name
 MEDIA_TYPE = "application/problem+json"
 
 _RETRY_SECONDS = 5
-# The connection: lost, refused, not admitted, no such database, a conflict of transactions, out of room,
-# shutting down.
-_AWAY = ("08", "28", "3D", "40", "53", "57")
+# The connection: lost, refused, on a standby, not admitted, no such database, a conflict of transactions, out
+# of room, shutting down.
+_AWAY = ("08", READ_ONLY, "28", "3D", "40", "53", "57")
 _WITHOUT_BODY = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 _logger = logging.getLogger(__name__)

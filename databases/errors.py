@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import asyncpg
 
+from instances.connecting import READ_ONLY
+
 OBJECT_IN_USE = "55006"
 INSUFFICIENT_PRIVILEGE = "42501"
 DISK_FULL = "53100"
@@ -16,9 +18,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection that broke is met with; the last one while asyncpg is being told why it was ended."""
 
-_READ_ONLY = "25006"
+_CONNECTION_FAILURE = "08006"
 _OUTAGE_CLASSES = ("08", "28", "53", "57P")
-_OUTAGE_STATES = {_READ_ONLY, LOCK_NOT_AVAILABLE}
+_OUTAGE_STATES = {READ_ONLY, LOCK_NOT_AVAILABLE}
 _RETRYABLE_CLASSES = ("40", "58")
 _CHANGED_MEANWHILE = "XX000"
 """Among others: two changes of one row of a catalogue met ("tuple concurrently updated")."""
@@ -33,7 +35,7 @@ class DatabaseFaultError(Exception):
         retryable: whether the same step may succeed later by itself.
         outage: whether this tells nothing about the step: the server is away, full, locked, or read-only. It
             is waited for, and uses up none of the job's attempts.
-        sqlstate: what PostgreSQL said; None if it said nothing.
+        sqlstate: what PostgreSQL answered, or would have if the connection had lasted; None if neither.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ def faults_explained(reasons: dict[str, str]) -> Iterator[None]:
         raise _explained(error.sqlstate or "", reasons) from None
     except LOST:
         raise DatabaseFaultError(
-            "The PostgreSQL server of the ODS databases cannot be reached.", outage=True
+            "The PostgreSQL server of the ODS databases cannot be reached.",
+            outage=True,
+            sqlstate=_CONNECTION_FAILURE,
         ) from None
 
 
@@ -101,7 +105,7 @@ _GENERAL_REASONS = {
     LOCK_NOT_AVAILABLE: "Another session holds a lock that this step needs. End its transaction.",
     DISK_FULL: "The PostgreSQL server has run out of disk space. Free some.",
     "53300": "The PostgreSQL server has no free connections. Close some, or raise max_connections.",
-    _READ_ONLY: "The PostgreSQL server is read-only: it is a standby, or was made one. Wait until it has"
+    READ_ONLY: "The PostgreSQL server is read-only: it is a standby, or was made one. Wait until it has"
     " taken over, or correct ODS_MASTER_DSN.",
 }
 

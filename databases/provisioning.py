@@ -136,9 +136,8 @@ async def verify(server: Server, database: str) -> None:
     Raises:
         DatabaseFaultError: it does not.
     """
-    async with server.connected(database) as session:
-        with faults_explained({}):
-            await session.execute("SELECT 1")
+    async with server.connected(database):
+        pass  # it has answered by now
 
 
 async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool) -> None:

@@ -10,12 +10,22 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from databases.errors import LOST, DatabaseFaultError, faults_explained
 from databases.ownership import Owner
+from instances.connecting import (
+    connect,
+    ends_sessions,
+    question,
+    read_only,
+    require_usable,
+    setting_statements,
+)
+
+_Answer = TypeVar("_Answer")
 
 _CONNECT_TIMEOUT = 10
 _CLOSE_TIMEOUT = 10
@@ -32,8 +42,9 @@ _KEEPALIVE_INTERVAL = 10
 _KEEPALIVE_COUNT = 3
 """A server that lost its power is noticed after a minute; without keepalive, a clone would wait for ever."""
 
+_APPLICATION = {"application_name": "ods instance management"}
+# Set once a session is there: in the first message, poolers take the name only.
 _SESSION_SETTINGS = {
-    "application_name": "ods instance management",
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
     # No lock of another session holds up the jobs behind this one: it is told, and tried again later.
@@ -43,7 +54,11 @@ _SESSION_SETTINGS = {
     "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
     "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
 }
-_TRY_FENCE = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
+_TRY_FENCE = """
+SELECT CASE WHEN current_setting('transaction_read_only') = 'off'
+    THEN pg_try_advisory_lock(hashtextextended($1, 0)) END
+"""
+"""NULL on a session that cannot write."""
 _TAKE_FENCE = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
 # A 64-bit key stands in pg_locks as two halves (documentation of pg_locks).
 _END_HOLDER = """
@@ -84,7 +99,7 @@ class Server:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
         async with self._kept() as session:
-            await _first_answer(session, "SELECT 1")
+            await _first_answer(session, require_usable(session, question(self._dsn), _CONNECT_TIMEOUT))
             yield session
 
     @asynccontextmanager
@@ -95,8 +110,8 @@ class Server:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
         with faults_explained({}):
-            connection = await asyncpg.connect(
-                self._dsn, database=database, timeout=_CONNECT_TIMEOUT, server_settings=_SESSION_SETTINGS
+            connection = await connect(
+                self._dsn, database=database, timeout=_CONNECT_TIMEOUT, server_settings=_APPLICATION
             )
             await _keep_alive(connection)
         try:
@@ -131,7 +146,7 @@ class Server:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
         async with self._kept() as session:
-            if not await _first_answer(session, _TRY_FENCE, key):
+            if not await _first_answer(session, _try_fence(session, key)):
                 if before_waiting is not None:
                     await before_waiting()
                 with faults_explained({}):
@@ -146,8 +161,10 @@ class Server:
         session = cast("asyncpg.Connection", acquired)  # it has all of its methods
         try:
             yield session
-        except BaseException:
+        except BaseException as fault:
             await asyncio.shield(_close(session))
+            if ends_sessions(getattr(fault, "sqlstate", None)):
+                await pool.expire_connections()  # the others are replaced when they are taken
             raise
         finally:
             with suppress(*LOST, asyncpg.PostgresError):  # then the pool has closed it
@@ -156,25 +173,45 @@ class Server:
     async def _opened_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         if self._pool is None:
             self._pool = asyncpg.create_pool(
-                self._dsn,
+                connect=self._connected,
                 min_size=0,
                 max_size=_MOST_SESSIONS,
                 max_inactive_connection_lifetime=_IDLE_SECONDS,
                 init=_keep_alive,
-                timeout=_CONNECT_TIMEOUT,
-                server_settings=_SESSION_SETTINGS,
+                reset=_make_new,
             )
         return await self._pool
 
+    async def _connected(self, *_: object, **arguments: Any) -> asyncpg.Connection:  # noqa: ANN401 - the pool's
+        return await connect(
+            self._dsn,
+            timeout=_CONNECT_TIMEOUT,
+            settings=_SESSION_SETTINGS,
+            server_settings=_APPLICATION,
+            **arguments,
+        )
 
-async def _first_answer(session: asyncpg.Connection, question: str, *arguments: str) -> Any:  # noqa: ANN401 - SQL's
-    """Ask something on what may be an old session: a server that is gone is noticed, and not waited for."""
+
+async def _first_answer(session: asyncpg.Connection, answer: Awaitable[_Answer]) -> _Answer:
+    """What an old session answers: a server that is gone is noticed, and not waited for."""
     try:
         with faults_explained({}):
-            return await session.fetchval(question, *arguments, timeout=_CONNECT_TIMEOUT)
+            return await answer
     except BaseException:
         _terminate(session)
         raise
+
+
+async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
+    taken: bool | None = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
+    if taken is None:
+        raise read_only()
+    return taken
+
+
+async def _make_new(session: asyncpg.Connection) -> None:
+    """Take locks and settings away, all but those that every session here has."""
+    await session.execute(f"{session.get_reset_query()}\n{setting_statements(_SESSION_SETTINGS)}")
 
 
 async def _keep_alive(connection: asyncpg.Connection) -> None:

@@ -2,21 +2,26 @@
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
+
+from instances.connecting import connect, ends_sessions, question, require_usable
 
 _CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection: a registry that is away shall be reported, not waited for."""
 _STATEMENT_TIMEOUT = 10
 """Seconds to wait for an answer: a registry that is frozen is away as well."""
 
+_ANSWER_TIMEOUT = 2
+"""Seconds to wait for the answer of a connection that was idle: its server may have lost its power."""
 _TRUSTED_SECONDS = 1
 """How long after its last use a connection is not asked whether it answers: much is asked of it just now."""
 _USED_AT = "used at"
@@ -25,20 +30,23 @@ _USED_AT = "used at"
 def create_registry_engine(
     dsn: str, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
 ) -> AsyncEngine:
-    """A pool for the registry `dsn`; a connection that died is noticed and replaced when it is taken."""
+    """A pool for the registry `dsn`.
+
+    A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
+    replaced when a write is refused because the server is a standby now, or the server ends a connection.
+    """
     engine = create_async_engine(
         "postgresql+asyncpg://",
         # asyncpg reads the address itself: SQLAlchemy would not understand parameters such as sslmode.
-        async_creator=partial(
-            asyncpg.connect, dsn, timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout
-        ),
+        async_creator=partial(connect, dsn, timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout),
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,
     )
     # Not `pool_pre_ping`, which asks each time, with BEGIN and ROLLBACK around its question.
     event.listen(engine.sync_engine, "checkin", _note_use)
-    event.listen(engine.sync_engine, "checkout", _require_answer)
+    event.listen(engine.sync_engine, "checkout", _require_answer_to(question(dsn)))
+    event.listen(engine.sync_engine, "handle_error", _leave_server)
     return engine
 
 
@@ -51,18 +59,27 @@ def _note_use(_: object, entry: ConnectionPoolEntry) -> None:
     entry.info[_USED_AT] = time.monotonic()
 
 
-def _require_answer(
-    connection: Any,  # noqa: ANN401 - SQLAlchemy's adapter of asyncpg's
-    entry: ConnectionPoolEntry,
-    *_: object,
-) -> None:
-    """Have the pool replace its connections if this one is closed, or was idle and does not answer."""
-    session: asyncpg.Connection = connection.driver_connection
-    if session.is_closed():
-        raise InvalidatePoolError
-    if time.monotonic() - entry.info.get(_USED_AT, -math.inf) < _TRUSTED_SECONDS:
-        return
-    try:
-        await_only(session.execute("SELECT 1"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-        raise InvalidatePoolError from None
+def _leave_server(context: ExceptionContext) -> None:
+    """Have the pool replace its connections if this one says that its server is no longer of use."""
+    if ends_sessions(getattr(context.original_exception, "sqlstate", None)):
+        context.is_disconnect = True
+
+
+def _require_answer_to(question: str) -> Callable[..., None]:
+    def require_answer(
+        connection: Any,  # noqa: ANN401 - SQLAlchemy's adapter of asyncpg's
+        entry: ConnectionPoolEntry,
+        *_: object,
+    ) -> None:
+        """Have the pool replace its connections if this one is closed, or was idle and cannot be used."""
+        session: asyncpg.Connection = connection.driver_connection
+        if session.is_closed():
+            raise InvalidatePoolError
+        if time.monotonic() - entry.info.get(_USED_AT, -math.inf) < _TRUSTED_SECONDS:
+            return
+        try:
+            await_only(require_usable(session, question, _ANSWER_TIMEOUT))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            raise InvalidatePoolError from None
+
+    return require_answer

@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import text
 
 from instances import engine as instances_engine
+from instances.connecting import question
 from instances.engine import create_registry_engine
 from instances.migrations import upgrade
 
@@ -68,7 +69,7 @@ async def test_connection_is_asked_whether_it_answers_only_when_it_was_idle(
     registry_dsn: str, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = create_registry_engine(registry_dsn, pool_size=1)
-    question = text("SELECT pg_backend_pid()")
+    statement = text("SELECT pg_backend_pid()")
 
     async def first_statement() -> str:
         """What the connection was asked when it was taken."""
@@ -79,9 +80,9 @@ async def test_connection_is_asked_whether_it_answers_only_when_it_was_idle(
 
     try:
         async with engine.connect() as connection:
-            await connection.scalar(question)
-        assert await first_statement() != "SELECT 1"
+            await connection.scalar(statement)
+        assert await first_statement() != question(registry_dsn)
         monkeypatch.setattr(instances_engine, "_TRUSTED_SECONDS", 0)
-        assert await first_statement() == "SELECT 1"
+        assert await first_statement() == question(registry_dsn)
     finally:
         await engine.dispose()

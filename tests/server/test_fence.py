@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import asyncpg
 import pytest
@@ -258,3 +259,59 @@ async def test_next_attempt_succeeds_soon_when_a_client_was_killed_while_it_clon
     async with asyncio.timeout(3), server.fenced(wanted.owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
     assert await exists(admin, wanted.database)
+
+
+async def _make_read_only(session: asyncpg.Connection) -> int:
+    """As if the server had become a standby, whatever else happens to sessions then."""
+    pid = await backend_of(session)
+    await session.execute("SET default_transaction_read_only = on")
+    return pid
+
+
+async def _write_refused(server: Server, owner: Owner) -> None:
+    async with server.fenced(owner) as session:
+        await _make_read_only(session)
+        with faults_explained({}):
+            await session.execute('COMMENT ON DATABASE "postgres" IS NULL')
+
+
+async def test_sessions_are_replaced_when_a_write_is_refused_as_read_only(
+    server: Server, owner: Owner
+) -> None:
+    other = replace(owner, mark="6b1f0f6e-1111-4222-8333-444444444444")
+    async with server.fenced(owner) as first, server.fenced(other) as second:
+        old = {await backend_of(first), await backend_of(second)}
+    with pytest.raises(DatabaseFaultError) as caught:
+        await _write_refused(server, owner)
+    assert caught.value.retryable
+    async with server.fenced(owner) as first, server.fenced(other) as second:
+        assert not old & {await backend_of(first), await backend_of(second)}
+
+
+async def test_kept_session_is_given_up_at_once_when_it_cannot_write(
+    server: Server, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keep(_: asyncpg.Connection) -> None:
+        """Take nothing away."""
+
+    monkeypatch.setattr(databases_server, "_make_new", keep)
+    for take in (server.session, partial(server.fenced, owner)):
+        async with server.session() as session:
+            first = await _make_read_only(session)
+        with pytest.raises(DatabaseFaultError) as caught:
+            async with take():
+                pass
+        assert caught.value.sqlstate == "25006"
+        async with take() as session:
+            assert await backend_of(session) != first
+
+
+async def test_settings_are_those_of_every_session_when_one_is_used_again(server: Server) -> None:
+    settings = ("application_name", "client_connection_check_interval", "tcp_keepalives_idle")
+    for _ in range(2):
+        async with server.session() as session:
+            values = [await session.fetchval(f"SHOW {name}") for name in settings]
+            assert values == ["ods instance management", "500ms", "30"]
+            await session.execute("SET client_connection_check_interval = 0; SET lock_timeout = 5")
+    async with server.session() as session:
+        assert await session.fetchval("SHOW lock_timeout") == "0"

@@ -1,0 +1,167 @@
+"""Connecting to PostgreSQL: to that host of a DSN which takes writes.
+
+A DSN may name several hosts (`postgresql://user:password@a:5432,b:5433/database`). Unless it says otherwise
+by `target_session_attrs`, only a session that can write is given out, so that a standby is passed over.
+"""
+
+import asyncio
+from asyncio import FIRST_COMPLETED
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+
+_READ_WRITE = "read-write"
+_NEXT_HOST_SECONDS = 0.5
+"""How long a host is waited for alone: one that lost its power does not even refuse."""
+
+_YES = "SELECT 1"
+"""What PostgreSQL says of a question that has one row as its answer."""
+_ANSWERS = "SELECT 1"
+# During recovery every transaction is read-only, so this covers standbys as well.
+_CAN_WRITE = "SELECT 1 WHERE current_setting('transaction_read_only') = 'off'"
+
+READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
+_SESSIONS_END = {READ_ONLY, "57P01", "57P02", "57P03"}
+"""Read-only; shutting down, crashed, not accepting connections."""
+_CONNECTION_FAULTS = "08"
+
+
+async def connect(
+    dsn: str,
+    *,
+    timeout: float,  # noqa: ASYNC109 - asyncpg's pool passes it on
+    settings: Mapping[str, str] = MappingProxyType({}),
+    **arguments: Any,  # noqa: ANN401 - asyncpg's
+) -> asyncpg.Connection:
+    """A session on the first host of `dsn` that has one as it is wanted.
+
+    Args:
+        dsn: the hosts, the login and the database.
+        timeout: seconds to wait for a session, whichever host it is on.
+        settings: what the session sets once it is there. Poolers refuse most settings in the first message.
+        arguments: further ones for `asyncpg.connect`.
+
+    Raises:
+        asyncpg.ReadOnlySQLTransactionError: hosts answered, but none takes writes.
+        asyncpg.PostgresError: a host refused.
+        OSError: no host can be reached in time.
+    """
+    greeting = f"{setting_statements(settings)}{question(dsn)}"
+    attempts = [
+        partial(_connected, host, greeting, {"timeout": timeout, **arguments}) for host in _each_host(dsn)
+    ]
+    async with asyncio.timeout(timeout):
+        return await attempts[0]() if len(attempts) == 1 else await _first_success(attempts)
+
+
+def question(dsn: str) -> str:
+    """What a session of `dsn` is asked before it is used again: whether it can write, if it must."""
+    wanted = parse_qs(urlsplit(dsn).query).get("target_session_attrs", [_READ_WRITE])[-1]
+    return _CAN_WRITE if wanted == _READ_WRITE else _ANSWERS
+
+
+async def require_usable(
+    session: asyncpg.Connection,
+    question: str,
+    timeout: float | None = None,  # noqa: ASYNC109 - asyncpg's
+) -> None:
+    """Ask `session` a `question`, in one round trip.
+
+    Raises:
+        asyncpg.ReadOnlySQLTransactionError: it cannot write.
+        asyncpg.PostgresError: it cannot answer.
+        OSError: its connection has broken, or there is no answer within `timeout` seconds.
+    """
+    # By the simple protocol, which every pooler understands; it tells only how many rows there are.
+    if await session.execute(question, timeout=timeout) != _YES:
+        raise read_only()
+
+
+def read_only() -> asyncpg.ReadOnlySQLTransactionError:
+    """What PostgreSQL would say of the first write on a session that cannot write."""
+    return asyncpg.ReadOnlySQLTransactionError("the session is read-only")
+
+
+def setting_statements(settings: Mapping[str, str]) -> str:
+    """The statements that give a session these settings, in one text."""
+    return "".join(f"SET {name} = '{value}'; " for name, value in settings.items())
+
+
+def ends_sessions(sqlstate: str | None) -> bool:
+    """Whether a fault of one session means that no other on the same server is of use any more."""
+    return sqlstate is not None and (sqlstate in _SESSIONS_END or sqlstate.startswith(_CONNECTION_FAULTS))
+
+
+def _each_host(dsn: str) -> list[str]:
+    """`dsn` once for each of its hosts."""
+    address = urlsplit(dsn)
+    login, at, hosts = address.netloc.rpartition("@")
+    return [address._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
+
+
+async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> asyncpg.Connection:
+    if question(dsn) == _CAN_WRITE:
+        # Asked below instead: of what asyncpg goes by, a pooler tells how it was at its own first connection.
+        arguments = {"target_session_attrs": "any", **arguments}
+    try:
+        session: asyncpg.Connection = await asyncpg.connect(dsn, **arguments)
+    except asyncpg.TargetServerAttributeNotMatched:
+        raise read_only() from None
+    try:
+        await require_usable(session, greeting)
+    except BaseException:
+        session.terminate()
+        raise
+    return session
+
+
+async def _first_success(
+    attempts: Sequence[Callable[[], Awaitable[asyncpg.Connection]]],
+) -> asyncpg.Connection:
+    """The session of the first attempt that succeeds.
+
+    Each attempt begins when the one before it has failed, or takes long.
+    """
+    waiting = list(attempts)
+    started: list[asyncio.Task[asyncpg.Connection]] = []
+    faults: list[BaseException] = []
+    chosen: asyncio.Task[asyncpg.Connection] | None = None
+    pending: set[asyncio.Task[asyncpg.Connection]] = set()
+    try:
+        while waiting or pending:
+            if waiting:
+                started.append(asyncio.ensure_future(waiting.pop(0)()))
+                pending.add(started[-1])
+            patience = _NEXT_HOST_SECONDS if waiting else None
+            done, pending = await asyncio.wait(pending, timeout=patience, return_when=FIRST_COMPLETED)
+            for task in done:
+                if (fault := task.exception()) is None:
+                    chosen = task
+                    return task.result()
+                faults.append(fault)
+    finally:
+        await _abandon([task for task in started if task is not chosen])
+    raise _most_telling(faults)
+
+
+def _most_telling(faults: Sequence[BaseException]) -> BaseException:
+    """The fault that says most about a DSN, of those that its hosts answered with."""
+    for fault in faults:
+        # A standby may not have heard of a new database: that it is missing counts if nothing else is wrong.
+        if isinstance(fault, asyncpg.PostgresError) and not isinstance(
+            fault, asyncpg.InvalidCatalogNameError
+        ):
+            return fault
+    return next((fault for fault in faults if not isinstance(fault, asyncpg.PostgresError)), faults[0])
+
+
+async def _abandon(attempts: Sequence["asyncio.Task[asyncpg.Connection]"]) -> None:
+    for attempt in attempts:
+        attempt.cancel()
+    for result in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(result, asyncpg.Connection):
+            result.terminate()

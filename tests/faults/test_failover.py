@@ -1,0 +1,131 @@
+"""Primary and standby change places under a running service: requests are accepted again, jobs go on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from cli import seeding
+from instances.migrations import upgrade
+from settings import Settings
+from tests.api.server import serving
+from tests.faults.conftest import WorkerProcess
+from tests.replication import ReplicatedPair
+from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
+
+_ACCEPTED_SECONDS = 5
+_SECRET = "A-secret-of-32-characters-or-more-1!"
+
+
+@pytest.fixture(scope="module")
+async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ReplicatedPair]:
+    async with ReplicatedPair(tmp_path_factory.mktemp("pair"), {"fsync": "off"}) as pair:
+        await seeding.ensure_service_role(pair.primary.dsn(), SERVICE_PASSWORD)
+        await seeding.ensure_template(
+            service_dsn(pair.primary, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
+        )
+        yield pair
+
+
+@pytest.fixture
+async def settings(pair: ReplicatedPair) -> AsyncIterator[Settings]:
+    """Both hosts in both addresses."""
+    if pair.standby is None:
+        await pair.rejoin()
+    await seeding.ensure_registry_database(pair.primary.dsn())
+    await upgrade(service_dsn(pair.primary, seeding.REGISTRY_DATABASE))
+    yield make_settings(
+        pair.primary,
+        pair.dsn(seeding.REGISTRY_DATABASE, seeding.SERVICE_ROLE, SERVICE_PASSWORD),
+        master_dsn=pair.dsn("postgres", seeding.SERVICE_ROLE, SERVICE_PASSWORD),
+        ddl_attempts=8,
+    )
+    async with session(pair.primary.dsn()) as admin:
+        await admin.execute(f'DROP DATABASE "{seeding.REGISTRY_DATABASE}" WITH (FORCE)')
+
+
+@dataclass
+class Api:
+    """A client of the API."""
+
+    client: httpx.AsyncClient
+
+    async def create(self, name: str) -> str | None:
+        """Ask for an instance; the address of its job if it was accepted."""
+        answer = await self.client.post("/v2/dbInstances", json={"name": name, "databaseTemplate": "Minimal"})
+        return answer.headers["location"] if answer.status_code == HTTPStatus.ACCEPTED else None
+
+    async def accepted(self, name: str, seconds: float) -> str:
+        """Ask for an instance until that is accepted, for at most so many seconds."""
+        async with asyncio.timeout(seconds):
+            while (location := await self.create(name)) is None:
+                await asyncio.sleep(0.05)
+        return location
+
+    async def completed(self, location: str, seconds: float = 40) -> None:
+        """Wait until the instance at `location` is there."""
+        async with asyncio.timeout(seconds):
+            while (await self.status(location)) != "Completed":
+                await asyncio.sleep(0.1)
+
+    async def status(self, location: str) -> str | None:
+        answer = await self.client.get(location)
+        status: str | None = answer.json().get("status")
+        assert status != "Error", answer.text
+        return status
+
+
+@asynccontextmanager
+async def _api(settings: Settings, temporal: Client) -> AsyncIterator[Api]:
+    address = temporal.service_client.config.target_host
+    async with (
+        serving(settings, TEMPORAL_ADDRESS=address, ODS_TASK_QUEUE=settings.task_queue) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=20) as client,
+    ):
+        client_of = {"ClientId": "failover", "DisplayName": "Failover", "ClientSecret": _SECRET}
+        assert (await client.post("/connect/register", data=client_of)).is_success
+        token = await client.post(
+            "/connect/token",
+            data={
+                "client_id": "failover",
+                "client_secret": _SECRET,
+                "grant_type": "client_credentials",
+                "scope": "edfi_admin_api/full_access",
+            },
+        )
+        client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+        yield Api(client)
+
+
+_FAILOVERS: dict[str, Callable[[ReplicatedPair], Awaitable[None]]] = {
+    "switchover": ReplicatedPair.switchover,
+    "crash": ReplicatedPair.crash_and_promote,
+    "demotion": ReplicatedPair.demote_in_place,
+}
+
+
+@pytest.mark.parametrize("failover", _FAILOVERS)
+async def test_requests_are_accepted_and_jobs_go_on_when_the_standby_has_taken_over(
+    failover: str,
+    pair: ReplicatedPair,
+    settings: Settings,
+    own_temporal: Client,
+    worker_process: WorkerProcess,
+) -> None:
+    await worker_process.start(settings)
+    async with _api(settings, own_temporal) as api:
+        before = [await api.accepted(f"{failover} before {number}", 5) for number in range(3)]
+        await api.completed(before[0])
+        queued = [await api.accepted(f"{failover} queued {number}", 5) for number in range(6)]
+        await _FAILOVERS[failover](pair)
+        began = time.monotonic()
+        after = await api.accepted(f"{failover} after", _ACCEPTED_SECONDS)
+        print(f"{failover}: accepted after {time.monotonic() - began:.2f} s")  # noqa: T201 - for the reader of -rP
+        for location in [*before, *queued, after]:
+            await api.completed(location)
