@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup demo up test lint bench chaos lock
+.PHONY: setup demo up test test-postgres lint bench chaos lock
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.complete
@@ -25,6 +25,10 @@ up: setup
 
 test: setup
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+# Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
+test-postgres: setup
+	$(BIN)/pytest -m pgbouncer tests/poolers $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

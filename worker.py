@@ -29,6 +29,7 @@ from activities.tenant import Tenant, composed
 from activities.turns import Turns
 from instances.education_organizations import EducationOrganizations
 from instances.errors import InstallationNotConfirmedError
+from instances.poolers import PoolerCheck
 from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
 from settings import AnySettings, InvalidSettingsError, load_settings
@@ -158,13 +159,23 @@ WORKERS = (registry_worker, ddl_worker, refresh_worker)
 
 
 async def run(settings: AnySettings, stop: asyncio.Event) -> None:
-    """Serve every tenant's task queues until `stop` is set, then let running activities finish."""
+    """Serve every tenant's task queues until `stop` is set, then let running activities finish.
+
+    Raises:
+        InvalidSettingsError: a DSN leads to a pooler in transaction mode.
+        ExceptionGroup: of this, if that was found later, as the server was away at first.
+    """
+    poolers = PoolerCheck(settings)
+    await poolers.look()
     temporal = await _connected(settings, stop)
     if temporal is None:
         return
     async with composed(settings) as tenants, asyncio.TaskGroup() as running:
         for tenant in tenants:
             running.create_task(_serve(temporal, tenant, stop))
+        looking = running.create_task(poolers.keep_looking())
+        await stop.wait()
+        looking.cancel()
 
 
 async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
@@ -245,4 +256,5 @@ if __name__ == "__main__":
         sys.exit(f"The worker cannot start.\n{invalid}")
     except Exception as error:  # noqa: BLE001 - whatever it is, its text is not for the log
         faults = error.exceptions if isinstance(error, ExceptionGroup) else [error]
-        sys.exit(f"The worker cannot go on: {', '.join(map(fault_name, faults))}.")
+        told = [str(one) if isinstance(one, InvalidSettingsError) else fault_name(one) for one in faults]
+        sys.exit(f"The worker cannot go on: {', '.join(told)}")

@@ -6,6 +6,7 @@ Run it with `uvicorn --factory api.app:create_app`; as many processes as wanted 
 import asyncio
 import gc
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,10 +42,13 @@ from api.routing import Places
 from api.services import Services
 from api.tenancy import Tenancy
 from api.trail import AuditMiddleware
+from instances.poolers import PoolerCheck
 from instances.secrets import connection_strings
 from logs import configure_logging
 from settings import AnySettings, InvalidSettingsError, load_settings
 from workflows import client
+
+_logger = logging.getLogger(__name__)
 
 
 def create_app() -> FastAPI:
@@ -100,20 +104,41 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: AnySettings = app.state.settings
+    poolers = await _poolers_examined(settings)
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     temporal = await client.connect(settings, lazy=True)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
     async with composed(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
-        catching_up = [asyncio.create_task(one.launcher.catch_up()) for one in services]
+        beside: list[asyncio.Task[Any]] = [asyncio.create_task(one.launcher.catch_up()) for one in services]
+        beside.append(asyncio.create_task(_stop_if_refused(poolers)))
         try:
             yield
         finally:
-            for task in catching_up:
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(*catching_up, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
             await asyncio.gather(*(one.launcher.settle() for one in services))
+
+
+async def _poolers_examined(settings: AnySettings) -> PoolerCheck:
+    poolers = PoolerCheck(settings)
+    try:
+        await poolers.look()
+    except InvalidSettingsError as invalid:
+        _logger.error("The API cannot start.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
+        raise
+    return poolers
+
+
+async def _stop_if_refused(poolers: PoolerCheck) -> None:
+    """Go on with those whose server was away at the start; in the end it is as if it had been there."""
+    try:
+        await poolers.keep_looking()
+    except InvalidSettingsError as invalid:
+        _logger.error("The API cannot go on.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
+        signal.raise_signal(signal.SIGTERM)  # the server's own way to stop
 
 
 def _settings_of_environment() -> AnySettings:
