@@ -1,9 +1,11 @@
 """Reading the education organizations of ODS databases, as an activity."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.heartbeats import heartbeats
@@ -11,8 +13,13 @@ from databases.education_organizations import Address, UnreadableError, educatio
 from instances.education_organizations import EducationOrganizations, OdsDatabase, Organization
 from instances.refreshes import Scope
 from instances.secrets import OdsConnectionStrings
+from logs import fault_name
 
 _NAMED_AT_MOST = 20
+_OF_THE_DATA = ("22", "23")
+"""Classes of SQLSTATEs that speak of values: too long, out of range, missing."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,13 +85,26 @@ class EducationOrganizationActivities:
         return [fault for task in tasks if (fault := task.result())]
 
     async def _fault(self, source: OdsDatabase) -> str | None:
-        """Read one ODS database; returns what is wrong, if it cannot be read."""
+        """Read one ODS database; returns what is wrong, if it cannot be read.
+
+        Only the registry's being away is no fault of the database: it keeps the page from being read.
+        """
         async with self._slots:
             try:
                 await self._read(source)
             except UnreadableError as error:
-                return f"'{source.name}' (id {source.ods_instance_id}): {error}"
-        return None
+                reason = str(error)
+            except (SQLAlchemyError, OSError) as error:
+                state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+                if not state.startswith(_OF_THE_DATA):
+                    raise
+                reason = f"the registry cannot hold what is there (SQLSTATE {state})"
+            except Exception as error:  # noqa: BLE001 - one database shall not keep the others from being read
+                _logger.warning("ODS instance %s: %s", source.ods_instance_id, fault_name(error))
+                reason = "what is there was not understood"
+            else:
+                return None
+        return f"'{source.name}' (id {source.ods_instance_id}): {reason}"
 
     async def _read(self, source: OdsDatabase) -> None:
         address = self._address(source)

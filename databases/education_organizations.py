@@ -17,6 +17,9 @@ _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
 _MOST = 200_000
 """So many are read at most; no state has a tenth of it, and a worker holds them all in memory."""
+_MOST_BYTES = 32 * 1024 * 1024
+"""They are as large at most, together: several databases are read at once."""
+_BATCH = 1000
 
 _ORGANIZATION = "educationorganization"
 _NEEDED = {"educationorganizationid", "nameofinstitution"}
@@ -60,6 +63,8 @@ GROUP BY relname
 """
 
 _REASONS = {
+    "22003": "an id of an education organization is not a whole number of 64 bits",
+    "22P02": "an id of an education organization is not a whole number of 64 bits",
     "3D000": "the database does not exist",
     "42501": "its role may not read the education organizations",
     "53300": "the server has no free connections",
@@ -118,9 +123,12 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
     try:
         with _faults_explained():
             async with asyncio.timeout(_READ_TIMEOUT):
-                await session.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{_READ_TIMEOUT}s'")
+                await session.execute(
+                    f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{_READ_TIMEOUT}s';"
+                    " SET LOCAL cursor_tuple_fraction = 1"  # all of it is read
+                )
         yield session
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(Exception):  # all was read: what answers to the farewell does not matter
             await session.close(timeout=_CLOSE_TIMEOUT)
     finally:
         session.terminate()  # whatever is still open has failed: an answer is not waited for
@@ -130,7 +138,8 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
     """Every education organization: its id, name, short name, discriminator and the id of its parent.
 
     Raises:
-        UnreadableError: there are none, the role may not read them, the database does not answer in time.
+        UnreadableError: there are none, or too many, the role may not read them, the database does not answer
+            in time.
     """
     with _faults_explained():
         async with asyncio.timeout(_READ_TIMEOUT):
@@ -138,10 +147,29 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
             found = {row["relname"]: set(row["columns"]) for row in await session.fetch(_COLUMNS, tables)}
             if not found.get(_ORGANIZATION, set()) >= _NEEDED:
                 raise UnreadableError("it has no table edfi.educationorganization")
-            organizations = await session.fetch(_query(found))
-            if len(organizations) > _MOST:
-                raise UnreadableError(f"it has more than {_MOST} education organizations")
-            return organizations
+            await session.execute(f"DECLARE organizations NO SCROLL CURSOR FOR {_query(found)}")
+            return await _bounded(session)
+
+
+async def _bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Everything the cursor yields; no more is asked for once that is too much."""
+    organizations: list[asyncpg.Record] = []
+    size = 0
+    while batch := await session.fetch(f"FETCH {_BATCH} FROM organizations"):
+        organizations += batch
+        size += sum(map(_size, batch))
+        if len(organizations) > _MOST:
+            raise UnreadableError(f"it has more than {_MOST} education organizations")
+        if size > _MOST_BYTES:
+            raise UnreadableError(f"its education organizations take more than {_MOST_BYTES >> 20} MB")
+    return organizations
+
+
+def _size(organization: asyncpg.Record) -> int:
+    """Bytes that PostgreSQL has sent for it, about."""
+    if organization["id"] is None:
+        raise UnreadableError("an education organization has no id")
+    return sum(len(value.encode()) if isinstance(value, str) else 8 for value in organization)
 
 
 def _query(found: Mapping[str, set[str]]) -> str:

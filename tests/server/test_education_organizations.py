@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import TypeAlias
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -17,9 +17,9 @@ from cli.postgres import EmbeddedPostgres
 from instances.education_organizations import EducationOrganizations, OdsDatabase, Organization
 from instances.refreshes import Scope
 from instances.registry import Registry
-from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
+from tests.ods import ROWS, SCHEMA, add_ods_instance, connection_string, ods_database, organizations
 from tests.server.lives import bring_to
-from tests.servers import SAMPLE_TEMPLATE, SERVICE_PASSWORD, service_dsn, session
+from tests.servers import SAMPLE_TEMPLATE, SERVICE_PASSWORD, service_dsn, session, with_statements
 
 Read: TypeAlias = Callable[..., Awaitable[PageRead]]
 
@@ -269,6 +269,114 @@ async def test_each_fault_is_told_and_the_others_are_read_when_databases_are_unr
     assert await organizations(rows, good) == ROWS
     for secret in (SERVICE_PASSWORD, "127.0.0.1", "nowhere.invalid", str(port)):
         assert secret not in str(page)
+
+
+_NO_NUMBER = "an id of an education organization is not a whole number of 64 bits"
+_SPOILED = {
+    "broken view": (
+        "1 / (n - 3000), 'x' FROM generate_series(1, 5000) AS n",
+        "the server answered SQLSTATE 22012",
+    ),
+    "text": ("'one', 'x'", _NO_NUMBER),
+    "huge": ("1e30, 'x'", _NO_NUMBER),
+    "no id": ("NULL::int, 'x'", "an education organization has no id"),
+    "endless": (
+        "generate_series(1, 1000000000000), 'x'",
+        "it has more than 10000 education organizations",
+    ),
+    "large": (
+        "n, repeat('é', 90) FROM generate_series(1, 9000) AS n",
+        "its education organizations take more than 1 MB",
+    ),
+    "slow": ("1, pg_sleep(60)::text", "the database did not answer in time"),
+    "kinds": (
+        "1, 'x'; CREATE TABLE edfi.school (schoolid uuid, localeducationagencyid int)",
+        "the server answered SQLSTATE 42883",
+    ),
+}
+"""What a view of education organizations selects, and why it cannot be read."""
+
+
+async def test_others_are_read_when_a_database_of_the_page_is_spoiled(
+    read: Read,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    north: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("databases.education_organizations._MOST", 10_000)
+    monkeypatch.setattr("databases.education_organizations._MOST_BYTES", 2**20)
+    async with AsyncExitStack() as stack:
+        expected = []
+        for name, (selected, reason) in _SPOILED.items():
+            view = "CREATE VIEW edfi.educationorganization (educationorganizationid, nameofinstitution)"
+            script = f"CREATE SCHEMA edfi; {view} AS SELECT {selected}"
+            database = await stack.enter_async_context(ods_database(postgres, script))
+            added = await add_ods_instance(rows, name, connection_string(postgres.port, database))
+            expected.append(f"'{name}' (id {added}): {reason}")
+        good = await add_ods_instance(rows, "North", connection_string(postgres.port, north))
+        page = await read()
+    assert page.faults == expected
+    assert (page.read, page.unreadable) == (1, len(_SPOILED))
+    assert await organizations(rows, good) == ROWS
+
+
+async def test_only_one_is_skipped_when_the_registry_cannot_hold_what_is_there(
+    read: Read, postgres: EmbeddedPostgres, rows: asyncpg.Connection, north: str
+) -> None:
+    table = "ALTER TABLE adminapi.educationorganizations"
+    other = SCHEMA.replace("A district", "Another district")
+    refuse = f"{table} ADD CONSTRAINT refuse CHECK (nameofinstitution <> 'A district')"
+    async with (
+        ods_database(postgres, other) as database,
+        with_statements(rows, refuse, f"{table} DROP CONSTRAINT refuse"),
+    ):
+        refused = await add_ods_instance(rows, "North", connection_string(postgres.port, north))
+        await add_ods_instance(rows, "South", connection_string(postgres.port, database))
+        page = await read()
+    reason = "the registry cannot hold what is there (SQLSTATE 23514)"
+    assert page.faults == [f"'North' (id {refused}): {reason}"]
+    assert page.read == 1
+
+
+async def test_only_one_is_skipped_when_something_unforeseen_happens(
+    read: Read,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    north: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace = EducationOrganizations.replace
+
+    async def fail(store: EducationOrganizations, source: OdsDatabase, *arguments: Any) -> None:
+        if source.name == "North":
+            raise RecursionError
+        await replace(store, source, *arguments)
+
+    monkeypatch.setattr(EducationOrganizations, "replace", fail)
+    text = connection_string(postgres.port, north)
+    failed = await add_ods_instance(rows, "North", text)
+    good = await add_ods_instance(rows, "South", text)
+    page = await read()
+    assert page.faults == [f"'North' (id {failed}): what is there was not understood"]
+    assert await organizations(rows, good) == ROWS
+
+
+async def test_page_fails_and_is_tried_again_when_the_registry_is_away(
+    read: Read,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    north: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    await add_ods_instance(rows, "North", connection_string(postgres.port, north))
+    monkeypatch.setattr(EducationOrganizations, "replace", fail)
+    with pytest.raises(ExceptionGroup) as caught:
+        await read()
+    assert caught.group_contains(ConnectionRefusedError)
 
 
 async def test_database_is_unreadable_when_it_has_too_many_organizations(
