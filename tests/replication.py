@@ -61,7 +61,13 @@ class Node(EmbeddedPostgres):
     async def promote(self) -> None:
         """Make a primary of this standby; returns when it takes writes."""
         async with session(self.dsn()) as admin:
-            assert await admin.fetchval("SELECT pg_promote(true, $1)", _SECONDS)
+
+            async def is_primary() -> bool:
+                return not await admin.fetchval("SELECT pg_is_in_recovery()")
+
+            # A statement that waits for it may itself be what the rest of the recovery has to wait for.
+            await admin.execute("SELECT pg_promote(false)")
+            await wait_until(is_primary, _SECONDS)
             await admin.execute("ALTER SYSTEM RESET primary_conninfo")
 
     async def follow(self, source: EmbeddedPostgres) -> None:
