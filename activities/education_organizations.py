@@ -118,9 +118,9 @@ class EducationOrganizationActivities:
     def _address(self, source: OdsDatabase) -> Address:
         try:
             found = self._connection_strings.decrypted(source.connection_string)
-            (host, port), (user, password) = found.address, found.login
-            if host and user:  # the driver would fill in what the worker's own environment says
-                return Address(host, int(port), found.database or user, user, password, found.ssl_mode)
+            user, password = found.login
+            if user:  # the driver would fill in what the worker's own environment says
+                return Address(found.endpoints, found.database or user, user, password, found.ssl_mode)
         except ValueError:
             pass
         raise UnreadableError("its connection string cannot be read")

@@ -90,10 +90,12 @@ _SSL_MODES: dict[str, _SslMode] = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where a database is, as whom to log in, and how securely, in the words of Npgsql."""
+    """Where a database is, as whom to log in, and how securely, in the words of Npgsql.
 
-    host: str
-    port: int
+    `servers` are hosts and ports, which are tried in their order.
+    """
+
+    servers: Sequence[tuple[str, int]]
     database: str
     user: str
     password: str = field(repr=False)
@@ -109,8 +111,8 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
     """
     with _faults_explained():
         session = await asyncpg.connect(
-            host=address.host.split(","),
-            port=address.port,
+            host=[host for host, _ in address.servers],
+            port=[port for _, port in address.servers],
             database=address.database,
             user=address.user,
             password=address.password,

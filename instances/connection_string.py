@@ -1,78 +1,108 @@
 """Npgsql connection strings: `host=…;port=…;database=…`, the form the ODS/API reads.
 
-Quoting follows ADO.NET's `DbConnectionStringBuilder`: a value that holds `;`, `=`, quotes, control characters
-or outer blanks is written in double quotes, with those inside doubled. Read are also values in single quotes,
-plain values with quotes after their first character, and empty places between two `;`.
+They are read as Npgsql reads them, on top of ADO.NET's `DbConnectionStringBuilder`:
+
+* A value with `;`, outer blanks or control characters stands in double or single quotes, where the quote
+  itself is doubled. A plain value neither begins nor ends with a quote.
+* Of a keyword that is repeated, in whatever spelling, the last value counts. One without a value, as in
+  `database=`, takes away what was said before; `database=""` is an empty value.
+* `host` may name several servers, separated by commas, and the port of each: `a:5433`, `[::1]:5433`. It may
+  also be the folder of a Unix-domain socket.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self, TypeAlias
 
+_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What .NET takes for white space; Python's `\\s` has four control characters more."""
+_CONTROLS = "\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+"""Control characters that are no blanks."""
+
+# A doubled `=` would be part of a keyword: none that Npgsql knows has one.
 _PAIR = re.compile(
-    r"""[;\s]*(?P<key>[^=;\s][^=;]*?)\s*=\s*
-        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>(?:[^;"'\s][^;]*?)?) )
-        \s*(?:;|\Z)""",
+    rf"""[;{_BLANKS}]*(?P<key>[^=;{_BLANKS}{_CONTROLS}][^=;{_CONTROLS}]*?)[{_BLANKS}]*=(?!=)[{_BLANKS}]*
+        (?: "(?P<double>(?:[^"\0]|"")*)" | '(?P<single>(?:[^'\0]|'')*)'
+          | (?P<plain>[^;"'{_BLANKS}{_CONTROLS}](?:[^;{_CONTROLS}]*[^;"'{_BLANKS}{_CONTROLS}])?)? )
+        [{_BLANKS}]*(?:;|\Z)""",
+    # In character classes, blanks and `#` stand for themselves.
     re.VERBOSE,
 )
-_NEEDS_QUOTES = re.compile(r"""[;="'\x00-\x1f\x7f-\x9f]|\A\s|\s\Z""")
+_END = re.compile(rf"[;{_BLANKS}]*\Z")
+_NEEDS_QUOTES = re.compile(r"""[;="'\x00-\x1f\x7f-\x9f]|\A\s|\s\Z|\A\Z""")
+_INTEGER = re.compile(r"[\t-\r ]*([+-]?0*[0-9]{1,10})[\t-\r ]*")
+_LEAST, _GREATEST = -(2**31), 2**31 - 1
+
 _DATABASE_KEYS = ("database", "db")
 _HOST_KEYS = ("host", "server")
-_USER_KEYS = ("username", "user name", "userid", "user id", "uid", "user")
+_PORT_KEYS = ("port",)
+_USER_KEYS = ("username", "user name", "userid", "user id", "uid")
 _PASSWORD_KEYS = ("password", "pwd", "psw")
 _SSL_KEYS = ("ssl mode", "sslmode")
-_DEFAULT_PORT = "5432"
+_DEFAULT_PORT = 5432
+_LAST_PORT = 65_535
+
+Pairs: TypeAlias = tuple[tuple[str, str | None], ...]
+"""Keywords, as they are written, and their values; None where there is none."""
 
 
 class InvalidConnectionStringError(ValueError):
     """The text is not a list of `key=value` pairs that names a host."""
 
 
+class Endpoint(NamedTuple):
+    """A server: its host in one of many spellings, without brackets around an IPv6 address, and its port."""
+
+    host: str
+    port: int
+
+
 @dataclass(frozen=True)
 class ConnectionString:
     """The keywords of a connection string, in their order."""
 
-    pairs: tuple[tuple[str, str], ...]
+    pairs: Pairs
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `text`.
 
         Raises:
-            InvalidConnectionStringError: it cannot be read, or it names no host.
+            InvalidConnectionStringError: it cannot be read, or it names no host and port that can be used.
         """
-        pairs = read_pairs(text)
-        if not any(key.lower() in _HOST_KEYS for key, _ in pairs):
-            raise InvalidConnectionStringError("the connection string names no host")
-        return cls(pairs)
+        string = cls(read_pairs(text))
+        _ = string.endpoints
+        return string
 
     @property
-    def address(self) -> tuple[str, str]:
-        """Host and port of the server."""
-        return (self._value(_HOST_KEYS) or "", self._value(("port",)) or _DEFAULT_PORT)
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The servers, in their order.
+
+        Raises:
+            InvalidConnectionStringError: there is no host, or a port is no number from 1 to 65,535.
+        """
+        return endpoints(self.pairs)
 
     @property
     def database(self) -> str | None:
         """Name of the database."""
-        return self._value(_DATABASE_KEYS)
+        return _value(self.pairs, _DATABASE_KEYS)
 
     @property
     def login(self) -> tuple[str, str]:
         """User and password."""
-        return (self._value(_USER_KEYS) or "", self._value(_PASSWORD_KEYS) or "")
+        return (_value(self.pairs, _USER_KEYS) or "", _value(self.pairs, _PASSWORD_KEYS) or "")
 
     @property
     def ssl_mode(self) -> str | None:
         """How the connection is secured."""
-        return self._value(_SSL_KEYS)
+        return _value(self.pairs, _SSL_KEYS)
 
     def with_database(self, database: str) -> Self:
         """The same string with another database."""
         others = tuple(pair for pair in self.pairs if pair[0].lower() not in _DATABASE_KEYS)
         return type(self)((*others, ("database", database)))
-
-    def _value(self, keys: tuple[str, ...]) -> str | None:
-        return next((value for key, value in self.pairs if key.lower() in keys), None)
 
     def __str__(self) -> str:
         return ";".join(f"{key}={_quoted(value)}" for key, value in self.pairs)
@@ -81,14 +111,14 @@ class ConnectionString:
         return f"ConnectionString({', '.join(key for key, _ in self.pairs)})"
 
 
-def read_pairs(text: str) -> tuple[tuple[str, str], ...]:
+def read_pairs(text: str) -> Pairs:
     """The keywords and values that `text` lists, whatever they are.
 
     Raises:
         InvalidConnectionStringError: it is no such list.
     """
     pairs, position = [], 0
-    while position < len(text.rstrip("; \t\r\n")):
+    while not _END.match(text, position):
         match = _PAIR.match(text, position)
         if match is None:
             raise InvalidConnectionStringError("a connection string is a list of key=value pairs")
@@ -97,7 +127,60 @@ def read_pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _unquoted(match: re.Match[str]) -> str:
+def endpoints(pairs: Pairs) -> tuple[Endpoint, ...]:
+    """The servers that `pairs` name, in their order.
+
+    Raises:
+        InvalidConnectionStringError: there is no host, or a port is no number from 1 to 65,535.
+    """
+    named = _value(pairs, _HOST_KEYS) or ""
+    said = _value(pairs, _PORT_KEYS)
+    port = _DEFAULT_PORT if said is None else _port(said)
+    if "," not in named and named.startswith(("/", "@")):
+        return (Endpoint(named, port),)  # a socket, whose name may hold a colon
+    return tuple(_endpoint(host.strip(), port) for host in named.split(","))
+
+
+def _endpoint(host: str, port: int) -> Endpoint:
+    """What `host` names; `port` counts if it has none of its own."""
+    before, colon, after = host.rpartition(":")
+    if colon and (":" not in before or before.endswith("]")):
+        host, port = before, _port(after)
+    if not host.strip():
+        raise InvalidConnectionStringError("the connection string names no host, or an empty one")
+    return Endpoint(_settled(host), port)
+
+
+def _settled(host: str) -> str:
+    """`host` in the one spelling that is compared: it is the same server in any case of letters."""
+    if host.startswith(("/", "@")):
+        return host
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return host.lower()
+
+
+def read_integer(text: str) -> int | None:
+    """The integer of 32 bits that .NET reads in `text`; None if it reads none."""
+    match = _INTEGER.fullmatch(text)
+    return int(match[1]) if match and _LEAST <= int(match[1]) <= _GREATEST else None
+
+
+def _port(text: str) -> int:
+    port = read_integer(text)
+    if port is None or not 1 <= port <= _LAST_PORT:
+        raise InvalidConnectionStringError("the connection string names a port that cannot be used")
+    return port
+
+
+def _value(pairs: Pairs, keys: tuple[str, ...]) -> str | None:
+    """The value that counts for a keyword with the spellings `keys`: the last one."""
+    return next((value for key, value in reversed(pairs) if key.lower() in keys), None)
+
+
+def _unquoted(match: re.Match[str]) -> str | None:
     if match["double"] is not None:
         return match["double"].replace('""', '"')
     if match["single"] is not None:
@@ -105,5 +188,7 @@ def _unquoted(match: re.Match[str]) -> str:
     return match["plain"]
 
 
-def _quoted(value: str) -> str:
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return ""
     return '"' + value.replace('"', '""') + '"' if _NEEDS_QUOTES.search(value) else value

@@ -1,16 +1,22 @@
 """Which connection strings Npgsql, the driver of the ODS/API, can read."""
 
-import re
 from collections.abc import Callable, Mapping
 
-from instances.connection_string import InvalidConnectionStringError, read_pairs
+from instances.connection_string import (
+    InvalidConnectionStringError,
+    Pairs,
+    endpoints,
+    read_integer,
+    read_pairs,
+)
+from instances.encryption import fits_column
 from instances.rules import is_blank, is_storable
-from instances.secrets import fits_column
 
 _INVALID = (
     "'Connection String' is not valid."
     " Write it as host=…;port=…;username=…;password=…;database=…, with keywords that Npgsql knows."
 )
+_HOST_KEYS = {"host", "server"}
 _TEXTS = (
     "application name, array nullability mode, channel binding, client certificate, client certificate key,"
     " client encoding, database, db, ef admin database, ef template database, encoding, gss encryption mode,"
@@ -50,25 +56,31 @@ def can_read(text: str) -> bool:
     """Whether `text` is a list of keywords that Npgsql knows, with values that it can use."""
     try:
         pairs = read_pairs(text)
+        if any(key.lower() in _HOST_KEYS for key, _ in pairs):
+            endpoints(pairs)
     except InvalidConnectionStringError:
         return False
-    return bool(pairs) and all(_KEYWORDS.get(key.lower(), _none)(value) for key, value in pairs)
+    return bool(pairs) and _are_usable(pairs)
+
+
+def _are_usable(pairs: Pairs) -> bool:
+    # Outside ASCII, letters have other cases in Python than in .NET.
+    return all(
+        key.isascii() and (is_usable := _KEYWORDS.get(key.lower())) and (value is None or is_usable(value))
+        for key, value in pairs
+    )
 
 
 def _any(_: str) -> bool:
     return True
 
 
-def _none(_: str) -> bool:
-    return False
-
-
 def _is_number(value: str) -> bool:
-    return re.fullmatch(r"\s*(-?[0-9]+\s*)?", value) is not None
+    return read_integer(value) is not None
 
 
 def _is_switch(value: str) -> bool:
-    return value.strip().lower() in {"true", "false", ""}
+    return value.strip().lower() in {"true", "false"}
 
 
 _KEYWORDS: Mapping[str, Callable[[str], bool]] = {

@@ -1,63 +1,13 @@
-"""The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption.
-
-The encrypted form is the ODS/API's: AES-256-CBC with PKCS7 padding and a random IV, then HMAC-SHA256 over the
-ciphertext with the same key, stored as `base64(IV)|base64(ciphertext)|base64(HMAC)`.
-"""
+"""The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption."""
 
 import base64
-import os
 from collections.abc import Mapping
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, hmac, padding
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
 from instances.connection_string import ConnectionString, InvalidConnectionStringError
+from instances.encryption import COLUMN_LENGTH, UndecipherableError, decrypt, encrypt, fits_column
+from instances.npgsql import can_read
 from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError, Settings
-
-_IV_BYTES = 16
-_KEY_BYTES = 32
-_COLUMN_LENGTH = 1500
-
-
-class UndecipherableError(ValueError):
-    """A connection string was encrypted with another key, or altered."""
-
-
-def encrypt(text: str, key: bytes) -> str:
-    """`text` under a fresh IV and the 32-byte `key`."""
-    iv = os.urandom(_IV_BYTES)
-    padder = padding.PKCS7(algorithms.AES.block_size).padder()
-    encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
-    ciphertext = encryptor.update(padder.update(text.encode()) + padder.finalize()) + encryptor.finalize()
-    signer = hmac.HMAC(key, hashes.SHA256())
-    signer.update(ciphertext)
-    return "|".join(base64.b64encode(part).decode() for part in (iv, ciphertext, signer.finalize()))
-
-
-def decrypt(text: str, key: bytes) -> str:
-    """The text that was encrypted with `key`.
-
-    Raises:
-        UndecipherableError: it was not, or it was altered.
-    """
-    try:
-        iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in text.split("|"))
-        signer = hmac.HMAC(key, hashes.SHA256())
-        signer.update(ciphertext)
-        signer.verify(signature)
-        decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
-        unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
-        padded = decryptor.update(ciphertext) + decryptor.finalize()
-        return (unpadder.update(padded) + unpadder.finalize()).decode()
-    except (ValueError, InvalidSignature):
-        raise UndecipherableError("the text was not encrypted with this key, or was altered") from None
-
-
-def fits_column(text: str) -> bool:
-    """Whether `text`, once encrypted, is short enough for the columns that hold connection strings."""
-    return len(encrypt(text, bytes(_KEY_BYTES))) <= _COLUMN_LENGTH  # any key makes it as long
 
 
 class OdsConnectionStrings:
@@ -72,19 +22,19 @@ class OdsConnectionStrings:
         """Read shape and key.
 
         Raises:
-            InvalidSettingsError: the shape cannot be parsed, or would not fit its column once encrypted.
+            InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column.
         """
         variable = "ODS_INSTANCE_CONNECTION_STRING"
-        try:
-            shape = ConnectionString.parse(settings.instance_connection_string.get_secret_value())
-        except InvalidConnectionStringError:
+        shape = _shape(settings.instance_connection_string.get_secret_value())
+        if shape is None:
             raise InvalidSettingsError(
-                f"{variable}: must look like host=…;port=…;username=…;password=…;database=…"
-            ) from None
+                f"{variable}: must look like host=…;port=…;username=…;password=…;database=…,"
+                " with keywords and values that Npgsql knows"
+            )
         strings = cls(shape, base64.b64decode(settings.encryption_key.get_secret_value()))
         if not fits_column(str(shape.with_database("x" * MAX_DATABASE_NAME_BYTES))):
             raise InvalidSettingsError(
-                f"{variable}: is too long; encrypted, it must fit {_COLUMN_LENGTH} characters"
+                f"{variable}: is too long; encrypted, it must fit {COLUMN_LENGTH} characters"
             )
         return strings
 
@@ -114,7 +64,14 @@ class OdsConnectionStrings:
             found = self.decrypted(encrypted)
         except (UndecipherableError, InvalidConnectionStringError):
             return None
-        return found.database if found.address == self._shape.address else None
+        return found.database if set(found.endpoints) == set(self._shape.endpoints) else None
+
+
+def _shape(text: str) -> ConnectionString | None:
+    try:
+        return ConnectionString.parse(text) if can_read(text) else None
+    except InvalidConnectionStringError:
+        return None
 
 
 def connection_strings(settings: AnySettings) -> Mapping[str, OdsConnectionStrings]:

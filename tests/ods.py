@@ -8,7 +8,7 @@ import asyncpg
 
 from cli import seeding
 from cli.postgres import EmbeddedPostgres
-from instances.secrets import encrypt
+from instances.encryption import encrypt
 from tests.servers import ENCRYPTION_KEY, NUMBERS, SERVICE_PASSWORD, service_dsn, session
 
 SCHEMA = """

@@ -187,6 +187,21 @@ async def test_rows_become_one_each_when_an_admin_api_had_doubled_them(
     assert await organizations(rows, added) == ROWS
 
 
+@pytest.mark.parametrize(
+    "servers",
+    ["host=127.0.0.1:{port}", "host=127.0.0.1:{away},127.0.0.1:{port}", "host=::9;server=127.0.0.1:{port}"],
+)
+async def test_database_is_read_when_its_server_is_written_as_npgsql_understands_it(
+    read: Read, postgres: EmbeddedPostgres, rows: asyncpg.Connection, north: str, servers: str
+) -> None:
+    where = servers.format(port=postgres.port, away=free_port())
+    login = f"uid=nobody;username=ods_service;password=wrong;pwd={SERVICE_PASSWORD}"
+    added = await add_ods_instance(rows, "North", f"{where};port=1;database=gone;db={north};{login}")
+    page = await read()
+    assert page.faults == []
+    assert await organizations(rows, added) == ROWS
+
+
 @asynccontextmanager
 async def _silent() -> AsyncIterator[int]:
     """A server that accepts connections and says nothing; its port."""

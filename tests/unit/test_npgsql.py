@@ -21,6 +21,10 @@ from instances.npgsql import can_read, connection_string_faults
         "Host=h;Load Balance Hosts=true;Target Session Attributes=prefer-standby;Include Error Detail=false;",
         "; host = h ;; database=a b ; ",
         "database=X",
+        "Host=a:5433,b;Port=6000",
+        "Host=[::1]:5433",
+        "host=h;timeout= +5 ",
+        "host=h;timeout='-1'",
     ],
 )
 def test_string_is_valid_when_npgsql_knows_its_keywords(text: str) -> None:
@@ -46,6 +50,18 @@ def test_string_is_valid_when_npgsql_knows_its_keywords(text: str) -> None:
         "host=h;password='open",
         'host=h;password="a"b',
         "hos t=h",
+        "user=u;host=h",
+        "user  id=u;host=h",
+        "host=h;\u212aeepalive=1",
+        "host=a:ninety",
+        "host=a,,b",
+        "host=h;port=0",
+        "host=h;timeout=2147483648",
+        "host=h;timeout=''",
+        "host=h;pooling=''",
+        "host=h;timeout=5=5",
+        "host==h",
+        'host=h;password=6"',
     ],
 )
 def test_string_is_not_valid_when_npgsql_could_not_read_it(text: str) -> None:

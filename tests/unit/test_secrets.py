@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instances import secrets
-from instances.secrets import OdsConnectionStrings, UndecipherableError, encrypt
+from instances import encryption
+from instances.encryption import UndecipherableError, encrypt
+from instances.secrets import OdsConnectionStrings
 from settings import InvalidSettingsError, Settings
 from tests.ods_api import decrypt
 
@@ -35,7 +36,7 @@ def test_text_is_read_back_when_it_was_encrypted(text: str, key: bytes) -> None:
 
 @given(st.text(max_size=200), keys, st.binary(min_size=16, max_size=16))
 def test_text_is_understood_when_the_ods_api_encrypted_it(text: str, key: bytes, iv: bytes) -> None:
-    assert secrets.decrypt(encrypt_as_the_ods_api_does(text, key, iv), key) == text
+    assert encryption.decrypt(encrypt_as_the_ods_api_does(text, key, iv), key) == text
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_text_is_understood_when_the_ods_api_encrypted_it(text: str, key: bytes,
 )
 def test_text_is_refused_without_being_told_when_it_cannot_be_deciphered(text: str) -> None:
     with pytest.raises(UndecipherableError) as refusal:
-        secrets.decrypt(text, KEY)
+        encryption.decrypt(text, KEY)
     assert "hidden" not in "".join(traceback.format_exception(refusal.value))
 
 
@@ -73,7 +74,7 @@ def test_decryption_fails_when_ciphertext_or_signature_was_altered(data: st.Data
     with pytest.raises(ValueError, match="signature"):
         decrypt(altered, KEY)
     with pytest.raises(UndecipherableError):
-        secrets.decrypt(altered, KEY)
+        encryption.decrypt(altered, KEY)
 
 
 def test_decryption_fails_when_the_key_is_another() -> None:
@@ -100,6 +101,14 @@ def test_connection_string_names_the_database_when_it_is_made(values: dict[str, 
         ("host=h", "host=other;database=d", None),
         ("host=h", "host=h;port=6000;database=d", None),
         ("host=h", "no connection string", None),
+        ("host=h;port=5433", "host=h:5433;database=d", "d"),
+        ("host=h:5433", "port=1;SERVER=H;port=5433;database=d", "d"),
+        ("host=::1", "host=[::1]:5432;database=d", "d"),
+        ("host=a:1,b:2", "host=b:2,a:1;database=d", "d"),
+        ("host=a:1,b:2", "host=a:1;database=d", None),
+        ("host=h", "host=other;server=h;database=d;db=e", "e"),
+        ("host=h", "host=h;server=other;database=d", None),
+        ("host=h", "host=h:5433;database=d", None),
     ],
 )
 def test_database_is_known_when_a_stored_string_is_of_the_configured_server(
@@ -113,12 +122,25 @@ def test_database_is_known_when_a_stored_string_is_of_the_configured_server(
     assert strings.local_database(None) is None
 
 
-def test_start_is_refused_without_telling_the_string_when_it_cannot_be_parsed(values: dict[str, Any]) -> None:
-    values["instance_connection_string"] = "username=hidden-1;password=hidden-2"
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "username=hidden-1;password=hidden-2",
+        "host=hidden-1;hidden-2=x",
+        "host=hidden-1;password=hidden-2'",
+        "host=hidden-1:hidden-2",
+        "host=hidden-1;password=hidden-2;timeout=soon",
+        "",
+    ],
+)
+def test_start_is_refused_without_telling_the_string_when_npgsql_cannot_read_it(
+    values: dict[str, Any], shape: str
+) -> None:
+    values["instance_connection_string"] = shape
     with pytest.raises(InvalidSettingsError, match=r"^ODS_INSTANCE_CONNECTION_STRING: ") as refusal:
         OdsConnectionStrings.from_settings(Settings(**values))
     assert "hidden" not in str(refusal.value)
-    assert refusal.value.__suppress_context__
+    assert refusal.value.__context__ is None
 
 
 @pytest.mark.parametrize(("filling", "fits"), [(900, True), (1200, False)])
