@@ -2,6 +2,8 @@
 
 Temporal's own connection settings are not here: they follow Temporal's convention (`TEMPORAL_ADDRESS`,
 `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS…`) and are read by `temporalio.envconfig`.
+
+Each secret may also be in a file, which a variable with `_FILE` behind its name names.
 """
 
 import base64
@@ -11,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
 from urllib.parse import unquote
 
@@ -25,11 +28,22 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from secret_files import FileSecret, UnreadableSecretError, from_environment
 
 KEY_BYTES = 32
 MAX_DATABASE_NAME_BYTES = 63
 """PostgreSQL silently cuts longer identifiers (NAMEDATALEN - 1)."""
+
+SECRETS = (
+    *("admin_dsn", "master_dsn", "instance_connection_string", "encryption_key", "encryption_key_previous"),
+    *("token_signing_key", "token_signing_key_previous", "payload_key", "payload_key_previous", "tenants"),
+)
+"""The settings that may be in files."""
+_PREFIX = "ODS_"
+_FILE = "_file"
 
 _SCHEMES = {"postgresql", "postgres"}
 _POSTGRES_PORT = 5432
@@ -41,6 +55,13 @@ TENANT_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
 
 class InvalidSettingsError(Exception):
     """A setting has a value the service cannot run with; the message names each variable."""
+
+
+class _RefusedSecret:
+    """Stands where a secret should be that its file does not hold."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
 class Trigger(StrEnum):
@@ -56,6 +77,12 @@ class CloneStrategy(StrEnum):
     AUTO = "auto"
     WAL_LOG = "wal_log"
     FILE_COPY = "file_copy"
+
+
+def _was_read(value: object) -> object:
+    if isinstance(value, _RefusedSecret):
+        raise ValueError(value.reason)  # noqa: TRY004 - pydantic takes it for a refusal of the value
+    return value
 
 
 def _postgres_dsn(value: SecretStr) -> SecretStr:
@@ -85,13 +112,37 @@ def _web_address(value: str) -> str:
 
 
 def _base64_key(value: SecretStr) -> SecretStr:
+    _decoded(value.get_secret_value())
+    return value
+
+
+def _base64_keys(value: SecretStr) -> SecretStr:
     try:
-        key = base64.b64decode(value.get_secret_value(), validate=True)
+        _decoded_list(value)
+    except ValueError:
+        raise ValueError(
+            "must be keys as `openssl rand -base64 32` makes them, with commas between"
+        ) from None
+    return value
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
         raise ValueError(f"must be the base64 form of {KEY_BYTES} bytes; `openssl rand -base64 32` makes one")
-    return value
+    return key
+
+
+def _decoded_list(value: SecretStr | None) -> tuple[bytes, ...]:
+    text = value.get_secret_value().strip() if value else ""
+    return tuple(_decoded(key.strip()) for key in text.split(",")) if text else ()
+
+
+def _ring(key: SecretStr, previous: SecretStr | None) -> tuple[bytes, ...]:
+    return (_decoded(key.get_secret_value()), *_decoded_list(previous))
 
 
 def _unused(value: object) -> None:
@@ -99,8 +150,10 @@ def _unused(value: object) -> None:
         raise ValueError("must not be set together with ODS_TENANTS, where each tenant has its own")
 
 
-Dsn = Annotated[SecretStr, AfterValidator(_postgres_dsn)]
-Key = Annotated[SecretStr, AfterValidator(_base64_key)]
+Secret = Annotated[SecretStr, BeforeValidator(_was_read)]
+Dsn = Annotated[Secret, AfterValidator(_postgres_dsn)]
+Key = Annotated[Secret, AfterValidator(_base64_key)]
+Keys = Annotated[Secret, AfterValidator(_base64_keys)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -124,16 +177,40 @@ class Address(NamedTuple):
         return cls(",".join(hosts), ",".join(ports), unquote((url.path or "").strip("/")))
 
 
+class _SecretFiles(PydanticBaseSettingsSource):
+    """The secrets that are in files."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self._secret(name) for name in SECRETS if name in self.settings_cls.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class's
+        return self._secret(field_name), field_name, False
+
+    @staticmethod
+    def _secret(name: str) -> FileSecret | _RefusedSecret | None:
+        try:
+            return from_environment(f"{_PREFIX}{name.upper()}")
+        except UnreadableSecretError as error:
+            return _RefusedSecret(str(error))
+
+
 class ServiceSettings(BaseSettings):
     """What an API or worker process does alike for all its tenants."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ODS_", frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
     token_signing_key: Key = Field(description="Key that signs bearer tokens: base64 of 32 bytes.")
+    token_signing_key_previous: Keys | None = Field(
+        default=None, description="Other keys whose tokens are accepted, separated by commas."
+    )
     payload_key: Key | None = Field(
         default=None, description="Key that encrypts what Temporal stores: base64 of 32 bytes."
+    )
+    payload_key_previous: Keys | None = Field(
+        default=None, description="Other keys that still decrypt what Temporal stores, separated by commas."
     )
 
     clone_strategy: CloneStrategy = Field(
@@ -227,6 +304,37 @@ class ServiceSettings(BaseSettings):
         default=None, description="Address of the Temporal Web UI, for links in answers."
     )
 
+    @field_validator("payload_key_previous")
+    @classmethod
+    def _require_payload_key(cls, previous: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if _decoded_list(previous) and "payload_key" in info.data and info.data["payload_key"] is None:
+            raise ValueError("must not be set without ODS_PAYLOAD_KEY, the key to encrypt with")
+        return previous
+
+    @property
+    def token_signing_keys(self) -> tuple[bytes, ...]:
+        """The keys whose tokens are accepted; the first one signs."""
+        return _ring(self.token_signing_key, self.token_signing_key_previous)
+
+    @property
+    def payload_keys(self) -> tuple[bytes, ...]:
+        """The keys that decrypt what Temporal stores; the first one encrypts. None: it stays plain."""
+        if self.payload_key is None:
+            return ()
+        return _ring(self.payload_key, self.payload_key_previous)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nor such a folder
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read files before variables, so that a secret that is given by both is refused."""
+        return init_settings, _SecretFiles(settings_cls), env_settings
+
     @classmethod
     def load(cls) -> Self:
         """Read the settings from the environment.
@@ -252,10 +360,13 @@ class Settings(ServiceSettings):
 
     admin_dsn: Dsn = Field(description="Registry: the `EdFi_Admin` database.")
     master_dsn: Dsn = Field(description="Maintenance database of the server that holds the ODS databases.")
-    instance_connection_string: SecretStr = Field(
+    instance_connection_string: Secret = Field(
         description="Npgsql-style string the ODS/API shall connect with; its database is replaced."
     )
     encryption_key: Key = Field(description="AES-256 key shared with the ODS/API: base64 of 32 bytes.")
+    encryption_key_previous: Keys | None = Field(
+        default=None, description="Other keys that still decrypt connection strings, separated by commas."
+    )
     minimal_template: DatabaseName = Field(
         default="EdFi_Ods_Minimal_Template", description="Database behind the template `Minimal`."
     )
@@ -267,6 +378,11 @@ class Settings(ServiceSettings):
         default="EdFi_Security",
         description="Security database of the ODS/API, beside the registry; `/v2/tenants` names it.",
     )
+
+    @property
+    def encryption_keys(self) -> tuple[bytes, ...]:
+        """The keys that decrypt connection strings; the first one encrypts."""
+        return _ring(self.encryption_key, self.encryption_key_previous)
 
     @property
     def tenants(self) -> Mapping[str, Self]:
@@ -295,6 +411,7 @@ class Settings(ServiceSettings):
 
 
 _OWN = Settings.model_fields.keys() - ServiceSettings.model_fields.keys()
+_OWN_FILES = {f"{name}{_FILE}": name for name in SECRETS if name in _OWN}
 
 
 class MultiTenantSettings(ServiceSettings):
@@ -311,13 +428,15 @@ class MultiTenantSettings(ServiceSettings):
 
     @field_validator("tenants", mode="before")
     @classmethod
-    def _read(cls, text: str, info: ValidationInfo) -> Mapping[str, Mapping[str, Any]]:
+    def _read(
+        cls, source: str | FileSecret | _RefusedSecret, info: ValidationInfo
+    ) -> Mapping[str, Mapping[str, Any]]:
         """Read the JSON; each tenant gets task queues of its own, where it holds up nobody else."""
         shared = {name: value for name, value in info.data.items() if name in ServiceSettings.model_fields}
         prefix = info.data.get("task_queue", "")
         return {
             name: shared | own | {"task_queue": prefix if name == DEFAULT_TENANT else f"{prefix}-{name}"}
-            for name, own in _tenants(text).items()
+            for name, own in _tenants(source).items()
         }
 
     @field_validator("tenants")
@@ -341,22 +460,70 @@ def load_settings() -> AnySettings:
     Raises:
         InvalidSettingsError: naming each variable that is missing or has an unusable value.
     """
-    return MultiTenantSettings.load() if "ODS_TENANTS" in os.environ else Settings.load()
+    several = not os.environ.keys().isdisjoint({"ODS_TENANTS", "ODS_TENANTS_FILE"})
+    return MultiTenantSettings.load() if several else Settings.load()
 
 
-def _tenants(text: str) -> dict[str, dict[str, Any]]:
+def _tenants(source: str | FileSecret | _RefusedSecret) -> dict[str, dict[str, Any]]:
+    _was_read(source)
+    tenants = _parsed_tenants(source.get_secret_value() if isinstance(source, FileSecret) else str(source))
+    if not all(map(TENANT_NAME.fullmatch, tenants)):
+        raise ValueError("the name of a tenant has 1 to 50 letters (A to Z), digits and hyphens")
+    for name, own in tenants.items():
+        if own.keys() - _OWN - _OWN_FILES.keys():
+            raise ValueError(
+                f"{name}: may have {', '.join(sorted(_OWN))}; in files {', '.join(sorted(_OWN_FILES))};"
+                " and nothing else"
+            )
+    return {name: _own(name, own, source) for name, own in tenants.items()}
+
+
+def _parsed_tenants(text: str) -> dict[str, dict[str, Any]]:
     try:
         tenants = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError):
         tenants = None
     if not isinstance(tenants, dict) or not all(isinstance(own, dict) for own in tenants.values()):
         raise ValueError("must be JSON: an object that holds an object for each tenant, and no name twice")
-    if not all(map(TENANT_NAME.fullmatch, tenants)):
-        raise ValueError("the name of a tenant has 1 to 50 letters (A to Z), digits and hyphens")
-    for name, own in tenants.items():
-        if own.keys() - _OWN:
-            raise ValueError(f"{name}: may have {', '.join(sorted(_OWN))}, and nothing else")
     return tenants
+
+
+def _own(tenant: str, own: dict[str, Any], source: object) -> dict[str, Any]:
+    """What a tenant has of its own; what is in a file, its own or that of all tenants, can be read again."""
+    values = {name: value for name, value in own.items() if name in _OWN}
+    if isinstance(source, FileSecret):
+        for name in values.keys() & set(SECRETS):
+            if isinstance(values[name], str):
+                values[name] = FileSecret(values[name], partial(_member, source, tenant, name))
+    return values | {
+        name: _secret_of_file(own[file], twice=name in own)
+        for file, name in _OWN_FILES.items()
+        if file in own
+    }
+
+
+def _secret_of_file(path: object, *, twice: bool) -> FileSecret | _RefusedSecret:
+    if twice:
+        return _RefusedSecret(f"must not be set twice, with {_FILE} and without")
+    try:
+        return FileSecret.of(str(path))
+    except UnreadableSecretError as error:
+        return _RefusedSecret(f"the file {error}")
+
+
+def _member(source: FileSecret, tenant: str, name: str) -> str:
+    """A secret of a tenant, read again from the file of all tenants.
+
+    Raises:
+        UnreadableSecretError: the file does not hold it any more.
+    """
+    try:
+        member = _parsed_tenants(source.read_again()).get(tenant, {}).get(name)
+    except ValueError:
+        member = None
+    if not isinstance(member, str):
+        raise UnreadableSecretError("does not hold it any more")
+    return member
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -368,10 +535,17 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _place(location: tuple[int | str, ...]) -> str:
     """Where the value stands that was refused."""
     field = location[-1]
-    variable = f"ODS_{str(field).upper()}"
+    variable = _variable(str(field))
     if len(location) == 1 or field in ServiceSettings.model_fields:
         return variable
-    place = f"ODS_TENANTS: {location[1]}: {field}"
+    place = f"{_variable('tenants')}: {location[1]}: {field}"
     return (
         place if field in MultiTenantSettings.model_fields else f"{place} (or, for all tenants, {variable})"
     )
+
+
+def _variable(field: str) -> str:
+    """The variable that says what `field` is, which may be that of a file."""
+    variable = f"{_PREFIX}{field.upper()}"
+    file = f"{variable}{_FILE.upper()}"
+    return file if file in os.environ else variable

@@ -180,7 +180,7 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
 
 async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
     """Serve a tenant, once its registry is known to be the installation's: a copy would take its jobs."""
-    await _until_done(partial(_require_own, temporal, tenant), f"The tenant {tenant.name}", stop)
+    await until_done(partial(_require_own, temporal, tenant), f"The tenant {tenant.name}", stop)
     if stop.is_set():
         return
     workers = [worker(temporal, tenant) for worker in WORKERS]
@@ -188,7 +188,7 @@ async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
         for worker in workers:
             running.create_task(worker.run())
         _logger.info("Serving %s.", ", ".join(worker.task_queue for worker in workers))
-        await _until_done(partial(_prepare_namespace, temporal, tenant), "The namespace", stop)
+        await until_done(partial(_prepare_namespace, temporal, tenant), "The namespace", stop)
         await stop.wait()
         _logger.info("Stopping %s; running activities may finish.", tenant.name)
         await asyncio.gather(*(worker.shutdown() for worker in workers))
@@ -219,7 +219,7 @@ async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | Non
     return None
 
 
-async def _until_done(step: Callable[[], Awaitable[None]], subject: str, stop: asyncio.Event) -> None:
+async def until_done(step: Callable[[], Awaitable[None]], subject: str, stop: asyncio.Event) -> None:
     """Try `step` as often as it takes, unless the worker is told to stop."""
     while not stop.is_set():
         try:

@@ -19,6 +19,7 @@ from instances.jobs import ExecutionPolicy
 from instances.refreshes import RefreshJobs
 from instances.registry import Registry
 from instances.secrets import OdsConnectionStrings, connection_strings
+from secret_files import CurrentDsn
 from settings import AnySettings, Settings
 
 _READING_TIMEOUT = 30
@@ -52,9 +53,10 @@ class Tenant:
         tenants: Collection[str],
     ) -> Self:
         """Put the parts of one of the `tenants` together; nothing is connected to yet."""
-        dsn = settings.admin_dsn.get_secret_value()
+        dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
         engine = create_registry_engine(dsn)
-        server, catalog = Server(settings.master_dsn.get_secret_value()), Catalog(engine)
+        server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))
+        catalog = Catalog(engine)
         registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
         templates = set(settings.template_databases.values())
         installation = InstallationCheck(

@@ -113,11 +113,12 @@ class _Stack:
         """Make this process's environment theirs: checked here, then inherited by the API and the worker."""
         for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
             del os.environ[name]  # the caller's certificates and keys are for another server
-        os.environ.pop("ODS_TENANTS", None)  # the stack is for one tenant
+        for name in ("ODS_TENANTS", "ODS_TENANTS_FILE"):
+            os.environ.pop(name, None)  # the stack is for one tenant
         secrets = self._secrets
         os.environ.setdefault("ODS_SPARES", _SPARES)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
-        os.environ |= {
+        own = {
             "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
             "ODS_MASTER_DSN": self._service_dsn(_MAINTENANCE_DATABASE),
             "ODS_INSTANCE_CONNECTION_STRING": f"host={_HOST};port={secrets.postgres_port};"
@@ -131,6 +132,9 @@ class _Stack:
             "TEMPORAL_CONFIG_FILE": os.devnull,
             "PGSSLMODE": "disable",  # every connection would ask, and the server has no certificate
         }
+        for name in own:
+            os.environ.pop(f"{name}_FILE", None)
+        os.environ |= own
         return settings_of_stack()
 
     async def _start_postgres(self, settings: Settings) -> None:

@@ -24,6 +24,7 @@ from instances.connecting import (
     require_usable,
     setting_statements,
 )
+from secret_files import DsnSource, current
 
 _Answer = TypeVar("_Answer")
 
@@ -77,8 +78,9 @@ class Server:
     on it beside the DDL.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: DsnSource) -> None:
         self._dsn = dsn
+        self._question = question(current(dsn))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def close(self) -> None:
@@ -99,7 +101,7 @@ class Server:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
         async with self._kept() as session:
-            await _first_answer(session, require_usable(session, question(self._dsn), _CONNECT_TIMEOUT))
+            await _first_answer(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
             yield session
 
     @asynccontextmanager
@@ -111,7 +113,7 @@ class Server:
         """
         with faults_explained({}):
             connection = await connect(
-                self._dsn, database=database, timeout=_CONNECT_TIMEOUT, server_settings=_APPLICATION
+                current(self._dsn), database=database, timeout=_CONNECT_TIMEOUT, server_settings=_APPLICATION
             )
             await _keep_alive(connection)
         try:
@@ -184,7 +186,7 @@ class Server:
 
     async def _connected(self, *_: object, **arguments: Any) -> asyncpg.Connection:  # noqa: ANN401 - the pool's
         return await connect(
-            self._dsn,
+            current(self._dsn),
             timeout=_CONNECT_TIMEOUT,
             settings=_SESSION_SETTINGS,
             server_settings=_APPLICATION,

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -14,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from instances.connecting import connect, ends_sessions, question, require_usable
+from secret_files import DsnSource, current
 
 _CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection: a registry that is away shall be reported, not waited for."""
@@ -28,24 +28,28 @@ _USED_AT = "used at"
 
 
 def create_registry_engine(
-    dsn: str, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
+    dsn: DsnSource, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
 ) -> AsyncEngine:
     """A pool for the registry `dsn`.
 
     A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
     replaced when a write is refused because the server is a standby now, or the server ends a connection.
     """
+
+    async def connected() -> asyncpg.Connection:
+        return await connect(current(dsn), timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout)
+
     engine = create_async_engine(
         "postgresql+asyncpg://",
         # asyncpg reads the address itself: SQLAlchemy would not understand parameters such as sslmode.
-        async_creator=partial(connect, dsn, timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout),
+        async_creator=connected,
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,
     )
     # Not `pool_pre_ping`, which asks each time, with BEGIN and ROLLBACK around its question.
     event.listen(engine.sync_engine, "checkin", _note_use)
-    event.listen(engine.sync_engine, "checkout", _require_answer_to(question(dsn)))
+    event.listen(engine.sync_engine, "checkout", _require_answer_to(question(current(dsn))))
     event.listen(engine.sync_engine, "handle_error", _leave_server)
     return engine
 

@@ -2,35 +2,41 @@
 
 import asyncio
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-import worker
+from instances.errors import InstallationNotConfirmedError
+from worker import until_done
 
 
-async def test_other_tenants_have_their_schedules_once_when_those_of_one_are_refused(
+async def test_step_is_tried_until_it_succeeds_when_something_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepared: Counter[str] = Counter()
-    stop = asyncio.Event()
+    tries: Counter[str] = Counter()
+    faults = [
+        RPCError("no", RPCStatusCode.PERMISSION_DENIED, b""),
+        OSError(),
+        InstallationNotConfirmedError(),
+    ]
 
-    async def register(_: Any) -> None:
-        """Nothing is missing."""
-
-    async def ensure(_: Any, __: Any, tenant: str) -> None:
-        prepared[tenant] += 1
-        if tenant == "refused":
-            if prepared[tenant] == 3:
-                stop.set()
-            raise RPCError("no", RPCStatusCode.PERMISSION_DENIED, b"")
+    async def step() -> None:
+        tries["all"] += 1
+        if faults:
+            raise faults.pop()
 
     monkeypatch.setattr("worker._RECONNECT_SECONDS", 0.01)
-    monkeypatch.setattr("worker.search_attributes.register", register)
-    monkeypatch.setattr("worker.schedules.ensure", ensure)
-    settings: Any = SimpleNamespace(tenants=dict.fromkeys(("before", "refused", "after")))
     async with asyncio.timeout(5):
-        await worker._prepare_namespace(SimpleNamespace(), settings, stop)  # type: ignore[arg-type]  # noqa: SLF001
-    assert prepared == {"before": 1, "refused": 3, "after": 1}
+        await until_done(step, "The namespace", asyncio.Event())
+    assert tries["all"] == 4
+
+
+async def test_step_is_given_up_when_the_worker_stops() -> None:
+    stop = asyncio.Event()
+
+    async def step() -> None:
+        stop.set()
+        raise OSError
+
+    async with asyncio.timeout(5):
+        await until_done(step, "The namespace", stop)

@@ -17,8 +17,11 @@ READ: dict[str, tuple[str, Any]] = {
     "MASTER_DSN": ("postgres://u:p@h/d?sslmode=require", "postgres://u:p@h/d?sslmode=require"),
     "INSTANCE_CONNECTION_STRING": ("host=h;password=p", "host=h;password=p"),
     "ENCRYPTION_KEY": (KEY, KEY),
+    "ENCRYPTION_KEY_PREVIOUS": (f"{KEY} , {KEY}", f"{KEY} , {KEY}"),
     "TOKEN_SIGNING_KEY": (KEY, KEY),
+    "TOKEN_SIGNING_KEY_PREVIOUS": (KEY, KEY),
     "PAYLOAD_KEY": (KEY, KEY),
+    "PAYLOAD_KEY_PREVIOUS": ("", ""),
     "MINIMAL_TEMPLATE": ("m" * 63, "m" * 63),
     "SAMPLE_TEMPLATE": ('odd "name"', 'odd "name"'),
     "SECURITY_DATABASE": ("s", "s"),
@@ -60,6 +63,7 @@ BAD_KEYS = [
     *("", "bad-value", base64.b64encode(b"31 bytes are one byte too few..").decode()),
     *(base64.b64encode(bytes(33)).decode(), f"{KEY[:-2]}!!", "ключ" * 11),
 ]
+BAD_LISTS = [*BAD_KEYS[1:], ",", f"{KEY},", f"{KEY};{KEY}", f"{KEY},bad-value"]
 BAD_ADDRESSES = ["", "bad-value", "ftp://bad-value", "https://", "bad-value.example/path"]
 BAD_SECONDS = ["", "bad-value", "0", "-1", "nan", "inf", "-inf", "315360001", "1e300"]
 REFUSED: dict[str, list[str]] = {
@@ -68,6 +72,9 @@ REFUSED: dict[str, list[str]] = {
     "ENCRYPTION_KEY": BAD_KEYS,
     "TOKEN_SIGNING_KEY": BAD_KEYS,
     "PAYLOAD_KEY": BAD_KEYS,
+    "ENCRYPTION_KEY_PREVIOUS": BAD_LISTS,
+    "TOKEN_SIGNING_KEY_PREVIOUS": BAD_LISTS,
+    "PAYLOAD_KEY_PREVIOUS": [*BAD_LISTS, KEY],
     "MINIMAL_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
     "SAMPLE_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
     "SECURITY_DATABASE": ["", "x" * 64, TOO_MANY_BYTES],
