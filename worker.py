@@ -141,7 +141,9 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that reads a tenant's ODS databases."""
     settings = tenant.settings
     organizations = EducationOrganizationActivities(
-        EducationOrganizations(tenant.reading_engine), tenant.connection_strings, settings.refresh_concurrency
+        EducationOrganizations(tenant.reading_engine, tenant.connection_strings),
+        tenant.connection_strings,
+        settings.refresh_concurrency,
     )
     return Worker(
         temporal,

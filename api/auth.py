@@ -2,6 +2,8 @@
 
 import time
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol, Self
@@ -66,13 +68,13 @@ class Tokens:
     """Issues tokens to one tenant's clients, and tells them from others: any API process can.
 
     Args:
-        key: 32 bytes that sign them.
+        keys: each of 32 bytes; the first one signs, and tokens of the others are valid as well.
         lifetime: seconds that they are valid.
         tenant: the tenant.
     """
 
-    def __init__(self, key: bytes, lifetime: int, tenant: str = DEFAULT_TENANT) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[bytes], lifetime: int, tenant: str = DEFAULT_TENANT) -> None:
+        self._keys = keys
         self._tenant = tenant
         self.lifetime = lifetime
 
@@ -90,23 +92,22 @@ class Tokens:
         }
         if generation is not None:
             claims["generation"] = str(generation)
-        return jwt.encode(claims, self._key, _ALGORITHM)
+        return jwt.encode(claims, self._keys[0], _ALGORITHM)
 
     async def caller(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not ours, changed, too old, or for another tenant."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                [_ALGORITHM],
-                audience=_AUDIENCE,
-                issuer=_ISSUER,
-                options={"require": _CLAIMS},
-            )
-        except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
-            return None
-        caller = Caller.of(claims)
-        return caller if caller.tenant.lower() == self._tenant.lower() else None
+        for key in self._keys:
+            # A token's header is JSON, nested as deeply as the sender likes.
+            with suppress(jwt.PyJWTError, RecursionError):
+                caller = Caller.of(_claims(token, key))
+                return caller if caller.tenant.lower() == self._tenant.lower() else None
+        return None
+
+
+def _claims(token: str, key: bytes) -> dict[str, Any]:
+    return jwt.decode(
+        token, key, [_ALGORITHM], audience=_AUDIENCE, issuer=_ISSUER, options={"require": _CLAIMS}
+    )
 
 
 bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_error=False)

@@ -1,6 +1,5 @@
 """What endpoints work with: the services of the tenant that a request is for."""
 
-import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +74,7 @@ class Services:
         """Put the parts of one tenant together; without an issuer of tokens, it issues them itself."""
         settings, audit = tenant.settings, AuditTrail(tenant.engine)
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
-        signing_key = base64.b64decode(settings.token_signing_key.get_secret_value())
-        tokens = Tokens(signing_key, settings.token_lifetime, tenant.name)
+        tokens = Tokens(settings.token_signing_keys, settings.token_lifetime, tenant.name)
         clients = ClientStore(tenant.engine)
         return cls(
             tenant=tenant.name,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, clients, edorgs, installation, instance, registration, spares
+from cli import audit, clients, edorgs, installation, instance, keys, registration, spares
 from cli.data_folder import DataFolder
 from cli.errors import CommandError
 from cli.instance import connect
@@ -50,6 +50,7 @@ _commands.add_typer(
     help="Say which installation a registry is, after a copy or restore.",
 )
 _commands.add_typer(registration.app, name="registration", help="Let API clients register themselves.")
+_commands.add_typer(keys.app, name="keys", help="Change the keys of the service.")
 _commands.command()(audit.audit)
 _commands.command()(spares.spares)
 

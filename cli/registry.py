@@ -1,13 +1,17 @@
-"""The service's settings and its registry's migrations; what fails is told to the person at the terminal."""
+"""The service's settings, and what is done to its registries; a failure is told to the person who asked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cli.errors import CommandError
 from databases.errors import INSUFFICIENT_PRIVILEGE
+from instances.encryption import Keyring
+from instances.engine import create_registry_engine
+from instances.key_rotation import Rotation, rotate
 from instances.migrations import upgrade
 from instances.migrations.conflicts import ConflictingRowsError
 from settings import AnySettings, InvalidSettingsError, Settings, load_settings
@@ -45,11 +49,58 @@ async def migrate_all() -> None:
         raise CommandError("\n".join(faults))
 
 
+@dataclass(frozen=True)
+class KeyRotations:
+    """What became of each tenant's connection strings, and why some tenants could not be asked."""
+
+    multi_tenant: bool
+    rotations: Mapping[str, Rotation]
+    faults: Sequence[str]
+
+
+async def rotate_keys(tenant: str | None) -> KeyRotations:
+    """Encrypt the connection strings of `tenant`, or of all, with the current key.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value, or there is no such tenant.
+    """
+    with _refusal_told():
+        settings = load_settings()
+    names = [name for name in settings.tenants if tenant is None or name.lower() == tenant.lower()]
+    if not names:
+        raise CommandError(f"There is no tenant {tenant}; there are {', '.join(settings.tenants)}.")
+    rotations: dict[str, Rotation] = {}
+    faults = []
+    for name in names:
+        try:
+            rotations[name] = await _rotate(settings.tenants[name])
+        except CommandError as error:
+            faults.append(_of_tenant(settings, name, error))
+    return KeyRotations(settings.multi_tenant, rotations, faults)
+
+
+async def _rotate(settings: Settings) -> Rotation:
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
+    try:
+        return await rotate(engine, Keyring(settings.encryption_keys))
+    except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:
+        raise CommandError(
+            f"The connection strings cannot be re-encrypted, or not all of them ({type(error).__name__});"
+            " check ODS_ADMIN_DSN, or the admin_dsn of the tenant, and run the command again."
+        ) from None
+    finally:
+        await engine.dispose()
+
+
+def _of_tenant(settings: AnySettings, name: str, error: CommandError) -> str:
+    return f"Tenant {name}: {error}" if settings.multi_tenant else str(error)
+
+
 async def _fault_of_migration(settings: AnySettings, tenant: str) -> str | None:
     try:
         await migrate(settings.tenants[tenant].admin_dsn.get_secret_value())
     except CommandError as error:
-        return f"Tenant {tenant}: {error}" if settings.multi_tenant else str(error)
+        return _of_tenant(settings, tenant, error)
     return None
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import ARRAY, Integer, any_, delete, func, insert, literal, sele
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from instances.models import UTC_NOW, EducationOrganization, OdsInstance
+from instances.secrets import OdsConnectionStrings
 
 _TAKE_TURN = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
 _COLUMNS = (
@@ -44,8 +45,9 @@ class OdsDatabase:
 class EducationOrganizations:
     """The education organizations of one tenant's ODS instances."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._connection_strings = connection_strings
 
     async def databases(self, after: int, limit: int, only: int | None = None) -> Sequence[OdsDatabase]:
         """A page of ODS instances with ids above `after`, by id; or `only` this one."""
@@ -71,8 +73,16 @@ class EducationOrganizations:
         async with self._sessions.begin() as session:
             await session.execute(_TAKE_TURN, {"id": source.ods_instance_id})
             found = await read()
-            if await _is_still(session, source):
+            if await self._is_still(session, source):
                 await _replace(session, source, database, found)
+
+    async def _is_still(self, session: AsyncSession, source: OdsDatabase) -> bool:
+        """Whether the ODS instance leads to the same database; from now on, until the transaction ends."""
+        query = select(OdsInstance.connectionstring).where(
+            OdsInstance.odsinstanceid == source.ods_instance_id
+        )
+        found = (await session.execute(query.with_for_update(read=True))).one_or_none()
+        return found is not None and self._connection_strings.are_alike(found[0], source.connection_string)
 
     async def forget_deleted(self) -> None:
         """Remove the rows of ODS instances that are there no longer."""
@@ -87,15 +97,6 @@ async def forget(session: AsyncSession, ods_instance_id: int) -> None:
     """Remove the rows of an ODS instance that is being deleted."""
     its = EducationOrganization.instanceid == ods_instance_id
     await session.execute(delete(EducationOrganization).where(its))
-
-
-async def _is_still(session: AsyncSession, source: OdsDatabase) -> bool:
-    """Whether the ODS instance leads to the same database; from now on, until the transaction ends."""
-    query = select(OdsInstance.odsinstanceid).where(
-        OdsInstance.odsinstanceid == source.ods_instance_id,
-        OdsInstance.connectionstring == source.connection_string,
-    )
-    return await session.scalar(query.with_for_update(read=True)) is not None
 
 
 async def _replace(

@@ -6,6 +6,8 @@ stored as `base64(IV)|base64(ciphertext)|base64(HMAC)`.
 
 import base64
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, hmac, padding
@@ -54,3 +56,41 @@ def decrypt(text: str, key: bytes) -> str:
 def fits_column(text: str) -> bool:
     """Whether `text`, once encrypted, is short enough for the columns that hold connection strings."""
     return len(encrypt(text, bytes(_KEY_BYTES))) <= COLUMN_LENGTH  # any key makes it as long
+
+
+class Keyring:
+    """Encrypts with one key, and decrypts with others as well: those that it takes the place of.
+
+    Args:
+        keys: each of 32 bytes; the first one encrypts.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._current, *self._previous = keys
+
+    def encrypt(self, text: str) -> str:
+        """`text` under the current key."""
+        return encrypt(text, self._current)
+
+    def decrypt(self, text: str) -> str:
+        """The text that was encrypted with one of the keys.
+
+        Raises:
+            UndecipherableError: it was not, or it was altered.
+        """
+        for key in (self._current, *self._previous):
+            with suppress(UndecipherableError):
+                return decrypt(text, key)
+        raise UndecipherableError("the text was not encrypted with any of the keys, or was altered")
+
+    def renewed(self, text: str) -> str | None:
+        """What is in `text` under the current key; None if it is already.
+
+        Raises:
+            UndecipherableError: it was not encrypted with any of the keys, or it was altered.
+        """
+        try:
+            decrypt(text, self._current)
+        except UndecipherableError:
+            return self.encrypt(self.decrypt(text))
+        return None

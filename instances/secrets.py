@@ -1,11 +1,10 @@
 """The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption."""
 
-import base64
 from collections.abc import Mapping
 from typing import Self
 
 from instances.connection_string import ConnectionString, InvalidConnectionStringError
-from instances.encryption import COLUMN_LENGTH, UndecipherableError, decrypt, encrypt, fits_column
+from instances.encryption import COLUMN_LENGTH, Keyring, UndecipherableError, fits_column
 from instances.npgsql import can_read
 from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError, Settings
 
@@ -13,13 +12,13 @@ from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError,
 class OdsConnectionStrings:
     """Makes the encrypted connection string of any ODS database from the configured shape."""
 
-    def __init__(self, shape: ConnectionString, key: bytes) -> None:
+    def __init__(self, shape: ConnectionString, keys: Keyring) -> None:
         self._shape = shape
-        self._key = key
+        self._keys = keys
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Read shape and key.
+        """Read shape and keys.
 
         Raises:
             InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column.
@@ -31,7 +30,7 @@ class OdsConnectionStrings:
                 f"{variable}: must look like host=…;port=…;username=…;password=…;database=…,"
                 " with keywords and values that Npgsql knows"
             )
-        strings = cls(shape, base64.b64decode(settings.encryption_key.get_secret_value()))
+        strings = cls(shape, Keyring(settings.encryption_keys))
         if not fits_column(str(shape.with_database("x" * MAX_DATABASE_NAME_BYTES))):
             raise InvalidSettingsError(
                 f"{variable}: is too long; encrypted, it must fit {COLUMN_LENGTH} characters"
@@ -44,16 +43,23 @@ class OdsConnectionStrings:
 
     def sealed(self, text: str) -> str:
         """`text`, which somebody else has composed, as a column holds it."""
-        return encrypt(text, self._key)
+        return self._keys.encrypt(text)
 
     def decrypted(self, encrypted: str | None) -> ConnectionString:
         """What `dbo.odsinstances.connectionstring` says.
 
         Raises:
-            UndecipherableError: it was encrypted with another key, or altered, or there is none.
+            UndecipherableError: it was encrypted with a key that is not known, or altered, or there is none.
             InvalidConnectionStringError: it cannot be read.
         """
-        return ConnectionString.parse(decrypt(encrypted or "", self._key))
+        return ConnectionString.parse(self._keys.decrypt(encrypted or ""))
+
+    def are_alike(self, one: str | None, other: str | None) -> bool:
+        """Whether two encrypted connection strings say the same: one may have been re-encrypted meanwhile."""
+        try:
+            return one == other or self._keys.decrypt(one or "") == self._keys.decrypt(other or "")
+        except UndecipherableError:
+            return False
 
     def local_database(self, encrypted: str | None) -> str | None:
         """The database an encrypted connection string names, if it is on the server of the configured shape.

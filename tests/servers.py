@@ -84,7 +84,10 @@ def environment(settings: AnySettings) -> dict[str, str]:
 def _tenants_text(tenants: Mapping[str, Settings]) -> str:
     own = Settings.model_fields.keys() - ServiceSettings.model_fields.keys()
     return json.dumps(
-        {name: {field: _text(getattr(tenant, field)) for field in own} for name, tenant in tenants.items()}
+        {
+            name: {field: _text(value) for field in own if (value := getattr(tenant, field)) is not None}
+            for name, tenant in tenants.items()
+        }
     )
 
 

@@ -1,6 +1,5 @@
 """The connection to Temporal: where it is, and what its histories may show."""
 
-import base64
 from dataclasses import replace
 
 from temporalio.api.failure.v1 import Failure
@@ -47,11 +46,12 @@ DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=Discreet
 
 def data_converter(settings: ServiceSettings) -> DataConverter:
     """How payloads and failures are written: encrypted, if there is a key for that."""
-    if settings.payload_key is None:
+    if not settings.payload_keys:
         return DATA_CONVERTER
-    key = base64.b64decode(settings.payload_key.get_secret_value())
     return replace(
-        DATA_CONVERTER, failure_converter_class=EncodedFailureConverter, payload_codec=EncryptionCodec(key)
+        DATA_CONVERTER,
+        failure_converter_class=EncodedFailureConverter,
+        payload_codec=EncryptionCodec(settings.payload_keys),
     )
 
 

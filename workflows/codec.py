@@ -1,7 +1,9 @@
 """Encryption of what Temporal stores: arguments, results, summaries, details, words of failures."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -9,11 +11,14 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
 
 _ENCODING = b"binary/encrypted"
+_KEY_ID = "encryption-key-id"
+"""In the metadata of a payload, beside its encoding: which key it was encrypted with."""
+_KEY_ID_BYTES = 8
 _NONCE_BYTES = 12
 
 
 class UnreadablePayloadError(Exception):
-    """A payload was encrypted with another key, or changed."""
+    """A payload was encrypted with a key that is not known, or changed."""
 
 
 class EncryptionCodec(PayloadCodec):
@@ -21,12 +26,17 @@ class EncryptionCodec(PayloadCodec):
 
     Payloads that are not encrypted pass unchanged: jobs that began before there was a key still end.
 
+    Its metadata name the key by the beginning of the key's SHA-256, so that the key may be changed while
+    payloads of the earlier one are still read. Without a name, as earlier versions wrote them, each key is
+    tried.
+
     Args:
-        key: 32 bytes.
+        keys: each of 32 bytes; the first one encrypts.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
+        self._current = _key_id(keys[0])
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt each of `payloads`."""
@@ -36,23 +46,35 @@ class EncryptionCodec(PayloadCodec):
         """Decrypt each of `payloads` that is encrypted.
 
         Raises:
-            UnreadablePayloadError: one cannot be decrypted with this key.
+            UnreadablePayloadError: one cannot be decrypted with any of the keys.
         """
         return [
-            self._decrypted(payload.data) if payload.metadata.get("encoding") == _ENCODING else payload
+            self._decrypted(payload) if payload.metadata.get("encoding") == _ENCODING else payload
             for payload in payloads
         ]
 
     def _encrypted(self, payload: Payload) -> Payload:
         nonce = os.urandom(_NONCE_BYTES)
-        ciphertext = self._cipher.encrypt(nonce, payload.SerializeToString(), _ENCODING)
-        return Payload(metadata={"encoding": _ENCODING}, data=nonce + ciphertext)
+        cipher = self._ciphers[self._current]
+        ciphertext = cipher.encrypt(nonce, payload.SerializeToString(), _ENCODING)
+        return Payload(metadata={"encoding": _ENCODING, _KEY_ID: self._current}, data=nonce + ciphertext)
 
-    def _decrypted(self, data: bytes) -> Payload:
-        try:
-            plaintext = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], _ENCODING)
-        except (InvalidTag, ValueError):
-            raise UnreadablePayloadError(
-                "A payload cannot be decrypted; ODS_PAYLOAD_KEY must be the key it was encrypted with."
-            ) from None
-        return Payload.FromString(plaintext)
+    def _decrypted(self, payload: Payload) -> Payload:
+        nonce, ciphertext = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
+        for cipher in self._candidates(payload):
+            with suppress(InvalidTag, ValueError):
+                return Payload.FromString(cipher.decrypt(nonce, ciphertext, _ENCODING))
+        raise UnreadablePayloadError(
+            "A payload cannot be decrypted; ODS_PAYLOAD_KEY or ODS_PAYLOAD_KEY_PREVIOUS must have the key"
+            " it was encrypted with."
+        )
+
+    def _candidates(self, payload: Payload) -> Iterable[AESGCM]:
+        if _KEY_ID not in payload.metadata:
+            return self._ciphers.values()
+        cipher = self._ciphers.get(payload.metadata[_KEY_ID])
+        return [cipher] if cipher else []
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()[:_KEY_ID_BYTES].hex().encode()

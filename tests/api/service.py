@@ -1,7 +1,6 @@
 """The API in this process, and what its clients need."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -61,7 +60,7 @@ def bearer(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENA
 
 def tokens(settings: AnySettings, lifetime: int = 60, tenant: str = DEFAULT_TENANT) -> Tokens:
     """Issues the API's tokens."""
-    return Tokens(base64.b64decode(settings.token_signing_key.get_secret_value()), lifetime, tenant)
+    return Tokens(settings.token_signing_keys, lifetime, tenant)
 
 
 def faults_of(answer: httpx.Response) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from pydantic import SecretStr
 
 from api.auth import FULL_ACCESS
 from settings import Settings
@@ -97,6 +98,24 @@ async def test_request_is_unauthorized_when_the_token_is_not_ours_or_too_old(
 ) -> None:
     assert (await get(idle_stranger, token(idle_settings))).status_code == 200
     assert_unauthorized(await get(idle_stranger, token(idle_settings, **changes)))
+
+
+async def test_token_of_a_previous_key_is_valid_and_new_ones_have_the_current_key_when_keys_were_rotated(
+    idle_settings: Settings,
+) -> None:
+    old, new = bytes([1]) * 32, bytes([2]) * 32
+    keys = {"token_signing_key": SecretStr(base64.b64encode(new).decode())}
+    before = idle_settings.model_copy(update={"token_signing_key": SecretStr(base64.b64encode(old).decode())})
+    after = idle_settings.model_copy(
+        update=keys | {"token_signing_key_previous": SecretStr(base64.b64encode(old).decode())}
+    )
+    removed = idle_settings.model_copy(update=keys)
+    earlier, later = tokens(before).issue("me"), tokens(after).issue("me")
+    valid = {
+        name: [await tokens(settings).caller(token) is not None for token in (earlier, later)]
+        for name, settings in {"before": before, "after": after, "removed": removed}.items()
+    }
+    assert valid == {"before": [True, False], "after": [True, True], "removed": [False, True]}
 
 
 async def test_request_is_unauthorized_when_the_token_is_not_signed(

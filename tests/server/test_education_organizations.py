@@ -1,13 +1,13 @@
 """ODS databases are read as they are: what is there, what is missing, and what is wrong with them."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
 from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
@@ -15,11 +15,19 @@ from activities.tenant import Tenant
 from cli.ports import free_port
 from cli.postgres import EmbeddedPostgres
 from instances.education_organizations import EducationOrganizations, OdsDatabase, Organization
+from instances.encryption import encrypt
 from instances.refreshes import Scope
 from instances.registry import Registry
 from tests.ods import ROWS, SCHEMA, add_ods_instance, connection_string, ods_database, organizations
 from tests.server.lives import bring_to
-from tests.servers import SAMPLE_TEMPLATE, SERVICE_PASSWORD, service_dsn, session, with_statements
+from tests.servers import (
+    ENCRYPTION_KEY,
+    SAMPLE_TEMPLATE,
+    SERVICE_PASSWORD,
+    service_dsn,
+    session,
+    with_statements,
+)
 
 Read: TypeAlias = Callable[..., Awaitable[PageRead]]
 
@@ -65,7 +73,9 @@ INSERT INTO edfi.educationorganization VALUES
 def read(tenant: Tenant) -> Read:
     """Reads a page, or one ODS instance."""
     activities = EducationOrganizationActivities(
-        EducationOrganizations(tenant.reading_engine), tenant.connection_strings, at_once=16
+        EducationOrganizations(tenant.reading_engine, tenant.connection_strings),
+        tenant.connection_strings,
+        at_once=16,
     )
 
     async def read(only: int | None = None, after: int = 0, size: int = 50) -> PageRead:
@@ -445,8 +455,8 @@ class _Reading:
 
 
 @pytest.fixture
-def store(engine: AsyncEngine) -> EducationOrganizations:
-    return EducationOrganizations(engine)
+def store(tenant: Tenant) -> EducationOrganizations:
+    return EducationOrganizations(tenant.engine, tenant.connection_strings)
 
 
 async def _source(store: EducationOrganizations) -> OdsDatabase:
@@ -491,6 +501,20 @@ async def test_nothing_is_written_when_the_ods_instance_was_deleted_or_moved_mea
     reading.may_end.set()
     await replacing
     assert await organizations(rows, added) == []
+
+
+async def test_rows_are_written_when_the_connection_string_was_only_re_encrypted_meanwhile(
+    store: EducationOrganizations, rows: asyncpg.Connection
+) -> None:
+    added = await add_ods_instance(rows, "North", "host=a")
+    reading = _Reading("North")
+    replacing = asyncio.create_task(store.replace(await _source(store), "ods", reading))
+    await reading.began.wait()
+    again = encrypt("host=a", base64.b64decode(ENCRYPTION_KEY))
+    assert await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", again) == "UPDATE 1"
+    reading.may_end.set()
+    await replacing
+    assert await organizations(rows, added) == [(1, "North", None, "edfi.School", None)]
 
 
 async def test_rows_go_with_their_ods_instance_when_the_instance_is_deleted(

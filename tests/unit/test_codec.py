@@ -1,6 +1,7 @@
 """Payloads and failures are ciphertext under a key, and themselves again under the same key."""
 
 import base64
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -41,30 +42,33 @@ def converter() -> DataConverter:
 
 @given(st.lists(payloads, max_size=3))
 async def test_payloads_are_themselves_again_when_they_were_encrypted(given: list[Payload]) -> None:
-    codec = EncryptionCodec(KEY)
+    codec = EncryptionCodec([KEY])
     assert await codec.decode(await codec.encode(given)) == given
 
 
 async def test_ciphertexts_differ_and_show_nothing_when_payloads_are_alike() -> None:
-    codec = EncryptionCodec(KEY)
+    codec = EncryptionCodec([KEY])
     plain = Payload(metadata={"encoding": b"json/plain"}, data=b"a readable job")
     first, second = await codec.encode([plain, plain])
 
     assert first.data != second.data
     for encrypted in (first, second):
-        assert dict(encrypted.metadata) == {"encoding": b"binary/encrypted"}
+        assert dict(encrypted.metadata) == {
+            "encoding": b"binary/encrypted",
+            "encryption-key-id": hashlib.sha256(KEY).hexdigest()[:16].encode(),
+        }
         assert b"readable" not in encrypted.SerializeToString()
         assert b"json/plain" not in encrypted.SerializeToString()
 
 
 async def test_payload_passes_when_it_was_never_encrypted() -> None:
     plain = Payload(metadata={"encoding": b"json/plain"}, data=b"1")
-    assert await EncryptionCodec(KEY).decode([plain]) == [plain]
+    assert await EncryptionCodec([KEY]).decode([plain]) == [plain]
 
 
 @pytest.mark.parametrize("place", [0, 12, -1])
 async def test_payload_is_refused_when_a_bit_was_changed(place: int) -> None:
-    codec = EncryptionCodec(KEY)
+    codec = EncryptionCodec([KEY])
     (encrypted,) = await codec.encode([Payload(data=b"a readable job")])
     changed = bytearray(encrypted.data)
     changed[place] ^= 1
@@ -75,15 +79,35 @@ async def test_payload_is_refused_when_a_bit_was_changed(place: int) -> None:
 @pytest.mark.parametrize("data", [b"", b"short", bytes(28)])
 async def test_payload_is_refused_when_it_is_no_ciphertext(data: bytes) -> None:
     with pytest.raises(UnreadablePayloadError):
-        await EncryptionCodec(KEY).decode([Payload(metadata={"encoding": b"binary/encrypted"}, data=data)])
+        await EncryptionCodec([KEY]).decode([Payload(metadata={"encoding": b"binary/encrypted"}, data=data)])
 
 
 async def test_key_is_asked_for_and_nothing_is_told_when_it_is_another() -> None:
-    encrypted = await EncryptionCodec(KEY).encode([Payload(data=b"a readable job")])
+    encrypted = await EncryptionCodec([KEY]).encode([Payload(data=b"a readable job")])
     with pytest.raises(UnreadablePayloadError, match="ODS_PAYLOAD_KEY") as refused:
-        await EncryptionCodec(OTHER_KEY).decode(encrypted)
+        await EncryptionCodec([OTHER_KEY]).decode(encrypted)
     assert "readable" not in str(refused.value)
-    assert refused.value.__suppress_context__
+    assert refused.value.__context__ is None
+
+
+@pytest.mark.parametrize("keys", [[OTHER_KEY, KEY], [OTHER_KEY, bytes(reversed(KEY)), KEY], [KEY, OTHER_KEY]])
+async def test_payload_is_read_and_the_first_key_encrypts_when_there_are_several(keys: list[bytes]) -> None:
+    codec, plain = EncryptionCodec(keys), Payload(data=b"a readable job")
+    assert await codec.decode(await EncryptionCodec([KEY]).encode([plain])) == [plain]
+    (encrypted,) = await codec.encode([plain])
+    assert await EncryptionCodec(keys[:1]).decode([encrypted]) == [plain]
+
+
+@pytest.mark.parametrize("keys", [[KEY], [OTHER_KEY, KEY]])
+async def test_payload_is_read_when_an_earlier_version_wrote_it_without_naming_the_key(
+    keys: list[bytes],
+) -> None:
+    plain = Payload(data=b"a readable job")
+    (encrypted,) = await EncryptionCodec([KEY]).encode([plain])
+    del encrypted.metadata["encryption-key-id"]
+    assert await EncryptionCodec(keys).decode([encrypted]) == [plain]
+    with pytest.raises(UnreadablePayloadError):
+        await EncryptionCodec([OTHER_KEY]).decode([encrypted])
 
 
 def failed(inner: str, outer: str) -> ApplicationError:
@@ -129,6 +153,8 @@ async def test_exceptions_words_are_not_even_encrypted_when_nobody_foresaw_them(
 
     assert "a-secret" not in str(read)
     assert "ValueError" in str(read)
-    plain = await replace(converter, payload_codec=EncryptionCodec(KEY)).decode([failure.encoded_attributes])
+    plain = await replace(converter, payload_codec=EncryptionCodec([KEY])).decode(
+        [failure.encoded_attributes]
+    )
     assert "a-secret" not in str(plain)
     assert not plain[0]["stack_trace"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instances import encryption
-from instances.encryption import UndecipherableError, encrypt
+from instances.encryption import Keyring, UndecipherableError, encrypt
 from instances.secrets import OdsConnectionStrings
 from settings import InvalidSettingsError, Settings
 from tests.ods_api import decrypt
@@ -80,6 +80,35 @@ def test_decryption_fails_when_ciphertext_or_signature_was_altered(data: st.Data
 def test_decryption_fails_when_the_key_is_another() -> None:
     with pytest.raises(ValueError, match="signature"):
         decrypt(encrypt("text", KEY), KEY[::-1])
+
+
+def test_text_is_read_when_it_was_encrypted_with_any_of_the_keys() -> None:
+    current, previous, oldest = KEY, KEY[::-1], bytes(32)
+    ring = Keyring([current, previous, oldest])
+    for key in (current, previous, oldest):
+        assert ring.decrypt(encrypt("text", key)) == "text"
+    assert decrypt(ring.encrypt("text"), current) == "text"
+    with pytest.raises(UndecipherableError):
+        ring.decrypt(encrypt("text", bytes([1]) * 32))
+
+
+def test_text_is_encrypted_anew_only_when_it_was_with_a_previous_key() -> None:
+    ring = Keyring([KEY, KEY[::-1]])
+    assert ring.renewed(encrypt("text", KEY)) is None
+    assert decrypt(ring.renewed(encrypt("text", KEY[::-1])) or "", KEY) == "text"
+    with pytest.raises(UndecipherableError):
+        ring.renewed(encrypt("text", bytes(32)))
+
+
+def test_stored_strings_are_alike_when_they_say_the_same_under_different_keys(values: dict[str, Any]) -> None:
+    other = bytes(32)
+    values["encryption_key_previous"] = base64.b64encode(other).decode()
+    strings = OdsConnectionStrings.from_settings(Settings(**values))
+    key = base64.b64decode(values["encryption_key"])
+    assert strings.are_alike(encrypt("host=a", key), encrypt("host=a", other))
+    assert not strings.are_alike(encrypt("host=a", key), encrypt("host=b", other))
+    assert not strings.are_alike(encrypt("host=a", key), encrypt("host=a", KEY))
+    assert not strings.are_alike(encrypt("host=a", key), None)
 
 
 def test_connection_string_names_the_database_when_it_is_made(values: dict[str, Any]) -> None:

@@ -1,0 +1,44 @@
+"""`ods keys …`: the keys of the service."""
+
+import asyncio
+
+import typer
+
+from cli.errors import CommandError
+from cli.options import AsJson, Tenant
+from cli.output import say, show_json
+from instances.key_rotation import Rotation
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def keys() -> None:
+    """Keys, which the environment gives as it does to the API and the worker."""
+
+
+@app.command()
+def rotate(*, tenant: Tenant = None, as_json: AsJson = False) -> None:
+    """Encrypt stored connection strings with ODS_ENCRYPTION_KEY; exit 1 if some stay that no key can read.
+
+    Those of ODS_ENCRYPTION_KEY_PREVIOUS are read as well. It may be stopped at any time, and run again.
+    """
+    from cli import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+
+    outcome = asyncio.run(registry.rotate_keys(tenant))
+    if as_json:
+        show_json({name: vars(done) for name, done in outcome.rotations.items()})
+    else:
+        for name, done in outcome.rotations.items():
+            _show(f"Tenant {name}: " if outcome.multi_tenant else "", done)
+    if outcome.faults:
+        raise CommandError("\n".join(outcome.faults))
+    if any(done.unreadable for done in outcome.rotations.values()):
+        raise typer.Exit(1)
+
+
+def _show(where: str, done: Rotation) -> None:
+    say(f"{where}{done.renewed} re-encrypted, {done.current} had the key already.")
+    if done.unreadable:
+        found = ", ".join(done.unreadable)
+        say(f"{where}{len(done.unreadable)} cannot be read with any key, and stay as they are: {found}.")
