@@ -1,0 +1,159 @@
+"""All keys are rotated in three steps while jobs come in: nothing is ever unreadable."""
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+
+from activities.tenant import Tenant, composed
+from api.auth import Tokens
+from cli.polling import wait_until
+from cli.postgres import EmbeddedPostgres
+from instances.encryption import Keyring, decrypt
+from instances.jobs import InstanceJob
+from instances.key_rotation import rotate
+from instances.status import JobStatus, Template
+from settings import Settings
+from tests.end_to_end.conftest import Operator
+from tests.end_to_end.test_encryption import has_event
+from tests.servers import make_settings, session
+from worker import WORKERS
+from workflows import client
+from workflows.start import JobStarter
+
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+PAGE = Path(__file__).parents[2] / "docs" / "operations" / "rotating-keys.md"
+KEYS = ("encryption_key", "token_signing_key", "payload_key")
+
+
+def with_keys(settings: Settings, key: str, previous: str | None = None) -> Settings:
+    """The settings of a process that starts now: with these keys."""
+    own = {name: value for name, value in settings if name not in KEYS}
+    previous_keys = {f"{name}_previous": previous for name in KEYS}
+    return Settings(**(own | dict.fromkeys(KEYS, key) | previous_keys))
+
+
+@pytest.fixture
+def steps(postgres: EmbeddedPostgres, registry_dsn: str) -> dict[str, Settings]:
+    """The settings at each step of a rotation."""
+    settings = make_settings(postgres, registry_dsn)
+    return {
+        "before": with_keys(settings, OLD),
+        "announced": with_keys(settings, OLD, NEW),
+        "taken over": with_keys(settings, NEW, OLD),
+        "removed": with_keys(settings, NEW),
+    }
+
+
+@asynccontextmanager
+async def operating(settings: Settings) -> AsyncIterator[tuple[Operator, Tenant]]:
+    """An API's client and registry, started with these settings."""
+    temporal = await client.connect(settings)
+    async with composed(settings) as (tenant,):
+        starter = JobStarter(temporal, settings.registry_queue)
+        yield Operator(tenant.registry, tenant.catalog, starter, temporal), tenant
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[None]:
+    """A worker, started with these settings."""
+    async with operating(settings) as (operator, tenant), AsyncExitStack() as stack:
+        for worker in WORKERS:
+            await stack.enter_async_context(worker(operator.client, tenant))
+        yield
+
+
+async def is_closed(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether the workflow needs no key any more; it may go on for a moment after its row has the outcome."""
+    return (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING
+
+
+async def stored(registry_dsn: str) -> dict[int, str]:
+    """The encrypted connection strings, by OdsInstanceId."""
+    async with session(registry_dsn) as connection:
+        rows = await connection.fetch("SELECT odsinstanceid, connectionstring FROM dbo.odsinstances")
+    return {row["odsinstanceid"]: row["connectionstring"] for row in rows}
+
+
+async def test_everything_stays_readable_when_all_keys_are_rotated_between_jobs(
+    temporal: Client,
+    steps: dict[str, Settings],
+    registry_dsn: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
+    jobs: dict[str, InstanceJob] = {}
+
+    async def request(step: str) -> InstanceJob:
+        """An API of the step requests an instance; no worker runs."""
+        async with operating(steps[step]) as (operator, _):
+            job = await operator.create(f"{name} {len(jobs)}", Template.MINIMAL)
+        jobs[job.job_id] = job
+        return job
+
+    async def work(step: str) -> None:
+        """A worker of the step carries out whatever has been requested."""
+        async with operating(steps[step]) as (operator, _), working(steps[step]):
+            for job in jobs.values():
+                assert await operator.ended(job) is JobStatus.COMPLETED
+                handle = operator.client.get_workflow_handle(job.workflow_id)
+                await wait_until(partial(is_closed, handle), 30)
+
+    first = await request("before")
+    await work("before")
+    token = Tokens(steps["before"].token_signing_keys, 60).issue("me")
+    await request("before")
+    await request("announced")
+    await work("announced")
+    # In the middle of step 2: some processes have been restarted, and others have not.
+    await request("taken over")
+    await work("announced")
+    await request("announced")
+    await request("taken over")
+    await work("taken over")
+    assert await Tokens(steps["taken over"].token_signing_keys, 60).caller(token) is not None
+
+    async with operating(steps["taken over"]) as (_, tenant):
+        done = await rotate(tenant.engine, Keyring(steps["taken over"].encryption_keys))
+        assert (done.renewed, done.current, done.unreadable) == (4, 2, [])
+    (new,) = steps["removed"].encryption_keys
+    read = {number: decrypt(string, new) for number, string in (await stored(registry_dsn)).items()}
+    assert {number: text.rpartition("database=")[2] for number, text in read.items()} == {
+        job.ods_instance_id: job.database for job in jobs.values()
+    }
+
+    async with operating(steps["removed"]) as (operator, tenant), working(steps["removed"]):
+        assert [found for found in await tenant.drift.detect() if first.database in found.explanation] == []
+        assert await operator.ended(await operator.rename(first, f"{name} renamed")) is JobStatus.COMPLETED
+        for job in jobs.values():
+            assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    assert await Tokens(steps["removed"].token_signing_keys, 60).caller(token) is None
+
+
+async def test_job_waits_and_goes_on_when_the_old_payload_key_was_removed_too_early(
+    temporal: Client, steps: dict[str, Settings], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
+    async with operating(steps["before"]) as (operator, _):
+        job = await operator.create(name)
+        handle = operator.client.get_workflow_handle(job.workflow_id)
+        async with working(steps["removed"]):
+            await wait_until(lambda: has_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED), 20)
+        assert (await operator.instance(job)).status == "Pending"
+        query = re.findall('--query "(.+?)"', PAGE.read_text())[0].replace("2026-01-31", "2100-01-31")
+
+        async def is_listed() -> bool:
+            """Whether the command of the page says that the old key is needed."""
+            return job.workflow_id in await operator.temporal("workflow", "list", "--query", query)
+
+        await wait_until(is_listed, 10)
+        async with working(steps["taken over"]):
+            assert await operator.ended(job) is JobStatus.COMPLETED
