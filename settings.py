@@ -51,6 +51,8 @@ _POSTGRES_PORT = 5432
 DEFAULT_TENANT = "default"
 """The tenant every instance belongs to while multi-tenancy is off."""
 TENANT_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
+_VERSION = re.compile(r"v[0-9]+", re.IGNORECASE)
+"""The part of a path that names a version: the paths of a tenant of that name could not be told from it."""
 
 
 class InvalidSettingsError(Exception):
@@ -109,6 +111,11 @@ def _web_address(value: str) -> str:
     except ValidationError:
         raise ValueError("must look like https://server/path") from None
     return value  # as it was written: it is compared with what tokens say
+
+
+def uses_tls(address: str) -> bool:
+    """Whether what is fetched from the web address is protected on its way."""
+    return address.lower().startswith("https://")
 
 
 def _base64_key(value: SecretStr) -> SecretStr:
@@ -291,6 +298,9 @@ class ServiceSettings(BaseSettings):
         description="Whether an address may only so often register clients, ask for tokens and fail.",
     )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
+    oidc_insecure: bool = Field(
+        default=False, description="Whether addresses of the issuer may begin with `http://`: only for tests."
+    )
     oidc_issuer: WebAddress | None = Field(
         default=None, description="OpenID Connect issuer whose tokens are accepted, instead of our own."
     )
@@ -303,6 +313,13 @@ class ServiceSettings(BaseSettings):
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
     )
+
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _require_tls(cls, address: str | None, info: ValidationInfo) -> str | None:
+        if address is not None and not info.data.get("oidc_insecure") and not uses_tls(address):
+            raise ValueError("must begin with https://, or else ODS_OIDC_INSECURE must be true")
+        return address
 
     @field_validator("payload_key_previous")
     @classmethod
@@ -470,6 +487,8 @@ def _tenants(source: str | FileSecret | _RefusedSecret) -> dict[str, dict[str, A
     if not all(map(TENANT_NAME.fullmatch, tenants)):
         raise ValueError("the name of a tenant has 1 to 50 letters (A to Z), digits and hyphens")
     for name, own in tenants.items():
+        if _VERSION.fullmatch(name):
+            raise ValueError(f"{name} cannot be the name of a tenant: in paths, it names a version")
         if own.keys() - _OWN - _OWN_FILES.keys():
             raise ValueError(
                 f"{name}: may have {', '.join(sorted(_OWN))}; in files {', '.join(sorted(_OWN_FILES))};"

@@ -25,6 +25,7 @@ _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
 _READING = {"GET", "HEAD"}
+_LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,13 @@ class Tokens:
 
 def _claims(token: str, key: bytes) -> dict[str, Any]:
     return jwt.decode(
-        token, key, [_ALGORITHM], audience=_AUDIENCE, issuer=_ISSUER, options={"require": _CLAIMS}
+        token,
+        key,
+        [_ALGORITHM],
+        audience=_AUDIENCE,
+        issuer=_ISSUER,
+        leeway=_LEEWAY_SECONDS,
+        options={"require": _CLAIMS},
     )
 
 

@@ -1,6 +1,7 @@
 """Tokens of an OpenID Connect issuer, checked with the keys that it publishes."""
 
 import asyncio
+import json
 import logging
 import math
 from time import monotonic
@@ -13,7 +14,7 @@ from api.auth import Caller
 from api.limiter import RateLimiter
 from api.problems import ProblemError
 from logs import fault_name
-from settings import ServiceSettings
+from settings import ServiceSettings, uses_tls
 
 _ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -28,6 +29,7 @@ _LEEWAY_SECONDS = 30  # the issuer has a clock of its own
 _FRESH_SECONDS = 600  # after that, a key that the issuer has withdrawn is not accepted any more
 _TRUSTED_SECONDS = 3600  # how long the keys count if the issuer cannot be asked again
 _PATIENCE_SECONDS = 5
+_LARGEST_DOCUMENT = 1024 * 1024  # bytes; a document of the issuer takes some thousands
 
 _Key = dict[str, Any]
 
@@ -42,11 +44,13 @@ class IssuerKeys:
     Args:
         issuer: its address.
         jwks_url: where the keys are; without it, the issuer's discovery document says.
+        insecure: whether what the issuer says may come without TLS.
     """
 
-    def __init__(self, issuer: str, jwks_url: str | None) -> None:
+    def __init__(self, issuer: str, jwks_url: str | None, *, insecure: bool) -> None:
         self._issuer = issuer
         self._jwks_url = jwks_url
+        self._insecure = insecure
         self._keys: list[_Key] = []
         self._fetched_at = -math.inf
         self._away = False
@@ -102,24 +106,39 @@ class IssuerKeys:
     async def _fetch(self) -> list[_Key]:
         async with httpx.AsyncClient() as client, asyncio.timeout(_PATIENCE_SECONDS):
             address = self._jwks_url or await self._discovered(client)
-            keys = (await _document(client, address)).get("keys")
+            keys = (await self._document(client, address)).get("keys")
         if not isinstance(keys, list):
             raise ValueError("The document has no keys")  # noqa: TRY004 - so is all else that is wrong with it
         return [key for key in keys if isinstance(key, dict)]
 
     async def _discovered(self, client: httpx.AsyncClient) -> str:
-        found = await _document(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+        found = await self._document(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
         if found.get("issuer") != self._issuer:
             raise ValueError("The document is another issuer's")
         return str(found.get("jwks_uri"))
 
+    async def _document(self, client: httpx.AsyncClient, address: str) -> dict[str, Any]:
+        if not (self._insecure or uses_tls(address)):
+            raise ValueError("The document is not protected on its way")
+        document = json.loads(await _bounded(client, address))
+        if not isinstance(document, dict):
+            raise ValueError("The document is no JSON object")  # noqa: TRY004 - so is all else that is wrong with it
+        return document
 
-async def _document(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
-    answer = await client.get(address)
-    document = answer.raise_for_status().json()
-    if not isinstance(document, dict):
-        raise ValueError("The document is no JSON object")  # noqa: TRY004 - so is all else that is wrong with it
-    return document
+
+async def _bounded(client: httpx.AsyncClient, address: str) -> bytes:
+    """What is at `address`, as it was sent: nothing grows while it is decompressed.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    body = bytearray()
+    async with client.stream("GET", address, headers={"Accept-Encoding": "identity"}) as answer:
+        async for piece in answer.raise_for_status().aiter_raw():
+            body += piece
+            if len(body) > _LARGEST_DOCUMENT:
+                raise ValueError("The document is too large")
+    return bytes(body)
 
 
 class IssuerTokens:
@@ -141,7 +160,7 @@ class IssuerTokens:
         """What checks the tokens of the issuer that is configured; None if there is none."""
         if settings.oidc_issuer is None:
             return None
-        keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url)
+        keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url, insecure=settings.oidc_insecure)
         return cls(keys, settings.oidc_issuer, settings.oidc_audience)
 
     async def caller(self, token: str) -> Caller | None:

@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 from typing import Any
 
 import httpx
@@ -116,6 +117,16 @@ async def test_token_of_a_previous_key_is_valid_and_new_ones_have_the_current_ke
         for name, settings in {"before": before, "after": after, "removed": removed}.items()
     }
     assert valid == {"before": [True, False], "after": [True, True], "removed": [False, True]}
+
+
+@pytest.mark.parametrize(("difference", "told"), [(3, 200), (30, 401)])
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+async def test_token_is_judged_with_some_seconds_to_spare_when_clocks_differ(
+    idle_stranger: httpx.AsyncClient, idle_settings: Settings, claim: str, difference: int, told: int
+) -> None:
+    at = int(time.time()) + (-difference if claim == "exp" else difference)
+    changes: dict[str, Any] = {claim: at}
+    assert (await get(idle_stranger, token(idle_settings, **changes))).status_code == told
 
 
 async def test_request_is_unauthorized_when_the_token_is_not_signed(

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +19,8 @@ from jwt.utils import base64url_encode
 
 from api import oidc
 from api.auth import FULL_ACCESS, READ_ONLY
+from api.oidc import IssuerKeys
+from api.problems import ProblemError
 from cli.client import AdminApi
 from settings import Settings
 from tests.api import server
@@ -45,7 +48,7 @@ def issuer(power: ExitStack) -> Issuer:
 @pytest.fixture
 async def client(idle_settings: Settings, issuer: Issuer) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API that trusts the issuer."""
-    trusting = idle_settings.model_copy(update={"oidc_issuer": issuer.url})
+    trusting = idle_settings.model_copy(update={"oidc_issuer": issuer.url, "oidc_insecure": True})
     async with running(trusting, NOBODY) as app, client_of(app) as client:
         yield client
 
@@ -261,7 +264,11 @@ async def test_keys_are_fetched_once_when_many_requests_come_at_once(
 async def test_discovery_is_not_asked_when_the_address_of_the_keys_is_configured(
     idle_settings: Settings, issuer: Issuer
 ) -> None:
-    addresses = {"oidc_issuer": issuer.url, "oidc_jwks_url": issuer.documents.pop(DISCOVERY)["jwks_uri"]}
+    addresses = {
+        "oidc_issuer": issuer.url,
+        "oidc_jwks_url": issuer.documents.pop(DISCOVERY)["jwks_uri"],
+        "oidc_insecure": True,
+    }
     async with (
         running(idle_settings.model_copy(update=addresses), NOBODY) as app,
         client_of(app) as client,
@@ -344,6 +351,8 @@ async def test_nobody_waits_again_when_the_issuer_has_failed_and_the_key_is_know
         (KEYS, b"[" * 100_000),
         (KEYS, []),
         (KEYS, {"keys": "none"}),
+        (DISCOVERY, b" " * 1_100_000 + b"{}"),
+        (KEYS, json.dumps({"keys": [published(RSA, "RS256")], "more": "x" * 1_100_000}).encode()),
     ],
 )
 async def test_service_is_unavailable_until_the_issuer_publishes_what_it_should(
@@ -363,6 +372,26 @@ async def test_service_is_unavailable_when_the_address_of_the_keys_is_impossible
 ) -> None:
     issuer.documents[DISCOVERY]["jwks_uri"] = address
     assert_unavailable(await ask(client, issuer.token()))
+
+
+async def test_keys_are_not_fetched_without_tls_when_only_the_issuer_has_it(
+    idle_settings: Settings, issuer: Issuer
+) -> None:
+    keys = IssuerKeys(issuer.url, issuer.documents[DISCOVERY]["jwks_uri"], insecure=False)
+    with pytest.raises(ProblemError):
+        await keys.find("a-key", "RS256")
+    assert issuer.asked == []
+
+
+async def test_reading_ends_early_when_a_document_has_no_end(
+    client: httpx.AsyncClient, issuer: Issuer
+) -> None:
+    issuer.documents[KEYS] = b" " * 50_000_000
+    tracemalloc.start()
+    assert_unavailable(await ask(client, issuer.token()))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000
 
 
 async def test_service_is_unavailable_soon_when_the_issuer_does_not_answer(
@@ -402,7 +431,7 @@ async def test_command_line_uses_the_issuers_token_when_it_is_told_where_to_get_
         ) as api:
             return [row["name"] for row in api.instances()]
 
-    async with server.serving(idle_settings, ODS_OIDC_ISSUER=issuer.url) as serving:
+    async with server.serving(idle_settings, ODS_OIDC_ISSUER=issuer.url, ODS_OIDC_INSECURE="true") as serving:
         assert await asyncio.to_thread(names) == []
 
 
@@ -412,6 +441,6 @@ async def test_command_line_uses_the_issuers_token_when_it_is_told_where_to_get_
 async def test_token_is_good_for_the_tenant_that_it_names_when_there_are_several(
     idle_settings: Settings, issuer: Issuer, claim: object, told: int
 ) -> None:
-    several = make_tenant_settings({"tenant1": idle_settings}, oidc_issuer=issuer.url)
+    several = make_tenant_settings({"tenant1": idle_settings}, oidc_issuer=issuer.url, oidc_insecure=True)
     async with running(several, NOBODY) as app, client_of(app, headers={"tenant": "Tenant1"}) as client:
         assert await status(client, issuer.token(tenant=claim)) == told

@@ -50,7 +50,8 @@ READ: dict[str, tuple[str, Any]] = {
     "TOKEN_LIFETIME": ("1", 1),
     "OIDC_ISSUER": ("https://login.example/realms/ods/", "https://login.example/realms/ods/"),
     "OIDC_AUDIENCE": ("a", "a"),
-    "OIDC_JWKS_URL": ("http://login.example:8080/keys", "http://login.example:8080/keys"),
+    "OIDC_JWKS_URL": ("https://login.example:8080/keys", "https://login.example:8080/keys"),
+    "OIDC_INSECURE": ("true", True),
     "TEMPORAL_UI_URL": ("https://temporal.example:8233/ui", "https://temporal.example:8233/ui"),
 }
 SQLALCHEMY_DSN = "postgresql+asyncpg://u:bad-value@h/d"  # asyncpg itself does not understand it
@@ -101,9 +102,10 @@ REFUSED: dict[str, list[str]] = {
     "REGISTRATION": ["", "bad-value", "2"],
     "RATE_LIMITING": ["", "bad-value", "2"],
     "TOKEN_LIFETIME": ["", "bad-value", "0", "-1", "1.5"],
-    "OIDC_ISSUER": BAD_ADDRESSES,
+    "OIDC_INSECURE": ["", "bad-value", "2"],
+    "OIDC_ISSUER": [*BAD_ADDRESSES, "http://bad-value.example/realm"],
     "OIDC_AUDIENCE": [""],
-    "OIDC_JWKS_URL": BAD_ADDRESSES,
+    "OIDC_JWKS_URL": [*BAD_ADDRESSES, "HTTP://bad-value.example/keys"],
 }
 UNCHECKED = {"INSTANCE_CONNECTION_STRING", "TEMPORAL_UI_URL"}
 """The first is parsed where it is used (`OdsConnectionStrings.from_settings`), the second only shown."""
@@ -189,6 +191,15 @@ def test_no_secret_is_told_when_settings_are_represented(monkeypatch: pytest.Mon
     assert KEY not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     assert "secret" not in repr(settings)
     assert "secret" not in f"{settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize("name", ["OIDC_ISSUER", "OIDC_JWKS_URL"])
+def test_address_without_tls_is_accepted_when_a_setting_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("ODS_OIDC_INSECURE", "true")
+    monkeypatch.setenv(f"ODS_{name}", "http://login.example/x")
+    assert read(Settings.load(), name) == "http://login.example/x"
 
 
 def test_defaults_hold_when_only_the_required_variables_are_set() -> None:

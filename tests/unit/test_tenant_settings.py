@@ -155,6 +155,22 @@ def test_name_of_a_tenant_is_refused_when_no_header_can_have_it(
     assert refusal(monkeypatch, {name: tenant}).startswith("ODS_TENANTS: the name of a tenant")
 
 
+@pytest.mark.parametrize("name", ["v1", "V2", "v3", "v10"])
+def test_name_of_a_tenant_is_refused_when_it_is_that_of_a_version(
+    monkeypatch: pytest.MonkeyPatch, tenant: Values, name: str
+) -> None:
+    told = refusal(monkeypatch, {name: tenant})
+    assert told.startswith(f"ODS_TENANTS: {name} cannot be the name of a tenant")
+
+
+@pytest.mark.parametrize("name", ["v", "v1x", "av1", "v-1"])
+def test_name_of_a_tenant_is_accepted_when_it_is_only_like_that_of_a_version(
+    monkeypatch: pytest.MonkeyPatch, tenant: Values, name: str
+) -> None:
+    monkeypatch.setenv("ODS_TENANTS", json.dumps({name: tenant}))
+    assert list(loaded().tenants) == [name]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "secret", "[]", "5", "null", '{"a": "secret"}', '{"a": null}', '{"a": {}, "A": {}}', "[" * 9999],
