@@ -1,12 +1,21 @@
 """How answers look: camelCase, nulls written out, times in ISO 8601 and UTC."""
 
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from time import monotonic
+from typing import Annotated, Self, TypeVar
 
+from fastapi import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from instances.models import Job
+
+_AT_ONCE_SECONDS = 0.002
+"""How long a list is worked on before other requests get their turn."""
+
+_Item = TypeVar("_Item")
 
 
 class Answer(BaseModel):
@@ -39,3 +48,19 @@ class Waiting(Answer):
         if job.waitingfor is None or job.waitingsince is None or job.waitinguntil is None:
             return None
         return cls(reason=job.waitingfor, since=job.waitingsince, until=job.waitinguntil)
+
+
+async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:
+    """The items one by one; other requests are served every two milliseconds in between."""
+    due = monotonic() + _AT_ONCE_SECONDS
+    for item in items:
+        if monotonic() >= due:
+            await asyncio.sleep(0)
+            due = monotonic() + _AT_ONCE_SECONDS
+        yield item
+
+
+async def list_response(answers: AsyncIterable[Answer]) -> Response:
+    """The JSON array of `answers`, which is written as they come: it may be long."""
+    written = [answer.model_dump_json() async for answer in answers]
+    return Response(f"[{','.join(written)}]", media_type="application/json")

@@ -2,12 +2,12 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
 from api import problems
-from api.answers import Answer, UtcTime
+from api.answers import Answer, UtcTime, list_response, paced
 from api.auth import bearer_token
-from api.requests import Count
+from api.requests import Limit, Offset
 from api.services import Serving
 from instances.models import AuditRow
 
@@ -32,11 +32,13 @@ class AuditAnswer(Answer):
 
 @router.get(
     "",
+    response_model=list[AuditAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def list_audit(services: Serving, offset: Count = 0, limit: Count = 25) -> list[AuditAnswer]:
+async def list_audit(services: Serving, offset: Offset = 0, limit: Limit = 25) -> Response:
     """A page of what was asked, the newest first; `omitted` counts refusals before it that were not kept."""
-    return [_answer(row) for row in await services.audit.page(offset=offset, limit=limit)]
+    rows = await services.audit.page(offset=offset, limit=limit)
+    return await list_response(_answer(row) async for row in paced(rows))
 
 
 def _answer(row: AuditRow) -> AuditAnswer:

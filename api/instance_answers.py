@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import AliasGenerator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.answers import Answer, UtcTime, Waiting
+from api.answers import Answer, UtcTime, Waiting, paced
 from api.services import Services
 from instances.jobs import job_id
 from instances.models import DbInstance
@@ -92,10 +92,10 @@ class Instance(Answer):
 
 async def describe(rows: Sequence[DbInstance], services: Services) -> list[Instance]:
     """The answers for `rows`, in their order."""
-    under_way = [row for row in rows if _phase(row)]
+    under_way = [row async for row in paced(rows) if _phase(row)]
     progress = await _progress(under_way, services)
     waits = await _waits(under_way, services)
-    return [_instance(row, progress.get(row.id), waits.get(row.id), services) for row in rows]
+    return [_instance(row, progress.get(row.id), waits.get(row.id), services) async for row in paced(rows)]
 
 
 async def _waits(rows: Sequence[DbInstance], services: Services) -> dict[int, Waiting]:
@@ -122,7 +122,7 @@ async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int,
             elapsed_seconds=round(ages.get(_job_id(row) or "", 0), 3),
             estimated_seconds=_rounded(usual[row.operation, row.databasetemplate]),
         )
-        for row in rows
+        async for row in paced(rows)
     }
 
 

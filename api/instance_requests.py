@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from api.instance_answers import Instance, describe
 from api.problems import ProblemError
-from api.requests import BODY_REFUSALS, Count, JsonObject, Properties, documented_body
+from api.requests import BODY_REFUSALS, Count, JsonObject, Limit, Offset, Properties, documented_body
 from api.services import Serving
 from api.trail import Noting
 from instances.naming import MAX_NAME_LENGTH, name_faults
@@ -70,8 +70,8 @@ NewInstance = Annotated[_NewInstance, Depends(_new_instance)]
 class _Selection:
     """Which instances a list shows; the filters are exact."""
 
-    offset: Count = 0
-    limit: Count = 25
+    offset: Offset = 0
+    limit: Limit = 25
     id: Count | None = None
     name: str | None = None
 

@@ -1,12 +1,12 @@
 """`/v2/dbInstances`: instances, requested, looked at, renamed, deleted, retried."""
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
 from api import problems
+from api.answers import list_response, paced
 from api.auth import bearer_token
 from api.instance_answers import Accepted, Instance
 from api.instance_requests import (
@@ -45,10 +45,10 @@ async def create_instance(new: NewInstance, requests: InstanceRequests, response
     return Accepted.of(requested)
 
 
-@router.get("", responses=problems.documented(*READ_REFUSALS))
-async def list_instances(selection: Selection, requests: InstanceRequests) -> Sequence[Instance]:
+@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
+async def list_instances(selection: Selection, requests: InstanceRequests) -> Response:
     """A page of instances by id, deleted ones included."""
-    return await requests.select(selection)
+    return await list_response(paced(await requests.select(selection)))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))

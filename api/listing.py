@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 
 from api.problems import ProblemError
-from api.requests import Count
+from api.requests import Limit, Offset
 from instances.listing import Listing, Page
 
 _DESCENDING = {"desc", "descending"}
@@ -16,8 +16,8 @@ def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dep
     words = {word.lower(): word for word in listing.words}
 
     def read(
-        offset: Count = 0,
-        limit: Count = 25,
+        offset: Offset = 0,
+        limit: Limit = 25,
         order_by: Annotated[
             str, Query(alias="orderBy", description=f"One of {', '.join(listing.words)}, in any case.")
         ] = "",

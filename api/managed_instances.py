@@ -1,12 +1,13 @@
 """`/v2/odsInstances/manage`: the instances of `/v2/dbInstances`, in words and answers of their own."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
 from api import problems
+from api.answers import list_response, paced
 from api.auth import bearer_token
 from api.instance_answers import Instance
 from api.instance_requests import (
@@ -62,10 +63,11 @@ async def create_managed_instance(
     return _managed(await requests.show(requested))
 
 
-@router.get("", responses=problems.documented(*READ_REFUSALS))
-async def list_managed_instances(selection: Selection, requests: InstanceRequests) -> Sequence[Instance]:
+@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
+async def list_managed_instances(selection: Selection, requests: InstanceRequests) -> Response:
     """A page of instances by id, deleted ones included."""
-    return [_managed(instance) for instance in await requests.select(selection)]
+    instances = await requests.select(selection)
+    return await list_response(_managed(instance) async for instance in paced(instances))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from api import problems
-from api.answers import Done
+from api.answers import Done, list_response, paced
 from api.auth import bearer_token
 from api.listing import page_of
 from api.ods_instance_answers import ContextAnswer
@@ -55,10 +55,15 @@ def _draft(body: JsonObject) -> ContextDraft:
 Draft = Annotated[ContextDraft, Depends(_draft)]
 
 
-@router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
-async def list_contexts(services: Serving, page: Annotated[Page, page_of(CONTEXTS)]) -> list[ContextAnswer]:
+@router.get(
+    "",
+    response_model=list[ContextAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
+async def list_contexts(services: Serving, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
     """A page of the contexts of all ODS instances."""
-    return [ContextAnswer.of(row) for row in await services.catalog.contexts(page)]
+    rows = await services.catalog.contexts(page)
+    return await list_response(ContextAnswer.of(row) async for row in paced(rows))
 
 
 @router.post(

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from api import problems
-from api.answers import Done
+from api.answers import Done, list_response, paced
 from api.auth import bearer_token
 from api.listing import page_of
 from api.ods_instance_answers import DerivativeAnswer
@@ -59,12 +59,15 @@ def _draft(body: JsonObject) -> DerivativeDraft:
 Draft = Annotated[DerivativeDraft, Depends(_draft)]
 
 
-@router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
-async def list_derivatives(
-    services: Serving, page: Annotated[Page, page_of(DERIVATIVES)]
-) -> list[DerivativeAnswer]:
+@router.get(
+    "",
+    response_model=list[DerivativeAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
+async def list_derivatives(services: Serving, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
     """A page of the derivatives of all ODS instances."""
-    return [DerivativeAnswer.of(row) for row in await services.catalog.derivatives(page)]
+    rows = await services.catalog.derivatives(page)
+    return await list_response(DerivativeAnswer.of(row) async for row in paced(rows))
 
 
 @router.post(

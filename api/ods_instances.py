@@ -1,5 +1,6 @@
 """ODS instances: what the ODS/API routes to."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from api import problems
-from api.answers import Done
+from api.answers import Done, list_response, paced
 from api.auth import bearer_token
 from api.instance_requests import InstanceRequests
 from api.listing import page_of
@@ -57,21 +58,25 @@ def _draft(body: JsonObject) -> OdsInstanceDraft:
 Draft = Annotated[OdsInstanceDraft, Depends(_draft)]
 
 
-@router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
+@router.get(
+    "",
+    response_model=list[OdsInstanceAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
 async def list_ods_instances(
     services: Serving,
     page: Annotated[Page, page_of(ODS_INSTANCES)],
     id: Count | None = None,  # noqa: A002 - the query's own word
     name: str | None = None,
     instanceType: str | None = None,  # noqa: N803 - the query's own word
-) -> list[OdsInstanceAnswer]:
+) -> Response:
     """A page of ODS instances; the filters are exact."""
-    if not is_storable((name or "") + (instanceType or "")):
-        return []
-    rows = await services.catalog.ods_instances(
-        page, ods_instance_id=id, name=name, instance_type=instanceType
-    )
-    return [OdsInstanceAnswer.of(row) for row in rows]
+    rows: Sequence[OdsInstance] = []
+    if is_storable((name or "") + (instanceType or "")):
+        rows = await services.catalog.ods_instances(
+            page, ods_instance_id=id, name=name, instance_type=instanceType
+        )
+    return await list_response(OdsInstanceAnswer.of(row) async for row in paced(rows))
 
 
 @router.post(

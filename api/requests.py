@@ -25,6 +25,10 @@ _FORM = re.compile(FORM_TYPE, re.IGNORECASE)
 _LARGEST_BODY = 1024 * 1024  # bytes; no request needs a hundredth of it
 
 Count = Annotated[int, Query(ge=0, le=MAX_INT32)]
+Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+"""Rows of a list to leave out. PostgreSQL reads each of them."""
+Limit = Annotated[int, Query(ge=0, le=10_000)]
+"""Rows of a list to show. Clients that want them all ask for 10,000."""
 
 
 def path_id(resource: str, name: str = "instance_id") -> Any:  # noqa: ANN401 - as FastAPI types its dependencies

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Response
 
 from api import problems
-from api.answers import Answer
+from api.answers import Answer, paced
 from api.auth import bearer_token
 from api.managed_status import ManagedStatus, managed_status
 from api.requests import JSON_TYPE
@@ -59,13 +59,15 @@ async def get_tenant_view(name: str, services: Serving, tenants: Tenants) -> Res
     """Every ODS instance, and every instance without one, with the education organizations last read."""
     if tenants.named(name) is not services:  # of another tenant, nothing is told
         return Response(status_code=HTTPStatus.NOT_FOUND)
-    return Response(_written(services.tenant, await services.tenant_view.instances()), media_type=JSON_TYPE)
+    instances = await services.tenant_view.instances()
+    return Response(await _written(services.tenant, instances), media_type=JSON_TYPE)
 
 
-def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:
+async def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:
     """The JSON of a `Tenant`, which may be large: the organizations are written already."""
     name = json.dumps(tenant)
-    return f'{{"id":{name},"name":{name},"odsInstances":[{",".join(map(_instance, instances))}]}}'
+    listed = ",".join([_instance(one) async for one in paced(instances)])
+    return f'{{"id":{name},"name":{name},"odsInstances":[{listed}]}}'
 
 
 def _instance(one: ViewedInstance) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Insert, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from instances.engine import single_statements
+from instances.engine import fetch_all, single_statements
 from instances.models import UTC_NOW, AuditRow
 from instances.rules import printable
 
@@ -60,7 +60,7 @@ class AuditTrail:
         """A page of entries, the newest first."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).offset(offset).limit(limit)
         async with self._sessions() as session:
-            return (await session.scalars(query)).all()
+            return await fetch_all(session, query)
 
 
 def insertion(entry: AuditEntry) -> Insert:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from instances.applications import Application, applications_of
-from instances.engine import single_statements
+from instances.engine import fetch_all, single_statements
 from instances.errors import InstanceNotFoundError
 from instances.listing import Listing, Page, by_utf16
 from instances.models import (
@@ -187,7 +187,7 @@ class Catalog:
 
     async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
         async with self._sessions() as session:
-            return (await session.scalars(query)).all()
+            return await fetch_all(session, query)
 
     async def _one(self, query: Select[_Row]) -> _Row | None:
         async with self._sessions() as session:

@@ -341,10 +341,10 @@ async def test_page_is_as_large_as_asked_when_there_are_very_many_rows(
         " SELECT 'n' || n, n, 'Pending', 'Minimal', 'd' || n, 'Create', 1 FROM generate_series(1, 33000) n"
     )
     page = (await api.get(INSTANCES, params={"limit": 10_000})).json()
-    everything = (await api.get(INSTANCES, params={"limit": 2_147_483_647})).json()
+    last = (await api.get(INSTANCES, params={"limit": 10_000, "offset": 30_000})).json()
 
     assert [instance["name"] for instance in page[:3]] == ["n1", "n2", "n3"]
-    assert (len(page), len(everything)) == (10_000, 33_000)
+    assert (len(page), len(last)) == (10_000, 3_000)
 
 
 async def test_pages_follow_each_other_by_id_when_offset_and_limit_say_so(
