@@ -293,6 +293,12 @@ class ServiceSettings(BaseSettings):
     registration: bool = Field(
         default=False, description="Whether `/connect/register` always admits new clients."
     )
+    json_limit: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        le=4 * 1024 * 1024,
+        description="Bytes that the JSON of a request may have.",
+    )
     rate_limiting: bool = Field(
         default=True,
         description="Whether an address may only so often register clients, ask for tokens and fail.",

@@ -1,5 +1,11 @@
-"""Reading requests: what cannot be read is refused, what can be read is judged by its endpoint."""
+"""Reading requests: what cannot be read is refused, what can be read is judged by its endpoint.
 
+A body is bounded before it is parsed, so that parsing it never takes longer than some milliseconds. The
+process does nothing else meanwhile, and a thread would not help: the parser does not let go of the
+interpreter's lock.
+"""
+
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +17,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
 from api.problems import ProblemError
+from api.services import Serving
 
 MAX_INT32 = 2**31 - 1
 """The largest number that an `integer` column holds."""
@@ -22,7 +29,17 @@ _NUMBER = re.compile(r"-?[0-9]{1,10}")
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 _FORM = re.compile(FORM_TYPE, re.IGNORECASE)
-_LARGEST_BODY = 1024 * 1024  # bytes; no request needs a hundredth of it
+
+_BODY_SECONDS = 10
+"""How long a body is waited for."""
+_MOST_RECEIVED = 16 * 1024 * 1024
+"""Bytes of a body that is too large which are received, and not kept, so that its sender reads the answer."""
+_LARGEST_FORM = 16 * 1024  # bytes
+_MOST_FIELDS = 20
+_MOST_VALUES = 10_000
+"""Of a JSON text; reading that many takes a millisecond."""
+_LONGEST_NUMBER = 100
+"""Digits; the time to read a number grows with their square."""
 
 Count = Annotated[int, Query(ge=0, le=MAX_INT32)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
@@ -88,22 +105,63 @@ class Texts:
         return None
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_BODY:
-            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large")
+async def _body(request: Request, limit: int) -> bytes:
+    """The body of the request.
+
+    Raises:
+        ProblemError: 413, it has more than `limit` bytes; 408, it does not arrive in time.
+    """
+    if int(request.headers.get("content-length", 0)) > _MOST_RECEIVED:
+        raise _too_large(limit)
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    body += chunk
+                elif size > _MOST_RECEIVED:
+                    break
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "The body did not arrive in time",
+            {"Connection": "close"},
+            detail=f"Send the whole body within {_BODY_SECONDS} seconds.",
+        ) from None
+    if size > limit:
+        raise _too_large(limit)
     return bytes(body)
 
 
-async def _json_object(request: Request) -> Properties[Any]:
-    body = await _body(request)
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large", detail=f"Send at most {limit:,} bytes."
+    )
+
+
+async def _json_object(request: Request, services: Serving) -> Properties[Any]:
+    body = await _body(request, services.settings.json_limit)
     if not body:
         return Properties({})
     _require_type(request, _JSON, JSON_TYPE)
+    return parsed_json(body)
+
+
+def parsed_json(body: bytes) -> Properties[Any]:
+    """The properties of the JSON object that `body` is.
+
+    Raises:
+        ProblemError: 400, it is none, or it has too many values.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "The body has too many values",
+            detail=f"Send at most {_MOST_VALUES:,} commas and opening brackets, those in texts included.",
+        )
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_integer)
     except (ValueError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not well-formed JSON") from None
     if not isinstance(value, dict | None):
@@ -115,11 +173,32 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is Python's, and no JSON")
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError("The number is too long")
+    return int(digits)
+
+
 async def _form(request: Request) -> Properties[str]:
-    body = await _body(request)
+    body = await _body(request, _LARGEST_FORM)
     if not body:
         return Properties({})
     _require_type(request, _FORM, FORM_TYPE)
+    return parsed_form(body)
+
+
+def parsed_form(body: bytes) -> Properties[str]:
+    """The fields of the form that `body` is.
+
+    Raises:
+        ProblemError: 400, it is none, or it has too many fields.
+    """
+    if body.count(b"&") >= _MOST_FIELDS:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "The form has too many fields",
+            detail=f"Send at most {_MOST_FIELDS} fields.",
+        )
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:  # replacing what is no UTF-8 would make one id of many
@@ -133,6 +212,7 @@ Form = Annotated[Properties[str], Depends(_form)]
 
 BODY_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from api.problems import ProblemError
 
+_MOST_FIELDS = 100  # of a query; each is looked at, whether or not the endpoint knows it
 _ANY_CASE = re.IGNORECASE | re.ASCII  # of Latin letters: no other is in our paths
 
 
@@ -72,12 +73,19 @@ class Places:
         """Make path and query of the request those of the endpoint that it means.
 
         Raises:
-            ProblemError: 404, there is no such path; 405, the verb cannot be used there.
+            ProblemError: 404, there is no such path; 405, the verb cannot be used there; 400, the query has too
+                many fields.
         """
         place, scope["path"] = self._find(scope)
         if scope["method"] not in place.verbs:
             raise ProblemError.of_status(
                 HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(place.verbs))}
+            )
+        if scope["query_string"].count(b"&") >= _MOST_FIELDS:
+            raise ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                "The query has too many fields",
+                detail=f"Send at most {_MOST_FIELDS} fields.",
             )
         scope["query_string"] = place.query(scope["query_string"])
 

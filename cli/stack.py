@@ -244,7 +244,10 @@ def _worker(shutdown_timeout: float) -> Command:
 
 
 def _api(port: int) -> Command:
-    server = ("--host", _HOST, "--port", str(port), "--timeout-graceful-shutdown", str(_API_STOP_SECONDS))
+    server = (
+        *("--host", _HOST, "--port", str(port), "--http", "api.server_protocol:TimedProtocol"),
+        *("--timeout-graceful-shutdown", str(_API_STOP_SECONDS)),
+    )
     return Command(
         name="api",
         arguments=(sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", *server),

@@ -47,7 +47,10 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
 async def start(
     port: int, variables: Mapping[str, str], *options: str, output: int | IO[bytes] = PIPE
 ) -> Process:
-    arguments = ("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port), *options)
+    arguments = (
+        *("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port)),
+        *("--http", "api.server_protocol:TimedProtocol", *options),
+    )
     root = Path(__file__).parents[2]
     return await asyncio.create_subprocess_exec(
         sys.executable, *arguments, env=variables, cwd=root, stdout=output, stderr=output

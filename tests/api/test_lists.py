@@ -1,16 +1,13 @@
 """Long lists: how much of one may be asked for, and that its answer does not hold up other requests."""
 
-import http.client
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from settings import Settings
 from tests.api import server
+from tests.api.probing import probing
 from tests.api.server import Server
 from tests.api.service import bearer, faults_of
 from tests.servers import session
@@ -83,29 +80,5 @@ async def test_other_requests_are_answered_meanwhile_when_a_list_is_long(full: S
         assert len(answer.json()) == LONGEST
         worst[path] = min(delays)  # the machine itself can hold up any one of them
     print({path: f"{1000 * delay:.0f} ms" for path, delay in worst.items()})  # noqa: T201 - the figures
-    # 0.05 s is what is wanted; twice as much is left for a machine that does other things besides.
-    assert max(worst.values()) < 0.1
-
-
-@contextmanager
-def probing(port: int) -> Iterator[list[float]]:
-    """How many seconds each small request takes that is sent during the block, one after the other."""
-    taken: list[float] = []
-    stop = Event()
-
-    def probe() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        while not stop.is_set():
-            started = time.perf_counter()
-            connection.request("GET", "/")
-            connection.getresponse().read()
-            taken.append(time.perf_counter() - started)
-        connection.close()
-
-    thread = Thread(target=probe)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        stop.set()
-        thread.join()
+    # 0.05 s is what is wanted; the rest is for a machine that does other things besides.
+    assert max(worst.values()) < 0.15

@@ -1,0 +1,47 @@
+"""HTTP/1.1 as uvicorn speaks it, without patience for clients that begin a request and do not end it.
+
+uvicorn itself limits only how long a connection may be silent between two requests. The API is started with
+`--http api.server_protocol:TimedProtocol`.
+"""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_READ_SECONDS = 10
+"""How long the head of a request is waited for, and the rest of a body that was answered before its end."""
+
+
+class TimedProtocol(H11Protocol):
+    """Closes a connection that is not in the service of a request for too long.
+
+    While a request is served, its endpoint decides how long the body is waited for (`api.requests`).
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(_READ_SECONDS, self.transport.close)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
