@@ -73,8 +73,8 @@ class Places:
         """Make path and query of the request those of the endpoint that it means.
 
         Raises:
-            ProblemError: 404, there is no such path; 405, the verb cannot be used there; 400, the query has too
-                many fields.
+            ProblemError: 404, there is no such path; 405, the verb cannot be used there; 400, the query has
+                too many fields.
         """
         place, scope["path"] = self._find(scope)
         if scope["method"] not in place.verbs:
