@@ -48,6 +48,8 @@ _FILE = "_file"
 _SCHEMES = {"postgresql", "postgres"}
 _POSTGRES_PORT = 5432
 
+_HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]|\*")
+
 DEFAULT_TENANT = "default"
 """The tenant every instance belongs to while multi-tenancy is off."""
 TENANT_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
@@ -113,6 +115,12 @@ def _web_address(value: str) -> str:
     return value  # as it was written: it is compared with what tokens say
 
 
+def _host_names(value: str) -> str:
+    if not all(_HOST_NAME.fullmatch(name.strip()) for name in value.split(",")):
+        raise ValueError("must be names without ports and with commas between them, such as ods.example.org")
+    return value
+
+
 def uses_tls(address: str) -> bool:
     """Whether what is fetched from the web address is protected on its way."""
     return address.lower().startswith("https://")
@@ -164,6 +172,7 @@ Keys = Annotated[Secret, AfterValidator(_base64_keys)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+HostNames = Annotated[str, AfterValidator(_host_names)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 _Unused = Annotated[None, BeforeValidator(_unused)]
 
@@ -292,6 +301,10 @@ class ServiceSettings(BaseSettings):
     )
     registration: bool = Field(
         default=False, description="Whether `/connect/register` always admits new clients."
+    )
+    allowed_hosts: HostNames | None = Field(
+        default=None,
+        description="Hosts that requests may name, separated by commas; `*.` for subdomains. Without, any.",
     )
     json_limit: int = Field(
         default=1024 * 1024,

@@ -36,6 +36,7 @@ from api import (
     tenant_view,
     tenants,
 )
+from api.hosts import AllowedHosts
 from api.limits import ConnectLimits
 from api.oidc import IssuerTokens
 from api.protocol import ProtocolMiddleware
@@ -55,7 +56,10 @@ _logger = logging.getLogger(__name__)
 def create_app() -> FastAPI:
     """The API with the settings of the environment: the process's entry point."""
     _configure_logging()
-    app = app_with(_settings_of_environment())
+    settings = _settings_of_environment()
+    if settings.allowed_hosts is None:
+        _logger.warning("ODS_ALLOWED_HOSTS is not set: requests are served whatever host they name.")
+    app = app_with(settings)
     # What is here by now stays. To look through it for garbage takes 100 ms, in which nobody is answered.
     gc.freeze()
     return app
@@ -82,7 +86,8 @@ def app_with(settings: AnySettings) -> FastAPI:
         app.include_router(module.router)
     if settings.oidc_issuer is None:
         app.include_router(connect.router)
-    app.add_middleware(ProtocolMiddleware, places=Places(app.routes))
+    hosts = AllowedHosts(settings.allowed_hosts)
+    app.add_middleware(ProtocolMiddleware, hosts=hosts, places=Places(app.routes))
     return app
 
 

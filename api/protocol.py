@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.auth import authenticate
+from api.hosts import AllowedHosts
 from api.problems import ProblemError
 from api.routing import Places, path_of
 from api.services import Services, services_of
@@ -26,8 +27,9 @@ _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
 class ProtocolMiddleware:
     """Lets a request through to the endpoint that it means, or answers why not."""
 
-    def __init__(self, app: ASGIApp, places: Places) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, places: Places) -> None:
         self._app = app
+        self._hosts = hosts
         self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +49,7 @@ class ProtocolMiddleware:
         Raises:
             ProblemError: it may not. The first of these checks that it fails decides the answer.
         """
+        self._hosts.require(connection)
         path = path_of(connection.scope)
         connection.scope["state"]["services"] = tenancy(connection).of(connection)
         _require_version(path)

@@ -30,6 +30,7 @@ from cli.temporal_server import TemporalServer
 from settings import Settings
 
 _HOST = "127.0.0.1"
+_LOOPBACK_HOSTS = f"{_HOST},localhost,[::1]"
 _MAINTENANCE_DATABASE = "postgres"
 _SPARES = "2"
 """Unlike in production, disk is no matter: the templates are small."""
@@ -118,7 +119,10 @@ class _Stack:
         secrets = self._secrets
         os.environ.setdefault("ODS_SPARES", _SPARES)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else every program on this machine is believed
+        further_hosts = os.environ.get("ODS_ALLOWED_HOSTS")
         own = {
+            "ODS_ALLOWED_HOSTS": f"{_LOOPBACK_HOSTS},{further_hosts}" if further_hosts else _LOOPBACK_HOSTS,
             "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
             "ODS_MASTER_DSN": self._service_dsn(_MAINTENANCE_DATABASE),
             "ODS_INSTANCE_CONNECTION_STRING": f"host={_HOST};port={secrets.postgres_port};"

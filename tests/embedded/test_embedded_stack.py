@@ -43,6 +43,42 @@ async def test_everything_is_healthy_when_the_stack_file_appears(stack: DataFold
     assert await healthy(published(stack))
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:1", 200), ("[::1]", 200), ("evil.example", 400)],
+)
+async def test_only_names_of_this_machine_are_served_when_the_stack_serves(
+    stack: DataFolder, host: str, status: int
+) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(published(stack)["api"]["url"], headers={"Host": host})
+    assert answer.status_code == status
+
+
+async def test_forwarded_address_is_not_believed_when_no_proxy_was_named(stack: DataFolder) -> None:
+    serving = published(stack)
+    grant = {
+        "grant_type": "client_credentials",
+        "scope": "edfi_admin_api/full_access",
+        "client_id": serving["client"]["id"],
+        "client_secret": serving["client"]["secret"],
+    }
+    async with httpx.AsyncClient(base_url=serving["api"]["url"], trust_env=False) as client:
+        forged = {"X-Forwarded-For": "192.0.2.77"}
+        assert (await client.post("/connect/token", data=grant, headers=forged)).is_success
+        token = (await client.post("/connect/token", data=grant)).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+
+        async def addresses() -> list[str]:
+            return [entry["address"] for entry in (await client.get("/v2/audit", params={"limit": 2})).json()]
+
+        async def are_written() -> bool:
+            return len(await addresses()) == 2
+
+        await wait_until(are_written, 10)
+        assert await addresses() == ["127.0.0.1"] * 2
+
+
 def test_stack_file_is_private_and_complete_when_the_stack_serves(stack: DataFolder) -> None:
     content = json.loads(stack.stack_file.read_text())
     assert stack.stack_file.stat().st_mode & 0o777 == 0o600
