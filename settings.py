@@ -316,6 +316,9 @@ class ServiceSettings(BaseSettings):
         default=True,
         description="Whether an address may only so often register clients, ask for tokens and fail.",
     )
+    audit_retention: int = Field(
+        default=400, ge=1, le=36_500, description="Days that an entry of the audit trail is kept."
+    )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
     oidc_insecure: bool = Field(
         default=False, description="Whether addresses of the issuer may begin with `http://`: only for tests."

@@ -117,15 +117,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with composed(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
-        beside: list[asyncio.Task[Any]] = [asyncio.create_task(one.launcher.catch_up()) for one in services]
-        beside.append(asyncio.create_task(_stop_if_refused(poolers)))
+        background: list[asyncio.Task[Any]] = [
+            asyncio.create_task(task)
+            for one in services
+            for task in (one.launcher.catch_up(), one.recorder.keep())
+        ]
+        background.append(asyncio.create_task(_stop_if_refused(poolers)))
         try:
             yield
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*background, return_exceptions=True)
             await asyncio.gather(*(one.launcher.settle() for one in services))
+            await asyncio.gather(*(one.recorder.flush() for one in services))
 
 
 async def _poolers_examined(settings: AnySettings) -> PoolerCheck:

@@ -36,7 +36,11 @@ class AuditAnswer(Answer):
     responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
 async def list_audit(services: Serving, offset: Offset = 0, limit: Limit = 25) -> Response:
-    """A page of what was asked, the newest first; `omitted` counts refusals before it that were not kept."""
+    """A page of what was asked, the newest first.
+
+    Refusals of callers who have not proven who they are have one entry a minute and network of addresses:
+    the last of them, and in `omitted` how many there were before it.
+    """
     rows = await services.audit.page(offset=offset, limit=limit)
     return await list_response(_answer(row) async for row in paced(rows))
 

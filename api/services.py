@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Self
 from urllib.parse import quote
@@ -105,7 +106,7 @@ class Services:
             authority=issuer or ClientTokens(tokens, Standings(clients.standing)),
             limits=limits,
             audit=audit,
-            recorder=Recorder(audit.record),
+            recorder=Recorder(audit.record, partial(audit.prune, timedelta(days=settings.audit_retention))),
         )
 
     def workflow_url(self, ods_instance_id: int) -> str | None:

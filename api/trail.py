@@ -1,21 +1,23 @@
 """What of a request is written to the audit trail, and how: without holding anybody up.
 
-Written are calls that change something, granted or not, and refusals of any call. Of callers who have not
-proven who they are only so many refusals are written, so that nobody can fill the disk from outside.
+Written are calls that change something, granted or not, and refusals of any call. Refusals of callers who
+have not proven who they are are counted: one entry a minute and network tells how many there were.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from itertools import count
+from typing import Annotated, NoReturn
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.limiter import RateLimiter, peer, subscriber
+from api.limiter import peer
+from api.refusals import AnonymousRefusals
 from instances.audit import AuditEntry
 from logs import fault_name
 
@@ -32,6 +34,11 @@ _WRITES_AT_ONCE = 2
 """Of the ten connections that requests share; the trail may not take them all from an outage's victims."""
 _WRITES_WAITING = 100
 _PATIENCE_SECONDS = 5
+
+_COUNTING_SECONDS = 60
+"""How long refusals of one network are counted before an entry is written about them."""
+_COUNTS_PER_PRUNING = 60
+_PRUNING_PAUSE_SECONDS = 0.1
 
 _logger = logging.getLogger(__name__)
 
@@ -60,27 +67,45 @@ class Recorder:
 
     Args:
         write: appends one entry to the trail.
+        prune: removes some entries that are too old; whether there may be more of them.
     """
 
-    def __init__(self, write: Callable[[AuditEntry], Awaitable[None]]) -> None:
+    def __init__(
+        self, write: Callable[[AuditEntry], Awaitable[None]], prune: Callable[[], Awaitable[bool]]
+    ) -> None:
         self._write = write
+        self._prune = prune
         self._slots = asyncio.Semaphore(_WRITES_AT_ONCE)
         self._waiting = 0
-        self._per_address = RateLimiter(burst=20, interval=60)
-        self._together = RateLimiter(burst=200, interval=1)
-        self._omitted = 0
+        self._refusals = AnonymousRefusals()
 
     async def record(self, entry: AuditEntry) -> None:
-        """Write `entry` if it is to be written."""
-        if entry.client is None and entry.status >= HTTPStatus.BAD_REQUEST:
-            if not self._admits_stranger(entry.address):
-                self._omitted += 1
-                return
-            entry, self._omitted = replace(entry, omitted=self._omitted), 0
-        await self._attempt(entry)
+        """Write `entry`, or count it."""
+        anonymous = entry.client is None and entry.status >= HTTPStatus.BAD_REQUEST
+        admitted = self._refusals.admit(entry) if anonymous else entry
+        if admitted is not None:
+            await self._attempt(admitted)
 
-    def _admits_stranger(self, address: str) -> bool:
-        return not (self._per_address.wait(subscriber(address)) or self._together.wait(""))
+    async def keep(self) -> NoReturn:
+        """Every minute write what was counted; every hour remove what is too old."""
+        for counting in count():
+            await asyncio.sleep(_COUNTING_SECONDS)
+            await self.flush()
+            if counting % _COUNTS_PER_PRUNING == 0:
+                await self._prune_all()
+        raise AssertionError  # there is always a next number
+
+    async def flush(self) -> None:
+        """Write what was counted."""
+        await asyncio.gather(*map(self._attempt, self._refusals.take()))
+
+    async def _prune_all(self) -> None:
+        """Remove what is too old, a little at a time: requests need the registry as well."""
+        try:
+            while await self._prune():  # noqa: ASYNC110 - a pause, not a wait
+                await asyncio.sleep(_PRUNING_PAUSE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong, the next hour brings another try
+            _logger.warning("Old entries stay in the audit trail for now: %s", fault_name(error))
 
     async def _attempt(self, entry: AuditEntry) -> None:
         if self._waiting >= _WRITES_WAITING:

@@ -17,7 +17,7 @@ _COLUMNS = {
     "jobId": "JOB",
     "status": "STATUS",
     "title": "REASON",
-    "omitted": "OMITTED BEFORE",
+    "omitted": "OTHERS LIKE IT",
 }
 _MOST = 10_000
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, func, insert, literal, select
+from sqlalchemy import ColumnElement, Insert, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from instances.engine import fetch_all, single_statements
 from instances.models import UTC_NOW, AuditRow
 from instances.rules import printable
+
+_PRUNED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class AuditEntry:
         job: the job that it led to, if any.
         status: the HTTP status of the answer.
         title: what was wrong, if anything was.
-        omitted: refusals of unknown callers before this one that were not recorded.
+        omitted: further refusals of the same network, in the minute before, that this entry stands for.
     """
 
     client: str | None
@@ -42,7 +45,7 @@ class AuditEntry:
 
 
 class AuditTrail:
-    """Reads and extends the trail; nothing in it is ever changed."""
+    """Reads and extends the trail; nothing in it is ever changed, and only what is old is removed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = single_statements(engine)
@@ -55,6 +58,15 @@ class AuditTrail:
         values = select(*map(_expression, row, row.values())).select_from(unhurried)
         async with self._sessions() as session:
             await session.execute(insert(AuditRow).from_select(list(row), values))
+
+    async def prune(self, retention: timedelta) -> bool:
+        """Remove some of the entries that are older than `retention`; whether there may be more of them."""
+        # Entries are numbered as time goes: what is old is found without looking at all the others.
+        oldest = select(AuditRow.id).order_by(AuditRow.id).limit(_PRUNED_AT_ONCE)
+        outdated = delete(AuditRow).where(AuditRow.id.in_(oldest), AuditRow.at < UTC_NOW - retention)
+        async with self._sessions() as session:
+            removed = await session.execute(outdated.returning(AuditRow.id))
+            return len(removed.all()) == _PRUNED_AT_ONCE
 
     async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
         """A page of entries, the newest first."""

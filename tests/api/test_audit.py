@@ -8,17 +8,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import trail
 from api.trail import Recorder
 from cli.polling import wait_until
-from instances.audit import AuditEntry
+from instances.audit import AuditEntry, AuditTrail
 from settings import Settings
 from tests.api.server import Server
-from tests.api.service import bearer, client_of, tokens
+from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.servers import session
 
 AUDIT = "/v2/audit"
@@ -32,8 +34,7 @@ GRANT = {
     "client_secret": SECRET,
     "scope": "edfi_admin_api/full_access",
 }
-PER_ADDRESS = 20
-TOGETHER = 200
+NETWORKS = 10
 ENTRY = AuditEntry("a-client", "192.0.2.1", "POST", "/v2/sweep", None, None, 202, None)
 REFUSAL = replace(ENTRY, client=None, status=401)
 
@@ -184,31 +185,73 @@ async def test_newest_come_first_when_the_trail_is_paged(api: httpx.AsyncClient)
     assert (await api.get(AUDIT, params={"limit": -1})).status_code == 400
 
 
-async def test_few_entries_are_written_when_a_stranger_scans(
+async def counted(app: FastAPI) -> None:
+    """Have written what was counted, as every minute does it."""
+    for services in app.state.tenancy:
+        await services.recorder.flush()
+
+
+async def test_one_entry_counts_the_others_when_a_stranger_scans(
     api: httpx.AsyncClient, stranger: httpx.AsyncClient, app: FastAPI
 ) -> None:
-    for number in range(PER_ADDRESS + 30):
+    for number in range(50):
         await stranger.get(f"/v2/{number}")
-    assert len(await entries(api, limit=1000)) == PER_ADDRESS
-    async with client_of(app, address="192.0.2.2") as neighbour:
-        await neighbour.get(INSTANCES)
+    (first,) = await entries(api)
+    assert (first["path"], first["omitted"]) == ("/v2/0", 0)  # it is told at once
+    await counted(app)
+    last, _ = await entries(api)
+    assert (last["path"], last["omitted"], last["address"]) == ("/v2/49", 48, "127.0.0.1")
+
+    for number in range(7):
+        await stranger.get(f"/v2/{number}")
+    await counted(app)
+    assert [(entry["path"], entry["omitted"]) for entry in await entries(api)][:2] == [
+        ("/v2/6", 6),
+        ("/v2/49", 48),
+    ]
+    await counted(app)  # a minute without any
+    await stranger.get("/v2/again")
     newest = (await entries(api))[0]
-
-    # What was left out is not concealed.
-    assert (newest["address"], newest["omitted"]) == ("192.0.2.2", 30)
+    assert (newest["path"], newest["omitted"]) == ("/v2/again", 0)
 
 
-async def test_every_change_is_written_when_strangers_have_used_up_their_share(
-    api: httpx.AsyncClient, stranger: httpx.AsyncClient
+async def test_networks_are_counted_apart_when_several_are_refused(
+    api: httpx.AsyncClient, app: FastAPI
 ) -> None:
-    for _ in range(PER_ADDRESS + 5):
+    for address in ("192.0.2.1", "2001:db8::1", "2001:db8::2", "192.0.2.1", "2001:db8:0:1::1"):
+        async with client_of(app, address=address) as client:
+            await client.get(INSTANCES)
+    await counted(app)
+
+    assert [(entry["address"], entry["omitted"]) for entry in reversed(await entries(api))] == [
+        ("192.0.2.1", 0),
+        ("2001:db8::1", 0),
+        ("2001:db8:0:1::1", 0),
+        ("2001:db8::/64", 0),
+        ("192.0.2.1", 0),
+    ]
+
+
+async def test_counts_are_written_when_the_service_stops(settings: Settings, registry_dsn: str) -> None:
+    async with running(settings, NOBODY) as app, client_of(app) as client:
+        for number in range(3):
+            await client.get(f"/v2/{number}")
+    async with session(registry_dsn) as connection:
+        rows = await connection.fetch("SELECT path, omitted FROM adminapi.audit ORDER BY id")
+    assert [tuple(row) for row in rows] == [("/v2/0", 0), ("/v2/2", 1)]
+
+
+async def test_every_change_is_written_when_strangers_are_counted(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, app: FastAPI
+) -> None:
+    for number in range(25):
         await stranger.get(INSTANCES)
-    for number in range(PER_ADDRESS + 5):
         await api.delete(f"{INSTANCES}/{number}")
+    await counted(app)
     written = await entries(api, limit=1000)
 
-    assert len([entry for entry in written if entry["client"]]) == PER_ADDRESS + 5
-    assert {entry["omitted"] for entry in written} == {0}
+    assert len([entry for entry in written if entry["client"]]) == 25
+    assert [entry["omitted"] for entry in written if not entry["client"]] == [23, 0]
 
 
 async def test_text_is_marked_when_it_is_cut_or_cleaned(api: httpx.AsyncClient, registry_dsn: str) -> None:
@@ -284,6 +327,10 @@ async def test_answer_comes_at_once_when_writing_the_trail_takes_long(
         await wait_until(all_are_written, 10)
 
 
+async def nothing_old() -> bool:
+    return False
+
+
 class Trail:
     """Takes entries, when it may."""
 
@@ -297,26 +344,31 @@ class Trail:
         self.written.append(entry)
 
 
-async def test_strangers_share_one_limit_when_they_have_many_addresses() -> None:
+async def test_few_entries_are_written_when_strangers_have_very_many_addresses() -> None:
     trail_ = Trail()
-    recorder = Recorder(trail_.record)
-    for number in range(TOGETHER + 100):
-        await recorder.record(replace(REFUSAL, address=f"2001:db8:0:{number:x}::1"))
-    assert len(trail_.written) == TOGETHER
+    recorder = Recorder(trail_.record, nothing_old)
+    for minute in range(3):
+        for number in range(1000):
+            await recorder.record(replace(REFUSAL, address=f"2001:db8:{minute}:{number:x}::1"))
+        await recorder.flush()
+
+    # Ten are told at once in each minute, and one stands for the others.
+    assert len(trail_.written) == 3 * (NETWORKS + 1)
+    assert [entry.omitted for entry in trail_.written if entry.address == "other addresses"] == [989] * 3
 
 
 async def test_refusals_of_known_clients_are_all_written_when_there_are_many() -> None:
     trail_ = Trail()
-    recorder = Recorder(trail_.record)
-    for _ in range(TOGETHER + 100):
+    recorder = Recorder(trail_.record, nothing_old)
+    for _ in range(300):
         await recorder.record(replace(REFUSAL, client="a-client"))
-    assert len(trail_.written) == TOGETHER + 100
+    assert len(trail_.written) == 300
 
 
 async def test_entries_are_given_up_and_told_when_too_many_wait(caplog: pytest.LogCaptureFixture) -> None:
     trail_ = Trail()
     trail_.open.clear()
-    recorder = Recorder(trail_.record)
+    recorder = Recorder(trail_.record, nothing_old)
     waiting = [asyncio.create_task(recorder.record(ENTRY)) for _ in range(150)]
     await asyncio.sleep(0)  # lets each of them come as far as it can
     assert sum(task.done() for task in waiting) == 50
@@ -332,9 +384,64 @@ async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
     monkeypatch.setattr(trail, "_PATIENCE_SECONDS", 0.05)
     trail_ = Trail()
     trail_.open.clear()
-    recorder = Recorder(trail_.record)
+    recorder = Recorder(trail_.record, nothing_old)
     await asyncio.gather(*(recorder.record(ENTRY) for _ in range(5)))
     assert caplog.text.count("was not written to the audit trail: TimeoutError") == 5
     trail_.open.set()
     await recorder.record(ENTRY)
     assert trail_.written == [ENTRY]
+
+
+@pytest.fixture
+async def aged(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session on a registry with 2500 entries that are too old, and two that are not."""
+    async with session(registry_dsn) as connection:
+        for days, number in ((401, 2500), (399, 2)):
+            await connection.execute(
+                "INSERT INTO adminapi.audit (at, address, method, path, status, omitted)"
+                " SELECT timezone('utc', now()) - make_interval(days => $1), '192.0.2.1', 'POST', '/', 202, 0"
+                " FROM generate_series(1, $2)",
+                days,
+                number,
+            )
+        yield connection
+
+
+async def test_old_entries_are_removed_in_batches_when_the_service_runs(
+    settings: Settings, aged: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "_COUNTING_SECONDS", 0.05)
+    left = "SELECT count(*) FROM adminapi.audit"
+    async with running(settings, NOBODY):
+
+        async def only_new_ones_are_left() -> bool:
+            return bool(await aged.fetchval(left) == 2)
+
+        await wait_until(only_new_ones_are_left, 10)
+    assert await aged.fetchval(left) == 2
+
+
+async def test_batch_is_small_when_old_entries_are_removed(
+    engine: AsyncEngine, aged: asyncpg.Connection
+) -> None:
+    audit, retention = AuditTrail(engine), timedelta(days=400)
+    assert [await audit.prune(retention) for _ in range(4)] == [True, True, False, False]
+    assert await aged.fetchval("SELECT count(*) FROM adminapi.audit") == 2
+
+
+async def test_pruning_is_tried_again_and_told_when_the_registry_refuses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trail, "_COUNTING_SECONDS", 0.001)
+    monkeypatch.setattr(trail, "_COUNTS_PER_PRUNING", 1)
+    asked = asyncio.Event()
+
+    async def prune() -> bool:
+        if not caplog.text.count("Old entries stay in the audit trail for now: OSError"):
+            raise OSError
+        asked.set()
+        return False
+
+    keeping = asyncio.create_task(Recorder(Trail().record, prune).keep())
+    await asyncio.wait_for(asked.wait(), 10)
+    keeping.cancel()
