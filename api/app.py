@@ -36,6 +36,7 @@ from api import (
     tenant_view,
     tenants,
 )
+from api.health import HealthMonitor
 from api.hosts import AllowedHosts
 from api.limits import ConnectLimits
 from api.oidc import IssuerTokens
@@ -117,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with composed(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
+        app.state.health = HealthMonitor(app.state.tenancy)
         background: list[asyncio.Task[Any]] = [
             asyncio.create_task(task)
             for one in services
@@ -130,7 +132,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await asyncio.gather(*(one.launcher.settle() for one in services))
-            await asyncio.gather(*(one.recorder.flush() for one in services))
+            await asyncio.gather(app.state.health.close(), *(one.recorder.flush() for one in services))
 
 
 async def _poolers_examined(settings: AnySettings) -> PoolerCheck:

@@ -1,115 +1,109 @@
-"""Whether the parts that the service is made of are there.
-
-Without the registry nothing works. Without Temporal or workers, requests are accepted and their jobs wait.
-"""
+"""How the service is, and its parts: found out for all who ask at a time, and at most every two seconds."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Iterator
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import chain
+from time import monotonic
+from typing import Annotated
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.client import Client
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from api.answers import Answer
-from api.services import Services
-from api.temporal import PATIENCE, answer_of
+from api.health_checks import Check, HealthStatus, Result, checks
+from api.temporal import PATIENCE
 from api.tenancy import Tenancy
-from instances.catalog import Catalog
-from logs import fault_name
 
-_POLLER_MEMORY = timedelta(seconds=70)
-"""A poll lasts up to a minute, and Temporal remembers pollers for five: older ones are gone."""
-
-_WORKFLOWS = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-_ACTIVITIES = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
-
-_logger = logging.getLogger(__name__)
-
-
-class HealthStatus(StrEnum):
-    """How well the service, or a part of it, is."""
-
-    HEALTHY = "Healthy"
-    DEGRADED = "Degraded"
-    UNHEALTHY = "Unhealthy"
-
-
-class Result(Answer):
-    """How one part is."""
-
-    name: str
-    status: HealthStatus
+_FRESH_SECONDS = 2.0
+"""How long what was found out is told again."""
 
 
 class Health(Answer):
-    """How the service is: unhealthy if no tenant's registry answers, degraded if any part is not healthy."""
+    """How the service is: unhealthy if no tenant's registry works, degraded if any part is not healthy."""
 
     status: HealthStatus
     results: list[Result]
 
 
-async def examine(tenants: Tenancy) -> Health:
-    """Look at every part at once, for at most two seconds."""
-    registries, others = await asyncio.gather(
-        asyncio.gather(*(_registry(services, several=tenants.multi_tenant) for services in tenants)),
-        asyncio.gather(*_others(tenants)),
-    )
+@dataclass(frozen=True)
+class Report:
+    """What was found out, as it is answered.
+
+    Args:
+        status: 503 if no tenant's requests can be accepted.
+        body: a `Health` in JSON.
+    """
+
+    status: HTTPStatus
+    body: bytes
+
+
+class HealthMonitor:
+    """Finds out how the parts of the service are, once for all who ask meanwhile and shortly after.
+
+    Args:
+        tenants: whose parts they are.
+    """
+
+    def __init__(self, tenants: Tenancy) -> None:
+        self._tenants = tenants
+        self._examining: asyncio.Task[Report] | None = None
+        self._fresh_until = 0.0
+        self._late: set[asyncio.Task[list[Result]]] = set()
+
+    async def report(self) -> Report:
+        """How the service is, or was two seconds ago."""
+        if self._examining is None or (self._examining.done() and monotonic() >= self._fresh_until):
+            self._examining = asyncio.create_task(self._examine())
+        return await asyncio.shield(self._examining)  # others wait for it as well
+
+    async def close(self) -> None:
+        """Wait for what was asked and has not been answered."""
+        examining = [self._examining] if self._examining else []
+        await asyncio.gather(*examining, *self._late, return_exceptions=True)
+
+    async def _examine(self) -> Report:
+        """Look at every part at once, for at most two seconds."""
+        asked = {asyncio.create_task(check.results()): check for check in checks(self._tenants)}
+        _, late = await asyncio.wait(asked, timeout=PATIENCE)
+        for task in late:
+            self._abandon(task)
+        results = chain.from_iterable(_told(task, check, late) for task, check in asked.items())
+        report = _report(list(results))
+        self._fresh_until = monotonic() + _FRESH_SECONDS
+        return report
+
+    def _abandon(self, task: asyncio.Task[list[Result]]) -> None:
+        """Cancel `task` without waiting until it has closed its connections."""
+        task.cancel()
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+
+def _told(
+    task: asyncio.Task[list[Result]], check: Check, late: Iterable[asyncio.Task[list[Result]]]
+) -> list[Result]:
+    return check.unanswered() if task in late else task.result()
+
+
+def _report(results: list[Result]) -> Report:
+    # A registry is the only part that can be unhealthy.
+    registries = [one for one in results if one.name.partition(":")[0] == "database"]
     if all(registry.status is HealthStatus.UNHEALTHY for registry in registries):
-        status = HealthStatus.UNHEALTHY
-    elif all(part.status is HealthStatus.HEALTHY for part in (*registries, *others)):
-        status = HealthStatus.HEALTHY
+        status, code = HealthStatus.UNHEALTHY, HTTPStatus.SERVICE_UNAVAILABLE
+    elif all(one.status is HealthStatus.HEALTHY for one in results):
+        status, code = HealthStatus.HEALTHY, HTTPStatus.OK
     else:
-        status = HealthStatus.DEGRADED
-    return Health(status=status, results=[*registries, *others])
+        status, code = HealthStatus.DEGRADED, HTTPStatus.OK
+    return Report(code, Health(status=status, results=results).model_dump_json(exclude_none=True).encode())
 
 
-async def _registry(services: Services, *, several: bool) -> Result:
-    name = f"database:{services.tenant}" if several else "database"
-    return await _result(name, _answers(services.catalog), HealthStatus.UNHEALTHY)
+def health_monitor(connection: HTTPConnection) -> HealthMonitor:
+    """The monitor of this process."""
+    monitor: HealthMonitor = connection.app.state.health
+    return monitor
 
 
-def _others(tenants: Tenancy) -> Iterator[Awaitable[Result]]:
-    """Temporal, and whether somebody polls the task queues of each tenant."""
-    temporal = next(iter(tenants)).temporal
-    yield _result("temporal", answer_of(temporal.service_client.check_health()), HealthStatus.DEGRADED)
-    for settings in (services.settings for services in tenants):
-        for queue, kinds in (
-            (settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
-            (settings.ddl_queue, (_ACTIVITIES,)),
-            (settings.refresh_queue, (_ACTIVITIES,)),
-        ):
-            polled = answer_of(_has_pollers(temporal, queue, *kinds))
-            yield _result(f"taskQueue:{queue}", polled, HealthStatus.DEGRADED)
-
-
-async def _result(name: str, check: Awaitable[bool], otherwise: HealthStatus) -> Result:
-    try:
-        healthy = await check
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the part, it is not healthy
-        _logger.warning("%s is not healthy: %s", name, fault_name(error))
-        healthy = False
-    return Result(name=name, status=HealthStatus.HEALTHY if healthy else otherwise)
-
-
-async def _answers(catalog: Catalog) -> bool:
-    async with asyncio.timeout(PATIENCE):
-        await catalog.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
-    return True
-
-
-async def _has_pollers(temporal: Client, queue: str, *kinds: TaskQueueType.ValueType) -> bool:
-    return all(await asyncio.gather(*(_has_poller(temporal, queue, kind) for kind in kinds)))
-
-
-async def _has_poller(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
-    described = await temporal.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=temporal.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
-        )
-    )
-    oldest = datetime.now(UTC) - _POLLER_MEMORY
-    return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in described.pollers)
+Monitor = Annotated[HealthMonitor, Depends(health_monitor)]

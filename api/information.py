@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from http import HTTPStatus
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Response
 
 from api.answers import Answer
-from api.health import Health, HealthStatus, examine
+from api.health import Health, Monitor
+from api.requests import JSON_TYPE
 from api.tenancy import Tenants
 
 router = APIRouter(tags=["Information"])
@@ -31,6 +33,7 @@ class Information(Answer):
     tenancy: Tenancy = Tenancy()
 
 
+@router.head("/", operation_id="head_information")
 @router.get("/")
 async def get_information(tenants: Tenants) -> Information:
     """Versions and tenancy."""
@@ -39,10 +42,12 @@ async def get_information(tenants: Tenants) -> Information:
     return Information(tenancy=Tenancy(multitenant_mode=True, tenants=[one.tenant for one in tenants]))
 
 
-@router.get("/health", responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}})
-async def get_health(tenants: Tenants, response: Response) -> Health:
-    """How registries, Temporal and workers are; 503 if no tenant's requests can be accepted."""
-    health = await examine(tenants)
-    if health.status is HealthStatus.UNHEALTHY:
-        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    return health
+_UNHEALTHY: dict[int | str, dict[str, Any]] = {HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}}
+
+
+@router.head("/health", response_model=Health, responses=_UNHEALTHY, operation_id="head_health")
+@router.get("/health", response_model=Health, responses=_UNHEALTHY)
+async def get_health(monitor: Monitor) -> Response:
+    """How registries, servers, Temporal, workers and passes are; 503 if no request can be accepted."""
+    report = await monitor.report()
+    return Response(report.body, report.status, media_type=JSON_TYPE)

@@ -24,6 +24,7 @@ from instances.connecting import (
     require_usable,
     setting_statements,
 )
+from instances.engine import IS_WRITABLE
 from secret_files import DsnSource, current
 
 _Answer = TypeVar("_Answer")
@@ -103,6 +104,16 @@ class Server:
         async with self._kept() as session:
             await _first_answer(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
             yield session
+
+    async def is_writable(self) -> bool:
+        """Whether databases can be created and dropped: the server answers, and is no standby.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached or refuses.
+        """
+        async with self.session() as session:
+            with faults_explained({}):
+                return bool(await session.fetchval(IS_WRITABLE))
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:

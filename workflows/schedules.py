@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio.client import (
     Client,
@@ -89,6 +89,33 @@ async def require_own(client: Client, installation: str, tenant: str) -> None:
     found = await _described(client, schedule_id(tenant, RECONCILE))
     if found is not None:
         await _require_own(found, installation)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """When a schedule was last acted on.
+
+    Args:
+        at: the moment; None if it has not been acted on yet.
+        is_paused: whether an operator has stopped it.
+    """
+
+    at: datetime | None
+    is_paused: bool
+
+
+async def last_runs(client: Client) -> dict[str, LastRun]:
+    """The last run of every schedule of the namespace, by its id: asked for all at once, however many.
+
+    Raises:
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    runs = {}
+    async for listed in await client.list_schedules():
+        actions = listed.info.recent_actions if listed.info else ()
+        is_paused = listed.schedule.state.paused if listed.schedule else False
+        runs[listed.id] = LastRun(actions[-1].started_at if actions else None, is_paused)
+    return runs
 
 
 async def trigger(client: Client, tenant: str, name: str) -> None:

@@ -324,8 +324,8 @@ async def test_path_is_not_found_when_it_is_unknown(contract: Server, known: str
         (f"PATCH {INSTANCES}", "GET, POST"),
         (f"PATCH {INSTANCES.upper()}/", "GET, POST"),
         ("GET /connect/token", "POST"),
-        ("POST /", "GET"),
-        ("DELETE /health", "GET"),
+        ("POST /", "GET, HEAD"),
+        ("DELETE /health", "GET, HEAD"),
     ],
 )
 async def test_verb_is_refused_when_it_is_wrong(

@@ -1,0 +1,189 @@
+"""What is looked at to tell how the service is: one function for each kind of part, listed in `checks`."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import partial
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+
+from api.answers import Answer
+from api.services import Services
+from api.temporal import answer_of
+from api.tenancy import Tenancy
+from logs import fault_name
+from workflows import schedules
+
+_POLLER_MEMORY = timedelta(seconds=70)
+"""A poll lasts up to a minute, and Temporal remembers pollers for five: older ones are gone."""
+
+_MOST_INTERVALS = 3
+_GRACE = timedelta(seconds=10)
+"""What a pass may be late beyond that: where the interval is a second, not every delay is worth an alarm."""
+
+_WORKFLOWS = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+_ACTIVITIES = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+
+Faults = Mapping[str, str]
+"""What is wrong with parts that answer, by their names; parts that are well are not in it."""
+
+_logger = logging.getLogger(__name__)
+
+
+class HealthStatus(StrEnum):
+    """How well the service, or a part of it, is."""
+
+    HEALTHY = "Healthy"
+    DEGRADED = "Degraded"
+    UNHEALTHY = "Unhealthy"
+
+
+class Result(Answer):
+    """How one part is; `detail` says what is wrong with a part that answers."""
+
+    name: str
+    status: HealthStatus
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question that tells of one part or several how they are.
+
+    Args:
+        names: what the parts are called.
+        find: asks; what it raises means that none of them can be asked.
+        otherwise: the status of a part that is not well.
+    """
+
+    names: Sequence[str]
+    find: Callable[[], Awaitable[Faults]]
+    otherwise: HealthStatus = HealthStatus.DEGRADED
+
+    async def results(self) -> list[Result]:
+        """How each part is."""
+        try:
+            faults = await self.find()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the parts, they are not well
+            _logger.warning("%s: not healthy: %s", ", ".join(self.names), fault_name(error))
+            return self.unanswered()
+        return [
+            Result(name=name, status=self.otherwise, detail=faults[name])
+            if name in faults
+            else Result(name=name, status=HealthStatus.HEALTHY)
+            for name in self.names
+        ]
+
+    def unanswered(self) -> list[Result]:
+        """How the parts are if they cannot be asked."""
+        return [Result(name=name, status=self.otherwise) for name in self.names]
+
+
+def checks(tenants: Tenancy) -> Iterator[Check]:
+    """Everything that is looked at, in the order in which it is told."""
+    temporal = next(iter(tenants)).temporal
+    yield from map(partial(_registry, tenants), tenants)
+    yield from _servers(tenants)
+    yield _reachable(temporal)
+    for services in tenants:
+        yield from _queues(temporal, services)
+    yield _passes(temporal, tenants)
+
+
+def _registry(tenants: Tenancy, services: Services) -> Check:
+    """Without its registry, no request of a tenant can be accepted."""
+    name = _named("database", services, tenants)
+    find = partial(_read_only, [name], services.catalog.is_writable)
+    return Check([name], find, HealthStatus.UNHEALTHY)
+
+
+def _servers(tenants: Tenancy) -> Iterator[Check]:
+    """The servers of the ODS databases; one that several tenants share is asked once."""
+    sharing: dict[str, list[Services]] = {}
+    for services in tenants:
+        sharing.setdefault(services.settings.master_dsn.get_secret_value(), []).append(services)
+    for group in sharing.values():
+        names = [_named("odsServer", services, tenants) for services in group]
+        yield Check(names, partial(_read_only, names, group[0].server.is_writable))
+
+
+async def _read_only(names: Sequence[str], is_writable: Callable[[], Awaitable[bool]]) -> Faults:
+    return {} if await is_writable() else dict.fromkeys(names, "It is read-only, or a standby.")
+
+
+def _reachable(temporal: Client) -> Check:
+    async def find() -> Faults:
+        await answer_of(temporal.service_client.check_health())
+        return {}
+
+    return Check(["temporal"], find)
+
+
+def _queues(temporal: Client, services: Services) -> Iterator[Check]:
+    """Whether a worker polls the task queues of a tenant."""
+    for queue, kinds in (
+        (services.settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
+        (services.settings.ddl_queue, (_ACTIVITIES,)),
+        (services.settings.refresh_queue, (_ACTIVITIES,)),
+    ):
+        name = f"taskQueue:{queue}"
+        yield Check([name], partial(_unpolled, name, temporal, queue, kinds))
+
+
+async def _unpolled(
+    name: str, temporal: Client, queue: str, kinds: Sequence[TaskQueueType.ValueType]
+) -> Faults:
+    polled = await answer_of(asyncio.gather(*(_has_poller(temporal, queue, kind) for kind in kinds)))
+    return {} if all(polled) else {name: "No worker polls it."}
+
+
+async def _has_poller(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
+    described = await temporal.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=temporal.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+        )
+    )
+    oldest = datetime.now(UTC) - _POLLER_MEMORY
+    return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in described.pollers)
+
+
+def _passes(temporal: Client, tenants: Tenancy) -> Check:
+    """Whether the passes that finish what was left have run lately, of all tenants by one question."""
+    intervals = {
+        schedules.schedule_id(services.tenant, name): timedelta(seconds=interval)
+        for services in tenants
+        for name, interval in (
+            (schedules.PENDING_SWEEP, services.settings.sweep_interval),
+            (schedules.RECONCILE, services.settings.reconcile_interval),
+        )
+    }
+
+    async def find() -> Faults:
+        runs = await answer_of(schedules.last_runs(temporal))
+        late = {name: _late(runs.get(name), interval) for name, interval in intervals.items()}
+        return {f"pass:{name}": fault for name, fault in late.items() if fault}
+
+    return Check([f"pass:{name}" for name in intervals], find)
+
+
+def _late(run: schedules.LastRun | None, interval: timedelta) -> str | None:
+    """What is wrong with a pass that is to run every `interval`."""
+    if run is None:
+        return "It has no schedule yet: a worker makes it when it starts."
+    if run.at is None:
+        return "It has not run yet."
+    age = datetime.now(UTC) - run.at
+    if age <= _MOST_INTERVALS * interval + _GRACE:
+        return None
+    last = f"It last ran {age.total_seconds():.0f} s ago"
+    return f"{last}: its schedule is paused." if run.is_paused else f"{last}: see the schedule in Temporal."
+
+
+def _named(part: str, services: Services, tenants: Tenancy) -> str:
+    return f"{part}:{services.tenant}" if tenants.multi_tenant else part
