@@ -25,11 +25,13 @@ from tests.chaos.evidence import (
     Database,
     Evidence,
     ForeignDatabase,
+    History,
     Instance,
     Job,
     OdsInstance,
     Target,
     contents,
+    first_name,
     foreign_databases,
     gather,
     is_spare,
@@ -50,6 +52,13 @@ _AGREEMENT = {
 }
 _ENDED = {status for status, _ in _AGREEMENT}
 _FAILED = ("Error", "Delete_Failed")
+_OUTAGE = re.compile(
+    "Unexpected fault|cannot be reached|could not be reached|ended the connection|is a standby"
+    "|no free connections|refused the login|out of disk space|No worker could finish|An earlier attempt still"
+    r"|\b(?:was|were|has been|is|are) away\b|\btimed? ?out\b|SQLSTATE (?:08|25006|28|53|55P03|57P|58)",
+    re.IGNORECASE,
+)
+"""Reasons that say nothing about the job itself, but that something did not answer while it ran."""
 
 
 class Kind(StrEnum):
@@ -79,14 +88,27 @@ class Kind(StrEnum):
     OPEN_WORKFLOW = "open workflow that should be closed"
     DUPLICATE_WORKFLOW = "instance with several open workflows"
     DRIFT = "drift that the product itself reports"
+    PUBLISHED_GONE = "published database is gone, and no delete of its instance was requested"
+    CROSSED = "instance is crossed with another"
+    AWAY = "job ended in Error because something was away"
+    UNREPORTED = "what a restore of the registry left, and the product does not report"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing that is wrong, and the words for it."""
+    """One thing that is wrong, and the words for it.
+
+    Attributes:
+        kind: what it is.
+        words: which instance, job or database it is about, and how it is.
+        mark: of an instance whose database is not as it should be, perhaps because of a restore.
+        names: of which a report of that must contain one.
+    """
 
     kind: Kind
     words: str
+    mark: str | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,27 +131,60 @@ class Request:
 
 @dataclass(frozen=True)
 class Storm:
-    """What the servers were asked to do, what was there before, and how many spares a template may have."""
+    """What the servers were asked to do, what was there before, and how many spares a template may have.
+
+    `history` is what was seen on the servers meanwhile.
+    """
 
     requests: Sequence[Request] = ()
     foreign: Mapping[str, ForeignDatabase] = field(default_factory=dict)
     spares: int = 0
+    history: History = field(default_factory=History)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong, and what would be if a restore of the registry were not the cause.
+
+    The product can only report these `leftovers`: which side is right, a person must say.
+    """
+
+    violations: Sequence[Violation]
+    leftovers: Sequence[Violation]
 
 
 async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violation]:
+    """Wait until nothing is under way, for `seconds` at most, and then tell all that is wrong."""
+    return (await judge(target, storm, seconds)).violations
+
+
+async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
     """Wait until nothing is under way, for `seconds` at most, and then judge everything."""
     temporal = await Client.connect(target.temporal_address, namespace=target.namespace)
-    evidence = await _settled(target, temporal, storm.spares, seconds)
+    evidence = await _settled(target, temporal, storm, seconds)
     foreign = await foreign_databases(target, list(storm.foreign)) if storm.foreign else {}
     published = [it for it in evidence.databases if it.mark and it.name not in storm.foreign]
-    return [
+    found = [
         *_judged(evidence, target, storm, foreign),
         *_copies(evidence.instances, await contents(target, published)),
     ]
+    return Verdict(
+        [violation for violation in found if not _is_leftover(violation, storm.history)],
+        [violation for violation in found if _is_leftover(violation, storm.history)],
+    )
 
 
-async def check_drift(command: Sequence[str], storm: Storm) -> Sequence[Violation]:
-    """What `command` (`ods drift --json`) reports, but for databases that were there before."""
+def _is_leftover(violation: Violation, history: History) -> bool:
+    return violation.mark in history.changed
+
+
+async def check_drift(
+    command: Sequence[str], storm: Storm, leftovers: Sequence[Violation] = ()
+) -> Sequence[Violation]:
+    """What `command` (`ods drift --json`) reports, but for databases that were there before.
+
+    All `leftovers` must be among it, and after a restore it may say something of the registry as a whole.
+    """
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -138,32 +193,64 @@ async def check_drift(command: Sequence[str], storm: Storm) -> Sequence[Violatio
         found = [drift for drift in json.loads(output) if drift["subject"] not in storm.foreign]
     except (ValueError, TypeError, KeyError):
         return [Violation(Kind.DRIFT, f"no report (exit code {process.returncode}): {output.decode()}")]
-    return [Violation(Kind.DRIFT, str(drift)) for drift in found]
+    return [*_unexpected_drift(found, storm, leftovers), *_unreported(found, leftovers)]
 
 
-async def _settled(target: Target, temporal: Client, spares: int, seconds: float) -> Evidence:
+def _unexpected_drift(
+    found: Sequence[Mapping[str, object]], storm: Storm, leftovers: Sequence[Violation]
+) -> Iterator[Violation]:
+    for drift in found:
+        about_registry = bool(storm.history.changed) and "Registry" in str(drift.get("kind"))
+        if not about_registry and not any(_names(drift, leftover) for leftover in leftovers):
+            yield Violation(Kind.DRIFT, str(drift))
+
+
+def _unreported(found: Sequence[Mapping[str, object]], leftovers: Sequence[Violation]) -> Iterator[Violation]:
+    for leftover in leftovers:
+        if not any(_names(drift, leftover) for drift in found):
+            yield Violation(Kind.UNREPORTED, f"{leftover.kind}: {leftover.words}")
+
+
+def _names(drift: Mapping[str, object], leftover: Violation) -> bool:
+    """Whether a finding names what is left; `Client 1 1` is not named by `Client 1 10`."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(drift)) for name in leftover.names)
+
+
+async def _settled(target: Target, temporal: Client, storm: Storm, seconds: float) -> Evidence:
     """The evidence once things are quiet; if they never are, the checks say what is not."""
     deadline = time.monotonic() + seconds
     while True:
         evidence = await gather(target, temporal)
-        under_way = (*_unfinished(evidence), *_open_workflows(evidence), *_spares(evidence, spares))
-        if not under_way or time.monotonic() > deadline:
+        if not any(_under_way(evidence, storm)) or time.monotonic() > deadline:
             return evidence
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _under_way(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
+    yield from _unfinished(evidence)
+    yield from _open_workflows(evidence, storm.history)
+    yield from _spares(evidence, storm.spares)
+    # The next pass brings to its end a DROP that was interrupted.
+    for violation in _databases(evidence, storm.foreign):
+        if violation.kind is Kind.INVALID_DATABASE and not _is_leftover(violation, storm.history):
+            yield violation
 
 
 def _judged(
     evidence: Evidence, target: Target, storm: Storm, foreign: Mapping[str, ForeignDatabase]
 ) -> Iterator[Violation]:
     yield from _unfinished(evidence)
-    yield from _requests(evidence, storm.requests)
+    yield from _requests(evidence, storm)
     yield from _jobs(evidence)
+    yield from _away(evidence, storm.history)
     yield from _completed(evidence)
+    yield from _published_gone(evidence, storm)
+    yield from _crossed(evidence, storm, target)
     yield from _databases(evidence, storm.foreign)
     yield from _spares(evidence, storm.spares)
     yield from _foreign(storm.foreign, foreign)
     yield from _ods_instances(evidence, target)
-    yield from _open_workflows(evidence)
+    yield from _open_workflows(evidence, storm.history)
     yield from _duplicate_workflows(evidence)
 
 
@@ -178,22 +265,33 @@ def _unfinished(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(Kind.UNFINISHED, words)
 
 
-def _requests(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Violation]:
+def _requests(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     """Each accepted request has led to its job, and each job comes from a request."""
+    yield from _accepted(evidence, storm)
+    if storm.requests:
+        yield from _unrequested(evidence, storm.requests)
+
+
+def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     jobs = {job.jobid: job for job in evidence.jobs}
-    accepted = {request.job for request in requests}
-    for request in requests:
-        if request.job is None:
+    marks = {instance.id: instance.mark for instance in evidence.instances}
+    for request in storm.requests:
+        # The id of a job that a restore has removed may be another job's now.
+        if request.job is None or (request.job, request.name) in storm.history.forgotten:
             continue
         job = jobs.get(request.job)
         if job is None:
             yield Violation(Kind.LOST_REQUEST, f"{request.operation} '{request.name}': no job {request.job}")
+        elif marks.get(job.dbinstanceid or 0) in storm.history.changed:
+            continue  # a restore has put it back to what it was before it was done
         elif request.outcome == "Completed" and job.status != "Completed":
             yield Violation(Kind.RETRACTED, f"{job.jobid} was Completed and is {job.status}")
-    if not requests:
-        return
+
+
+def _unrequested(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Violation]:
+    accepted = {request.job for request in requests}
     perhaps = Counter((request.operation, request.name) for request in requests if request.job is None)
-    names = {instance.id: _first_name(instance.name) for instance in evidence.instances}
+    names = {instance.id: first_name(instance.name) for instance in evidence.instances}
     for job in evidence.jobs:
         key = (_operation(job), names.get(job.dbinstanceid or 0, ""))
         if job.jobid not in accepted:
@@ -239,6 +337,70 @@ def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Viola
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.newname}")
 
 
+def _away(evidence: Evidence, history: History) -> Iterator[Violation]:
+    """An outage is waited for: no job fails with it, not even one that was retried afterwards."""
+    failed = {(job.jobid, job.errormessage or "") for job in evidence.jobs if job.status == "Error"}
+    for job, reason in sorted(failed | history.errors):
+        if _OUTAGE.search(reason):
+            yield Violation(Kind.AWAY, f"{job}: {reason}")
+
+
+def _published_gone(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
+    """What was once published is dropped for a delete only that a client has requested for this instance."""
+    there = {database.oid for database in evidence.databases}
+    deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
+    for (mark, oid), name in storm.history.published.items():
+        if oid not in there and name not in storm.foreign and mark not in deletes | storm.history.deleted:
+            owners = [str(instance) for instance in evidence.instances if instance.mark == mark]
+            words = f"{name} (mark {mark}, oid {oid}) of {', '.join(owners) or 'no instance'}"
+            yield Violation(Kind.PUBLISHED_GONE, words)
+
+
+def _crossed(evidence: Evidence, storm: Storm, target: Target) -> Iterator[Violation]:
+    """Name, database and routing of an instance are its own, and not another instance's."""
+    yield from _crossed_names(evidence, storm)
+    marks = {database.name: database.mark for database in evidence.databases}
+    known = {instance.mark for instance in evidence.instances} | storm.history.changed
+    known |= {mark for mark, _ in storm.history.published}
+    routes = {row.odsinstanceid: _routed_database(row, target) for row in evidence.ods_instances}
+    for instance in evidence.instances:
+        if not instance.whole:
+            continue
+        for what, name in (
+            ("has", instance.databasename),
+            ("is routed to", routes.get(instance.odsinstanceid)),
+        ):
+            mark = marks.get(name or "")
+            if mark != instance.mark and mark in known:
+                words = f"{instance} {what} {name}, which carries another instance's mark {mark}"
+                yield Violation(Kind.CROSSED, words)
+
+
+def _crossed_names(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
+    """An instance has the name that its create was requested with."""
+    wanted: dict[str, set[str]] = {}
+    for request in storm.requests:
+        if request.job and (request.job, request.name) not in storm.history.forgotten:
+            wanted.setdefault(request.job, set()).add(request.name)
+    doubtful = {request.name for request in storm.requests if request.job is None}
+    instances = {instance.id: instance for instance in evidence.instances}
+    for job in evidence.jobs:
+        instance = instances.get(job.dbinstanceid or 0)
+        if instance is None or _operation(job) != "Create" or job.jobid not in wanted:
+            continue
+        if first_name(instance.name) not in wanted[job.jobid] | doubtful:
+            words = f"{instance}: {job.jobid} was requested for {sorted(wanted[job.jobid])}"
+            yield Violation(Kind.CROSSED, words)
+
+
+def _routed_database(ods_instance: OdsInstance, target: Target) -> str | None:
+    """Where the ODS/API is led to; None if that cannot be read."""
+    try:
+        return decrypted(ods_instance.connectionstring or "", target.encryption_key).get("database")
+    except (ValueError, InvalidSignature):
+        return None
+
+
 def _completed(evidence: Evidence) -> Iterator[Violation]:
     """Each completed instance has its database, open to sessions, with its mark."""
     databases = {database.name: database for database in evidence.databases}
@@ -248,7 +410,9 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
         database = databases.get(instance.databasename)
         if database is None or database.invalid or not database.open:
             found = "closed or invalid" if database else "missing"
-            yield Violation(Kind.NO_DATABASE, f"{instance}: {instance.databasename} is {found}")
+            words = f"{instance}: {instance.databasename} is {found}"
+            names = (instance.name, instance.databasename)
+            yield Violation(Kind.NO_DATABASE, words, instance.mark, names)
         elif database.mark != instance.mark:
             words = f"{instance}: {database.name} has the comment {database.comment}"
             yield Violation(Kind.WRONG_MARK, words)
@@ -275,17 +439,22 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
         for instance in evidence.instances
         if instance.whole or instance.status == "Delete_Failed"
     }
+    deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
     for database in evidence.databases:
         if database.name in foreign:
             continue
+        mark = database.staging_mark or database.mark
         if database.name.startswith(_STAGING):
-            yield Violation(Kind.STAGING_DATABASE, database.name)
+            yield Violation(Kind.STAGING_DATABASE, database.name, mark, (database.name,))
         if database.invalid:
-            yield Violation(Kind.INVALID_DATABASE, database.name)
+            # What a delete has begun, it must bring to its end, whatever a restore did to its row before.
+            blamed = None if mark in deletes else mark
+            yield Violation(Kind.INVALID_DATABASE, database.name, blamed, (database.name,))
         if database.mark is None and database.name.startswith(_PUBLISHED):
             yield Violation(Kind.UNMARKED_DATABASE, database.name)
         elif database.mark is not None and (database.name, database.mark) not in owners:
-            yield Violation(Kind.SURPLUS_DATABASE, _told(database, evidence.instances))
+            words = _told(database, evidence.instances)
+            yield Violation(Kind.SURPLUS_DATABASE, words, mark, (database.name,))
 
 
 def _spares(evidence: Evidence, wanted: int) -> Iterator[Violation]:
@@ -368,11 +537,19 @@ def decrypted(stored: str, key: bytes) -> dict[str, str]:
     return {key.strip().lower(): value for key, _, value in (pair.partition("=") for pair in text.split(";"))}
 
 
-def _open_workflows(evidence: Evidence) -> Iterator[Violation]:
-    """An open workflow is a job that has failed and waits for a decision."""
-    failed = {row.odsinstanceid for row in evidence.instances if row.status in _FAILED}
+def _open_workflows(evidence: Evidence, history: History) -> Iterator[Violation]:
+    """An open workflow is a job that has failed and waits for a decision.
+
+    A restore may have put the instance back to before its failure, or to before it was requested.
+    """
+    rows = {row.odsinstanceid for row in evidence.instances}
+    waiting = {
+        row.odsinstanceid
+        for row in evidence.instances
+        if row.status in _FAILED or row.mark in history.changed
+    } | {int(job.split("-")[1]) for job, _ in history.forgotten}.difference(rows)
     for workflow in evidence.workflows:
-        if workflow.doing or workflow.ods_instance_id not in failed:
+        if workflow.doing or workflow.ods_instance_id not in waiting:
             yield Violation(Kind.OPEN_WORKFLOW, str(workflow))
 
 
@@ -383,11 +560,6 @@ def _duplicate_workflows(evidence: Evidence) -> Iterator[Violation]:
         if count > 1:
             flows = [str(flow) for flow in evidence.workflows if flow.ods_instance_id == number]
             yield Violation(Kind.DUPLICATE_WORKFLOW, f"OdsInstanceId {number}: {', '.join(flows)}")
-
-
-def _first_name(name: str) -> str:
-    """What an instance was called at first: the clients of a storm only add ` r` and a number."""
-    return re.sub(r" r\d+$", "", name)
 
 
 def _operation(job: Job) -> str:

@@ -1,19 +1,22 @@
 """What the servers hold: read with SQL and the Temporal API alone, by nothing of the product's own code."""
 
+import asyncio
 import base64
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
+from uuid import UUID
 
 import asyncpg
 from temporalio.client import Client, WorkflowExecution
 from temporalio.common import SearchAttributeKey
 
 _ODS_INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
+_WATCH_SECONDS = 0.5
 
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -112,6 +115,12 @@ class Database:
         return str(mark)
 
     @property
+    def staging_mark(self) -> str | None:
+        """The mark in its name, if it is a clone that was not published yet."""
+        found = re.fullmatch(r"ods_staging_([0-9a-f]{32})", self.name)
+        return str(UUID(found[1])) if found else None
+
+    @property
     def spare(self) -> "SpareComment | None":
         """What its comment says, if the comment is one of those that ready spares carry."""
         try:
@@ -166,14 +175,83 @@ class Evidence:
     installation: str
 
 
+@dataclass
+class History:
+    """What was true at some time of a storm and need not be seen in the end.
+
+    Attributes:
+        published: databases that were seen open under a mark: the mark and the database's oid, with its name.
+        errors: ids of jobs that were seen in `Error`, with the reason; also those that were retried later.
+        deleted: marks under which a delete was recorded when a restore replaced the registry's rows.
+        changed: marks of the instances whose rows a restore has removed or changed.
+        forgotten: ids of the jobs that a restore has removed, with the first name of their instance.
+    """
+
+    published: dict[tuple[str, int], str] = field(default_factory=dict)
+    errors: set[tuple[str, str]] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    forgotten: set[tuple[str, str]] = field(default_factory=set)
+
+    def see(self, databases: Sequence[Database], jobs: Sequence[Job]) -> None:
+        """Note what is true at this moment."""
+        self.published |= {(it.mark, it.oid): it.name for it in databases if it.mark and it.open}
+        self.errors |= {(job.jobid, job.errormessage or "") for job in jobs if job.status == "Error"}
+
+    def see_restore(self, lost: "Rows", restored: "Rows") -> None:
+        """Note what is lost when a restore replaces the rows of the registry."""
+        self.deleted |= {row.mark for row in lost.instances if row.operation == "Delete"}
+        kept = {row.mark: row for row in restored.instances}
+        self.changed |= {row.mark for row in lost.instances if kept.get(row.mark) != row}
+        self.forgotten |= lost.named_jobs - restored.named_jobs
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The instances and jobs of the registry at one moment."""
+
+    instances: Sequence[Instance]
+    jobs: Sequence[Job]
+
+    @property
+    def named_jobs(self) -> set[tuple[str, str]]:
+        """The id of each job, with the first name of its instance."""
+        names = {instance.id: first_name(instance.name) for instance in self.instances}
+        return {(job.jobid, names.get(job.dbinstanceid or 0, "")) for job in self.jobs}
+
+
+def first_name(name: str) -> str:
+    """What an instance was called at first: the clients of a storm only add ` r` and a number."""
+    return re.sub(r" r\d+$", "", name)
+
+
+async def watch(target: Target, history: History) -> None:
+    """Note in `history` what the servers hold, again and again, until this task is cancelled."""
+    while True:
+        # A server that is away has nothing to see; what it holds is seen when it is back.
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with connected(target.admin_dsn) as registry:
+                history.see(await _databases(target), (await read_rows(registry)).jobs)
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def read_rows(registry: _Connection) -> Rows:
+    """The instances and jobs of the registry that `registry` is a session on."""
+    return Rows(
+        instances=[Instance(**row) for row in await registry.fetch(_INSTANCES)],
+        jobs=[Job(**row) for row in await registry.fetch(_JOBS)],
+    )
+
+
 async def gather(target: Target, temporal: Client) -> Evidence:
     """Read everything but the contents of databases."""
     # Workflows first: one that ends between the two readings has left its row finished.
     workflows = await _open_workflows(temporal)
     async with connected(target.admin_dsn) as registry, registry.transaction(isolation="repeatable_read"):
+        rows = await read_rows(registry)
         return Evidence(
-            instances=[Instance(**row) for row in await registry.fetch(_INSTANCES)],
-            jobs=[Job(**row) for row in await registry.fetch(_JOBS)],
+            instances=rows.instances,
+            jobs=rows.jobs,
             ods_instances=[OdsInstance(**row) for row in await registry.fetch(_ODS_INSTANCES)],
             databases=await _databases(target),
             workflows=workflows,

@@ -1,6 +1,7 @@
 """The checker finds each kind of violation, and nothing where there is none."""
 
 import ast
+import json
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
@@ -16,9 +17,19 @@ from instances.registry import Registry
 from instances.status import JobStatus
 from settings import Settings
 from tests.chaos import checker, evidence
-from tests.chaos.checker import Kind, Request, Storm, Violation, check
+from tests.chaos.checker import Kind, Request, Storm, Violation, check, check_drift, judge
 from tests.chaos.conftest import Garden
-from tests.chaos.evidence import Target, connected, foreign_databases
+from tests.chaos.evidence import (
+    Database,
+    Evidence,
+    History,
+    Rows,
+    Target,
+    connected,
+    foreign_databases,
+    gather,
+    read_rows,
+)
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE
 from worker import ddl_worker, registry_worker
@@ -104,6 +115,40 @@ async def _plant_left_database(garden: Garden) -> None:
     await garden.plant_database("EdFi_Ods_Left_Minimal", mark)
 
 
+async def _plant_failed_delete(garden: Garden) -> None:
+    """The garden's own instance could not be deleted: its DROP was interrupted."""
+    await garden.plant_job("Delete", 2, "Error", garden.number)
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Delete', jobnumber = 2,"
+        " errormessage = 'Why not.' WHERE id = $1",
+        garden.number,
+    )
+    await garden.registry.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", garden.number)
+    await garden.server.execute(
+        "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", garden.database
+    )
+
+
+async def _plant_crossed_marks(garden: Garden) -> None:
+    """Another instance's database carries the mark of the garden's own instance."""
+    other = garden.number + 500
+    await garden.plant_completed(other)
+    mark = await garden.registry.fetchval("SELECT mark::text FROM adminapi.dbinstances WHERE id < $1", other)
+    await garden.server.execute(
+        f"COMMENT ON DATABASE \"EdFi_Ods_Garden_{other}_Minimal\" IS '{json.dumps({'mark': mark})}'"
+    )
+
+
+async def _plant_crossed_routing(garden: Garden) -> None:
+    """The ODS/API is led to another instance's database."""
+    other = garden.number + 500
+    await garden.plant_completed(other)
+    await garden.registry.execute(
+        "UPDATE dbo.odsinstances SET connectionstring = $2 WHERE odsinstanceid = $1",
+        *(garden.number, garden.connection_string(f"EdFi_Ods_Garden_{other}_Minimal")),
+    )
+
+
 async def _plant_invalid(garden: Garden) -> None:
     await garden.plant_database("left_over")
     await garden.server.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'left_over'")
@@ -184,6 +229,15 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         {Kind.STAGING_DATABASE},
     ),
     "invalid database": (_plant_invalid, {Kind.INVALID_DATABASE}),
+    "invalid database of a delete that failed": (_plant_failed_delete, {Kind.INVALID_DATABASE}),
+    "database with the mark of another instance": (
+        _plant_crossed_marks,
+        {Kind.CROSSED, Kind.WRONG_MARK, Kind.SURPLUS_DATABASE},
+    ),
+    "routing to the database of another instance": (
+        _plant_crossed_routing,
+        {Kind.CROSSED, Kind.WRONG_CONNECTION_STRING},
+    ),
     "ODS instance is missing": (
         _sql("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1"),
         {Kind.NO_ODS_INSTANCE},
@@ -288,6 +342,183 @@ async def test_contents_are_found_wrong_when_most_copies_have_others(garden: Gar
     (found,) = await check(target, before, _PATIENCE)
     assert found.kind is Kind.WRONG_CONTENTS
     assert garden.name in found.words
+
+
+async def test_invalid_database_is_waited_for_when_it_may_still_be_dropped(
+    garden: Garden, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await _before(target)
+    await _plant_invalid(garden)
+
+    async def looked_at(target: Target, temporal: Client) -> Evidence:
+        """The server drops it as soon as the checker has looked for the first time."""
+        found = await gather(target, temporal)
+        await garden.server.execute("DROP DATABASE IF EXISTS left_over")
+        return found
+
+    monkeypatch.setattr(checker, "gather", looked_at)
+    assert await check(target, before, 20) == []
+
+
+async def test_instance_is_crossed_when_its_create_was_requested_for_another_name(
+    garden: Garden, target: Target
+) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    other = replace(garden.request, name="Another")
+    assert _kinds(await check(target, replace(before, requests=[other]), _PATIENCE)) == {Kind.CROSSED}
+    forgotten = History(forgotten={(str(other.job), other.name)})
+    both = replace(before, requests=[other, garden.request], history=forgotten)
+    assert await check(target, both, _PATIENCE) == []
+
+
+async def _dropped(garden: Garden) -> History:
+    """The history of an instance whose create failed, and whose database was open once and is gone."""
+    mark = str(uuid.uuid4())
+    await garden.plant_instance(garden.number, garden.name, "Error", "Create", 1, mark)
+    await garden.plant_job("Create", 1, "Error", garden.number)
+    await garden.plant_database(garden.database, mark)
+    history = History()
+    history.see((await _seen(garden)), [])
+    await garden.server.execute(f'DROP DATABASE "{garden.database}"')
+    return history
+
+
+async def _seen(garden: Garden) -> list[Database]:
+    row = await garden.server.fetchrow(
+        "SELECT datname AS name, oid::int8, 'any' AS owner, datallowconn AS open, false AS invalid,"
+        " shobj_description(oid, 'pg_database') AS comment, 1 AS xmin FROM pg_database WHERE datname = $1",
+        garden.database,
+    )
+    assert row is not None
+    return [Database(**row)]
+
+
+async def test_published_database_is_gone_when_no_delete_was_requested(
+    garden: Garden, target: Target
+) -> None:
+    before = await _before(target)
+    history = await _dropped(garden)
+    gone = replace(before, history=history)
+    assert _kinds(await check(target, gone, _PATIENCE)) == {Kind.PUBLISHED_GONE}
+    # Another database of the mark does not replace it: its contents are lost.
+    ((mark, _),) = history.published
+    await garden.plant_database(garden.database, mark)
+    assert Kind.PUBLISHED_GONE in _kinds(await check(target, gone, _PATIENCE))
+
+
+async def test_published_database_may_go_when_a_delete_was_recorded(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    history = await _dropped(garden)
+    ((mark, _),) = history.published
+    lost = replace(history, deleted={mark})
+    assert await check(target, replace(before, history=lost), _PATIENCE) == []
+    await garden.registry.execute("UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete'")
+    await garden.registry.execute("UPDATE adminapi.dbinstances SET errormessage = NULL, jobnumber = 2")
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    assert await check(target, replace(before, history=history), _PATIENCE) == []
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Unexpected fault (DBAPIError); the worker's log tells more.",
+        "Unexpected fault (ConnectionRefusedError); the worker's log tells more.",
+        "The PostgreSQL server of the ODS databases cannot be reached.",
+        "The PostgreSQL server ended the connection: it is starting, stopping, or closed it.",
+        "The PostgreSQL server is a standby. Wait until it has taken over, or correct ODS_MASTER_DSN.",
+        "No worker could finish the step in time. Check the workers, then retry.",
+        "PostgreSQL refused the step with SQLSTATE 55P03. Its log tells more.",
+    ],
+)
+async def test_job_may_not_fail_when_something_was_away(garden: Garden, target: Target, reason: str) -> None:
+    before = await _before(target)
+    await _plant_failed(garden)
+    await garden.registry.execute("UPDATE adminapi.jobstatuses SET errormessage = $1", reason)
+    assert _kinds(await check(target, before, _PATIENCE)) == {Kind.AWAY}
+
+
+async def test_job_may_fail_when_the_reason_is_its_own(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await _plant_failed(garden)
+    reason = "A database named 'EdFi_Ods_Away_Minimal' exists that does not belong to this instance."
+    await garden.registry.execute("UPDATE adminapi.jobstatuses SET errormessage = $1", reason)
+    assert await check(target, before, _PATIENCE) == []
+
+
+async def test_failure_is_found_when_the_job_was_retried_afterwards(garden: Garden, target: Target) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    history = History(errors={(str(garden.request.job), "Unexpected fault (DBAPIError)")})
+    assert _kinds(await check(target, replace(before, history=history), _PATIENCE)) == {Kind.AWAY}
+
+
+async def _forget(garden: Garden) -> None:
+    """The instance was requested after the moment to which the registry was put back."""
+    for table in ("dbo.odsinstances", "adminapi.jobstatuses", "adminapi.dbinstances"):
+        await garden.registry.execute(f"DELETE FROM {table}")  # noqa: S608 - of the names above
+
+
+async def _rename_database(garden: Garden) -> None:
+    """The instance was renamed after the moment to which the registry was put back."""
+    await garden.server.execute(f'ALTER DATABASE "{garden.database}" RENAME TO "EdFi_Ods_Renamed_Minimal"')
+    garden.databases.append("EdFi_Ods_Renamed_Minimal")
+
+
+async def _interrupt_drop(garden: Garden) -> None:
+    await _forget(garden)
+    await garden.server.execute(
+        "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", garden.database
+    )
+
+
+LEFT_BY_RESTORES: dict[str, tuple[Plant, set[Kind]]] = {
+    "request was forgotten": (_forget, {Kind.SURPLUS_DATABASE}),
+    "rename was forgotten": (_rename_database, {Kind.NO_DATABASE, Kind.SURPLUS_DATABASE}),
+    "delete was forgotten": (_ddl("DROP DATABASE {}"), {Kind.NO_DATABASE}),
+    "delete was forgotten and interrupted": (_interrupt_drop, {Kind.SURPLUS_DATABASE, Kind.INVALID_DATABASE}),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_BY_RESTORES)
+async def test_leftover_is_allowed_when_a_restore_is_the_cause(
+    garden: Garden, target: Target, case: str
+) -> None:
+    plant, kinds = LEFT_BY_RESTORES[case]
+    before = await _before(target)
+    await garden.plant_completed()
+    lost = await read_rows(garden.registry)
+    await plant(garden)
+    restored = replace(before, requests=[garden.request], history=History())
+    assert kinds <= _kinds(await check(target, restored, _PATIENCE))
+    # All that the restore replaced, it has changed: there was nothing before.
+    restored.history.see_restore(lost, Rows([], []))
+    verdict = await judge(target, restored, _PATIENCE)
+    assert (verdict.violations, {it.kind for it in verdict.leftovers}) == ([], kinds)
+
+
+def _reporting(*findings: dict[str, str]) -> list[str]:
+    """A command that reports `findings`, as `ods drift --json` does."""
+    return [sys.executable, "-c", f"print({json.dumps(findings)!r})"]
+
+
+_LEFT = Violation(Kind.SURPLUS_DATABASE, "EdFi_Ods_A_Minimal is left", "mark", ("EdFi_Ods_A_Minimal",))
+
+
+async def test_leftover_is_a_violation_when_no_finding_names_it() -> None:
+    other = {"kind": "DatabaseWithoutInstance", "subject": "EdFi_Ods_A_Minimal_2", "explanation": "Why."}
+    named = {**other, "subject": "EdFi_Ods_A_Minimal"}
+    assert await check_drift(_reporting(named), Storm(), [_LEFT]) == []
+    found = await check_drift(_reporting(named, other), Storm(), [_LEFT])
+    assert _kinds(found) == {Kind.DRIFT}
+    assert _kinds(await check_drift(_reporting(other), Storm(), [_LEFT])) == {Kind.DRIFT, Kind.UNREPORTED}
+
+
+async def test_finding_about_the_registry_is_expected_when_it_was_put_back() -> None:
+    finding = {"kind": "RegistryOlderThanServer", "subject": "registry", "explanation": "By an hour."}
+    restored = Storm(history=History(changed={"mark"}))
+    assert await check_drift(_reporting(finding), restored) == []
+    assert _kinds(await check_drift(_reporting(finding), Storm())) == {Kind.DRIFT}
 
 
 async def _open_spare(garden: Garden) -> None:
