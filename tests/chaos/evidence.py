@@ -184,14 +184,18 @@ class History:
         errors: ids of jobs that were seen in `Error`, with the reason; also those that were retried later.
         deleted: marks under which a delete was recorded when a restore replaced the registry's rows.
         changed: marks of the instances whose rows a restore has removed or changed.
+        removed: ids of the instances whose rows a restore has removed, with their first names.
         forgotten: ids of the jobs that a restore has removed, with the first name of their instance.
+        restores: how many there were.
     """
 
     published: dict[tuple[str, int], str] = field(default_factory=dict)
     errors: set[tuple[str, str]] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
+    removed: set[tuple[int, str]] = field(default_factory=set)
     forgotten: set[tuple[str, str]] = field(default_factory=set)
+    restores: int = 0
 
     def see(self, databases: Sequence[Database], jobs: Sequence[Job]) -> None:
         """Note what is true at this moment."""
@@ -203,7 +207,13 @@ class History:
         self.deleted |= {row.mark for row in lost.instances if row.operation == "Delete"}
         kept = {row.mark: row for row in restored.instances}
         self.changed |= {row.mark for row in lost.instances if kept.get(row.mark) != row}
+        self.removed |= {(row.id, first_name(row.name)) for row in lost.instances if row.mark not in kept}
         self.forgotten |= lost.named_jobs - restored.named_jobs
+        self.restores += 1
+
+    def has_forgotten(self, job: str) -> bool:
+        """Whether a restore has removed a job of this id; it may be another job's since."""
+        return any(job == forgotten for forgotten, _ in self.forgotten)
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,15 @@
-"""What is done to the stack's processes, and how long it takes until jobs are done again."""
+"""What can be done to the stack, and in which order a campaign does it."""
 
-import asyncio
-import json
 import math
-import os
 import random
-import signal
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
-from pathlib import Path
+from typing import assert_never
 
-import asyncpg
-from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
-from temporalio.client import Client
-from temporalio.service import RPCError
-
-from tests.chaos.evidence import connected
-from tests.chaos.probes import Probes
-from tests.chaos.workload import Json, Service
-
-_POLL_SECONDS = 0.05
-_RETURN_SECONDS = 90
-_SMART_SHUTDOWN_SECONDS = 3
+OUTAGE_SECONDS = 90
+"""How long a server is away unless the caller says otherwise."""
 
 
 class Victim(StrEnum):
@@ -36,15 +20,9 @@ class Victim(StrEnum):
     TEMPORAL = "Temporal"
     POSTGRES = "PostgreSQL"
     BACKEND = "backend"
-
-
-_ENTRIES = {
-    Victim.WORKER: "worker",
-    Victim.API: "api",
-    Victim.TEMPORAL: "temporal",
-    Victim.POSTGRES: "postgres",
-}
-"""Where `stack.json` has the process ids."""
+    REGISTRY = "registry"
+    SERVER = "ODS server"
+    DATABASE = "database"
 
 
 class Blow(StrEnum):
@@ -53,19 +31,62 @@ class Blow(StrEnum):
     KILL = "SIGKILL"
     TERM = "SIGTERM"
     STOP = "SIGSTOP"
+    OUTAGE = "outage"
+    FREEZE = "frozen"
+    RESTORE = "put back"
+    LOCK = "locked"
+    INTERRUPT = "interrupted DROP"
+    LEAVE = "abandoned DROP"
+
+
+class Hand(StrEnum):
+    """What does the faults of one kind."""
+
+    SIGNALS = "signals"
+    RESTORES = "restores"
+    OUTAGES = "outages"
+    LOCKS = "locks"
+    DROPS = "drops"
+
+
+_Kind = tuple[Victim, Blow]
+_SIGNALLED = (Victim.WORKER, Victim.API, Victim.TEMPORAL, Victim.POSTGRES, Victim.BACKEND)
+_KINDS: Mapping[Hand, Sequence[_Kind]] = {
+    Hand.SIGNALS: list(product(_SIGNALLED, (Blow.KILL, Blow.TERM, Blow.STOP))),
+    Hand.RESTORES: [(Victim.REGISTRY, Blow.RESTORE)],
+    Hand.OUTAGES: [
+        (Victim.POSTGRES, Blow.OUTAGE),
+        (Victim.POSTGRES, Blow.FREEZE),
+        (Victim.TEMPORAL, Blow.OUTAGE),
+        (Victim.TEMPORAL, Blow.FREEZE),
+        (Victim.REGISTRY, Blow.OUTAGE),
+        (Victim.SERVER, Blow.OUTAGE),
+    ],
+    Hand.LOCKS: [(Victim.DATABASE, Blow.LOCK)],
+    Hand.DROPS: [(Victim.DATABASE, Blow.INTERRUPT), (Victim.DATABASE, Blow.LEAVE)],
+}
+_SHARES = {Hand.SIGNALS: 15, Hand.RESTORES: 2, Hand.OUTAGES: 1, Hand.LOCKS: 1, Hand.DROPS: 2}
+"""How many faults of each hand a round has; an outage takes as long as many others together."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault; `pause` is how many seconds a stopped process stays stopped."""
+    """One fault; `pause` is how many seconds it lasts, or how old the state is that is put back."""
 
     victim: Victim
     blow: Blow
     pause: float
 
     def __str__(self) -> str:
-        stopped = f" for {self.pause:.1f} s" if self.blow is Blow.STOP else ""
-        return f"{self.victim} {self.blow}{stopped}"
+        match self.blow:
+            case Blow.STOP | Blow.OUTAGE | Blow.FREEZE | Blow.LOCK:
+                return f"{self.victim} {self.blow} for {self.pause:.1f} s"
+            case Blow.RESTORE:
+                return f"{self.victim} {self.blow} by {self.pause:.1f} s or more"
+            case Blow.KILL | Blow.TERM | Blow.INTERRUPT | Blow.LEAVE:
+                return f"{self.victim} {self.blow}"
+            case _:
+                assert_never(self.blow)
 
 
 @dataclass(frozen=True)
@@ -86,169 +107,49 @@ def seeded(seed: float) -> random.Random:
     return random.Random(seed)  # noqa: S311 - guards no secret
 
 
-def plan(rng: random.Random, heartbeat_timeout: float) -> Iterator[Fault]:
-    """The whole matrix in a random order, and then again in another one."""
-    while True:
-        matrix = list(product(Victim, Blow))
-        rng.shuffle(matrix)
-        for victim, blow in matrix:
-            # A worker is paused longer than others wait for it.
-            least = heartbeat_timeout + 0.5 if victim is Victim.WORKER else 1
-            yield Fault(victim, blow, least + rng.uniform(0, 4))
-
-
-class Injector:
-    """Strikes the processes of the stack in `folder` and measures until they are of use again.
+def plan(
+    rng: random.Random,
+    heartbeat_timeout: float,
+    hands: Collection[Hand] = (Hand.SIGNALS,),
+    outage: float = OUTAGE_SECONDS,
+) -> Iterator[Fault]:
+    """Rounds of the faults of all `hands`, each of which goes through its kinds in a random order.
 
     Args:
-        folder: of the stack, which restarts its children and says in `stack.json` under which ids.
-        service: its API.
-        rng: decides about moments, probes and backends.
-        report: told what happens.
+        rng: decides about the order and about how long each fault lasts.
+        heartbeat_timeout: how many seconds others wait for a worker.
+        hands: which faults there are.
+        outage: how many seconds a server is away.
     """
+    kinds = {hand: _shuffled(rng, _KINDS[hand]) for hand in Hand if hand in hands}
+    while True:
+        turns = [hand for hand in kinds for _ in range(_SHARES[hand])]
+        rng.shuffle(turns)
+        for hand in turns:
+            victim, blow = next(kinds[hand])
+            yield Fault(victim, blow, _pause(rng, victim, blow, heartbeat_timeout, outage))
 
-    def __init__(
-        self, folder: Path, service: Service, rng: random.Random, report: Callable[[str], None]
-    ) -> None:
-        self._folder = folder
-        self._service = service
-        self._rng = rng
-        self._report = report
-        self._probes = Probes(service, rng)
 
-    @staticmethod
-    def read(folder: Path) -> Json:
-        """How to reach the stack in `folder` now."""
-        stack: Json = json.loads((folder / "stack.json").read_text())
-        return stack
+def _shuffled(rng: random.Random, kinds: Sequence[_Kind]) -> Iterator[_Kind]:
+    """All of them in a random order, and then again in another one."""
+    while True:
+        yield from rng.sample(kinds, len(kinds))
 
-    async def strike(self, fault: Fault, second: Fault | None = None) -> Recovery:
-        """Do `fault`, and `second` in the middle of it, while jobs are under way.
 
-        It counts until these jobs and a new one are done; for the API, until it answers.
-        """
-        running = await self._probes.start()
-        if second:
-            delay = self._rng.uniform(0, 1)
-            since, _ = await asyncio.gather(self._done(fault), self._done(second, delay))
-        else:
-            since = await self._done(fault)
-        recovered = time.monotonic()
-        await self._probes.ended_well([*running, await self._probes.create()])
-        if fault.victim is not Victim.API:
-            recovered = time.monotonic()
-        recovery = Recovery(fault, second, recovered - since)
-        self._report(str(recovery))
-        return recovery
-
-    async def _done(self, fault: Fault, delay: float = 0) -> float:
-        """Strike; returns the moment from which the recovery counts."""
-        await asyncio.sleep(delay)
-        struck, pid = await self._struck(fault)
-        if fault.victim is Victim.API:
-            await self._returned(fault, pid, self._service.answers)
-        elif fault.victim is Victim.TEMPORAL:
-            await self._returned(fault, pid, self._temporal_answers)
-            return time.monotonic()
-        elif fault.victim is Victim.POSTGRES or (fault.blow is Blow.KILL and fault.victim is Victim.BACKEND):
-            await self._returned(fault, pid, self._postgres_answers)
-            return time.monotonic()
-        return struck
-
-    async def _struck(self, fault: Fault) -> tuple[float, int]:
-        """Send the signals; returns when the victim was struck or woken up, and its id."""
-        pid = await self._pid(fault.victim)
-        if fault.blow is Blow.KILL:
-            _send(pid, signal.SIGKILL)
-        elif fault.blow is Blow.TERM:
-            _send(pid, signal.SIGTERM)
-            if fault.victim is Victim.POSTGRES:
-                await self._hurry(pid)
-        else:
-            try:
-                _send(pid, signal.SIGSTOP)
-                await asyncio.sleep(fault.pause)
-            finally:
-                _send(pid, signal.SIGCONT)
-        return time.monotonic(), pid
-
-    async def _hurry(self, pid: int) -> None:
-        """After SIGTERM, PostgreSQL waits until all clients have left: like its service scripts, do not."""
-        deadline = time.monotonic() + _SMART_SHUTDOWN_SECONDS
-        while _is_alive(pid) and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_SECONDS)
-        if _is_alive(pid):
-            _send(pid, signal.SIGINT)
-
-    async def _returned(self, fault: Fault, pid: int, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until the victim answers again, as another process if the fault ended it."""
-        ended = fault.blow is not Blow.STOP and fault.victim is not Victim.BACKEND
-        async with asyncio.timeout(_RETURN_SECONDS):
-            while ended and self._listed(fault.victim) == pid:
-                await asyncio.sleep(_POLL_SECONDS)
-            while not await answers():
-                await asyncio.sleep(_POLL_SECONDS)
-
-    async def _pid(self, victim: Victim) -> int:
-        """Process id of a victim that is alive."""
-        async with asyncio.timeout(_RETURN_SECONDS):
-            while True:
-                pid = await self._backend() if victim is Victim.BACKEND else self._listed(victim)
-                if pid is not None and _is_alive(pid):
-                    return pid
-                await asyncio.sleep(_POLL_SECONDS)
-
-    def _listed(self, victim: Victim) -> int:
-        return int(self.read(self._folder)[_ENTRIES[victim]]["pid"])
-
-    async def _backend(self) -> int | None:
-        """One of the service's sessions, preferably one at work."""
-        query = """
-            SELECT pid FROM pg_stat_activity WHERE usename = 'ods_service'
-            ORDER BY state = 'active' DESC, pid % $1, pid LIMIT 1
-        """
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError):
-            async with connected(self._dsn()) as server:
-                pid: int | None = await server.fetchval(query, self._rng.randint(2, 9))
-                return pid
-        return None
-
-    def _dsn(self) -> str:
-        return str(self.read(self._folder)["postgres"]["master_dsn"])
-
-    async def _postgres_answers(self) -> bool:
-        try:
-            async with asyncio.timeout(1), connected(self._dsn()) as server:
-                await server.execute("SELECT 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-        return True
-
-    async def _temporal_answers(self) -> bool:
-        temporal = self.read(self._folder)["temporal"]
-        try:
-            async with asyncio.timeout(1):
-                client = await Client.connect(temporal["address"], namespace=temporal["namespace"])
-                await client.workflow_service.get_system_info(GetSystemInfoRequest())
-        except (RuntimeError, TimeoutError, RPCError):
-            return False
-        return True
+def _pause(rng: random.Random, victim: Victim, blow: Blow, heartbeat_timeout: float, outage: float) -> float:
+    match blow:
+        case Blow.OUTAGE | Blow.FREEZE:
+            return outage
+        case Blow.LOCK:
+            return rng.uniform(10, 20)
+        case Blow.KILL | Blow.TERM | Blow.STOP | Blow.RESTORE | Blow.INTERRUPT | Blow.LEAVE:
+            # A worker is paused longer than others wait for it.
+            least = heartbeat_timeout + 0.5 if victim is Victim.WORKER else 1
+            return least + rng.uniform(0, 4)
+        case _:
+            assert_never(blow)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest of `values` that at least this share of them does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

@@ -3,11 +3,27 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tests.chaos.workload import Service
+from tests.chaos.workload import Service, drop_unmarked, insist
 
 _CREATES = 2
 _PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An instance that was requested to see what becomes of it, and the job of its create."""
+
+    id: int
+    name: str
+    template: str
+    job: str
+
+    @property
+    def database(self) -> str:
+        """Of the instance."""
+        return _database(self.name, self.template)
 
 
 class Probes:
@@ -22,43 +38,104 @@ class Probes:
         self._service = service
         self._rng = rng
         self._names = 0
-        self._instances: dict[int, str] = {}
+        self._probes: list[Probe] = []
 
     async def start(self) -> Sequence[str]:
         """Request creates, deletes of what the fault before had created, and a sweep; returns the jobs."""
-        old, self._instances = self._instances, {}
-        deletes = [await self._delete(instance, name) for instance, name in old.items()]
+        removed = self._service.ledger.history.removed
+        old, self._probes = [probe for probe in self._probes if (probe.id, probe.name) not in removed], []
+        deletes = [await self.delete(probe) for probe in old]
         creates = [await self.create() for _ in range(_CREATES)]
         await self._service.send("POST", "/v2/sweep")
         return [*filter(None, deletes), *creates]
 
     async def create(self) -> str:
-        """Request an instance; returns the job."""
-        await self._pause()
-        template = self._rng.choice(("Minimal", "Sample"))
-        while True:
-            self._names += 1
-            name = f"Probe {self._names}"
-            accepted = await self._service.create(name, template)
-            if accepted is not None:
-                self._instances[accepted["id"]] = name
-                return str(accepted["jobId"])
-            # A try without an answer had been accepted: its job is good, but nobody was told its id.
+        """Request an instance that the next `start` deletes; returns the job."""
+        probe = await self._created(self._rng.choice(("Minimal", "Sample")))
+        self._probes.append(probe)
+        return probe.job
 
-    async def ended_well(self, jobs: Sequence[str]) -> None:
-        """Wait until all of `jobs` are done; a failure is noted as odd.
+    async def create_up_to(self, job: str, most: int) -> Sequence[str]:
+        """Request instances until one of them has the id of the instance of `job`; returns the jobs."""
+        jobs: list[str] = []
+        while len(jobs) < most and job not in jobs:
+            jobs.append(await self.create())
+        return jobs
+
+    async def made(self, count: int) -> Sequence[Probe]:
+        """Instances that are there, for the caller to delete.
 
         Raises:
             TimeoutError: they are not for minutes.
         """
-        for told in await asyncio.gather(*(self._service.ended(job) for job in jobs)):
-            if told["status"] != "Completed":
-                self._service.ledger.oddities.append(f"{told['jobId']}: {told['errorMessage']}")
+        probes = [await self._created("Minimal") for _ in range(count)]
+        await self.ended_well([probe.job for probe in probes])
+        return probes
 
-    async def _delete(self, instance: int, name: str) -> str | None:
+    async def failed(self, server_dsn: str) -> Probe | None:
+        """An instance that could not be created, because its database's name is taken by another one.
+
+        None if the answer to the request was lost.
+
+        Raises:
+            TimeoutError: the create has not failed for minutes.
+        """
+        name = self._next_name()
+        await insist(server_dsn, f'CREATE DATABASE "{_database(name, "Minimal")}"')
+        accepted = await self._service.create(name, "Minimal")
+        if accepted is None:
+            await drop_unmarked(server_dsn, _database(name, "Minimal"))
+            return None
+        probe = Probe(accepted["id"], name, "Minimal", accepted["jobId"])
+        await self.ended([probe.job])
+        return probe
+
+    async def mend(self, probe: Probe, server_dsn: str) -> None:
+        """Free the name that kept an instance from being created, and retry it."""
+        await drop_unmarked(server_dsn, probe.database)
+        await self._service.retry(probe.id, probe.name)
+
+    async def delete(self, probe: Probe) -> str | None:
+        """Request that an instance is deleted; returns the job, or None if that was refused."""
         await self._pause()
-        accepted = await self._service.delete(instance, name)
+        accepted = await self._service.delete(probe.id, probe.name)
         return str(accepted["jobId"]) if accepted else None
+
+    async def ended(self, jobs: Sequence[str]) -> None:
+        """Wait until all of `jobs` have ended, however.
+
+        Raises:
+            TimeoutError: they have not for minutes.
+        """
+        await asyncio.gather(*(self._service.ended(job) for job in jobs))
+
+    async def ended_well(self, jobs: Sequence[str]) -> None:
+        """Wait until all of `jobs` are done; a failure is noted as odd, unless a restore removed the job.
+
+        Raises:
+            TimeoutError: they are not for minutes.
+        """
+        ledger = self._service.ledger
+        for told in await asyncio.gather(*(self._service.ended(job) for job in jobs)):
+            if told["status"] != "Completed" and not ledger.history.has_forgotten(told["jobId"]):
+                ledger.oddities.append(f"{told['jobId']}: {told['errorMessage']}")
+
+    async def _created(self, template: str) -> Probe:
+        await self._pause()
+        while True:
+            name = self._next_name()
+            accepted = await self._service.create(name, template)
+            if accepted is not None:
+                return Probe(accepted["id"], name, template, accepted["jobId"])
+            # A try without an answer had been accepted: its job is good, but nobody was told its id.
+
+    def _next_name(self) -> str:
+        self._names += 1
+        return f"Probe {self._names}"
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._rng.uniform(0, _PAUSE_SECONDS))
+
+
+def _database(name: str, template: str) -> str:
+    return f"EdFi_Ods_{name.replace(' ', '_')}_{template}"

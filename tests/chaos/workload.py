@@ -18,29 +18,34 @@ import asyncpg
 import httpx
 
 from tests.chaos.checker import Request
-from tests.chaos.evidence import connected
+from tests.chaos.evidence import History, connected
 
 Json = dict[str, Any]
 
 _TIMEOUT_SECONDS = 20
 _PAUSE_SECONDS = 0.3
 _POLL_SECONDS = 0.05
-_PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 180
 _OBSTACLE_SECONDS = 60
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _ENDED = ("Completed", "Error")
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+_HAS_NO_COMMENT = "SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = $1"
 _SCOPE = "edfi_admin_api/full_access"
 
 
 @dataclass
 class Ledger:
-    """What all clients together asked for and were told; `oddities` should never have been answered."""
+    """What all clients together asked for and were told; `oddities` should never have been answered.
+
+    `history` is what was seen on the servers meanwhile.
+    """
 
     requests: list[Request] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     oddities: list[str] = field(default_factory=list)
+    history: History = field(default_factory=History)
 
     def told(self) -> Sequence[Request]:
         """The requests with the last that was heard of their jobs."""
@@ -54,9 +59,13 @@ class Service:
         url: where it is.
         credentials: id and secret of a registered client.
         ledger: where doubts and oddities are noted.
+        patience: how many seconds it repeats a request, or waits for the end of a job.
     """
 
-    def __init__(self, url: str, credentials: Json, ledger: Ledger) -> None:
+    def __init__(
+        self, url: str, credentials: Json, ledger: Ledger, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        self._patience = patience
         self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False)
         self._form = {
             "grant_type": "client_credentials",
@@ -88,7 +97,7 @@ class Service:
         Raises:
             TimeoutError: there was none for minutes.
         """
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(self._patience):
             while True:
                 answer = await self._tried(method, path, body, doubt)
                 if answer is not None:
@@ -168,7 +177,8 @@ class Service:
         """A job, as the API tells it."""
         answer = await self.send("GET", f"/v2/jobs/{job}")
         if not answer.is_success:
-            self.ledger.oddities.append(f"{job}: {answer.status_code} {answer.text[:200]}")
+            if not self.ledger.history.has_forgotten(job):
+                self.ledger.oddities.append(f"{job}: {answer.status_code} {answer.text[:200]}")
             return {"jobId": job, "status": "Error", "errorMessage": "it is not known"}
         told: Json = answer.json()
         self.ledger.outcomes[job] = told["status"]
@@ -180,7 +190,7 @@ class Service:
         Raises:
             TimeoutError: it has not for minutes.
         """
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(self._patience):
             while (told := await self.job(job))["status"] not in _ENDED:
                 await asyncio.sleep(_POLL_SECONDS)
         return told
@@ -242,14 +252,20 @@ class Customer:
             await asyncio.sleep(moment - time.monotonic())
             if time.monotonic() > end:
                 return
+            self._forget()
             # With nothing to delete, retry or poll yet, the first thing is to create.
             action = self._rng.choices(actions, weights)[0] if self._instances else self._create
             try:
                 answer = await action()
             except TimeoutError:
                 answer = "unanswered"
-                self._service.ledger.oddities.append(f"{_told(action)}: no answer for {_PATIENCE_SECONDS} s")
+                self._service.ledger.oddities.append(f"{_told(action)}: no answer for minutes")
             self._service.ledger.operations[_told(action), answer] += 1
+
+    def _forget(self) -> None:
+        """Give up the instances that a restore has removed: their ids are given to others."""
+        removed = self._service.ledger.history.removed
+        self._instances = {it: name for it, name in self._instances.items() if (it, name) not in removed}
 
     def _new_name(self) -> str:
         self._names += 1
@@ -278,10 +294,11 @@ class Customer:
 
     async def _create_twice(self) -> str:
         name, template = self._new_name(), self._template()
-        before = len(self._service.ledger.requests)
+        before, restores = len(self._service.ledger.requests), self._service.ledger.history.restores
         answers = await asyncio.gather(self._request(name, template), self._request(name, template))
         doubts = [it for it in self._service.ledger.requests[before:] if it.name == name and it.job is None]
-        if answers.count("accepted") != 1 and not doubts:
+        restored = self._service.ledger.history.restores > restores
+        if answers.count("accepted") != 1 and not doubts and not restored:
             self._service.ledger.oddities.append(f"two requests for '{name}' were {answers}")
         return "accepted" if "accepted" in answers else "refused"
 
@@ -302,7 +319,7 @@ class Customer:
             if answer == "accepted":
                 await self._failed(self._jobs[-1])
         finally:
-            await insist(self._server_dsn, f'DROP DATABASE IF EXISTS "{database}"')
+            await drop_unmarked(self._server_dsn, database)
         return answer
 
     async def _rename(self) -> str:
@@ -367,6 +384,19 @@ async def insist(dsn: str, statement: str) -> None:
                 await server.execute(statement)
         except asyncpg.DuplicateDatabaseError:
             return
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+async def drop_unmarked(dsn: str, database: str) -> None:
+    """Drop a database that no instance has, as often as it takes; one that an instance has got is left."""
+    while True:
+        try:
+            async with connected(dsn) as server:
+                if await server.fetchval(_HAS_NO_COMMENT, database):
+                    await server.execute(f'DROP DATABASE IF EXISTS "{database}"')
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
