@@ -382,13 +382,12 @@ def _crossed_names(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     for request in storm.requests:
         if request.job and (request.job, request.name) not in storm.history.forgotten:
             wanted.setdefault(request.job, set()).add(request.name)
-    doubtful = {request.name for request in storm.requests if request.job is None}
     instances = {instance.id: instance for instance in evidence.instances}
     for job in evidence.jobs:
         instance = instances.get(job.dbinstanceid or 0)
         if instance is None or _operation(job) != "Create" or job.jobid not in wanted:
             continue
-        if first_name(instance.name) not in wanted[job.jobid] | doubtful:
+        if first_name(instance.name) not in wanted[job.jobid]:
             words = f"{instance}: {job.jobid} was requested for {sorted(wanted[job.jobid])}"
             yield Violation(Kind.CROSSED, words)
 
