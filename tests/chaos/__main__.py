@@ -20,7 +20,8 @@ from cli.data_folder import DataFolder
 from settings import Settings
 from tests.chaos.campaign import Outcome, Plan, campaign
 from tests.chaos.checker import Kind
-from tests.chaos.faults import OUTAGE_SECONDS, Hand, percentile, plan, seeded
+from tests.chaos.faults import ALONE, ON_A_PAIR, OUTAGE_SECONDS, Hand, percentile, plan, seeded
+from tests.chaos.pair import serving_on_pair
 from tests.embedded.conftest import port_options, running
 
 _CONSOLE = Console(soft_wrap=True)
@@ -91,9 +92,10 @@ def _options() -> argparse.Namespace:
         "--hands",
         type=Hand,
         nargs="+",
-        default=list(Hand),
+        default=list(ALONE),
         metavar="HAND",
-        help=f"which faults there are: {', '.join(Hand)}; by default all",
+        help=f"which faults there are: {', '.join(Hand)}; by default all but switchovers, which need a stack"
+        f" on two servers and go with {', '.join(ON_A_PAIR[1:])}",
     )
     parser.add_argument(
         "--outage", type=float, default=OUTAGE_SECONDS, metavar="SECONDS", help="how long a server is away"
@@ -106,7 +108,10 @@ def _options() -> argparse.Namespace:
         metavar="PROCESSES",
         help="processes beside the stack that compute all the time; several numbers: every seed with each",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if Hand.SWITCHOVERS in options.hands and not set(options.hands) <= set(ON_A_PAIR):
+        parser.error(f"beside switchovers there can only be: {', '.join(ON_A_PAIR[1:])}")
+    return options
 
 
 def _command(options: argparse.Namespace, run: Run) -> str:
@@ -132,6 +137,9 @@ async def _run(options: argparse.Namespace, run: Run, folder: Path) -> Outcome:
         outage=options.outage,
         busy=run.busy,
     )
+    if Hand.SWITCHOVERS in options.hands:
+        async with serving_on_pair(DataFolder(folder)) as pair:
+            return await campaign(folder, storm, heartbeat_timeout, _report, pair)
     async with running(DataFolder(folder), port_options(), folder / "up.log"):
         return await campaign(folder, storm, heartbeat_timeout, _report)
 

@@ -19,6 +19,7 @@ from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
 from tests.chaos.workload import PATIENCE_SECONDS, Customer, Ledger, Service, insist
+from tests.replication import ReplicatedPair
 
 _CUSTOMERS = 6
 _TAKEN = ("Taken One", "Taken Two", "Stranger")
@@ -105,8 +106,14 @@ class Outcome:
         return not (self.violations or self.missed() or self.ledger.oddities)
 
 
-async def campaign(folder: Path, plan: Plan, heartbeat_timeout: float, report: Report) -> Outcome:
-    """Carry out `plan` on the stack that serves in `folder`."""
+async def campaign(
+    folder: Path,
+    plan: Plan,
+    heartbeat_timeout: float,
+    report: Report,
+    pair: ReplicatedPair | None = None,
+) -> Outcome:
+    """Carry out `plan` on the stack that serves in `folder`, whose PostgreSQL is `pair` if there is one."""
     target = Target.of_stack(folder)
     await _plant_foreign_databases(target)
     foreign = await foreign_databases(target)
@@ -117,7 +124,16 @@ async def campaign(folder: Path, plan: Plan, heartbeat_timeout: float, report: R
     watching = asyncio.create_task(watch(target, outcome.ledger.history))
     try:
         async with busy(plan.busy):
-            await _storm(folder, plan, target, service, outcome, report)
+            injector = Injector(
+                folder,
+                service,
+                seeded(plan.seed + 1),
+                report,
+                outage=plan.outage,
+                overlaps=plan.busy > 0,
+                pair=pair,
+            )
+            await _storm(plan, target, service, injector, outcome)
             report("The storm is over; waiting until things are quiet.")
             await _hear_outcomes(service)
         await _reconcile(target)
@@ -138,9 +154,7 @@ def drift_command(folder: Path) -> Sequence[str]:
     return (sys.executable, "-m", "cli", "drift", "--json", "--data-dir", str(folder))
 
 
-async def _storm(
-    folder: Path, plan: Plan, target: Target, service: Service, outcome: Outcome, report: Report
-) -> None:
+async def _storm(plan: Plan, target: Target, service: Service, injector: Injector, outcome: Outcome) -> None:
     rng = seeded(plan.seed)
     start = time.monotonic()
     customers = [
@@ -149,22 +163,21 @@ async def _storm(
     ]
     moments = sorted(start + rng.uniform(0, plan.seconds) for _ in range(plan.operations))
     over = asyncio.Event()
-    chance = seeded(rng.random())
-    injector = Injector(folder, service, chance, report, outage=plan.outage, overlaps=plan.busy > 0)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_strike(plan, injector, rng, over, outcome))
+        strikes = _overlapping_strikes if plan.busy else _strikes
+        group.create_task(strikes(plan, injector, rng, over, outcome))
         async with asyncio.TaskGroup() as busy:
             for number, customer in enumerate(customers):
                 busy.create_task(customer.work(moments[number::_CUSTOMERS], start + 1.5 * plan.seconds))
         over.set()
 
 
-async def _strike(
+async def _strikes(
     plan: Plan, injector: Injector, rng: random.Random, over: asyncio.Event, outcome: Outcome
 ) -> None:
+    """One fault after the other, each when the one before is overcome."""
     for fault in plan.faults:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(over.wait(), plan.fault_every * rng.uniform(0.5, 1.5))
+        await _pause(plan, rng, over)
         if over.is_set() and len(outcome.faults) >= plan.least_faults:
             return
         second = next(plan.faults, None) if rng.random() < _SHARE_OF_DOUBLE_FAULTS else None
@@ -174,6 +187,37 @@ async def _strike(
             outcome.recoveries += [recovery] if recovery else []
         except TimeoutError:
             outcome.ledger.oddities.append(f"no recovery from {fault}{f' and {second}' if second else ''}")
+
+
+async def _overlapping_strikes(
+    plan: Plan, injector: Injector, rng: random.Random, over: asyncio.Event, outcome: Outcome
+) -> None:
+    """Faults in a steady pace, whatever is overcome; of those that last, one at a time."""
+    lasting: asyncio.Task[None] | None = None
+    async with asyncio.TaskGroup() as group:
+        for fault in plan.faults:
+            await _pause(plan, rng, over)
+            if over.is_set() and len(outcome.faults) >= plan.least_faults:
+                return
+            if fault.lasts and lasting is not None and not lasting.done():
+                continue
+            outcome.faults.append(fault)
+            strike = group.create_task(_struck(injector, fault))
+            if fault.lasts:
+                lasting = strike
+            else:
+                await strike
+
+
+async def _struck(injector: Injector, fault: Fault) -> None:
+    """Do a fault; what is not done in time because of others that meet it, the checker finds in the end."""
+    with suppress(TimeoutError):
+        await injector.strike(fault)
+
+
+async def _pause(plan: Plan, rng: random.Random, over: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(over.wait(), plan.fault_every * rng.uniform(0.5, 1.5))
 
 
 async def _hear_outcomes(service: Service) -> None:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, hmac, padding
@@ -505,8 +504,8 @@ def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> It
     if (ods_instance.name, ods_instance.instancetype) != (instance.name, instance.databasetemplate):
         words = f"{instance}: '{ods_instance.name}', {ods_instance.instancetype}"
         yield Violation(Kind.WRONG_ODS_INSTANCE, words)
-    server = urlsplit(target.master_dsn)
-    expected = {"host": server.hostname, "port": str(server.port), "database": instance.databasename}
+    host, port = target.address
+    expected = {"host": host, "port": port, "database": instance.databasename}
     try:
         pairs = decrypted(ods_instance.connectionstring or "", target.encryption_key)
     except (ValueError, InvalidSignature) as fault:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -30,6 +31,13 @@ class Target:
     temporal_address: str
     namespace: str
     encryption_key: bytes
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """Host and port of the server; of the first one, if there are several."""
+        first = urlsplit(self.master_dsn).netloc.rpartition("@")[2].partition(",")[0]
+        host, _, port = first.partition(":")
+        return host, port
 
     @classmethod
     def of_stack(cls, folder: Path) -> Self:

@@ -37,6 +37,9 @@ class Blow(StrEnum):
     LOCK = "locked"
     INTERRUPT = "interrupted DROP"
     LEAVE = "abandoned DROP"
+    SWITCHOVER = "switchover"
+    FAILOVER = "crash with promotion"
+    DEMOTION = "demotion in place"
 
 
 class Hand(StrEnum):
@@ -47,12 +50,20 @@ class Hand(StrEnum):
     OUTAGES = "outages"
     LOCKS = "locks"
     DROPS = "drops"
+    SWITCHOVERS = "switchovers"
+
+
+ON_A_PAIR = (Hand.SWITCHOVERS, Hand.RESTORES, Hand.LOCKS, Hand.DROPS)
+"""What can be done where PostgreSQL is a primary with a standby, which `ods up` does not run."""
+ALONE = tuple(hand for hand in Hand if hand is not Hand.SWITCHOVERS)
+"""What can be done where there is one PostgreSQL."""
 
 
 _Kind = tuple[Victim, Blow]
 _SIGNALLED = (Victim.WORKER, Victim.API, Victim.TEMPORAL, Victim.POSTGRES, Victim.BACKEND)
+_SIGNALS = (Blow.KILL, Blow.TERM, Blow.STOP)
 _KINDS: Mapping[Hand, Sequence[_Kind]] = {
-    Hand.SIGNALS: list(product(_SIGNALLED, (Blow.KILL, Blow.TERM, Blow.STOP))),
+    Hand.SIGNALS: list(product(_SIGNALLED, _SIGNALS)),
     Hand.RESTORES: [(Victim.REGISTRY, Blow.RESTORE)],
     Hand.OUTAGES: [
         (Victim.POSTGRES, Blow.OUTAGE),
@@ -64,8 +75,20 @@ _KINDS: Mapping[Hand, Sequence[_Kind]] = {
     ],
     Hand.LOCKS: [(Victim.DATABASE, Blow.LOCK)],
     Hand.DROPS: [(Victim.DATABASE, Blow.INTERRUPT), (Victim.DATABASE, Blow.LEAVE)],
+    Hand.SWITCHOVERS: [
+        (Victim.POSTGRES, Blow.SWITCHOVER),
+        (Victim.POSTGRES, Blow.FAILOVER),
+        (Victim.POSTGRES, Blow.DEMOTION),
+    ],
 }
-_SHARES = {Hand.SIGNALS: 15, Hand.RESTORES: 2, Hand.OUTAGES: 1, Hand.LOCKS: 1, Hand.DROPS: 2}
+_SHARES = {
+    Hand.SIGNALS: 15,
+    Hand.RESTORES: 2,
+    Hand.OUTAGES: 1,
+    Hand.LOCKS: 1,
+    Hand.DROPS: 2,
+    Hand.SWITCHOVERS: 3,
+}
 """How many faults of each hand a round has; an outage takes as long as many others together."""
 
 
@@ -77,6 +100,11 @@ class Fault:
     blow: Blow
     pause: float
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it is more than a signal: jobs must be done for it, or it goes on for a while."""
+        return self.blow not in _SIGNALS
+
     def __str__(self) -> str:
         match self.blow:
             case Blow.STOP | Blow.OUTAGE | Blow.FREEZE | Blow.LOCK:
@@ -84,6 +112,8 @@ class Fault:
             case Blow.RESTORE:
                 return f"{self.victim} {self.blow} by {self.pause:.1f} s or more"
             case Blow.KILL | Blow.TERM | Blow.INTERRUPT | Blow.LEAVE:
+                return f"{self.victim} {self.blow}"
+            case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
                 return f"{self.victim} {self.blow}"
             case _:
                 assert_never(self.blow)
@@ -142,6 +172,8 @@ def _pause(rng: random.Random, victim: Victim, blow: Blow, heartbeat_timeout: fl
             return outage
         case Blow.LOCK:
             return rng.uniform(10, 20)
+        case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
+            return 0
         case Blow.KILL | Blow.TERM | Blow.STOP | Blow.RESTORE | Blow.INTERRUPT | Blow.LEAVE:
             # A worker is paused longer than others wait for it.
             least = heartbeat_timeout + 0.5 if victim is Victim.WORKER else 1

@@ -23,6 +23,7 @@ from tests.chaos.probes import Probes
 from tests.chaos.processes import children, frozen, is_alive, parent, send
 from tests.chaos.restore import Snapshot
 from tests.chaos.workload import Json, Service, insist
+from tests.replication import ReplicatedPair
 
 _POLL_SECONDS = 0.05
 _RETURN_SECONDS = 90
@@ -56,6 +57,7 @@ class Injector:
         outage: how many seconds a server is away at most.
         overlaps: whether the next fault comes before the jobs that met this one are done, which the checker
             then looks at.
+        pair: the two servers, if PostgreSQL is a primary with a standby.
     """
 
     def __init__(
@@ -67,12 +69,15 @@ class Injector:
         *,
         outage: float = 0,
         overlaps: bool = False,
+        pair: ReplicatedPair | None = None,
     ) -> None:
         self._folder = folder
         self._service = service
         self._rng = rng
         self._report = report
         self._overlaps = overlaps
+        self._pair = pair
+        self._promotion = asyncio.Lock()
         self._probes = Probes(service, rng)
         self._return_seconds = _RETURN_SECONDS + outage
         self._outages = 0
@@ -130,6 +135,8 @@ class Injector:
                 await self._interrupted(jobs)
             case Blow.LEAVE:
                 await self._left()
+            case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
+                return await self._promoted(fault.blow)
             case _:
                 assert_never(fault.blow)
         return time.monotonic()
@@ -236,6 +243,19 @@ class Injector:
         # A delete that has come so far has ended the routing before.
         routing = f"DELETE FROM dbo.odsinstances WHERE name = '{probe.name}'"  # noqa: S608 - no client's name
         await insist(self._dsn(Victim.REGISTRY), routing)
+
+    async def _promoted(self, blow: Blow) -> float:
+        """The standby becomes the primary; returns when, and only then gives it a standby of its own."""
+        pair = self._pair
+        assert pair is not None, "there is no standby: the hand needs the stack on a pair"
+        async with self._promotion:  # one after the other
+            if blow is Blow.SWITCHOVER:
+                await pair.switchover()
+                return time.monotonic()
+            await (pair.crash_and_promote() if blow is Blow.FAILOVER else pair.demote_in_place())
+            promoted = time.monotonic()
+            await pair.rejoin()
+            return promoted
 
     def _answers(self, victim: Victim) -> Callable[[], Awaitable[bool]]:
         return self._temporal_answers if victim is Victim.TEMPORAL else self._postgres_answers

@@ -25,6 +25,7 @@ Json = dict[str, Any]
 _TIMEOUT_SECONDS = 20
 _PAUSE_SECONDS = 0.3
 _POLL_SECONDS = 0.05
+_HURRY_SECONDS = 10
 PATIENCE_SECONDS = 180
 _OBSTACLE_SECONDS = 60
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
@@ -190,9 +191,12 @@ class Service:
         Raises:
             TimeoutError: it has not for minutes.
         """
+        started = time.monotonic()
         async with asyncio.timeout(self._patience):
             while (told := await self.job(job))["status"] not in _ENDED:
-                await asyncio.sleep(_POLL_SECONDS)
+                # Clients that ask often take the processors from the jobs that they ask for.
+                hurried = time.monotonic() - started < _HURRY_SECONDS
+                await asyncio.sleep(_POLL_SECONDS if hurried else _PAUSE_SECONDS)
         return told
 
     async def live(self, name: str) -> int | None:
