@@ -158,8 +158,8 @@ def _show(outcome: Outcome) -> None:
     _CONSOLE.print(f"{len(outcome.ledger.requests) - unknown} requests accepted, {unknown} unanswered.")
     for violation in outcome.violations:
         _CONSOLE.print(f"VIOLATION {violation.kind}: {violation.words}", markup=False)
-    for oddity in outcome.ledger.oddities:
-        _CONSOLE.print(f"ODD {oddity}", markup=False)
+    for oddity, count in Counter(outcome.ledger.oddities).items():
+        _CONSOLE.print(f"ODD {oddity}{f' ({count} times)' if count > 1 else ''}", markup=False)
     for missed in outcome.missed():
         _CONSOLE.print(f"LIMIT MISSED {missed}", markup=False)
     kinds = Counter(violation.kind for violation in outcome.violations)

@@ -141,7 +141,7 @@ async def campaign(
         storm = Storm(outcome.ledger.told(), foreign, spares, outcome.ledger.history)
         verdict = await judge(target, storm, _QUIET_SECONDS)
         outcome.violations += verdict.violations
-        outcome.violations += await check_drift(drift_command(folder), storm, verdict.leftovers)
+        outcome.violations += await check_drift(drift_command(folder), storm, verdict)
     finally:
         watching.cancel()
         await service.close()

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -145,11 +145,13 @@ class Storm:
 class Verdict:
     """What is wrong, and what would be if a restore of the registry were not the cause.
 
-    The product can only report these `leftovers`: which side is right, a person must say.
+    The product can only report these `leftovers`: which side is right, a person must say. It may also report
+    what a restore has `touched`, in names of instances and databases, and what is in order again.
     """
 
-    violations: Sequence[Violation]
-    leftovers: Sequence[Violation]
+    violations: Sequence[Violation] = ()
+    leftovers: Sequence[Violation] = ()
+    touched: Sequence[str] = ()
 
 
 async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violation]:
@@ -170,7 +172,14 @@ async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
     return Verdict(
         [violation for violation in found if not _is_leftover(violation, storm.history)],
         [violation for violation in found if _is_leftover(violation, storm.history)],
+        _touched(evidence, storm.history),
     )
+
+
+def _touched(evidence: Evidence, history: History) -> Sequence[str]:
+    instances = [it for it in evidence.instances if it.mark in history.changed]
+    databases = [it.name for it in evidence.databases if it.mark in history.changed]
+    return [*databases, *(name for it in instances for name in (it.name, it.databasename))]
 
 
 def _is_leftover(violation: Violation, history: History) -> bool:
@@ -178,11 +187,12 @@ def _is_leftover(violation: Violation, history: History) -> bool:
 
 
 async def check_drift(
-    command: Sequence[str], storm: Storm, leftovers: Sequence[Violation] = ()
+    command: Sequence[str], storm: Storm, verdict: Verdict = Verdict()
 ) -> Sequence[Violation]:
     """What `command` (`ods drift --json`) reports, but for databases that were there before.
 
-    All `leftovers` must be among it, and after a restore it may say something of the registry as a whole.
+    All leftovers of the verdict must be among it, and after a restore it may say something of the registry
+    as a whole.
     """
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -192,27 +202,28 @@ async def check_drift(
         found = [drift for drift in json.loads(output) if drift["subject"] not in storm.foreign]
     except (ValueError, TypeError, KeyError):
         return [Violation(Kind.DRIFT, f"no report (exit code {process.returncode}): {output.decode()}")]
-    return [*_unexpected_drift(found, storm, leftovers), *_unreported(found, leftovers)]
+    return [*_unexpected_drift(found, storm, verdict), *_unreported(found, verdict.leftovers)]
 
 
 def _unexpected_drift(
-    found: Sequence[Mapping[str, object]], storm: Storm, leftovers: Sequence[Violation]
+    found: Sequence[Mapping[str, object]], storm: Storm, verdict: Verdict
 ) -> Iterator[Violation]:
+    expected = [*verdict.touched, *(name for leftover in verdict.leftovers for name in leftover.names)]
     for drift in found:
         about_registry = bool(storm.history.changed) and "Registry" in str(drift.get("kind"))
-        if not about_registry and not any(_names(drift, leftover) for leftover in leftovers):
+        if not about_registry and not _names(drift, expected):
             yield Violation(Kind.DRIFT, str(drift))
 
 
 def _unreported(found: Sequence[Mapping[str, object]], leftovers: Sequence[Violation]) -> Iterator[Violation]:
     for leftover in leftovers:
-        if not any(_names(drift, leftover) for drift in found):
+        if not any(_names(drift, leftover.names) for drift in found):
             yield Violation(Kind.UNREPORTED, f"{leftover.kind}: {leftover.words}")
 
 
-def _names(drift: Mapping[str, object], leftover: Violation) -> bool:
-    """Whether a finding names what is left; `Client 1 1` is not named by `Client 1 10`."""
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(drift)) for name in leftover.names)
+def _names(drift: Mapping[str, object], names: Collection[str]) -> bool:
+    """Whether a finding contains one of `names`; `Client 1 1` is not contained in `Client 1 10`."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(drift)) for name in names)
 
 
 async def _settled(target: Target, temporal: Client, storm: Storm, seconds: float) -> Evidence:

@@ -107,13 +107,13 @@ class Fault:
 
     def __str__(self) -> str:
         match self.blow:
-            case Blow.STOP | Blow.OUTAGE | Blow.FREEZE | Blow.LOCK:
+            case Blow.STOP | Blow.OUTAGE | Blow.FREEZE | Blow.LOCK | Blow.DEMOTION:
                 return f"{self.victim} {self.blow} for {self.pause:.1f} s"
             case Blow.RESTORE:
                 return f"{self.victim} {self.blow} by {self.pause:.1f} s or more"
             case Blow.KILL | Blow.TERM | Blow.INTERRUPT | Blow.LEAVE:
                 return f"{self.victim} {self.blow}"
-            case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
+            case Blow.SWITCHOVER | Blow.FAILOVER:
                 return f"{self.victim} {self.blow}"
             case _:
                 assert_never(self.blow)
@@ -172,8 +172,10 @@ def _pause(rng: random.Random, victim: Victim, blow: Blow, heartbeat_timeout: fl
             return outage
         case Blow.LOCK:
             return rng.uniform(10, 20)
-        case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
+        case Blow.SWITCHOVER | Blow.FAILOVER:
             return 0
+        case Blow.DEMOTION:
+            return 10
         case Blow.KILL | Blow.TERM | Blow.STOP | Blow.RESTORE | Blow.INTERRUPT | Blow.LEAVE:
             # A worker is paused longer than others wait for it.
             least = heartbeat_timeout + 0.5 if victim is Victim.WORKER else 1

@@ -32,6 +32,8 @@ _DONE_SECONDS = 10
 """How long jobs may take that a restore shall meet when they are done."""
 _CREATES_AGAIN = 12
 """How many are requested at most until an id is given out again."""
+_ACCEPTED_SECONDS = 5
+"""How long requests may be refused after a standby has become the primary."""
 _LOCKED = 4
 """So many databases are locked: more than a worker drops at once."""
 _ROLE = "ods_service"
@@ -136,7 +138,7 @@ class Injector:
             case Blow.LEAVE:
                 await self._left()
             case Blow.SWITCHOVER | Blow.FAILOVER | Blow.DEMOTION:
-                return await self._promoted(fault.blow)
+                return await self._promoted(fault, jobs)
             case _:
                 assert_never(fault.blow)
         return time.monotonic()
@@ -223,14 +225,14 @@ class Injector:
                 self._service.ledger.oddities.append(words)
 
     async def _interrupted(self, jobs: list[str]) -> None:
-        """The session that drops a database is ended in the middle of it."""
+        """The sessions that drop databases are ended in the middle of it."""
         (probe,) = await self._probes.made(1)
 
         async def request() -> None:
             jobs.extend(filter(None, [await self._probes.delete(probe)]))
 
-        if not await obstacles.interrupt_drop(self._dsn(), probe.database, request):
-            self._report(f"The DROP of {probe.database} was not met.")
+        if not await obstacles.interrupt_drop(self._dsn(), _ROLE, request):
+            self._report("No DROP was met.")
 
     async def _left(self) -> None:
         """A delete has failed and its DROP was interrupted: the pass must bring it to its end."""
@@ -244,18 +246,34 @@ class Injector:
         routing = f"DELETE FROM dbo.odsinstances WHERE name = '{probe.name}'"  # noqa: S608 - no client's name
         await insist(self._dsn(Victim.REGISTRY), routing)
 
-    async def _promoted(self, blow: Blow) -> float:
-        """The standby becomes the primary; returns when, and only then gives it a standby of its own."""
+    async def _promoted(self, fault: Fault, jobs: list[str]) -> float:
+        """The standby becomes the primary; returns when. A request must be accepted soon after.
+
+        A primary that was demoted in place keeps its sessions, and refuses writes, until the end of the fault.
+        """
         pair = self._pair
         assert pair is not None, "there is no standby: the hand needs the stack on a pair"
         async with self._promotion:  # one after the other
-            if blow is Blow.SWITCHOVER:
+            if fault.blow is Blow.SWITCHOVER:
                 await pair.switchover()
-                return time.monotonic()
-            await (pair.crash_and_promote() if blow is Blow.FAILOVER else pair.demote_in_place())
+            else:
+                await (pair.crash_and_promote() if fault.blow is Blow.FAILOVER else pair.demote_in_place())
             promoted = time.monotonic()
-            await pair.rejoin()
+            await self._accepted(jobs)
+            if pair.standby is None:
+                await asyncio.sleep(fault.pause)
+                await pair.rejoin()
             return promoted
+
+    async def _accepted(self, jobs: list[str]) -> None:
+        """Request an instance, which is odd if it takes long; whether it is accepted later, the clients see."""
+        try:
+            async with asyncio.timeout(_ACCEPTED_SECONDS):
+                jobs.append(await self._probes.create())
+        except TimeoutError:
+            if not self._overlaps:
+                words = f"no request was accepted within {_ACCEPTED_SECONDS} s of the promotion"
+                self._service.ledger.oddities.append(words)
 
     def _answers(self, victim: Victim) -> Callable[[], Awaitable[bool]]:
         return self._temporal_answers if victim is Victim.TEMPORAL else self._postgres_answers

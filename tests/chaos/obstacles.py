@@ -20,10 +20,10 @@ _POLL_SECONDS = 0.05
 _DROP_SECONDS = 30
 _COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
 _END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2"
-_IS_INVALID = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
 _END_DROPS = """
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE state = 'active' AND query LIKE 'DROP DATABASE%' AND position($1 IN query) > 0
+SELECT pg_terminate_backend(pid, 5000)
+FROM pg_stat_activity JOIN pg_database ON position(pg_database.datname IN query) > 0
+WHERE state = 'active' AND query LIKE 'DROP DATABASE%' AND usename = $1 AND datconnlimit = -2
 """
 
 
@@ -72,33 +72,33 @@ async def closed(dsn: str, database: str, role: str) -> AsyncIterator[None]:
         await insist(dsn, f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
 
 
-async def interrupt_drop(dsn: str, database: str, request: Callable[[], Awaitable[object]]) -> bool:
-    """End the session that drops `database` in the middle of it, once; returns whether that was so.
+async def interrupt_drop(dsn: str, role: str, request: Callable[[], Awaitable[object]]) -> bool:
+    """End the sessions of `role` that drop a database in the middle of it, once; returns whether there were.
 
     A DROP notes that the database is invalid, and then waits until every session has closed its files: one
     that is frozen meanwhile makes it wait.
 
     Args:
         dsn: a superuser's address.
-        database: what is going to be dropped.
-        request: requests that.
+        role: who drops.
+        request: requests that a database is dropped; others may come before.
     """
     session = await patient_session(dsn)
     try:
         with frozen([session.get_server_pid()]):
             await request()
-            return await _interrupted(dsn, database)
+            return await _interrupted(dsn, role)
     finally:
         session.terminate()
 
 
-async def _interrupted(dsn: str, database: str) -> bool:
+async def _interrupted(dsn: str, role: str) -> bool:
     deadline = time.monotonic() + _DROP_SECONDS
     while time.monotonic() < deadline:
         with suppress(*BROKEN):
             async with connected(dsn) as server:
-                if await server.fetchval(_IS_INVALID, database):
-                    return bool(await server.fetchval(_END_DROPS, database))
+                if await server.fetch(_END_DROPS, role):
+                    return True
         await asyncio.sleep(_POLL_SECONDS)
     return False
 

@@ -43,15 +43,15 @@ async def serving_on_pair(folder: DataFolder) -> AsyncIterator[ReplicatedPair]:
     Raises:
         CommandError: it does not serve within a minute.
     """
-    folder.create()
-    async with ReplicatedPair(folder.path / "pair", _SETTINGS) as pair:
-        secrets = Secrets.generate(pair.primary.port)
-        folder.keep_secrets(secrets)
-        await _prepare(pair, secrets)
-        stack = _Stack(folder, pair, secrets)
-        async with Supervisor(folder.logs, stack.restarted) as supervisor:
-            await stack.start(supervisor)
-            yield pair
+    with folder.locked():
+        async with ReplicatedPair(folder.path / "pair", _SETTINGS) as pair:
+            secrets = Secrets.generate(pair.primary.port)
+            folder.keep_secrets(secrets)
+            await _prepare(pair, secrets)
+            stack = _Stack(folder, pair, secrets)
+            async with Supervisor(folder.logs, stack.restarted) as supervisor:
+                await stack.start(supervisor)
+                yield pair
 
 
 async def _prepare(pair: ReplicatedPair, secrets: Secrets) -> None:

@@ -17,7 +17,7 @@ from instances.registry import Registry
 from instances.status import JobStatus
 from settings import Settings
 from tests.chaos import checker, evidence
-from tests.chaos.checker import Kind, Request, Storm, Violation, check, check_drift, judge
+from tests.chaos.checker import Kind, Request, Storm, Verdict, Violation, check, check_drift, judge
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import (
     Database,
@@ -502,16 +502,22 @@ def _reporting(*findings: dict[str, str]) -> list[str]:
     return [sys.executable, "-c", f"print({json.dumps(findings)!r})"]
 
 
-_LEFT = Violation(Kind.SURPLUS_DATABASE, "EdFi_Ods_A_Minimal is left", "mark", ("EdFi_Ods_A_Minimal",))
+_LEFT = Verdict(
+    leftovers=[
+        Violation(Kind.SURPLUS_DATABASE, "EdFi_Ods_A_Minimal is left", "mark", ("EdFi_Ods_A_Minimal",))
+    ],
+    touched=["Client 1"],
+)
 
 
 async def test_leftover_is_a_violation_when_no_finding_names_it() -> None:
     other = {"kind": "DatabaseWithoutInstance", "subject": "EdFi_Ods_A_Minimal_2", "explanation": "Why."}
     named = {**other, "subject": "EdFi_Ods_A_Minimal"}
-    assert await check_drift(_reporting(named), Storm(), [_LEFT]) == []
-    found = await check_drift(_reporting(named, other), Storm(), [_LEFT])
+    settled = {**other, "subject": "7 Client 1"}
+    assert await check_drift(_reporting(named, settled), Storm(), _LEFT) == []
+    found = await check_drift(_reporting(named, other), Storm(), _LEFT)
     assert _kinds(found) == {Kind.DRIFT}
-    assert _kinds(await check_drift(_reporting(other), Storm(), [_LEFT])) == {Kind.DRIFT, Kind.UNREPORTED}
+    assert _kinds(await check_drift(_reporting(other), Storm(), _LEFT)) == {Kind.DRIFT, Kind.UNREPORTED}
 
 
 async def test_finding_about_the_registry_is_expected_when_it_was_put_back() -> None:

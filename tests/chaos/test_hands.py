@@ -12,7 +12,7 @@ from cli.postgres import EmbeddedPostgres
 from tests.chaos import obstacles
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import History, Target, read_rows
-from tests.chaos.faults import Blow, Fault, Hand, Victim, plan, seeded
+from tests.chaos.faults import ALONE, Blow, Fault, Victim, plan, seeded
 from tests.chaos.restore import Snapshot
 from tests.servers import NUMBERS, service_dsn, session
 
@@ -66,7 +66,7 @@ async def test_drop_leaves_an_invalid_database_when_it_is_interrupted(
         async def request() -> None:
             drops.append(asyncio.ensure_future(service.execute(f'DROP DATABASE "{database}"')))
 
-        assert await obstacles.interrupt_drop(postgres.dsn(), database, request)
+        assert await obstacles.interrupt_drop(postgres.dsn(), "ods_service", request)
         with pytest.raises(asyncpg.PostgresError, match="administrator command"):
             await drops[0]
     assert await admin.fetchval(_INVALID, database)
@@ -103,7 +103,7 @@ async def test_service_is_refused_when_a_database_is_closed(
 
 
 def _first(count: int, seed: int) -> list[Fault]:
-    return list(itertools.islice(plan(seeded(seed), 5, list(Hand), 90), count))
+    return list(itertools.islice(plan(seeded(seed), 5, ALONE, 90), count))
 
 
 def test_every_hand_has_its_turns_when_the_plan_goes_once_round() -> None:
