@@ -86,6 +86,8 @@ class Outcome:
         """Seconds that 95 of 100 recoveries may take, if that is promised."""
         if blow in {Blow.OUTAGE, Blow.FREEZE}:
             return _RETURN_SECONDS
+        if blow in {Blow.SWITCHOVER, Blow.FAILOVER, Blow.DEMOTION}:
+            return None  # the old primary has come back as a standby before the jobs are waited for
         if victim in {Victim.POSTGRES, Victim.TEMPORAL}:
             return _RESTART_SECONDS
         if (victim, blow) == (Victim.WORKER, Blow.KILL):

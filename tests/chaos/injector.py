@@ -249,7 +249,7 @@ class Injector:
     async def _promoted(self, fault: Fault, jobs: list[str]) -> float:
         """The standby becomes the primary; returns when. A request must be accepted soon after.
 
-        A primary that was demoted in place keeps its sessions, and refuses writes, until the end of the fault.
+        A primary that was demoted in place keeps its sessions, and refuses writes, until the fault ends.
         """
         pair = self._pair
         assert pair is not None, "there is no standby: the hand needs the stack on a pair"
@@ -266,7 +266,7 @@ class Injector:
             return promoted
 
     async def _accepted(self, jobs: list[str]) -> None:
-        """Request an instance, which is odd if it takes long; whether it is accepted later, the clients see."""
+        """Request an instance; it is odd if that takes long. If it is accepted at all, the clients see."""
         try:
             async with asyncio.timeout(_ACCEPTED_SECONDS):
                 jobs.append(await self._probes.create())
