@@ -9,8 +9,9 @@ from collections.abc import Collection
 
 import asyncpg
 
-from databases.errors import faults_explained
+from databases.errors import DatabaseFaultError, faults_explained
 from databases.ownership import Owner
+from databases.server import Server
 from instances.errors import InstallationNotConfirmedError
 from instances.installation import InstallationStore
 
@@ -86,6 +87,14 @@ class InstallationCheck:
                 " meant: `ods installation confirm`, or ODS_SHARED_SERVER=true."
             )
         return None
+
+    async def known_obstacle(self, server: Server) -> str | None:
+        """The same, as far as it is known while the server may be away."""
+        try:
+            async with server.session() as session:
+                return await self.obstacle(session)
+        except DatabaseFaultError:
+            return (await self._store.state()).obstacle
 
     async def system(self, session: asyncpg.Connection) -> str:
         """System identifier of the server's PostgreSQL cluster, which its standbys share.

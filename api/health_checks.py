@@ -90,6 +90,7 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
     temporal = next(iter(tenants)).temporal
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
+    yield from map(partial(_installation, tenants), tenants)
     yield _reachable(temporal)
     for services in tenants:
         yield from _queues(temporal, services)
@@ -111,6 +112,17 @@ def _servers(tenants: Tenancy) -> Iterator[Check]:
     for group in sharing.values():
         names = [_named("odsServer", services, tenants) for services in group]
         yield Check(names, partial(_read_only, names, group[0].server.is_writable))
+
+
+def _installation(tenants: Tenancy, services: Services) -> Check:
+    """Whether anything may be changed, or the operator must confirm first which installation this is."""
+    name = _named("installation", services, tenants)
+
+    async def find() -> Faults:
+        obstacle = await services.installation.known_obstacle(services.server)
+        return {} if obstacle is None else {name: obstacle}
+
+    return Check([name], find)
 
 
 async def _read_only(names: Sequence[str], is_writable: Callable[[], Awaitable[bool]]) -> Faults:

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from temporalio.client import Client
 
 from activities.drift import DriftDetector
+from activities.installation import InstallationCheck
 from activities.tenant import Tenant
 from api.auth import Authority, Tokens
 from api.client_tokens import ClientTokens
@@ -47,6 +48,7 @@ class Services:
     settings: Settings
     temporal: Client
     registry: Registry
+    installation: InstallationCheck
     catalog: Catalog
     ods_instances: OdsInstances
     contexts: Contexts
@@ -82,6 +84,7 @@ class Services:
             settings=settings,
             temporal=temporal,
             registry=tenant.registry,
+            installation=tenant.installation,
             catalog=tenant.catalog,
             ods_instances=OdsInstances(tenant.engine, tenant.registry, tenant.connection_strings),
             contexts=Contexts(tenant.engine),

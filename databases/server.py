@@ -246,7 +246,7 @@ async def _take_fence(connection: asyncpg.Connection, key: str) -> None:
         except asyncpg.LockNotAvailableError:
             await connection.execute(_END_HOLDER, key)
         else:
-            await connection.execute("RESET lock_timeout")
+            await connection.execute(f"SET lock_timeout = '{_SESSION_SETTINGS['lock_timeout']}'")
             return
     raise DatabaseFaultError("An earlier attempt still works on this database.", retryable=True)
 

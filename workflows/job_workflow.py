@@ -145,7 +145,7 @@ class JobWorkflow(ABC):
             await self._pause(pause)
 
     async def _pause(self, pause: timedelta) -> None:
-        self._retry = False
+        """Wait until the next try; a `retry` that came while the last one ran ends the pause as well."""
         with suppress(TimeoutError):
             await workflow.wait_condition(lambda: self._retry, timeout=pause)
         self._retry = False

@@ -285,6 +285,7 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
         "newName": None,
         "jobId": requested.job.job_id,
         "errorMessage": None,
+        "waiting": None,
         "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},
         "links": {"job": f"/v2/jobs/{requested.job.job_id}", "workflow": None},
     }

@@ -1,8 +1,10 @@
 import re
+from datetime import datetime
 
 import httpx
 import pytest
 
+from instances.jobs import JobWait
 from instances.registry import Registry
 from instances.status import Template
 
@@ -19,7 +21,26 @@ async def test_job_is_shown_with_nulls_when_it_is_pending(api: httpx.AsyncClient
         "status": "Pending",
         "finishedAt": None,
         "errorMessage": None,
+        "waiting": None,
     }
+
+
+async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
+    api: httpx.AsyncClient, registry: Registry
+) -> None:
+    job = (await registry.reserve("Waiting", Template.MINIMAL)).job
+    await registry.begin(job)
+    await registry.record_wait(JobWait(job, "The server cannot be reached.", 60, 3540))
+    for answer in (
+        await api.get(f"/v2/jobs/{job.job_id}"),
+        await api.get(f"/v2/dbInstances/{job.instance_id}"),
+    ):
+        waiting = answer.json()["waiting"]
+        assert waiting["for"] == "The server cannot be reached."
+        since, until = (datetime.fromisoformat(waiting[at]) for at in ("since", "until"))
+        assert (until - since).total_seconds() == pytest.approx(3600, abs=1)
+    await registry.fail(job, "It was away for too long.", outage=True)
+    assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["waiting"] is None
 
 
 async def test_job_tells_the_reason_when_it_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:

@@ -46,7 +46,13 @@ async def test_refresh_of_everything_is_accepted_when_temporal_is_away(api: http
     assert answer.headers["Location"] == f"/v2/jobs/{job}"
     followed = (await api.get(answer.headers["Location"])).json()
     assert followed.pop("createdAt").endswith("Z")
-    assert followed == {"jobId": job, "status": "Pending", "finishedAt": None, "errorMessage": None}
+    assert followed == {
+        "jobId": job,
+        "status": "Pending",
+        "finishedAt": None,
+        "errorMessage": None,
+        "waiting": None,
+    }
 
 
 async def test_refresh_of_one_is_accepted_when_there_is_such_an_ods_instance(

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("workers")
 
 async def _failed(operator: Operator, job: InstanceJob, words: str) -> None:
     assert await operator.ended(job) is JobStatus.ERROR
-    instance = await operator.instance(job)
-    assert instance.status == InstanceStatus.ERROR
-    assert words in (instance.errormessage or "")
     row = await operator.catalog.job(job.job_id)
+    instance = await operator.instance(job)
     assert row is not None
-    assert row.errormessage == instance.errormessage
+    assert instance.status == InstanceStatus.ERROR
+    for told in (row.errormessage, instance.errormessage):
+        assert words in (told or "")
 
 
 async def _retried_by_signal(operator: Operator, job: InstanceJob) -> None:
@@ -108,7 +108,7 @@ async def test_job_is_done_when_retried_through_the_registry(
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
 
 
-async def test_database_is_removed_when_its_name_was_taken_among_ods_instances_meanwhile(
+async def test_published_database_stays_for_a_retry_when_its_name_was_taken_among_ods_instances_meanwhile(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, registry_dsn: str, name: str
 ) -> None:
     async with in_use(admin, postgres, MINIMAL_TEMPLATE):
@@ -119,7 +119,13 @@ async def test_database_is_removed_when_its_name_was_taken_among_ods_instances_m
                 "INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'Other')", name
             )
     await _failed(operator, job, f"An instance named '{name}' already exists.")
-    await _gone(admin, job.database)
+    published = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database)
+    assert published
+    async with session(registry_dsn) as connection:
+        await connection.execute("DELETE FROM dbo.odsinstances WHERE name = $1", name)
+    retry = await operator.retry(job)
+    assert await operator.reached(retry, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database) == published
 
 
 @pytest.mark.parametrize("before", [InstanceStatus.COMPLETED, InstanceStatus.DELETE_FAILED])

@@ -210,10 +210,20 @@ async def test_jobs_of_an_instance_share_its_fence_when_they_follow_each_other(
 
 
 async def test_statements_wait_briefly_for_locks_when_the_fence_was_taken(
-    server: Server, owner: Owner
+    server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(owner) as fenced:
         assert await fenced.fetchval("SHOW lock_timeout") == "3s"
+    await admin.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", owner.mark)
+    waiting = asyncio.create_task(_lock_timeout_behind_a_fence(server, owner))
+    await until(lambda: admin.fetchval(FENCE_AWAITED))
+    await admin.execute("SELECT pg_advisory_unlock_all()")
+    assert await waiting == "3s"
+
+
+async def _lock_timeout_behind_a_fence(server: Server, owner: Owner) -> str:
+    async with server.fenced(owner) as fenced:
+        return str(await fenced.fetchval("SHOW lock_timeout"))
 
 
 async def test_attempt_may_be_repeated_when_the_holder_cannot_be_ended(
@@ -314,4 +324,4 @@ async def test_settings_are_those_of_every_session_when_one_is_used_again(server
             assert values == ["ods instance management", "500ms", "30"]
             await session.execute("SET client_connection_check_interval = 0; SET lock_timeout = 5")
     async with server.session() as session:
-        assert await session.fetchval("SHOW lock_timeout") == "0"
+        assert await session.fetchval("SHOW lock_timeout") == "3s"

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
-from temporalio.testing import WorkflowEnvironment
 
 from instances.jobs import InstanceJob
 from instances.status import Operation
@@ -80,17 +79,18 @@ async def test_job_goes_on_when_the_wait_cannot_be_recorded(
 
 
 async def test_job_fails_with_the_reason_when_an_outage_lasts_too_long(
-    start: Start, job: InstanceJob, script: Script, time_skipping: WorkflowEnvironment, keep: Keep
+    start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [away()] * 1000
     policy = replace(job.policy, outage_timeout=120, decision_window=1)
-    before = await time_skipping.get_current_time()
     handle = await start(replace(job, policy=policy))
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     assert script.reasons == [AWAY]
     assert script.outages == [True]
-    lasted = await time_skipping.get_current_time() - before
+    described = await handle.describe()
+    assert described.close_time is not None
+    lasted = described.close_time - described.start_time
     assert timedelta(seconds=120) <= lasted < timedelta(seconds=120) + 2 * LONGEST_PAUSE
     await keep("create-outage-too-long", handle)
 
