@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
+import asyncpg
+from sqlalchemy.exc import DBAPIError
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
@@ -17,6 +19,8 @@ from api.answers import Answer
 from api.services import Services
 from api.temporal import answer_of
 from api.tenancy import Tenancy
+from databases.errors import DatabaseFaultError
+from instances.connecting import READ_ONLY
 from logs import fault_name
 from workflows import schedules
 
@@ -100,7 +104,7 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
 def _registry(tenants: Tenancy, services: Services) -> Check:
     """Without its registry, no request of a tenant can be accepted."""
     name = _named("database", services, tenants)
-    find = partial(_read_only, [name], services.catalog.is_writable)
+    find = partial(_read_only, [name], services.catalog.require_tables)
     return Check([name], find, HealthStatus.UNHEALTHY)
 
 
@@ -111,7 +115,7 @@ def _servers(tenants: Tenancy) -> Iterator[Check]:
         sharing.setdefault(services.settings.master_dsn.get_secret_value(), []).append(services)
     for group in sharing.values():
         names = [_named("odsServer", services, tenants) for services in group]
-        yield Check(names, partial(_read_only, names, group[0].server.is_writable))
+        yield Check(names, partial(_read_only, names, group[0].server.require_session))
 
 
 def _installation(tenants: Tenancy, services: Services) -> Check:
@@ -125,8 +129,16 @@ def _installation(tenants: Tenancy, services: Services) -> Check:
     return Check([name], find)
 
 
-async def _read_only(names: Sequence[str], is_writable: Callable[[], Awaitable[bool]]) -> Faults:
-    return {} if await is_writable() else dict.fromkeys(names, "It is read-only, or a standby.")
+async def _read_only(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:
+    """Ask what gives out sessions that can write, or refuses."""
+    try:
+        await ask()
+    except (DBAPIError, DatabaseFaultError, asyncpg.PostgresError) as error:
+        told = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(told, "sqlstate", None) != READ_ONLY:
+            raise
+        return dict.fromkeys(names, "It is read-only, or a standby.")
+    return {}
 
 
 def _reachable(temporal: Client) -> Check:

@@ -24,7 +24,6 @@ from instances.connecting import (
     require_usable,
     setting_statements,
 )
-from instances.engine import IS_WRITABLE
 from secret_files import DsnSource, current
 
 _Answer = TypeVar("_Answer")
@@ -105,15 +104,14 @@ class Server:
             await _first_answer(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
             yield session
 
-    async def is_writable(self) -> bool:
-        """Whether databases can be created and dropped: the server answers, and is no standby.
+    async def require_session(self) -> None:
+        """Make sure that the server gives out sessions on which databases can be created and dropped.
 
         Raises:
-            DatabaseFaultError: the server cannot be reached or refuses.
+            DatabaseFaultError: it cannot be reached, refuses, or is a standby.
         """
-        async with self.session() as session:
-            with faults_explained({}):
-                return bool(await session.fetchval(IS_WRITABLE))
+        async with self.session():
+            pass
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select, text
+from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from instances.applications import Application, applications_of
-from instances.engine import IS_WRITABLE, fetch_all, single_statements
+from instances.engine import fetch_all, single_statements
 from instances.errors import InstanceNotFoundError
 from instances.listing import Listing, Page, by_utf16
 from instances.models import (
@@ -58,11 +58,9 @@ class Catalog:
         async with self._sessions() as session:
             return str(await session.scalar(select(func.current_database())))
 
-    async def is_writable(self) -> bool:
-        """Whether the registry answers with its tables, and can be written to."""
+    async def require_tables(self) -> None:
+        """Make sure that the registry answers, with its tables; what it raises tells why not."""
         await self.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
-        async with self._sessions() as session:
-            return bool(await session.scalar(text(IS_WRITABLE)))
 
     async def instance(self, instance_id: int) -> DbInstance:
         """The live instance with this id.

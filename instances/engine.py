@@ -30,9 +30,6 @@ _USED_AT = "used at"
 _ROWS_AT_ONCE = 100
 """Rows that are made of what PostgreSQL has sent before other tasks get their turn: about a millisecond."""
 
-IS_WRITABLE = "SELECT NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::bool"
-"""Whether a session may write: not on a standby, and not where the operator has allowed only reading."""
-
 _Row = TypeVar("_Row")
 
 

@@ -136,6 +136,7 @@ class JobWorkflow(ABC):
                     if outage.lasted >= timedelta(seconds=policy.outage_timeout):
                         raise
                     await self._show_outage(outage)
+                    self._act_on_cancellation()
                     pause = options.pause_after(outage.tries)
                 else:
                     answers, outage = answers + 1, _Outage()

@@ -72,6 +72,7 @@ async def test_service_is_healthy_when_workers_poll_and_passes_run(
         "results": [
             {"name": "database", "status": "Healthy"},
             {"name": "odsServer", "status": "Healthy"},
+            {"name": "installation", "status": "Healthy"},
             {"name": "temporal", "status": "Healthy"},
             {"name": f"taskQueue:{settings.registry_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.ddl_queue}", "status": "Healthy"},
@@ -100,7 +101,7 @@ async def test_service_is_degraded_when_temporal_is_away(idle_stranger: httpx.As
     answer = await idle_stranger.get("/health")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "Degraded")
-    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 2 + ["Degraded"] * 6
+    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 3 + ["Degraded"] * 6
     assert all(set(part) == {"name", "status"} for part in answer.json()["results"])
 
 
@@ -291,7 +292,7 @@ async def test_probe_costs_nothing_when_there_are_a_hundred_tenants(
         started = time.perf_counter()
         told = await statuses(client)
         examined = time.perf_counter() - started
-        assert len(told) == 1 + 7 * TENANTS
+        assert len(told) == 1 + 8 * TENANTS
         assert told["temporal"] == "Healthy"
         monkeypatch.setattr(health, "_FRESH_SECONDS", 60.0)
         await client.get("/health")
