@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import asyncpg
@@ -18,7 +19,7 @@ from databases.server import Server
 from instances.catalog import Catalog
 from instances.registry import Registry
 from settings import Settings
-from tests.api.service import NOBODY, bearer, client_of, running
+from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.server.lives import STATES, bring_to, status_in
 from tests.server.looking import row_of
 from tests.servers import MINIMAL_TEMPLATE, make_settings, session
@@ -250,3 +251,111 @@ async def test_adoption_is_unavailable_when_the_server_is_away(
         ):
             assert answer.status_code == 503
             assert answer.json()["title"] == "The PostgreSQL server of the ODS databases cannot be reached."
+
+
+class TestAnotherName:
+    """The registry calls the database otherwise, or has lost the instance."""
+
+    @pytest.fixture
+    async def renamed(self, case: Case) -> AsyncIterator[str]:
+        """The instance's database, with its mark, under a name that the registry does not know."""
+        comment = replace(case.owner, number=2, attempt=1).comment
+        name = case.database.replace("_Minimal", "_later_Minimal")
+        await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{comment}'")
+        await case.admin.execute(f'ALTER DATABASE "{case.database}" RENAME TO "{name}"')
+        yield name
+        await case.admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    async def test_registry_calls_the_database_so_and_routes_there_when_it_is_adopted(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog, tenant: Tenant
+    ) -> None:
+        assert (await api.get(case.looking, params={"databaseName": renamed})).json()["adopted"]
+        answer = await api.post(case.adopting, json={"databaseName": renamed})
+        assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
+        assert (await catalog.instance(case.id)).databasename == renamed
+        routed = await catalog.ods_instance(case.owner.ods_instance_id)
+        assert routed is not None
+        assert tenant.connection_strings.local_database(routed.connectionstring) == renamed
+        comment = await case.admin.fetchval(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", renamed
+        )
+        marked = Owner.read(comment)
+        assert marked is not None
+        assert marked.publication == (1, 1)  # what the registry knows counts again
+
+    async def test_nothing_changes_when_another_instance_has_a_database_of_that_name(
+        self, api: httpx.AsyncClient, case: Case, registry: Registry, catalog: Catalog, name: str
+    ) -> None:
+        other = await bring_to(registry, "Completed", f"{name} other")
+        await case.admin.execute(f'CREATE DATABASE "{other.database}" OWNER {seeding.SERVICE_ROLE}')
+        try:
+            answer = await api.post(case.adopting, json={"databaseName": other.database})
+            assert answer.status_code == 400
+            assert (await catalog.instance(case.id)).databasename == case.database
+        finally:
+            await case.admin.execute(f'DROP DATABASE "{other.database}"')
+
+    async def test_lost_instance_is_recorded_again_when_its_database_is_adopted(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog, registry_dsn: str
+    ) -> None:
+        number = case.owner.ods_instance_id
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+        path = f"{INSTANCES}/{number}"
+        shown = (await api.get(f"{path}/database", params={"databaseName": renamed})).json()
+        assert (shown["obstacle"], shown["odsInstanceId"]) == (None, number)
+        answer = await api.post(f"{path}/adopt", json={"databaseName": renamed})
+        assert answer.status_code == 200, answer.text
+        instance = await catalog.instance(answer.json()["id"])
+        assert (instance.status, instance.odsinstanceid, instance.databasename) == (
+            "Completed",
+            number,
+            renamed,
+        )
+        assert str(instance.mark) == case.owner.mark
+        assert await catalog.ods_instance(number) is not None
+
+    async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog
+    ) -> None:
+        for number, words in ((case.owner.ods_instance_id + 7, "OdsInstanceId"), (10**8, "OdsInstanceId")):
+            answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
+            assert answer.status_code == 409
+            assert words in answer.json()["detail"]
+        assert len(await catalog.live_instances()) == 1
+
+    @pytest.mark.parametrize("wrong", ["", "x" * 64, 7])
+    async def test_adoption_is_refused_when_no_database_can_have_the_name(
+        self, api: httpx.AsyncClient, case: Case, wrong: object
+    ) -> None:
+        answer = await api.post(case.adopting, json={"databaseName": wrong})
+        assert list(faults_of(answer)) == ["DatabaseName"]
+
+
+async def test_changes_are_refused_and_reading_goes_on_when_the_registry_is_a_copy(
+    api: httpx.AsyncClient, case: Case, tenant: Tenant, registry_dsn: str, name: str
+) -> None:
+    async with session(registry_dsn) as rows:
+        before = await rows.fetchval("SELECT registrydatabase FROM adminapi.installation")
+        await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
+        try:
+            body = {"name": f"{name} more", "databaseTemplate": "Minimal"}
+            async with asyncio.timeout(10):  # what the API read before, it believes for two seconds
+                while (refused := await api.post(INSTANCES, json=body)).status_code != 503:
+                    body["name"] += " more"
+                    await asyncio.sleep(0.1)
+            assert "ods installation confirm" in refused.json()["detail"]
+            for method, path in (
+                ("PUT", f"{INSTANCES}/{case.id}"),
+                ("DELETE", f"{INSTANCES}/{case.id}"),
+                ("POST", case.adopting),
+                ("DELETE", f"/v2/odsInstances/{case.owner.ods_instance_id}"),
+            ):
+                assert (await api.request(method, path, json={"name": "Other"})).status_code == 503, path
+            assert (await api.get(f"{INSTANCES}/{case.id}")).status_code == 200
+            told = {part["name"]: part for part in (await api.get("/health")).json()["results"]}
+            assert told["installation"]["status"] == "Degraded"
+            found = [drift["kind"] for drift in (await api.get("/v2/drift")).json()]
+            assert "InstallationNotConfirmed" in found
+        finally:
+            await rows.execute("UPDATE adminapi.installation SET registrydatabase = $1", before)
