@@ -19,6 +19,7 @@ from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.databases import DatabaseActivities
+from activities.drift import Drift
 from activities.education_organizations import EducationOrganizationActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
@@ -42,7 +43,7 @@ from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.start import JobStarter
+from workflows.start import JobStarter, started_jobs
 from workflows.start_refresh import RefreshStarter
 
 WORKFLOWS = [
@@ -75,7 +76,9 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     writes = RegistryActivities(registry, tenant.connection_strings, server)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(registry, starter.start)
-    reconcile = ReconcileActivities(registry, server, tenant.drift, starter.is_open, starter.start)
+    reconcile = ReconcileActivities(
+        registry, server, partial(_drifts, temporal, tenant), starter.is_open, starter.start
+    )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     return Worker(
@@ -109,6 +112,10 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
     )
+
+
+async def _drifts(temporal: Client, tenant: Tenant) -> list[Drift]:
+    return await tenant.drift.detect(await started_jobs(temporal, tenant.name))
 
 
 def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from databases import inspection
 from databases.inspection import Database
 from databases.server import Server
 from instances.catalog import Catalog
+from instances.jobs import StartedJob
 from instances.models import DbInstance, OdsInstance
 from instances.naming import DATABASE_PREFIX
 from instances.secrets import OdsConnectionStrings
@@ -62,6 +63,7 @@ class Snapshot:
     instances: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
+    started: Sequence[StartedJob]
 
 
 class DriftDetector:
@@ -82,19 +84,22 @@ class DriftDetector:
         self._templates = templates
         self._connection_strings = connection_strings
 
-    async def detect(self) -> list[Drift]:
+    async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
         """Every contradiction that two looks agree on: what a running job changes meanwhile is none.
+
+        Args:
+            started: jobs that Temporal remembers, as far as it was asked.
 
         Raises:
             DatabaseFaultError: the server cannot be looked at.
         """
-        first = set(self._contradictions(await self._snapshot()))
+        first = set(self._contradictions(await self._snapshot(started)))
         if not first:
             return []
         await asyncio.sleep(_SECOND_LOOK_SECONDS)
-        return sorted(first & set(self._contradictions(await self._snapshot())))
+        return sorted(first & set(self._contradictions(await self._snapshot(started))))
 
-    async def _snapshot(self) -> Snapshot:
+    async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
         async with self._server.session() as session:
             found = await inspection.databases(session)
             directories = await inspection.orphan_directories(session)
@@ -106,16 +111,20 @@ class DriftDetector:
             databases={database.name: database for database in found},
             orphan_directories=directories,
             instances=await self._catalog.live_instances(),
-            known_marks=await self._catalog.known_marks([one.mark for one in found if one.mark is not None]),
+            known_marks=await self._catalog.known_marks(
+                [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
+            ),
             ods_instances=await self._catalog.all_ods_instances(),
+            started=started,
         )
 
     def _contradictions(self, seen: Snapshot) -> Iterator[Drift]:
         if seen.obstacle is not None:
             yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
         later = _published_later(seen, self._tenant)
-        if later:
-            yield _registry_older_than_server(seen, later)
+        jobs = _started_later(seen)
+        if later or jobs:
+            yield _registry_older(seen, later, jobs)
         yield from _second_databases(seen)
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
@@ -141,8 +150,7 @@ class DriftDetector:
 def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
     """Databases of this installation that were published later than the registry knows, by name.
 
-    It knows an earlier publication of their instances, or nothing of instances that are younger than its last
-    change.
+    It knows an earlier publication of their instances, or none of the instances: it never forgets one.
     """
     known = {str(row.mark): (row.jobnumber, row.attempt) for row in seen.instances}
     return [
@@ -154,23 +162,26 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
         and (
             owner.publication > known[owner.mark]
             if owner.mark in known
-            else owner.mark not in seen.known_marks
-            and owner.installation == seen.installation
-            and _is_younger(database, seen)
+            else owner.mark not in seen.known_marks and owner.installation == seen.installation
         )
     ]
 
 
-def _is_younger(database: Database, seen: Snapshot) -> bool:
-    """Whether a database was published after the registry's last change, by the comment's own word."""
-    if database.published_at is None:
-        return False
-    return seen.last_change is None or database.published_at > seen.last_change
+def _started_later(seen: Snapshot) -> list[StartedJob]:
+    """Jobs of this installation that Temporal remembers, and of which the registry knows nothing."""
+    known = {str(row.mark): row.jobnumber for row in seen.instances}
+    return [
+        job
+        for job in seen.started
+        if job.installation == seen.installation
+        and (job.number > known[job.mark] if job.mark in known else job.mark not in seen.known_marks)
+    ]
 
 
-def _registry_older_than_server(seen: Snapshot, later: Collection[Database]) -> Drift:
+def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collection[StartedJob]) -> Drift:
     times = [database.published_at for database in later if database.published_at is not None]
-    between = f"between {_time(seen.last_change)} and {_time(max(times, default=None))}"
+    times += [job.at for job in jobs]
+    first, last = _time(min(times, default=None)), _time(max(times, default=None))
     named = "; ".join(
         f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
         for database in list(later)[:_NAMED_AT_MOST]
@@ -178,10 +189,11 @@ def _registry_older_than_server(seen: Snapshot, later: Collection[Database]) -> 
     unnamed = len(later) - _NAMED_AT_MOST
     return Drift(
         DriftKind.REGISTRY_OLDER_THAN_SERVER,
-        f"{len(later)} databases",
-        "They were published later than the registry knows: it was restored to an earlier state, and what"
-        f" was done {between} is missing from it. None of them is dropped. Hand each to its instance:"
-        f" `ods instance adopt ID --database NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}.",
+        f"{len(later)} databases, {len(jobs)} jobs",
+        f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
+        f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
+        f" {_time(seen.last_change)}. None of the databases is dropped. Hand each to its instance: `ods"
+        f" instance adopt ID --database NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}",
     )
 
 

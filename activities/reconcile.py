@@ -7,7 +7,7 @@ from typing import assert_never
 
 from temporalio import activity
 
-from activities.drift import Drift, DriftDetector
+from activities.drift import Drift
 from activities.faults import as_application_error
 from activities.sweep import SweepPage, accepted
 from databases import inspection
@@ -54,7 +54,7 @@ class ReconcileActivities:
     Args:
         registry: the rows.
         server: the databases.
-        drift: compares the two.
+        detect: finds where the two contradict each other.
         is_open: whether the workflow of a job's instance is open.
         start: starts the workflow of a job.
     """
@@ -63,13 +63,13 @@ class ReconcileActivities:
         self,
         registry: Registry,
         server: Server,
-        drift: DriftDetector,
+        detect: Callable[[], Awaitable[list[Drift]]],
         is_open: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
     ) -> None:
         self._registry = registry
         self._server = server
-        self._drift = drift
+        self._detect = detect
         self._is_open = is_open
         self._start = start
 
@@ -136,7 +136,7 @@ class ReconcileActivities:
     async def report_drift(self) -> DriftReport:
         """Compare registry and server."""
         with as_application_error():
-            found = await self._drift.detect()
+            found = await self._detect()
         return DriftReport(found[:_AT_ONCE], len(found))
 
 

@@ -11,6 +11,7 @@ from api.auth import bearer_token
 from api.problems import ProblemError
 from api.services import Serving
 from databases.errors import DatabaseFaultError
+from workflows.start import started_jobs
 
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
 
@@ -30,7 +31,7 @@ class DriftAnswer(Answer):
 async def get_drift(services: Serving) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
     try:
-        found = await services.drift.detect()
+        found = await services.drift.detect(await started_jobs(services.temporal, services.tenant))
     except DatabaseFaultError as fault:
         raise ProblemError.unavailable(fault.reason) from None
     return [

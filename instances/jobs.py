@@ -1,6 +1,7 @@
 """A job, as it travels through workflows: everything they need to know, and no secret."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from instances.status import Operation, Template
 from settings import DEFAULT_TENANT, Settings
@@ -103,6 +104,12 @@ def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
     return f"{operation}InstanceJob-{ods_instance_id}-{number}"
 
 
+def job_number(identifier: str) -> int:
+    """The number of the job with this id; 0 for what is no id of a job."""
+    number = identifier.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 def workflow_id(tenant: str, ods_instance_id: int) -> str:
     """Id of the workflow that carries out an instance's jobs: `42`, or `tenant1:42`."""
     return tenant_id(tenant, str(ods_instance_id))
@@ -111,6 +118,16 @@ def workflow_id(tenant: str, ods_instance_id: int) -> str:
 def tenant_id(tenant: str, identifier: str) -> str:
     """What a tenant's `identifier` is called in Temporal, where all tenants meet."""
     return identifier if tenant == DEFAULT_TENANT else f"{tenant}:{identifier}"
+
+
+@dataclass(frozen=True)
+class StartedJob:
+    """A job that Temporal remembers: the instance's mark, the job's number, and when it was started."""
+
+    installation: str | None
+    mark: str
+    number: int
+    at: datetime
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import INSTALLATION, InstanceJob
+from instances.jobs import INSTALLATION, InstanceJob, StartedJob, job_number
 from instances.status import InstanceStatus
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
@@ -16,6 +16,25 @@ _ROUNDS = 5
 _REQUESTED, _SWEPT = 2, 4
 """Priority keys, of 1 (first) to 5, that a workflow and its activities have in Temporal's queues."""
 _LONGEST_FAIRNESS_KEY = 64
+
+
+_REMEMBERED = 100
+
+
+async def started_jobs(client: Client, tenant: str) -> list[StartedJob]:
+    """The tenant's jobs that Temporal was last told to carry out, up to a hundred; none while it is away."""
+    types = ", ".join(f"'{name}'" for name in WORKFLOW_TYPES.values())
+    query = f"WorkflowType IN ({types}) AND {search_attributes.TENANT.name} = '{tenant}'"
+    try:
+        found = [one async for one in client.list_workflows(query, page_size=_REMEMBERED, limit=_REMEMBERED)]
+    except RPCError:
+        return []
+    memos = [(await one.memo(), one.start_time) for one in found]
+    return [
+        StartedJob(memo.get(INSTALLATION), memo["mark"], job_number(memo["job"]), at)
+        for memo, at in memos
+        if "mark" in memo
+    ]
 
 
 class JobStarter:

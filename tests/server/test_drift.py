@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -17,7 +18,7 @@ from databases.provisioning import CloneRequest
 from databases.server import Server
 from databases.spares import new_name
 from instances.catalog import Catalog
-from instances.jobs import InstanceJob
+from instances.jobs import InstanceJob, StartedJob
 from instances.registry import Registry
 from instances.secrets import OdsConnectionStrings
 from instances.status import Template
@@ -240,3 +241,52 @@ async def test_directory_without_database_is_reported_where_the_role_may_look(
     finally:
         await admin.execute(f"REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM {seeding.SERVICE_ROLE}")
         await admin.execute("COPY (SELECT 1) TO PROGRAM 'rmdir base/4000000000'")
+
+
+async def test_one_finding_names_the_time_between_when_the_registry_was_put_back(
+    detector: DriftDetector, completed: InstanceJob, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
+    assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+    assert f"'{completed.database}' (OdsInstanceId {completed.ods_instance_id})" in drift.explanation
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in drift.explanation
+
+    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+    (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
+    assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+
+
+async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
+    detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    copy = f"{completed.database}_aside"
+    await admin.execute(f'CREATE DATABASE "{copy}"')
+    try:
+        comment = await admin.fetchval(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1",
+            completed.database,
+        )
+        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{comment}'")
+        (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
+        assert drift.subject == f"{completed.database}, {copy}"
+        assert f"the registry calls '{completed.database}'" in drift.explanation
+    finally:
+        await admin.execute(f'DROP DATABASE "{copy}"')
+
+
+async def test_jobs_that_only_temporal_remembers_are_reported_when_the_registry_was_put_back(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob
+) -> None:
+    installation, at = await tenant.installation.id(), datetime.now(UTC)
+    known = StartedJob(installation, completed.mark, completed.number, at)
+    later = StartedJob(installation, completed.mark, completed.number + 1, at)
+    lost = StartedJob(installation, str(uuid.uuid4()), 1, at)
+    others = StartedJob(str(uuid.uuid4()), str(uuid.uuid4()), 1, at)
+
+    async def reported(*started: StartedJob) -> list[str]:
+        found = await detector.detect(started)
+        return [drift.subject for drift in found if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER]
+
+    assert await reported(known, others) == []
+    assert await reported(known, later, lost, others) == ["0 databases, 2 jobs"]
