@@ -38,6 +38,9 @@ _BEGINS_LOCALLY = "begin-locally"
 _WAITS_FOR_OUTAGES = "outages-are-waited-for"
 """Patch: workflows that were started before it let Temporal count the tries, outages among them."""
 
+_NO_ANSWERS = {OUTAGE, TURN_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
+"""Types of errors that tell nothing of the job; the last three are Temporal's own."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 _Result = TypeVar("_Result")
@@ -294,7 +297,7 @@ def _is_outage(error: BaseException) -> bool:
     """Whether a step has failed without an answer about the job: something is away, a worker has died."""
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError):
-        return cause.type in {OUTAGE, TURN_MISSED}
+        return cause.type in _NO_ANSWERS
     return isinstance(cause, TemporalTimeoutError)
 
 

@@ -55,6 +55,15 @@ async def test_job_is_done_when_the_server_comes_back_after_more_tries_than_the_
     await keep(f"{operation.lower()}-outage", handle)
 
 
+@pytest.mark.parametrize("kind", ["TurnMissed", "WorkerShutdown"])
+async def test_job_is_done_when_workers_stop_more_often_than_the_job_has_attempts(
+    start: Start, job: InstanceJob, script: Script, kind: str
+) -> None:
+    script.faults["provision"] = [ApplicationError("The worker stopped.", type=kind)] * 8
+    assert "is done" in await (await start(job)).result()
+    assert "fail" not in script.calls
+
+
 async def test_wait_is_recorded_once_for_each_reason_when_an_outage_goes_on(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
