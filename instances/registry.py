@@ -237,9 +237,9 @@ class Registry:
             _require(instance, status.ADOPTABLE, "given a database")
             if not marked:
                 _require_created(instance, "given a database")
-            yield instance
-            if database is not None:
+            if database is not None:  # before the database is marked: it may be another instance's
                 await _call_database(session, instance, database)
+            yield instance
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

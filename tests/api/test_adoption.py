@@ -292,6 +292,9 @@ class TestAnotherName:
             answer = await api.post(case.adopting, json={"databaseName": other.database})
             assert answer.status_code == 400
             assert (await catalog.instance(case.id)).databasename == case.database
+            row = await row_of(case.admin, other.database)
+            assert row is not None
+            assert row["comment"] is None
         finally:
             await case.admin.execute(f'DROP DATABASE "{other.database}"')
 
