@@ -25,9 +25,12 @@ async def started_jobs(client: Client, tenant: str) -> list[StartedJob]:
     """The tenant's jobs that Temporal was last told to carry out, up to a hundred; none while it is away."""
     types = ", ".join(f"'{name}'" for name in WORKFLOW_TYPES.values())
     query = f"WorkflowType IN ({types}) AND {search_attributes.TENANT.name} = '{tenant}'"
+    listed = client.list_workflows(
+        query, page_size=_REMEMBERED, limit=_REMEMBERED, rpc_timeout=options.RPC_TIMEOUT
+    )
     try:
-        found = [one async for one in client.list_workflows(query, page_size=_REMEMBERED, limit=_REMEMBERED)]
-    except RPCError:
+        found = [one async for one in listed]
+    except (RPCError, RuntimeError):  # the second from a client that has never been connected
         return []
     memos = [(await one.memo(), one.start_time) for one in found]
     return [
