@@ -21,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from instances.jobs import INSTALLATION, ExecutionPolicy, tenant_id
 from settings import DEFAULT_TENANT, Settings
+from workflows.codec import UnreadablePayloadError
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
@@ -159,7 +160,10 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
     written = memo.get(INSTALLATION) if memo else None
     if written is None:
         return
-    (other,) = await found.data_converter.decode([written])
+    try:
+        (other,) = await found.data_converter.decode([written])
+    except UnreadablePayloadError:
+        return  # it was written with a key that is gone, so it is as if it said nothing
     if other != installation:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
