@@ -504,7 +504,8 @@ class Registry:
     async def _next_job(
         self, session: AsyncSession, instance: DbInstance, operation: Operation, step: Step
     ) -> Requested:
-        if operation == Operation.DELETE:
+        if operation == Operation.DELETE and instance.operation != Operation.DELETE:
+            # Not at a second delete: deletes publish nothing, and their numbers would pass for later ones.
             instance.knownnumber, instance.knownattempt = instance.jobnumber, instance.attempt
         instance.operation = operation
         instance.jobnumber += 1

@@ -295,6 +295,27 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     assert (instance.status, instance.attempt) == ("Completed", 2)
 
 
+async def test_live_database_stays_when_the_delete_that_a_restored_registry_refused_is_requested_anew(
+    activities: Activities,
+    registry: Registry,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+) -> None:
+    await registry.fail(job, "template in use")
+    retry = (await registry.request_retry(job.instance_id)).job
+    await registry.begin(retry)
+    assert (await ActivityEnvironment().run(activities(registry).provision, retry)).finished
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 1")
+    for _ in range(2):
+        deletion = (await registry.request_delete(job.instance_id)).job
+        assert (await registry.begin(deletion)).held
+        with pytest.raises(ApplicationError, match="later than the registry knows"):
+            await ActivityEnvironment().run(activities(registry).drop, deletion)
+        assert await registry.fail(deletion, "refused")
+        assert await _databases(admin, job) == {job.database}
+
+
 async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_deleted(
     activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
 ) -> None:
