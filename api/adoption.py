@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -36,6 +37,8 @@ router = APIRouter(
 
 _JOB = "adopted"
 """Stands in the mark in place of the job that made the database."""
+
+_NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
 
 InstanceId = Annotated[int, path_id("dbInstance")]
 
@@ -78,7 +81,7 @@ async def get_instance_database(
             found = await adoption.look(
                 session, _owner(services, instance), database, await _needed(services)
             )
-    return _answer(instance, database, found)
+    return _answer(instance, database, _judged(found, instance))
 
 
 @router.post(
@@ -108,7 +111,7 @@ async def adopt_instance_database(
         marked = found is not None and found.adopted
         # Before the fence is taken, which would end the session of a running job.
         async with services.registry.adopting(instance_id, marked=marked):
-            pass
+            _adopted(_answer(instance, database, _judged(found, instance)))
         async with (
             services.server.fenced(owner) as session,
             services.registry.adopting(instance_id, called, marked=marked) as row,
@@ -159,7 +162,7 @@ async def _lost_instance(
     elif await services.catalog.known_marks([owner.mark]):
         obstacle = "The registry knows its instance, under another id, or as deleted."
     elif named is None:
-        obstacle = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
+        obstacle = _NO_INSTANCES_NAME
     return InstanceDatabase(
         id=ods_instance_id,
         name=named[0] if named else "",
@@ -173,6 +176,16 @@ async def _lost_instance(
         adopted=False,
         obstacle=obstacle,
     )
+
+
+def _judged(found: Candidate | None, instance: DbInstance) -> Candidate | None:
+    """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
+
+    On a server may be the registries of other tenants, of the same role: none shall be dropped as a database.
+    """
+    if found is None or found.obstacle or found.adopted or found.name == instance.databasename:
+        return found
+    return found if instance_named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
 
 
 def _adopted(answer: InstanceDatabase) -> InstanceDatabase:

@@ -362,3 +362,20 @@ async def test_changes_are_refused_and_reading_goes_on_when_the_registry_is_a_co
             assert "InstallationNotConfirmed" in found
         finally:
             await rows.execute("UPDATE adminapi.installation SET registrydatabase = $1", before)
+
+
+async def test_database_is_left_alone_when_no_instance_could_have_made_one_of_its_name(
+    api: httpx.AsyncClient, case: Case
+) -> None:
+    name = f"EdFi_Admin_of_another_tenant_{case.id}"
+    await case.admin.execute(f'CREATE DATABASE "{name}" OWNER {seeding.SERVICE_ROLE}')
+    try:
+        shown = await api.get(case.looking, params={"databaseName": name})
+        refused = await api.post(case.adopting, json={"databaseName": name})
+        row = await row_of(case.admin, name)
+    finally:
+        await case.admin.execute(f'DROP DATABASE "{name}"')
+    assert (shown.status_code, refused.status_code) == (200, 409)
+    assert "No instance has a database of this name" in shown.json()["obstacle"]
+    assert row is not None
+    assert row["comment"] is None
