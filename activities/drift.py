@@ -152,7 +152,7 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
     It knows an earlier publication of their instances, or none of the instances: it never forgets one.
     """
-    known = {str(row.mark): (row.jobnumber, row.attempt) for row in seen.instances}
+    known = {str(row.mark): row.publication for row in seen.instances}
     return [
         database
         for name, database in sorted(seen.databases.items())

@@ -26,7 +26,6 @@ from instances.errors import InstanceNotFoundError
 from instances.models import DbInstance
 from instances.naming import instance_named
 from instances.registry import DatabaseName, LostInstance
-from instances.status import Operation
 from settings import MAX_DATABASE_NAME_BYTES
 
 router = APIRouter(
@@ -214,9 +213,7 @@ def _called(services: Services, database: str) -> DatabaseName:
 
 def _owner(services: Services, instance: DbInstance) -> Owner:
     """The instance, at the latest attempt that the registry knows to have published its database."""
-    number, attempt = instance.jobnumber, instance.attempt
-    if instance.operation == Operation.DELETE and instance.knownnumber is not None:
-        number, attempt = instance.knownnumber, instance.knownattempt or 0
+    number, attempt = instance.publication
     return Owner(
         services.tenant,
         instance.odsinstanceid,

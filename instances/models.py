@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from instances.status import InstanceStatus, JobStatus
+from instances.status import InstanceStatus, JobStatus, Operation
 
 LIVE_NAME_INDEX = "uq_dbinstances_live_name"
 LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
@@ -82,6 +82,13 @@ class DbInstance(Base):
     knownattempt: Mapped[int | None]
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
+
+    @property
+    def publication(self) -> tuple[int, int]:
+        """Job and attempt that can have published the database last, as far as the registry knows."""
+        if self.operation == Operation.DELETE and self.knownnumber is not None:
+            return self.knownnumber, self.knownattempt or 0
+        return self.jobnumber, self.attempt
 
 
 class Job(Base):

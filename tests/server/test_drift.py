@@ -99,6 +99,17 @@ async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_ha
     await admin.execute(f'DROP DATABASE "{job.new_database}"')
 
 
+async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
+    detector: DriftDetector, registry: Registry, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    deletion = (await registry.request_delete(completed.instance_id)).job
+    await registry.begin(deletion, "It was published later than the registry knows.")
+    await registry.fail(deletion, "It was published later than the registry knows.")
+    assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+
+
 async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
