@@ -71,9 +71,9 @@ async def get_instance_database(
     database_name: Annotated[str | None, Query(alias="databaseName")] = None,
 ) -> InstanceDatabase:
     """The database of an instance, or one that it might get: whether it carries the mark, or could."""
-    instance = await _instance(services, instance_id, database_name)
     with _faults_told():
         async with services.server.session() as session:
+            instance = await _instance(services, session, instance_id, database_name)
             if instance is None:
                 return await _lost_instance(services, session, instance_id, str(database_name))
             database = database_name or instance.databasename
@@ -98,7 +98,9 @@ async def adopt_instance_database(
     """
     noting.instance = instance_id
     database_name = _database_name(body)
-    instance = await _instance(services, instance_id, database_name)
+    with _faults_told():
+        async with services.server.session() as session:
+            instance = await _instance(services, session, instance_id, database_name)
     if instance is None:
         return await _restored(services, instance_id, str(database_name))
     owner, needed = _owner(services, instance), await _needed(services)
@@ -109,23 +111,32 @@ async def adopt_instance_database(
             found = await adoption.look(session, owner, database, needed)
         marked = found is not None and found.adopted
         # Before the fence is taken, which would end the session of a running job.
-        async with services.registry.adopting(instance_id, marked=marked):
+        async with services.registry.adopting(instance.id, marked=marked):
             _adopted(_answer(instance, database, _judged(found, instance)))
         async with (
             services.server.fenced(owner) as session,
-            services.registry.adopting(instance_id, called, marked=marked) as row,
+            services.registry.adopting(instance.id, called, marked=marked) as row,
         ):
             found = await adoption.adopt(session, _owner(services, row), database, needed)
             return _adopted(_answer(row, database, found))
 
 
-async def _instance(services: Services, instance_id: int, database: str | None) -> DbInstance | None:
-    """The instance; None if there is none, and a database is named that may be that of a lost one."""
+async def _instance(
+    services: Services, session: asyncpg.Connection, instance_id: int, database: str | None
+) -> DbInstance | None:
+    """The instance; None if there is none, and a database is named that may be that of a lost one.
+
+    A database that is named may call its instance by the OdsInstanceId, as drift and the reasons of failed
+    jobs do, which know no other id. Its mark then tells which instance that is.
+    """
+    if database is None:
+        return await services.catalog.instance(instance_id)
+    owner = await adoption.owner_of(session, database)
+    if owner is not None and owner.ods_instance_id == instance_id:
+        return await services.catalog.marked_instance(owner.mark)
     try:
         return await services.catalog.instance(instance_id)
     except InstanceNotFoundError:
-        if database is None:
-            raise
         return None
 
 
@@ -140,7 +151,7 @@ async def _restored(services: Services, ods_instance_id: int, database: str) -> 
         raise ProblemError.not_found("database", database)
     lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
     row = await services.registry.restore_lost(lost, _called(services, database))
-    return answer.model_copy(update={"id": row.id, "name": row.name, "status": row.status})
+    return answer.model_copy(update={"id": row.id, "name": row.name, "status": row.status, "adopted": True})
 
 
 async def _lost_instance(
@@ -159,7 +170,16 @@ async def _lost_instance(
     elif owner.tenant != services.tenant or owner.installation not in {None, installation}:
         obstacle = f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
     elif await services.catalog.known_marks([owner.mark]):
-        obstacle = "The registry knows its instance, under another id, or as deleted."
+        obstacle = (
+            "The registry knows its instance, under another id, or as deleted. If it is deleted, drop the"
+            " database, or remove its comment (COMMENT ON DATABASE … IS NULL)."
+        )
+    elif (taken_by := await services.catalog.holder_of(ods_instance_id)) is not None:
+        obstacle = (
+            f"The OdsInstanceId {ods_instance_id} was given to '{taken_by}' since the registry lost the"
+            " instance. Remove the comment of the database (COMMENT ON DATABASE … IS NULL), and let the"
+            " ODS/API route to it under another id: POST /v2/odsInstances."
+        )
     elif named is None:
         obstacle = _NO_INSTANCES_NAME
     return InstanceDatabase(

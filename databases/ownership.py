@@ -94,7 +94,7 @@ class Owner:
                 tenant=fields["tenant"],
                 ods_instance_id=fields["odsInstanceId"],
                 job_id=job,
-                mark=fields["mark"],
+                mark=str(uuid.UUID(str(fields["mark"]))),
                 number=int(fields.get("number", _number(job))),
                 attempt=int(fields.get("attempt", 0)),
                 installation=_text(fields.get("installation")),

@@ -94,6 +94,19 @@ class Catalog:
         )
         return {str(mark) for mark in await self._all(query)}
 
+    async def marked_instance(self, mark: str) -> DbInstance | None:
+        """The live instance with this mark."""
+        live = DbInstance.status != InstanceStatus.DELETED
+        return await self._one(select(DbInstance).where(DbInstance.mark == UUID(mark), live))
+
+    async def holder_of(self, ods_instance_id: int) -> str | None:
+        """Name of the ODS instance, or else of the live instance, that has this OdsInstanceId."""
+        ods_instance = await self.ods_instance(ods_instance_id)
+        if ods_instance is not None:
+            return ods_instance.name
+        live = (DbInstance.odsinstanceid == ods_instance_id, DbInstance.status != InstanceStatus.DELETED)
+        return await self._one(select(DbInstance.name).where(*live))
+
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""
         async with self._sessions() as session:

@@ -37,6 +37,9 @@ class RegistryPlace:
     system: str
     database: int
 
+    def __str__(self) -> str:
+        return f"database {self.database} of the PostgreSQL cluster {self.system}"
+
 
 @dataclass(frozen=True)
 class InstallationState:
@@ -62,10 +65,10 @@ class InstallationState:
         if self.confirmed in {None, self.here}:
             return None
         return (
-            f"This registry was copied or moved: it is the database with the OID {self.here.database} of the"
-            f" PostgreSQL cluster {self.here.system}, and was confirmed as {self.confirmed}. Nothing is"
-            " changed until the operator says which it is: `ods installation confirm` if this one goes on as"
-            f" the installation {self.id}, `ods installation new` if it is a copy."
+            f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
+            f" {self.confirmed}. Nothing is changed until the operator says which it is: `ods installation"
+            f" confirm` if this one goes on as the installation {self.id}, `ods installation new` if it is a"
+            " copy."
         )
 
 

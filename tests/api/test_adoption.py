@@ -315,8 +315,46 @@ class TestAnotherName:
             number,
             renamed,
         )
+        assert answer.json()["adopted"]
         assert str(instance.mark) == case.owner.mark
         assert await catalog.ods_instance(number) is not None
+
+    async def test_instance_is_found_when_it_is_named_by_the_id_that_reasons_name(
+        self,
+        api: httpx.AsyncClient,
+        case: Case,
+        renamed: str,
+        registry: Registry,
+        registry_dsn: str,
+        name: str,
+    ) -> None:
+        number = case.owner.ods_instance_id
+        other = await bring_to(registry, "Completed", f"{name} other")
+        async with session(registry_dsn) as rows:  # what ODS instances of others have done to the numbers
+            await rows.execute("UPDATE adminapi.dbinstances SET id = $1 WHERE id = $2", 10**6, case.id)
+            await rows.execute(
+                "UPDATE adminapi.dbinstances SET id = $1 WHERE id = $2", number, other.instance_id
+            )
+        answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
+        assert answer.status_code == 200, answer.text
+        assert (answer.json()["id"], answer.json()["odsInstanceId"]) == (10**6, number)
+
+    async def test_reason_is_told_when_the_id_of_the_lost_instance_was_given_again(
+        self,
+        api: httpx.AsyncClient,
+        case: Case,
+        renamed: str,
+        registry: Registry,
+        registry_dsn: str,
+        name: str,
+    ) -> None:
+        number = case.owner.ods_instance_id
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances")
+            await rows.execute("UPDATE dbo.odsinstances SET name = $1", f"{name} since")
+        answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
+        assert answer.status_code == 409
+        assert f"was given to '{name} since'" in answer.json()["detail"]
 
     async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
         self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog
