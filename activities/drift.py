@@ -229,6 +229,12 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
             fault = "does not exist" if database is None else "does not carry the instance's mark"
             words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
+        elif database.invalid:
+            words = (
+                f"The instance {instance.id} is {instance.status}, but a DROP of its database was interrupted:"
+                " it cannot be used any more. Restore it, or delete the instance."
+            )
+            yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
         if instance.odsinstanceid not in routed:
             words = (
                 f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
