@@ -231,8 +231,8 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
         elif database.invalid:
             words = (
-                f"The instance {instance.id} is {instance.status}, but a DROP of its database was interrupted:"
-                " it cannot be used any more. Restore it, or delete the instance."
+                f"The instance {instance.id} is {instance.status}, but a DROP of its database was"
+                " interrupted: it cannot be used any more. Restore it, or delete the instance."
             )
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
         if instance.odsinstanceid not in routed:
