@@ -581,8 +581,11 @@ def _token(job: InstanceJob, attempt: int) -> list[ColumnElement[bool]]:
 
 
 async def _begun(session: AsyncSession, job: InstanceJob, step: Step, *also: ColumnElement[bool]) -> bool:
-    """Begin this attempt after the one before it; true as well if that was done before."""
-    token = [*_token(job, job.attempt - 1), *also]
+    """Begin this attempt after the one before it; true as well if that was done before.
+
+    Not if another database was handed over to the instance since the job was read: it would work on the old.
+    """
+    token = [*_token(job, job.attempt - 1), DbInstance.databasename == job.database, *also]
     took = await _took(session, job, step, {"errormessage": None}, token)
     return took or await _is_at(session, job, step.target)
 

@@ -20,7 +20,7 @@ from databases.ownership import Owner
 from databases.server import Server
 from instances.catalog import Catalog
 from instances.jobs import InstanceJob
-from instances.registry import Position, Registry
+from instances.registry import DatabaseName, Position, Registry
 from instances.status import InstanceStatus, Template
 from tests.server.looking import FENCE_AWAITED, FENCES_HELD, until
 from tests.servers import NUMBERS
@@ -314,6 +314,24 @@ async def test_live_database_stays_when_the_delete_that_a_restored_registry_refu
             await ActivityEnvironment().run(activities(registry).drop, deletion)
         assert await registry.fail(deletion, "refused")
         assert await _databases(admin, job) == {job.database}
+
+
+async def test_nothing_begins_when_another_database_was_handed_over_since_the_job_was_read(
+    activities: Activities, registry: Registry, job: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    assert (await ActivityEnvironment().run(activities(registry).provision, job)).finished
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    await registry.fail(deletion, "The server was away.", outage=True)
+    (unfinished,) = await registry.unfinished_deletes([])
+    async with registry.adopting(job.instance_id, DatabaseName(f"{job.database}_2", "any")):
+        pass
+    due = await registry.release(unfinished)
+    assert due is not None
+    assert not (await registry.begin(due)).held
+    (waiting,) = await registry.waiting_jobs(0, 10)
+    assert waiting.database == f"{job.database}_2"
+    assert (await registry.begin(waiting)).held
 
 
 async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_deleted(
