@@ -6,6 +6,7 @@ registry is wrong about the name, and the job stops.
 """
 
 import asyncio
+from dataclasses import replace
 
 import asyncpg
 
@@ -58,7 +59,7 @@ async def rename(
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    await _rename(server, session, owner, current, target)
+    await _rename(server, session, _marking(owner, found[current]), current, target)
 
 
 async def rename_back(
@@ -72,10 +73,22 @@ async def rename_back(
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, database, target)
-    if chosen(found, owner, [database, target]) == target:
+    if database != target and chosen(found, owner, [database, target]) == target:
         if database in found:
             raise NotOursError(database)
-        await _rename(server, session, owner, target, database)
+        await _rename(server, session, _marking(owner, found[target]), target, database)
+
+
+def _marking(owner: Owner, found: asyncpg.Record) -> Owner:
+    """Whom the renamed database is marked with.
+
+    The publication in a comment never goes back: a later one shows that the registry was restored to an
+    earlier state, and keeps the database from being dropped until the operator has settled that.
+    """
+    marked = Owner.read(found["comment"])
+    if marked is None or marked.publication <= owner.publication:
+        return owner
+    return replace(owner, job_id=marked.job_id, number=marked.number, attempt=marked.attempt)
 
 
 async def _rename(

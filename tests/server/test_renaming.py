@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -9,9 +10,9 @@ import pytest
 
 from cli.postgres import EmbeddedPostgres
 from databases import renaming
-from databases.errors import DatabaseFaultError, NotOursError
-from databases.provisioning import CloneRequest, Found, TemplateSizes, find, provision
-from databases.renaming import rename
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.provisioning import CloneRequest, Found, TemplateSizes, drop, find, provision
+from databases.renaming import rename, rename_back
 from databases.server import Server
 from tests.server.looking import exists, fingerprint, make_foreign, persistent_sessions, row_of, until
 from tests.servers import NUMBERS, session
@@ -49,6 +50,26 @@ async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_ba
             assert after is not None
             assert {**after, "datname": provisioned.database} == dict(before)
             assert not await exists(admin, other)
+
+
+async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_first(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, new_name: str
+) -> None:
+    published = replace(wanted.owner, number=3)
+    async with server.fenced(published) as fenced:
+        await provision(fenced, replace(wanted, owner=published), TemplateSizes())
+        await rename(server, fenced, replace(wanted.owner, number=2), wanted.database, new_name)
+        with pytest.raises(DisagreementError, match="later than the registry knows"):
+            await drop(fenced, replace(wanted.owner, number=2), [new_name], published=True)
+    assert await exists(admin, new_name)
+
+
+async def test_nothing_is_done_when_a_rename_is_undone_that_left_the_database_its_name(
+    server: Server, provisioned: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    async with server.fenced(provisioned.owner) as fenced:
+        await rename_back(server, fenced, provisioned.owner, provisioned.database, provisioned.database)
+    assert await exists(admin, provisioned.database)
 
 
 async def test_database_is_renamed_when_many_sessions_keep_reconnecting(
