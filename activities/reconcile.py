@@ -98,7 +98,7 @@ class ReconcileActivities:
             found = await self._databases()
         except DatabaseFaultError:
             return []  # none can be finished while the server is away
-        half_dropped = [one.mark for one in found if one.invalid and one.mark and not one.staging]
+        half_dropped = {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
         return await self._registry.unfinished_deletes(half_dropped)
 
     @activity.defn

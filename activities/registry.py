@@ -67,11 +67,17 @@ class RegistryActivities:
         await self._registry.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why a delete must not even begin: it would end the routing to a database that it may not drop."""
+        """Why a delete must not even begin: it would end the routing to a database that it may not drop.
+
+        Raises:
+            DatabaseFaultError: the server is away, so that this cannot be known yet.
+        """
         if job.operation != Operation.DELETE or not job.published:
             return None
         try:
             async with asyncio.timeout(_LOOK_SECONDS), self._server.session() as session:
                 return await provisioning.drop_obstacle(session, owner_of(job), job.databases)
-        except (DatabaseFaultError, TimeoutError):
-            return None  # the drop will wait for the server, and look again
+        except TimeoutError:
+            raise DatabaseFaultError(
+                "The PostgreSQL server of the ODS databases does not answer.", outage=True
+            ) from None

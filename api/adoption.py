@@ -146,11 +146,15 @@ async def _restored(services: Services, ods_instance_id: int, database: str) -> 
         async with services.server.session() as session:
             answer = _adopted(await _lost_instance(services, session, ods_instance_id, database))
             owner = await adoption.owner_of(session, database)
-    named = instance_named(database)
-    if owner is None or named is None:
-        raise ProblemError.not_found("database", database)
-    lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
-    row = await services.registry.restore_lost(lost, _called(services, database))
+        named = instance_named(database)
+        if owner is None or named is None:
+            raise ProblemError.not_found("database", database)
+        lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
+        own = replace(owner, number=lost.number, installation=services.registry.installation.known_id)
+        async with services.server.fenced(own) as session:
+            # A comment of version 1 names no installation: from now on, it is this one's.
+            await adoption.adopt(session, own, database, await _needed(services))
+            row = await services.registry.restore_lost(lost, _called(services, database))
     return answer.model_copy(update={"id": row.id, "name": row.name, "status": row.status, "adopted": True})
 
 

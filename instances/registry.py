@@ -448,17 +448,23 @@ class Registry:
         running = DbInstance.status == InstanceStatus.IN_PROGRESS
         return [self._job(row, row.attempt) for row in await self._page(running, after, limit)]
 
-    async def unfinished_deletes(self, half_dropped: Collection[str]) -> Sequence[InstanceJob]:
+    async def unfinished_deletes(self, half_dropped: Mapping[str, str]) -> Sequence[InstanceJob]:
         """Deletes that have failed and are tried again without a person, at the attempt that failed.
 
-        Those that an outage ended, a bounded number of times; and those of the instances with the marks
-        `half_dropped`, whose databases a DROP has begun to remove.
+        Those that an outage ended, a bounded number of times; and those of the instances whose databases a
+        DROP has begun to remove: `half_dropped` has their names, with their marks.
         """
         query = select(DbInstance).where(
             DbInstance.status == InstanceStatus.DELETE_FAILED,
             or_(
                 and_(DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
-                _has_mark(half_dropped),
+                and_(
+                    _has_mark(half_dropped.values()),
+                    or_(
+                        DbInstance.databasename.in_(half_dropped),
+                        DbInstance.newdatabasename.in_(half_dropped),
+                    ),
+                ),
             ),
         )
         return await self._jobs_of(query)

@@ -82,7 +82,7 @@ class JobWorkflow(ABC):
 
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
-        self._set_details("Pending", "The job waits for the registry.")
+        self._set_details("Pending", "The job waits for the registry; a delete also for the server.")
         begun = await self._begin()
         if not begun.held:
             return self._moved_on()
@@ -127,6 +127,7 @@ class JobWorkflow(ABC):
             return await workflow.execute_activity_method(activity, self.job, **options.ddl(policy, summary))
         answers, outage = 0, _Outage()
         while True:
+            started = workflow.now()
             try:
                 return await workflow.execute_activity_method(
                     activity, self.job, **options.ddl_try(policy, summary)
@@ -135,6 +136,8 @@ class JobWorkflow(ABC):
                 if is_cancelled_exception(error) or _is_final(error):
                     raise
                 if _is_outage(error):
+                    if workflow.now() - started > options.LONGEST_VAIN_TRY:
+                        outage = _Outage()
                     outage = outage.went_on(_reason(error), workflow.now())
                     if outage.lasted >= timedelta(seconds=policy.outage_timeout):
                         raise

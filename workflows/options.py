@@ -64,6 +64,10 @@ def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     return _on_server(policy, summary, 1)
 
 
+LONGEST_VAIN_TRY = timedelta(minutes=5)
+"""A try that took longer, and then met an outage, did some work before: the outage before it was over."""
+
+
 def pause_after(failures: int) -> timedelta:
     """How long to wait after so many failures in a row, be it an outage or a fault."""
     return min(_FIRST_PAUSE * (1 << min(failures - 1, 10)), LONGEST_PAUSE)

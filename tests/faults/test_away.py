@@ -85,6 +85,29 @@ class TestOdsServer:
                 "SELECT count(*) FROM pg_database WHERE datname = $1", job.database
             )
 
+    async def test_routing_stays_until_it_is_known_that_the_database_may_be_dropped(
+        self,
+        operator: Operator,
+        worker_process: WorkerProcess,
+        other_postgres: EmbeddedPostgres,
+        settings: Settings,
+        name: str,
+    ) -> None:
+        await worker_process.start(settings)
+        await passes_are_over(operator.client)
+        job = await operator.create(name)
+        assert await operator.ended(job) is JobStatus.COMPLETED
+        await other_postgres.stop()
+        deletion = (await operator.registry.request_delete(job.instance_id)).job
+        await operator.starter.start(deletion)
+        async with asyncio.timeout(30):
+            while not await _failures(operator, deletion):
+                await asyncio.sleep(0.05)
+        assert await operator.catalog.ods_instance(job.ods_instance_id) is not None
+        await other_postgres.start()
+        assert await operator.ended(deletion) is JobStatus.COMPLETED
+        assert await operator.catalog.ods_instance(job.ods_instance_id) is None
+
 
 class TestRegistry:
     """The registry is away; the ODS databases are on another server."""

@@ -323,7 +323,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     deletion = (await registry.request_delete(job.instance_id)).job
     await registry.begin(deletion)
     await registry.fail(deletion, "The server was away.", outage=True)
-    (unfinished,) = await registry.unfinished_deletes([])
+    (unfinished,) = await registry.unfinished_deletes({})
     async with registry.adopting(job.instance_id, DatabaseName(f"{job.database}_2", "any")):
         pass
     due = await registry.release(unfinished)

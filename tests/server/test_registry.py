@@ -587,3 +587,32 @@ async def test_job_is_of_the_tenant_when_its_registry_is(
     job = (await registry.reserve(name, Template.MINIMAL)).job
     assert job.workflow_id == f"tenant1:{job.ods_instance_id}"
     assert await registry.waiting_jobs(0, 9) == [job]
+
+
+async def test_failed_delete_is_unfinished_when_a_drop_of_its_own_database_was_interrupted(
+    registry: Registry, name: str
+) -> None:
+    deletion = await bring_to(registry, "Delete_Failed", name)
+    assert await registry.unfinished_deletes({f"{deletion.database}_copy": deletion.mark}) == []
+    (found,) = await registry.unfinished_deletes({deletion.database: deletion.mark})
+    assert found.job_id == deletion.job_id
+
+
+async def test_failed_delete_is_unfinished_a_few_times_when_outages_have_ended_it(
+    registry: Registry, name: str
+) -> None:
+    deletion = await bring_to(registry, "Pending_Delete", name)
+    tries = 0
+    while True:
+        assert (await registry.begin(deletion)).held
+        assert await registry.fail(deletion, "away", outage=True)
+        if not await registry.unfinished_deletes({}):
+            break
+        due = await registry.release(deletion)
+        assert due is not None
+        deletion, tries = due, tries + 1
+    assert tries == 5
+    retry = (await registry.request_retry(deletion.instance_id)).job  # a person's retry counts anew
+    assert (await registry.begin(retry)).held
+    assert await registry.fail(retry, "away", outage=True)
+    assert len(await registry.unfinished_deletes({})) == 1
