@@ -225,8 +225,7 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.databasename)
-        if database is None or database.mark != str(instance.mark):
-            fault = "does not exist" if database is None else "does not carry the instance's mark"
+        if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
         elif database.invalid:
@@ -240,6 +239,19 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
                 f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
             )
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _fault(database: Database | None, instance: DbInstance) -> str | None:
+    """What is wrong with the database that has the name of the instance's; None if nothing is."""
+    if database is None:
+        return "does not exist"
+    if database.mark != str(instance.mark):
+        return "does not carry the instance's mark"
+    if database.invalid:
+        return "cannot be used: a DROP of it was interrupted"
+    if not database.open:
+        return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
+    return None
 
 
 def _is_usable(instance: DbInstance) -> bool:

@@ -93,8 +93,8 @@ async def adopt_instance_database(
 ) -> InstanceDatabase:
     """Write the instance's mark on its database, so that the database is deleted with the instance.
 
-    With a `databaseName`, the registry calls it that from now on. An instance that the registry has lost, as
-    after a restore, is recorded again.
+    With a `databaseName`, the registry calls it that from now on, and the ODS/API is routed there as to a new
+    one. An instance that the registry has lost, as after a restore, is recorded again.
     """
     noting.instance = instance_id
     database_name = _database_name(body)
@@ -105,7 +105,7 @@ async def adopt_instance_database(
         return await _restored(services, instance_id, str(database_name))
     owner, needed = _owner(services, instance), await _needed(services)
     database = database_name or instance.databasename
-    called = None if database == instance.databasename else _called(services, database)
+    called = None if database_name is None else _called(services, database)
     with _faults_told():
         async with services.server.session() as session:
             found = await adoption.look(session, owner, database, needed)

@@ -17,6 +17,7 @@ from databases import adoption
 from databases.ownership import Owner
 from databases.server import Server
 from instances.catalog import Catalog
+from instances.encryption import encrypt
 from instances.registry import Registry
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
@@ -282,6 +283,18 @@ class TestAnotherName:
         marked = Owner.read(comment)
         assert marked is not None
         assert marked.publication == (1, 1)  # what the registry knows counts again
+
+    async def test_database_is_routed_to_anew_when_it_is_named_as_the_registry_calls_it(
+        self, api: httpx.AsyncClient, case: Case, catalog: Catalog, tenant: Tenant, registry_dsn: str
+    ) -> None:
+        elsewhere = encrypt("host=of-the-original;database=x", bytes(32))
+        async with session(registry_dsn) as rows:
+            await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", elsewhere)
+        answer = await api.post(case.adopting, json={"databaseName": case.database})
+        assert answer.status_code == 200, answer.text
+        routed = await catalog.ods_instance(case.owner.ods_instance_id)
+        assert routed is not None
+        assert tenant.connection_strings.local_database(routed.connectionstring) == case.database
 
     async def test_nothing_changes_when_another_instance_has_a_database_of_that_name(
         self, api: httpx.AsyncClient, case: Case, registry: Registry, catalog: Catalog, name: str

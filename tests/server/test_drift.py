@@ -86,6 +86,27 @@ async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [("datconnlimit", "-2", "a DROP of it was interrupted"), ("datallowconn", "false", "no connections")],
+)
+async def test_database_is_reported_when_its_instance_cannot_use_it(
+    detector: DriftDetector,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+    column: str,
+    value: str,
+    fault: str,
+) -> None:
+    await admin.execute(
+        f"UPDATE pg_database SET {column} = {value} WHERE datname = $1",  # noqa: S608 - our own words
+        completed.database,
+    )
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.instance_id} {completed.name}"
+    assert fault in drift.explanation
+
+
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
     detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
