@@ -228,12 +228,6 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
         if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
-        elif database.invalid:
-            words = (
-                f"The instance {instance.id} is {instance.status}, but a DROP of its database was"
-                " interrupted: it cannot be used any more. Restore it, or delete the instance."
-            )
-            yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
         if instance.odsinstanceid not in routed:
             words = (
                 f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
@@ -248,7 +242,7 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
     if database.mark != str(instance.mark):
         return "does not carry the instance's mark"
     if database.invalid:
-        return "cannot be used: a DROP of it was interrupted"
+        return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
     return None

@@ -131,15 +131,6 @@ async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
 
 
-async def test_interrupted_drop_is_reported_when_the_instance_is_completed(
-    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
-) -> None:
-    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", completed.database)
-    (drift,) = await _found(detector, DriftKind.INVALID_DATABASE)
-    assert drift.subject == completed.database
-    assert f"The instance {completed.instance_id} is Completed" in drift.explanation
-
-
 async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
