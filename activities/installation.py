@@ -89,12 +89,20 @@ class InstallationCheck:
         return None
 
     async def known_obstacle(self, server: Server) -> str | None:
-        """The same, as far as it is known while the server may be away."""
+        """The same, as far as it is known while the server may be away.
+
+        A server that was in order within the last 30 seconds is not looked at again.
+        """
+        if time.monotonic() < self._in_order_until:
+            return (await self._store.state()).obstacle
         try:
             async with server.session() as session:
-                return await self.obstacle(session)
+                obstacle = await self.obstacle(session)
         except DatabaseFaultError:
             return (await self._store.state()).obstacle
+        if obstacle is None:
+            self._in_order_until = time.monotonic() + _KNOWN_SECONDS
+        return obstacle
 
     async def system(self, session: asyncpg.Connection) -> str:
         """System identifier of the server's PostgreSQL cluster, which its standbys share.

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from cli.postgres import EmbeddedPostgres
+from databases.errors import LOST
 from tests.chaos import obstacles
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import History, Target, read_rows
@@ -94,7 +95,7 @@ async def test_service_is_refused_when_a_database_is_closed(
         session(service_dsn(postgres, database)) as before,
         obstacles.closed(postgres.dsn(), database, "ods_service"),
     ):
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, *LOST)):
             await before.execute("SELECT 1")
         with pytest.raises(asyncpg.TooManyConnectionsError):
             await asyncpg.connect(service_dsn(postgres, database))

@@ -60,7 +60,7 @@ async def _storm(dsn: str, installation: str, output: IO[str]) -> list[list[str]
                 await victim.wait()
                 killed += 1
                 hands.append(await _hand(dsn, installation, output))
-                told = [line.split() for line in Path(output.name).read_text().splitlines()]  # noqa: ASYNC240 - small
+                told = [line.split() for line in Path(output.name).read_text().splitlines() if line]  # noqa: ASYNC240 - small
     finally:
         for hand in hands:
             hand.kill()
