@@ -182,18 +182,27 @@ def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collectio
     times = [database.published_at for database in later if database.published_at is not None]
     times += [job.at for job in jobs]
     first, last = _time(min(times, default=None)), _time(max(times, default=None))
-    named = "; ".join(
-        f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
-        for database in list(later)[:_NAMED_AT_MOST]
-    )
-    unnamed = len(later) - _NAMED_AT_MOST
     return Drift(
         DriftKind.REGISTRY_OLDER_THAN_SERVER,
         f"{len(later)} databases, {len(jobs)} jobs",
         f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
         f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
-        f" {_time(seen.last_change)}. None of the databases is dropped. Hand each to its instance: `ods"
-        f" instance adopt ID --database NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}",
+        f" {_time(seen.last_change)}. {_handing_back(later)}",
+    )
+
+
+def _handing_back(later: Collection[Database]) -> str:
+    """What to do about databases of which the registry knows nothing."""
+    if not later:
+        return "No database is without its instance. This is told until Temporal forgets the jobs."
+    named = "; ".join(
+        f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
+        for database in list(later)[:_NAMED_AT_MOST]
+    )
+    unnamed = len(later) - _NAMED_AT_MOST
+    return (
+        "None of the databases is dropped. Hand each to its instance: `ods instance adopt ID --database"
+        f" NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}"
     )
 
 

@@ -307,6 +307,22 @@ async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
         await admin.execute(f'DROP DATABASE "{copy}"')
 
 
+async def test_nothing_is_asked_for_when_only_jobs_are_unknown_to_the_registry(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    lost = StartedJob(await tenant.installation.id(), str(uuid.uuid4()), 1, datetime.now(UTC))
+    for drift in await detector.detect([lost]):
+        if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER and drift.subject.startswith("0 databases"):
+            assert "ods instance adopt" not in drift.explanation
+    later = replace(owner_of(completed), number=completed.number + 1)
+    await admin.execute(f"COMMENT ON DATABASE \"{completed.database}\" IS '{later.comment}'")
+    (drift,) = [
+        one for one in await detector.detect([lost]) if one.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+    ]
+    assert "ods instance adopt ID --database NAME" in drift.explanation
+    assert completed.database in drift.explanation
+
+
 async def test_jobs_that_only_temporal_remembers_are_reported_when_the_registry_was_put_back(
     detector: DriftDetector, tenant: Tenant, completed: InstanceJob
 ) -> None:
