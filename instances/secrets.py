@@ -68,9 +68,10 @@ class OdsConnectionStrings:
         """
         try:
             found = self.decrypted(encrypted)
+            is_local = set(found.endpoints) == set(self._shape.endpoints)
         except (UndecipherableError, InvalidConnectionStringError):
             return None
-        return found.database if set(found.endpoints) == set(self._shape.endpoints) else None
+        return found.database if is_local else None
 
 
 def _shape(text: str) -> ConnectionString | None:

@@ -138,6 +138,8 @@ def test_connection_string_names_the_database_when_it_is_made(values: dict[str, 
         ("host=h", "host=other;server=h;database=d;db=e", "e"),
         ("host=h", "host=h;server=other;database=d", None),
         ("host=h", "host=h:5433;database=d", None),
+        ("host=h", "host=h;port=0;database=d", None),
+        ("host=h", "host=h:none;database=d", None),
     ],
 )
 def test_database_is_known_when_a_stored_string_is_of_the_configured_server(
