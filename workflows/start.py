@@ -1,8 +1,8 @@
 """Starting the workflow of a job."""
 
-from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.common.v1 import WorkflowExecution as ExecutionId
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecution
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -10,6 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from instances.jobs import INSTALLATION, InstanceJob, StartedJob, job_number
 from instances.status import InstanceStatus
 from workflows import options, search_attributes
+from workflows.codec import UnreadablePayloadError
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
 _ROUNDS = 5
@@ -32,12 +33,16 @@ async def started_jobs(client: Client, tenant: str) -> list[StartedJob]:
         found = [one async for one in listed]
     except (RPCError, RuntimeError):  # the second from a client that has never been connected
         return []
-    memos = [(await one.memo(), one.start_time) for one in found]
-    return [
-        StartedJob(memo.get(INSTALLATION), memo["mark"], job_number(memo["job"]), at)
-        for memo, at in memos
-        if "mark" in memo
-    ]
+    return [job for one in found if (job := await _remembered(one)) is not None]
+
+
+async def _remembered(execution: WorkflowExecution) -> StartedJob | None:
+    """The job that a workflow was started for; None if its memo does not tell, or not with our keys."""
+    try:
+        memo = await execution.memo()
+        return StartedJob(memo[INSTALLATION], memo["mark"], job_number(memo["job"]), execution.start_time)
+    except (KeyError, RuntimeError, UnreadablePayloadError):
+        return None
 
 
 class JobStarter:
@@ -73,7 +78,7 @@ class JobStarter:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
         asked = DescribeWorkflowExecutionRequest(
-            namespace=self._client.namespace, execution=WorkflowExecution(workflow_id=job.workflow_id)
+            namespace=self._client.namespace, execution=ExecutionId(workflow_id=job.workflow_id)
         )
         service = self._client.workflow_service
         try:

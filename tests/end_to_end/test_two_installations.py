@@ -1,9 +1,11 @@
 """Two installations by mistake on one server, or in one namespace: neither touches what is the other's."""
 
 import asyncio
+import base64
 import uuid
 
 import pytest
+from pydantic import SecretStr
 from temporalio.client import Client
 
 from cli.polling import wait_until
@@ -13,6 +15,8 @@ from settings import Settings
 from tests.servers import delete_schedules, scheduled, session
 from worker import run
 from workflows import schedules
+from workflows.client import data_converter
+from workflows.start import JobStarter, started_jobs
 
 
 async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
@@ -55,3 +59,29 @@ async def test_schedules_are_left_alone_when_another_installation_has_made_them(
             await schedules.require_own(temporal, other, "default")
         with pytest.raises(schedules.ForeignScheduleError, match=other):
             await schedules.ensure(temporal, settings, other)
+
+
+async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ(
+    temporal: Client, registry: Registry, settings: Settings, name: str
+) -> None:
+    key = SecretStr(base64.b64encode(bytes(32)).decode())
+    sealed = Client(
+        temporal.service_client,
+        data_converter=data_converter(settings.model_copy(update={"payload_key": key})),
+    )
+    jobs = [(await registry.reserve(f"{name} {number}", Template.MINIMAL)).job for number in range(2)]
+    for client, job in zip((temporal, sealed), jobs, strict=True):
+        await JobStarter(client, f"nothing-polls-{job.mark}").start(job)
+    marks = [job.mark for job in jobs]
+
+    async def remembered(client: Client) -> list[str]:
+        return [job.mark for job in await started_jobs(client, "default") if job.mark in marks]
+
+    try:
+        async with asyncio.timeout(20):  # visibility is behind by a moment
+            while await remembered(sealed) != marks[::-1]:
+                await asyncio.sleep(0.05)
+        assert await remembered(temporal) == marks[:1]
+    finally:
+        for job in jobs:
+            await temporal.get_workflow_handle(job.workflow_id).terminate()
