@@ -266,7 +266,8 @@ class Registry:
                     lastrefreshed=models.UTC_NOW,
                     lastmodifieddate=models.UTC_NOW,
                 )
-                requested = await self._requested(session, _added(session, instance))
+                session.add(instance)
+                requested = await self._requested(session, instance)
                 await route(session, requested.job, database.connection_string)
                 return requested.instance
         except IntegrityError as error:
@@ -554,11 +555,6 @@ class Registry:
             known_number=instance.knownnumber,
             known_attempt=instance.knownattempt,
         )
-
-
-def _added(session: AsyncSession, instance: DbInstance) -> DbInstance:
-    session.add(instance)
-    return instance
 
 
 async def _call_database(session: AsyncSession, instance: DbInstance, database: DatabaseName) -> None:
