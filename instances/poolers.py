@@ -31,11 +31,13 @@ _CLOSE_SECONDS = 1
 _ROUNDS = 5
 """A third client that is faster in one round is not in all of them."""
 
+_STATEMENT_MODE = "statement pooling"
+"""Of what PgBouncer says to a client that begins a transaction in this mode."""
 _SESSION = "SELECT pg_backend_pid() || ' of ' || pg_postmaster_start_time()"
 
 _REFUSAL = (
-    "leads to a pooler in transaction mode, which loses advisory locks and the settings of sessions. Set its"
-    " pool_mode to session, or name the server itself."
+    "leads to a pooler in transaction or statement mode, which loses advisory locks and the settings of"
+    " sessions. Set its pool_mode to session, or name the server itself."
 )
 
 _logger = logging.getLogger(__name__)
@@ -81,7 +83,9 @@ class PoolerCheck:
         try:
             async with self._slots, asyncio.timeout(_SECONDS):
                 return await keeps_sessions(dsn.get_secret_value())
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        except asyncpg.PostgresError as error:
+            return False if _STATEMENT_MODE in str(error) else None
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return None
 
 

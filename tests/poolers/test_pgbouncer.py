@@ -129,17 +129,18 @@ async def _busy(dsn: str, clients: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("field", ["admin_dsn", "master_dsn"])
-async def test_worker_does_not_start_when_a_pooler_is_in_transaction_mode(
-    pooler: Pooler, postgres: EmbeddedPostgres, registry_dsn: str, field: str
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_worker_does_not_start_when_a_pooler_keeps_no_sessions(
+    pooler: Pooler, postgres: EmbeddedPostgres, registry_dsn: str, mode: str, field: str
 ) -> None:
     direct = make_settings(postgres, registry_dsn)
-    async with pooler(pool_mode="transaction") as bouncer:
+    async with pooler(pool_mode=mode) as bouncer:
         refused = {field: bouncer.dsn(getattr(direct, field).get_secret_value())}
         settings = make_settings(postgres, registry_dsn, **refused)
         with pytest.raises(InvalidSettingsError) as caught:
             await run(settings, asyncio.Event())
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"ODS_{field.upper()}: leads to a pooler in transaction mode")
+    assert line.startswith(f"ODS_{field.upper()}: leads to a pooler in transaction or statement mode")
     assert SERVICE_PASSWORD not in line
 
 
@@ -151,7 +152,7 @@ async def test_api_does_not_start_when_a_pooler_is_in_transaction_mode(
         process = await api_server.start(free_port(), api_server.environment(settings))
         output = await _ended(process)
     for variable in ("ODS_ADMIN_DSN", "ODS_MASTER_DSN"):
-        assert f"{variable}: leads to a pooler in transaction mode" in output
+        assert f"{variable}: leads to a pooler in transaction or statement mode" in output
     assert SERVICE_PASSWORD not in output
 
 
@@ -169,8 +170,8 @@ async def test_worker_ends_later_when_the_pooler_was_away_at_its_start(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def serves() -> bool:
-        return "Serving" in caplog.text
+    async def waits() -> bool:
+        return "The tenant default is not ready" in caplog.text
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(poolers, "_AGAIN_SECONDS", 0.1)
@@ -179,7 +180,7 @@ async def test_worker_ends_later_when_the_pooler_was_away_at_its_start(
         settings = _through(bouncer, postgres, registry_dsn)
         await bouncer.stop()
         working = asyncio.create_task(run(settings, asyncio.Event()))
-        await wait_until(serves, 20)
+        await wait_until(waits, 20)
         assert "not known yet: ODS_ADMIN_DSN, ODS_MASTER_DSN" in caplog.text
         await bouncer.start()
         with pytest.raises(ExceptionGroup) as caught:
