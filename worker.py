@@ -90,6 +90,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         max_cached_workflows=_CACHED_WORKFLOWS,
         activities=[
             writes.begin,
+            writes.is_due,
             writes.finish_create,
             writes.finish_delete,
             writes.finish_rename,
@@ -229,16 +230,20 @@ async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | Non
 
 
 async def until_done(step: Callable[[], Awaitable[None]], subject: str, stop: asyncio.Event) -> None:
-    """Try `step` as often as it takes, unless the worker is told to stop."""
+    """Try `step` as often as it takes, unless the worker is told to stop; each reason is logged once."""
+    told = ""
     while not stop.is_set():
         try:
             await step()
         except (InstallationNotConfirmedError, schedules.ForeignScheduleError) as obstacle:
-            _logger.error("%s is not ready: %s", subject, obstacle)  # noqa: TRY400 - the operator must act
+            level, reason = logging.ERROR, str(obstacle)  # the operator must act
         except Exception as error:  # noqa: BLE001 - the registry or Temporal is away, which ends
-            _logger.warning("%s is not ready (%s); trying again.", subject, fault_name(error))
+            level, reason = logging.WARNING, f"trying again ({fault_name(error)})."
         else:
             return
+        if reason != told:
+            _logger.log(level, "%s is not ready: %s", subject, reason)
+            told = reason
         await _pause(stop)
 
 
