@@ -117,6 +117,7 @@ async def adopt_instance_database(
             services.server.fenced(owner) as session,
             services.registry.adopting(instance.id, called, marked=marked) as row,
         ):
+            await services.installation.require_confirmed(session)
             found = await adoption.adopt(session, _owner(services, row), database, needed)
             return _adopted(_answer(row, database, found))
 
@@ -152,6 +153,7 @@ async def _restored(services: Services, ods_instance_id: int, database: str) -> 
         lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
         own = replace(owner, number=lost.number, installation=services.registry.installation.known_id)
         async with services.server.fenced(own) as session:
+            await services.installation.require_confirmed(session)
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await _needed(services))
             row = await services.registry.restore_lost(lost, _called(services, database))

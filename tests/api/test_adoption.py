@@ -90,6 +90,19 @@ async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
     assert (await api.get(case.looking)).json()["obstacle"] is None
 
 
+async def test_adoption_is_refused_when_the_server_is_not_the_one_that_the_installation_knows(
+    settings: Settings, api: httpx.AsyncClient, case: Case
+) -> None:
+    async with session(settings.admin_dsn.get_secret_value()) as registry:
+        known = await registry.fetchval("SELECT serversystem FROM adminapi.installation")
+        await registry.execute("UPDATE adminapi.installation SET serversystem = 'another'")
+        answer = await api.post(case.adopting)
+        await registry.execute("UPDATE adminapi.installation SET serversystem = $1", known)
+    assert answer.status_code == 503
+    assert "`ods installation confirm`" in answer.json()["detail"]
+    assert await case.comment() is None
+
+
 async def test_adoption_is_audited_when_it_is_asked_for(api: httpx.AsyncClient, case: Case) -> None:
     await api.post(case.adopting)
     entry = (await api.get("/v2/audit", params={"limit": 1})).json()[0]
