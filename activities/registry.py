@@ -34,6 +34,11 @@ class RegistryActivities:
             return await self._registry.begin(job, await self._refusal(job))
 
     @activity.defn
+    async def is_due(self, job: InstanceJob) -> bool:
+        """Whether the instance waits for this attempt of the job."""
+        return await self._registry.is_due(job)
+
+    @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         """Record `Completed` and route the ODS/API to the new database."""
         try:

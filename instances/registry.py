@@ -305,6 +305,13 @@ class Registry:
             case _:
                 assert_never(job.operation)
 
+    async def is_due(self, job: InstanceJob) -> bool:
+        """Whether the instance waits for this very attempt of `job` to begin."""
+        async with self._single_statements() as session:
+            return await _is_at(
+                session, replace(job, attempt=job.attempt - 1), status.RELEASE[job.operation].target
+            )
+
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
         async with self._single_statements() as session:

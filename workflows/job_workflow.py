@@ -36,7 +36,10 @@ WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Renam
 _BEGINS_LOCALLY = "begin-locally"
 """Patch: workflows that were started before it have `begin` as an activity in their histories."""
 _WAITS_FOR_OUTAGES = "outages-are-waited-for"
-"""Patch: workflows that were started before it let Temporal count the tries, outages among them."""
+"""Patch: workflows that were started before it let Temporal count the tries, outages among them, and ignore a
+job that is handed over and is not later than their own. It includes the patch before it: each one that a
+workflow meets costs Temporal two events.
+"""
 
 _NO_ANSWERS = {OUTAGE, TURN_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
 """Types of errors that tell nothing of the job; the last three are Temporal's own."""
@@ -55,6 +58,7 @@ class JobWorkflow(ABC):
         self._abandon = False
         self._cancelled = False
         self._successor: InstanceJob | None = None
+        self._earlier: InstanceJob | None = None
 
     @abstractmethod
     async def do_work(self) -> bool:
@@ -79,6 +83,8 @@ class JobWorkflow(ABC):
         """Continue as `job` when this one has ended."""
         if job.follows(self._successor or self.job):
             self._successor = job
+        elif workflow.patched(_WAITS_FOR_OUTAGES):
+            self._earlier = job
 
     async def see_through(self) -> str:
         """Carry the job out; returns how it ended."""
@@ -178,7 +184,7 @@ class JobWorkflow(ABC):
 
     async def _begin(self) -> Begun:
         """Take the instance: as part of the workflow task if that works at once, or else as an activity."""
-        if workflow.patched(_BEGINS_LOCALLY):
+        if workflow.patched(_WAITS_FOR_OUTAGES) or workflow.patched(_BEGINS_LOCALLY):
             with suppress(FailureError):
                 return await self.whole(
                     workflow.execute_local_activity_method(
@@ -196,6 +202,7 @@ class JobWorkflow(ABC):
     async def _give_up(self, reason: str, *, outage: bool = False) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
+        self._earlier = None
         recorded = await self.whole(
             workflow.execute_activity_method(
                 RegistryActivities.fail,
@@ -220,16 +227,37 @@ class JobWorkflow(ABC):
     async def _wait_for_decision(self) -> None:
         try:
             self._act_on_cancellation()
+            ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
             with suppress(TimeoutError):
-                await workflow.wait_condition(
-                    lambda: self._retry or self._abandon or self._successor is not None,
-                    timeout=timedelta(seconds=self.job.policy.decision_window),
-                )
+                while not self._is_decided():
+                    await workflow.wait_condition(
+                        lambda: self._is_decided() or self._earlier is not None,
+                        timeout=ends - workflow.now(),
+                    )
+                    await self._ask_about_earlier()
         finally:
             # Also when it is cancelled: what was handed over was accepted, and nobody else will start it.
             self._continue_as_successor()
         if self._retry:
             self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
+
+    def _is_decided(self) -> bool:
+        return self._retry or self._abandon or self._successor is not None
+
+    async def _ask_about_earlier(self) -> None:
+        """Continue as an earlier job that was handed over, if a restored registry waits for it."""
+        earlier, self._earlier = self._earlier, None
+        if earlier is None:
+            return
+        is_due = await self.whole(
+            workflow.execute_activity_method(
+                RegistryActivities.is_due,
+                earlier,
+                **options.status_write(self.job.policy, "Ask whether the earlier job is due"),
+            )
+        )
+        if is_due and self._successor is None:
+            self._successor = earlier
 
     def _act_on_cancellation(self) -> None:
         if self._cancelled:

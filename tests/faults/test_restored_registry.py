@@ -44,6 +44,32 @@ async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
     assert await operator.catalog.ods_instance(job.ods_instance_id) is not None
 
 
+async def test_job_is_done_when_its_row_is_put_back_to_before_the_failure_that_its_workflow_waits_after(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    registry_dsn: str,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await passes_are_over(operator.client)
+    async with template_missing(admin), session(registry_dsn) as rows:
+        job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+        await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+        await JobStarter(operator.client, settings.registry_queue).start(job)
+        assert await operator.ended(job) is JobStatus.ERROR
+        await rows.execute(
+            "DELETE FROM adminapi.dbinstances;"
+            " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+        )
+    assert (await operator.instance(job)).status == InstanceStatus.PENDING
+
+    await operator.temporal("schedule", "trigger", "--schedule-id", "pending-sweep")
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+
+
 async def test_instances_are_not_crossed_when_ids_are_given_out_again(
     operator: Operator,
     worker_process: WorkerProcess,

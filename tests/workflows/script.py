@@ -43,6 +43,7 @@ class Script:
         self.begun = Begun(held=True)
         self.finished_on_the_way = False
         self.recorded = True
+        self.due = False
         self.pages: list[SweptPage] = []
         self.stuck: list[StuckPage] = []
         self.leftovers: list[Leftovers] = []
@@ -64,6 +65,11 @@ class Script:
         self.attempts.append(job.attempt)
         await self._follow("begin")
         return self.begun
+
+    @activity.defn
+    async def is_due(self, job: InstanceJob) -> bool:
+        await self._follow("is_due")
+        return self.due
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> Provisioned:
@@ -176,6 +182,7 @@ class Script:
         """For a worker."""
         return [
             self.begin,
+            self.is_due,
             self.provision,
             self.finish_create,
             self.drop,

@@ -281,6 +281,34 @@ async def test_job_goes_on_when_it_is_handed_to_itself_or_an_older_one(
     await keep("create-handed-to-itself", handle)
 
 
+async def test_earlier_job_is_done_when_the_registry_was_restored_to_where_it_is_due(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    script.due = True
+    handle = await start(replace(job, attempt=3))
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.hand_over, job)
+    assert "is done" in await handle.result()
+    assert script.attempts == [3, 1]
+    assert script.calls[4:] == ["is_due", "begin", "provision", "finish_create"]
+    await keep("create-handed-an-earlier-job", handle)
+
+
+async def test_failed_job_goes_on_waiting_when_it_is_handed_an_earlier_one_that_is_not_due(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(replace(job, attempt=3))
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.hand_over, job)
+    await until(lambda: "is_due" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.attempts == [3, 4]
+    await keep("create-handed-an-earlier-job-in-vain", handle)
+
+
 async def test_sql_is_ended_and_the_failure_recorded_when_cancelled_while_cloning(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
