@@ -18,23 +18,26 @@ from functools import partial
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.concurrency import Turns
 from activities.databases import DatabaseActivities
-from activities.drift import Drift
 from activities.education_organizations import EducationOrganizationActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
 from activities.registry import RegistryActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.sweep import SweepActivities
-from activities.tenant import Tenant, composed
-from activities.turns import Turns
-from instances.education_organizations import EducationOrganizations
-from instances.errors import InstallationNotConfirmedError
-from instances.poolers import PoolerCheck
-from instances.refreshes import RefreshPolicy
 from logs import configure_logging, fault_name
+from registry.education_organizations.refreshes import RefreshPolicy
+from registry.education_organizations.store import EducationOrganizations
+from registry.storage.errors import InstallationNotConfirmedError
+from registry.storage.poolers import PoolerCheck
 from settings import AnySettings, InvalidSettingsError, load_settings
-from workflows import client, schedules, search_attributes
+from temporal import client, schedules
+from temporal.job_starter import JobStarter, started_jobs
+from temporal.refresh_starter import RefreshStarter
+from tenants.drift import Drift
+from tenants.tenant import Tenant, composed
+from workflows import search_attributes
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.pending_sweep import PendingSweep
@@ -43,8 +46,6 @@ from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.start import JobStarter, started_jobs
-from workflows.start_refresh import RefreshStarter
 
 WORKFLOWS = [
     CreateInstance,

@@ -13,19 +13,19 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.faults import as_application_error
+from activities.concurrency import Turns
+from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from activities.tenant import Tenant
-from activities.turns import Turns
 from databases import provisioning, renaming
 from databases.errors import DISK_FULL, DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
-from instances.errors import NameTakenError
-from instances.jobs import InstanceJob
-from instances.registry import Position
-from instances.status import AT_REST, InstanceStatus, Operation, Undo, after_failure
 from logs import fault_name
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import AT_REST, InstanceStatus, Operation, Undo, after_failure
+from registry.instances.store import Position
+from registry.storage.errors import NameTakenError
+from tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
 _DISK_FULL_SECONDS = 30

@@ -10,10 +10,10 @@ from temporalio import activity
 
 from activities.heartbeats import heartbeats
 from databases.education_organizations import Address, UnreadableError, education_organizations, reading
-from instances.education_organizations import EducationOrganizations, OdsDatabase, Organization
-from instances.refreshes import Scope
-from instances.secrets import OdsConnectionStrings
 from logs import fault_name
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.education_organizations.refreshes import Scope
+from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
 
 _NAMED_AT_MOST = 20
 _OF_THE_DATA = ("22", "23")

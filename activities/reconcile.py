@@ -7,16 +7,16 @@ from typing import assert_never
 
 from temporalio import activity
 
-from activities.drift import Drift
-from activities.faults import as_application_error
+from activities.errors import as_application_error
 from activities.sweep import SweepPage, accepted
 from databases import inspection
 from databases.errors import DatabaseFaultError
 from databases.inspection import Database
 from databases.server import Server
-from instances.jobs import InstanceJob
-from instances.registry import Registry
-from instances.status import Undo, after_failure
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Undo, after_failure
+from registry.instances.store import Registry
+from tenants.drift import Drift
 
 _AT_ONCE = 200
 """So much fits a history easily."""

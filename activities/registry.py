@@ -6,15 +6,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.databases import owner_of
-from activities.faults import as_application_error
+from activities.errors import as_application_error
 from databases import provisioning
 from databases.errors import DatabaseFaultError
 from databases.server import Server
-from instances.errors import NameTakenError
-from instances.jobs import InstanceJob, JobFailure, JobWait
-from instances.registry import Begun, Registry
-from instances.secrets import OdsConnectionStrings
-from instances.status import Operation
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.jobs import InstanceJob, JobFailure, JobWait
+from registry.instances.status import Operation
+from registry.instances.store import Begun, Registry
+from registry.storage.errors import NameTakenError
 
 _LOOK_SECONDS = 2
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.faults import as_application_error
+from activities.concurrency import Turns
+from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from activities.turns import Turns
-from databases.stocking import SpareOrder, SpareStock, Tidied
+from databases.spare_pool import SpareOrder, SpareStock, Tidied
 
 _logger = logging.getLogger(__name__)
 

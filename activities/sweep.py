@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import InstanceJob
-from instances.registry import Registry
+from registry.instances.jobs import InstanceJob
+from registry.instances.store import Registry
 
 _STARTS_AT_ONCE = 10
 """Enough to keep Temporal busy, and few beside the requests of people."""

@@ -16,8 +16,14 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from activities.tenant import composed
-from api import (
+from api.health import HealthMonitor
+from api.http import problems
+from api.middleware.admission import ProtocolMiddleware
+from api.middleware.audit import AuditMiddleware
+from api.middleware.hosts import AllowedHosts
+from api.middleware.route_table import Places
+from api.middleware.tenancy import Tenancy
+from api.routes import (
     adoption,
     audit,
     connect,
@@ -29,27 +35,21 @@ from api import (
     ods_instance_contexts,
     ods_instance_derivatives,
     ods_instances,
-    problems,
     refreshes,
     spares,
     sweeps,
     tenant_view,
     tenants,
 )
-from api.health import HealthMonitor
-from api.hosts import AllowedHosts
-from api.limits import ConnectLimits
-from api.oidc import IssuerTokens
-from api.protocol import ProtocolMiddleware
-from api.routing import Places
+from api.security.limits import ConnectLimits
+from api.security.oidc import IssuerTokens
 from api.services import Services
-from api.tenancy import Tenancy
-from api.trail import AuditMiddleware
-from instances.poolers import PoolerCheck
-from instances.secrets import connection_strings
 from logs import configure_logging
+from registry.connection_strings.ods_connection_strings import connection_strings
+from registry.storage.poolers import PoolerCheck
 from settings import AnySettings, InvalidSettingsError, load_settings
-from workflows import client
+from temporal import client
+from tenants.tenant import composed
 
 _logger = logging.getLogger(__name__)
 

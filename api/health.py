@@ -11,10 +11,10 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from api.answers import Answer
 from api.health_checks import Check, HealthStatus, Result, checks
-from api.temporal import PATIENCE
-from api.tenancy import Tenancy
+from api.http.temporal_calls import PATIENCE
+from api.middleware.tenancy import Tenancy
+from api.schemas.base import Answer
 
 _FRESH_SECONDS = 2.0
 """How long what was found out is told again."""

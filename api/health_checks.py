@@ -15,14 +15,14 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
-from api.answers import Answer
+from api.http.temporal_calls import answer_of
+from api.middleware.tenancy import Tenancy
+from api.schemas.base import Answer
 from api.services import Services
-from api.temporal import answer_of
-from api.tenancy import Tenancy
 from databases.errors import DatabaseFaultError
-from instances.connecting import READ_ONLY
 from logs import fault_name
-from workflows import schedules
+from registry.storage.connecting import READ_ONLY
+from temporal import schedules
 
 _POLLER_MEMORY = timedelta(seconds=70)
 """A poll lasts up to a minute, and Temporal remembers pollers for five: older ones are gone."""

@@ -11,33 +11,33 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 from temporalio.client import Client
 
-from activities.drift import DriftDetector
-from activities.installation import InstallationCheck
-from activities.tenant import Tenant
-from api.auth import Authority, Tokens
-from api.client_tokens import ClientTokens
-from api.clients import ApiClients
-from api.launch import Launcher
-from api.limits import ConnectLimits
-from api.standings import Standings
-from api.trail import Recorder
+from api.job_dispatcher import Launcher
+from api.middleware.audit import Recorder
+from api.security.client_states import Standings
+from api.security.client_tokens import ClientTokens
+from api.security.clients import ApiClients
+from api.security.limits import ConnectLimits
+from api.security.tokens import Authority, Tokens
 from databases.server import Server
-from databases.stocking import SpareStock
-from instances.audit import AuditTrail
-from instances.catalog import Catalog
-from instances.clients import ClientStore
-from instances.jobs import workflow_id
-from instances.ods_instance_parts import Contexts, Derivatives
-from instances.ods_instances import OdsInstances
-from instances.refreshes import RefreshJobs, RefreshPolicy
-from instances.registration import RegistrationWindow
-from instances.registry import Registry
-from instances.secrets import OdsConnectionStrings
-from instances.tenant_view import TenantView
+from databases.spare_pool import SpareStock
+from registry.audit import AuditTrail
+from registry.clients.registration import RegistrationWindow
+from registry.clients.store import ClientStore
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.education_organizations.refreshes import RefreshJobs, RefreshPolicy
+from registry.education_organizations.tenant_view import TenantView
+from registry.instances.jobs import workflow_id
+from registry.instances.queries import Catalog
+from registry.instances.store import Registry
+from registry.ods_instances.parts import Contexts, Derivatives
+from registry.ods_instances.store import OdsInstances
 from settings import Settings
-from workflows import schedules
-from workflows.start import JobStarter
-from workflows.start_refresh import RefreshStarter
+from temporal import schedules
+from temporal.job_starter import JobStarter
+from temporal.refresh_starter import RefreshStarter
+from tenants.drift import DriftDetector
+from tenants.installation_check import InstallationCheck
+from tenants.tenant import Tenant
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, Self
 import asyncpg
 import httpx
 
-from cli.data_folder import ClientEntry, StackFile
-from instances.naming import database_name
-from instances.status import Template
+from embedded.data_folder import ClientEntry, StackFile
+from registry.instances.naming import database_name
+from registry.instances.status import Template
 
 _POLL_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120

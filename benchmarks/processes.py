@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from cli.data_folder import StackFile
+from embedded.data_folder import StackFile
 
 POSTGRES = "PostgreSQL"
 NOBODY = "nobody"

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from activities.tenant import composed
-from cli.data_folder import DataFolder, StackFile
+from embedded.data_folder import DataFolder, StackFile
 from logs import configure_logging
 from settings import Settings
+from temporal import client
+from tenants.tenant import composed
 from worker import registry_worker
-from workflows import client
 
 TASK_QUEUE = "bench"
 """Prefix of its queues; the stack's own worker serves others."""

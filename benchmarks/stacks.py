@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks import machine, templates
 from benchmarks.templates import TemplateSpec
-from cli.data_folder import DataFolder, Secrets, StackFile
-from cli.ports import Ports, free_port, free_ports
-from cli.postgres import EmbeddedPostgres
 from cli.serving import serving
+from embedded.data_folder import DataFolder, Secrets, StackFile
+from embedded.ports import Ports, free_port, free_ports
+from embedded.postgres import EmbeddedPostgres
 
 _NUMBERS = count(1)
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import httpx
 
-from cli.errors import CommandError
-from instances.credentials import OAUTH_SCOPES, ClientScope
+from embedded.errors import CommandError
+from registry.clients.credentials import OAUTH_SCOPES, ClientScope
 
 Json = dict[str, Any]
 

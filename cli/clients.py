@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cli.errors import CommandError
 from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 from cli.output import say, show_json, show_list, show_members, utc
-from instances.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
-from instances.rules import required_text_faults
+from embedded.errors import CommandError
+from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
+from registry.storage.rules import required_text_faults
 
 if TYPE_CHECKING:
-    from instances.client_administration import Client, ClientAdministration
+    from registry.clients.administration import Client, ClientAdministration
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def add(  # noqa: PLR0913 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Add a client, and show its secret: this once."""
-    from instances.client_administration import NewClient  # noqa: PLC0415 - takes time that --help does without
+    from registry.clients.administration import NewClient  # noqa: PLC0415 - takes time that --help does without
 
     named = client_id if display_name is None else display_name
     _require_texts({"client id": client_id, "display name": named})
@@ -120,12 +120,12 @@ def _change(
     """
     # These take half a second, which other commands do without.
     from cli.registry_access import RegistryAccess, operator  # noqa: PLC0415
-    from instances.client_administration import (  # noqa: PLC0415
+    from registry.clients.administration import (  # noqa: PLC0415
         ClientAdministration,
         ClientInUseError,
         ClientNotFoundError,
     )
-    from instances.clients import ClientExistsError  # noqa: PLC0415
+    from registry.clients.store import ClientExistsError  # noqa: PLC0415
 
     async def change() -> _Result:
         async with RegistryAccess.find(data_dir).connected() as engine:
@@ -166,7 +166,7 @@ def _end(expires: datetime | None, days: int | None) -> datetime | timedelta | N
 
 def _new_secret() -> tuple[str, str]:
     """A secret and its hash."""
-    from api.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time that other commands do without
+    from registry.clients.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time that other commands do without
 
     secret = new_secret()
     return secret, SecretHasher().hash(secret)

@@ -8,13 +8,13 @@ from time import monotonic
 import asyncpg
 
 from cli.client import AdminApi
-from cli.data_folder import DataFolder, StackFile
-from cli.errors import CommandError
 from cli.jobs import follow
 from cli.output import say, show_members
-from cli.ports import Ports
 from cli.serving import serving
-from instances.status import Template
+from embedded.data_folder import DataFolder, StackFile
+from embedded.errors import CommandError
+from embedded.ports import Ports
+from registry.instances.status import Template
 
 
 def demonstrate(folder: DataFolder, ports: Ports, *, keep: bool) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from cli.registry_access import RegistryAccess
-    from instances.installation import InstallationState, InstallationStore
+    from registry.installation import InstallationState, InstallationStore
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -97,7 +97,7 @@ def _work(
     """Do `work` in the registry; a `command` that changes it is recorded in the audit trail."""
     # These take half a second, which other commands do without.
     from cli.registry_access import RegistryAccess  # noqa: PLC0415
-    from instances.installation import InstallationStore  # noqa: PLC0415
+    from registry.installation import InstallationStore  # noqa: PLC0415
 
     access = RegistryAccess.find(data_dir)
 
@@ -113,15 +113,15 @@ def _work(
 
 async def _record(engine: "AsyncEngine", command: str) -> None:
     from cli.registry_access import operator  # noqa: PLC0415 - as above
-    from instances.audit import AuditTrail, command_entry  # noqa: PLC0415 - as above
+    from registry.audit import AuditTrail, command_entry  # noqa: PLC0415 - as above
 
     await AuditTrail(engine).record(command_entry(command, operator()))
 
 
 async def _look(store: "InstallationStore", access: "RegistryAccess") -> _Found:
-    from activities.installation import InstallationCheck  # noqa: PLC0415 - as above
     from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
     from databases.server import Server  # noqa: PLC0415 - as above
+    from tenants.installation_check import InstallationCheck  # noqa: PLC0415 - as above
 
     check = InstallationCheck(store, access.tenant, access.tenants, shares_server=False)
     server = Server(access.master_dsn)

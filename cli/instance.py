@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from cli.client import AdminApi, Json
-from cli.data_folder import DataFolder
-from cli.errors import CommandError
 from cli.jobs import follow
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import show_json, show_list, show_members
-from instances.status import Template
+from embedded.data_folder import DataFolder
+from embedded.errors import CommandError
+from registry.instances.status import Template
 from secret_files import UnreadableSecretError, from_environment
 
 app = typer.Typer(no_args_is_help=True)

@@ -4,10 +4,10 @@ import asyncio
 
 import typer
 
-from cli.errors import CommandError
 from cli.options import AsJson, Tenant
 from cli.output import say, show_json
-from instances.key_rotation import Rotation
+from embedded.errors import CommandError
+from registry.connection_strings.key_rotation import Rotation
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def rotate(*, tenant: Tenant = None, as_json: AsJson = False) -> None:
 
     Those of ODS_ENCRYPTION_KEY_PREVIOUS are read as well. It may be stopped at any time, and run again.
     """
-    from cli import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+    from embedded import registry  # noqa: PLC0415 - takes half a second, which other commands do without
 
     outcome = asyncio.run(registry.rotate_keys(tenant))
     if as_json:

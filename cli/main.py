@@ -11,8 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from cli import audit, clients, edorgs, installation, instance, keys, registration, spares
-from cli.data_folder import DataFolder
-from cli.errors import CommandError
 from cli.instance import connect
 from cli.options import (
     DEFAULT_API_PORT,
@@ -29,7 +27,9 @@ from cli.options import (
     Tenant,
 )
 from cli.output import fail, say, show_json, show_list
-from cli.ports import Ports
+from embedded.data_folder import DataFolder
+from embedded.errors import CommandError
+from embedded.ports import Ports
 from logs import fault_name
 
 _commands = typer.Typer(
@@ -83,7 +83,7 @@ def up(
     postgres_port: PostgresPort = None,
 ) -> None:
     """Run the whole service here, with PostgreSQL and Temporal, until Ctrl-C."""
-    from cli import stack  # noqa: PLC0415 - takes half a second, which other commands do without
+    from embedded import stack  # noqa: PLC0415 - takes half a second, which other commands do without
 
     ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
     asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, say)))
@@ -109,7 +109,7 @@ def demo(  # noqa: PLR0913 - a command line's options
 @_commands.command()
 def migrate() -> None:
     """Bring the registry database up to date, or those of all tenants."""
-    from cli import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+    from embedded import registry  # noqa: PLC0415 - takes half a second, which other commands do without
 
     asyncio.run(registry.migrate_all())
     say("The registry database is up to date.")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from instances.rules import printable
+from registry.storage.rules import printable
 
 OUT = Console(markup=False, highlight=False)  # names and messages may hold what Rich takes for markup
 

@@ -12,7 +12,7 @@ from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 from cli.output import say, show_json, utc
 
 if TYPE_CHECKING:
-    from instances.registration import RegistrationWindow
+    from registry.clients.registration import RegistrationWindow
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def _work(
     """Do `work`, which finds out until when registration is open, and show that."""
     # These take half a second, which other commands do without.
     from cli.registry_access import RegistryAccess, operator  # noqa: PLC0415
-    from instances.registration import RegistrationWindow  # noqa: PLC0415
+    from registry.clients.registration import RegistrationWindow  # noqa: PLC0415
 
     access = RegistryAccess.find(data_dir)
 

@@ -12,11 +12,11 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cli.data_folder import DataFolder
-from cli.errors import CommandError
-from cli.registry import settings_of_environment
 from databases.errors import INSUFFICIENT_PRIVILEGE
-from instances.engine import create_registry_engine
+from embedded.data_folder import DataFolder
+from embedded.errors import CommandError
+from embedded.registry import settings_of_environment
+from registry.storage.engine import create_registry_engine
 from settings import DEFAULT_TENANT, AnySettings
 
 _SETTINGS = ("ODS_ADMIN_DSN", "ODS_TENANTS")

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
-from cli.data_folder import DataFolder, StackFile
-from cli.errors import CommandError
 from cli.options import DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT
 from cli.output import progress, say
-from cli.ports import Ports, without_taken
+from embedded.data_folder import DataFolder, StackFile
+from embedded.errors import CommandError
+from embedded.ports import Ports, without_taken
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 90

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from instances.connecting import READ_ONLY
+from registry.storage.connecting import READ_ONLY
 
 OBJECT_IN_USE = "55006"
 INSUFFICIENT_PRIVILEGE = "42501"

@@ -16,7 +16,7 @@ import asyncpg
 
 from databases.errors import LOST, DatabaseFaultError, faults_explained
 from databases.ownership import Owner
-from instances.connecting import (
+from registry.storage.connecting import (
     connect,
     ends_sessions,
     question,

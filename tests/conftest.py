@@ -8,14 +8,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from activities.tenant import Tenant, composed
-from cli import seeding
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from instances.catalog import Catalog
-from instances.migrations import upgrade
-from instances.registry import Registry
+from embedded import seeding
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.queries import Catalog
+from registry.instances.store import Registry
+from registry.migrations import upgrade
 from settings import Settings
+from temporal.job_starter import JobStarter
+from tenants.tenant import Tenant, composed
 from tests.servers import (
     MINIMAL_TEMPLATE,
     NUMBERS,
@@ -29,7 +30,6 @@ from tests.servers import (
 )
 from worker import WORKERS
 from workflows import search_attributes
-from workflows.start import JobStarter
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,12 +19,12 @@ from typing import Self
 
 import asyncpg
 
-from cli import process
-from cli.errors import CommandError
-from cli.polling import wait_until
-from cli.ports import free_ports
-from cli.postgres import SUPERUSER, EmbeddedPostgres
-from cli.process import Command
+from embedded import process
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.ports import free_ports
+from embedded.postgres import SUPERUSER, EmbeddedPostgres
+from embedded.process import Command
 from tests.servers import session
 
 _PASSWORD = "superuser-password-of-a-pair"

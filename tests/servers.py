@@ -16,12 +16,12 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-from cli import seeding
-from cli.postgres import EmbeddedPostgres
-from cli.temporal_server import DYNAMIC_CONFIG
+from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
+from embedded.temporal_server import DYNAMIC_CONFIG
 from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
-from workflows import schedules
-from workflows.client import DATA_CONVERTER
+from temporal import schedules
+from temporal.client import DATA_CONVERTER
 
 SERVICE_PASSWORD = "service-password-for-tests"
 INSTANCE_PASSWORD = "instance-password-for-tests"

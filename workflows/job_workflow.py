@@ -23,12 +23,12 @@ from temporalio.exceptions import (
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.faults import OUTAGE
+    from activities.concurrency import TURN_MISSED
+    from activities.errors import OUTAGE
     from activities.registry import RegistryActivities
-    from activities.turns import TURN_MISSED
-    from instances.jobs import InstanceJob, JobFailure, JobWait
-    from instances.registry import Begun
-    from instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
+    from registry.instances.jobs import InstanceJob, JobFailure, JobWait
+    from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
+    from registry.instances.store import Begun
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}

@@ -5,8 +5,8 @@ from datetime import timedelta
 from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
 
-from instances.jobs import ExecutionPolicy
-from instances.refreshes import RefreshPolicy
+from registry.education_organizations.refreshes import RefreshPolicy
+from registry.instances.jobs import ExecutionPolicy
 
 WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
 """A workflow task takes milliseconds; this is how long the one of a killed worker is waited for."""

@@ -7,10 +7,10 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
-    from activities.drift import Drift
     from activities.reconcile import ReconcileActivities
     from activities.sweep import SweepPage
-    from instances.jobs import InstanceJob
+    from registry.instances.jobs import InstanceJob
+    from tenants.drift import Drift
     from workflows import options
     from workflows.scheduled_refresh import dispatch_refreshes
 

@@ -5,8 +5,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.spares import SpareActivities
-    from databases.stocking import SpareOrder
-    from instances.jobs import ExecutionPolicy
+    from databases.spare_pool import SpareOrder
+    from registry.instances.jobs import ExecutionPolicy
     from workflows import options
 
 

@@ -9,10 +9,10 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.jobs import InstanceJob
-from instances.models import REFRESH
-from instances.refreshes import Scope
-from instances.status import InstanceStatus, JobStatus
+from registry.education_organizations.refreshes import Scope
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus
+from registry.storage.models import REFRESH
 
 TENANT = SearchAttributeKey.for_keyword("OdsTenant")
 INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from benchmarks.apart import apart
 from benchmarks.bare import bare_server, create_many, strategy_for
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Chart, Findings, Measurement, at_most
 from benchmarks.processes import NOBODY, POSTGRES, ProcessorTimes
+from benchmarks.subprocesses import apart
 from benchmarks.templates import TemplateSpec
-from cli.data_folder import StackFile
-from cli.polling import wait_until
-from instances.status import Template
+from embedded.data_folder import StackFile
+from embedded.polling import wait_until
+from registry.instances.status import Template
 
 _LIMIT = 1.3
 _CONCURRENCIES = (1, 2, 3, 4, 8)

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from benchmarks.apart import apart
 from benchmarks.bare import DEFAULT_STRATEGY, BareServer, bare_server, strategy_for
 from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_least, at_most
+from benchmarks.subprocesses import apart
 from benchmarks.templates import TemplateSpec
-from cli.data_folder import StackFile
-from instances.status import Template
+from embedded.data_folder import StackFile
+from registry.instances.status import Template
 
 _OVERHEAD_LIMIT_MS = 100
 _ACCEPTED_LIMIT_MS = 25

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import asyncpg
 import httpx
 
-from benchmarks.apart import apart
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
-from cli.data_folder import StackFile
+from benchmarks.subprocesses import apart
+from embedded.data_folder import StackFile
 
 _PAGE = 25
 _WARM_UP = 5

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from benchmarks.apart import apart
 from benchmarks.bare import bare_server
 from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
-from cli.data_folder import StackFile
+from benchmarks.subprocesses import apart
+from embedded.data_folder import StackFile
 from settings import Settings
 
 _PER_SECOND = 50

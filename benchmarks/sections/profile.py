@@ -10,12 +10,12 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client as Temporal
 
-from benchmarks.apart import apart
 from benchmarks.bare import bare_server, strategy_for
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement
-from cli.data_folder import StackFile
+from benchmarks.subprocesses import apart
+from embedded.data_folder import StackFile
 
 _JOB = "SELECT createdat, finishedat FROM adminapi.jobstatuses WHERE jobid = $1"
 _INSTANCE = "SELECT odsinstanceid FROM adminapi.dbinstances WHERE id = $1"

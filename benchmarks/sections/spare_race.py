@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from benchmarks import stock
-from benchmarks.apart import apart, meanwhile
+from benchmarks import spare_queries
 from benchmarks.bare import BareServer, bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
-from cli.data_folder import DataFolder, StackFile
-from cli.polling import wait_until
-from instances.naming import database_name
-from instances.status import Template
+from benchmarks.subprocesses import apart, meanwhile
+from embedded.data_folder import DataFolder, StackFile
+from embedded.polling import wait_until
+from registry.instances.naming import database_name
+from registry.instances.status import Template
 from settings import Settings
 
 _SPARES = 8
@@ -106,7 +106,7 @@ def run(bench: Bench) -> Findings:
 
 async def _clone(stack: StackFile, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
-        await stock.until_ready(server.session, _TEMPLATE, _SPARES)
+        await spare_queries.until_ready(server.session, _TEMPLATE, _SPARES)
         took = [await _clone_settled(server) for _ in range(rounds)]
         await server.clear()  # they would count as leaked
         return took
@@ -133,7 +133,7 @@ async def _watch(stack: StackFile, race: Race) -> None:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         started = time.perf_counter()
         while True:
-            now = await stock.spares(server.session)
+            now = await spare_queries.spares(server.session)
             race.seen |= now
             race.samples.append((time.perf_counter() - started, len(now), race.claims))
             await asyncio.sleep(_WATCH_SECONDS)
@@ -144,7 +144,7 @@ async def _claim_on(stack: StackFile, client_number: int, claims: int, race: Rac
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         number = 0
         while race.claims < claims:
-            await stock.until_ready(server.session, _TEMPLATE, _WORTH_A_RACE)
+            await spare_queries.until_ready(server.session, _TEMPLATE, _WORTH_A_RACE)
             number += 1
             name = f"Race {client_number} {number}"
             started = time.perf_counter()
@@ -152,7 +152,7 @@ async def _claim_on(stack: StackFile, client_number: int, claims: int, race: Rac
             await client.completed(accepted.job, _POLL_SECONDS)
             race.took.append(milliseconds_since(started))
             database = database_name(name, Template.MINIMAL)
-            race.got[accepted.instance] = await stock.oid_of(server.session, database)
+            race.got[accepted.instance] = await spare_queries.oid_of(server.session, database)
 
 
 async def _kill(folder: DataFolder, stack: StackFile, racing: Future[Race], plan: Plan) -> int:
@@ -191,7 +191,9 @@ async def _judge(stack: StackFile, race: Race) -> Verdict:
     started = time.perf_counter()
 
     async def is_tidy() -> bool:
-        stocked = [sorted(await stock.ready_spares(registry, it)) for it in (_TEMPLATE, _OTHER_TEMPLATE)]
+        stocked = [
+            sorted(await spare_queries.ready_spares(registry, it)) for it in (_TEMPLATE, _OTHER_TEMPLATE)
+        ]
         wanted = [oid for oids in stocked for oid in oids[:_SPARES]]
         leaked[:] = [row[0] for row in await registry.fetch(_NOBODYS, wanted)]
         return not leaked and len(wanted) == len(stocked) * _SPARES

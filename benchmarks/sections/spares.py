@@ -4,15 +4,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks import stock
-from benchmarks.apart import apart
+from benchmarks import spare_queries
 from benchmarks.bare import DEFAULT_STRATEGY, bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, first_select, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_least, at_most
+from benchmarks.subprocesses import apart
 from benchmarks.templates import TemplateSpec
-from cli.data_folder import StackFile
-from instances.status import Template
+from embedded.data_folder import StackFile
+from registry.instances.status import Template
 
 _SPARES = 2
 _MEDIAN_LIMIT_MS = 150
@@ -49,7 +49,7 @@ async def _claim_each(stack: StackFile, spec: TemplateSpec, template: Template, 
     found = Claims()
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         for number in range(-1, rounds):
-            ready = await stock.until_ready(server.session, spec.database, _SPARES)
+            ready = await spare_queries.until_ready(server.session, spec.database, _SPARES)
             await server.settle()
             started = time.perf_counter()
             created = await client.create(f"Claim {spec.megabytes} {number + 1}", template)
@@ -57,14 +57,14 @@ async def _claim_each(stack: StackFile, spec: TemplateSpec, template: Template, 
             took = milliseconds_since(started)
             if number >= 0:
                 found.took.append(took)
-                found.had_been_spares += await stock.oid_of(server.session, created.database) in ready
+                found.had_been_spares += await spare_queries.oid_of(server.session, created.database) in ready
             await client.delete(created.instance)
     return found
 
 
 async def _clone(stack: StackFile, spec: TemplateSpec, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
-        await stock.until_ready(server.session, spec.database, _SPARES)
+        await spare_queries.until_ready(server.session, spec.database, _SPARES)
         return [await server.create_settled(spec) for _ in range(rounds)]
 
 

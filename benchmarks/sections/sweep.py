@@ -11,13 +11,13 @@ import asyncpg
 from temporalio.client import Client
 
 from benchmarks import registry_worker
-from benchmarks.apart import apart
 from benchmarks.bench import Bench
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
 from benchmarks.processes import resident_megabytes
 from benchmarks.registry_worker import TASK_QUEUE
-from cli.data_folder import StackFile
-from cli.polling import wait_until
+from benchmarks.subprocesses import apart
+from embedded.data_folder import StackFile
+from embedded.polling import wait_until
 from workflows.pending_sweep import PendingSweep
 
 _RATE_LIMIT = 100

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from cli.postgres import EmbeddedPostgres
+from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api import server
 from tests.api.server import Server

@@ -13,7 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from api.auth import FULL_ACCESS
+from api.security.tokens import FULL_ACCESS
 
 DISCOVERY = "/realm/.well-known/openid-configuration"
 KEYS = "/realm/keys"

@@ -14,8 +14,8 @@ from typing import IO, Any, Self
 
 import httpx
 
-from cli.polling import wait_until
-from cli.ports import free_port
+from embedded.polling import wait_until
+from embedded.ports import free_port
 from settings import Settings
 from tests.api.service import NOBODY
 from tests.servers import ENCRYPTION_KEY, TOKEN_KEY
@@ -49,7 +49,7 @@ async def start(
 ) -> Process:
     arguments = (
         *("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port)),
-        *("--http", "api.server_protocol:TimedProtocol", *options),
+        *("--http", "api.http.server_protocol:TimedProtocol", *options),
     )
     root = Path(__file__).parents[2]
     return await asyncio.create_subprocess_exec(

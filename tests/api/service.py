@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from temporalio.client import Client
 
 from api.app import app_with
-from api.auth import Tokens
+from api.security.tokens import Tokens
 from settings import DEFAULT_TENANT, AnySettings
 from tests.servers import delete_schedules
 from worker import run

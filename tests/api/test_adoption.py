@@ -10,19 +10,19 @@ import asyncpg
 import httpx
 import pytest
 
-from activities.tenant import Tenant
-from cli import seeding
-from cli.postgres import EmbeddedPostgres
 from databases import adoption
 from databases.ownership import Owner
 from databases.server import Server
-from instances.catalog import Catalog
-from instances.encryption import encrypt
-from instances.registry import Registry
+from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import encrypt
+from registry.instances.queries import Catalog
+from registry.instances.store import Registry
 from settings import Settings
+from tenants.tenant import Tenant
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
-from tests.server.lives import STATES, bring_to, status_in
-from tests.server.looking import row_of
+from tests.postgres.instance_states import STATES, bring_to, status_in
+from tests.postgres.postgres_inspection import row_of
 from tests.servers import MINIMAL_TEMPLATE, make_settings, session
 
 INSTANCES = "/v2/dbInstances"

@@ -8,7 +8,7 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from api.auth import FULL_ACCESS
+from api.security.tokens import FULL_ACCESS
 from settings import Settings
 from tests.api.service import bearer, tokens
 

@@ -9,9 +9,9 @@ from time import perf_counter
 import httpx
 import pytest
 
-from api import requests
-from api.problems import ProblemError
-from api.requests import parsed_form, parsed_json
+from api.http import parsing
+from api.http.parsing import parsed_form, parsed_json
+from api.http.problems import ProblemError
 from settings import Settings
 from tests.api.probing import probing
 from tests.api.server import Server
@@ -109,7 +109,7 @@ async def test_reading_ends_early_when_a_body_has_no_end(idle_stranger: httpx.As
 async def test_request_times_out_when_its_body_does_not_arrive(
     idle_stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(parsing, "_BODY_SECONDS", 0.3)
 
     async def body() -> AsyncIterator[bytes]:
         while True:  # never silent for long, and never done

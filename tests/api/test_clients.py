@@ -11,14 +11,14 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from api.secret_hashes import SecretHasher
-from cli.polling import wait_until
-from cli.postgres import EmbeddedPostgres
-from instances.client_administration import ClientAdministration, NewClient
-from instances.clients import ClientStore
-from instances.credentials import STRONG_SECRET, ClientScope, new_secret
-from instances.engine import create_registry_engine
-from instances.registration import RegistrationWindow
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.clients.administration import ClientAdministration, NewClient
+from registry.clients.credentials import STRONG_SECRET, ClientScope, new_secret
+from registry.clients.registration import RegistrationWindow
+from registry.clients.secret_hashes import SecretHasher
+from registry.clients.store import ClientStore
+from registry.storage.engine import create_registry_engine
 from settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens

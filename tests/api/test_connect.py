@@ -10,7 +10,7 @@ import jwt
 import pytest
 from argon2 import low_level
 
-from api.secret_hashes import SecretHasher, Verdict
+from registry.clients.secret_hashes import SecretHasher, Verdict
 from settings import Settings
 from tests.servers import session
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from instances.naming import database_name, name_faults
-from instances.status import Template
+from registry.instances.naming import database_name, name_faults
+from registry.instances.status import Template
 from settings import Settings
 from tests.api import server
 from tests.api.server import Server

@@ -15,12 +15,13 @@ from temporalio.client import Client
 
 from api import health, health_checks
 from api.health_checks import Check, HealthStatus
-from cli import seeding
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from instances.migrations import upgrade
+from embedded import seeding
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from registry.migrations import upgrade
 from settings import Settings
+from temporal import schedules
 from tests.api.server import Server
 from tests.api.service import NOBODY, client_of, running
 from tests.servers import (
@@ -31,7 +32,6 @@ from tests.servers import (
     service_dsn,
     session,
 )
-from workflows import schedules
 
 UNREACHABLE = SecretStr("postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin")
 READ_ONLY = "It is read-only, or a standby."

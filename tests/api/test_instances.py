@@ -13,9 +13,9 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.polling import wait_until
-from instances.registry import Registry, Requested
-from instances.status import Template
+from embedded.polling import wait_until
+from registry.instances.status import Template
+from registry.instances.store import Registry, Requested
 from settings import Settings, Trigger
 from tests.api.service import bearer, client_of, running
 from tests.servers import development_server, session
@@ -135,7 +135,7 @@ async def test_row_is_pending_when_temporal_refuses_connections(
     answer = await api.post(INSTANCES, json=body())
 
     def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "api.launch"]
+        return [record.getMessage() for record in caplog.records if record.name == "api.job_dispatcher"]
 
     async def is_told() -> bool:
         return bool(lines())

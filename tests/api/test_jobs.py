@@ -4,9 +4,9 @@ from datetime import datetime
 import httpx
 import pytest
 
-from instances.jobs import JobWait
-from instances.registry import Registry
-from instances.status import Template
+from registry.instances.jobs import JobWait
+from registry.instances.status import Template
+from registry.instances.store import Registry
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 

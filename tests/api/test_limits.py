@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.limiter import RateLimiter, subscriber
-from cli.postgres import EmbeddedPostgres
+from api.security.rate_limit import RateLimiter, subscriber
+from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, client_of, running

@@ -7,11 +7,11 @@ import asyncpg
 import httpx
 import pytest
 
-from instances.registry import Registry
-from instances.status import Template
+from registry.instances.status import Template
+from registry.instances.store import Registry
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.server.lives import bring_to
+from tests.postgres.instance_states import bring_to
 from tests.servers import session
 
 MANAGE = "/v2/odsInstances/manage"

@@ -12,12 +12,12 @@ import asyncpg
 import httpx
 import pytest
 
-from cli.polling import wait_until
-from instances.registry import Registry
+from embedded.polling import wait_until
+from registry.instances.store import Registry
 from tests.api.server import Server
 from tests.api.service import bearer, faults_of
 from tests.ods_api import decrypt
-from tests.server.lives import bring_to
+from tests.postgres.instance_states import bring_to
 from tests.servers import ENCRYPTION_KEY, session
 
 ODS_INSTANCES = "/v2/odsInstances"

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.utils import base64url_encode
 
-from api import oidc
-from api.auth import FULL_ACCESS, READ_ONLY
-from api.oidc import IssuerKeys
-from api.problems import ProblemError
+from api.http.problems import ProblemError
+from api.security import oidc
+from api.security.oidc import IssuerKeys
+from api.security.tokens import FULL_ACCESS, READ_ONLY
 from cli.client import AdminApi
 from settings import Settings
 from tests.api import server

@@ -132,7 +132,7 @@ async def test_service_is_unavailable_when_the_registry_is_away(
             assert answer.headers["Content-Type"] == PROBLEM
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.json()["title"] == "The registry cannot be reached"
-    logged = [record.getMessage() for record in caplog.records if record.name == "api.problems"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "api.http.problems"]
     assert len(logged) == len(REQUESTS)
     assert "a-password" not in caplog.text
 

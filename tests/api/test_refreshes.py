@@ -8,9 +8,9 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.polling import wait_until
-from cli.postgres import EmbeddedPostgres
-from instances.refreshes import Scope
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.education_organizations.refreshes import Scope
 from settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations

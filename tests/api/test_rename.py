@@ -8,9 +8,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli.polling import wait_until
-from instances.registry import Registry
-from tests.server.lives import bring_to
+from embedded.polling import wait_until
+from registry.instances.store import Registry
+from tests.postgres.instance_states import bring_to
 from tests.servers import session
 
 INSTANCES = "/v2/dbInstances"

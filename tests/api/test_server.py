@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.ports import free_port
+from embedded.ports import free_port
 from settings import Settings
 from tests.api.server import Server, environment, start
 from tests.api.service import bearer

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from api import server_protocol
-from cli.polling import wait_until
-from cli.ports import free_port
+from api.http import server_protocol
+from embedded.polling import wait_until
+from embedded.ports import free_port
 
 READ_SECONDS = 0.5
 HEAD = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n"
@@ -38,7 +38,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         uvicorn.Config(
             Starlette(routes=routes),
             port=port,
-            http="api.server_protocol:TimedProtocol",
+            http="api.http.server_protocol:TimedProtocol",
             log_config=None,
             lifespan="off",
         )

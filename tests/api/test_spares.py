@@ -6,10 +6,10 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from instances.registry import Registry
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.store import Registry
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, make_settings, scheduled

@@ -2,9 +2,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli.polling import wait_until
-from instances.registry import Registry
-from instances.status import Template
+from embedded.polling import wait_until
+from registry.instances.status import Template
+from registry.instances.store import Registry
 from settings import Settings
 from tests.servers import scheduled
 

@@ -7,9 +7,9 @@ import asyncpg
 import httpx
 import pytest
 
-from instances.registry import Registry
-from instances.status import Template
-from tests.server.lives import STATES, bring_to
+from registry.instances.status import Template
+from registry.instances.store import Registry
+from tests.postgres.instance_states import STATES, bring_to
 from tests.servers import session
 
 VIEW = "/v2/tenants/default/odsInstances/edOrgs"

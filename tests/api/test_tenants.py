@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from cli.postgres import EmbeddedPostgres
+from embedded.postgres import EmbeddedPostgres
 from settings import MultiTenantSettings, Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cli.data_folder import DataFolder
+from embedded.data_folder import DataFolder
 from settings import Settings
 from tests.chaos.campaign import Outcome, Plan, campaign
 from tests.chaos.checker import Kind

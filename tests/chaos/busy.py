@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from cli import process
-from cli.process import Command
+from embedded import process
+from embedded.process import Command
 
 _FOR_EVER = "while True: pass"
 

@@ -13,8 +13,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
-from cli.postgres import EmbeddedPostgres
-from instances.encryption import encrypt
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import encrypt
 from tests.chaos.checker import Request
 from tests.chaos.evidence import Target
 from tests.servers import ENCRYPTION_KEY, MINIMAL_TEMPLATE, NUMBERS, development_server

@@ -11,11 +11,11 @@ from functools import partial
 
 import httpx
 
-from cli.data_folder import DataFolder, Secrets, StackFile
-from cli.ports import free_ports
-from cli.process import Command
-from cli.registry import migrate
-from cli.seeding import (
+from embedded.data_folder import DataFolder, Secrets, StackFile
+from embedded.ports import free_ports
+from embedded.process import Command
+from embedded.registry import migrate
+from embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
     SAMPLE_SCRIPTS,
@@ -24,8 +24,8 @@ from cli.seeding import (
     ensure_service_role,
     ensure_template,
 )
-from cli.supervisor import Supervisor
-from cli.temporal_server import NAMESPACE, TemporalServer
+from embedded.supervisor import Supervisor
+from embedded.temporal_server import NAMESPACE, TemporalServer
 from tests.replication import ReplicatedPair
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from activities.tenant import Tenant
-from instances.catalog import Catalog
-from instances.registry import Registry
-from instances.status import JobStatus
+from registry.instances.queries import Catalog
+from registry.instances.status import JobStatus
+from registry.instances.store import Registry
 from settings import Settings
+from temporal.job_starter import JobStarter
+from tenants.tenant import Tenant
 from tests.chaos import checker, evidence
 from tests.chaos.checker import Kind, Request, Storm, Verdict, Violation, check, check_drift, judge
 from tests.chaos.conftest import Garden
@@ -33,7 +34,6 @@ from tests.chaos.evidence import (
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE
 from worker import ddl_worker, registry_worker
-from workflows.start import JobStarter
 
 Plant = Callable[[Garden], Awaitable[object]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.data_folder import DataFolder
+from embedded.data_folder import DataFolder
 from tests.chaos.campaign import Plan, campaign, drift_command
 from tests.chaos.checker import Kind, Storm, check_drift
 from tests.chaos.evidence import Target, connected

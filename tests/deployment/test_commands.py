@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cli import process
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.process import Command
+from embedded import process
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.process import Command
 from tests.deployment import compose
 
 SERVICES = compose.services(compose.made_dotenv())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from temporalio.envconfig import ClientConfig, ClientConfigProfile
 
-from instances.secrets import OdsConnectionStrings
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from settings import Settings
 from tests.deployment import compose
 

@@ -106,8 +106,8 @@ def test_copied_files_are_sent_when_the_image_is_built() -> None:
         ".venv/pyvenv.cfg",
         "docker-compose.override.yml",
         "tests/servers.py",
-        "instances/__pycache__/models.cpython-313.pyc",
-        "instances/migrations/__pycache__/env.cpython-313.pyc",
+        "registry/__pycache__/models.cpython-313.pyc",
+        "registry/migrations/__pycache__/env.cpython-313.pyc",
     ],
 )
 def test_private_and_foreign_files_stay_out_when_the_image_is_built(path: str) -> None:

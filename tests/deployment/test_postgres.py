@@ -10,8 +10,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose
 from tests.servers import session
 

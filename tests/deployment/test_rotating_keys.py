@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from dotenv import dotenv_values
 
-from cli import seeding
-from cli.postgres import EmbeddedPostgres
-from instances.encryption import decrypt, encrypt
+from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import decrypt, encrypt
 from settings import Settings
 from tests.deployment import compose
 from tests.servers import ENCRYPTION_KEY, SERVICE_PASSWORD, TOKEN_KEY, environment, service_dsn, session

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cli import process
-from cli.data_folder import DataFolder
-from cli.polling import wait_until
-from cli.ports import free_ports
-from cli.process import Command
+from embedded import process
+from embedded.data_folder import DataFolder
+from embedded.polling import wait_until
+from embedded.ports import free_ports
+from embedded.process import Command
 
 Run = subprocess.CompletedProcess[str]
 

@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from cli.data_folder import DataFolder
-from cli.ports import free_port
+from embedded.data_folder import DataFolder
+from embedded.ports import free_port
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 

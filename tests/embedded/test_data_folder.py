@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.data_folder import DataFolder, Secrets, StackFile
-from cli.errors import CommandError
-from cli.ports import free_port, free_ports, require_free
+from embedded.data_folder import DataFolder, Secrets, StackFile
+from embedded.errors import CommandError
+from embedded.ports import free_port, free_ports, require_free
 
 STACK = StackFile(
     api={"url": "http://127.0.0.1:1", "pid": 1},

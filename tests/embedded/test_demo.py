@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from cli.data_folder import DataFolder, Secrets
-from cli.errors import CommandError
-from cli.polling import wait_until
-from cli.ports import Ports, free_ports
 from cli.serving import serving
+from embedded.data_folder import DataFolder, Secrets
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.ports import Ports, free_ports
 from tests.embedded.conftest import port_options
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,12 +6,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from cli import postgres
-from cli.errors import CommandError
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from cli.supervisor import Supervisor
+from embedded import postgres
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from embedded.supervisor import Supervisor
 
 PASSWORD = "superuser-password"
 FAST = {"fsync": "off"}

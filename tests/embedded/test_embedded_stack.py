@@ -11,9 +11,9 @@ import asyncpg
 import httpx
 import pytest
 
-from cli.data_folder import DataFolder, StackFile
-from cli.polling import wait_until
-from cli.ports import free_port
+from embedded.data_folder import DataFolder, StackFile
+from embedded.polling import wait_until
+from embedded.ports import free_port
 from tests.embedded.conftest import port_options
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]

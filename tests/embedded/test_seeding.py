@@ -4,9 +4,9 @@ from itertools import count
 import asyncpg
 import pytest
 
-from cli import seeding
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
+from embedded import seeding
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
 
 PASSWORD = "service-password"
 TEMPLATE = "EdFi_Ods_Template"

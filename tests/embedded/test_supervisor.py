@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.errors import CommandError
-from cli.polling import wait_until
-from cli.process import Command
-from cli.supervisor import Supervisor
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.process import Command
+from embedded.supervisor import Supervisor
 
 
 def shell(name: str, script: str, stop_deadline: float = 10) -> Command:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import pytest
 from temporalio.client import Client
 
-from instances.catalog import Catalog
-from instances.jobs import InstanceJob
-from instances.models import DbInstance
-from instances.registry import Registry
-from instances.status import JobStatus, Template
+from registry.instances.jobs import InstanceJob
+from registry.instances.queries import Catalog
+from registry.instances.status import JobStatus, Template
+from registry.instances.store import Registry
+from registry.storage.models import DbInstance
+from temporal.job_starter import JobStarter
 from tests.servers import binary
-from workflows.start import JobStarter
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli.polling import wait_until
+from embedded.polling import wait_until
 from settings import DEFAULT_TENANT, AnySettings, Settings
 from tests.api.service import served
 from tests.servers import make_tenant_settings

@@ -8,16 +8,16 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from activities.tenant import Tenant
-from cli.postgres import EmbeddedPostgres
-from instances.refreshes import RefreshPolicy, Scope
+from embedded.postgres import EmbeddedPostgres
+from registry.education_organizations.refreshes import RefreshPolicy, Scope
 from settings import Settings
+from temporal.refresh_starter import RefreshStarter
+from tenants.tenant import Tenant
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
 from tests.servers import service_dsn, session
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.start_refresh import RefreshStarter
 
 pytestmark = pytest.mark.usefixtures("workers")
 

@@ -8,16 +8,16 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
-from activities.tenant import Tenant
-from cli.polling import wait_until
-from cli.postgres import EmbeddedPostgres
-from instances.jobs import InstanceJob
-from instances.status import JobStatus
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import JobStatus
 from settings import Settings
+from temporal import client
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, make_settings
 from worker import ddl_worker, registry_worker
-from workflows import client
 
 KEY = base64.b64encode(b"payload key of 32 bytes, for us!").decode()
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from cli import seeding
-from cli.postgres import EmbeddedPostgres
-from instances.jobs import InstanceJob
-from instances.status import InstanceStatus, JobStatus
+from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, in_use, right_missing, session, template_missing
 

@@ -5,10 +5,10 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from cli.postgres import EmbeddedPostgres
-from instances.connection_string import ConnectionString
-from instances.errors import RefusedError
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.connection_string import ConnectionString
+from registry.instances.status import InstanceStatus, JobStatus, Template
+from registry.storage.errors import RefusedError
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import decrypt
 from tests.servers import (

@@ -12,21 +12,21 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from activities.tenant import Tenant, composed
-from api.auth import Tokens
-from cli.polling import wait_until
-from cli.postgres import EmbeddedPostgres
-from instances.encryption import Keyring, decrypt
-from instances.jobs import InstanceJob
-from instances.key_rotation import rotate
-from instances.status import JobStatus, Template
+from api.security.tokens import Tokens
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import Keyring, decrypt
+from registry.connection_strings.key_rotation import rotate
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import JobStatus, Template
 from settings import Settings
+from temporal import client
+from temporal.job_starter import JobStarter
+from tenants.tenant import Tenant, composed
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_encryption import has_event
 from tests.servers import make_settings, session
 from worker import WORKERS
-from workflows import client
-from workflows.start import JobStarter
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "rotating-keys.md"

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from cli import seeding
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded import seeding
+from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.servers import template_missing

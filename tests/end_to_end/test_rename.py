@@ -3,8 +3,8 @@
 import asyncpg
 import pytest
 
-from cli.postgres import EmbeddedPostgres
-from instances.status import InstanceStatus, JobStatus
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.status import InstanceStatus, JobStatus
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
 

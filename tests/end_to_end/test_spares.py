@@ -8,12 +8,12 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.tenant import Tenant, composed
-from cli.polling import wait_until
+from embedded.polling import wait_until
 from settings import Settings
+from temporal import schedules
+from tenants.tenant import Tenant, composed
 from tests.servers import INSTALLATION, scheduled
 from worker import WORKERS
-from workflows import schedules
 
 Serving: TypeAlias = Callable[[int], AbstractAsyncContextManager[Tenant]]
 

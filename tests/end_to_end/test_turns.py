@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 from temporalio.client import Client
 
-from activities.tenant import Tenant
-from cli.postgres import EmbeddedPostgres
-from instances.jobs import InstanceJob
-from instances.status import JobStatus, Template
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import JobStatus, Template
 from settings import Settings
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import NUMBERS, make_settings
 from worker import ddl_worker, registry_worker

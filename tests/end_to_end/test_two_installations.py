@@ -8,15 +8,15 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 
-from cli.polling import wait_until
-from instances.registry import Registry
-from instances.status import Template
+from embedded.polling import wait_until
+from registry.instances.status import Template
+from registry.instances.store import Registry
 from settings import Settings
+from temporal import schedules
+from temporal.client import data_converter
+from temporal.job_starter import JobStarter, started_jobs
 from tests.servers import delete_schedules, scheduled, session
 from worker import run
-from workflows import schedules
-from workflows.client import data_converter
-from workflows.start import JobStarter, started_jobs
 
 
 async def test_worker_serves_only_when_a_copied_registry_was_confirmed(

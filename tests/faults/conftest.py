@@ -12,13 +12,13 @@ import asyncpg
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from cli.postgres import EmbeddedPostgres
-from instances.catalog import Catalog
-from instances.registry import Registry
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.queries import Catalog
+from registry.instances.store import Registry
 from settings import Settings
+from temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.servers import environment, make_settings, service_dsn, session
-from workflows.start import JobStarter
 
 BIG_TEMPLATE = "Big_Template"
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from cli import seeding
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from instances.jobs import InstanceJob
-from instances.migrations import upgrade
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded import seeding
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Template
+from registry.migrations import upgrade
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over

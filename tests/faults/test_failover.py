@@ -11,8 +11,8 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli import seeding
-from instances.migrations import upgrade
+from embedded import seeding
+from registry.migrations import upgrade
 from settings import Settings
 from tests.api.server import serving
 from tests.faults.conftest import WorkerProcess

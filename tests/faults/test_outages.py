@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from cli import process, seeding
-from cli.polling import wait_until
-from cli.ports import free_port, free_ports
-from cli.postgres import EmbeddedPostgres
-from cli.temporal_server import TemporalServer
-from instances.catalog import Catalog
-from instances.engine import create_registry_engine
-from instances.jobs import ExecutionPolicy
-from instances.migrations import upgrade
-from instances.registry import Registry
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded import process, seeding
+from embedded.polling import wait_until
+from embedded.ports import free_port, free_ports
+from embedded.postgres import EmbeddedPostgres
+from embedded.temporal_server import TemporalServer
+from registry.instances.jobs import ExecutionPolicy
+from registry.instances.queries import Catalog
+from registry.instances.status import InstanceStatus, JobStatus, Template
+from registry.instances.store import Registry
+from registry.migrations import upgrade
+from registry.storage.engine import create_registry_engine
 from settings import Settings
+from temporal.client import DATA_CONVERTER
+from temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
 from workflows import search_attributes
-from workflows.client import DATA_CONVERTER
-from workflows.start import JobStarter
 
 
 @pytest.fixture

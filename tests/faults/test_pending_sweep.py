@@ -6,13 +6,13 @@ from datetime import timedelta
 from temporalio.client import Client, ScheduleDescription
 from temporalio.service import RPCError
 
-from cli.postgres import EmbeddedPostgres
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
+from temporal.schedules import PENDING_SWEEP
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import make_settings
-from workflows.schedules import PENDING_SWEEP
 
 
 async def _described(client: Client) -> ScheduleDescription:

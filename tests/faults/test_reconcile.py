@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 from temporalio.client import Client
 
-from instances.status import InstanceStatus, JobStatus, Template
+from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over

@@ -4,12 +4,12 @@ import asyncio
 
 import asyncpg
 
-from instances.status import InstanceStatus, JobStatus, Template
+from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
+from temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import session, template_missing
-from workflows.start import JobStarter
 
 
 async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(

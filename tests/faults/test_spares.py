@@ -15,12 +15,12 @@ from typing import IO
 import asyncpg
 import pytest
 
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
 from databases.server import Server
-from databases.stocking import Limits, SpareStock
+from databases.spare_pool import Limits, SpareStock
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
-from tests.server.looking import until
+from tests.postgres.postgres_inspection import until
 from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
 
 _PROCESSES = 5
@@ -42,7 +42,7 @@ async def admin(admin: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
 
 async def _hand(dsn: str, installation: str, output: IO[str]) -> Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.faults.spare_hands", dsn, installation, MINIMAL_TEMPLATE),
+        *(sys.executable, "-m", "tests.faults.spare_worker", dsn, installation, MINIMAL_TEMPLATE),
         stdout=output,
     )
 

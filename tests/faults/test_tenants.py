@@ -11,11 +11,11 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli import seeding
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.postgres import EmbeddedPostgres
-from instances.migrations import upgrade
+from embedded import seeding
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.postgres import EmbeddedPostgres
+from registry.migrations import upgrade
 from settings import MultiTenantSettings
 from tests.api.service import bearer, served
 from tests.servers import (

@@ -4,8 +4,8 @@ import time
 
 import asyncpg
 
-from cli.postgres import EmbeddedPostgres
-from instances.status import InstanceStatus, JobStatus, Template
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running

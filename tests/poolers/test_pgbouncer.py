@@ -11,21 +11,21 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from activities.tenant import composed
-from cli import seeding
-from cli.polling import wait_until
-from cli.ports import free_port
-from cli.postgres import SUPERUSER, EmbeddedPostgres
-from instances import poolers
-from instances.poolers import PoolerCheck, keeps_sessions
-from instances.status import JobStatus
+from embedded import seeding
+from embedded.polling import wait_until
+from embedded.ports import free_port
+from embedded.postgres import SUPERUSER, EmbeddedPostgres
+from registry.instances.status import JobStatus
+from registry.storage import poolers
+from registry.storage.poolers import PoolerCheck, keeps_sessions
 from settings import InvalidSettingsError, Settings
+from temporal.job_starter import JobStarter
+from tenants.tenant import composed
 from tests.api import server as api_server
 from tests.end_to_end.conftest import Operator
 from tests.pgbouncer import PgBouncer
 from tests.servers import SERVICE_PASSWORD, make_settings, service_dsn, session
 from worker import WORKERS, run
-from workflows.start import JobStarter
 
 pytestmark = pytest.mark.pgbouncer
 

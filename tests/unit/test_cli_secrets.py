@@ -8,9 +8,9 @@ import pytest
 import typer.main
 
 from cli import instance
-from cli.errors import CommandError
 from cli.instance import connect
 from cli.main import _commands
+from embedded.errors import CommandError
 
 SUSPICIOUS = ("secret", "password", "token", "key", "dsn", "connection", "credential")
 

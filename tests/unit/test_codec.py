@@ -13,8 +13,8 @@ from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 
 from settings import Settings
-from workflows.client import DATA_CONVERTER, data_converter
-from workflows.codec import EncryptionCodec, UnreadablePayloadError
+from temporal.client import DATA_CONVERTER, data_converter
+from temporal.codec import EncryptionCodec, UnreadablePayloadError
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)

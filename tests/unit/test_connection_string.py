@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instances.connection_string import ConnectionString, Endpoint, InvalidConnectionStringError
+from registry.connection_strings.connection_string import (
+    ConnectionString,
+    Endpoint,
+    InvalidConnectionStringError,
+)
 
 keys = st.from_regex(r"[A-Za-z]+( [A-Za-z]+)?", fullmatch=True).filter(
     lambda key: key.lower() not in {"host", "server", "port", "database", "db"}

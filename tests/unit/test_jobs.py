@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
-from instances.status import Operation
+from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
+from registry.instances.status import Operation
 from settings import Settings
 from tests.unit.example import JOB
 

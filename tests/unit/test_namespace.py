@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from instances.errors import InstallationNotConfirmedError
+from registry.storage.errors import InstallationNotConfirmedError
 from worker import until_done
 
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from instances.naming import MAX_NAME_LENGTH, database_name, name_faults
-from instances.status import Template
+from registry.instances.naming import MAX_NAME_LENGTH, database_name, name_faults
+from registry.instances.status import Template
 
 EMPTY = "'Name' must not be empty."
 TOO_LONG = "'Name' must be 46 characters or fewer. You entered 47 characters."

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instances.npgsql import can_read, connection_string_faults
+from registry.connection_strings.npgsql import can_read, connection_string_faults
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from argon2 import PasswordHasher
 
-from api.secret_hashes import SecretHasher
+from registry.clients.secret_hashes import SecretHasher
 
 HASHER = SecretHasher()
 SECRET = "my password"

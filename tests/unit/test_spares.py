@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databases.ownership import Owner
+from databases.spare_pool import Limits, allotted
 from databases.spares import Fingerprint, Spare, SpareMark, Stock, is_spare, new_name
-from databases.stocking import Limits, allotted
 
 INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
 STATE = Fingerprint(16384, 4_294_967_295)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from instances import status
-from instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
+from registry.instances import status
+from registry.instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
 
 REQUESTS = {
     ("Completed", "Pending_Delete"),

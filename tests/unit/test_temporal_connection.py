@@ -7,7 +7,7 @@ import pytest
 from temporalio.service import TLSConfig
 
 from settings import InvalidSettingsError
-from workflows import client
+from temporal import client
 
 
 @pytest.fixture(autouse=True)

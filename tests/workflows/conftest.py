@@ -11,13 +11,13 @@ from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
-from instances.jobs import ExecutionPolicy, InstanceJob
-from instances.status import Operation, Template
+from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.status import Operation, Template
+from temporal.client import DATA_CONVERTER
 from tests.servers import binary
 from tests.workflows.script import Script
 from worker import WORKFLOWS
 from workflows import search_attributes
-from workflows.client import DATA_CONVERTER
 
 HISTORIES = Path(__file__).parent / "histories"
 

@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.registry import RegistryActivities
-    from instances.jobs import InstanceJob
+    from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.create_instance import CreateInstance
     from workflows.job_workflow import JobWorkflow

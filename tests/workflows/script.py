@@ -13,15 +13,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.databases import Provisioned
-from activities.drift import Drift
 from activities.education_organizations import PageRead, PageToRead
 from activities.reconcile import DriftReport, Leftovers, StuckPage
 from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweptPage
-from databases.stocking import SpareOrder, Tidied
-from instances.jobs import InstanceJob, JobFailure, JobWait
-from instances.refreshes import Scope
-from instances.registry import Begun
+from databases.spare_pool import SpareOrder, Tidied
+from registry.education_organizations.refreshes import Scope
+from registry.instances.jobs import InstanceJob, JobFailure, JobWait
+from registry.instances.store import Begun
+from tenants.drift import Drift
 
 
 class Script:

@@ -11,9 +11,9 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from instances.jobs import InstanceJob
-from instances.registry import Begun
-from instances.status import Operation
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation
+from registry.instances.store import Begun
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance

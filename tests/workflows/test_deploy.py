@@ -8,11 +8,11 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Replayer, Worker
 from temporalio.workflow import NondeterminismError
 
-from instances.jobs import InstanceJob
+from registry.instances.jobs import InstanceJob
+from temporal.client import DATA_CONVERTER
 from tests.workflows.next_version import PATCH, Patched, Unpatched
 from tests.workflows.script import Script, refused, until
 from worker import WORKFLOWS
-from workflows.client import DATA_CONVERTER
 from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
 

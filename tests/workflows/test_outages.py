@@ -10,8 +10,8 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from instances.jobs import InstanceJob
-from instances.status import Operation
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow

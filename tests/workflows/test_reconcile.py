@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from activities.drift import Drift, DriftKind
 from activities.reconcile import Leftovers, StuckPage
-from instances.jobs import InstanceJob
+from registry.instances.jobs import InstanceJob
+from tenants.drift import Drift, DriftKind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.reconcile import Reconcile

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from databases.stocking import SpareOrder, Tidied
-from instances.jobs import ExecutionPolicy
+from databases.spare_pool import SpareOrder, Tidied
+from registry.instances.jobs import ExecutionPolicy
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.refill_spares import RefillSpares

@@ -7,8 +7,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 
 from activities.education_organizations import PageRead
-from instances.refreshes import RefreshPolicy, Scope
-from instances.status import JobStatus
+from registry.education_organizations.refreshes import RefreshPolicy, Scope
+from registry.instances.status import JobStatus
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, until
 from workflows.refresh_education_organizations import Refresh, RefreshEducationOrganizations

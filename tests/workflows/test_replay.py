@@ -11,8 +11,8 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
+from temporal.client import DATA_CONVERTER
 from worker import WORKFLOWS
-from workflows.client import DATA_CONVERTER
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("**/*.json"))
 

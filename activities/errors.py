@@ -1,0 +1,57 @@
+"""What a fault of a server or of the registry means for a job, as Temporal is told it.
+
+An outage (`OUTAGE`) says nothing about the job: the workflow waits for its end, and it uses up none of the
+job's attempts. Everything else is an answer about the job.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy import exc
+from temporalio.exceptions import ApplicationError
+
+from databases.errors import LOST, DatabaseFaultError, means_outage
+from registry.storage.errors import InstallationNotConfirmedError
+
+OUTAGE = "Outage"
+"""Type of the errors that tell of an outage."""
+
+_REGISTRY_AWAY = "The registry cannot be reached, or cannot be written to."
+_RETRYABLE_CLASSES = ("3D", "40")
+"""The registry's database is being restored; two transactions met."""
+
+
+@contextmanager
+def as_application_error() -> Iterator[None]:
+    """Tell Temporal a fault's reason, whether it is an outage, and else whether trying again can help.
+
+    Raises:
+        ApplicationError: of the type `Outage`, or of that of the fault.
+    """
+    try:
+        yield
+    except DatabaseFaultError as fault:
+        kind = OUTAGE if fault.outage else type(fault).__name__
+        raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
+    except InstallationNotConfirmedError as obstacle:
+        raise ApplicationError(str(obstacle), type=OUTAGE) from None
+    except (*LOST, exc.SQLAlchemyError, asyncpg.PostgresError) as error:
+        if not _is_outage(error):
+            raise
+        raise ApplicationError(_REGISTRY_AWAY, type=OUTAGE) from None
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether a fault of the registry says that it is away; servers' have become `DatabaseFaultError`s."""
+    if isinstance(error, exc.DBAPIError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return (
+            error.connection_invalidated
+            or isinstance(error, exc.InterfaceError)
+            or means_outage(state)
+            or state.startswith(_RETRYABLE_CLASSES)
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return means_outage(error.sqlstate or "")
+    return isinstance(error, (*LOST, exc.TimeoutError))

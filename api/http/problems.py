@@ -1,0 +1,216 @@
+"""What a request that cannot be granted is answered: `application/problem+json`.
+
+Every fault has one explanation here, in words for the client; nothing else of it leaves the process.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from http import HTTPStatus
+from typing import Any, Self
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from pydantic.alias_generators import to_pascal
+from sqlalchemy import exc
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.middleware.audit import deed
+from logs import fault_name
+from registry.storage.connecting import READ_ONLY
+from registry.storage.errors import (
+    InstallationNotConfirmedError,
+    InstanceNotFoundError,
+    InvalidError,
+    NameTakenError,
+    RefusedError,
+    RowNotFoundError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+_RETRY_SECONDS = 5
+# The connection: lost, refused, on a standby, not admitted, no such database, a conflict of transactions, out
+# of room, shutting down.
+_AWAY = ("08", READ_ONLY, "28", "3D", "40", "53", "57")
+_WITHOUT_BODY = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+
+_logger = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """The documentation of a problem's members."""
+
+    title: str
+    status: int
+    detail: str | None = None
+    errors: dict[str, list[str]] | None = Field(None, description="Per property, everything wrong with it.")
+    state: str | None = Field(None, description="On 409: the status the instance is in.")
+    nextStep: str | None = Field(None, description="On 409: what to do instead.")  # noqa: N815 - on the wire
+
+
+class ProblemError(Exception):
+    """An answer other than the one that was asked for.
+
+    Args:
+        status: the HTTP status.
+        title: what is wrong, for a person.
+        headers: further headers of the answer.
+        members: further members of the problem.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, title: str, headers: Mapping[str, str] | None = None, **members: object
+    ) -> None:
+        super().__init__(title)
+        self.status = status
+        self.title = title
+        self.content = {"title": title, "status": status, **members}
+        self.headers = headers
+
+    @classmethod
+    def of_status(cls, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Self:
+        """What HTTP itself has a word for."""
+        return cls(status, status.phrase, headers)
+
+    @classmethod
+    def not_found(cls, resource: str, identifier: object) -> Self:
+        """No such resource."""
+        return cls(
+            HTTPStatus.NOT_FOUND,
+            f"Not found: {resource} with ID {identifier}. It never existed, or it exists no longer.",
+        )
+
+    @classmethod
+    def invalid(cls, errors: Mapping[str, Sequence[str]]) -> Self:
+        """Properties, in PascalCase, that break rules; those with no faults are left out."""
+        faults = {name: list(messages) for name, messages in errors.items() if messages}
+        return cls(HTTPStatus.BAD_REQUEST, "Validation failed", errors=faults)
+
+    @classmethod
+    def unavailable(cls, title: str) -> Self:
+        """Something the service needs is away."""
+        headers = {"Retry-After": str(_RETRY_SECONDS)}
+        return cls(HTTPStatus.SERVICE_UNAVAILABLE, title, headers, detail="Try again in a few seconds.")
+
+    def response(self) -> Response:
+        """The answer."""
+        if self.status in _WITHOUT_BODY:
+            return Response(status_code=self.status, headers=self.headers)
+        return JSONResponse(self.content, self.status, self.headers, MEDIA_TYPE)
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of the refusals of an endpoint that needs the registry."""
+    schema = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    return {
+        status.value: {"description": status.phrase} | ({} if status in _WITHOUT_BODY else schema)
+        for status in (*statuses, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every fault as explained here."""
+    for kind in explained.registry:
+        app.add_exception_handler(Exception if kind is object else kind, answer)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The answer to `request`, which met `error`."""
+    problem = explained(error)
+    deed(request).title = problem.title
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        path = getattr(request.scope.get("route"), "path", "?")
+        fault = fault_name(error.__cause__ or error)
+        _logger.error("%s %s answered %d: %s", request.method, path, problem.status, fault)
+    return problem.response()
+
+
+@singledispatch
+def explained(error: object) -> ProblemError:  # noqa: ARG001 - told by its type
+    """What the client is told about `error`."""
+    message = "The service met an unexpected fault. Its log tells more."
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error", message=message)
+
+
+@explained.register
+def _(error: ProblemError) -> ProblemError:
+    return error
+
+
+@explained.register
+def _(error: HTTPException) -> ProblemError:
+    return ProblemError.of_status(HTTPStatus(error.status_code), error.headers)
+
+
+@explained.register
+def _(_: ClientDisconnect) -> ProblemError:
+    return ProblemError(HTTPStatus.BAD_REQUEST, "The request ended too early")  # for the log: nobody listens
+
+
+@explained.register
+def _(error: RequestValidationError) -> ProblemError:
+    errors: dict[str, list[str]] = {}
+    for fault in error.errors():
+        name = to_pascal(str(fault["loc"][-1]))
+        rule = fault["msg"].split(",")[0].partition("Input should be ")[2]
+        # Only numbers of thousands of digits are refused in other words.
+        errors.setdefault(name, []).append(f"'{name}' must be {rule or 'a smaller number'}.")
+    return ProblemError.invalid(errors)
+
+
+@explained.register
+def _(error: InstanceNotFoundError) -> ProblemError:
+    return ProblemError.not_found("dbInstance", error.instance_id)
+
+
+@explained.register
+def _(error: InstallationNotConfirmedError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The installation must be confirmed by its operator",
+        detail=str(error),
+    )
+
+
+@explained.register
+def _(error: RowNotFoundError) -> ProblemError:
+    return ProblemError.not_found(error.resource, error.identifier)
+
+
+@explained.register
+def _(error: InvalidError) -> ProblemError:
+    return ProblemError.invalid(error.faults)
+
+
+@explained.register
+def _(error: NameTakenError) -> ProblemError:
+    return ProblemError.invalid({"Name": [str(error)]})
+
+
+@explained.register
+def _(error: RefusedError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.CONFLICT,
+        "The instance's state does not allow this",
+        detail=error.reason,
+        state=error.status,
+        nextStep=error.next_step,
+    )
+
+
+@explained.register(exc.TimeoutError)
+@explained.register(OSError)
+def _(_: Exception) -> ProblemError:
+    return ProblemError.unavailable("The registry cannot be reached")
+
+
+@explained.register
+def _(error: exc.DBAPIError) -> ProblemError:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or isinstance(error, exc.InterfaceError) or state.startswith(_AWAY):
+        return ProblemError.unavailable("The registry cannot be reached")
+    return explained.dispatch(object)(error)

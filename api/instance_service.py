@@ -1,0 +1,182 @@
+"""What both surfaces over the instances, `/v2/dbInstances` and `/v2/odsInstances/manage`, let clients do.
+
+They differ in addresses, status words and the form of their answers and refusals; everything else is here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends
+from pydantic import BaseModel, Field
+
+from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Limit, Offset, Properties, documented_body
+from api.http.problems import ProblemError
+from api.middleware.audit import Noting
+from api.schemas.instances import Instance, describe
+from api.services import Serving
+from registry.instances.naming import MAX_NAME_LENGTH, name_faults
+from registry.instances.status import Template
+from registry.instances.store import Requested
+from registry.storage.rules import is_storable
+
+READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
+CHANGE_REFUSALS = (*READ_REFUSALS, HTTPStatus.NOT_FOUND)
+RENAME_REFUSALS = (*CREATE_REFUSALS, HTTPStatus.NOT_FOUND)
+
+
+class _NamedBody(BaseModel):
+    name: str = Field(max_length=MAX_NAME_LENGTH, pattern="^[A-Za-z0-9 _]*[A-Za-z0-9_][A-Za-z0-9 _]*$")
+
+
+class _NewInstanceBody(_NamedBody):
+    databaseTemplate: str = Field(json_schema_extra={"enum": list(Template)})  # noqa: N815 - on the wire
+
+
+class _RenamedInstanceBody(_NamedBody):
+    databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
+        None,
+        json_schema_extra={"enum": [*Template, None]},
+        description="May be left out; it cannot be another one than before.",
+    )
+
+
+NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
+RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
+
+
+@dataclass(frozen=True)
+class _NewInstance:
+    """A request for an instance that keeps all rules."""
+
+    name: str
+    template: Template
+
+
+def _new_instance(body: JsonObject) -> _NewInstance:
+    name, template = body.get("name"), body.get("databaseTemplate")
+    errors = {"Name": _name_faults(name), "DatabaseTemplate": _template_faults(template)}
+    if any(errors.values()):
+        raise ProblemError.invalid(errors)
+    return _NewInstance(name=str(name).strip(), template=Template(str(template)))
+
+
+NewInstance = Annotated[_NewInstance, Depends(_new_instance)]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which instances a list shows; the filters are exact."""
+
+    offset: Offset = 0
+    limit: Limit = 25
+    id: Count | None = None
+    name: str | None = None
+
+
+Selection = Annotated[_Selection, Depends()]
+
+
+def switched_on(services: Serving) -> None:
+    """The dependency of every endpoint of either surface: whether instances are managed here at all."""
+    if not services.settings.instance_management:
+        raise ProblemError.invalid(
+            {"OdsInstance": ["This endpoint has been disabled on application settings."]}
+        )
+
+
+class _InstanceRequests:
+    """The requests; what cannot be granted is an error of `registry.storage.errors`."""
+
+    def __init__(self, services: Serving, noting: Noting) -> None:
+        self._services = services
+        self._noting = noting
+
+    async def create(self, new: _NewInstance) -> Requested:
+        """Request an instance."""
+        return await self.launched(await self._services.registry.reserve(new.name, new.template))
+
+    async def select(self, selection: _Selection) -> Sequence[Instance]:
+        """A page of instances by id, deleted ones included."""
+        if selection.name is not None and not is_storable(selection.name):
+            return []
+        rows = await self._services.catalog.instances(
+            offset=selection.offset,
+            limit=selection.limit,
+            instance_id=selection.id,
+            name=selection.name,
+        )
+        return await describe(rows, self._services)
+
+    async def show(self, requested: Requested) -> Instance:
+        """An instance as a request has left it."""
+        (described,) = await describe([requested.instance], self._services)
+        return described
+
+    async def get(self, instance_id: int) -> Instance:
+        """One live instance."""
+        row = await self._services.catalog.instance(instance_id)
+        (described,) = await describe([row], self._services)
+        return described
+
+    async def rename(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the instance gets the name in `body`."""
+        self._noting.instance = instance_id
+        # Before the body is judged: that there is no such instance counts for more.
+        template = (await self._services.catalog.instance(instance_id)).databasetemplate
+        name = body.get("name")
+        errors = {
+            "Name": _name_faults(name),
+            "DatabaseTemplate": _kept_template_faults(body.get("databaseTemplate"), template),
+        }
+        if any(errors.values()):
+            raise ProblemError.invalid(errors)
+        return await self.launched(
+            await self._services.registry.request_rename(instance_id, str(name).strip())
+        )
+
+    async def delete(self, instance_id: int) -> Requested:
+        """Request that the instance is deleted, with its database."""
+        self._noting.instance = instance_id
+        return await self.launched(await self._services.registry.request_delete(instance_id))
+
+    async def retry(self, instance_id: int) -> Requested:
+        """Request that the failed job of the instance is tried again."""
+        self._noting.instance = instance_id
+        return await self.launched(await self._services.registry.request_retry(instance_id))
+
+    async def launched(self, requested: Requested) -> Requested:
+        """Start what was committed, as far as possible."""
+        self._noting.instance, self._noting.job = requested.instance.id, requested.job.job_id
+        await self._services.launcher.launch(requested.job, self._noting.client)
+        return requested
+
+
+InstanceRequests = Annotated[_InstanceRequests, Depends()]
+
+
+def _name_faults(name: object) -> list[str]:
+    if isinstance(name, str | None):
+        return name_faults(name or "")
+    return ["'Name' must be text."]
+
+
+def _template_faults(template: object) -> list[str]:
+    words = " or ".join(f"'{word}'" for word in Template)
+    faults = []
+    if template is None or (isinstance(template, str) and not template.strip()):
+        faults.append("'Database Template' must not be empty.")
+    if template not in list(Template):
+        faults.append(f"'Database Template' must be {words}.")
+    return faults
+
+
+def _kept_template_faults(template: object, kept: str) -> list[str]:
+    """What is wrong with a template that may be left out, and stays what it was."""
+    if template is None or template == kept:
+        return []
+    if template in list(Template):
+        return [f"'Database Template' cannot be changed: this instance was made from '{kept}'."]
+    return _template_faults(template)

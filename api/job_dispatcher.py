@@ -1,0 +1,96 @@
+"""Starting a job right after it was committed, or as soon as Temporal can be reached again."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn
+
+from api.http import temporal_calls
+from logs import fault_name
+from registry.education_organizations.refreshes import Scope
+from registry.instances.jobs import InstanceJob
+from settings import Trigger
+from temporal.job_starter import JobStarter
+from temporal.refresh_starter import RefreshStarter
+
+_PAUSE_SECONDS = 2
+_PATIENCE_SECONDS = 0.01
+"""What was committed will be started; who has asked for it does not wait until Temporal finds the time."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Launcher:
+    """Starts committed jobs at once, unless they shall wait for the schedule.
+
+    Args:
+        starter: starts one job of an instance.
+        refreshes: starts the refreshes of one scope.
+        sweep: has everything started that is still pending.
+        trigger: whether to start jobs at all.
+    """
+
+    def __init__(
+        self,
+        starter: JobStarter,
+        refreshes: RefreshStarter,
+        sweep: Callable[[], Awaitable[None]],
+        trigger: Trigger,
+    ) -> None:
+        self._starter = starter
+        self._refreshes = refreshes
+        self._sweep = sweep
+        self._immediately = trigger is Trigger.IMMEDIATE
+        self._missed = asyncio.Event()
+        self._starting: set[asyncio.Task[None]] = set()
+
+    async def launch(self, job: InstanceJob, requester: str | None) -> None:
+        """Start `job`, for which `requester` waits; one that cannot be started now is caught up with.
+
+        Returns when it has been started, or after a moment, while it still is being started.
+        """
+        if self._immediately:
+            await self._begin(self._attempt(job.job_id, self._starter.start(job, requester)))
+
+    async def launch_refresh(self, job_id: str, scope: Scope) -> None:
+        """Start the refresh `job_id` of `scope`, in the same way."""
+        if self._immediately:
+            await self._begin(self._attempt(job_id, self._refreshes.start(scope)))
+
+    async def settle(self) -> None:
+        """Wait for what is still being started: not for long, for nothing waits for Temporal for long."""
+        await asyncio.gather(*self._starting)
+
+    async def _begin(self, attempt: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(attempt)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
+
+    async def _attempt(self, job_id: str, start: Awaitable[None]) -> None:
+        try:
+            await temporal_calls.answer_of(start)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job is committed, and its requester gone
+            _logger.warning("%s waits for the next sweep: %s", job_id, fault_name(error))
+            self._missed.set()
+
+    async def catch_up(self) -> NoReturn:
+        """Sweep whenever a job could not be started, as soon as Temporal answers.
+
+        Also once at first: the process before this one may have died between a commit and the start.
+        """
+        if self._immediately:
+            self._missed.set()
+        while True:
+            await self._missed.wait()
+            self._missed.clear()
+            while not await self._swept():  # noqa: ASYNC110 - Temporal does not tell when it is back
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _swept(self) -> bool:
+        try:
+            await temporal_calls.answer_of(self._sweep())
+        except temporal_calls.FAULTS as error:
+            _logger.info("The sweep cannot be requested yet: %s", fault_name(error))
+            return False
+        return True

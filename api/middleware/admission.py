@@ -1,0 +1,86 @@
+"""What holds for every request, before any endpoint sees it: the checks, in the order agreed with clients."""
+
+import logging
+import re
+from http import HTTPStatus
+
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.http import problems
+from api.http.problems import ProblemError
+from api.middleware.audit import READING
+from api.middleware.hosts import AllowedHosts
+from api.middleware.route_table import Places, path_of
+from api.middleware.tenancy import require_tenant, tenancy
+from api.security.tokens import authenticate
+from api.services import Services, services_of
+from logs import fault_name
+from registry.storage.errors import InstallationNotConfirmedError
+
+_OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
+
+_PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
+
+
+class ProtocolMiddleware:
+    """Lets a request through to the endpoint that it means, or answers why not."""
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, places: Places) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            try:
+                await self._admit(HTTPConnection(scope))
+            except ProblemError as refusal:
+                response = await problems.answer(Request(scope), refusal)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, connection: HTTPConnection) -> None:
+        """Let the request pass.
+
+        Raises:
+            ProblemError: it may not. The first of these checks that it fails decides the answer.
+        """
+        self._hosts.require(connection)
+        path = path_of(connection.scope)
+        connection.scope["state"]["services"] = tenancy(connection).of(connection)
+        _require_version(path)
+        require_tenant(connection, path)
+        if _PROTECTED.match(path):
+            services = services_of(connection)
+            await authenticate(connection, services.authority, services.tenant)
+            if connection.scope["method"] not in READING:
+                await _require_confirmed(services)
+        self._places.settle(connection.scope)
+
+
+async def _require_confirmed(services: Services) -> None:
+    """Refuse to change a registry that was copied or moved, until its operator says what it is."""
+    try:
+        await services.registry.installation.require_confirmed()
+    except InstallationNotConfirmedError as obstacle:
+        raise problems.explained(obstacle) from None
+    except Exception as error:  # noqa: BLE001 - the registry is away: the endpoint answers that as always
+        _logger.info("Whether the installation is confirmed is not known: %s", fault_name(error))
+
+
+def _require_version(path: str) -> None:
+    if _OTHER_VERSION.search(path):
+        raise _WrongVersionError
+
+
+class _WrongVersionError(ProblemError):
+    """A request for another version of the Admin API."""
+
+    def __init__(self) -> None:
+        message = "Wrong API version for this instance mode."
+        super().__init__(HTTPStatus.BAD_REQUEST, message)
+        self.content = {"message": message}

@@ -1,0 +1,110 @@
+"""Finding the endpoint that a request means: paths and names of queries match in any case."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Self
+from urllib.parse import unquote_plus
+
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette.routing import BaseRoute
+from starlette.types import Scope
+
+from api.http.problems import ProblemError
+
+_MOST_FIELDS = 100  # of a query; each is looked at, whether or not the endpoint knows it
+_ANY_CASE = re.IGNORECASE | re.ASCII  # of Latin letters: no other is in our paths
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A path of the API, what may be done there, and how the names of queries are spelled there."""
+
+    template: str
+    pattern: re.Pattern[str]
+    verbs: frozenset[str]
+    queries: Mapping[str, str]
+
+    @classmethod
+    def of(cls, routes: Sequence[RouteContext]) -> Self:
+        """The place that these endpoints have in common."""
+        template = str(routes[0].path_format)
+        return cls(
+            template=template,
+            pattern=re.compile(routes[0].path_regex.pattern, _ANY_CASE),
+            verbs=frozenset(verb for route in routes for verb in route.methods or ()),
+            queries={name.lower(): name for route in routes for name in _query_names(route)},
+        )
+
+    @property
+    def parameters(self) -> list[bool]:
+        """Of each part of the path, whether it may be anything; in order, those with words come first."""
+        return [part.startswith("{") for part in self.template.split("/")]
+
+    def spelled(self, path: str) -> str | None:
+        """`path` as the endpoints spell it; None if it is another."""
+        match = self.pattern.fullmatch(path)
+        return self.template.format(**match.groupdict()) if match else None
+
+    def query(self, asked: bytes) -> bytes:
+        """The query `asked`, with the names as the endpoints spell them."""
+        return b"&".join(self._pair(pair) for pair in asked.split(b"&"))
+
+    def _pair(self, pair: bytes) -> bytes:
+        name, equals, value = pair.partition(b"=")
+        known = self.queries.get(unquote_plus(name.decode("latin-1")).lower())
+        return pair if known is None else known.encode() + equals + value
+
+
+class Places:
+    """Every path of the API; a word in one (`manage`) wins over the parameter of another (`{id}`)."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        together: dict[str, list[RouteContext]] = {}
+        for route in iter_route_contexts(routes):
+            together.setdefault(str(route.path_format), []).append(route)
+        places = [_Place.of(endpoints) for endpoints in together.values()]
+        self._places = sorted(places, key=lambda place: place.parameters)
+
+    def settle(self, scope: Scope) -> None:
+        """Make path and query of the request those of the endpoint that it means.
+
+        Raises:
+            ProblemError: 404, there is no such path; 405, the verb cannot be used there; 400, the query has
+                too many fields.
+        """
+        place, scope["path"] = self._find(scope)
+        if scope["method"] not in place.verbs:
+            raise ProblemError.of_status(
+                HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(place.verbs))}
+            )
+        if scope["query_string"].count(b"&") >= _MOST_FIELDS:
+            raise ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                "The query has too many fields",
+                detail=f"Send at most {_MOST_FIELDS} fields.",
+            )
+        scope["query_string"] = place.query(scope["query_string"])
+
+    def _find(self, scope: Scope) -> tuple[_Place, str]:
+        path = path_of(scope).removesuffix("/") or "/"
+        for place in self._places:
+            if spelled := place.spelled(path):
+                return place, scope.get("root_path", "") + spelled
+        raise ProblemError.of_status(HTTPStatus.NOT_FOUND)
+
+
+def path_of(scope: Scope) -> str:
+    """The path that is asked for, without the one under which a proxy has mounted the service."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _query_names(route: RouteContext) -> Iterator[str]:
+    if isinstance(route.original_route, APIRoute):
+        for parameter in get_flat_params(route.dependant):
+            if isinstance(parameter.field_info, Query):
+                yield parameter.alias

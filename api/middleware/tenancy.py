@@ -1,0 +1,74 @@
+"""Which tenants there are, and which of them a request is for."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from api.http.problems import ProblemError
+from api.services import Services
+from settings import TENANT_NAME
+
+HEADER = "tenant"
+
+_ANONYMOUS = {"/", "/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+
+
+class Tenancy:
+    """The services of every tenant.
+
+    Args:
+        services: of each.
+        multi_tenant: whether requests name their tenant; else there is one, and it is everybody's.
+    """
+
+    def __init__(self, services: Iterable[Services], *, multi_tenant: bool) -> None:
+        self.multi_tenant = multi_tenant
+        self._services = {one.tenant.lower(): one for one in services}
+
+    def __iter__(self) -> Iterator[Services]:
+        return iter(self._services.values())
+
+    def named(self, name: str) -> Services | None:
+        """The tenant of this name, in any case."""
+        return self._services.get(name.lower()) if TENANT_NAME.fullmatch(name) else None
+
+    def of(self, connection: HTTPConnection) -> Services | None:
+        """The tenant that the request is for; None if it does not tell one that there is."""
+        if not self.multi_tenant:
+            return next(iter(self))
+        return self.named(_header(connection))
+
+
+def tenancy(connection: HTTPConnection) -> Tenancy:
+    """The tenants of this process."""
+    found: Tenancy = connection.app.state.tenancy
+    return found
+
+
+Tenants = Annotated[Tenancy, Depends(tenancy)]
+
+
+def require_tenant(connection: HTTPConnection, path: str) -> None:
+    """Let the request pass if it is for a tenant, or for `path`, which belongs to none.
+
+    Raises:
+        ProblemError: 400, it has to name a tenant.
+    """
+    services = connection.scope["state"].get("services")
+    if services is None and (path.rstrip("/") or "/").lower() not in _ANONYMOUS:
+        raise ProblemError.invalid({"Tenant": [_fault(_header(connection))]})
+
+
+def _header(connection: HTTPConnection) -> str:
+    """What the header says; of several, together, which is the name of none."""
+    return ",".join(connection.headers.getlist(HEADER)).strip()
+
+
+def _fault(name: str) -> str:
+    if not name:
+        return "'Tenant' must not be empty. Send the name of your tenant in the header 'tenant'."
+    if not TENANT_NAME.fullmatch(name):
+        return "'Tenant' must have 1 to 50 letters (A to Z), digits and hyphens, and nothing else."
+    return "'Tenant' must be the name of a tenant of this service, and there is none of that name."

@@ -1,0 +1,61 @@
+"""The audit trail, as it is read."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends, Response
+
+from api.http import problems
+from api.http.parsing import Limit, Offset
+from api.schemas.base import Answer, UtcTime, list_response, paced
+from api.security.tokens import bearer_token
+from api.services import Serving
+from registry.storage.models import AuditRow
+
+router = APIRouter(prefix="/v2/audit", tags=["Audit"], dependencies=[Depends(bearer_token)])
+
+
+class AuditAnswer(Answer):
+    """One request and how it ended."""
+
+    id: int
+    at: UtcTime
+    client: str | None
+    address: str
+    method: str
+    path: str
+    instance_id: int | None
+    job_id: str | None
+    status: int
+    title: str | None
+    omitted: int
+
+
+@router.get(
+    "",
+    response_model=list[AuditAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+)
+async def list_audit(services: Serving, offset: Offset = 0, limit: Limit = 25) -> Response:
+    """A page of what was asked, the newest first.
+
+    Refusals of callers who have not proven who they are have one entry a minute and network of addresses:
+    the last of them, and in `omitted` how many there were before it.
+    """
+    rows = await services.audit.page(offset=offset, limit=limit)
+    return await list_response(_answer(row) async for row in paced(rows))
+
+
+def _answer(row: AuditRow) -> AuditAnswer:
+    return AuditAnswer(
+        id=row.id,
+        at=row.at,
+        client=row.client,
+        address=row.address,
+        method=row.method,
+        path=row.path,
+        instance_id=row.instanceid,
+        job_id=row.jobid,
+        status=row.status,
+        title=row.title,
+        omitted=row.omitted,
+    )

@@ -1,0 +1,88 @@
+"""`/v2/dbInstances`: instances, requested, looked at, renamed, deleted, retried."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from api.http import problems
+from api.http.parsing import JsonObject, path_id
+from api.instance_service import (
+    CHANGE_REFUSALS,
+    CREATE_REFUSALS,
+    NEW_INSTANCE_BODY,
+    READ_REFUSALS,
+    RENAME_REFUSALS,
+    RENAMED_INSTANCE_BODY,
+    InstanceRequests,
+    NewInstance,
+    Selection,
+    switched_on,
+)
+from api.schemas.base import list_response, paced
+from api.schemas.instances import Accepted, Instance
+from api.security.tokens import bearer_token
+
+router = APIRouter(
+    prefix="/v2/dbInstances",
+    tags=["DbInstances"],
+    dependencies=[Depends(bearer_token), Depends(switched_on)],
+)
+
+InstanceId = Annotated[int, path_id("dbInstance")]
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=NEW_INSTANCE_BODY,
+    responses=problems.documented(*CREATE_REFUSALS),
+)
+async def create_instance(new: NewInstance, requests: InstanceRequests, response: Response) -> Accepted:
+    """Request an instance: a database cloned from a template."""
+    requested = await requests.create(new)
+    response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
+    return Accepted.of(requested)
+
+
+@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
+async def list_instances(selection: Selection, requests: InstanceRequests) -> Response:
+    """A page of instances by id, deleted ones included."""
+    return await list_response(paced(await requests.select(selection)))
+
+
+@router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
+async def get_instance(instance_id: InstanceId, requests: InstanceRequests) -> Instance:
+    """One live instance."""
+    return await requests.get(instance_id)
+
+
+@router.put(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=RENAMED_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceRequests) -> Accepted:
+    """Request that the instance gets another name, with its database and its ODS instance."""
+    return Accepted.of(await requests.rename(instance_id, body))
+
+
+@router.delete(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def delete_instance(instance_id: InstanceId, requests: InstanceRequests) -> Accepted:
+    """Request that the instance is deleted, with its database."""
+    return Accepted.of(await requests.delete(instance_id))
+
+
+@router.post(
+    "/{instance_id}/retry",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def retry_instance(instance_id: InstanceId, requests: InstanceRequests) -> Accepted:
+    """Request that the failed job of the instance is tried again."""
+    return Accepted.of(await requests.retry(instance_id))

@@ -1,0 +1,44 @@
+"""Jobs, as clients poll them."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends
+
+from api.http import problems
+from api.http.problems import ProblemError
+from api.schemas.base import Answer, UtcTime, Waiting
+from api.security.tokens import bearer_token
+from api.services import Serving
+from registry.storage.rules import is_storable
+
+router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
+
+
+class JobAnswer(Answer):
+    """One job."""
+
+    job_id: str
+    status: str
+    created_at: UtcTime
+    finished_at: UtcTime | None
+    error_message: str | None
+    waiting: Waiting | None
+
+
+@router.get(
+    "/{jobId}",
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
+)
+async def get_job(jobId: str, services: Serving) -> JobAnswer:  # noqa: N803 - the path's own word
+    """How far a job is."""
+    job = await services.catalog.job(jobId) if is_storable(jobId) else None
+    if job is None:
+        raise ProblemError.not_found("job", jobId)
+    return JobAnswer(
+        job_id=job.jobid,
+        status=job.status,
+        created_at=job.createdat,
+        finished_at=job.finishedat,
+        error_message=job.errormessage,
+        waiting=Waiting.of(job),
+    )

@@ -1,0 +1,108 @@
+"""`/v2/odsInstances/manage`: the instances of `/v2/dbInstances`, in words and answers of their own."""
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from api.http import problems
+from api.http.parsing import JsonObject, path_id
+from api.http.problems import ProblemError
+from api.instance_service import (
+    CHANGE_REFUSALS,
+    CREATE_REFUSALS,
+    NEW_INSTANCE_BODY,
+    READ_REFUSALS,
+    RENAME_REFUSALS,
+    RENAMED_INSTANCE_BODY,
+    InstanceRequests,
+    NewInstance,
+    Selection,
+    switched_on,
+)
+from api.schemas.base import list_response, paced
+from api.schemas.instances import Instance
+from api.schemas.managed_status import managed_status
+from api.security.tokens import bearer_token
+from registry.storage.errors import InstanceNotFoundError, RefusedError
+
+_RESOURCE = "odsInstanceManage"
+
+
+async def _refusals_in_own_words() -> AsyncIterator[None]:
+    try:
+        yield
+    except InstanceNotFoundError as error:
+        raise ProblemError.not_found(_RESOURCE, error.instance_id) from None
+    except RefusedError as error:
+        raise ProblemError.invalid({"id": [f"{error.reason} {error.next_step}"]}) from None
+
+
+router = APIRouter(
+    prefix="/v2/odsInstances/manage",
+    tags=["OdsInstances"],
+    dependencies=[Depends(bearer_token), Depends(switched_on), Depends(_refusals_in_own_words)],
+)
+
+ManagedId = Annotated[int, path_id(_RESOURCE)]
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=NEW_INSTANCE_BODY,
+    responses=problems.documented(*CREATE_REFUSALS),
+)
+async def create_managed_instance(
+    new: NewInstance, requests: InstanceRequests, response: Response
+) -> Instance:
+    """Request an instance: a database cloned from a template."""
+    requested = await requests.create(new)
+    response.headers["Location"] = f"/odsinstances/manage/{requested.instance.id}"
+    return _managed(await requests.show(requested))
+
+
+@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
+async def list_managed_instances(selection: Selection, requests: InstanceRequests) -> Response:
+    """A page of instances by id, deleted ones included."""
+    instances = await requests.select(selection)
+    return await list_response(_managed(instance) async for instance in paced(instances))
+
+
+@router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
+async def get_managed_instance(instance_id: ManagedId, requests: InstanceRequests) -> Instance:
+    """One live instance."""
+    return _managed(await requests.get(instance_id))
+
+
+@router.put(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=RENAMED_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS),
+)
+async def rename_managed_instance(
+    instance_id: ManagedId, body: JsonObject, requests: InstanceRequests
+) -> Instance:
+    """Request that the instance gets another name, with its database and its ODS instance."""
+    return _managed(await requests.show(await requests.rename(instance_id, body)))
+
+
+@router.delete(
+    "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
+)
+async def delete_managed_instance(instance_id: ManagedId, requests: InstanceRequests) -> None:
+    """Request that the instance is deleted, with its database."""
+    await requests.delete(instance_id)
+
+
+def _managed(instance: Instance) -> Instance:
+    """The same instance in this surface's words; the id of its ODS instance only once there is one."""
+    exists = instance.ods_instance_name is not None
+    return instance.model_copy(
+        update={
+            "status": managed_status(instance.status, instance.operation),
+            "ods_instance_id": instance.ods_instance_id if exists else None,
+        }
+    )

@@ -1,0 +1,105 @@
+"""Contexts: keys and values by which the ODS/API chooses an ODS instance."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from api.http import problems
+from api.http.paging import page_of
+from api.http.parsing import (
+    BODY_REFUSALS,
+    MAX_INT32,
+    JsonObject,
+    Texts,
+    documented_body,
+    path_id,
+    whole_number,
+)
+from api.schemas.base import Done, list_response, paced
+from api.schemas.ods_instances import ContextAnswer
+from api.security.tokens import bearer_token
+from api.services import Serving
+from registry.instances.queries import CONTEXTS
+from registry.ods_instances.parts import CONTEXT, ContextDraft
+from registry.storage.errors import RowNotFoundError
+from registry.storage.listing import Page
+
+router = APIRouter(
+    prefix="/v2/odsInstanceContexts", tags=["OdsInstanceContexts"], dependencies=[Depends(bearer_token)]
+)
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_CHANGE_REFUSALS = (*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND)
+
+ContextId = Annotated[int, path_id(CONTEXT, "context_id")]
+
+
+class _ContextBody(BaseModel):
+    odsInstanceId: int = Field(ge=1, le=MAX_INT32)  # noqa: N815 - on the wire
+    contextKey: str = Field(min_length=1, max_length=50)  # noqa: N815 - on the wire
+    contextValue: str = Field(min_length=1, max_length=50)  # noqa: N815 - on the wire
+
+
+def _draft(body: JsonObject) -> ContextDraft:
+    texts = Texts(body)
+    return ContextDraft(
+        ods_instance_id=whole_number(body.get("odsInstanceId")),
+        key=texts.get("contextKey"),
+        value=texts.get("contextValue"),
+        misread=texts.faults,
+    )
+
+
+Draft = Annotated[ContextDraft, Depends(_draft)]
+
+
+@router.get(
+    "",
+    response_model=list[ContextAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
+async def list_contexts(services: Serving, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
+    """A page of the contexts of all ODS instances."""
+    rows = await services.catalog.contexts(page)
+    return await list_response(ContextAnswer.of(row) async for row in paced(rows))
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=documented_body(_ContextBody),
+    responses=problems.documented(*_CHANGE_REFUSALS),
+)
+async def create_context(draft: Draft, services: Serving, response: Response) -> ContextAnswer:
+    """Give an ODS instance a context."""
+    row = await services.contexts.create(draft)
+    response.headers["Location"] = f"/odsInstanceContexts/{row.odsinstancecontextid}"
+    return ContextAnswer.of(row)
+
+
+@router.get("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def get_context(context_id: ContextId, services: Serving) -> ContextAnswer:
+    """One context."""
+    row = await services.catalog.context(context_id)
+    if row is None:
+        raise RowNotFoundError(CONTEXT, context_id)
+    return ContextAnswer.of(row)
+
+
+@router.put(
+    "/{context_id}",
+    openapi_extra=documented_body(_ContextBody),
+    responses=problems.documented(*_CHANGE_REFUSALS),
+)
+async def update_context(context_id: ContextId, draft: Draft, services: Serving) -> ContextAnswer:
+    """Replace all of a context."""
+    return ContextAnswer.of(await services.contexts.update(context_id, draft))
+
+
+@router.delete("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def delete_context(context_id: ContextId, services: Serving) -> Done:
+    """Remove a context."""
+    await services.contexts.delete(context_id)
+    return Done(title="ODS instance context deleted successfully.", status=HTTPStatus.OK)

@@ -1,0 +1,109 @@
+"""Derivatives: read replicas and snapshots of ODS instances."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from api.http import problems
+from api.http.paging import page_of
+from api.http.parsing import (
+    BODY_REFUSALS,
+    MAX_INT32,
+    JsonObject,
+    Texts,
+    documented_body,
+    path_id,
+    whole_number,
+)
+from api.schemas.base import Done, list_response, paced
+from api.schemas.ods_instances import DerivativeAnswer
+from api.security.tokens import bearer_token
+from api.services import Serving
+from registry.instances.queries import DERIVATIVES
+from registry.ods_instances.parts import DERIVATIVE, DERIVATIVE_TYPES, DerivativeDraft
+from registry.storage.errors import RowNotFoundError
+from registry.storage.listing import Page
+
+router = APIRouter(
+    prefix="/v2/odsInstanceDerivatives", tags=["OdsInstanceDerivatives"], dependencies=[Depends(bearer_token)]
+)
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_CHANGE_REFUSALS = (*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND)
+
+DerivativeId = Annotated[int, path_id(DERIVATIVE, "derivative_id")]
+
+
+class _DerivativeBody(BaseModel):
+    odsInstanceId: int = Field(ge=1, le=MAX_INT32)  # noqa: N815 - on the wire
+    derivativeType: str = Field(json_schema_extra={"enum": list(DERIVATIVE_TYPES)})  # noqa: N815 - on the wire
+    connectionString: str | None = Field(None, description="Left out, it stays as it is.")  # noqa: N815 - on the wire
+
+
+class _NewDerivativeBody(_DerivativeBody):
+    connectionString: str = Field(description="As Npgsql reads it. It is never shown.")  # noqa: N815 - on the wire
+
+
+def _draft(body: JsonObject) -> DerivativeDraft:
+    texts = Texts(body)
+    return DerivativeDraft(
+        ods_instance_id=whole_number(body.get("odsInstanceId")),
+        type=texts.get("derivativeType"),
+        connection_string=texts.get("connectionString"),
+        misread=texts.faults,
+    )
+
+
+Draft = Annotated[DerivativeDraft, Depends(_draft)]
+
+
+@router.get(
+    "",
+    response_model=list[DerivativeAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
+async def list_derivatives(services: Serving, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
+    """A page of the derivatives of all ODS instances."""
+    rows = await services.catalog.derivatives(page)
+    return await list_response(DerivativeAnswer.of(row) async for row in paced(rows))
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=documented_body(_NewDerivativeBody),
+    responses=problems.documented(*_CHANGE_REFUSALS),
+)
+async def create_derivative(draft: Draft, services: Serving, response: Response) -> DerivativeAnswer:
+    """Give an ODS instance a derivative."""
+    row = await services.derivatives.create(draft)
+    response.headers["Location"] = f"/odsInstanceDerivatives/{row.odsinstancederivativeid}"
+    return DerivativeAnswer.of(row)
+
+
+@router.get("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def get_derivative(derivative_id: DerivativeId, services: Serving) -> DerivativeAnswer:
+    """One derivative."""
+    row = await services.catalog.derivative(derivative_id)
+    if row is None:
+        raise RowNotFoundError(DERIVATIVE, derivative_id)
+    return DerivativeAnswer.of(row)
+
+
+@router.put(
+    "/{derivative_id}",
+    openapi_extra=documented_body(_DerivativeBody),
+    responses=problems.documented(*_CHANGE_REFUSALS),
+)
+async def update_derivative(derivative_id: DerivativeId, draft: Draft, services: Serving) -> DerivativeAnswer:
+    """Replace a derivative; its connection string only if there is one in the body."""
+    return DerivativeAnswer.of(await services.derivatives.update(derivative_id, draft))
+
+
+@router.delete("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def delete_derivative(derivative_id: DerivativeId, services: Serving) -> Done:
+    """Remove a derivative."""
+    await services.derivatives.delete(derivative_id)
+    return Done(title="ODS instance derivative deleted successfully.", status=HTTPStatus.OK)

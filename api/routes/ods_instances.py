@@ -1,0 +1,148 @@
+"""ODS instances: what the ODS/API routes to."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from api.http import problems
+from api.http.paging import page_of
+from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
+from api.instance_service import InstanceRequests
+from api.schemas.base import Done, list_response, paced
+from api.schemas.ods_instances import (
+    ApplicationAnswer,
+    ContextAnswer,
+    DerivativeAnswer,
+    OdsInstanceAnswer,
+    OdsInstanceDetails,
+)
+from api.security.tokens import bearer_token
+from api.services import Services, Serving
+from registry.instances.queries import ODS_INSTANCES
+from registry.ods_instances.store import ODS_INSTANCE, OdsInstanceDraft
+from registry.storage.errors import RowNotFoundError
+from registry.storage.listing import Page
+from registry.storage.models import OdsInstance
+from registry.storage.rules import is_storable
+
+router = APIRouter(prefix="/v2/odsInstances", tags=["OdsInstances"], dependencies=[Depends(bearer_token)])
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+OdsInstanceId = Annotated[int, path_id(ODS_INSTANCE)]
+
+
+class _OdsInstanceBody(BaseModel):
+    name: str = Field(max_length=100)
+    instanceType: str | None = Field(None, max_length=100)  # noqa: N815 - on the wire
+    connectionString: str | None = Field(None, description="Left out, it stays as it is.")  # noqa: N815 - on the wire
+
+
+class _NewOdsInstanceBody(_OdsInstanceBody):
+    connectionString: str = Field(description="As Npgsql reads it. It is never shown.")  # noqa: N815 - on the wire
+
+
+def _draft(body: JsonObject) -> OdsInstanceDraft:
+    texts = Texts(body)
+    return OdsInstanceDraft(
+        name=texts.get("name"),
+        instance_type=texts.get("instanceType"),
+        connection_string=texts.get("connectionString"),
+        misread=texts.faults,
+    )
+
+
+Draft = Annotated[OdsInstanceDraft, Depends(_draft)]
+
+
+@router.get(
+    "",
+    response_model=list[OdsInstanceAnswer],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
+)
+async def list_ods_instances(
+    services: Serving,
+    page: Annotated[Page, page_of(ODS_INSTANCES)],
+    id: Count | None = None,  # noqa: A002 - the query's own word
+    name: str | None = None,
+    instanceType: str | None = None,  # noqa: N803 - the query's own word
+) -> Response:
+    """A page of ODS instances; the filters are exact."""
+    rows: Sequence[OdsInstance] = []
+    if is_storable((name or "") + (instanceType or "")):
+        rows = await services.catalog.ods_instances(
+            page, ods_instance_id=id, name=name, instance_type=instanceType
+        )
+    return await list_response(OdsInstanceAnswer.of(row) async for row in paced(rows))
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=documented_body(_NewOdsInstanceBody),
+    responses=problems.documented(*BODY_REFUSALS, *_REFUSALS),
+)
+async def create_ods_instance(draft: Draft, services: Serving, response: Response) -> OdsInstanceAnswer:
+    """Record an ODS instance, whose database somebody else looks after."""
+    row = await services.ods_instances.create(draft)
+    # Clients read the digits; the Admin API leaves its version out.
+    response.headers["Location"] = f"/odsInstances/{row.odsinstanceid}"
+    return OdsInstanceAnswer.of(row)
+
+
+@router.get("/{instance_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def get_ods_instance(instance_id: OdsInstanceId, services: Serving) -> OdsInstanceDetails:
+    """One ODS instance, with its contexts and derivatives."""
+    row, catalog = await _existing(services, instance_id), services.catalog
+    return OdsInstanceDetails(
+        id=row.odsinstanceid,
+        name=row.name,
+        instance_type=row.instancetype,
+        ods_instance_contexts=[ContextAnswer.of(one) for one in await catalog.contexts_of(instance_id)],
+        ods_instance_derivatives=[
+            DerivativeAnswer.of(one) for one in await catalog.derivatives_of(instance_id)
+        ],
+    )
+
+
+@router.put(
+    "/{instance_id}",
+    openapi_extra=documented_body(_OdsInstanceBody),
+    responses=problems.documented(*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND),
+)
+async def update_ods_instance(
+    instance_id: OdsInstanceId, draft: Draft, services: Serving
+) -> OdsInstanceAnswer:
+    """Replace name and type, and the connection string if there is one in the body."""
+    return OdsInstanceAnswer.of(await services.ods_instances.update(instance_id, draft))
+
+
+@router.delete(
+    "/{instance_id}",
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
+)
+async def delete_ods_instance(
+    instance_id: OdsInstanceId, services: Serving, requests: InstanceRequests
+) -> Done:
+    """Remove the ODS instance; if this service made its database, that is deleted, too."""
+    requested = await services.ods_instances.delete(instance_id)
+    if requested is not None:
+        await requests.launched(requested)
+    return Done(title="ODS instance deleted successfully.", status=HTTPStatus.OK)
+
+
+@router.get("/{instance_id}/applications", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def list_applications(instance_id: OdsInstanceId, services: Serving) -> list[ApplicationAnswer]:
+    """The applications of the ODS/API that may use the ODS instance."""
+    await _existing(services, instance_id)
+    return [ApplicationAnswer.of(one) for one in await services.catalog.applications(instance_id)]
+
+
+async def _existing(services: Services, ods_instance_id: int) -> OdsInstance:
+    row = await services.catalog.ods_instance(ods_instance_id)
+    if row is None:
+        raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
+    return row

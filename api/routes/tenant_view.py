@@ -1,0 +1,90 @@
+"""The view of a tenant that Ed-Fi Admin App synchronises from."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends, Response
+
+from api.http import problems
+from api.http.parsing import JSON_TYPE
+from api.middleware.tenancy import Tenants
+from api.schemas.base import Answer, paced
+from api.schemas.managed_status import ManagedStatus, managed_status
+from api.security.tokens import bearer_token
+from api.services import Serving
+from registry.education_organizations.tenant_view import ViewedInstance
+
+router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
+
+
+class EducationOrganization(Answer):
+    """An education organization of an ODS database."""
+
+    education_organization_id: int
+    name_of_institution: str
+    short_name_of_institution: str | None
+    discriminator: str
+    parent_id: int | None
+
+
+class TenantInstance(Answer):
+    """An ODS instance, or an instance that has none."""
+
+    id: int | None
+    ods_instance_manage_id: int | None
+    name: str
+    instance_type: str | None
+    status: ManagedStatus
+    database_template: str | None
+    database_name: str | None
+    education_organizations: list[EducationOrganization]
+
+
+class Tenant(Answer):
+    """A tenant with everything in it."""
+
+    id: str
+    name: str
+    ods_instances: list[TenantInstance]
+
+
+@router.get(
+    "/{name}/odsInstances/edOrgs",
+    response_model=Tenant,
+    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    | {HTTPStatus.NOT_FOUND.value: {"description": "No such tenant"}},
+)
+async def get_tenant_view(name: str, services: Serving, tenants: Tenants) -> Response:
+    """Every ODS instance, and every instance without one, with the education organizations last read."""
+    if tenants.named(name) is not services:  # of another tenant, nothing is told
+        return Response(status_code=HTTPStatus.NOT_FOUND)
+    instances = await services.tenant_view.instances()
+    return Response(await _written(services.tenant, instances), media_type=JSON_TYPE)
+
+
+async def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:
+    """The JSON of a `Tenant`, which may be large: the organizations are written already."""
+    name = json.dumps(tenant)
+    listed = ",".join([_instance(one) async for one in paced(instances)])
+    return f'{{"id":{name},"name":{name},"odsInstances":[{listed}]}}'
+
+
+def _instance(one: ViewedInstance) -> str:
+    members = {
+        "id": one.ods_instance_id,
+        "odsInstanceManageId": one.row_id,
+        "name": one.name,
+        "instanceType": one.instance_type,
+        "status": _status(one),
+        "databaseTemplate": one.template,
+        "databaseName": one.database,
+    }
+    return f'{json.dumps(members)[:-1]},"educationOrganizations":{one.organizations}}}'
+
+
+def _status(one: ViewedInstance) -> ManagedStatus:
+    """An ODS instance that was made otherwise is simply there."""
+    if one.status is None or one.operation is None:
+        return ManagedStatus.CREATED
+    return managed_status(one.status, one.operation)

@@ -1,0 +1,57 @@
+"""The tenants, and where the databases of each are; never how to log in there."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends, Response
+
+from api.http import problems
+from api.middleware.tenancy import Tenants
+from api.schemas.base import Answer
+from api.security.tokens import bearer_token
+from api.services import Services
+from settings import Address
+
+router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+class Connection(Answer):
+    """Where a database is."""
+
+    host: str
+    database: str
+
+
+class TenantAnswer(Answer):
+    """One tenant."""
+
+    tenant_name: str
+    admin_connection_string: Connection
+    security_connection_string: Connection
+
+
+@router.get("", responses=problems.documented(*_REFUSALS))
+async def list_tenants(tenants: Tenants) -> list[TenantAnswer]:
+    """All tenants of the service."""
+    return [_answer(services) for services in tenants]
+
+
+@router.get(
+    "/{name}",
+    response_model=TenantAnswer,
+    responses=problems.documented(*_REFUSALS) | {HTTPStatus.NOT_FOUND.value: {"description": "Not Found"}},
+)
+async def get_tenant(name: str, tenants: Tenants) -> TenantAnswer | Response:
+    """The tenant of that name."""
+    services = tenants.named(name)
+    return Response(status_code=HTTPStatus.NOT_FOUND) if services is None else _answer(services)
+
+
+def _answer(services: Services) -> TenantAnswer:
+    admin = Address.of(services.settings.admin_dsn)
+    return TenantAnswer(
+        tenant_name=services.tenant,
+        admin_connection_string=Connection(host=admin.host, database=admin.database),
+        security_connection_string=Connection(host=admin.host, database=services.settings.security_database),
+    )

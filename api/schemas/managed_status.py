@@ -1,0 +1,54 @@
+"""The words in which `/v2/odsInstances/manage` tells the status of an instance.
+
+`Error` and `Delete_Failed` mean that the service tries no more until a person decides, which in the words of
+that surface is `CreateError` and `DeleteError`. While the service still tries by itself, the job is in
+progress; `CreateFailed` and `DeleteFailed`, which promise another try, are words that it never says. It has
+no words for a rename either: whether that waits, runs or has failed, the instance is there, and `Created`.
+"""
+
+from enum import StrEnum
+from typing import assert_never
+
+from registry.instances.status import InstanceStatus, Operation
+
+
+class ManagedStatus(StrEnum):
+    """Statuses of an instance on that surface."""
+
+    PENDING_CREATE = "PendingCreate"
+    CREATE_IN_PROGRESS = "CreateInProgress"
+    CREATED = "Created"
+    CREATE_FAILED = "CreateFailed"
+    CREATE_ERROR = "CreateError"
+    PENDING_DELETE = "PendingDelete"
+    DELETE_IN_PROGRESS = "DeleteInProgress"
+    DELETED = "Deleted"
+    DELETE_FAILED = "DeleteFailed"
+    DELETE_ERROR = "DeleteError"
+
+
+_WORDS = {
+    InstanceStatus.PENDING: ManagedStatus.PENDING_CREATE,
+    InstanceStatus.COMPLETED: ManagedStatus.CREATED,
+    InstanceStatus.ERROR: ManagedStatus.CREATE_ERROR,
+    InstanceStatus.PENDING_DELETE: ManagedStatus.PENDING_DELETE,
+    InstanceStatus.DELETED: ManagedStatus.DELETED,
+    InstanceStatus.DELETE_FAILED: ManagedStatus.DELETE_ERROR,
+}
+_RUNNING = {
+    Operation.CREATE: ManagedStatus.CREATE_IN_PROGRESS,
+    Operation.DELETE: ManagedStatus.DELETE_IN_PROGRESS,
+}
+
+
+def managed_status(status: str, operation: str) -> ManagedStatus:
+    """The word for an instance in `status` whose last job is an `operation`."""
+    known = Operation(operation)
+    match known:
+        case Operation.RENAME:
+            return ManagedStatus.CREATED
+        case Operation.CREATE | Operation.DELETE:
+            running = status == InstanceStatus.IN_PROGRESS
+            return _RUNNING[known] if running else _WORDS[InstanceStatus(status)]
+        case _:
+            assert_never(known)

@@ -1,0 +1,60 @@
+"""Tokens of registered clients, which die with their client."""
+
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.http.problems import explained
+from api.security.client_states import FRESH_SECONDS, Standings
+from api.security.tokens import Caller, Tokens
+from registry.clients.credentials import OAUTH_SCOPES
+from registry.clients.store import Standing
+
+_CLOCK_DIFFERENCE_SECONDS = 10
+"""By how much the clocks of two API processes may differ."""
+
+
+class ClientTokens:
+    """Checks our own tokens, and that their client may still have them.
+
+    A token names the generation that its client had; disabling and rotating a client give it another. A token
+    without one was issued before there were generations, and counts as long as the client has none.
+
+    Args:
+        tokens: tells our tokens from others.
+        standings: what holds for each client.
+    """
+
+    def __init__(self, tokens: Tokens, standings: Standings) -> None:
+        self._tokens = tokens
+        self._standings = standings
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not valid, or its client may not have it any more.
+
+        Raises:
+            ProblemError: 503, the registry cannot be asked.
+        """
+        caller = await self._tokens.caller(token)
+        if caller is None:
+            return None
+        try:
+            return caller if await self._counts(caller) else None
+        except (OSError, SQLAlchemyError) as error:
+            raise explained(error) from error
+
+    async def _counts(self, caller: Caller) -> bool:
+        now = time.monotonic()
+        if _permits(await self._standings.find(caller.client, now - FRESH_SECONDS), caller):
+            return True
+        # What is remembered may be older than the token, and so may be the generation.
+        issued = now - (time.time() - caller.issued_at) + _CLOCK_DIFFERENCE_SECONDS
+        return _permits(await self._standings.find(caller.client, min(now, issued)), caller)
+
+
+def _permits(standing: Standing | None, caller: Caller) -> bool:
+    if standing is None or caller.generation != (standing.generation and str(standing.generation)):
+        return False
+    return all(
+        standing.scope.includes(scope) for scope, word in OAUTH_SCOPES.items() if word in caller.scopes
+    )

@@ -1,0 +1,71 @@
+"""Registering API clients, and the proof that one of them is asking."""
+
+import asyncio
+import logging
+
+from api.security.limits import LogIn
+from logs import fault_name
+from registry.clients.secret_hashes import SecretHasher
+from registry.clients.store import ClientStore, Credentials
+
+_logger = logging.getLogger(__name__)
+
+
+class ApiClients:
+    """Registers API clients and verifies their secrets, of which only argon2id hashes are kept.
+
+    Args:
+        store: where the clients are.
+        slots: held while a secret is hashed.
+    """
+
+    def __init__(self, store: ClientStore, slots: asyncio.Semaphore) -> None:
+        self._store = store
+        self._hasher = SecretHasher()
+        self._slots = slots
+
+    async def register(self, client_id: str, secret: str, display_name: str) -> None:
+        """Add a client that may do everything.
+
+        Raises:
+            ClientExistsError: there is a client with this id.
+        """
+        async with self._slots:
+            hashed = await asyncio.to_thread(self._hasher.hash, secret)
+        await self._store.add(client_id, hashed, display_name)
+
+    async def exists(self, client_id: str) -> bool:
+        """Whether there is a client with this id."""
+        return await self._store.exists(client_id)
+
+    async def verify(self, client_id: str, secret: str, log_in: LogIn) -> Credentials | None:
+        """What the client may do if `secret` is its own, else None.
+
+        A client that does not exist, or may not have tokens, is refused as slowly as a wrong secret.
+        The first use of a secret that an Admin API hashed replaces its hash.
+
+        Raises:
+            ProblemError: 429, there were too many failures before.
+        """
+        credentials = await self._store.credentials(client_id)
+        stored = credentials.secret_hash if credentials else None
+        async with self._slots:
+            log_in.require_admitted()
+            verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
+            log_in.note(succeeded=verdict.matches)
+        if verdict.replacement is not None:
+            await self._replace(client_id, stored, verdict.replacement)
+        return credentials if verdict.matches else None
+
+    async def note_use(self, client_id: str) -> None:
+        """Record that the client was used now; if that fails, the log tells."""
+        try:
+            await self._store.note_use(client_id)
+        except Exception as error:  # noqa: BLE001 - the client has its answer
+            _logger.warning("The time of a client's last use stays as it was: %s", fault_name(error))
+
+    async def _replace(self, client_id: str, outdated: str | None, replacement: str) -> None:
+        try:
+            await self._store.replace_hash(client_id, outdated, replacement)
+        except Exception as error:  # noqa: BLE001 - the client has proven who it is
+            _logger.warning("The hash of a client's secret stays as it was: %s", fault_name(error))

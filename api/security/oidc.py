@@ -1,0 +1,194 @@
+"""Tokens of an OpenID Connect issuer, checked with the keys that it publishes."""
+
+import asyncio
+import json
+import logging
+import math
+from time import monotonic
+from typing import Any, Self
+
+import httpx
+import jwt
+
+from api.http.problems import ProblemError
+from api.security.rate_limit import RateLimiter
+from api.security.tokens import Caller
+from logs import fault_name
+from settings import ServiceSettings, uses_tls
+
+_ALGORITHMS = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "EC": ("ES256", "ES384", "ES512"),
+    "OKP": ("EdDSA",),
+}
+"""What each type of public key signs with. Never `none`, and nothing that takes the key for a secret."""
+
+_CLAIMS = ["iss", "aud", "sub", "exp"]
+_LEEWAY_SECONDS = 30  # the issuer has a clock of its own
+
+_FRESH_SECONDS = 600  # after that, a key that the issuer has withdrawn is not accepted any more
+_TRUSTED_SECONDS = 3600  # how long the keys count if the issuer cannot be asked again
+_PATIENCE_SECONDS = 5
+_LARGEST_DOCUMENT = 1024 * 1024  # bytes; a document of the issuer takes some thousands
+
+_Key = dict[str, Any]
+
+_logger = logging.getLogger(__name__)
+
+
+class IssuerKeys:
+    """The public keys of an issuer: fetched when one is needed, and remembered.
+
+    Keys that are not known are asked for, too, but only so often: anybody can make up a key id.
+
+    Args:
+        issuer: its address.
+        jwks_url: where the keys are; without it, the issuer's discovery document says.
+        insecure: whether what the issuer says may come without TLS.
+    """
+
+    def __init__(self, issuer: str, jwks_url: str | None, *, insecure: bool) -> None:
+        self._issuer = issuer
+        self._jwks_url = jwks_url
+        self._insecure = insecure
+        self._keys: list[_Key] = []
+        self._fetched_at = -math.inf
+        self._away = False
+        self._asking: asyncio.Task[None] | None = None
+        self._limiter = RateLimiter(burst=3, interval=5)
+
+    async def find(self, key_id: str | None, algorithm: str) -> _Key | None:
+        """The key of this id that signs with the algorithm; None if the issuer has no such key.
+
+        Raises:
+            ProblemError: 503, the issuer cannot be asked.
+        """
+        key = self._known(key_id, algorithm)
+        if key is None or not self._is_younger_than(_FRESH_SECONDS):
+            asking = self._ask()
+            if key is None or not self._away:  # nobody with a known key waits again for who did not answer
+                await asyncio.wait([asking])
+                key = self._known(key_id, algorithm)
+        if self._away and (key is None or not self._is_younger_than(_TRUSTED_SECONDS)):
+            raise ProblemError.unavailable("The issuer of the tokens cannot be reached")
+        return key
+
+    def _is_younger_than(self, seconds: float) -> bool:
+        return monotonic() - self._fetched_at < seconds
+
+    def _known(self, key_id: str | None, algorithm: str) -> _Key | None:
+        """The only key that may be meant; an issuer with one key need not name it."""
+        meant = [
+            key
+            for key in self._keys
+            if key_id in (None, key.get("kid"))
+            and algorithm in _ALGORITHMS.get(str(key.get("kty")), ())
+            and key.get("alg", algorithm) == algorithm
+            and key.get("use", "sig") == "sig"
+        ]
+        return meant[0] if len(meant) == 1 else None
+
+    def _ask(self) -> asyncio.Task[None]:
+        """Ask the issuer for its keys, once for all who wait for them; or not, if it was asked too often."""
+        if self._asking is None or (self._asking.done() and not self._limiter.wait("")):
+            self._asking = asyncio.create_task(self._refresh())
+        return self._asking
+
+    async def _refresh(self) -> None:
+        try:
+            self._keys = await self._fetch()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the issuer, its keys are not to be had
+            _logger.warning("The keys of %s cannot be fetched: %s", self._issuer, fault_name(error))
+            self._away = True
+        else:
+            self._away, self._fetched_at = False, monotonic()
+
+    async def _fetch(self) -> list[_Key]:
+        async with httpx.AsyncClient() as client, asyncio.timeout(_PATIENCE_SECONDS):
+            address = self._jwks_url or await self._discovered(client)
+            keys = (await self._document(client, address)).get("keys")
+        if not isinstance(keys, list):
+            raise ValueError("The document has no keys")  # noqa: TRY004 - so is all else that is wrong with it
+        return [key for key in keys if isinstance(key, dict)]
+
+    async def _discovered(self, client: httpx.AsyncClient) -> str:
+        found = await self._document(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+        if found.get("issuer") != self._issuer:
+            raise ValueError("The document is another issuer's")
+        return str(found.get("jwks_uri"))
+
+    async def _document(self, client: httpx.AsyncClient, address: str) -> dict[str, Any]:
+        if not (self._insecure or uses_tls(address)):
+            raise ValueError("The document is not protected on its way")
+        document = json.loads(await _bounded(client, address))
+        if not isinstance(document, dict):
+            raise ValueError("The document is no JSON object")  # noqa: TRY004 - so is all else that is wrong with it
+        return document
+
+
+async def _bounded(client: httpx.AsyncClient, address: str) -> bytes:
+    """What is at `address`, as it was sent: nothing grows while it is decompressed.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    body = bytearray()
+    async with client.stream("GET", address, headers={"Accept-Encoding": "identity"}) as answer:
+        async for piece in answer.raise_for_status().aiter_raw():
+            body += piece
+            if len(body) > _LARGEST_DOCUMENT:
+                raise ValueError("The document is too large")
+    return bytes(body)
+
+
+class IssuerTokens:
+    """Checks tokens of an OpenID Connect issuer.
+
+    Args:
+        keys: the issuer's keys.
+        issuer: what `iss` must be.
+        audience: what `aud` must name.
+    """
+
+    def __init__(self, keys: IssuerKeys, issuer: str, audience: str) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+
+    @classmethod
+    def from_settings(cls, settings: ServiceSettings) -> Self | None:
+        """What checks the tokens of the issuer that is configured; None if there is none."""
+        if settings.oidc_issuer is None:
+            return None
+        keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url, insecure=settings.oidc_insecure)
+        return cls(keys, settings.oidc_issuer, settings.oidc_audience)
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not the issuer's, changed, too old, or for somebody else.
+
+        Raises:
+            ProblemError: 503, the issuer cannot be asked for its keys.
+        """
+        try:
+            claims = await self._claims(token)
+        except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
+            return None
+        return Caller.of(claims)
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        header = jwt.get_unverified_header(token)
+        algorithm = str(header.get("alg"))
+        if not any(algorithm in algorithms for algorithms in _ALGORITHMS.values()):
+            raise jwt.InvalidAlgorithmError
+        key = await self._keys.find(header.get("kid"), algorithm)
+        if key is None:
+            raise jwt.InvalidKeyError
+        return jwt.decode(
+            token,
+            jwt.PyJWK(key, algorithm),
+            [algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=_LEEWAY_SECONDS,
+            options={"require": _CLAIMS, "enforce_minimum_key_length": True},
+        )

@@ -1,0 +1,148 @@
+"""Who is calling: everything below `/v2` needs a bearer token with a scope that allows it."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol, Self
+
+import jwt
+from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
+
+from api.http.problems import ProblemError
+from api.middleware.audit import deed
+from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from settings import DEFAULT_TENANT
+
+FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
+READ_ONLY = OAUTH_SCOPES[ClientScope.READ_ONLY]
+
+_ALGORITHM = "HS256"
+_ISSUER = "ods-instance-management"
+_AUDIENCE = "edfi_admin_api"
+_CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
+_READING = {"GET", "HEAD"}
+_LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a valid token speaks for.
+
+    Args:
+        client: the id of the client.
+        scopes: what it may do.
+        tenant: the only tenant that the token is good for, in any case of letters.
+        generation: of the client, when we issued the token; None if it names none.
+        issued_at: when that was, in seconds since 1970.
+    """
+
+    client: str
+    scopes: frozenset[str]
+    tenant: str
+    generation: str | None = None
+    issued_at: float = 0
+
+    @classmethod
+    def of(cls, claims: dict[str, Any]) -> Self:
+        """The caller that the claims of a token name."""
+        return cls(
+            client=claims["sub"],
+            scopes=_words(claims.get("scope")) | _words(claims.get("scp")),
+            tenant=str(claims.get("tenant", DEFAULT_TENANT)),
+            generation=claims.get("generation"),
+            issued_at=claims.get("iat", 0),
+        )
+
+
+class Authority(Protocol):
+    """Whoever can tell valid tokens from others."""
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not valid."""
+
+
+class Tokens:
+    """Issues tokens to one tenant's clients, and tells them from others: any API process can.
+
+    Args:
+        keys: each of 32 bytes; the first one signs, and tokens of the others are valid as well.
+        lifetime: seconds that they are valid.
+        tenant: the tenant.
+    """
+
+    def __init__(self, keys: Sequence[bytes], lifetime: int, tenant: str = DEFAULT_TENANT) -> None:
+        self._keys = keys
+        self._tenant = tenant
+        self.lifetime = lifetime
+
+    def issue(self, client_id: str, scope: str = FULL_ACCESS, generation: uuid.UUID | None = None) -> str:
+        """A token for the client, with one of the scopes of OAuth 2.0, as long as it has this generation."""
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": _ISSUER,
+            "aud": _AUDIENCE,
+            "sub": client_id,
+            "scope": scope,
+            "iat": now,
+            "exp": now + self.lifetime,
+            "tenant": self._tenant,
+        }
+        if generation is not None:
+            claims["generation"] = str(generation)
+        return jwt.encode(claims, self._keys[0], _ALGORITHM)
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whom the token speaks for; None if it is not ours, changed, too old, or for another tenant."""
+        for key in self._keys:
+            # A token's header is JSON, nested as deeply as the sender likes.
+            with suppress(jwt.PyJWTError, RecursionError):
+                caller = Caller.of(_claims(token, key))
+                return caller if caller.tenant.lower() == self._tenant.lower() else None
+        return None
+
+
+def _claims(token: str, key: bytes) -> dict[str, Any]:
+    return jwt.decode(
+        token,
+        key,
+        [_ALGORITHM],
+        audience=_AUDIENCE,
+        issuer=_ISSUER,
+        leeway=_LEEWAY_SECONDS,
+        options={"require": _CLAIMS},
+    )
+
+
+bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_error=False)
+"""Describes, on the endpoints below `/v2`, what the protocol requires before they are reached."""
+
+
+async def authenticate(connection: HTTPConnection, authority: Authority, tenant: str) -> None:
+    """Let a request pass that brings a valid token for the tenant, with a scope that allows it.
+
+    Raises:
+        ProblemError: 401 without a valid token, 403 without such a scope.
+    """
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    caller = await authority.caller(token.strip()) if scheme.lower() == "bearer" else None
+    if caller is None or caller.tenant.lower() != tenant.lower():
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
+        )
+    deed(connection).client = caller.client
+    if not _allow(caller.scopes, connection.scope["method"]):
+        raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
+
+
+def _allow(scopes: frozenset[str], method: str) -> bool:
+    return FULL_ACCESS in scopes or (READ_ONLY in scopes and method in _READING)
+
+
+def _words(claim: object) -> frozenset[str]:
+    """The words of a claim that has them separated by spaces, or as a list."""
+    words = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    return frozenset(map(str, words))

@@ -1,0 +1,200 @@
+"""The folder of an embedded stack: its data, logs and secrets, and the file that tells how to reach it."""
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypedDict, cast
+
+from embedded.errors import CommandError
+from registry.clients.credentials import new_secret
+
+_KEY_BYTES = 32
+_TOKEN_BYTES = 32
+
+
+def _key() -> str:
+    return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a stack must remember: its data are of no use without these."""
+
+    postgres_port: int
+    superuser_password: str
+    service_password: str
+    encryption_key: str
+    token_signing_key: str
+    client_id: str
+    client_secret: str
+
+    @classmethod
+    def generate(cls, postgres_port: int) -> Self:
+        """New ones."""
+        token = partial(secrets.token_urlsafe, _TOKEN_BYTES)
+        return cls(
+            postgres_port=postgres_port,
+            superuser_password=token(),
+            service_password=token(),
+            encryption_key=_key(),
+            token_signing_key=_key(),
+            client_id=f"ods-{secrets.token_hex(4)}",
+            client_secret=new_secret(),
+        )
+
+
+class ApiEntry(TypedDict):
+    """The API."""
+
+    url: str
+    pid: int
+
+
+class WorkerEntry(TypedDict):
+    """The worker."""
+
+    pid: int
+
+
+class TemporalEntry(TypedDict):
+    """Temporal and its Web UI."""
+
+    address: str
+    ui: str
+    namespace: str
+    pid: int
+
+
+class PostgresEntry(TypedDict):
+    """PostgreSQL: the registry and the maintenance database, both for the superuser."""
+
+    admin_dsn: str
+    master_dsn: str
+    pid: int
+
+
+class ClientEntry(TypedDict):
+    """A client that is registered at the API."""
+
+    id: str
+    secret: str
+
+
+class StackFile(TypedDict):
+    """`stack.json`: how to reach a stack that serves, for its operator and for the other commands."""
+
+    api: ApiEntry
+    worker: WorkerEntry
+    temporal: TemporalEntry
+    postgres: PostgresEntry
+    client: ClientEntry
+
+
+class DataFolder:
+    """The folder of one stack."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.logs = self.path / "logs"
+        self.stack_file = self.path / "stack.json"
+        self._lock = self.path / "lock"
+        self._secrets = self.path / "secrets.json"
+
+    def create(self) -> None:
+        """Make the folder if it is missing.
+
+        Raises:
+            CommandError: it cannot be made.
+        """
+        try:
+            # Others may pass through but not look: PostgreSQL's files may belong to another user.
+            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"{self.path} cannot be used as data folder: {error.strerror}.") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one stack, and say in `lock` which process that is.
+
+        Raises:
+            CommandError: another stack holds it.
+        """
+        self.create()
+        with self._lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CommandError(
+                    f"A stack already runs in {self.path} (process {self.holder()});"
+                    " stop it first, or choose another folder with --data-dir."
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def holder(self) -> str:
+        """Process id of the stack that holds the folder, as far as it has told."""
+        return self._lock.read_text() or "unknown"
+
+    def secrets(self) -> Secrets | None:
+        """The secrets of an earlier start.
+
+        Raises:
+            CommandError: the file is damaged.
+        """
+        if not self._secrets.exists():
+            return None
+        try:
+            return Secrets(**json.loads(self._secrets.read_text()))
+        except (TypeError, ValueError):
+            raise CommandError(
+                f"{self._secrets} is damaged; restore it, or remove {self.path} to start with nothing."
+            ) from None
+
+    def keep_secrets(self, values: Secrets) -> None:
+        """Store `values` for later starts."""
+        _write_private(self._secrets, asdict(values))
+
+    def running_stack(self) -> StackFile | None:
+        """How to reach the stack of this folder, if one serves; what a killed stack left does not count."""
+        if not self.is_held() or not self.stack_file.exists():
+            return None
+        return cast("StackFile", json.loads(self.stack_file.read_text()))
+
+    def publish(self, stack: StackFile) -> None:
+        """Tell others how to reach the stack."""
+        _write_private(self.stack_file, stack)
+
+    def withdraw(self) -> None:
+        """Tell others that no stack serves here."""
+        self.stack_file.unlink(missing_ok=True)
+
+    def is_held(self) -> bool:
+        """Whether a stack runs in the folder, serving or not."""
+        try:
+            with self._lock.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _write_private(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace `path` in one step, for its owner's eyes only: a reader sees the old or the new content."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)

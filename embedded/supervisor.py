@@ -1,0 +1,128 @@
+"""Keeps child processes running: restarts the ones that die, and stops all of them in reverse order."""
+
+import asyncio
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from embedded import process
+from embedded.errors import CommandError
+from embedded.polling import wait_until
+from embedded.process import Command
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 3.0
+"""Shorter than heartbeats take to tell that a worker has died, so that recovery is not this pause."""
+_STEADY_SECONDS = 30
+"""A child that has lived this long before it died is restarted as quickly as at first."""
+_DEATHS_AT_START = 3
+"""So many deaths before the stack serves mean that something is wrong, not that something happened."""
+_START_SECONDS = 60
+
+
+class Supervisor:
+    """Runs children for the time of an `async with` block.
+
+    Args:
+        logs: folder of the children's output, `<name>.log`.
+        restarted: called with a child's name when it was restarted and so has another process id.
+    """
+
+    def __init__(self, logs: Path, restarted: Callable[[str], None]) -> None:
+        self._logs = logs
+        self._restarted = restarted
+        self._children: list[_Child] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for child in reversed(self._children):
+            await child.stop()
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The current process id of each child, by its name."""
+        return {child.command.name: child.pid for child in self._children}
+
+    async def start(self, command: Command) -> None:
+        """Run `command` from now on."""
+        child = _Child(command, self._logs / f"{command.name}.log", self._restarted)
+        await child.spawn()
+        self._children.append(child)
+
+    async def wait_until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Wait until `condition` holds, which `what` tells in words.
+
+        Raises:
+            CommandError: it has not held within a minute, or a child dies again and again.
+        """
+
+        async def holds() -> bool:
+            for child in self._children:
+                child.check()
+            return await condition()
+
+        try:
+            await wait_until(holds, _START_SECONDS)
+        except TimeoutError:
+            raise CommandError(
+                f"There was no {what} within {_START_SECONDS} seconds; the logs are in {self._logs}."
+            ) from None
+
+
+class _Child:
+    """One child, and the task that restarts it."""
+
+    def __init__(self, command: Command, log: Path, restarted: Callable[[str], None]) -> None:
+        self.command = command
+        self._log = log
+        self._restarted = restarted
+        self._deaths = 0
+        self._process: Process
+        self._keeper: asyncio.Task[None]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def spawn(self) -> None:
+        self._process = await process.start(self.command, self._log)
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        self._keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._keeper
+        await process.stop(self._process, self.command)
+
+    def check(self) -> None:
+        if self._deaths >= _DEATHS_AT_START:
+            *_, last_line = ["nothing", *self._log.read_text(errors="replace").splitlines()]
+            raise CommandError(
+                f"{self.command.name} ends as soon as it is started; the end of {self._log}: {last_line}"
+            )
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            born = monotonic()
+            await self._process.wait()
+            self._deaths += 1
+            if monotonic() - born > _STEADY_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            await self._revive()
+
+    async def _revive(self) -> None:
+        # Short of memory or of processes, this round fails and the next one tries again.
+        with suppress(OSError):
+            self._process = await process.start(self.command, self._log)
+            self._restarted(self.command.name)

@@ -1,0 +1,103 @@
+"""The embedded Temporal: the development server from a wheel, its state in a SQLite file."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from embedded.errors import CommandError
+from embedded.process import Command
+
+HOST = "127.0.0.1"
+NAMESPACE = "default"
+
+# By default the server's queues poll at most 20 times a second, so that every step of a workflow takes 50 ms,
+# and timers, heartbeat timeouts among them, fire up to a second late.
+DYNAMIC_CONFIG = {
+    "history.transferProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxTimeShift": '"1ms"',
+    "system.enableActivityEagerExecution": "true",
+    # Requesters take turns. By default a queue has four partitions, which know nothing of each other's order.
+    "matching.enableFairness": "true",
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+}
+_NICENESS = 10
+"""Behind the API and PostgreSQL, before the worker, which waits for it."""
+_GARBAGE_PERCENT, _MEMORY_LIMIT = "400", "1GiB"
+"""By how much the heap may grow until it is collected, which takes time from clones; less near the limit."""
+_SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
+
+
+class TemporalServer:
+    """A Temporal development server with its Web UI, both on 127.0.0.1.
+
+    Args:
+        data_dir: folder of its state, which outlives the server.
+        port: TCP port of the service.
+        ui_port: TCP port of the Web UI.
+    """
+
+    def __init__(self, data_dir: Path, port: int, ui_port: int) -> None:
+        self.address = f"{HOST}:{port}"
+        self.ui_url = f"http://{HOST}:{ui_port}"
+        self._data_dir = data_dir.absolute()
+        self._port = port
+        self._ui_port = ui_port
+
+    def command(self) -> Command:
+        """The server in the foreground; makes its folder.
+
+        Raises:
+            CommandError: the server is not installed.
+        """
+        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Command(
+            name="temporal",
+            arguments=(str(_binary()), *self._arguments()),
+            environment={
+                "PATH": os.defpath,
+                "HOME": str(self._data_dir),  # none of the caller's configuration
+                "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # nobody out there is asked for news
+                "GOMAXPROCS": str(_processors()),
+                "GOGC": _GARBAGE_PERCENT,
+                "GOMEMLIMIT": _MEMORY_LIMIT,
+            },
+            niceness=_NICENESS,
+        )
+
+    async def serves(self) -> bool:
+        """Whether the Web UI answers, and behind it the service with its namespace."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            try:
+                answer = await client.get(f"{self.ui_url}/api/v1/namespaces/{NAMESPACE}")
+            except httpx.TransportError:
+                return False
+        return answer.is_success
+
+    def _arguments(self) -> Iterator[str]:
+        yield from ("server", "start-dev", "--ip", HOST, "--port", str(self._port))
+        yield from ("--ui-port", str(self._ui_port), "--ui-disable-news-fetch")
+        yield from ("--namespace", NAMESPACE, "--db-filename", str(self._data_dir / "temporal.db"))
+        for name, value in _SQLITE_PRAGMAS.items():
+            yield from ("--sqlite-pragma", f"{name}={value}")
+        for name, value in DYNAMIC_CONFIG.items():
+            yield from ("--dynamic-config-value", f"{name}={value}")
+
+
+def _processors() -> int:
+    """Half of them: on all, its threads spend much of their time on waking each other (decision 22)."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+def _binary() -> Path:
+    binary = Path(sys.executable).with_name("temporal")
+    if not binary.exists():
+        raise CommandError(
+            "The Temporal development server is not installed;"
+            " `pip install 'ods-instance-management[embedded]'` brings it."
+        )
+    return binary

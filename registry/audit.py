@@ -1,0 +1,117 @@
+"""The audit trail: what was asked of the service, by whom, and how it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+from sqlalchemy import ColumnElement, Insert, delete, func, insert, literal, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
+
+from registry.storage.engine import fetch_all, single_statements
+from registry.storage.models import UTC_NOW, AuditRow
+from registry.storage.rules import printable
+
+_PRUNED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One request and its outcome.
+
+    Args:
+        client: the client that has proven who it is.
+        address: where the request came from.
+        method: the HTTP method.
+        path: the path, without its query.
+        instance: the instance it was about, if any.
+        job: the job that it led to, if any.
+        status: the HTTP status of the answer.
+        title: what was wrong, if anything was.
+        omitted: further refusals of the same network, in the minute before, that this entry stands for.
+    """
+
+    client: str | None
+    address: str
+    method: str
+    path: str
+    instance: int | None
+    job: str | None
+    status: int
+    title: str | None
+    omitted: int = 0
+
+
+class AuditTrail:
+    """Reads and extends the trail; nothing in it is ever changed, and only what is old is removed."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = single_statements(engine)
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
+        row = _row(entry)
+        # Nobody waits until the disk has it, nor do the commits of requests behind it.
+        unhurried = func.set_config("synchronous_commit", "off", True).alias("unhurried")
+        values = select(*map(_expression, row, row.values())).select_from(unhurried)
+        async with self._sessions() as session:
+            await session.execute(insert(AuditRow).from_select(list(row), values))
+
+    async def prune(self, retention: timedelta) -> bool:
+        """Remove some of the entries that are older than `retention`; whether there may be more of them."""
+        # Entries are numbered as time goes: what is old is found without looking at all the others.
+        oldest = select(AuditRow.id).order_by(AuditRow.id).limit(_PRUNED_AT_ONCE)
+        outdated = delete(AuditRow).where(AuditRow.id.in_(oldest), AuditRow.at < UTC_NOW - retention)
+        async with self._sessions() as session:
+            removed = await session.execute(outdated.returning(AuditRow.id))
+            return len(removed.all()) == _PRUNED_AT_ONCE
+
+    async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
+        """A page of entries, the newest first."""
+        query = select(AuditRow).order_by(AuditRow.id.desc()).offset(offset).limit(limit)
+        async with self._sessions() as session:
+            return await fetch_all(session, query)
+
+
+def insertion(entry: AuditEntry) -> Insert:
+    """What appends `entry` within the transaction of the change that it records."""
+    return insert(AuditRow).values({column.key: value for column, value in _row(entry).items()})
+
+
+def command_entry(command: str, operator: str) -> AuditEntry:
+    """The entry of a change that the operator made at the command line, past the API.
+
+    Args:
+        command: what was changed, in the words of the command line; never a secret.
+        operator: which user of which host has called it.
+    """
+    return AuditEntry("command line", operator, "CLI", command, None, None, HTTPStatus.OK, None)
+
+
+def _row(entry: AuditEntry) -> dict[InstrumentedAttribute[Any], object]:
+    return {
+        AuditRow.at: UTC_NOW,
+        AuditRow.client: _fitting(entry.client, 256),
+        AuditRow.address: _fitting(entry.address, 64),
+        AuditRow.method: _fitting(entry.method, 16),
+        AuditRow.path: _fitting(entry.path, 512),
+        AuditRow.instanceid: entry.instance,
+        AuditRow.jobid: entry.job,
+        AuditRow.status: entry.status,
+        AuditRow.title: _fitting(entry.title, 256),
+        AuditRow.omitted: entry.omitted,
+    }
+
+
+def _expression(column: InstrumentedAttribute[Any], value: object) -> ColumnElement[Any]:
+    return value if isinstance(value, ColumnElement) else literal(value, column.type)
+
+
+def _fitting(text: str | None, length: int) -> str | None:
+    """`text` as a column of `length` characters can hold it."""
+    if text is None:
+        return None
+    clean = printable(text)
+    return clean if len(clean) <= length else f"{clean[: length - 1]}…"

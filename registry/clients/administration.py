@@ -1,0 +1,181 @@
+"""What the operator does with API clients: every change is recorded in the audit trail."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from registry.audit import command_entry, insertion
+from registry.clients.credentials import ClientScope
+from registry.clients.store import ClientExistsError
+from registry.storage.models import UTC_NOW, ApiClient
+
+
+class ClientNotFoundError(Exception):
+    """No client has this id."""
+
+
+class ClientInUseError(Exception):
+    """Rows of an Admin API, such as authorizations, refer to the client."""
+
+
+@dataclass(frozen=True)
+class NewClient:
+    """A client to be added.
+
+    Args:
+        client_id: how it will call itself.
+        display_name: what people call it.
+        scope: what it may do.
+        expires: when it ends, in UTC without a zone, or how long it lasts; None for never.
+    """
+
+    client_id: str
+    display_name: str
+    scope: ClientScope = ClientScope.FULL_ACCESS
+    expires: datetime | timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as the operator sees it, without anything of its secret; times are UTC, without a zone.
+
+    Args:
+        client_id: how it calls itself.
+        display_name: what people call it.
+        scope: what it may do.
+        enabled: whether it is not disabled.
+        created: since when it is there; None if that was before this was written down.
+        last_used: when it got a token last, to the minute.
+        expires: when it ends.
+    """
+
+    client_id: str
+    display_name: str | None
+    scope: ClientScope
+    enabled: bool
+    created: datetime | None
+    last_used: datetime | None
+    expires: datetime | None
+
+
+class ClientAdministration:
+    """The changes of one tenant's clients.
+
+    Args:
+        engine: where they are.
+        operator: which user of which host makes the changes, for the audit trail.
+    """
+
+    def __init__(self, engine: AsyncEngine, operator: str) -> None:
+        self._transactions = async_sessionmaker(engine, expire_on_commit=False)
+        self._operator = operator
+
+    async def clients(self) -> Sequence[Client]:
+        """All clients, by their ids."""
+        query = select(ApiClient).where(ApiClient.clientid.is_not(None)).order_by(ApiClient.clientid)
+        async with self._transactions() as session:
+            return [_client(row) for row in await session.scalars(query)]
+
+    async def add(self, client: NewClient, secret_hash: str) -> Client:
+        """Add a client.
+
+        Raises:
+            ClientExistsError: there is a client with this id.
+        """
+        adding = (
+            insert(ApiClient)
+            .values(
+                clientid=client.client_id,
+                clientsecret=secret_hash,
+                displayname=client.display_name,
+                scope=client.scope,
+                expiresat=_end(client.expires),
+            )
+            .returning(ApiClient)
+        )
+        try:
+            async with self._recorded(f"ods client add {client.client_id} --scope {client.scope}") as session:
+                return _client((await session.scalars(adding)).one())
+        except IntegrityError:
+            raise ClientExistsError from None
+
+    async def disable(self, client_id: str) -> Client:
+        """Refuse the client, and every token that it has: those are not valid again when it is enabled.
+
+        Raises:
+            ClientNotFoundError: there is none.
+        """
+        return await self._change("disable", client_id, enabled=False, generation=func.gen_random_uuid())
+
+    async def enable(self, client_id: str) -> Client:
+        """Let the client get tokens again.
+
+        Raises:
+            ClientNotFoundError: there is none.
+        """
+        return await self._change("enable", client_id, enabled=True)
+
+    async def rotate(self, client_id: str, secret_hash: str) -> Client:
+        """Give the client another secret, and refuse every token that it got with the old one.
+
+        Raises:
+            ClientNotFoundError: there is none.
+        """
+        return await self._change(
+            "rotate", client_id, clientsecret=secret_hash, generation=func.gen_random_uuid()
+        )
+
+    async def remove(self, client_id: str) -> Client:
+        """Remove the client, and refuse every token that it has, also if its id is used again.
+
+        Returns what it was.
+
+        Raises:
+            ClientNotFoundError: there is none.
+            ClientInUseError: rows of an Admin API refer to it.
+        """
+        removing = delete(ApiClient).where(ApiClient.clientid == client_id).returning(ApiClient)
+        try:
+            async with self._recorded(f"ods client remove {client_id}") as session:
+                return _found((await session.scalars(removing)).one_or_none())
+        except IntegrityError:
+            raise ClientInUseError from None
+
+    async def _change(self, verb: str, client_id: str, **values: object) -> Client:
+        changing: Update = update(ApiClient).where(ApiClient.clientid == client_id).values(**values)
+        async with self._recorded(f"ods client {verb} {client_id}") as session:
+            return _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
+
+    @asynccontextmanager
+    async def _recorded(self, command: str) -> AsyncIterator[AsyncSession]:
+        """A transaction that changes something and records `command`, or neither."""
+        async with self._transactions.begin() as session:
+            yield session
+            await session.execute(insertion(command_entry(command, self._operator)))
+
+
+def _end(expires: datetime | timedelta | None) -> datetime | ColumnElement[datetime] | None:
+    return UTC_NOW + literal(expires) if isinstance(expires, timedelta) else expires
+
+
+def _found(row: ApiClient | None) -> Client:
+    if row is None:
+        raise ClientNotFoundError
+    return _client(row)
+
+
+def _client(row: ApiClient) -> Client:
+    return Client(
+        client_id=row.clientid,
+        display_name=row.displayname,
+        scope=ClientScope(row.scope),
+        enabled=row.enabled,
+        created=row.createdat,
+        last_used=row.lastusedat,
+        expires=row.expiresat,
+    )

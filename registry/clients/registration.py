@@ -1,0 +1,48 @@
+"""Until when clients may register themselves: kept in the registry, where every API process looks."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import DateTime, func, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from registry.audit import command_entry, insertion
+from registry.storage.engine import single_statements
+from registry.storage.models import UTC_NOW, Registration
+
+
+class RegistrationWindow:
+    """The time in which registration is open; it ends by itself, by the database's clock."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = single_statements(engine)
+        self._transactions = async_sessionmaker(engine)
+
+    async def is_open(self) -> bool:
+        """Whether clients may register themselves now."""
+        return await self.open_until() is not None
+
+    async def open_until(self) -> datetime | None:
+        """When it will close, in UTC; None if it is closed."""
+        query = select(Registration.openuntil).where(Registration.openuntil > UTC_NOW)
+        async with self._sessions() as session:
+            return await session.scalar(query)
+
+    async def open(self, minutes: int, operator: str) -> datetime:
+        """Open it for so many minutes from now, whatever it was; returns when it will close, in UTC.
+
+        Recorded in the audit trail; `operator` says which user of which host has asked for it.
+        """
+        end = func.date_trunc("second", UTC_NOW + literal(timedelta(minutes=minutes)), type_=DateTime)
+        async with self._transactions.begin() as session:
+            until: datetime = (await session.scalars(select(end))).one()
+            await session.execute(update(Registration).values(openuntil=until))
+            await session.execute(
+                insertion(command_entry(f"ods registration open --minutes {minutes}", operator))
+            )
+        return until
+
+    async def close(self, operator: str) -> None:
+        """Close it, and record that in the audit trail as `open` does."""
+        async with self._transactions.begin() as session:
+            await session.execute(update(Registration).values(openuntil=None))
+            await session.execute(insertion(command_entry("ods registration close", operator)))

@@ -1,0 +1,134 @@
+"""The API clients of `adminapi.applications`, as the API asks for them."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from registry.storage.engine import single_statements
+from registry.storage.models import UTC_NOW, ApiClient
+from registry.storage.rules import is_storable
+
+_FULL_ACCESS_PERMISSION = f"scp:{OAUTH_SCOPES[ClientScope.FULL_ACCESS]}"
+"""How an Admin API writes down that a client may have the scope."""
+
+_USE_NOTED_FOR = timedelta(minutes=1)
+"""How long the time of a client's last use stays as it is."""
+
+
+class ClientExistsError(Exception):
+    """Another client has this id."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What holds at present for a client that may have tokens.
+
+    Args:
+        scope: what it may do.
+        generation: what its tokens must name; None for tokens that name none.
+    """
+
+    scope: ClientScope
+    generation: uuid.UUID | None
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What is needed to judge a client's log-in.
+
+    Args:
+        secret_hash: the hash of its secret.
+        standing: what it may do.
+        use_is_noted: whether the registry knows of a use within the last minute.
+    """
+
+    secret_hash: str | None
+    standing: Standing
+    use_is_noted: bool
+
+
+class ClientStore:
+    """What the API asks about clients.
+
+    One that is disabled, has expired or may not have the scope has neither credentials nor standing.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = single_statements(engine)
+
+    async def add(self, client_id: str, secret_hash: str, display_name: str) -> None:
+        """Add a client that may do everything, as one that registers itself.
+
+        Raises:
+            ClientExistsError: there is a client with this id, in whatever state.
+        """
+        values = {"clientid": client_id, "clientsecret": secret_hash, "displayname": display_name}
+        try:
+            async with self._sessions() as session:
+                await session.execute(insert(ApiClient).values(**values))
+        except IntegrityError:
+            raise ClientExistsError from None
+
+    async def exists(self, client_id: str) -> bool:
+        """Whether there is a client with this id, in whatever state."""
+        async with self._sessions() as session:
+            found = await session.scalar(select(ApiClient.id).where(ApiClient.clientid == client_id))
+        return found is not None
+
+    async def standing(self, client_id: str) -> Standing | None:
+        """What holds for the client now; None if it may not have tokens."""
+        found = await self.credentials(client_id)
+        return found.standing if found else None
+
+    async def credentials(self, client_id: str) -> Credentials | None:
+        """What its log-in is judged by; None if it may not have tokens."""
+        if not is_storable(client_id):
+            return None
+        query = select(ApiClient, ~_USE_IS_DUE).where(ApiClient.clientid == client_id, _IS_ALIVE)
+        async with self._sessions() as session:
+            found = (await session.execute(query)).one_or_none()
+        if found is None:
+            return None
+        client, noted = found
+        if not _may_do_everything(client):
+            return None
+        return Credentials(
+            client.clientsecret, Standing(ClientScope(client.scope), client.generation), use_is_noted=noted
+        )
+
+    async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:
+        """Keep `replacement`, unless the hash was changed meanwhile."""
+        unchanged = (ApiClient.clientid == client_id, ApiClient.clientsecret == outdated)
+        async with self._sessions() as session:
+            await session.execute(update(ApiClient).where(*unchanged).values(clientsecret=replacement))
+
+    async def note_use(self, client_id: str) -> None:
+        """Record that the client was used now, at most once a minute, however many processes try."""
+        due = (ApiClient.clientid == client_id, _USE_IS_DUE)
+        async with self._sessions() as session:
+            await session.execute(update(ApiClient).where(*due).values(lastusedat=UTC_NOW))
+
+
+_IS_ALIVE: ColumnElement[bool] = ApiClient.enabled & or_(
+    ApiClient.expiresat.is_(None), ApiClient.expiresat > UTC_NOW
+)
+_USE_IS_DUE: ColumnElement[bool] = func.coalesce(
+    ApiClient.lastusedat < UTC_NOW - literal(_USE_NOTED_FOR), literal(value=True)
+)
+
+
+def _may_do_everything(client: ApiClient) -> bool:
+    """Whether an Admin API lets the client have the full scope; it can have narrowed that down, we do not."""
+    if client.permissions is None:
+        return True
+    try:
+        permissions = json.loads(client.permissions)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(permissions, list) and _FULL_ACCESS_PERMISSION in permissions

@@ -1,0 +1,100 @@
+"""The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from registry.connection_strings.connection_string import ConnectionString, InvalidConnectionStringError
+from registry.connection_strings.encryption import COLUMN_LENGTH, Keyring, UndecipherableError, fits_column
+from registry.connection_strings.npgsql import can_read
+from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError, Settings
+
+
+class OdsConnectionStrings:
+    """Makes the encrypted connection string of any ODS database from the configured shape."""
+
+    def __init__(self, shape: ConnectionString, keys: Keyring) -> None:
+        self._shape = shape
+        self._keys = keys
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Read shape and keys.
+
+        Raises:
+            InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column.
+        """
+        variable = "ODS_INSTANCE_CONNECTION_STRING"
+        shape = _shape(settings.instance_connection_string.get_secret_value())
+        if shape is None:
+            raise InvalidSettingsError(
+                f"{variable}: must look like host=…;port=…;username=…;password=…;database=…,"
+                " with keywords and values that Npgsql knows"
+            )
+        strings = cls(shape, Keyring(settings.encryption_keys))
+        if not fits_column(str(shape.with_database("x" * MAX_DATABASE_NAME_BYTES))):
+            raise InvalidSettingsError(
+                f"{variable}: is too long; encrypted, it must fit {COLUMN_LENGTH} characters"
+            )
+        return strings
+
+    def encrypted(self, database: str) -> str:
+        """What `dbo.odsinstances.connectionstring` holds for `database`."""
+        return self.sealed(str(self._shape.with_database(database)))
+
+    def sealed(self, text: str) -> str:
+        """`text`, which somebody else has composed, as a column holds it."""
+        return self._keys.encrypt(text)
+
+    def decrypted(self, encrypted: str | None) -> ConnectionString:
+        """What `dbo.odsinstances.connectionstring` says.
+
+        Raises:
+            UndecipherableError: it was encrypted with a key that is not known, or altered, or there is none.
+            InvalidConnectionStringError: it cannot be read.
+        """
+        return ConnectionString.parse(self._keys.decrypt(encrypted or ""))
+
+    def are_alike(self, one: str | None, other: str | None) -> bool:
+        """Whether two encrypted connection strings say the same: one may have been re-encrypted meanwhile."""
+        try:
+            return one == other or self._keys.decrypt(one or "") == self._keys.decrypt(other or "")
+        except UndecipherableError:
+            return False
+
+    def local_database(self, encrypted: str | None) -> str | None:
+        """The database an encrypted connection string names, if it is on the server of the configured shape.
+
+        None as well for what cannot be read: it was made by others, for others.
+        """
+        try:
+            found = self.decrypted(encrypted)
+            is_local = set(found.endpoints) == set(self._shape.endpoints)
+        except (UndecipherableError, InvalidConnectionStringError):
+            return None
+        return found.database if is_local else None
+
+
+def _shape(text: str) -> ConnectionString | None:
+    try:
+        return ConnectionString.parse(text) if can_read(text) else None
+    except InvalidConnectionStringError:
+        return None
+
+
+def connection_strings(settings: AnySettings) -> Mapping[str, OdsConnectionStrings]:
+    """Those of every tenant, by its name.
+
+    Raises:
+        InvalidSettingsError: the settings of a tenant do not make any.
+    """
+    return {
+        name: _of_tenant(own, f"ODS_TENANTS: {name}: " if settings.multi_tenant else "")
+        for name, own in settings.tenants.items()
+    }
+
+
+def _of_tenant(settings: Settings, place: str) -> OdsConnectionStrings:
+    try:
+        return OdsConnectionStrings.from_settings(settings)
+    except InvalidSettingsError as error:
+        raise InvalidSettingsError(f"{place}{error}") from None

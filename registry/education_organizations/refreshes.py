@@ -1,0 +1,129 @@
+"""Refresh jobs: rows of `adminapi.jobstatuses` that ask for education organizations to be read anew.
+
+The row is the outbox, as everywhere. A *scope* is one ODS instance or, without an id, all of them; of a scope
+one job runs at a time, because one workflow does, and at most one waits. Who asks while one waits is given
+that one: it has read nothing yet, so it will see whatever the asker wants to be seen. Who asks while one
+runs gets a new one, which begins when that has ended.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Select, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.instances.jobs import tenant_id
+from registry.instances.status import JobStatus
+from registry.storage.engine import single_statements
+from registry.storage.models import REFRESH, REFRESH_WAITS, UTC_NOW, Job
+from settings import DEFAULT_TENANT, Settings
+
+_UNFINISHED = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The ODS instance whose education organizations are read; None: all of the tenant's."""
+
+    ods_instance_id: int | None
+    tenant: str = DEFAULT_TENANT
+
+    @property
+    def workflow_id(self) -> str:
+        """Temporal runs one workflow of an id at a time, which is the scope's lock."""
+        suffix = "" if self.ods_instance_id is None else f"-{self.ods_instance_id}"
+        return tenant_id(self.tenant, f"refresh-education-organizations{suffix}")
+
+
+@dataclass(frozen=True)
+class RefreshPolicy:
+    """How a refresh is executed; it travels with the job, because a workflow may not read settings."""
+
+    queue: str
+    heartbeat_timeout: float
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "RefreshPolicy":
+        """The policy of refreshes that this process starts."""
+        return cls(queue=settings.refresh_queue, heartbeat_timeout=settings.heartbeat_timeout)
+
+
+class RefreshJobs:
+    """The state changes of one tenant's refresh jobs, each one statement."""
+
+    def __init__(self, engine: AsyncEngine, tenant: str = DEFAULT_TENANT) -> None:
+        self._sessions = single_statements(engine)
+        self.tenant = tenant
+
+    async def request(self, scope: Scope) -> str:
+        """Record that `scope` shall be refreshed; returns the id of the job that waits for it now."""
+        while True:
+            # Between the two, the job that waits may begin; then a new one can be recorded.
+            if job := await self._recorded(scope) or await self._first(scope, JobStatus.PENDING):
+                return job
+
+    async def request_unless_unfinished(self, scope: Scope) -> None:
+        """Record that `scope` shall be refreshed, if no job does that or waits to do it."""
+        if await self._first(scope, *_UNFINISHED) is None:
+            await self.request(scope)
+
+    async def begin(self, scope: Scope) -> str | None:
+        """Take the job of `scope` that is due; returns its id, or None if there is none.
+
+        Safe to repeat: a job that has begun is due until it has ended. Only the workflow of the scope asks,
+        so it is its own, or that of a run that could not end it.
+        """
+        due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
+        values = {"status": JobStatus.IN_PROGRESS, "startedat": func.coalesce(Job.startedat, UTC_NOW)}
+        async with self._sessions() as session:
+            begun = update(Job).where(Job.jobid == due).values(**values).returning(Job.jobid)
+            return (await session.scalars(begun)).one_or_none()
+
+    async def finish(self, job_id: str, status: JobStatus, message: str | None) -> None:
+        """Record how a job has ended. Safe to repeat."""
+        ended = {"status": status, "errormessage": message, "finishedat": UTC_NOW}
+        running = (Job.jobid == job_id, Job.status == JobStatus.IN_PROGRESS)
+        async with self._sessions() as session:
+            await session.execute(update(Job).where(*running).values(**ended))
+
+    async def unfinished(self) -> Sequence[Scope]:
+        """The scopes with jobs that wait or run."""
+        query = select(Job.odsinstanceid).where(Job.operation == REFRESH, Job.status.in_(_UNFINISHED))
+        async with self._sessions() as session:
+            return [Scope(found, self.tenant) for found in await session.scalars(query.distinct())]
+
+    async def _recorded(self, scope: Scope) -> str | None:
+        """The id of a new job, unless one of the scope waits."""
+        statement = (
+            insert(Job)
+            .values(
+                jobid=f"RefreshEducationOrganizationsJob-{uuid.uuid4()}",
+                status=JobStatus.PENDING,
+                createdat=UTC_NOW,
+                operation=REFRESH,
+                odsinstanceid=scope.ods_instance_id,
+            )
+            .on_conflict_do_nothing(
+                index_elements=[text("coalesce(odsinstanceid, 0)")], index_where=REFRESH_WAITS
+            )
+            .returning(Job.jobid)
+        )
+        async with self._sessions() as session:
+            return (await session.scalars(statement)).one_or_none()
+
+    async def _first(self, scope: Scope, *statuses: JobStatus) -> str | None:
+        async with self._sessions() as session:
+            return await session.scalar(_due(scope, *statuses))
+
+
+def _due(scope: Scope, *statuses: JobStatus) -> Select[str]:
+    """The scope's first job in one of `statuses`; one that runs comes before one that waits."""
+    its = Job.odsinstanceid.is_not_distinct_from(scope.ods_instance_id)
+    return (
+        select(Job.jobid)
+        .where(Job.operation == REFRESH, Job.status.in_(statuses), its)
+        .order_by(Job.status == JobStatus.PENDING, Job.id)
+        .limit(1)
+    )

@@ -1,0 +1,119 @@
+"""The education organizations that refreshes have read, per ODS instance."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import astuple, dataclass
+
+from sqlalchemy import ARRAY, Integer, any_, delete, func, insert, literal, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.storage.models import UTC_NOW, EducationOrganization, OdsInstance
+
+_TAKE_TURN = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
+_COLUMNS = (
+    EducationOrganization.instanceid,
+    EducationOrganization.instancename,
+    EducationOrganization.educationorganizationid,
+    EducationOrganization.nameofinstitution,
+    EducationOrganization.shortnameofinstitution,
+    EducationOrganization.discriminator,
+    EducationOrganization.parentid,
+    EducationOrganization.odsdatabasename,
+)
+
+
+@dataclass(frozen=True)
+class Organization:
+    """An education organization, as an ODS database tells of it."""
+
+    id: int
+    name: str
+    short_name: str | None
+    discriminator: str
+    parent_id: int | None
+
+
+@dataclass(frozen=True)
+class OdsDatabase:
+    """An ODS instance, and where its database is: `connection_string` is encrypted."""
+
+    ods_instance_id: int
+    name: str
+    connection_string: str | None
+
+
+class EducationOrganizations:
+    """The education organizations of one tenant's ODS instances."""
+
+    def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._connection_strings = connection_strings
+
+    async def databases(self, after: int, limit: int, only: int | None = None) -> Sequence[OdsDatabase]:
+        """A page of ODS instances with ids above `after`, by id; or `only` this one."""
+        columns = (OdsInstance.odsinstanceid, OdsInstance.name, OdsInstance.connectionstring)
+        query = select(*columns).where(OdsInstance.odsinstanceid > after)
+        if only is not None:
+            query = query.where(OdsInstance.odsinstanceid == only)
+        async with self._sessions() as session:
+            rows = await session.execute(query.order_by(OdsInstance.odsinstanceid).limit(limit))
+            return [OdsDatabase(*row) for row in rows]
+
+    async def replace(
+        self,
+        source: OdsDatabase,
+        database: str | None,
+        read: Callable[[], Awaitable[Sequence[Organization]]],
+    ) -> None:
+        """Make the ODS instance's rows what `read` returns; if it raises, they stay.
+
+        Of several refreshes of an ODS instance one reads at a time, so that the last one to write is also the
+        last one to have read. Nothing is written for an ODS instance that was deleted or moved meanwhile.
+        """
+        async with self._sessions.begin() as session:
+            await session.execute(_TAKE_TURN, {"id": source.ods_instance_id})
+            found = await read()
+            if await self._is_still(session, source):
+                await _replace(session, source, database, found)
+
+    async def _is_still(self, session: AsyncSession, source: OdsDatabase) -> bool:
+        """Whether the ODS instance leads to the same database; from now on, until the transaction ends."""
+        query = select(OdsInstance.connectionstring).where(
+            OdsInstance.odsinstanceid == source.ods_instance_id
+        )
+        found = (await session.execute(query.with_for_update(read=True))).one_or_none()
+        return found is not None and self._connection_strings.are_alike(found[0], source.connection_string)
+
+    async def forget_deleted(self) -> None:
+        """Remove the rows of ODS instances that are there no longer."""
+        there = select(OdsInstance.odsinstanceid)
+        async with self._sessions.begin() as session:
+            await session.execute(
+                delete(EducationOrganization).where(EducationOrganization.instanceid.not_in(there))
+            )
+
+
+async def forget(session: AsyncSession, ods_instance_id: int) -> None:
+    """Remove the rows of an ODS instance that is being deleted."""
+    its = EducationOrganization.instanceid == ods_instance_id
+    await session.execute(delete(EducationOrganization).where(its))
+
+
+async def _replace(
+    session: AsyncSession, source: OdsDatabase, database: str | None, found: Sequence[Organization]
+) -> None:
+    """Remove and insert what differs: ids of four bytes would not last for new rows at each refresh."""
+    table = EducationOrganization
+    its = table.instanceid == source.ods_instance_id
+    missing = {(source.ods_instance_id, source.name, *astuple(one), database) for one in found}
+    gone = []
+    for row_id, *values in await session.execute(select(table.id, *_COLUMNS).where(its)):
+        if tuple(values) in missing:
+            missing.remove(tuple(values))
+        else:
+            gone.append(row_id)
+    await session.execute(delete(table).where(table.id == any_(literal(gone, ARRAY(Integer)))))
+    if missing:
+        names = [column.key for column in _COLUMNS]
+        await session.execute(insert(table), [dict(zip(names, row, strict=True)) for row in missing])
+    await session.execute(update(table).where(its).values(lastrefreshed=UTC_NOW))

@@ -1,0 +1,124 @@
+"""All that a tenant has at one moment: ODS instances, instances without one, education organizations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, literal, null, or_, select
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import aliased
+
+from registry.instances.status import InstanceStatus
+from registry.storage.models import DbInstance, EducationOrganization, OdsInstance
+
+
+@dataclass(frozen=True)
+class ViewedInstance:
+    """What belongs to an instance: a row that asked for it, an ODS instance that is routed to, or both.
+
+    `organizations` is the JSON of its education organizations, as clients are shown it: in a large tenant
+    they are hundreds of thousands, and nothing but that is done with them.
+    """
+
+    ods_instance_id: int | None
+    name: str
+    instance_type: str | None
+    row_id: int | None
+    status: str | None
+    operation: str | None
+    template: str | None
+    database: str | None
+    organizations: str
+
+
+class TenantView:
+    """Reads one tenant's view."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        # One snapshot for both queries: an instance that is published between them must not be in neither.
+        self._sessions = async_sessionmaker(engine.execution_options(isolation_level="REPEATABLE READ"))
+
+    async def instances(self) -> Sequence[ViewedInstance]:
+        """The ODS instances by name, in the order of UTF-16 code units; then the rows without one, by id."""
+        async with self._sessions() as session:
+            routed = [ViewedInstance(*row) for row in await session.execute(_routed())]
+            others = [ViewedInstance(*row) for row in await session.execute(_unrouted())]
+        routed.sort(key=lambda one: (one.name.encode("utf-16-be"), one.ods_instance_id))
+        return routed + others
+
+
+def _routed() -> Select[*tuple[Any, ...]]:
+    """ODS instances, each with its newest row: a deleted one only if there is no other."""
+    changed = func.coalesce(DbInstance.lastmodifieddate, DbInstance.lastrefreshed)
+    newest = aliased(
+        DbInstance,
+        select(DbInstance)
+        .ext(distinct_on(DbInstance.odsinstanceid))
+        .order_by(DbInstance.odsinstanceid, _is_deleted(DbInstance), changed.desc(), DbInstance.id.desc())
+        .subquery(),
+    )
+    organizations = _organizations().subquery()
+    return (
+        select(
+            OdsInstance.odsinstanceid,
+            OdsInstance.name,
+            OdsInstance.instancetype,
+            newest.id,
+            newest.status,
+            newest.operation,
+            newest.databasetemplate,
+            newest.databasename,
+            func.coalesce(organizations.c.list, "[]"),
+        )
+        .outerjoin(newest, newest.odsinstanceid == OdsInstance.odsinstanceid)
+        .outerjoin(organizations, organizations.c.instanceid == OdsInstance.odsinstanceid)
+    )
+
+
+def _organizations() -> Select[int, str]:
+    table = EducationOrganization
+    one = func.json_build_object(
+        "educationOrganizationId",
+        table.educationorganizationid,
+        "nameOfInstitution",
+        table.nameofinstitution,
+        "shortNameOfInstitution",
+        table.shortnameofinstitution,
+        "discriminator",
+        table.discriminator,
+        "parentId",
+        table.parentid,
+    )
+    everyone = func.json_agg(one).aggregate_order_by(table.educationorganizationid)
+    return select(table.instanceid, cast(everyone, Text).label("list")).group_by(table.instanceid)
+
+
+def _unrouted() -> Select[*tuple[Any, ...]]:
+    """Rows without an ODS instance; deleted ones only until their name is used again."""
+    other = aliased(DbInstance)
+    newer = and_(other.name == DbInstance.name, or_(~_is_deleted(other), other.id > DbInstance.id))
+    routed = select(OdsInstance).where(OdsInstance.odsinstanceid == DbInstance.odsinstanceid)
+    used_again = or_(
+        select(other).where(newer).exists(),
+        select(OdsInstance).where(OdsInstance.name == DbInstance.name).exists(),
+    )
+    return (
+        select(
+            null(),
+            DbInstance.name,
+            null(),
+            DbInstance.id,
+            DbInstance.status,
+            DbInstance.operation,
+            DbInstance.databasetemplate,
+            DbInstance.databasename,
+            literal("[]"),
+        )
+        .where(~routed.exists(), ~and_(_is_deleted(DbInstance), used_again))
+        .order_by(DbInstance.id)
+    )
+
+
+def _is_deleted(row: type[DbInstance]) -> ColumnElement[bool]:
+    return row.status == InstanceStatus.DELETED

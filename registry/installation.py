@@ -1,0 +1,189 @@
+"""Which installation this registry is, and whether it still is the registry that it was made as.
+
+A registry that was copied, for a drill or a staging system, has the installation id of the original, and
+would take the original's databases for its own. So the row that holds the id also holds where the registry
+was when the operator last confirmed it: the system identifier of the PostgreSQL cluster, which its standbys
+share, and the OID of the database. Elsewhere, everything but reading is refused until the operator says which
+of the two it is.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ARRAY, ColumnElement, Uuid, func, literal, literal_column, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.instances.status import InstanceStatus
+from registry.storage.engine import single_statements
+from registry.storage.errors import InstallationNotConfirmedError
+from registry.storage.models import DbInstance, Installation
+
+_KNOWN_SECONDS = 2
+"""How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
+
+_SYSTEM: ColumnElement[str] = literal_column("(SELECT system_identifier::text FROM pg_control_system())")
+_DATABASE: ColumnElement[int] = literal_column(
+    "(SELECT oid::int8 FROM pg_database WHERE datname = current_database())"
+)
+
+
+@dataclass(frozen=True)
+class RegistryPlace:
+    """Where a registry is: the PostgreSQL cluster's system identifier, and the database's OID in it."""
+
+    system: str
+    database: int
+
+    def __str__(self) -> str:
+        return f"database {self.database} of the PostgreSQL cluster {self.system}"
+
+
+@dataclass(frozen=True)
+class InstallationState:
+    """What the registry says of its installation.
+
+    Attributes:
+        id: the installation's id.
+        confirmed: where the registry was when it was first used, or last confirmed.
+        here: where it is.
+        server: system identifier of the cluster with the ODS databases; None until it was first seen.
+        neighbours: installations that may have databases on that server as well.
+    """
+
+    id: str
+    confirmed: RegistryPlace | None
+    here: RegistryPlace
+    server: str | None
+    neighbours: frozenset[str]
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing may be changed here; None if this is the registry that it was made as."""
+        if self.confirmed in {None, self.here}:
+            return None
+        return (
+            f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
+            f" {self.confirmed}. Nothing is changed until the operator says which it is: `ods installation"
+            f" confirm` if this one goes on as the installation {self.id}, `ods installation new` if it is a"
+            " copy."
+        )
+
+
+class InstallationStore:
+    """Reads and confirms the installation of one registry."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = single_statements(engine)
+        self._state: InstallationState | None = None
+        self._read_at = 0.0
+
+    @property
+    def known_id(self) -> str | None:
+        """The installation's id as it was last read; None before that."""
+        return self._state.id if self._state else None
+
+    async def state(self) -> InstallationState:
+        """What the registry says now, or said at most two seconds ago.
+
+        A registry that is used for the first time is confirmed to be where it is.
+        """
+        now = time.monotonic()
+        if self._state is None or now - self._read_at > _KNOWN_SECONDS:
+            state = await self._read()
+            if state.confirmed is None:
+                await self.confirm(state, first=True)
+                state = await self._read()
+            self._state, self._read_at = state, now
+        return self._state
+
+    async def require_confirmed(self) -> InstallationState:
+        """The same, if the registry may be changed.
+
+        Raises:
+            InstallationNotConfirmedError: it was copied or moved.
+        """
+        state = await self.state()
+        if state.obstacle is not None:
+            raise InstallationNotConfirmedError(state.obstacle)
+        return state
+
+    def forget(self) -> None:
+        """Read the row anew when it is asked for next."""
+        self._state = None
+
+    async def confirm(self, state: InstallationState, *, first: bool = False) -> None:
+        """Record that the registry goes on as its installation where it is.
+
+        Args:
+            state: where it is.
+            first: do nothing if that was ever recorded before.
+        """
+        confirmed = {"registrysystem": state.here.system, "registrydatabase": state.here.database}
+        statement = update(Installation).values(**confirmed)
+        if first:
+            statement = statement.where(Installation.registrysystem.is_(None))
+        async with self._sessions() as session:
+            await session.execute(statement)
+        self.forget()
+
+    async def accept_server(self, system: str, neighbours: Sequence[str] = ()) -> None:
+        """Record the cluster with the ODS databases, and other installations that may be on it as well."""
+        added = func.array_cat(
+            Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid))
+        )
+        async with self._sessions() as session:
+            await session.execute(update(Installation).values(serversystem=system, neighbours=added))
+        self.forget()
+
+    async def renew(self) -> str:
+        """Make the registry an installation of its own, which owns no database yet; returns its id.
+
+        Live instances get new marks, so that no job and no database of the original is taken for theirs.
+        """
+        state = await self._read()
+        identifier = str(uuid4())
+        renewed = {
+            "id": UUID(identifier),
+            "registrysystem": state.here.system,
+            "registrydatabase": state.here.database,
+            "serversystem": None,
+            "neighbours": [],
+        }
+        marked = (
+            update(DbInstance)
+            .where(DbInstance.status != InstanceStatus.DELETED)
+            .values(mark=func.gen_random_uuid())
+            .cte("marked")
+        )
+        async with self._sessions() as session:
+            await session.execute(update(Installation).values(**renewed).add_cte(marked))
+        self.forget()
+        return identifier
+
+    async def _read(self) -> InstallationState:
+        query = select(
+            Installation.id,
+            Installation.registrysystem,
+            Installation.registrydatabase,
+            Installation.serversystem,
+            Installation.neighbours,
+            _SYSTEM.label("system"),
+            _DATABASE.label("database"),
+        )
+        async with self._sessions() as session:
+            return _state((await session.execute(query)).one())
+
+
+def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns have no types here
+    here = RegistryPlace(row.system, row.database)
+    confirmed = RegistryPlace(row.registrysystem, row.registrydatabase) if row.registrysystem else None
+    return InstallationState(
+        id=str(row.id),
+        confirmed=confirmed,
+        here=here,
+        server=row.serversystem,
+        neighbours=frozenset(map(str, row.neighbours)),
+    )

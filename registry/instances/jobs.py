@@ -1,0 +1,149 @@
+"""A job, as it travels through workflows: everything they need to know, and no secret."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry.instances.status import Operation, Template
+from settings import DEFAULT_TENANT, Settings
+
+INSTALLATION = "installation"
+"""Key of the memo that tells which installation's a workflow or schedule is."""
+
+
+@dataclass(frozen=True)
+class ExecutionPolicy:
+    """How patiently a job is executed; durations are in seconds.
+
+    It travels with the job, because a workflow may not read settings: they could differ at a replay.
+    """
+
+    ddl_queue: str
+    ddl_attempts: int
+    heartbeat_timeout: float
+    decision_window: float
+    outage_timeout: float = 3600
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
+        """The policy of jobs that this process starts."""
+        return cls(
+            ddl_queue=settings.ddl_queue,
+            ddl_attempts=settings.ddl_attempts,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            decision_window=settings.decision_window,
+            outage_timeout=settings.outage_timeout,
+        )
+
+
+@dataclass(frozen=True)
+class InstanceJob:
+    """One attempt at one job of one instance.
+
+    `number` counts the jobs of the instance, `attempt` the times this job has begun; together they are the
+    fencing token of every status write, together with `mark`, the identity that the instance's database
+    carries: a restored registry may give ids and numbers again, but never a mark. `published` tells whether
+    that database was ever handed over to the ODS/API. A rename knows the new names, and so does the delete of
+    an instance whose rename has failed. `installation` is the one whose registry requested the job. A delete
+    knows the last attempt before it (`known_number`, `known_attempt`): a database that was published later is
+    not dropped.
+    """
+
+    tenant: str
+    operation: Operation
+    instance_id: int
+    ods_instance_id: int
+    number: int
+    attempt: int
+    name: str
+    template: Template
+    database: str
+    mark: str
+    published: bool
+    policy: ExecutionPolicy
+    new_name: str | None = None
+    new_database: str | None = None
+    installation: str | None = None
+    known_number: int | None = None
+    known_attempt: int | None = None
+
+    @property
+    def final_name(self) -> str:
+        """The instance's name when the job is done."""
+        return self.new_name or self.name
+
+    @property
+    def final_database(self) -> str:
+        """The name of the instance's database when the job is done."""
+        return self.new_database or self.database
+
+    @property
+    def databases(self) -> list[str]:
+        """What the registry calls the instance's database; the name that decides first."""
+        return [self.database] if self.new_database is None else [self.database, self.new_database]
+
+    @property
+    def job_id(self) -> str:
+        """Key of the job in `adminapi.jobstatuses`."""
+        return job_id(self.operation, self.ods_instance_id, self.number)
+
+    @property
+    def workflow_id(self) -> str:
+        """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
+        return workflow_id(self.tenant, self.ods_instance_id)
+
+    def follows(self, other: "InstanceJob") -> bool:
+        """Whether the instance has moved on from `other` to this job, or to this attempt.
+
+        A job under another mark is that of another instance, to which a restored registry gave the same id.
+        """
+        return self.mark != other.mark or (self.number, self.attempt) > (other.number, other.attempt)
+
+
+def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
+    """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`."""
+    return f"{operation}InstanceJob-{ods_instance_id}-{number}"
+
+
+def job_number(identifier: str) -> int:
+    """The number of the job with this id; 0 for what is no id of a job."""
+    number = identifier.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def workflow_id(tenant: str, ods_instance_id: int) -> str:
+    """Id of the workflow that carries out an instance's jobs: `42`, or `tenant1:42`."""
+    return tenant_id(tenant, str(ods_instance_id))
+
+
+def tenant_id(tenant: str, identifier: str) -> str:
+    """What a tenant's `identifier` is called in Temporal, where all tenants meet."""
+    return identifier if tenant == DEFAULT_TENANT else f"{tenant}:{identifier}"
+
+
+@dataclass(frozen=True)
+class StartedJob:
+    """A job that Temporal remembers: the instance's mark, the job's number, and when it was started."""
+
+    installation: str | None
+    mark: str
+    number: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """A job that gave up, and why, in words a person can act on; `outage` if something was away too long."""
+
+    job: InstanceJob
+    reason: str
+    outage: bool = False
+
+
+@dataclass(frozen=True)
+class JobWait:
+    """What a running job waits for, for how long already, and for how long it will, in seconds."""
+
+    job: InstanceJob
+    reason: str
+    since_seconds: float
+    until_seconds: float

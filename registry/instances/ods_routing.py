@@ -1,0 +1,83 @@
+"""How the ODS/API is routed to an instance's database: the instance's row of `dbo.odsinstances`."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.education_organizations.store import forget
+from registry.instances.jobs import InstanceJob
+from registry.instances.relations import relations_of
+from registry.instances.reservations import lock_name, name_taken, ods_instance_has_name, ods_instances_have
+from registry.storage.errors import NameTakenError
+from registry.storage.models import OdsInstance
+
+
+async def route(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+    """Add the ODS instance.
+
+    Raises:
+        NameTakenError: another one has its name or its id.
+    """
+    await lock_name(session, job.name)
+    has_name, has_id = await ods_instances_have(session, job.name, job.ods_instance_id)
+    if has_name:
+        raise name_taken(job.name)
+    if has_id:
+        raise NameTakenError(
+            f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
+            " Remove it and retry, or delete this instance and create it anew."
+        )
+    ods_instance = OdsInstance(
+        odsinstanceid=job.ods_instance_id,
+        name=job.name,
+        instancetype=job.template,
+        connectionstring=connection_string,
+    )
+    session.add(ods_instance)
+
+
+async def reroute(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+    """Give the ODS instance its new name and the way to the renamed database.
+
+    Raises:
+        NameTakenError: it cannot have the name.
+    """
+    if (obstacle := await rename_obstacle(session, job)) is not None:
+        raise NameTakenError(obstacle)
+    await session.execute(
+        update(OdsInstance)
+        .where(OdsInstance.odsinstanceid == job.ods_instance_id)
+        .values(name=job.final_name, connectionstring=connection_string)
+    )
+
+
+async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the ODS instance cannot have its new name, if so; else, nobody can take it in this transaction."""
+    await lock_name(session, job.final_name)
+    if await ods_instance_has_name(session, job.final_name, but_for=job.ods_instance_id):
+        return str(name_taken(job.final_name))
+    if await session.get(OdsInstance, job.ods_instance_id) is None:
+        return f"The ODS instance {job.ods_instance_id} does not exist any more. Delete this instance."
+    return None
+
+
+async def unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
+    """Remove the ODS instance; if rows refer to it, leave it and say so."""
+    # From here on nobody can refer to it: some versions of the ODS/API would have that removed as well.
+    await session.get(OdsInstance, ods_instance_id, with_for_update=True)
+    if relations := await relations_of(session, ods_instance_id):
+        return relations_reason(relations)
+    try:
+        async with session.begin_nested():
+            await session.execute(delete(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+            await forget(session, ods_instance_id)
+    except IntegrityError:
+        return "The ODS instance is in use by rows of another table."
+    return None
+
+
+def relations_reason(relations: Sequence[str]) -> str:
+    """Why an ODS instance to which such rows refer stays."""
+    return f"The ODS instance is in use by {', '.join(relations)}."

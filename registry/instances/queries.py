@@ -1,0 +1,216 @@
+"""What the registry shows: pages and single rows."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
+
+from registry.instances.status import InstanceStatus, JobStatus
+from registry.ods_instances.applications import Application, applications_of
+from registry.storage.engine import fetch_all, single_statements
+from registry.storage.errors import InstanceNotFoundError
+from registry.storage.listing import Listing, Page, by_utf16
+from registry.storage.models import (
+    UTC_NOW,
+    DbInstance,
+    Job,
+    OdsInstance,
+    OdsInstanceContext,
+    OdsInstanceDerivative,
+)
+
+ODS_INSTANCES = Listing(
+    OdsInstance.odsinstanceid,
+    {"Name": by_utf16(OdsInstance.name), "InstanceType": by_utf16(OdsInstance.instancetype)},
+)
+CONTEXTS = Listing(
+    OdsInstanceContext.odsinstancecontextid,
+    {
+        "ContextKey": by_utf16(OdsInstanceContext.contextkey),
+        "ContextValue": by_utf16(OdsInstanceContext.contextvalue),
+        "OdsInstanceId": OdsInstanceContext.odsinstance_odsinstanceid,
+    },
+)
+DERIVATIVES = Listing(
+    OdsInstanceDerivative.odsinstancederivativeid,
+    {
+        "DerivativeType": by_utf16(OdsInstanceDerivative.derivativetype),
+        "OdsInstanceId": OdsInstanceDerivative.odsinstance_odsinstanceid,
+    },
+)
+
+_RECENT_JOBS = 20
+_Row = TypeVar("_Row")
+
+
+class Catalog:
+    """Reads one tenant's instances, jobs and ODS instances."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = single_statements(engine)
+
+    async def database(self) -> str:
+        """Name of the registry's own database."""
+        async with self._sessions() as session:
+            return str(await session.scalar(select(func.current_database())))
+
+    async def require_tables(self) -> None:
+        """Make sure that the registry answers, with its tables; what it raises tells why not."""
+        await self.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
+
+    async def instance(self, instance_id: int) -> DbInstance:
+        """The live instance with this id.
+
+        Raises:
+            InstanceNotFoundError: there is none, or it is deleted.
+        """
+        instance = await self._one(select(DbInstance).where(DbInstance.id == instance_id))
+        if instance is None or instance.status == InstanceStatus.DELETED:
+            raise InstanceNotFoundError(instance_id)
+        return instance
+
+    async def instances(
+        self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
+    ) -> Sequence[DbInstance]:
+        """A page of instances by id, deleted ones included; the filters are exact."""
+        ids = _matching(select(DbInstance.id), {DbInstance.id: instance_id, DbInstance.name: name})
+        # Looked for in the index alone: a late page need not read the rows of all pages before it.
+        page = ids.order_by(DbInstance.id).offset(offset).limit(limit)
+        return await self._all(select(DbInstance).where(DbInstance.id.in_(page)).order_by(DbInstance.id))
+
+    async def live_instances(self) -> Sequence[DbInstance]:
+        """Every instance that is not deleted, by id."""
+        live = DbInstance.status != InstanceStatus.DELETED
+        return await self._all(select(DbInstance).where(live).order_by(DbInstance.id))
+
+    async def known_marks(self, marks: Collection[str]) -> set[str]:
+        """Those of `marks` that belong to instances, be they deleted."""
+        query = select(DbInstance.mark).where(
+            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
+        )
+        return {str(mark) for mark in await self._all(query)}
+
+    async def marked_instance(self, mark: str) -> DbInstance | None:
+        """The live instance with this mark."""
+        live = DbInstance.status != InstanceStatus.DELETED
+        return await self._one(select(DbInstance).where(DbInstance.mark == UUID(mark), live))
+
+    async def holder_of(self, ods_instance_id: int) -> str | None:
+        """Name of the ODS instance, or else of the live instance, that has this OdsInstanceId."""
+        ods_instance = await self.ods_instance(ods_instance_id)
+        if ods_instance is not None:
+            return ods_instance.name
+        live = (DbInstance.odsinstanceid == ods_instance_id, DbInstance.status != InstanceStatus.DELETED)
+        return await self._one(select(DbInstance.name).where(*live))
+
+    async def last_change(self) -> datetime | None:
+        """When an instance was last changed, in UTC; None if there never was one."""
+        async with self._sessions() as session:
+            at = await session.scalar(select(func.max(DbInstance.lastmodifieddate)))
+        return at.replace(tzinfo=UTC) if at else None
+
+    async def all_ods_instances(self) -> Sequence[OdsInstance]:
+        """Every ODS instance, by id."""
+        return await self._all(select(OdsInstance).order_by(OdsInstance.odsinstanceid))
+
+    async def job(self, job_id: str) -> Job | None:
+        """The job with this id."""
+        return await self._one(select(Job).where(Job.jobid == job_id))
+
+    async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
+        """Seconds since each of these jobs was created, by the database's clock."""
+        age = func.extract("epoch", UTC_NOW - Job.createdat).cast(Double)
+        # One array, not a list of parameters: there may be more ids than a statement has room for.
+        listed = any_(literal(job_ids, ARRAY(String)))
+        async with self._sessions() as session:
+            rows = await session.execute(select(Job.jobid, age).where(Job.jobid == listed))
+            return dict(rows.all())
+
+    async def waiting_jobs(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Those of these jobs that wait for the end of an outage."""
+        listed = any_(literal(job_ids, ARRAY(String)))
+        return await self._all(select(Job).where(Job.jobid == listed, Job.waitingfor.is_not(None)))
+
+    async def usual_duration(self, operation: str, template: str) -> float | None:
+        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""
+        recent = (
+            select(func.extract("epoch", Job.finishedat - Job.startedat).label("seconds"))
+            .where(
+                Job.operation == operation,
+                Job.databasetemplate == template,
+                Job.status == JobStatus.COMPLETED,
+            )
+            .order_by(Job.finishedat.desc())
+            .limit(_RECENT_JOBS)
+            .subquery()
+        )
+        return await self._one(select(func.percentile_cont(0.5).within_group(recent.c.seconds)))
+
+    async def ods_instances(
+        self,
+        page: Page,
+        *,
+        ods_instance_id: int | None = None,
+        name: str | None = None,
+        instance_type: str | None = None,
+    ) -> Sequence[OdsInstance]:
+        """A page of ODS instances; the filters are exact."""
+        table = OdsInstance
+        filters = {table.odsinstanceid: ods_instance_id, table.name: name, table.instancetype: instance_type}
+        return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
+
+    async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
+        """The ODS instance with this id."""
+        return await self._one(select(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+
+    async def applications(self, ods_instance_id: int) -> list[Application]:
+        """The applications that may use an ODS instance, by id."""
+        async with self._sessions() as session:
+            return await applications_of(session, ods_instance_id)
+
+    async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
+        """The contexts of an ODS instance, by id."""
+        table = OdsInstanceContext
+        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
+        return await self._all(query.order_by(table.odsinstancecontextid))
+
+    async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
+        """A page of all contexts."""
+        return await self._all(CONTEXTS.page_of(select(OdsInstanceContext), page))
+
+    async def context(self, context_id: int) -> OdsInstanceContext | None:
+        """The context with this id."""
+        table = OdsInstanceContext
+        return await self._one(select(table).where(table.odsinstancecontextid == context_id))
+
+    async def derivatives_of(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
+        """The derivatives of an ODS instance, by id."""
+        table = OdsInstanceDerivative
+        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
+        return await self._all(query.order_by(table.odsinstancederivativeid))
+
+    async def derivatives(self, page: Page) -> Sequence[OdsInstanceDerivative]:
+        """A page of all derivatives."""
+        return await self._all(DERIVATIVES.page_of(select(OdsInstanceDerivative), page))
+
+    async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
+        """The derivative with this id."""
+        table = OdsInstanceDerivative
+        return await self._one(select(table).where(table.odsinstancederivativeid == derivative_id))
+
+    async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
+        async with self._sessions() as session:
+            return await fetch_all(session, query)
+
+    async def _one(self, query: Select[_Row]) -> _Row | None:
+        async with self._sessions() as session:
+            return (await session.scalars(query)).one_or_none()
+
+
+def _matching(query: Select[_Row], filters: Mapping[InstrumentedAttribute[Any], object]) -> Select[_Row]:
+    """The rows of `query` with exactly these values; None stands for any."""
+    return query.where(*(column == value for column, value in filters.items() if value is not None))

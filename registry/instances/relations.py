@@ -1,0 +1,21 @@
+"""Rows that refer to an ODS instance, and keep it from being deleted."""
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.storage import models
+
+_REFERENCES = {
+    "Applications": models.ApiClientOdsInstance.odsinstance_odsinstanceid,
+    "OdsInstanceContexts": models.OdsInstanceContext.odsinstance_odsinstanceid,
+    "OdsInstanceDerivatives": models.OdsInstanceDerivative.odsinstance_odsinstanceid,
+}
+
+
+async def relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
+    """Names of the kinds of rows that refer to the ODS instance."""
+    return [
+        name
+        for name, column in _REFERENCES.items()
+        if await session.scalar(select(func.count()).where(column == ods_instance_id))
+    ]

@@ -1,0 +1,113 @@
+"""Names and ids that only one instance, or ODS instance, can have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from registry.instances.status import InstanceStatus, Operation
+from registry.storage import models
+from registry.storage.errors import NameTakenError
+from registry.storage.models import DbInstance, Job, OdsInstance
+
+_DATABASES = (DbInstance.databasename, DbInstance.newdatabasename)
+_NAMES = 0x4F6453
+"""Keeps the locks of names apart from other locks of this database."""
+
+
+async def require_free(
+    session: AsyncSession, name: str, database: str, but_for: DbInstance | None = None
+) -> None:
+    """Let nobody but this transaction take `name`, or `database` as the name of a database.
+
+    Raises:
+        NameTakenError: an ODS instance or a live instance has one of them, or shall get it; `but_for` aside.
+    """
+    await lock_name(session, name, database)
+    query = select(_somebody_is_called(name, but_for), _live_instance_has(_DATABASES, database, but_for))
+    name_is_taken, database_is_taken = (await session.execute(query)).one()
+    if name_is_taken:
+        raise name_taken(name)
+    if database_is_taken:
+        raise database_taken(database)
+
+
+async def database_is_taken(session: AsyncSession, database: str, but_for: DbInstance) -> bool:
+    """Whether a live instance other than `but_for` has a database of that name, or shall get it."""
+    return (await session.scalars(select(_live_instance_has(_DATABASES, database, but_for)))).one()
+
+
+def name_taken(name: str) -> NameTakenError:
+    """The refusal of a name that belongs to somebody."""
+    return NameTakenError(f"An instance named '{name}' already exists. Choose another name.")
+
+
+def database_taken(database: str) -> NameTakenError:
+    """The refusal of a name that leads to a database that belongs to somebody."""
+    return NameTakenError(
+        f"An instance whose database is named '{database}' already exists. Choose another name."
+    )
+
+
+async def lock_name(session: AsyncSession, *names: str) -> None:
+    """Let nobody else take `names` before the transaction ends; no index watches over all columns."""
+    keys = [func.hashtextextended(name, _NAMES) for name in names]
+    await session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
+
+
+async def ods_instance_has_name(session: AsyncSession, name: str, but_for: int | None = None) -> bool:
+    """Whether an ODS instance, other than the one with the id `but_for`, is called `name`."""
+    return (await session.scalars(select(_ods_instance_is_called(name, but_for)))).one()
+
+
+async def ods_instances_have(session: AsyncSession, name: str, ods_instance_id: int) -> tuple[bool, bool]:
+    """Whether an ODS instance is called `name`, and whether one has that id."""
+    has_id = exists().where(OdsInstance.odsinstanceid == ods_instance_id)
+    row = (await session.execute(select(_ods_instance_is_called(name, None), has_id))).one()
+    return row[0], row[1]
+
+
+async def somebody_has_name(session: AsyncSession, name: str, but_for: DbInstance | None = None) -> bool:
+    """Whether an ODS instance, or an instance that is not deleted, is called `name` or shall be.
+
+    `but_for` and its ODS instance aside.
+    """
+    return (await session.scalars(select(_somebody_is_called(name, but_for)))).one()
+
+
+async def reserved_id(session: AsyncSession) -> int:
+    """The next OdsInstanceId that nothing has, whatever was done to rows or the sequence by hand."""
+    following = select(models.NEXT_ODS_INSTANCE_ID.label("id")).cte()
+    has_it = or_(
+        exists().where(OdsInstance.odsinstanceid == following.c.id),
+        exists().where(DbInstance.odsinstanceid == following.c.id),
+        # What is left of an instance whose row is gone, as after a restore of some of the tables.
+        exists().where(Job.jobid == func.concat(f"{Operation.CREATE}InstanceJob-", following.c.id, "-1")),
+    )
+    while True:
+        reserved, is_taken = (await session.execute(select(following.c.id, has_it))).one()
+        if not is_taken:
+            return int(reserved)
+
+
+def _somebody_is_called(name: str, but_for: DbInstance | None) -> ColumnElement[bool]:
+    return or_(
+        _ods_instance_is_called(name, but_for.odsinstanceid if but_for else None),
+        _live_instance_has((DbInstance.name, DbInstance.newname), name, but_for),
+    )
+
+
+def _ods_instance_is_called(name: str, but_for: int | None) -> ColumnElement[bool]:
+    found = exists().where(OdsInstance.name == name)
+    return found if but_for is None else found.where(OdsInstance.odsinstanceid != but_for)
+
+
+def _live_instance_has(
+    columns: Sequence[InstrumentedAttribute[Any]], value: str, but_for: DbInstance | None
+) -> ColumnElement[bool]:
+    found = exists().where(
+        or_(*(column == value for column in columns)), DbInstance.status != InstanceStatus.DELETED
+    )
+    return found if but_for is None else found.where(DbInstance.id != but_for.id)

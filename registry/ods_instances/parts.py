@@ -1,0 +1,192 @@
+"""Changing what belongs to ODS instances, contexts and derivatives: each change is one transaction.
+
+Each has a word, a context's key or a derivative's type, that no other of the ODS instance has, in whatever
+case. The indexes of the tables cannot see to that, so whoever writes locks the ODS instance.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from registry.connection_strings.npgsql import connection_string_faults
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.ods_instances.store import ODS_INSTANCE
+from registry.storage.errors import RowNotFoundError
+from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
+from registry.storage.rules import is_blank, required_text_faults
+from registry.storage.transactions import UNIQUE_VIOLATION, Faults, locked, require_none, transaction
+
+CONTEXT = "odsInstanceContext"
+"""What clients call a context."""
+DERIVATIVE = "odsInstanceDerivative"
+"""What clients call a derivative."""
+DERIVATIVE_TYPES = ("ReadReplica", "Snapshot")
+
+_LONGEST = 50
+
+_Row = TypeVar("_Row", bound=Base)
+_Draft = TypeVar("_Draft")
+
+
+@dataclass(frozen=True)
+class ContextDraft:
+    """A context as somebody wants it; nothing of it has been checked but what is told in `misread`."""
+
+    ods_instance_id: int | None
+    key: str | None
+    value: str | None
+    misread: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DerivativeDraft:
+    """A derivative as somebody wants it; nothing of it has been checked but what is told in `misread`."""
+
+    ods_instance_id: int | None
+    type: str | None
+    connection_string: str | None
+    misread: dict[str, list[str]] = field(default_factory=dict)
+
+
+class _Parts(ABC, Generic[_Row, _Draft]):
+    """Creates, changes and deletes one kind of what belongs to a tenant's ODS instances."""
+
+    _model: type[_Row]
+    _resource: ClassVar[str]
+    _conflicts: ClassVar[dict[str, Faults]]
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def create(self, draft: _Draft) -> _Row:
+        """Record what the draft says.
+
+        Raises:
+            RowNotFoundError: there is no such ODS instance.
+            InvalidError: the draft breaks rules.
+        """
+        async with transaction(self._sessions, self._conflicts) as session:
+            row = self._model()
+            await self._fill(session, row, draft)
+            session.add(row)
+            return row
+
+    async def update(self, identifier: int, draft: _Draft) -> _Row:
+        """Make the row as the draft says.
+
+        Raises:
+            RowNotFoundError: there is no such row, or no such ODS instance.
+            InvalidError: the draft breaks rules.
+        """
+        async with transaction(self._sessions, self._conflicts) as session:
+            row = await locked(session, self._model, identifier, self._resource)
+            await self._fill(session, row, draft)
+            return row
+
+    async def delete(self, identifier: int) -> None:
+        """Remove the row.
+
+        Raises:
+            RowNotFoundError: there is none.
+        """
+        async with transaction(self._sessions, self._conflicts) as session:
+            await session.delete(await locked(session, self._model, identifier, self._resource))
+
+    @abstractmethod
+    async def _fill(self, session: AsyncSession, row: _Row, draft: _Draft) -> None:
+        """Give `row` the values of the draft, if they keep the rules."""
+
+
+class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
+    """The contexts: keys and values by which the ODS/API chooses an ODS instance."""
+
+    _model = OdsInstanceContext
+    _resource = CONTEXT
+    _twin: ClassVar = {"": ["The pair of ODS instance and context key must be unique."]}
+    _conflicts: ClassVar = {UNIQUE_VIOLATION: _twin}
+
+    async def _fill(self, session: AsyncSession, row: OdsInstanceContext, draft: ContextDraft) -> None:
+        table = OdsInstanceContext
+        faults = {
+            "OdsInstanceId": await _owner_faults(session, draft.ods_instance_id),
+            "ContextKey": required_text_faults("Context Key", draft.key, _LONGEST),
+            "ContextValue": required_text_faults("Context Value", draft.value, _LONGEST),
+        }
+        others = select(table.contextkey).where(
+            table.odsinstance_odsinstanceid == draft.ods_instance_id,
+            table.odsinstancecontextid != row.odsinstancecontextid,
+        )
+        if await _is_among(session, draft.key, others):
+            faults |= self._twin
+        require_none(faults | draft.misread)
+        row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
+        row.contextkey = draft.key or ""
+        row.contextvalue = draft.value or ""
+
+
+class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
+    """The derivatives: read replicas and snapshots of ODS instances."""
+
+    _model = OdsInstanceDerivative
+    _resource = DERIVATIVE
+    _twin: ClassVar = {"": ["The pair of ODS instance and derivative type must be unique."]}
+    _conflicts: ClassVar = {UNIQUE_VIOLATION: _twin}
+
+    def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
+        super().__init__(engine)
+        self._connection_strings = connection_strings
+
+    async def _fill(self, session: AsyncSession, row: OdsInstanceDerivative, draft: DerivativeDraft) -> None:
+        table = OdsInstanceDerivative
+        kept = row.odsinstancederivativeid is not None and is_blank(draft.connection_string)
+        faults = {
+            "OdsInstanceId": await _owner_faults(session, draft.ods_instance_id),
+            "DerivativeType": _type_faults(draft.type),
+            "ConnectionString": [] if kept else connection_string_faults(draft.connection_string),
+        }
+        others = select(table.derivativetype).where(
+            table.odsinstance_odsinstanceid == draft.ods_instance_id,
+            table.odsinstancederivativeid != row.odsinstancederivativeid,
+        )
+        if await _is_among(session, draft.type, others):
+            faults |= self._twin
+        require_none(faults | draft.misread)
+        row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
+        row.derivativetype = _known_type(draft.type) or ""
+        if not kept:
+            row.connectionstring = self._connection_strings.sealed(draft.connection_string or "")
+
+
+async def _owner_faults(session: AsyncSession, ods_instance_id: int | None) -> list[str]:
+    """Lock the ODS instance that the row shall belong to, so that no twin of the row comes up meanwhile.
+
+    Raises:
+        RowNotFoundError: there is no such ODS instance.
+    """
+    if not ods_instance_id:
+        return ["'Ods Instance Id' must be the id of an ODS instance, which is never 0."]
+    if await session.get(OdsInstance, ods_instance_id, with_for_update={"key_share": True}) is None:
+        raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
+    return []
+
+
+async def _is_among(session: AsyncSession, word: str | None, others: Select[str]) -> bool:
+    wanted = (word or "").casefold()
+    return any(other.casefold() == wanted for other in await session.scalars(others))
+
+
+def _known_type(word: str | None) -> str | None:
+    """The derivative type that is meant, as the ODS/API spells it."""
+    return next((known for known in DERIVATIVE_TYPES if known.lower() == (word or "").lower()), None)
+
+
+def _type_faults(word: str | None) -> list[str]:
+    if is_blank(word):
+        return ["'Derivative Type' must not be empty."]
+    if _known_type(word) is None:
+        words = " or ".join(f"'{known}'" for known in DERIVATIVE_TYPES)
+        return [f"'Derivative Type' must be {words}."]
+    return []

@@ -1,0 +1,106 @@
+"""The registry's connection pool, and sessions of it."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import ExceptionContext, Select, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
+
+from registry.storage.connecting import connect, ends_sessions, question, require_usable
+from secret_files import DsnSource, current
+
+_CONNECT_TIMEOUT = 5
+"""Seconds to wait for a connection: a registry that is away shall be reported, not waited for."""
+_STATEMENT_TIMEOUT = 10
+"""Seconds to wait for an answer: a registry that is frozen is away as well."""
+
+_ANSWER_TIMEOUT = 2
+"""Seconds to wait for the answer of a connection that was idle: its server may have lost its power."""
+_TRUSTED_SECONDS = 1
+"""How long after its last use a connection is not asked whether it answers: much is asked of it just now."""
+_USED_AT = "used at"
+
+_ROWS_AT_ONCE = 100
+"""Rows that are made of what PostgreSQL has sent before other tasks get their turn: about a millisecond."""
+
+_Row = TypeVar("_Row")
+
+
+def create_registry_engine(
+    dsn: DsnSource, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
+) -> AsyncEngine:
+    """A pool for the registry `dsn`.
+
+    A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
+    replaced when a write is refused because the server is a standby now, or the server ends a connection.
+    """
+
+    async def connected() -> asyncpg.Connection:
+        return await connect(current(dsn), timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        # asyncpg reads the address itself: SQLAlchemy would not understand parameters such as sslmode.
+        async_creator=connected,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,
+    )
+    # Not `pool_pre_ping`, which asks each time, with BEGIN and ROLLBACK around its question.
+    event.listen(engine.sync_engine, "checkin", _note_use)
+    event.listen(engine.sync_engine, "checkout", _require_answer_to(question(current(dsn))))
+    event.listen(engine.sync_engine, "handle_error", _leave_server)
+    return engine
+
+
+def single_statements(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions whose statements are transactions of their own, and need no BEGIN and COMMIT around them."""
+    return async_sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
+
+
+async def fetch_all(session: AsyncSession, query: Select[_Row]) -> list[_Row]:
+    """The first column of every row of `query`; making many of them does not hold up other tasks."""
+    # `AsyncSession` would make all of them at once; what comes from PostgreSQL is here when this returns.
+    result = await session.run_sync(lambda synchronous: synchronous.scalars(query))
+    rows: list[_Row] = []
+    for some in result.yield_per(_ROWS_AT_ONCE).partitions():
+        rows += some
+        await asyncio.sleep(0)
+    return rows
+
+
+def _note_use(_: object, entry: ConnectionPoolEntry) -> None:
+    entry.info[_USED_AT] = time.monotonic()
+
+
+def _leave_server(context: ExceptionContext) -> None:
+    """Have the pool replace its connections if this one says that its server is no longer of use."""
+    if ends_sessions(getattr(context.original_exception, "sqlstate", None)):
+        context.is_disconnect = True
+
+
+def _require_answer_to(question: str) -> Callable[..., None]:
+    def require_answer(
+        connection: Any,  # noqa: ANN401 - SQLAlchemy's adapter of asyncpg's
+        entry: ConnectionPoolEntry,
+        *_: object,
+    ) -> None:
+        """Have the pool replace its connections if this one is closed, or was idle and cannot be used."""
+        session: asyncpg.Connection = connection.driver_connection
+        if session.is_closed():
+            raise InvalidatePoolError
+        if time.monotonic() - entry.info.get(_USED_AT, -math.inf) < _TRUSTED_SECONDS:
+            return
+        try:
+            await_only(require_usable(session, question, _ANSWER_TIMEOUT))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            raise InvalidatePoolError from None
+
+    return require_answer

@@ -1,0 +1,283 @@
+"""The tables of the registry.
+
+Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC without a zone.
+"""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+
+LIVE_NAME_INDEX = "uq_dbinstances_live_name"
+LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
+NEW_NAME_INDEX = "uq_dbinstances_newname"
+NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
+LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
+_LIVE = text(f"status <> '{InstanceStatus.DELETED}'")
+_WAITING = text(f"status IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
+
+REFRESH = "Refresh"
+"""`operation` of the jobs that read education organizations."""
+REFRESH_WAITS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.PENDING}'")
+_REFRESH_RUNS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.IN_PROGRESS}'")
+
+
+class Base(DeclarativeBase):
+    """The registry's metadata."""
+
+
+class DbInstance(Base):
+    """An instance: what somebody asked for, and how far it is."""
+
+    __tablename__ = "dbinstances"
+    __table_args__ = (
+        Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_LIVE),
+        Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_LIVE),
+        Index(LIVE_ODS_INSTANCE_INDEX, "odsinstanceid", unique=True, postgresql_where=_LIVE),
+        Index(NEW_NAME_INDEX, "newname", unique=True),
+        Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True),
+        Index("ix_dbinstances_name", "name"),
+        Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    # Null only in deleted rows that an Admin API left behind.
+    odsinstanceid: Mapped[int] = mapped_column(nullable=True)
+    odsinstancename: Mapped[str | None] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(75))
+    databasetemplate: Mapped[str] = mapped_column(String(100))
+    databasename: Mapped[str] = mapped_column(String(255), nullable=True)
+    lastrefreshed: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    lastmodifieddate: Mapped[datetime | None]
+    # Ours, beside the Admin API's:
+    operation: Mapped[str] = mapped_column(String(20))
+    jobnumber: Mapped[int] = mapped_column(server_default=text("0"))
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    publishedat: Mapped[datetime | None]
+    errormessage: Mapped[str | None] = mapped_column(Text)
+    # What a rename makes of `name` and `databasename`; reserved until it is done, or something else is asked.
+    newname: Mapped[str | None] = mapped_column(String(100))
+    newdatabasename: Mapped[str | None] = mapped_column(String(255))
+    # The attempt at the job before a delete: the latest that can have published the database.
+    knownnumber: Mapped[int | None]
+    knownattempt: Mapped[int | None]
+    # How often in a row an outage has ended the instance's job.
+    outages: Mapped[int] = mapped_column(server_default=text("0"))
+
+    @property
+    def publication(self) -> tuple[int, int]:
+        """Job and attempt that can have published the database last, as far as the registry knows."""
+        if self.operation == Operation.DELETE and self.knownnumber is not None:
+            return self.knownnumber, self.knownattempt or 0
+        return self.jobnumber, self.attempt
+
+
+class Job(Base):
+    """One create, rename or delete of an instance, or one refresh, under the id that clients poll."""
+
+    __tablename__ = "jobstatuses"
+    __table_args__ = (
+        Index("ix_jobstatuses_dbinstanceid", "dbinstanceid"),
+        Index("ix_jobstatuses_duration", "operation", "databasetemplate", "finishedat"),
+        # At most one refresh of a scope waits: a request that finds one joins it.
+        Index(
+            "uq_jobstatuses_refresh_waits",
+            text("COALESCE(odsinstanceid, 0)"),
+            unique=True,
+            postgresql_where=REFRESH_WAITS,
+        ),
+        Index("ix_jobstatuses_refresh_runs", "odsinstanceid", postgresql_where=_REFRESH_RUNS),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    jobid: Mapped[str] = mapped_column(String(150), unique=True)
+    status: Mapped[str] = mapped_column(String(50))
+    errormessage: Mapped[str | None] = mapped_column(Text)
+    createdat: Mapped[datetime]
+    finishedat: Mapped[datetime | None]
+    # Ours, beside the Admin API's:
+    startedat: Mapped[datetime | None]
+    dbinstanceid: Mapped[int | None]
+    operation: Mapped[str | None] = mapped_column(String(20))
+    databasetemplate: Mapped[str | None] = mapped_column(String(100))
+    # Of a refresh: the one ODS instance that it reads; null if it reads all.
+    odsinstanceid: Mapped[int | None]
+    # What a running job waits for, since when, and when it will give up; null while it waits for nothing.
+    waitingfor: Mapped[str | None] = mapped_column(Text)
+    waitingsince: Mapped[datetime | None]
+    waitinguntil: Mapped[datetime | None]
+
+
+class ApiClient(Base):
+    """A client that may ask for bearer tokens."""
+
+    __tablename__ = "applications"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    clientid: Mapped[str] = mapped_column(String(256), unique=True)
+    clientsecret: Mapped[str | None] = mapped_column(Text)
+    displayname: Mapped[str | None] = mapped_column(String(256))
+    # What an Admin API lets the client do, a list in JSON; null for those that were registered here.
+    permissions: Mapped[str | None] = mapped_column(Text)
+    # Ours, beside the Admin API's:
+    scope: Mapped[str] = mapped_column(String(20), server_default=text("'full_access'"))
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
+    # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
+    # a client that was there before tokens named a generation.
+    generation: Mapped[uuid.UUID | None] = mapped_column(server_default=text("gen_random_uuid()"))
+    createdat: Mapped[datetime | None] = mapped_column(server_default=text("timezone('utc', now())"))
+    lastusedat: Mapped[datetime | None]
+    expiresat: Mapped[datetime | None]
+
+
+class Registration(Base):
+    """The one row that tells until when clients may register themselves."""
+
+    __tablename__ = "registration"
+    __table_args__ = (CheckConstraint("single", name="registration_single_check"), {"schema": "adminapi"})
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    openuntil: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One request of the audit trail, and its outcome."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True)
+    at: Mapped[datetime]
+    client: Mapped[str | None] = mapped_column(String(256))
+    address: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(512))
+    instanceid: Mapped[int | None]
+    jobid: Mapped[str | None] = mapped_column(String(150))
+    status: Mapped[int]
+    title: Mapped[str | None] = mapped_column(String(256))
+    omitted: Mapped[int]
+
+
+class Installation(Base):
+    """The one row that tells this installation from others."""
+
+    __tablename__ = "installation"
+    __table_args__ = (CheckConstraint("single", name="installation_single_check"), {"schema": "adminapi"})
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    id: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    # Where the registry was when it was confirmed: the cluster's system identifier, the database's OID.
+    registrysystem: Mapped[str | None] = mapped_column(String(20))
+    registrydatabase: Mapped[int | None] = mapped_column(BigInteger)
+    # The cluster with the ODS databases, and the installations that may have databases there as well.
+    serversystem: Mapped[str | None] = mapped_column(String(20))
+    neighbours: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"))
+
+
+class OdsInstance(Base):
+    """An ODS instance: what the ODS/API reads to route requests."""
+
+    __tablename__ = "odsinstances"
+    __table_args__ = (
+        UniqueConstraint("name", "instancetype"),
+        # Collated "C"; how an expression is collated is not told when tables are compared with these.
+        Index("ix_odsinstances_order", text("adminapi.utf16_order(name)"), "odsinstanceid"),
+        {"schema": "dbo"},
+    )
+
+    odsinstanceid: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    instancetype: Mapped[str | None] = mapped_column(String(100))
+    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+
+
+class OdsInstanceContext(Base):
+    """A key and value by which the ODS/API chooses an ODS instance."""
+
+    __tablename__ = "odsinstancecontexts"
+    __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "contextkey"), {"schema": "dbo"})
+
+    odsinstancecontextid: Mapped[int] = mapped_column(primary_key=True)
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+    contextkey: Mapped[str] = mapped_column(String(50))
+    contextvalue: Mapped[str] = mapped_column(String(50))
+
+
+class OdsInstanceDerivative(Base):
+    """A read replica or snapshot of an ODS instance."""
+
+    __tablename__ = "odsinstancederivatives"
+    __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "derivativetype"), {"schema": "dbo"})
+
+    odsinstancederivativeid: Mapped[int] = mapped_column(primary_key=True)
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+    derivativetype: Mapped[str] = mapped_column(String(50))
+    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+
+
+class ApiClientOdsInstance(Base):
+    """The permission of an ODS/API client to use an ODS instance."""
+
+    __tablename__ = "apiclientodsinstances"
+    __table_args__ = (
+        Index("ix_apiclientodsinstances_odsinstance", "odsinstance_odsinstanceid"),
+        {"schema": "dbo"},
+    )
+
+    apiclientodsinstanceid: Mapped[int] = mapped_column(primary_key=True)
+    apiclient_apiclientid: Mapped[int]
+    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+
+
+class EducationOrganization(Base):
+    """An education organization of an ODS database, as the last refresh read it."""
+
+    __tablename__ = "educationorganizations"
+    __table_args__ = (
+        Index("idx_educationorganizations_instanceid", "instanceid"),
+        Index("idx_educationorganizations_educationorganizationid", "educationorganizationid"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    instanceid: Mapped[int]
+    instancename: Mapped[str] = mapped_column(String(100))
+    educationorganizationid: Mapped[int] = mapped_column(BigInteger)
+    nameofinstitution: Mapped[str] = mapped_column(String(75))
+    shortnameofinstitution: Mapped[str | None] = mapped_column(String(75))
+    discriminator: Mapped[str] = mapped_column(String(128))
+    parentid: Mapped[int | None] = mapped_column(BigInteger)
+    odsdatabasename: Mapped[str | None] = mapped_column(String(255))
+    lastrefreshed: Mapped[datetime | None] = mapped_column(server_default=text("now()"))
+    lastmodifieddate: Mapped[datetime | None]
+
+
+UTC_NOW = func.timezone("utc", func.clock_timestamp())
+"""The database's clock, as the registry's timestamps hold it."""
+
+NEXT_ODS_INSTANCE_ID = func.nextval(
+    func.pg_get_serial_sequence(text("'dbo.odsinstances'"), text("'odsinstanceid'"))
+)
+"""Reserves an OdsInstanceId from the sequence behind `dbo.odsinstances`."""

@@ -1,0 +1,86 @@
+"""The connection to Temporal: where it is, and what its histories may show."""
+
+from dataclasses import replace
+
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import Client
+from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
+from temporalio.exceptions import FailureError
+
+from settings import InvalidSettingsError, ServiceSettings
+from temporal.codec import EncryptionCodec
+
+
+class DiscreetFailureConverter(DefaultFailureConverter):
+    """Keeps stack traces, and the words of faults that were not foreseen, out of histories."""
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        """Write `exception` into `failure`, discreetly."""
+        super().to_failure(exception, payload_converter, failure)
+        failure.stack_trace = ""
+        if not isinstance(exception, FailureError):
+            failure.message = f"Unexpected fault ({type(exception).__name__}); the worker's log tells more."
+            failure.ClearField("cause")
+
+
+class EncodedFailureConverter(DiscreetFailureConverter):
+    """Moves what a failure says to where a codec encrypts it."""
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        """Write `exception` into `failure`, discreetly and encoded."""
+        super().to_failure(exception, payload_converter, failure)
+        # Not by `encode_common_attributes`: that would move the words before they were made discreet.
+        said = {"message": failure.message, "stack_trace": failure.stack_trace}
+        failure.encoded_attributes.CopyFrom(payload_converter.to_payloads([said])[0])
+        failure.message, failure.stack_trace = "Encoded failure", ""
+
+
+DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=DiscreetFailureConverter)
+"""How payloads and failures are written without a key."""
+
+
+def data_converter(settings: ServiceSettings) -> DataConverter:
+    """How payloads and failures are written: encrypted, if there is a key for that."""
+    if not settings.payload_keys:
+        return DATA_CONVERTER
+    return replace(
+        DATA_CONVERTER,
+        failure_converter_class=EncodedFailureConverter,
+        payload_codec=EncryptionCodec(settings.payload_keys),
+    )
+
+
+async def connect(settings: ServiceSettings, *, lazy: bool = False) -> Client:
+    """Connect to the Temporal server that Temporal's own variables and configuration file name.
+
+    Args:
+        settings: they tell how payloads are written.
+        lazy: connect at the first call, so that the caller starts while Temporal is away.
+
+    Raises:
+        InvalidSettingsError: the variables or the file cannot be used.
+        RuntimeError: the server cannot be reached.
+    """
+    return await Client.connect(**configuration(), lazy=lazy, data_converter=data_converter(settings))
+
+
+def configuration() -> ClientConnectConfig:
+    """What Temporal's own variables and configuration file say.
+
+    Raises:
+        InvalidSettingsError: they cannot be read.
+    """
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (RuntimeError, OSError) as error:
+        # Not the error's text: it may quote the file, which can hold keys.
+        raise InvalidSettingsError(
+            "TEMPORAL_CONFIG_FILE, TEMPORAL_PROFILE or a TEMPORAL_TLS_… path: cannot be read"
+            f" ({type(error).__name__}); check that the files exist and the profile is in the file"
+        ) from None
+    return {"target_host": "localhost:7233", **config}

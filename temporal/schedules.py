@@ -1,0 +1,188 @@
+"""The Temporal Schedules: sweep, reconcile pass, refill of spares, refresh of education organizations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleDescription,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from registry.instances.jobs import INSTALLATION, ExecutionPolicy, tenant_id
+from settings import DEFAULT_TENANT, Settings
+from temporal.codec import UnreadablePayloadError
+from workflows.pending_sweep import PendingSweep
+from workflows.reconcile import Reconcile
+from workflows.refill_spares import RefillSpares
+from workflows.scheduled_refresh import ScheduledRefresh
+
+PENDING_SWEEP = "pending-sweep"
+RECONCILE = "reconcile"
+SPARE_REFILL = "spare-refill"
+EDUCATION_ORGANIZATIONS = "education-organizations"
+
+
+class ForeignScheduleError(Exception):
+    """A schedule belongs to another installation, which uses the same namespace; the message tells."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    name: str
+    workflow_type: str
+    interval: timedelta
+    arguments: Sequence[object] = ()
+    at_start: bool = True
+
+
+def schedule_id(tenant: str, name: str) -> str:
+    """Id of the schedule of a tenant's pass: `pending-sweep`, or `tenant1:pending-sweep`."""
+    return tenant_id(tenant, name)
+
+
+async def ensure(client: Client, settings: Settings, installation: str, tenant: str = DEFAULT_TENANT) -> None:
+    """Create a tenant's schedules, or make them what its settings say now, and let what is cheap run once.
+
+    Raises:
+        ForeignScheduleError: one of them was made by another installation; it was left as it is.
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    reconciling = timedelta(seconds=settings.reconcile_interval)
+    passes = [
+        _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
+        _Pass(RECONCILE, Reconcile.__name__, reconciling),
+        # A worker that starts again and again shall not read all ODS databases each time.
+        _Pass(
+            EDUCATION_ORGANIZATIONS,
+            ScheduledRefresh.__name__,
+            timedelta(seconds=settings.refresh_interval),
+            at_start=False,
+        ),
+    ]
+    # The same pass removes spares that are no longer wanted.
+    if settings.spares or await _described(client, schedule_id(tenant, SPARE_REFILL)):
+        policy = ExecutionPolicy.from_settings(settings)
+        passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
+    for one in passes:
+        await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue, installation)
+        if one.at_start:
+            await trigger(client, tenant, one.name)
+
+
+async def require_own(client: Client, installation: str, tenant: str) -> None:
+    """Refuse to serve a tenant whose schedules another installation has made in the same namespace.
+
+    Raises:
+        ForeignScheduleError: that is so.
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    found = await _described(client, schedule_id(tenant, RECONCILE))
+    if found is not None:
+        await _require_own(found, installation)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """When a schedule was last acted on.
+
+    Args:
+        at: the moment; None if it has not been acted on yet.
+        is_paused: whether an operator has stopped it.
+    """
+
+    at: datetime | None
+    is_paused: bool
+
+
+async def last_runs(client: Client) -> dict[str, LastRun]:
+    """The last run of every schedule of the namespace, by its id: asked for all at once, however many.
+
+    Raises:
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    runs = {}
+    async for listed in await client.list_schedules():
+        actions = listed.info.recent_actions if listed.info else ()
+        is_paused = listed.schedule.state.paused if listed.schedule else False
+        runs[listed.id] = LastRun(actions[-1].started_at if actions else None, is_paused)
+    return runs
+
+
+async def trigger(client: Client, tenant: str, name: str) -> None:
+    """Run the tenant's pass now, or right after the one that is running.
+
+    Raises:
+        temporalio.service.RPCError: Temporal cannot be reached, or there is no such schedule yet.
+    """
+    handle = client.get_schedule_handle(schedule_id(tenant, name))
+    await handle.trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
+
+
+async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: str, installation: str) -> None:
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(
+            wanted.workflow_type,
+            args=wanted.arguments,
+            id=identifier,
+            task_queue=task_queue,
+            memo={INSTALLATION: installation},
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
+        policy=SchedulePolicy(
+            overlap=ScheduleOverlapPolicy.SKIP,
+            # After an outage one pass is enough; the default would catch up on a year of them.
+            catchup_window=2 * wanted.interval,
+        ),
+    )
+    try:
+        await client.create_schedule(identifier, schedule)
+    except ScheduleAlreadyRunningError:
+        handle = client.get_schedule_handle(identifier)
+        await _require_own(await handle.describe(), installation)
+        await handle.update(lambda current: _updated(current, schedule))
+
+
+async def _require_own(found: ScheduleDescription, installation: str) -> None:
+    """Refuse a schedule whose last action was set by another installation; those of before say nothing."""
+    action = found.schedule.action
+    memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
+    written = memo.get(INSTALLATION) if memo else None
+    if written is None:
+        return
+    try:
+        (other,) = await found.data_converter.decode([written])
+    except UnreadablePayloadError:
+        return  # it was written with a key that is gone, so it is as if it said nothing
+    if other != installation:
+        raise ForeignScheduleError(
+            f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
+            f" {installation}. Nothing is started until each has its own: set TEMPORAL_NAMESPACE for one of"
+            " them, or, if the other is gone, delete its schedules (temporal schedule delete --schedule-id"
+            f" {found.id})."
+        )
+
+
+async def _described(client: Client, identifier: str) -> ScheduleDescription | None:
+    """The schedule; None if there is none, or the service may not look at it."""
+    try:
+        return await client.get_schedule_handle(identifier).describe()
+    except RPCError as error:
+        if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.PERMISSION_DENIED}:
+            return None
+        raise
+
+
+def _updated(current: ScheduleUpdateInput, wanted: Schedule) -> ScheduleUpdate | None:
+    wanted.state = current.description.schedule.state  # whoever paused it, meant it
+    return ScheduleUpdate(schedule=wanted)

@@ -1,0 +1,310 @@
+"""Where registry and server contradict each other, for a person to look at: nothing here is touched."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from databases import inspection
+from databases.inspection import Database
+from databases.server import Server
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.jobs import StartedJob
+from registry.instances.naming import DATABASE_PREFIX
+from registry.instances.queries import Catalog
+from registry.instances.status import InstanceStatus, Operation, after_failure
+from registry.storage.models import DbInstance, OdsInstance
+from tenants.installation_check import InstallationCheck
+
+_SECOND_LOOK_SECONDS = 0.5
+_NAMED_AT_MOST = 20
+
+
+class DriftKind(StrEnum):
+    """What can be wrong."""
+
+    DATABASE_WITHOUT_INSTANCE = "DatabaseWithoutInstance"
+    INSTANCE_WITHOUT_DATABASE = "InstanceWithoutDatabase"
+    INSTANCE_WITHOUT_ODS_INSTANCE = "InstanceWithoutOdsInstance"
+    ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
+    INVALID_DATABASE = "InvalidDatabase"
+    TEMPLATE_MISSING = "TemplateMissing"
+    TEMPLATE_OPEN = "TemplateOpen"
+    ORPHAN_DIRECTORY = "OrphanDirectory"
+    INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"
+    REGISTRY_OLDER_THAN_SERVER = "RegistryOlderThanServer"
+    TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
+
+
+@dataclass(frozen=True, order=True)
+class Drift:
+    """One contradiction: `subject` is the database, instance or directory it is about."""
+
+    kind: DriftKind
+    subject: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Both sides, read one after the other.
+
+    `known_marks` are also those of deleted instances; `last_change` is when the registry last changed one of
+    its instances, and `obstacle` what the operator must confirm before anything is changed.
+    """
+
+    installation: str
+    obstacle: str | None
+    last_change: datetime | None
+    databases: Mapping[str, Database]
+    orphan_directories: Collection[str]
+    instances: Collection[DbInstance]
+    known_marks: Collection[str]
+    ods_instances: Collection[OdsInstance]
+    started: Sequence[StartedJob]
+
+
+class DriftDetector:
+    """Compares a tenant's registry with its server, where databases of other tenants may be as well."""
+
+    def __init__(
+        self,
+        installation: InstallationCheck,
+        server: Server,
+        catalog: Catalog,
+        templates: Collection[str],
+        connection_strings: OdsConnectionStrings,
+    ) -> None:
+        self._installation = installation
+        self._tenant = installation.tenant
+        self._server = server
+        self._catalog = catalog
+        self._templates = templates
+        self._connection_strings = connection_strings
+
+    async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
+        """Every contradiction that two looks agree on: what a running job changes meanwhile is none.
+
+        Args:
+            started: jobs that Temporal remembers, as far as it was asked.
+
+        Raises:
+            DatabaseFaultError: the server cannot be looked at.
+        """
+        first = set(self._contradictions(await self._snapshot(started)))
+        if not first:
+            return []
+        await asyncio.sleep(_SECOND_LOOK_SECONDS)
+        return sorted(first & set(self._contradictions(await self._snapshot(started))))
+
+    async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
+        async with self._server.session() as session:
+            found = await inspection.databases(session)
+            directories = await inspection.orphan_directories(session)
+            obstacle = await self._installation.obstacle(session)
+        return Snapshot(
+            installation=await self._installation.id(),
+            obstacle=obstacle,
+            last_change=await self._catalog.last_change(),
+            databases={database.name: database for database in found},
+            orphan_directories=directories,
+            instances=await self._catalog.live_instances(),
+            known_marks=await self._catalog.known_marks(
+                [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
+            ),
+            ods_instances=await self._catalog.all_ods_instances(),
+            started=started,
+        )
+
+    def _contradictions(self, seen: Snapshot) -> Iterator[Drift]:
+        if seen.obstacle is not None:
+            yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
+        later = _published_later(seen, self._tenant)
+        jobs = _started_later(seen)
+        if later or jobs:
+            yield _registry_older(seen, later, jobs)
+        yield from _second_databases(seen)
+        yield from _instances_without(seen, {database.mark for database in later})
+        yield from self._ods_instances_without_database(seen)
+        yield from _unexpected_databases(
+            seen, self._tenant, {*self._templates, *(database.name for database in later)}
+        )
+        yield from _wrong_templates(seen, self._templates)
+        for directory in seen.orphan_directories:
+            words = "This directory below base/ belongs to no database; a crashed server may have left it."
+            yield Drift(DriftKind.ORPHAN_DIRECTORY, directory, words)
+
+    def _ods_instances_without_database(self, seen: Snapshot) -> Iterator[Drift]:
+        for ods_instance in seen.ods_instances:
+            database = self._connection_strings.local_database(ods_instance.connectionstring)
+            if database is not None and database not in seen.databases:
+                yield Drift(
+                    DriftKind.ODS_INSTANCE_WITHOUT_DATABASE,
+                    f"{ods_instance.odsinstanceid} {ods_instance.name}",
+                    f"The ODS/API routes to the database '{database}', which does not exist.",
+                )
+
+
+def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
+    """Databases of this installation that were published later than the registry knows, by name.
+
+    It knows an earlier publication of their instances, or none of the instances: it never forgets one.
+    """
+    known = {str(row.mark): row.publication for row in seen.instances}
+    return [
+        database
+        for name, database in sorted(seen.databases.items())
+        if (owner := database.owner) is not None
+        and owner.tenant == tenant
+        and owner.installation in {None, seen.installation}
+        and (
+            owner.publication > known[owner.mark]
+            if owner.mark in known
+            else owner.mark not in seen.known_marks and owner.installation == seen.installation
+        )
+    ]
+
+
+def _started_later(seen: Snapshot) -> list[StartedJob]:
+    """Jobs of this installation that Temporal remembers, and of which the registry knows nothing."""
+    known = {str(row.mark): row.jobnumber for row in seen.instances}
+    return [
+        job
+        for job in seen.started
+        if job.installation == seen.installation
+        and (job.number > known[job.mark] if job.mark in known else job.mark not in seen.known_marks)
+    ]
+
+
+def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collection[StartedJob]) -> Drift:
+    times = [database.published_at for database in later if database.published_at is not None]
+    times += [job.at for job in jobs]
+    first, last = _time(min(times, default=None)), _time(max(times, default=None))
+    return Drift(
+        DriftKind.REGISTRY_OLDER_THAN_SERVER,
+        f"{len(later)} databases, {len(jobs)} jobs",
+        f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
+        f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
+        f" {_time(seen.last_change)}. {_handing_back(later)}",
+    )
+
+
+def _handing_back(later: Collection[Database]) -> str:
+    """What to do about databases of which the registry knows nothing."""
+    if not later:
+        return "No database is without its instance. This is told until Temporal forgets the jobs."
+    named = "; ".join(
+        f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
+        for database in list(later)[:_NAMED_AT_MOST]
+    )
+    unnamed = len(later) - _NAMED_AT_MOST
+    return (
+        "None of the databases is dropped. Hand each to its instance: `ods instance adopt ID --database"
+        f" NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}"
+    )
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
+
+
+def _second_databases(seen: Snapshot) -> Iterator[Drift]:
+    names = defaultdict(list)
+    for database in seen.databases.values():
+        if database.owner is not None and database.mark in seen.known_marks:
+            names[database.mark].append(database.name)
+    called = {str(row.mark): row.databasename for row in seen.instances}
+    for mark, several in names.items():
+        if len(several) > 1:
+            its = called.get(mark or "")
+            words = (
+                f"They carry the mark of one instance, whose database the registry calls '{its}'. Nothing is"
+                " done to the others. Remove the comment of a copy (COMMENT ON DATABASE … IS NULL), or drop"
+                " it."
+            )
+            yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+
+
+def _instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
+    routed = {ods_instance.odsinstanceid for ods_instance in seen.ods_instances}
+    for instance in seen.instances:
+        if not _is_usable(instance) or str(instance.mark) in published_later:
+            continue
+        subject = f"{instance.id} {instance.name}"
+        database = seen.databases.get(instance.databasename)
+        if (fault := _fault(database, instance)) is not None:
+            words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
+            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
+        if instance.odsinstanceid not in routed:
+            words = (
+                f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
+            )
+            yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _fault(database: Database | None, instance: DbInstance) -> str | None:
+    """What is wrong with the database that has the name of the instance's; None if nothing is."""
+    if database is None:
+        return "does not exist"
+    if database.mark != str(instance.mark):
+        return "does not carry the instance's mark"
+    if database.invalid:
+        return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
+    if not database.open:
+        return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
+    return None
+
+
+def _is_usable(instance: DbInstance) -> bool:
+    """Whether the instance has what it was created for, if only because its last job's failure was undone."""
+    if instance.status == InstanceStatus.ERROR:
+        return after_failure(Operation(instance.operation)).usable
+    return instance.status == InstanceStatus.COMPLETED
+
+
+def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
+    live_names = {row.databasename for row in seen.instances}
+    live_marks = {str(row.mark) for row in seen.instances}
+    for database in seen.databases.values():
+        if database.mark in live_marks or database.template or database.name in expected:
+            continue
+        if database.spare:
+            continue  # those that are of no use are removed by the refill, and shown with the others
+        if _is_anothers(database, seen, tenant):
+            continue
+        if database.invalid:
+            words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
+            yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
+        # An unpublished database of an unknown instance is another registry's clone, at work.
+        elif database.mark in seen.known_marks or (
+            not database.staging and _looks_like_ods(database) and database.name not in live_names
+        ):
+            words = "No live instance has this database."
+            yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
+
+
+def _is_anothers(database: Database, seen: Snapshot, tenant: str) -> bool:
+    """Whether the database belongs to another tenant or installation."""
+    owner = database.owner
+    if owner is None or database.mark in seen.known_marks:
+        return False
+    return owner.tenant != tenant or owner.installation not in {None, seen.installation}
+
+
+def _looks_like_ods(database: Database) -> bool:
+    return database.mark is not None or database.name.lower().startswith(f"{DATABASE_PREFIX}_".lower())
+
+
+def _wrong_templates(seen: Snapshot, templates: Collection[str]) -> Iterator[Drift]:
+    for name in templates:
+        template = seen.databases.get(name)
+        if template is None:
+            words = "This template does not exist; instances cannot be created from it."
+            yield Drift(DriftKind.TEMPLATE_MISSING, name, words)
+        elif template.open:
+            words = (
+                "Sessions on this template hold up every create; ALTER DATABASE … ALLOW_CONNECTIONS false."
+            )
+            yield Drift(DriftKind.TEMPLATE_OPEN, name, words)

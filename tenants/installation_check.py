@@ -1,0 +1,132 @@
+"""Whether this installation may change anything on its server, which others may use as well.
+
+The server remembers who has databases on it: each database's comment names its installation. That needs no
+database of ours on the server, is written with the database in one transaction, and goes when it goes.
+"""
+
+import time
+from collections.abc import Collection
+
+import asyncpg
+
+from databases.errors import DatabaseFaultError, faults_explained
+from databases.ownership import Owner
+from databases.server import Server
+from registry.installation import InstallationStore
+from registry.storage.errors import InstallationNotConfirmedError
+
+_KNOWN_SECONDS = 30
+"""How long the server is not looked at again after it was found in order."""
+
+_SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+_COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_database'::regclass"
+
+
+class InstallationCheck:
+    """Compares a tenant's installation with what its registry and its server say.
+
+    Args:
+        store: the installation, as the registry has it.
+        tenant: the tenant's name.
+        tenants: names of all tenants of this service, which may share a server.
+        shares_server: whether the operator has said that other installations may use the server as well.
+    """
+
+    def __init__(
+        self, store: InstallationStore, tenant: str, tenants: Collection[str], *, shares_server: bool
+    ) -> None:
+        self.tenant = tenant
+        self._store = store
+        self._siblings = set(tenants) - {tenant}
+        self._shares_server = shares_server
+        self._in_order_until = 0.0
+
+    async def id(self) -> str:
+        """The installation's id."""
+        return (await self._store.state()).id
+
+    async def require_confirmed(self, session: asyncpg.Connection) -> None:
+        """Refuse to change anything, if the operator must first say that this is meant.
+
+        Raises:
+            InstallationNotConfirmedError: the registry was copied or moved, the server is another one, or
+                another installation has databases on it.
+            DatabaseFaultError: the server is away, …
+        """
+        await self._store.require_confirmed()
+        if time.monotonic() < self._in_order_until:
+            return
+        if (obstacle := await self.obstacle(session)) is not None:
+            raise InstallationNotConfirmedError(obstacle)
+        self._in_order_until = time.monotonic() + _KNOWN_SECONDS
+
+    async def obstacle(self, session: asyncpg.Connection) -> str | None:
+        """What the operator must confirm before anything is changed; None if nothing.
+
+        A server that is seen for the first time is the installation's from then on.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        state = await self._store.state()
+        if state.obstacle is not None:
+            return state.obstacle
+        system = await self.system(session)
+        if state.server is None:
+            await self._store.accept_server(system)
+        elif state.server != system:
+            return (
+                f"The server of ODS_MASTER_DSN is the PostgreSQL cluster {system}; this installation has"
+                f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
+                " that this is meant: `ods installation confirm`."
+            )
+        if others := sorted(await self.others(session) - state.neighbours):
+            return (
+                f"Another installation has databases on the server of ODS_MASTER_DSN: {', '.join(others)}."
+                f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
+                " meant: `ods installation confirm`, or ODS_SHARED_SERVER=true."
+            )
+        return None
+
+    async def known_obstacle(self, server: Server) -> str | None:
+        """The same, as far as it is known while the server may be away.
+
+        A server that was in order within the last 30 seconds is not looked at again.
+        """
+        if time.monotonic() < self._in_order_until:
+            return (await self._store.state()).obstacle
+        try:
+            async with server.session() as session:
+                obstacle = await self.obstacle(session)
+        except DatabaseFaultError:
+            return (await self._store.state()).obstacle
+        if obstacle is None:
+            self._in_order_until = time.monotonic() + _KNOWN_SECONDS
+        return obstacle
+
+    async def system(self, session: asyncpg.Connection) -> str:
+        """System identifier of the server's PostgreSQL cluster, which its standbys share.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        with faults_explained({}):
+            return str(await session.fetchval(_SYSTEM))
+
+    async def others(self, session: asyncpg.Connection) -> set[str]:
+        """Ids of other installations with databases on the server, unless any may have some.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        if self._shares_server:
+            return set()
+        with faults_explained({}):
+            comments = await session.fetch(_COMMENTS)
+        owners = [Owner.read(row["description"]) for row in comments]
+        own = await self.id()
+        return {
+            owner.installation
+            for owner in owners
+            if owner and owner.installation not in {None, own} and owner.tenant not in self._siblings
+        }

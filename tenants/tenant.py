@@ -1,0 +1,103 @@
+"""What belongs to one tenant, composed once for a process: nothing of it is shared with another tenant."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from databases.server import Server
+from databases.spare_pool import SpareStock
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
+from registry.education_organizations.refreshes import RefreshJobs
+from registry.instances.jobs import ExecutionPolicy
+from registry.instances.queries import Catalog
+from registry.instances.store import Registry
+from registry.storage.engine import create_registry_engine
+from secret_files import CurrentDsn
+from settings import AnySettings, Settings
+from tenants.drift import DriftDetector
+from tenants.installation_check import InstallationCheck
+
+_READING_TIMEOUT = 30
+"""Seconds that a statement of those who read ODS databases may take: they wait for one another."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them."""
+
+    name: str
+    settings: Settings
+    engine: AsyncEngine
+    registry: Registry
+    catalog: Catalog
+    server: Server
+    connection_strings: OdsConnectionStrings
+    installation: InstallationCheck
+    drift: DriftDetector
+    spares: SpareStock
+    refreshes: RefreshJobs
+    reading_engine: AsyncEngine
+    """Its connections are held while an ODS database is read, which may hang: status writes have others."""
+
+    @classmethod
+    def compose(
+        cls,
+        name: str,
+        settings: Settings,
+        connection_strings: OdsConnectionStrings,
+        tenants: Collection[str],
+    ) -> Self:
+        """Put the parts of one of the `tenants` together; nothing is connected to yet."""
+        dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
+        engine = create_registry_engine(dsn)
+        server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))
+        catalog = Catalog(engine)
+        registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
+        templates = set(settings.template_databases.values())
+        installation = InstallationCheck(
+            registry.installation, name, tenants, shares_server=settings.shared_server
+        )
+        return cls(
+            name=name,
+            settings=settings,
+            engine=engine,
+            registry=registry,
+            catalog=catalog,
+            server=server,
+            connection_strings=connection_strings,
+            installation=installation,
+            drift=DriftDetector(installation, server, catalog, templates, connection_strings),
+            spares=SpareStock.from_settings(settings, server, partial(_confirmed_id, registry)),
+            refreshes=RefreshJobs(engine, name),
+            reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
+        )
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
+
+async def _confirmed_id(registry: Registry) -> str:
+    """The id of the installation that may make and remove spares."""
+    return (await registry.installation.require_confirmed()).id
+
+
+@asynccontextmanager
+async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
+    """All tenants; in the end their connections are closed.
+
+    Raises:
+        InvalidSettingsError: the settings of a tenant do not make connection strings.
+    """
+    strings = connection_strings(settings)
+    names = settings.tenants.keys()
+    tenants = [Tenant.compose(name, own, strings[name], names) for name, own in settings.tenants.items()]
+    try:
+        yield tenants
+    finally:
+        await asyncio.gather(*(tenant.close() for tenant in tenants))

@@ -1,0 +1,102 @@
+"""What the tests of SQL on a real server share."""
+
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest
+from databases.server import Server
+from embedded.postgres import EmbeddedPostgres
+from settings import CloneStrategy
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, service_dsn, session
+
+READER_PASSWORD = "reader-password-for-tests"
+
+
+@pytest.fixture(scope="session")
+async def shared_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+    """A registry for one test after the other: making one for each would take longer than the tests."""
+    name = f"EdFi_Admin_shared_{next(NUMBERS)}"
+    async with session(service_dsn(postgres, "postgres")) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_registry}"')
+    return service_dsn(postgres, name)
+
+
+@pytest.fixture
+async def registry_dsn(shared_registry: str) -> AsyncIterator[str]:
+    """The shared registry; what the test leaves there is removed."""
+    yield shared_registry
+    async with session(shared_registry) as connection:
+        await connection.execute(
+            "DELETE FROM dbo.apiclientodsinstances; DELETE FROM dbo.odsinstancecontexts;"
+            " DELETE FROM dbo.odsinstancederivatives; DELETE FROM dbo.odsinstances;"
+            " DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances;"
+            " DELETE FROM adminapi.educationorganizations"
+        )
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session on the test's registry, past the product."""
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
+    """The server, as the product reaches it."""
+    server = Server(service_dsn(postgres, "postgres"))
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+def owner() -> Owner:
+    """An instance of the test's own."""
+    number = next(NUMBERS)
+    return Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
+
+
+@pytest.fixture
+async def reader(admin: asyncpg.Connection, postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """Address of the server for a role that is neither ours nor a superuser's; to be given a database."""
+    await admin.execute(f"CREATE ROLE reader LOGIN PASSWORD '{READER_PASSWORD}'")
+    yield f"postgresql://reader:{READER_PASSWORD}@127.0.0.1:{postgres.port}"
+    await admin.execute("DROP ROLE reader")
+
+
+@pytest.fixture
+async def database(admin: asyncpg.Connection, owner: Owner) -> AsyncIterator[str]:
+    """The name of the instance's database; whatever has it, or the private name, in the end is removed."""
+    name = f"EdFi_Ods_Test_{owner.ods_instance_id}_Minimal"
+    yield name
+    await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await admin.execute(f'DROP DATABASE IF EXISTS "{owner.staging_name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def wanted(owner: Owner, database: str) -> CloneRequest:
+    """What the product is asked to make."""
+    return CloneRequest(owner, MINIMAL_TEMPLATE, database, CloneStrategy.AUTO)
+
+
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    name = f"EdFi_Admin_bare_{next(NUMBERS)}"
+    maintenance = service_dsn(postgres, "postgres")
+    async with session(maintenance) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    yield service_dsn(postgres, name)
+    async with session(maintenance) as connection:
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def bare(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session on the database that is migrated."""
+    async with session(dsn) as connection:
+        yield connection

@@ -1,0 +1,342 @@
+"""Each contradiction between registry and server is found, and nothing else is."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from activities.databases import owner_of
+from databases import provisioning
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest
+from databases.server import Server
+from databases.spares import new_name
+from embedded import seeding
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.jobs import InstanceJob, StartedJob
+from registry.instances.queries import Catalog
+from registry.instances.status import Template
+from registry.instances.store import Registry
+from settings import CloneStrategy, Settings
+from tenants.drift import Drift, DriftDetector, DriftKind
+from tenants.tenant import Tenant
+from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
+
+
+@pytest.fixture
+def detector(tenant: Tenant) -> DriftDetector:
+    return tenant.drift
+
+
+@pytest.fixture
+async def completed(
+    registry: Registry, server: Server, settings: Settings, admin: asyncpg.Connection, name: str
+) -> AsyncIterator[InstanceJob]:
+    """An instance as it should be."""
+    job = (await registry.reserve(name, Template.MINIMAL)).job
+    await registry.begin(job)
+    owner = owner_of(job)
+    async with server.fenced(owner) as fenced:
+        await provisioning.provision(
+            fenced,
+            CloneRequest(owner, MINIMAL_TEMPLATE, job.database, CloneStrategy.AUTO),
+            provisioning.TemplateSizes(),
+        )
+    strings = OdsConnectionStrings.from_settings(settings)
+    await registry.finish_create(job, strings.encrypted(job.database))
+    yield job
+    await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}"')
+
+
+async def _found(detector: DriftDetector, kind: DriftKind) -> list[Drift]:
+    return [drift for drift in await detector.detect() if drift.kind is kind]
+
+
+async def test_nothing_is_reported_when_all_is_well(detector: DriftDetector, completed: InstanceJob) -> None:
+    found = await detector.detect()
+    # Other tests of this run have databases of their own on the same server.
+    assert not [drift for drift in found if completed.name in drift.subject]
+    assert not [drift for drift in found if completed.database in drift.subject]
+    assert not [
+        drift for drift in found if drift.kind in {DriftKind.TEMPLATE_MISSING, DriftKind.TEMPLATE_OPEN}
+    ]
+
+
+async def test_nothing_is_reported_when_jobs_are_under_way(
+    detector: DriftDetector, registry: Registry, completed: InstanceJob, name: str
+) -> None:
+    running = (await registry.reserve(f"{name} b", Template.MINIMAL)).job
+    await registry.begin(running)
+    deletion = (await registry.request_delete(completed.instance_id)).job
+    await registry.begin(deletion)
+    about = (name, completed.database, running.database)
+    assert not [drift for drift in await detector.detect() if any(word in drift.subject for word in about)]
+
+
+async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await admin.execute(f'DROP DATABASE "{completed.database}"')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.instance_id} {completed.name}"
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [("datconnlimit", "-2", "a DROP of it was interrupted"), ("datallowconn", "false", "no connections")],
+)
+async def test_database_is_reported_when_its_instance_cannot_use_it(
+    detector: DriftDetector,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+    column: str,
+    value: str,
+    fault: str,
+) -> None:
+    await admin.execute(
+        f"UPDATE pg_database SET {column} = {value} WHERE datname = $1",  # noqa: S608 - our own words
+        completed.database,
+    )
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.instance_id} {completed.name}"
+    assert fault in drift.explanation
+
+
+async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
+    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    job = (await registry.request_rename(completed.instance_id, f"{completed.name} new")).job
+    await registry.begin(job)
+    await registry.fail(job, "The server was away.")
+    assert await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE) == []
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{job.new_database}"')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.explanation.startswith(f"The instance is Error, but its database '{job.database}'")
+    await admin.execute(f'DROP DATABASE "{job.new_database}"')
+
+
+async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
+    detector: DriftDetector, registry: Registry, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    deletion = (await registry.request_delete(completed.instance_id)).job
+    await registry.begin(deletion, "It was published later than the registry knows.")
+    await registry.fail(deletion, "It was published later than the registry knows.")
+    assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+
+
+async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await admin.execute(f'COMMENT ON DATABASE "{completed.database}" IS NULL')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert "mark" in drift.explanation
+
+
+async def test_lost_ods_instance_is_reported(
+    detector: DriftDetector, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE)
+    assert str(completed.ods_instance_id) in drift.explanation
+
+
+async def test_ods_instance_on_another_server_is_none_of_our_business(
+    detector: DriftDetector, settings: Settings, rows: asyncpg.Connection
+) -> None:
+    strings = OdsConnectionStrings.from_settings(settings)
+    local = strings.encrypted("nowhere")
+    elsewhere = settings.model_copy(
+        update={
+            "instance_connection_string": type(settings.instance_connection_string)("host=elsewhere;port=1")
+        }
+    )
+    foreign = OdsConnectionStrings.from_settings(elsewhere).encrypted("nowhere")
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ($1, $2)",
+        [("local", local), ("foreign", foreign), ("unreadable", "x|y|z"), ("none", None)],
+    )
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject.endswith(" local")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_database_is_reported_when_no_instance_has_it(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner, *, marked: bool
+) -> None:
+    name = f"Marked_{owner.ods_instance_id}" if marked else f"EdFi_Ods_{owner.ods_instance_id}_Minimal"
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    try:
+        if marked:
+            await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{owner.comment}'")
+        found = await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)
+        assert name in [drift.subject for drift in found]
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}"')
+    assert name not in [drift.subject for drift in await detector.detect()]
+
+
+async def test_database_of_another_tenant_is_left_out_when_two_tenants_share_a_server(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner
+) -> None:
+    name, comment = f"EdFi_Ods_{owner.ods_instance_id}_Minimal", replace(owner, tenant="tenant2").comment
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    try:
+        await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+        assert name not in [drift.subject for drift in await detector.detect()]
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}"')
+
+
+async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not_when_it_is_unknown(
+    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, owner: Owner, name: str
+) -> None:
+    job = (await registry.reserve(name, Template.MINIMAL)).job
+    await registry.begin(job)
+    await registry.fail(job, "no")
+    deletion = (await registry.request_delete(job.instance_id)).job
+    await registry.begin(deletion)
+    await registry.finish_delete(deletion)
+    ours = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).staging_name
+    try:
+        await admin.execute(f"CREATE DATABASE {ours}")
+        await admin.execute(f"CREATE DATABASE {owner.staging_name}")
+        found = [drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)]
+        assert ours in found
+        assert owner.staging_name not in found
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {ours}")
+        await admin.execute(f"DROP DATABASE IF EXISTS {owner.staging_name}")
+
+
+async def test_invalid_database_is_reported_when_it_is_not_ours(
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner
+) -> None:
+    name = f"broken_{owner.ods_instance_id}"
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", name)
+    try:
+        (drift,) = await _found(detector, DriftKind.INVALID_DATABASE)
+        assert drift.subject == name
+    finally:
+        await admin.execute(f"DROP DATABASE {name}")
+
+
+async def test_spare_is_not_reported_in_whatever_state_it_is(
+    detector: DriftDetector, admin: asyncpg.Connection
+) -> None:
+    name = new_name(str(uuid.uuid4()))
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", name)
+    try:
+        assert name not in [drift.subject for drift in await detector.detect()]
+    finally:
+        await admin.execute(f"DROP DATABASE {name}")
+
+
+async def test_template_is_reported_when_it_is_missing_or_open(
+    tenant: Tenant, settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
+) -> None:
+    strings = OdsConnectionStrings.from_settings(settings)
+    detector = DriftDetector(
+        tenant.installation, server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
+    )
+    await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
+    try:
+        assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_OPEN)] == [
+            SAMPLE_TEMPLATE
+        ]
+        assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_MISSING)] == ["Nowhere"]
+    finally:
+        await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS false')
+
+
+async def test_directory_without_database_is_reported_where_the_role_may_look(
+    detector: DriftDetector, admin: asyncpg.Connection
+) -> None:
+    # COPY … TO PROGRAM makes the directory as the server's own user.
+    await admin.execute("COPY (SELECT 1) TO PROGRAM 'mkdir base/4000000000'")
+    try:
+        assert await _found(detector, DriftKind.ORPHAN_DIRECTORY) == []
+        await admin.execute(f"GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO {seeding.SERVICE_ROLE}")
+        (drift,) = await _found(detector, DriftKind.ORPHAN_DIRECTORY)
+        assert drift.subject == "4000000000"
+        async with admin.transaction():  # CREATE and DROP DATABASE hold this lock
+            await admin.execute("LOCK TABLE pg_database IN ROW EXCLUSIVE MODE")
+            assert await _found(detector, DriftKind.ORPHAN_DIRECTORY) == []
+    finally:
+        await admin.execute(f"REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM {seeding.SERVICE_ROLE}")
+        await admin.execute("COPY (SELECT 1) TO PROGRAM 'rmdir base/4000000000'")
+
+
+async def test_one_finding_names_the_time_between_when_the_registry_was_put_back(
+    detector: DriftDetector, completed: InstanceJob, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
+    assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+    assert f"'{completed.database}' (OdsInstanceId {completed.ods_instance_id})" in drift.explanation
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in drift.explanation
+
+    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+    (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
+    assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+
+
+async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
+    detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    copy = f"{completed.database}_aside"
+    await admin.execute(f'CREATE DATABASE "{copy}"')
+    try:
+        comment = await admin.fetchval(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1",
+            completed.database,
+        )
+        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{comment}'")
+        (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
+        assert drift.subject == f"{completed.database}, {copy}"
+        assert f"the registry calls '{completed.database}'" in drift.explanation
+    finally:
+        await admin.execute(f'DROP DATABASE "{copy}"')
+
+
+async def test_nothing_is_asked_for_when_only_jobs_are_unknown_to_the_registry(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    lost = StartedJob(await tenant.installation.id(), str(uuid.uuid4()), 1, datetime.now(UTC))
+    for drift in await detector.detect([lost]):
+        if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER and drift.subject.startswith("0 databases"):
+            assert "ods instance adopt" not in drift.explanation
+    later = replace(owner_of(completed), number=completed.number + 1)
+    await admin.execute(f"COMMENT ON DATABASE \"{completed.database}\" IS '{later.comment}'")
+    (drift,) = [
+        one for one in await detector.detect([lost]) if one.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+    ]
+    assert "ods instance adopt ID --database NAME" in drift.explanation
+    assert completed.database in drift.explanation
+
+
+async def test_jobs_that_only_temporal_remembers_are_reported_when_the_registry_was_put_back(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob
+) -> None:
+    installation, at = await tenant.installation.id(), datetime.now(UTC)
+    known = StartedJob(installation, completed.mark, completed.number, at)
+    later = StartedJob(installation, completed.mark, completed.number + 1, at)
+    lost = StartedJob(installation, str(uuid.uuid4()), 1, at)
+    others = StartedJob(str(uuid.uuid4()), str(uuid.uuid4()), 1, at)
+
+    async def reported(*started: StartedJob) -> list[str]:
+        found = await detector.detect(started)
+        subjects = [drift.subject for drift in found if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER]
+        # Other tests of this run have left databases of the same installation on the server.
+        return [subject.rpartition(", ")[2] for subject in subjects]
+
+    assert await reported(known, others) in ([], ["0 jobs"])
+    assert await reported(known, later, lost, others) == ["2 jobs"]

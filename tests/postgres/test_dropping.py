@@ -1,0 +1,143 @@
+"""Removing an instance's database, with its users, and nobody else's."""
+
+import asyncio
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from databases.errors import DatabaseFaultError, NotOursError
+from databases.provisioning import CloneRequest, TemplateSizes, drop, provision
+from databases.server import Server
+from embedded.postgres import EmbeddedPostgres
+from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, persistent_sessions, row_of
+from tests.servers import session
+
+
+async def provisioned(server: Server, wanted: CloneRequest) -> None:
+    async with server.fenced(wanted.owner) as fenced:
+        await provision(fenced, wanted, TemplateSizes())
+
+
+async def dropped(server: Server, wanted: CloneRequest, *, published: bool = True) -> None:
+    async with server.fenced(wanted.owner) as fenced:
+        await drop(fenced, wanted.owner, [wanted.database], published=published)
+
+
+async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, reader: str
+) -> None:
+    await provisioned(server, wanted)
+    async with persistent_sessions(admin, reader, wanted.database, 50), asyncio.timeout(5):
+        await dropped(server, wanted)
+        assert not await exists(admin, wanted.database)
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_own_database_is_removed_when_it_is_there(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, *, published: bool
+) -> None:
+    await provisioned(server, wanted)
+    await admin.execute(f'CREATE DATABASE "{wanted.owner.staging_name}" OWNER ods_service')
+    later = replace(wanted, owner=replace(wanted.owner, job_id="DeleteInstanceJob-1-2"))
+    await dropped(server, later, published=published)
+    assert not await exists(admin, wanted.database)
+    assert not await exists(admin, wanted.owner.staging_name)
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_all_is_well_when_there_is_nothing_to_remove(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, *, published: bool
+) -> None:
+    before = await admin.fetch("SELECT datname FROM pg_database ORDER BY 1")
+    await dropped(server, wanted, published=published)
+    assert await admin.fetch("SELECT datname FROM pg_database ORDER BY 1") == before
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("comment", [None, "another instance"])
+async def test_foreign_database_is_untouched_when_it_has_the_name(
+    server: Server,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    comment: str | None,
+    *,
+    published: bool,
+) -> None:
+    if comment is not None:
+        comment = replace(wanted.owner, mark="6b1f0f6e-1111-4222-8333-444444444444").comment
+    await make_foreign(admin, postgres.dsn(), wanted.database, comment)
+    await admin.execute(
+        f'ALTER DATABASE "{wanted.database}" OWNER TO ods_service'
+    )  # nothing else protects it
+    before = await fingerprint(admin, wanted.database)
+    if published:
+        with pytest.raises(NotOursError, match=f"'{wanted.database}'.*untouched"):
+            await dropped(server, wanted)
+    else:
+        await dropped(server, wanted, published=False)
+    assert await fingerprint(admin, wanted.database) == before
+
+
+async def test_staging_leftover_is_removed_when_a_foreign_database_has_the_name(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    await make_foreign(admin, postgres.dsn(), wanted.database)
+    await admin.execute(f'CREATE DATABASE "{wanted.owner.staging_name}" OWNER ods_service')
+    await dropped(server, wanted, published=False)
+    assert not await exists(admin, wanted.owner.staging_name)
+    assert await exists(admin, wanted.database)
+
+
+async def test_removal_is_finished_when_it_was_interrupted(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await provisioned(server, wanted)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", wanted.database)
+    await dropped(server, wanted)
+    assert not await exists(admin, wanted.database)
+
+
+async def test_database_is_closed_and_the_reason_told_when_a_superuser_is_connected(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    await provisioned(server, wanted)
+    async with session(postgres.dsn(wanted.database)) as superuser:
+        with pytest.raises(DatabaseFaultError) as caught:
+            await dropped(server, wanted)
+        assert await superuser.fetchval("SELECT 1") == 1
+    assert not caught.value.retryable
+    assert "close the sessions of superusers by hand" in caught.value.reason
+    assert wanted.database in caught.value.reason
+    row = await row_of(admin, wanted.database)
+    assert row is not None
+    assert (row["datallowconn"], row["datconnlimit"]) == (False, -1)
+    await dropped(server, wanted)
+    assert not await exists(admin, wanted.database)
+
+
+async def test_reason_names_the_right_when_sessions_may_not_be_ended(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, reader: str
+) -> None:
+    await provisioned(server, wanted)
+    await admin.execute("REVOKE pg_signal_backend FROM ods_service")
+    try:
+        async with session(f"{reader}/{wanted.database}"):
+            with pytest.raises(DatabaseFaultError, match="grant it pg_signal_backend") as caught:
+                await dropped(server, wanted)
+    finally:
+        await admin.execute("GRANT pg_signal_backend TO ods_service")
+    assert not caught.value.retryable
+    await dropped(server, wanted)
+
+
+async def test_reason_names_the_owner_when_the_database_was_given_away(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await provisioned(server, wanted)
+    await admin.execute(f'ALTER DATABASE "{wanted.database}" OWNER TO postgres')
+    with pytest.raises(DatabaseFaultError, match="Make it the owner") as caught:
+        await dropped(server, wanted)
+    assert not caught.value.retryable
+    assert await exists(admin, wanted.database)

@@ -1,0 +1,322 @@
+"""Changing ODS instances past the life of the instances behind them: neither is left without the other."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable
+from dataclasses import replace
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation, Template
+from registry.instances.store import Registry
+from registry.ods_instances.parts import ContextDraft, Contexts
+from registry.ods_instances.store import OdsInstanceDraft, OdsInstances
+from registry.storage.errors import InvalidError, NameTakenError, RowNotFoundError
+from settings import Settings
+from tests.ods_api import decrypt
+from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
+from tests.servers import ENCRYPTION_KEY
+
+DRAFT = OdsInstanceDraft("unmanaged", "A type", "host=h;database=d")
+AT_REST = {"Completed", "Completed_Rename", "Error_Rename"}
+ROUTED = AT_REST | {"Pending_Delete", "Pending_Rename", "InProgress_Rename"}
+ADOPTED_NAME = "An adopted name, longer than ours may be: ☃"
+
+
+@pytest.fixture
+def ods_instances(engine: AsyncEngine, registry: Registry, settings: Settings) -> OdsInstances:
+    return OdsInstances(engine, registry, OdsConnectionStrings.from_settings(settings))
+
+
+@pytest.fixture
+def contexts(engine: AsyncEngine) -> Contexts:
+    return Contexts(engine)
+
+
+def draft(name: str, kind: str | None = "Minimal", text: str | None = None) -> OdsInstanceDraft:
+    return OdsInstanceDraft(name, kind, text)
+
+
+async def instance_of(rows: asyncpg.Connection, job: InstanceJob) -> asyncpg.Record:
+    row = await rows.fetchrow("SELECT * FROM adminapi.dbinstances WHERE id = $1", job.instance_id)
+    assert row is not None
+    return row
+
+
+async def ods_instance_of(rows: asyncpg.Connection, job: InstanceJob) -> asyncpg.Record | None:
+    return await rows.fetchrow("SELECT * FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
+
+
+def changes_of(ods_instances: OdsInstances, job: InstanceJob) -> list[Awaitable[object]]:
+    """Everything that can be done to the ODS instance of an instance."""
+    number = job.ods_instance_id
+    return [ods_instances.delete(number), ods_instances.update(number, draft("x"))]
+
+
+@pytest.mark.parametrize("state", sorted(AT_REST))
+async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str, state: str
+) -> None:
+    earlier = await bring_to(registry, state, name)
+    requested = await ods_instances.delete(earlier.ods_instance_id)
+
+    assert requested is not None
+    job = requested.job
+    assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
+    assert await ods_instance_of(rows, job) is None
+    assert (await instance_of(rows, job))["status"] == "Pending_Delete"
+    assert [waiting.job_id for waiting in await registry.waiting_jobs(0, 9)] == [job.job_id]
+    assert (
+        await rows.fetchval("SELECT status FROM adminapi.jobstatuses WHERE jobid = $1", job.job_id)
+        == "Pending"
+    )
+
+
+async def test_deletion_runs_to_its_end_when_the_ods_instance_is_gone_before_it_begins(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await bring_to(registry, "Completed", name)
+    requested = await ods_instances.delete(created.ods_instance_id)
+    assert requested is not None
+    job = requested.job
+
+    begun = await registry.begin(job)
+    assert (begun.held, begun.refusal) == (True, None)
+    assert await registry.begin(job) == begun
+    assert await registry.fail(job, "The server is away.")
+    again = (await registry.request_retry(job.instance_id)).job
+    assert (await registry.begin(again)).held
+    assert await registry.finish_delete(again)
+    assert (await instance_of(rows, job))["status"] == "Deleted"
+    assert (await registry.reserve(name, Template.MINIMAL)).job.name == name
+
+
+@pytest.mark.parametrize("state", sorted(ROUTED - AT_REST))
+async def test_ods_instance_stays_as_it_is_when_a_job_of_its_instance_is_under_way(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str, state: str
+) -> None:
+    job = await bring_to(registry, state, name)
+    before = (await ods_instance_of(rows, job), await instance_of(rows, job))
+
+    for change in (
+        ods_instances.delete(job.ods_instance_id),
+        ods_instances.update(job.ods_instance_id, draft("x")),
+    ):
+        with pytest.raises(InvalidError) as refusal:
+            await change
+        ((property_name, (message,)),) = ((key, told) for key, told in refusal.value.faults.items() if told)
+        assert property_name == "Id"
+        assert status_in(state) in message
+    assert (await ods_instance_of(rows, job), await instance_of(rows, job)) == before
+
+
+@pytest.mark.parametrize("state", [state for state in STATES if state not in ROUTED])
+async def test_ods_instance_is_not_found_when_its_instance_has_none(
+    ods_instances: OdsInstances, registry: Registry, name: str, state: str
+) -> None:
+    job = await bring_to(registry, state, name)
+    for change in (
+        ods_instances.delete(job.ods_instance_id),
+        ods_instances.update(job.ods_instance_id, draft("x")),
+    ):
+        with pytest.raises(RowNotFoundError):
+            await change
+
+
+async def test_deletion_is_requested_anew_when_the_ods_instance_of_a_failed_one_is_deleted(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await bring_to(registry, "Completed", name)
+    deletion = (await registry.request_delete(created.instance_id)).job
+    assert (await registry.begin(deletion, "The database is not ours.")).refusal
+    await registry.fail(deletion, "The database is not ours.")
+    assert await ods_instance_of(rows, created)
+
+    requested = await ods_instances.delete(created.ods_instance_id)
+    assert requested is not None
+    assert requested.job.number == deletion.number + 1
+    assert await ods_instance_of(rows, created) is None
+
+
+async def test_nothing_else_happens_when_the_ods_instance_of_no_instance_is_deleted(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    bystander = await bring_to(registry, "Completed", name)
+    row = await ods_instances.create(DRAFT)
+
+    assert await ods_instances.delete(row.odsinstanceid) is None
+    assert [waiting.job_id for waiting in await registry.waiting_jobs(0, 9)] == []
+    assert await ods_instance_of(rows, bystander)
+
+
+@pytest.mark.parametrize("state", sorted(AT_REST))
+async def test_both_rows_have_the_new_name_and_the_database_its_own_when_an_ods_instance_is_renamed(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str, state: str
+) -> None:
+    job = await bring_to(registry, state, name)
+    before = await instance_of(rows, job)
+    await ods_instances.update(job.ods_instance_id, draft(f" {name} renamed "))
+
+    after, routed = await instance_of(rows, job), await ods_instance_of(rows, job)
+    assert routed is not None
+    assert (after["name"], after["odsinstancename"], routed["name"]) == (f"{name} renamed",) * 3
+    assert (after["status"], after["databasename"]) == (before["status"], before["databasename"])
+    assert after["lastmodifieddate"] > before["lastmodifieddate"]
+    assert routed["connectionstring"] == CONNECTION_STRING
+    with pytest.raises(NameTakenError):
+        await registry.reserve(f"{name} renamed", Template.SAMPLE)
+
+
+async def test_old_name_is_free_but_for_its_database_when_an_ods_instance_was_renamed(
+    ods_instances: OdsInstances, registry: Registry, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    await ods_instances.update(job.ods_instance_id, draft(f"{name} renamed"))
+
+    with pytest.raises(NameTakenError, match=f"whose database is named '{job.database}'"):
+        await registry.reserve(name, Template.MINIMAL)
+    assert (await registry.reserve(name, Template.SAMPLE)).job.name == name
+
+
+async def test_later_jobs_know_the_new_name_when_an_ods_instance_was_renamed(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    await ods_instances.update(job.ods_instance_id, draft(f"{name} renamed"))
+
+    deletion = (await registry.request_delete(job.instance_id)).job
+    assert (deletion.name, deletion.database) == (f"{name} renamed", job.database)
+    assert (await registry.begin(deletion)).held
+    assert await registry.finish_delete(deletion)
+
+
+async def test_name_keeps_the_rules_of_instances_when_there_is_one_behind(
+    ods_instances: OdsInstances, registry: Registry, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    for bad in ("", "  ", "n" * 47, "naïve", "a-b"):
+        with pytest.raises(InvalidError) as refusal:
+            await ods_instances.update(job.ods_instance_id, draft(bad))
+        assert refusal.value.faults["Name"]
+    assert (await ods_instances.create(replace(DRAFT, name="naïve-" + "n" * 94))).odsinstanceid
+
+
+async def test_name_is_refused_when_another_has_it_or_shall_have_it(
+    ods_instances: OdsInstances, registry: Registry, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    await bring_to(registry, "Pending", f"{name} pending")
+    await bring_to(registry, "Error", f"{name} failed")
+    await bring_to(registry, "Pending_Rename", f"{name} moving")
+    await bring_to(registry, "Deleted", f"{name} deleted")
+    other = await ods_instances.create(replace(DRAFT, name=f"{name} other"))
+
+    for taken in ("pending", "failed", "moving", "moving new", "other"):
+        for change in (
+            ods_instances.update(job.ods_instance_id, draft(f"{name} {taken}")),
+            ods_instances.create(replace(DRAFT, name=f"{name} {taken}")),
+        ):
+            with pytest.raises(InvalidError) as refusal:
+                await change
+            assert "already exists" in refusal.value.faults["Name"][0]
+    with pytest.raises(InvalidError):
+        await ods_instances.update(other.odsinstanceid, draft(name))
+    assert (
+        await ods_instances.update(job.ods_instance_id, draft(f"{name} deleted"))
+    ).name == f"{name} deleted"
+
+
+async def test_type_and_connection_string_are_replaced_and_the_instance_is_not_when_there_is_one_behind(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    before = await instance_of(rows, job)
+    await ods_instances.update(job.ods_instance_id, draft(name, "A type", "host=pooler;database=d"))
+
+    routed = await ods_instance_of(rows, job)
+    assert routed is not None
+    assert (routed["name"], routed["instancetype"]) == (name, "A type")
+    assert decrypt(routed["connectionstring"], base64.b64decode(ENCRYPTION_KEY)) == "host=pooler;database=d"
+    assert await instance_of(rows, job) == before
+
+
+async def test_name_that_no_rule_allows_any_more_is_kept_when_only_the_rest_is_changed(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    await rows.execute("UPDATE dbo.odsinstances SET name = $1", ADOPTED_NAME)
+
+    row = await ods_instances.update(job.ods_instance_id, draft(ADOPTED_NAME, None))
+    assert row.instancetype is None
+    assert (await instance_of(rows, job))["name"] == name
+
+
+async def test_twins_made_by_others_are_refused_when_a_type_would_make_them_equal(
+    ods_instances: OdsInstances, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("INSERT INTO dbo.odsinstances VALUES (1, 'twin', 'a'), (2, 'twin', 'b')")
+    with pytest.raises(InvalidError) as refusal:
+        await ods_instances.update(2, draft("twin", "a"))
+
+    assert "already exists" in refusal.value.faults["Name"][0]
+    assert (await ods_instances.update(2, draft("twin", "c"))).instancetype == "c"
+
+
+async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(registry, "Completed", name)
+    await rows.execute("CREATE TABLE dbo.unknown (id int REFERENCES dbo.odsinstances)")
+    try:
+        await rows.execute("INSERT INTO dbo.unknown VALUES ($1)", job.ods_instance_id)
+        with pytest.raises(InvalidError) as refusal:
+            await ods_instances.delete(job.ods_instance_id)
+    finally:
+        await rows.execute("DROP TABLE dbo.unknown")
+
+    assert refusal.value.faults["Id"][0].endswith("Can not be deleted.")
+    assert (await instance_of(rows, job))["status"] == "Completed"
+    assert await ods_instance_of(rows, job)
+
+
+async def test_context_or_deletion_wins_when_both_are_asked_for_at_once(
+    ods_instances: OdsInstances, contexts: Contexts, rows: asyncpg.Connection
+) -> None:
+    for number in range(1, 11):
+        await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, $2)", number, f"n{number}")
+        context = contexts.create(ContextDraft(number, "year", "2026"))
+        answers = await asyncio.gather(ods_instances.delete(number), context, return_exceptions=True)
+
+        (refused,) = [answer for answer in answers if isinstance(answer, Exception)]
+        assert isinstance(refused, InvalidError if refused is answers[0] else RowNotFoundError)
+
+
+async def test_one_deletion_wins_when_both_surfaces_are_asked_at_once(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    for number in range(5):
+        job = await bring_to(registry, "Completed", f"{name} {number}")
+        answers = await asyncio.gather(
+            ods_instances.delete(job.ods_instance_id),
+            registry.request_delete(job.instance_id),
+            return_exceptions=True,
+        )
+        assert len([answer for answer in answers if isinstance(answer, Exception)]) == 1
+        row = await instance_of(rows, job)
+        assert (row["status"], row["jobnumber"]) == ("Pending_Delete", 2)
+
+
+async def test_id_is_one_that_nobody_has_when_the_sequence_was_set_back(
+    ods_instances: OdsInstances, registry: Registry, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(registry, "Pending", name)
+    await rows.execute(
+        "SELECT setval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'), $1, false)",
+        job.ods_instance_id,
+    )
+
+    assert (await ods_instances.create(DRAFT)).odsinstanceid > job.ods_instance_id

@@ -1,0 +1,98 @@
+"""One page of a sweep over the rows of a real registry."""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import pytest
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
+
+from activities.reconcile import ReconcileActivities
+from activities.sweep import SweepActivities, SweepPage
+from databases.server import Server
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Template
+from registry.instances.store import Registry
+from tests.postgres.instance_states import bring_to
+
+
+class Starts:
+    """Starts jobs, but for those that it has a fault for."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, Exception] = {}
+        self.started: list[str] = []
+
+    async def start(self, job: InstanceJob) -> None:
+        await asyncio.sleep(0)
+        if fault := self.faults.get(job.job_id):
+            raise fault
+        self.started.append(job.job_id)
+
+
+def refusal(status: RPCStatusCode) -> RPCError:
+    return RPCError("a text with a secret", status, b"")
+
+
+@pytest.fixture
+async def jobs(registry: Registry, name: str) -> list[str]:
+    """The ids of more jobs than are started at once."""
+    requested = [await registry.reserve(f"{name} {number}", Template.MINIMAL) for number in range(15)]
+    return [one.job.job_id for one in requested]
+
+
+@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "FAILED_PRECONDITION", "ABORTED"])
+async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
+    registry: Registry, jobs: list[str], status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = Starts()
+    starts.faults = {jobs[0]: refusal(RPCStatusCode[status]), jobs[12]: refusal(RPCStatusCode[status])}
+    sweep = SweepActivities(registry, starts.start)
+    with caplog.at_level(logging.WARNING):
+        swept = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
+
+    assert swept.refused == [jobs[0], jobs[12]]
+    assert swept.dispatched == 13
+    assert sorted(starts.started) == sorted(set(jobs) - set(swept.refused))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{job} waits for the next sweep: {status}" for job in swept.refused
+    ]
+
+    starts.faults.clear()  # the rows wait as before
+    again = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
+    assert (again.dispatched, again.refused) == (15, [])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(refusal(status) for status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED)),
+        *(refusal(status) for status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.RESOURCE_EXHAUSTED)),
+        RuntimeError("not connected"),
+    ],
+)
+async def test_page_fails_as_a_whole_when_temporal_is_away(
+    registry: Registry, jobs: list[str], fault: Exception
+) -> None:
+    starts = Starts()
+    starts.faults = {jobs[0]: refusal(RPCStatusCode.INVALID_ARGUMENT), jobs[3]: fault}
+    sweep = SweepActivities(registry, starts.start)
+    with pytest.raises(type(fault)) as raised:
+        await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
+    assert raised.value is fault
+
+
+async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_restart(
+    registry: Registry, server: Server, name: str
+) -> None:
+    job = await bring_to(registry, "InProgress", name)
+    starts, unused = Starts(), cast("Any", None)
+    starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
+    reconcile = ReconcileActivities(registry, server, unused, unused, starts.start)
+    assert not await ActivityEnvironment().run(reconcile.restart, job)
+    assert [waiting.job_id for waiting in await registry.waiting_jobs(0, 10)] == [job.job_id]
+
+    starts.faults = {job.job_id: refusal(RPCStatusCode.UNAVAILABLE)}
+    with pytest.raises(RPCError):
+        await ActivityEnvironment().run(reconcile.restart, job)

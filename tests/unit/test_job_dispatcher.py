@@ -1,0 +1,63 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from api.job_dispatcher import Launcher
+from registry.instances.jobs import InstanceJob
+from settings import Trigger
+from tests.unit.example import JOB
+
+
+class SlowTemporal:
+    """Starts jobs when it is told to."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.started: list[str] = []
+        self.fault: Exception | None = None
+
+    async def start(self, job: InstanceJob, _requester: str | None) -> None:
+        await self.ready.wait()
+        if self.fault:
+            raise self.fault
+        self.started.append(job.job_id)
+
+    async def sweep(self) -> None:
+        """Never asked for."""
+
+
+def launcher(temporal: SlowTemporal) -> Launcher:
+    starter: Any = temporal
+    return Launcher(starter, starter, temporal.sweep, Trigger.IMMEDIATE)
+
+
+async def test_job_is_started_after_the_answer_when_temporal_is_slow() -> None:
+    temporal = SlowTemporal()
+    launching = launcher(temporal)
+    await asyncio.wait_for(launching.launch(JOB, "somebody"), 1)
+    assert temporal.started == []
+    temporal.ready.set()
+    await launching.settle()
+    assert temporal.started == [JOB.job_id]
+
+
+async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
+    temporal = SlowTemporal()
+    launching = launcher(temporal)
+    request = asyncio.create_task(launching.launch(JOB, "somebody"))
+    await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    temporal.ready.set()
+    await launching.settle()
+    assert temporal.started == [JOB.job_id]
+
+
+async def test_fault_is_told_discreetly_when_nobody_foresaw_it(caplog: pytest.LogCaptureFixture) -> None:
+    temporal = SlowTemporal()
+    temporal.fault = KeyError("password=hunter2")
+    temporal.ready.set()
+    await launcher(temporal).launch(JOB, "somebody")
+    assert f"{JOB.job_id} waits for the next sweep: KeyError" in caplog.text
+    assert "hunter2" not in caplog.text
