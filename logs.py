@@ -15,7 +15,7 @@ def fault_name(error: BaseException) -> str:
     return f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno} in {last.name}"
 
 
-class DiscreetFormatter(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """Formats a record with the kind and place of its exception."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -41,7 +41,7 @@ class DiscreetFormatter(logging.Formatter):
 def configure_logging(level: int = logging.INFO) -> None:
     """Send every logger of this process to standard error, discreetly."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(DiscreetFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # A record that cannot be formatted is dropped: Python would print its arguments and a stack instead.
     logging.raiseExceptions = False

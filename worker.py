@@ -18,13 +18,13 @@ from functools import partial
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from activities.concurrency import Turns
+from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
-from activities.registry import RegistryActivities
 from activities.spares import RefillRequests, SpareActivities
+from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
 from logs import configure_logging, fault_name
 from registry.education_organizations.refreshes import RefreshPolicy
@@ -36,7 +36,7 @@ from temporal import client, schedules
 from temporal.job_starter import JobStarter, started_jobs
 from temporal.refresh_starter import RefreshStarter
 from tenants.drift import Drift
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from workflows import search_attributes
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
@@ -73,8 +73,8 @@ _logger = logging.getLogger("worker")
 
 def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker of a tenant's workflows and status writes."""
-    settings, registry, server = tenant.settings, tenant.registry, tenant.server
-    writes = RegistryActivities(registry, tenant.connection_strings, server)
+    settings, registry, server = tenant.settings, tenant.instances, tenant.server
+    writes = StatusActivities(registry, tenant.connection_strings, server)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(registry, starter.start)
     reconcile = ReconcileActivities(
@@ -124,9 +124,9 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that creates and drops a tenant's databases."""
     settings = tenant.settings
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
-    turns = Turns(settings.ddl_concurrency)
-    databases = DatabaseActivities(tenant, turns, refill if settings.spares else None)
-    spares = SpareActivities(tenant.spares, turns)
+    limit = ConcurrencyLimit(settings.ddl_concurrency)
+    databases = DatabaseActivities(tenant, limit, refill if settings.spares else None)
+    spares = SpareActivities(tenant.spares, limit)
     return Worker(
         temporal,
         task_queue=settings.ddl_queue,
@@ -134,9 +134,9 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.provision,
             databases.drop,
             databases.rename,
-            databases.discard,
-            spares.tidy_spares,
-            spares.fill_spare,
+            databases.compensate,
+            spares.prune_spares,
+            spares.replenish_spare,
         ],
         max_concurrent_activities=settings.ddl_concurrency + settings.ddl_prefetch,
         max_concurrent_activity_task_polls=1,
@@ -181,7 +181,7 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     temporal = await _connected(settings, stop)
     if temporal is None:
         return
-    async with composed(settings) as tenants, asyncio.TaskGroup() as running:
+    async with open_tenants(settings) as tenants, asyncio.TaskGroup() as running:
         for tenant in tenants:
             running.create_task(_serve(temporal, tenant, stop))
         looking = running.create_task(poolers.keep_looking())
@@ -207,14 +207,14 @@ async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
 
 async def _require_own(temporal: Client, tenant: Tenant) -> None:
     """Make sure that the tenant's registry and its schedules belong to one installation."""
-    installation = await tenant.registry.installation.require_confirmed()
+    installation = await tenant.instances.installation.require_confirmed()
     await schedules.require_own(temporal, installation.id, tenant.name)
 
 
 async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
     """Register search attributes, set the tenant's schedules and let each run once."""
     await search_attributes.register(temporal)
-    installation = await tenant.registry.installation.require_confirmed()
+    installation = await tenant.instances.installation.require_confirmed()
     await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
 

@@ -8,14 +8,14 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-TURN_MISSED = "TurnMissed"
+SLOT_MISSED = "TurnMissed"
 """Type of the error of an activity whose turn has not come before its worker stopped."""
 
 _NO_PAUSE = timedelta(milliseconds=1)
 """Nothing has failed, so whoever takes over need not wait as after a fault."""
 
 
-class Turns:
+class ConcurrencyLimit:
     """Turns at the databases; who asked first comes first.
 
     Args:
@@ -26,7 +26,7 @@ class Turns:
         self._free = asyncio.Semaphore(at_once)
 
     @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """What the running activity does in its turn.
 
         Raises:
@@ -36,7 +36,7 @@ class Turns:
             if activity.is_worker_shutdown():
                 raise ApplicationError(
                     "The worker stopped before this job had its turn.",
-                    type=TURN_MISSED,
+                    type=SLOT_MISSED,
                     next_retry_delay=_NO_PAUSE,
                 )
             yield

@@ -13,7 +13,7 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.concurrency import Turns
+from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
 from databases import provisioning, renaming
@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Provisioned:
+class ProvisionResult:
     """The new database, its size in bytes, and whether the job was recorded as done as well."""
 
     database: str
@@ -67,15 +67,17 @@ class DatabaseActivities:
         refill: requests that spares are refilled, after one was taken; without it, none are taken.
     """
 
-    def __init__(self, tenant: Tenant, turns: Turns, refill: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, tenant: Tenant, limit: ConcurrencyLimit, refill: Callable[[], None] | None = None
+    ) -> None:
         self._tenant = tenant
-        self._turns = turns
+        self._limit = limit
         self._refill = refill
         self._template_sizes = TemplateSizes()
         self._disk_full_until = 0.0
 
     @activity.defn
-    async def provision(self, job: InstanceJob) -> Provisioned:
+    async def provision(self, job: InstanceJob) -> ProvisionResult:
         """Clone the template or take a spare, publish it under its name, and prove that it answers."""
         with as_application_error():
             try:
@@ -83,8 +85,8 @@ class DatabaseActivities:
                     return await self._provision(job)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and Temporal did not hear of it.
-                if await self._tenant.registry.holds(job, InstanceStatus.COMPLETED):
-                    return Provisioned(job.database, size_bytes=None, finished=True)
+                if await self._tenant.instances.holds(job, InstanceStatus.COMPLETED):
+                    return ProvisionResult(job.database, size_bytes=None, finished=True)
                 raise
 
     @activity.defn
@@ -95,10 +97,10 @@ class DatabaseActivities:
                 async with heartbeats(), self._fenced(job) as session:
                     await provisioning.drop(session, owner_of(job), job.databases, published=job.published)
             except SupersededError:
-                if await self._tenant.registry.holds(job, InstanceStatus.DELETED):
+                if await self._tenant.instances.holds(job, InstanceStatus.DELETED):
                     return True
                 raise
-        return await _recorded(self._tenant.registry.finish_delete(job))
+        return await _recorded(self._tenant.instances.finish_delete(job))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
@@ -109,8 +111,8 @@ class DatabaseActivities:
                     self._tenant.server, session, owner_of(job), job.database, job.final_database
                 )
 
-    @activity.defn
-    async def discard(self, job: InstanceJob) -> bool | None:
+    @activity.defn(name="discard")
+    async def compensate(self, job: InstanceJob) -> bool | None:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
 
         True if the create has failed after it had published the database: the instance is `Completed` now.
@@ -123,7 +125,7 @@ class DatabaseActivities:
                 await provisioning.drop_staging(session, owner_of(job))
                 return None
 
-    async def _provision(self, job: InstanceJob) -> Provisioned:
+    async def _provision(self, job: InstanceJob) -> ProvisionResult:
         request = await self._request(job)
         async with self._fenced(job) as session:
             with self._disk_watched():
@@ -131,13 +133,13 @@ class DatabaseActivities:
         if not made.claimed:
             await provisioning.verify(self._tenant.server, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
-        finished = await _recorded(self._tenant.registry.finish_create(job, connection_string))
+        finished = await _recorded(self._tenant.instances.finish_create(job, connection_string))
         if self._refill and made.claimed:
             self._refill()  # only now: until then, the client waits
-        return Provisioned(job.database, made.size_bytes, finished)
+        return ProvisionResult(job.database, made.size_bytes, finished)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
-        installation = await self._tenant.registry.installation.require_confirmed()
+        installation = await self._tenant.instances.installation.require_confirmed()
         return CloneRequest(
             owner_of(job),
             self._tenant.settings.template_databases[job.template],
@@ -166,15 +168,15 @@ class DatabaseActivities:
         publisher = await provisioning.published_by(session, owner_of(job), job.database)
         if publisher is None:
             return None
-        registry, connection_string = self._tenant.registry, self._tenant.connection_strings
+        registry, connection_string = self._tenant.instances, self._tenant.connection_strings
         try:
             followed = await registry.follow_database(
                 job, connection_string.encrypted(job.database), publisher.attempt
             )
-        except NameTakenError as taken:
+        except NameTakenError as slot:
             await registry.explain_failure(
                 job,
-                f"{taken} The database '{job.database}' of this instance is there and was left. Retry when"
+                f"{slot} The database '{job.database}' of this instance is there and was left. Retry when"
                 " the name is free, or delete the instance together with its database.",
             )
             return None
@@ -206,12 +208,12 @@ class DatabaseActivities:
     ) -> AsyncIterator[asyncpg.Connection]:
         """The fence, when it is this job's turn, if this installation may change anything on the server."""
         fence = self._tenant.server.fenced(owner_of(job), before_waiting=before_waiting)
-        async with self._turns.taken(), fence as session:
+        async with self._limit.slot(), fence as session:
             await self._tenant.installation.require_confirmed(session)
             yield session
 
     async def _require_due(self, job: InstanceJob) -> Position:
-        position = await self._tenant.registry.position(job)
+        position = await self._tenant.instances.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
         return position
@@ -228,10 +230,10 @@ class DatabaseActivities:
 
     async def _end_wait(self, job: InstanceJob) -> None:
         await asyncio.sleep(_GOES_ON_SECONDS)
-        await self._tenant.registry.end_wait(job)
+        await self._tenant.instances.end_wait(job)
 
     async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
-        position = await self._tenant.registry.position(job)
+        position = await self._tenant.instances.position(job)
         if position is None or position.status not in AT_REST:
             raise SupersededError
         return position.status

@@ -15,7 +15,7 @@ from databases.inspection import Database
 from databases.server import Server
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Undo, after_failure
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from tenants.drift import Drift
 
 _AT_ONCE = 200
@@ -61,13 +61,13 @@ class ReconcileActivities:
 
     def __init__(
         self,
-        registry: Registry,
+        instances: InstanceStore,
         server: Server,
         detect: Callable[[], Awaitable[list[Drift]]],
         is_open: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
     ) -> None:
-        self._registry = registry
+        self._instances = instances
         self._server = server
         self._detect = detect
         self._is_open = is_open
@@ -80,7 +80,7 @@ class ReconcileActivities:
         With the first page also the deletes that have failed and are tried again without a person.
         """
         with as_application_error():
-            jobs = await self._registry.running_jobs(page.after, page.size)
+            jobs = await self._instances.running_jobs(page.after, page.size)
             unfinished = await self._unfinished_deletes() if page.after == 0 else []
         slots = asyncio.Semaphore(_ASKED_AT_ONCE)
         # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
@@ -99,7 +99,7 @@ class ReconcileActivities:
         except DatabaseFaultError:
             return []  # none can be finished while the server is away
         half_dropped = {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
-        return await self._registry.unfinished_deletes(half_dropped)
+        return await self._instances.unfinished_deletes(half_dropped)
 
     @activity.defn
     async def restart(self, job: InstanceJob) -> bool:
@@ -108,7 +108,7 @@ class ReconcileActivities:
         Also if Temporal refuses this job: it waits for the next sweep then.
         """
         with as_application_error():
-            due = await self._registry.release(job)
+            due = await self._instances.release(job)
         return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn
@@ -122,8 +122,8 @@ class ReconcileActivities:
             marks = {one.mark for one in found if one.mark is not None}
             staged = {one.mark for one in found if one.mark is not None and one.staging}
             named = {(one.mark, one.name) for one in found}
-            failed = [job for job in await self._registry.failed_jobs(marks) if _is_left(job, named)]
-            staging = await self._registry.ended_jobs(staged)
+            failed = [job for job in await self._instances.failed_jobs(marks) if _is_left(job, named)]
+            staging = await self._instances.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
         page = [left[number] for number in sorted(left)[:_AT_ONCE]]
         return Leftovers(page, more=len(left) > len(page))

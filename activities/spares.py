@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.concurrency import Turns
+from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from databases.spare_pool import SpareOrder, SpareStock, Tidied
+from databases.spare_pool import PruneResult, SpareOrder, SparePool
 
 _logger = logging.getLogger(__name__)
 
@@ -23,23 +23,23 @@ class SpareActivities:
         turns: bounds how many databases are worked on at once.
     """
 
-    def __init__(self, stock: SpareStock, turns: Turns) -> None:
+    def __init__(self, stock: SparePool, limit: ConcurrencyLimit) -> None:
         self._stock = stock
-        self._turns = turns
+        self._limit = limit
 
-    @activity.defn
-    async def tidy_spares(self) -> Tidied:
+    @activity.defn(name="tidy_spares")
+    async def prune_spares(self) -> PruneResult:
         """Remove spares that are of no use, and find out which are missing."""
-        async with heartbeats(), self._turns.taken():
+        async with heartbeats(), self._limit.slot():
             with as_application_error():
-                return await self._stock.tidy()
+                return await self._stock.prune()
 
-    @activity.defn
-    async def fill_spare(self, order: SpareOrder) -> None:
+    @activity.defn(name="fill_spare")
+    async def replenish_spare(self, order: SpareOrder) -> None:
         """Make one spare."""
-        async with heartbeats(), self._turns.taken():
+        async with heartbeats(), self._limit.slot():
             with as_application_error():
-                await self._stock.fill(order)
+                await self._stock.replenish(order)
 
 
 class RefillRequests:

@@ -9,7 +9,7 @@ from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
 from registry.instances.jobs import InstanceJob
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 
 _STARTS_AT_ONCE = 10
 """Enough to keep Temporal busy, and few beside the requests of people."""
@@ -28,7 +28,7 @@ class SweepPage:
 
 
 @dataclass(frozen=True)
-class SweptPage:
+class SweepResult:
     """How many waiting rows were dispatched, and the last of their ids; None on an empty page.
 
     Jobs that were `refused` are tried again by the next sweep.
@@ -47,14 +47,14 @@ class SweepActivities:
         start: starts the workflow of a job, or hands the job to the workflow that is open under its id.
     """
 
-    def __init__(self, registry: Registry, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
-        self._registry = registry
+    def __init__(self, instances: InstanceStore, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
+        self._instances = instances
         self._start = start
 
     @activity.defn
-    async def dispatch_page(self, page: SweepPage) -> SweptPage:
+    async def dispatch_page(self, page: SweepPage) -> SweepResult:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`."""
-        jobs = await self._registry.waiting_jobs(page.after, page.size)
+        jobs = await self._instances.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -62,7 +62,7 @@ class SweepActivities:
         except ExceptionGroup as faults:
             raise faults.exceptions[0] from None
         refused = [job.job_id for job, start in zip(jobs, starts, strict=True) if not start.result()]
-        return SweptPage(len(jobs) - len(refused), jobs[-1].instance_id if jobs else None, refused)
+        return SweepResult(len(jobs) - len(refused), jobs[-1].instance_id if jobs else None, refused)
 
     async def _dispatched(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
         """Start one workflow; false if Temporal refuses this one."""

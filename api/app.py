@@ -21,7 +21,7 @@ from api.http import problems
 from api.middleware.admission import ProtocolMiddleware
 from api.middleware.audit import AuditMiddleware
 from api.middleware.hosts import AllowedHosts
-from api.middleware.route_table import Places
+from api.middleware.route_table import RouteTable
 from api.middleware.tenancy import Tenancy
 from api.routes import (
     adoption,
@@ -49,7 +49,7 @@ from registry.connection_strings.ods_connection_strings import connection_string
 from registry.storage.poolers import PoolerCheck
 from settings import AnySettings, InvalidSettingsError, load_settings
 from temporal import client
-from tenants.tenant import composed
+from tenants.tenant import open_tenants
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def app_with(settings: AnySettings) -> FastAPI:
     if settings.oidc_issuer is None:
         app.include_router(connect.router)
     hosts = AllowedHosts(settings.allowed_hosts)
-    app.add_middleware(ProtocolMiddleware, hosts=hosts, places=Places(app.routes))
+    app.add_middleware(ProtocolMiddleware, hosts=hosts, places=RouteTable(app.routes))
     return app
 
 
@@ -115,14 +115,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     temporal = await client.connect(settings, lazy=True)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
-    async with composed(settings) as composition:
+    async with open_tenants(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
         app.state.health = HealthMonitor(app.state.tenancy)
         background: list[asyncio.Task[Any]] = [
             asyncio.create_task(task)
             for one in services
-            for task in (one.launcher.catch_up(), one.recorder.keep())
+            for task in (one.dispatcher.retry_missed(), one.recorder.keep())
         ]
         background.append(asyncio.create_task(_stop_if_refused(poolers)))
         try:
@@ -131,7 +131,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await asyncio.gather(*(one.launcher.settle() for one in services))
+            await asyncio.gather(*(one.dispatcher.drain() for one in services))
             await asyncio.gather(app.state.health.close(), *(one.recorder.flush() for one in services))
 
 

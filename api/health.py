@@ -14,13 +14,13 @@ from starlette.requests import HTTPConnection
 from api.health_checks import Check, HealthStatus, Result, checks
 from api.http.temporal_calls import PATIENCE
 from api.middleware.tenancy import Tenancy
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 
 _FRESH_SECONDS = 2.0
 """How long what was found out is told again."""
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """How the service is: unhealthy if no tenant's registry works, degraded if any part is not healthy."""
 
     status: HealthStatus

@@ -17,7 +17,7 @@ from temporalio.client import Client
 
 from api.http.temporal_calls import answer_of
 from api.middleware.tenancy import Tenancy
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 from api.services import Services
 from databases.errors import DatabaseFaultError
 from logs import fault_name
@@ -48,7 +48,7 @@ class HealthStatus(StrEnum):
     UNHEALTHY = "Unhealthy"
 
 
-class Result(Answer):
+class Result(ResponseModel):
     """How one part is; `detail` says what is wrong with a part that answers."""
 
     name: str
@@ -104,7 +104,7 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
 def _registry(tenants: Tenancy, services: Services) -> Check:
     """Without its registry, no request of a tenant can be accepted."""
     name = _named("database", services, tenants)
-    find = partial(_read_only, [name], services.catalog.require_tables)
+    find = partial(_read_only, [name], services.queries.require_tables)
     return Check([name], find, HealthStatus.UNHEALTHY)
 
 

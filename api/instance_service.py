@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Limit, Offset, Properties, documented_body
 from api.http.problems import ProblemError
-from api.middleware.audit import Noting
+from api.middleware.audit import AuditContextDep
 from api.schemas.instances import Instance, describe
-from api.services import Serving
+from api.services import ServicesDep
 from registry.instances.naming import MAX_NAME_LENGTH, name_faults
 from registry.instances.status import Template
 from registry.instances.store import Requested
@@ -79,7 +79,7 @@ class _Selection:
 Selection = Annotated[_Selection, Depends()]
 
 
-def switched_on(services: Serving) -> None:
+def require_instance_management(services: ServicesDep) -> None:
     """The dependency of every endpoint of either surface: whether instances are managed here at all."""
     if not services.settings.instance_management:
         raise ProblemError.invalid(
@@ -90,19 +90,19 @@ def switched_on(services: Serving) -> None:
 class _InstanceRequests:
     """The requests; what cannot be granted is an error of `registry.storage.errors`."""
 
-    def __init__(self, services: Serving, noting: Noting) -> None:
+    def __init__(self, services: ServicesDep, audit: AuditContextDep) -> None:
         self._services = services
-        self._noting = noting
+        self._noting = audit
 
     async def create(self, new: _NewInstance) -> Requested:
         """Request an instance."""
-        return await self.launched(await self._services.registry.reserve(new.name, new.template))
+        return await self.launched(await self._services.instances.reserve(new.name, new.template))
 
     async def select(self, selection: _Selection) -> Sequence[Instance]:
         """A page of instances by id, deleted ones included."""
         if selection.name is not None and not is_storable(selection.name):
             return []
-        rows = await self._services.catalog.instances(
+        rows = await self._services.queries.instances(
             offset=selection.offset,
             limit=selection.limit,
             instance_id=selection.id,
@@ -117,7 +117,7 @@ class _InstanceRequests:
 
     async def get(self, instance_id: int) -> Instance:
         """One live instance."""
-        row = await self._services.catalog.instance(instance_id)
+        row = await self._services.queries.instance(instance_id)
         (described,) = await describe([row], self._services)
         return described
 
@@ -125,7 +125,7 @@ class _InstanceRequests:
         """Request that the instance gets the name in `body`."""
         self._noting.instance = instance_id
         # Before the body is judged: that there is no such instance counts for more.
-        template = (await self._services.catalog.instance(instance_id)).databasetemplate
+        template = (await self._services.queries.instance(instance_id)).databasetemplate
         name = body.get("name")
         errors = {
             "Name": _name_faults(name),
@@ -134,27 +134,27 @@ class _InstanceRequests:
         if any(errors.values()):
             raise ProblemError.invalid(errors)
         return await self.launched(
-            await self._services.registry.request_rename(instance_id, str(name).strip())
+            await self._services.instances.request_rename(instance_id, str(name).strip())
         )
 
     async def delete(self, instance_id: int) -> Requested:
         """Request that the instance is deleted, with its database."""
         self._noting.instance = instance_id
-        return await self.launched(await self._services.registry.request_delete(instance_id))
+        return await self.launched(await self._services.instances.request_delete(instance_id))
 
     async def retry(self, instance_id: int) -> Requested:
         """Request that the failed job of the instance is tried again."""
         self._noting.instance = instance_id
-        return await self.launched(await self._services.registry.request_retry(instance_id))
+        return await self.launched(await self._services.instances.request_retry(instance_id))
 
     async def launched(self, requested: Requested) -> Requested:
         """Start what was committed, as far as possible."""
         self._noting.instance, self._noting.job = requested.instance.id, requested.job.job_id
-        await self._services.launcher.launch(requested.job, self._noting.client)
+        await self._services.dispatcher.launch(requested.job, self._noting.client)
         return requested
 
 
-InstanceRequests = Annotated[_InstanceRequests, Depends()]
+InstanceService = Annotated[_InstanceRequests, Depends()]
 
 
 def _name_faults(name: object) -> list[str]:

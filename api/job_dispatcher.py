@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 0.01
 _logger = logging.getLogger(__name__)
 
 
-class Launcher:
+class JobDispatcher:
     """Starts committed jobs at once, unless they shall wait for the schedule.
 
     Args:
@@ -57,7 +57,7 @@ class Launcher:
         if self._immediately:
             await self._begin(self._attempt(job_id, self._refreshes.start(scope)))
 
-    async def settle(self) -> None:
+    async def drain(self) -> None:
         """Wait for what is still being started: not for long, for nothing waits for Temporal for long."""
         await asyncio.gather(*self._starting)
 
@@ -74,7 +74,7 @@ class Launcher:
             _logger.warning("%s waits for the next sweep: %s", job_id, fault_name(error))
             self._missed.set()
 
-    async def catch_up(self) -> NoReturn:
+    async def retry_missed(self) -> NoReturn:
         """Sweep whenever a job could not be started, as soon as Temporal answers.
 
         Also once at first: the process before this one may have died between a commit and the start.

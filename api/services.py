@@ -11,15 +11,15 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 from temporalio.client import Client
 
-from api.job_dispatcher import Launcher
-from api.middleware.audit import Recorder
+from api.job_dispatcher import JobDispatcher
+from api.middleware.audit import AuditRecorder
 from api.security.client_states import Standings
 from api.security.client_tokens import ClientTokens
 from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
-from api.security.tokens import Authority, Tokens
+from api.security.tokens import Tokens, TokenVerifier
 from databases.server import Server
-from databases.spare_pool import SpareStock
+from databases.spare_pool import SparePool
 from registry.audit import AuditTrail
 from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
@@ -27,8 +27,8 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.education_organizations.refreshes import RefreshJobs, RefreshPolicy
 from registry.education_organizations.tenant_view import TenantView
 from registry.instances.jobs import workflow_id
-from registry.instances.queries import Catalog
-from registry.instances.store import Registry
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
 from settings import Settings
@@ -47,32 +47,32 @@ class Services:
     tenant: str
     settings: Settings
     temporal: Client
-    registry: Registry
+    instances: InstanceStore
     installation: InstallationCheck
-    catalog: Catalog
+    queries: InstanceQueries
     ods_instances: OdsInstances
     contexts: Contexts
     derivatives: Derivatives
     server: Server
     connection_strings: OdsConnectionStrings
     drift: DriftDetector
-    spares: SpareStock
+    spares: SparePool
     sweep: Callable[[], Awaitable[None]]
     refreshes: RefreshJobs
     tenant_view: TenantView
     refill: Callable[[], Awaitable[None]]
-    launcher: Launcher
+    dispatcher: JobDispatcher
     clients: ApiClients
     registration: RegistrationWindow
     tokens: Tokens
-    authority: Authority
+    verifier: TokenVerifier
     limits: ConnectLimits
     audit: AuditTrail
-    recorder: Recorder
+    recorder: AuditRecorder
 
     @classmethod
     def compose(
-        cls, tenant: Tenant, temporal: Client, limits: ConnectLimits, issuer: Authority | None
+        cls, tenant: Tenant, temporal: Client, limits: ConnectLimits, issuer: TokenVerifier | None
     ) -> Self:
         """Put the parts of one tenant together; without an issuer of tokens, it issues them itself."""
         settings, audit = tenant.settings, AuditTrail(tenant.engine)
@@ -83,10 +83,10 @@ class Services:
             tenant=tenant.name,
             settings=settings,
             temporal=temporal,
-            registry=tenant.registry,
+            instances=tenant.instances,
             installation=tenant.installation,
-            catalog=tenant.catalog,
-            ods_instances=OdsInstances(tenant.engine, tenant.registry, tenant.connection_strings),
+            queries=tenant.queries,
+            ods_instances=OdsInstances(tenant.engine, tenant.instances, tenant.connection_strings),
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             server=tenant.server,
@@ -97,7 +97,7 @@ class Services:
             refill=partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL),
             refreshes=tenant.refreshes,
             tenant_view=TenantView(tenant.engine),
-            launcher=Launcher(
+            dispatcher=JobDispatcher(
                 JobStarter(temporal, settings.registry_queue),
                 RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings)),
                 sweep,
@@ -106,10 +106,12 @@ class Services:
             clients=ApiClients(clients, limits.hashes),
             registration=RegistrationWindow(tenant.engine),
             tokens=tokens,
-            authority=issuer or ClientTokens(tokens, Standings(clients.standing)),
+            verifier=issuer or ClientTokens(tokens, Standings(clients.standing)),
             limits=limits,
             audit=audit,
-            recorder=Recorder(audit.record, partial(audit.prune, timedelta(days=settings.audit_retention))),
+            recorder=AuditRecorder(
+                audit.record, partial(audit.prune, timedelta(days=settings.audit_retention))
+            ),
         )
 
     def workflow_url(self, ods_instance_id: int) -> str | None:
@@ -127,4 +129,4 @@ def services_of(connection: HTTPConnection) -> Services:
     return services
 
 
-Serving = Annotated[Services, Depends(services_of)]
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -16,7 +16,7 @@ class Bench:
     quick: bool
     stacks: Stacks
 
-    def thorough(self, full: _Value, *, quick: _Value) -> _Value:
+    def pick(self, full: _Value, *, quick: _Value) -> _Value:
         """How often, how long or how many: in a full run, or in a quick one."""
         return quick if self.quick else full
 
@@ -28,14 +28,14 @@ class Bench:
     @property
     def many_tables(self) -> TemplateSpec:
         """The template that is like a real one without data: many small files."""
-        return TemplateSpec(30, self.thorough(800, quick=100))
+        return TemplateSpec(30, self.pick(800, quick=100))
 
     @property
     def medium(self) -> TemplateSpec:
         """A template with data."""
-        return TemplateSpec(self.thorough(400, quick=40))
+        return TemplateSpec(self.pick(400, quick=40))
 
     @property
     def large(self) -> TemplateSpec:
         """A template whose copy takes seconds."""
-        return TemplateSpec(self.thorough(800, quick=80))
+        return TemplateSpec(self.pick(800, quick=80))

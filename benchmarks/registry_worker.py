@@ -12,7 +12,7 @@ from embedded.data_folder import DataFolder, StackFile
 from logs import configure_logging
 from settings import Settings
 from temporal import client
-from tenants.tenant import composed
+from tenants.tenant import open_tenants
 from worker import registry_worker
 
 TASK_QUEUE = "bench"
@@ -58,7 +58,7 @@ def _settings(folder: DataFolder, stack: StackFile) -> dict[str, str]:
 async def _serve() -> None:
     settings = Settings.load()
     temporal = await client.connect(settings)
-    async with composed(settings) as (tenant,):
+    async with open_tenants(settings) as (tenant,):
         await registry_worker(temporal, tenant).run()
 
 

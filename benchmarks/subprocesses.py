@@ -12,14 +12,14 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def apart(work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+def run_in_process(work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs) -> _R:
     """What the coroutine function `work`, of any module, returns in another process."""
-    with meanwhile(work, *args, **kwargs) as result:
+    with run_beside(work, *args, **kwargs) as result:
         return result.result()
 
 
 @contextmanager
-def meanwhile(
+def run_beside(
     work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs
 ) -> Iterator[Future[_R]]:
     """Start `work` in another process; the block goes on beside it, and does not end before it."""

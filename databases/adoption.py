@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from databases.errors import faults_explained
+from databases.errors import translate_postgres_errors
 from databases.ownership import Owner
 from databases.provisioning import execute
 from databases.spares import INVALID
@@ -60,7 +60,7 @@ async def look(
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         found = await session.fetchrow(_LOOK, database, INVALID)
     if found is None:
         return None
@@ -88,7 +88,7 @@ async def adopt(
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         async with session.transaction():
             await session.execute(_TAKE_TURNS, database)
             candidate = await look(session, owner, database, needed)
@@ -104,7 +104,7 @@ async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         found = await session.fetchrow(_LOOK, database, INVALID)
     return Owner.read(found["comment"]) if found else None
 

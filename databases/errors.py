@@ -77,7 +77,7 @@ def means_outage(sqlstate: str) -> bool:
 
 
 @contextmanager
-def faults_explained(reasons: dict[str, str]) -> Iterator[None]:
+def translate_postgres_errors(reasons: dict[str, str]) -> Iterator[None]:
     """Turn errors of PostgreSQL and of the connection to it into `DatabaseFaultError`.
 
     Args:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from databases.errors import faults_explained
+from databases.errors import translate_postgres_errors
 from databases.ownership import STAGING_PREFIX, Owner, published_at
 from databases.spares import INVALID, is_spare
 
@@ -56,7 +56,7 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         return [_database(row) for row in await session.fetch(_DATABASES, INVALID)]
 
 
@@ -66,7 +66,7 @@ async def orphan_directories(session: asyncpg.Connection) -> list[str]:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         if not await session.fetchval(_MAY_LOOK) or await session.fetchval(_DDL_IS_RUNNING):
             return []
         return [row["name"] for row in await session.fetch(_UNKNOWN_DIRECTORIES)]

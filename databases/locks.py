@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from databases.errors import LOCK_NOT_AVAILABLE, DatabaseFaultError, faults_explained
+from databases.errors import LOCK_NOT_AVAILABLE, DatabaseFaultError, translate_postgres_errors
 
 # A lock on the database itself; or, where there is none, sessions with an uncommitted change of the
 # catalogue: an ALTER DATABASE that has not been committed locks no more than the row.
@@ -40,7 +40,7 @@ async def lock_holders_named(session: asyncpg.Connection, database: str) -> Asyn
     try:
         yield
     except asyncpg.LockNotAvailableError:
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             holder = await session.fetchrow(_HOLDERS, database)
         raise DatabaseFaultError(
             _described(holder, database), outage=True, sqlstate=LOCK_NOT_AVAILABLE

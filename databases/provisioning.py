@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from databases import errors, spares
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, faults_explained
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, translate_postgres_errors
 from databases.locks import lock_holders_named
 from databases.ownership import Owner
 from databases.server import Server
@@ -96,7 +96,7 @@ class TemplateSizes:
         Raises:
             DatabaseFaultError: the template is missing, or may not be read.
         """
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             state = await spares.fingerprint(session, template)
         known_state, size = self._known.get(template, (None, 0))
         if state is None or state != known_state:
@@ -115,7 +115,7 @@ async def provision(session: asyncpg.Connection, request: CloneRequest, sizes: T
         DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
     """
     owner = request.owner
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         found = await find(session, owner, request.database, owner.staging_name)
         if chosen(found, owner, [request.database]) is not None:
             _require_usable(found[request.database])
@@ -157,7 +157,7 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
         DisagreementError: the database was published later than the registry knows, or has another name.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         found = await find(session, owner, *names, owner.staging_name)
         database = _droppable(found, owner, names, published=published)
         await _drop_staging(session, owner, found)
@@ -185,7 +185,7 @@ async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         await _drop_staging(session, owner, await find(session, owner, owner.staging_name))
 
 
@@ -322,7 +322,7 @@ async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy
         errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
         f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
     }
-    with faults_explained(reasons):
+    with translate_postgres_errors(reasons):
         await execute(
             session,
             f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false",
@@ -332,7 +332,7 @@ async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy
 
 
 async def _template_size(session: asyncpg.Connection, template: str) -> int:
-    with faults_explained(
+    with translate_postgres_errors(
         {
             errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not read the template"
             f" '{template}'. Grant it CONNECT on that database, then retry."
@@ -381,7 +381,7 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
         f" '{database}' or end the sessions on it. Make it the owner and grant it pg_signal_backend; close"
         " the sessions of superusers by hand. Then retry.",
     }
-    with faults_explained(reasons):
+    with translate_postgres_errors(reasons):
         async with lock_holders_named(session, database):
             if not invalid:
                 # Otherwise connection pools come back as fast as their sessions are ended.
@@ -399,7 +399,7 @@ async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> Found:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with faults_explained({}):
+    with translate_postgres_errors({}):
         # Names of the type `name`, which refuses what PostgreSQL would cut.
         rows = await session.fetch(_FIND, names, owner.mark)
     return {row["datname"]: row for row in rows}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import asyncpg
 
 from databases import errors
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, faults_explained
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, translate_postgres_errors
 from databases.locks import lock_holders_named
 from databases.ownership import Owner
 from databases.provisioning import chosen, execute, find
@@ -100,7 +100,7 @@ async def _rename(
         f" '{current}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
         " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
     }
-    with faults_explained(reasons):
+    with translate_postgres_errors(reasons):
         try:
             async with server.session() as other, lock_holders_named(other, current):
                 await _rename_and_end_sessions(session, other, owner, current, target)

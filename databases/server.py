@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
-from databases.errors import LOST, DatabaseFaultError, faults_explained
+from databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from registry.storage.connecting import (
     connect,
@@ -120,7 +120,7 @@ class Server:
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             connection = await connect(
                 current(self._dsn), database=database, timeout=_CONNECT_TIMEOUT, server_settings=_APPLICATION
             )
@@ -160,13 +160,13 @@ class Server:
             if not await _first_answer(session, _try_fence(session, key)):
                 if before_waiting is not None:
                     await before_waiting()
-                with faults_explained({}):
+                with translate_postgres_errors({}):
                     await _take_fence(session, key)
             yield session
 
     @asynccontextmanager
     async def _kept(self) -> AsyncIterator[asyncpg.Connection]:
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             pool = await self._opened_pool()
             acquired = await pool.acquire(timeout=_CONNECT_TIMEOUT)
         session = cast("asyncpg.Connection", acquired)  # it has all of its methods
@@ -206,7 +206,7 @@ class Server:
 async def _first_answer(session: asyncpg.Connection, answer: Awaitable[_Answer]) -> _Answer:
     """What an old session answers: a server that is gone is noticed, and not waited for."""
     try:
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             return await answer
     except BaseException:
         _terminate(session)

@@ -7,7 +7,7 @@ from typing import Self
 import asyncpg
 
 from databases import provisioning, spares
-from databases.errors import DatabaseFaultError, faults_explained
+from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.provisioning import Copy, TemplateSizes
 from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark, Stock
@@ -35,7 +35,7 @@ class SpareOrder:
 
 
 @dataclass(frozen=True)
-class Tidied:
+class PruneResult:
     """How many databases were removed, and which spares are missing now."""
 
     removed: int
@@ -43,7 +43,7 @@ class Tidied:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TemplatePool:
     """The spares of one template: how many there shall be, how many there are, and what they take."""
 
     template: str
@@ -57,11 +57,11 @@ class Shelf:
 class Shelves:
     """The spares of all templates; of those that are unfinished nobody knows the template."""
 
-    templates: list[Shelf]
+    templates: list[TemplatePool]
     unfinished: int
 
 
-class SpareStock:
+class SparePool:
     """The spares of one installation on one server.
 
     Args:
@@ -110,7 +110,7 @@ class SpareStock:
             unfinished=sum(spare.mark is None for spare in stock.spares),
         )
 
-    async def tidy(self) -> Tidied:
+    async def prune(self) -> PruneResult:
         """Remove what is stale, unfinished or too much, and find out what is missing.
 
         Raises:
@@ -128,16 +128,18 @@ class SpareStock:
         empty = {template: sum(spare is None for spare in places) for template, places in wanted.items()}
         rounds = range(max(empty.values(), default=0))
         orders = [template for number in rounds for template in empty if empty[template] > number]
-        return Tidied(removed, [SpareOrder(spares.new_name(installation), template) for template in orders])
+        return PruneResult(
+            removed, [SpareOrder(spares.new_name(installation), template) for template in orders]
+        )
 
-    async def fill(self, order: SpareOrder) -> None:
+    async def replenish(self, order: SpareOrder) -> None:
         """Make a spare, or find that an earlier attempt has made it.
 
         Raises:
             DatabaseFaultError: the template is open, missing or in use, the server is away, …
         """
         async with self._server.locked(order.name) as session:
-            with faults_explained({}):
+            with translate_postgres_errors({}):
                 stock = await self._look(session)
                 if order.name in [spare.name for spare, _ in stock.ready(order.template)]:
                     return
@@ -172,7 +174,7 @@ class SpareStock:
 
     async def _removed(self, session: asyncpg.Connection, spare: Spare) -> bool:
         """Remove a spare unless somebody works on it, or it is no longer what it was."""
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             async with spares.held(session, spare.name) as free:
                 if not free or spare not in (await self._look(session)).spares:
                     return False
@@ -183,7 +185,7 @@ class SpareStock:
                 return True
 
     async def _look(self, session: asyncpg.Connection) -> Stock:
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             return await spares.look(session, await self._installation(), self._templates)
 
     async def _compared(
@@ -232,7 +234,9 @@ def _turns(templates: Collection[str], rounds: int) -> Iterator[str]:
         yield from templates
 
 
-def _shelf(stock: Stock, template: str, wanted: int) -> Shelf:
+def _shelf(stock: Stock, template: str, wanted: int) -> TemplatePool:
     marks = [spare.mark for spare in stock.spares if spare.mark and spare.mark.template == template]
     ready = stock.ready(template)
-    return Shelf(template, wanted, len(ready), len(marks) - len(ready), sum(it.size_bytes for it in marks))
+    return TemplatePool(
+        template, wanted, len(ready), len(marks) - len(ready), sum(it.size_bytes for it in marks)
+    )

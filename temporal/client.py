@@ -12,7 +12,7 @@ from settings import InvalidSettingsError, ServiceSettings
 from temporal.codec import EncryptionCodec
 
 
-class DiscreetFailureConverter(DefaultFailureConverter):
+class RedactingFailureConverter(DefaultFailureConverter):
     """Keeps stack traces, and the words of faults that were not foreseen, out of histories."""
 
     def to_failure(
@@ -26,7 +26,7 @@ class DiscreetFailureConverter(DefaultFailureConverter):
             failure.ClearField("cause")
 
 
-class EncodedFailureConverter(DiscreetFailureConverter):
+class EncodedFailureConverter(RedactingFailureConverter):
     """Moves what a failure says to where a codec encrypts it."""
 
     def to_failure(
@@ -40,7 +40,7 @@ class EncodedFailureConverter(DiscreetFailureConverter):
         failure.message, failure.stack_trace = "Encoded failure", ""
 
 
-DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=DiscreetFailureConverter)
+DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=RedactingFailureConverter)
 """How payloads and failures are written without a key."""
 
 

@@ -13,7 +13,7 @@ from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
 from registry.instances.naming import DATABASE_PREFIX
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, after_failure
 from registry.storage.models import DbInstance, OdsInstance
 from tenants.installation_check import InstallationCheck
@@ -73,14 +73,14 @@ class DriftDetector:
         self,
         installation: InstallationCheck,
         server: Server,
-        catalog: Catalog,
+        queries: InstanceQueries,
         templates: Collection[str],
         connection_strings: OdsConnectionStrings,
     ) -> None:
         self._installation = installation
         self._tenant = installation.tenant
         self._server = server
-        self._catalog = catalog
+        self._queries = queries
         self._templates = templates
         self._connection_strings = connection_strings
 
@@ -107,14 +107,14 @@ class DriftDetector:
         return Snapshot(
             installation=await self._installation.id(),
             obstacle=obstacle,
-            last_change=await self._catalog.last_change(),
+            last_change=await self._queries.last_change(),
             databases={database.name: database for database in found},
             orphan_directories=directories,
-            instances=await self._catalog.live_instances(),
-            known_marks=await self._catalog.known_marks(
+            instances=await self._queries.live_instances(),
+            known_marks=await self._queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
-            ods_instances=await self._catalog.all_ods_instances(),
+            ods_instances=await self._queries.all_ods_instances(),
             started=started,
         )
 

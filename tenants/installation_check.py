@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import asyncpg
 
-from databases.errors import DatabaseFaultError, faults_explained
+from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from databases.server import Server
 from registry.installation import InstallationStore
@@ -110,7 +110,7 @@ class InstallationCheck:
         Raises:
             DatabaseFaultError: the server is away, …
         """
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             return str(await session.fetchval(_SYSTEM))
 
     async def others(self, session: asyncpg.Connection) -> set[str]:
@@ -121,7 +121,7 @@ class InstallationCheck:
         """
         if self._shares_server:
             return set()
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             comments = await session.fetch(_COMMENTS)
         owners = [Owner.read(row["description"]) for row in comments]
         own = await self.id()

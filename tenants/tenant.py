@@ -10,12 +10,12 @@ from typing import Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from databases.server import Server
-from databases.spare_pool import SpareStock
+from databases.spare_pool import SparePool
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.instances.jobs import ExecutionPolicy
-from registry.instances.queries import Catalog
-from registry.instances.store import Registry
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
 from settings import AnySettings, Settings
@@ -33,13 +33,13 @@ class Tenant:
     name: str
     settings: Settings
     engine: AsyncEngine
-    registry: Registry
-    catalog: Catalog
+    instances: InstanceStore
+    queries: InstanceQueries
     server: Server
     connection_strings: OdsConnectionStrings
     installation: InstallationCheck
     drift: DriftDetector
-    spares: SpareStock
+    spares: SparePool
     refreshes: RefreshJobs
     reading_engine: AsyncEngine
     """Its connections are held while an ODS database is read, which may hang: status writes have others."""
@@ -56,23 +56,23 @@ class Tenant:
         dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
         engine = create_registry_engine(dsn)
         server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))
-        catalog = Catalog(engine)
-        registry = Registry(engine, ExecutionPolicy.from_settings(settings), name)
+        queries = InstanceQueries(engine)
+        instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings), name)
         templates = set(settings.template_databases.values())
         installation = InstallationCheck(
-            registry.installation, name, tenants, shares_server=settings.shared_server
+            instances.installation, name, tenants, shares_server=settings.shared_server
         )
         return cls(
             name=name,
             settings=settings,
             engine=engine,
-            registry=registry,
-            catalog=catalog,
+            instances=instances,
+            queries=queries,
             server=server,
             connection_strings=connection_strings,
             installation=installation,
-            drift=DriftDetector(installation, server, catalog, templates, connection_strings),
-            spares=SpareStock.from_settings(settings, server, partial(_confirmed_id, registry)),
+            drift=DriftDetector(installation, server, queries, templates, connection_strings),
+            spares=SparePool.from_settings(settings, server, partial(_confirmed_id, instances)),
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
@@ -82,13 +82,13 @@ class Tenant:
         await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
 
 
-async def _confirmed_id(registry: Registry) -> str:
+async def _confirmed_id(instances: InstanceStore) -> str:
     """The id of the installation that may make and remove spares."""
-    return (await registry.installation.require_confirmed()).id
+    return (await instances.installation.require_confirmed()).id
 
 
 @asynccontextmanager
-async def composed(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
+async def open_tenants(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
     """All tenants; in the end their connections are closed.
 
     Raises:

@@ -11,12 +11,12 @@ from temporalio.client import Client
 from embedded import seeding
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
-from registry.instances.queries import Catalog
-from registry.instances.store import Registry
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from settings import Settings
 from temporal.job_starter import JobStarter
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from tests.servers import (
     MINIMAL_TEMPLATE,
     NUMBERS,
@@ -99,7 +99,7 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 @pytest.fixture
 async def tenant(settings: Settings) -> AsyncIterator[Tenant]:
     """The only tenant."""
-    async with composed(settings) as (tenant,):
+    async with open_tenants(settings) as (tenant,):
         yield tenant
 
 
@@ -110,15 +110,15 @@ def engine(tenant: Tenant) -> AsyncEngine:
 
 
 @pytest.fixture
-def registry(tenant: Tenant) -> Registry:
+def instances(tenant: Tenant) -> InstanceStore:
     """The test's registry."""
-    return tenant.registry
+    return tenant.instances
 
 
 @pytest.fixture
-def catalog(tenant: Tenant) -> Catalog:
+def queries(tenant: Tenant) -> InstanceQueries:
     """What the test's registry shows."""
-    return tenant.catalog
+    return tenant.queries
 
 
 @pytest.fixture(scope="session")

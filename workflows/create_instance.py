@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
-    from activities.registry import RegistryActivities
+    from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
@@ -21,7 +21,7 @@ class CreateInstance(JobWorkflow):
     @workflow.run
     async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
         """Carry `job` out; returns how it ended."""
-        return await self.see_through()
+        return await self.run_job()
 
     async def do_work(self) -> bool:
         """Provision the database, then record `Completed`, unless that was done on the way."""
@@ -29,9 +29,9 @@ class CreateInstance(JobWorkflow):
         provisioned = await self.run_step(
             DatabaseActivities.provision, f"Clone template {job.template} into {job.database}"
         )
-        return provisioned.finished or await self.whole(
+        return provisioned.finished or await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.finish_create,
+                StatusActivities.finish_create,
                 job,
                 **options.status_write(job.policy, "Record Completed and route the ODS/API"),
             )
@@ -42,7 +42,7 @@ class CreateInstance(JobWorkflow):
         job = self.job
         return bool(
             await workflow.execute_activity_method(
-                DatabaseActivities.discard,
+                DatabaseActivities.compensate,
                 job,
                 **options.clean_up(job.policy, f"Remove what was made of {job.database}"),
             )

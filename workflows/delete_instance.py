@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
-    from activities.registry import RegistryActivities
+    from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
@@ -21,15 +21,15 @@ class DeleteInstance(JobWorkflow):
     @workflow.run
     async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
         """Carry `job` out; returns how it ended."""
-        return await self.see_through()
+        return await self.run_job()
 
     async def do_work(self) -> bool:
         """Drop the database, then record `Deleted`, unless that was done on the way."""
         job = self.job
         deleted = await self.run_step(DatabaseActivities.drop, f"Drop {job.database}")
-        return deleted or await self.whole(
+        return deleted or await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
+                StatusActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
             )
         )
 

@@ -23,12 +23,12 @@ from temporalio.exceptions import (
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.concurrency import TURN_MISSED
+    from activities.concurrency import SLOT_MISSED
     from activities.errors import OUTAGE
-    from activities.registry import RegistryActivities
+    from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob, JobFailure, JobWait
     from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
-    from registry.instances.store import Begun
+    from registry.instances.store import BeginResult
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}
@@ -41,7 +41,7 @@ job that is handed over and is not later than their own. It includes the patch b
 workflow meets costs Temporal two events.
 """
 
-_NO_ANSWERS = {OUTAGE, TURN_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
+_NO_ANSWERS = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
 """Types of errors that tell nothing of the job; the last three are Temporal's own."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -86,13 +86,13 @@ class JobWorkflow(ABC):
         elif workflow.patched(_WAITS_FOR_OUTAGES):
             self._earlier = job
 
-    async def see_through(self) -> str:
+    async def run_job(self) -> str:
         """Carry the job out; returns how it ended."""
         self._set_details("Pending", "The job waits for the registry; a delete also for the server.")
         begun = await self._begin()
         if not begun.held:
             return self._moved_on()
-        self._show(BEGIN[self.job.operation].target, "The job has begun.")
+        self._publish_status(BEGIN[self.job.operation].target, "The job has begun.")
         if begun.refusal is not None:
             return await self._give_up(begun.refusal)
         try:
@@ -102,11 +102,11 @@ class JobWorkflow(ABC):
         except (ActivityError, asyncio.CancelledError) as error:
             self._cancelled = self._cancelled or is_cancelled_exception(error)
             return await self._give_up(_reason(error), outage=_is_outage(error))
-        self._show(FINISH[self.job.operation].target, "The job is done.")
+        self._publish_status(FINISH[self.job.operation].target, "The job is done.")
         self._continue_as_successor()
         return f"{self.job.job_id} is done."
 
-    async def whole(self, step: Coroutine[Any, Any, _Result]) -> _Result:
+    async def run_to_completion(self, step: Coroutine[Any, Any, _Result]) -> _Result:
         """Await `step` to its end: a cancellation that arrives meanwhile is acted on afterwards."""
         task = asyncio.ensure_future(step)
         while True:
@@ -176,24 +176,24 @@ class JobWorkflow(ABC):
         left = self.job.policy.outage_timeout - outage.lasted.total_seconds()
         wait = JobWait(self.job, outage.reason, outage.lasted.total_seconds(), left)
         with suppress(ActivityError):
-            await self.whole(
+            await self.run_to_completion(
                 workflow.execute_activity_method(
-                    RegistryActivities.record_wait, wait, **options.wait_record(self.job.policy)
+                    StatusActivities.record_wait, wait, **options.wait_record(self.job.policy)
                 )
             )
 
-    async def _begin(self) -> Begun:
+    async def _begin(self) -> BeginResult:
         """Take the instance: as part of the workflow task if that works at once, or else as an activity."""
         if workflow.patched(_WAITS_FOR_OUTAGES) or workflow.patched(_BEGINS_LOCALLY):
             with suppress(FailureError):
-                return await self.whole(
+                return await self.run_to_completion(
                     workflow.execute_local_activity_method(
-                        RegistryActivities.begin, self.job, **options.quick_write("Take the instance")
+                        StatusActivities.begin, self.job, **options.quick_write("Take the instance")
                     )
                 )
-        return await self.whole(
+        return await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.begin,
+                StatusActivities.begin,
                 self.job,
                 **options.status_write(self.job.policy, "Take the instance"),
             )
@@ -203,21 +203,21 @@ class JobWorkflow(ABC):
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
         self._earlier = None
-        recorded = await self.whole(
+        recorded = await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.fail,
+                StatusActivities.fail,
                 JobFailure(self.job, reason, outage),
                 **options.status_write(self.job.policy, "Record the failure"),
             )
         )
         if not recorded:
             return self._moved_on()
-        self._show(
+        self._publish_status(
             FAIL[self.job.operation].target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
         try:
-            if await self.whole(self.clean_up()):
+            if await self.run_to_completion(self.clean_up()):
                 return self._completed_after_all()
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
@@ -249,9 +249,9 @@ class JobWorkflow(ABC):
         earlier, self._earlier = self._earlier, None
         if earlier is None:
             return
-        is_due = await self.whole(
+        is_due = await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.is_due,
+                StatusActivities.is_due,
                 earlier,
                 **options.status_write(self.job.policy, "Ask whether the earlier job is due"),
             )
@@ -264,7 +264,9 @@ class JobWorkflow(ABC):
             raise asyncio.CancelledError
 
     def _completed_after_all(self) -> str:
-        self._show(InstanceStatus.COMPLETED, "The job had failed after it had published the database.")
+        self._publish_status(
+            InstanceStatus.COMPLETED, "The job had failed after it had published the database."
+        )
         self._continue_as_successor()
         return f"{self.job.job_id} is done: its database had been published."
 
@@ -283,7 +285,7 @@ class JobWorkflow(ABC):
             search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
         )
 
-    def _show(self, status: InstanceStatus, details: str) -> None:
+    def _publish_status(self, status: InstanceStatus, details: str) -> None:
         """Make the Web UI tell and find where the job is."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
         self._set_details(status, details)

@@ -80,7 +80,7 @@ async def _removed(job: InstanceJob) -> bool:
     summary = f"Undo what a failed job has made of {job.database}"
     try:
         await workflow.execute_activity_method(
-            DatabaseActivities.discard, job, **options.clean_up(job.policy, summary)
+            DatabaseActivities.compensate, job, **options.clean_up(job.policy, summary)
         )
     except ActivityError:
         return False  # it was retried or deleted meanwhile, or the next pass will do it

@@ -18,7 +18,7 @@ class RefillSpares:
     async def run(self, policy: ExecutionPolicy) -> str:
         """Refill once; returns what was done, in words."""
         tidied = await workflow.execute_activity_method(
-            SpareActivities.tidy_spares, **options.refill(policy, "Look what there is, and tidy up")
+            SpareActivities.prune_spares, **options.refill(policy, "Look what there is, and tidy up")
         )
         filled, faults = 0, dict[str, str]()
         for order in tidied.missing:
@@ -37,7 +37,7 @@ async def _fault_of_filling(order: SpareOrder, policy: ExecutionPolicy) -> str |
     """Make one spare; returns why it could not be made."""
     try:
         await workflow.execute_activity_method(
-            SpareActivities.fill_spare, order, **options.refill(policy, f"Copy {order.template}")
+            SpareActivities.replenish_spare, order, **options.refill(policy, f"Copy {order.template}")
         )
     except ActivityError as error:
         if isinstance(error.cause, ApplicationError):

@@ -110,7 +110,7 @@ class RefreshEducationOrganizations:
                 return None
 
     async def _carry_out(self, progress: Progress) -> str:
-        self._tell(progress)
+        self._set_details(progress)
         try:
             progress = await self._read(progress)
         except (ActivityError, asyncio.CancelledError) as error:
@@ -133,7 +133,7 @@ class RefreshEducationOrganizations:
             if page.last_id is None:
                 return progress
             progress = progress.with_page(page)
-            self._tell(progress)
+            self._set_details(progress)
 
     async def _finish(self, job_id: str, status: JobStatus, message: str | None) -> str:
         await workflow.execute_activity_method(
@@ -146,7 +146,7 @@ class RefreshEducationOrganizations:
         workflow.set_current_details(outcome)
         return outcome
 
-    def _tell(self, progress: Progress) -> None:
+    def _set_details(self, progress: Progress) -> None:
         """Make the Web UI tell how far the job is."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(JobStatus.IN_PROGRESS)])
         workflow.set_current_details(

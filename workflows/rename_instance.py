@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
-    from activities.registry import RegistryActivities
+    from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options, search_attributes
     from workflows.job_workflow import JobWorkflow
@@ -21,15 +21,15 @@ class RenameInstance(JobWorkflow):
     @workflow.run
     async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
         """Carry `job` out; returns how it ended."""
-        return await self.see_through()
+        return await self.run_job()
 
     async def do_work(self) -> bool:
         """Rename the database, then record `Completed` and the new names."""
         job = self.job
         await self.run_step(DatabaseActivities.rename, f"Rename {job.database} to {job.final_database}")
-        done = await self.whole(
+        done = await self.run_to_completion(
             workflow.execute_activity_method(
-                RegistryActivities.finish_rename,
+                StatusActivities.finish_rename,
                 job,
                 **options.status_write(job.policy, "Record Completed and reroute the ODS/API"),
             )
@@ -42,7 +42,7 @@ class RenameInstance(JobWorkflow):
         """Give the database its old name back: under that, the ODS/API goes on using it."""
         job = self.job
         await workflow.execute_activity_method(
-            DatabaseActivities.discard,
+            DatabaseActivities.compensate,
             job,
             **options.clean_up(job.policy, f"Make sure that the database is named {job.database}"),
         )

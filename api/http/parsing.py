@@ -17,7 +17,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
 from api.http.problems import ProblemError
-from api.services import Serving
+from api.services import ServicesDep
 
 MAX_INT32 = 2**31 - 1
 """The largest number that an `integer` column holds."""
@@ -140,7 +140,7 @@ def _too_large(limit: int) -> ProblemError:
     )
 
 
-async def _json_object(request: Request, services: Serving) -> Properties[Any]:
+async def _json_object(request: Request, services: ServicesDep) -> Properties[Any]:
     body = await _body(request, services.settings.json_limit)
     if not body:
         return Properties({})

@@ -18,7 +18,7 @@ from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.middleware.audit import deed
+from api.middleware.audit import audit_context
 from logs import fault_name
 from registry.storage.connecting import READ_ONLY
 from registry.storage.errors import (
@@ -121,7 +121,7 @@ def install(app: FastAPI) -> None:
 async def answer(request: Request, error: Exception) -> Response:
     """The answer to `request`, which met `error`."""
     problem = explained(error)
-    deed(request).title = problem.title
+    audit_context(request).title = problem.title
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         path = getattr(request.scope.get("route"), "path", "?")
         fault = fault_name(error.__cause__ or error)

@@ -11,7 +11,7 @@ from api.http import problems
 from api.http.problems import ProblemError
 from api.middleware.audit import READING
 from api.middleware.hosts import AllowedHosts
-from api.middleware.route_table import Places, path_of
+from api.middleware.route_table import RouteTable, path_of
 from api.middleware.tenancy import require_tenant, tenancy
 from api.security.tokens import authenticate
 from api.services import Services, services_of
@@ -27,7 +27,7 @@ _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
 class ProtocolMiddleware:
     """Lets a request through to the endpoint that it means, or answers why not."""
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, places: Places) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, places: RouteTable) -> None:
         self._app = app
         self._hosts = hosts
         self._places = places
@@ -56,16 +56,16 @@ class ProtocolMiddleware:
         require_tenant(connection, path)
         if _PROTECTED.match(path):
             services = services_of(connection)
-            await authenticate(connection, services.authority, services.tenant)
+            await authenticate(connection, services.verifier, services.tenant)
             if connection.scope["method"] not in READING:
                 await _require_confirmed(services)
-        self._places.settle(connection.scope)
+        self._places.normalize(connection.scope)
 
 
 async def _require_confirmed(services: Services) -> None:
     """Refuse to change a registry that was copied or moved, until its operator says what it is."""
     try:
-        await services.registry.installation.require_confirmed()
+        await services.instances.installation.require_confirmed()
     except InstallationNotConfirmedError as obstacle:
         raise problems.explained(obstacle) from None
     except Exception as error:  # noqa: BLE001 - the registry is away: the endpoint answers that as always

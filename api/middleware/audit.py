@@ -44,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Deed:
+class AuditContext:
     """What the parts of the service find out about a request."""
 
     client: str | None = None
@@ -53,16 +53,16 @@ class Deed:
     title: str | None = None
 
 
-def deed(connection: HTTPConnection) -> Deed:
+def audit_context(connection: HTTPConnection) -> AuditContext:
     """Where to note what is found out about the request."""
-    noted: Deed = connection.scope["state"]["deed"]
+    noted: AuditContext = connection.scope["state"]["deed"]
     return noted
 
 
-Noting = Annotated[Deed, Depends(deed)]
+AuditContextDep = Annotated[AuditContext, Depends(audit_context)]
 
 
-class Recorder:
+class AuditRecorder:
     """Writes entries while the registry can take them, and gives up those it cannot.
 
     Args:
@@ -132,7 +132,7 @@ class AuditMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["deed"] = Deed()
+        scope.setdefault("state", {})["deed"] = AuditContext()
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
         async def watch(message: Message) -> None:
@@ -150,7 +150,7 @@ class AuditMiddleware:
 
 
 def _entry(connection: HTTPConnection, status: int) -> AuditEntry:
-    noted = deed(connection)
+    noted = audit_context(connection)
     return AuditEntry(
         client=noted.client,
         address=peer(connection),

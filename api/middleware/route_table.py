@@ -59,7 +59,7 @@ class _Place:
         return pair if known is None else known.encode() + equals + value
 
 
-class Places:
+class RouteTable:
     """Every path of the API; a word in one (`manage`) wins over the parameter of another (`{id}`)."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
@@ -69,7 +69,7 @@ class Places:
         places = [_Place.of(endpoints) for endpoints in together.values()]
         self._places = sorted(places, key=lambda place: place.parameters)
 
-    def settle(self, scope: Scope) -> None:
+    def normalize(self, scope: Scope) -> None:
         """Make path and query of the request those of the endpoint that it means.
 
         Raises:

@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field
 from api.http import problems
 from api.http.parsing import BODY_REFUSALS, JsonObject, Properties, documented_body, path_id
 from api.http.problems import ProblemError
-from api.instance_service import CHANGE_REFUSALS, switched_on
-from api.middleware.audit import Noting
-from api.schemas.base import Answer
+from api.instance_service import CHANGE_REFUSALS, require_instance_management
+from api.middleware.audit import AuditContextDep
+from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from api.services import Services, Serving
+from api.services import Services, ServicesDep
 from databases import adoption
 from databases.adoption import Candidate
 from databases.errors import DatabaseFaultError
@@ -31,7 +31,7 @@ from settings import MAX_DATABASE_NAME_BYTES
 router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
-    dependencies=[Depends(bearer_token), Depends(switched_on)],
+    dependencies=[Depends(bearer_token), Depends(require_instance_management)],
 )
 
 _JOB = "adopted"
@@ -42,7 +42,7 @@ _NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi
 InstanceId = Annotated[int, path_id("dbInstance")]
 
 
-class InstanceDatabase(Answer):
+class InstanceDatabase(ResponseModel):
     """The database that has the name of an instance's, and whether it is the instance's."""
 
     id: int
@@ -67,7 +67,7 @@ class _AdoptionBody(BaseModel):
 @router.get("/{instance_id}/database", responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT))
 async def get_instance_database(
     instance_id: InstanceId,
-    services: Serving,
+    services: ServicesDep,
     database_name: Annotated[str | None, Query(alias="databaseName")] = None,
 ) -> InstanceDatabase:
     """The database of an instance, or one that it might get: whether it carries the mark, or could."""
@@ -89,14 +89,14 @@ async def get_instance_database(
     responses=problems.documented(*CHANGE_REFUSALS, *BODY_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def adopt_instance_database(
-    instance_id: InstanceId, body: JsonObject, services: Serving, noting: Noting
+    instance_id: InstanceId, body: JsonObject, services: ServicesDep, audit: AuditContextDep
 ) -> InstanceDatabase:
     """Write the instance's mark on its database, so that the database is deleted with the instance.
 
     With a `databaseName`, the registry calls it that from now on, and the ODS/API is routed there as to a new
     one. An instance that the registry has lost, as after a restore, is recorded again.
     """
-    noting.instance = instance_id
+    audit.instance = instance_id
     database_name = _database_name(body)
     with _faults_told():
         async with services.server.session() as session:
@@ -111,11 +111,11 @@ async def adopt_instance_database(
             found = await adoption.look(session, owner, database, needed)
         marked = found is not None and found.adopted
         # Before the fence is taken, which would end the session of a running job.
-        async with services.registry.adopting(instance.id, marked=marked):
+        async with services.instances.adopting(instance.id, marked=marked):
             _adopted(_answer(instance, database, _judged(found, instance)))
         async with (
             services.server.fenced(owner) as session,
-            services.registry.adopting(instance.id, called, marked=marked) as row,
+            services.instances.adopting(instance.id, called, marked=marked) as row,
         ):
             await services.installation.require_confirmed(session)
             found = await adoption.adopt(session, _owner(services, row), database, needed)
@@ -131,12 +131,12 @@ async def _instance(
     jobs do, which know no other id. Its mark then tells which instance that is.
     """
     if database is None:
-        return await services.catalog.instance(instance_id)
+        return await services.queries.instance(instance_id)
     owner = await adoption.owner_of(session, database)
     if owner is not None and owner.ods_instance_id == instance_id:
-        return await services.catalog.marked_instance(owner.mark)
+        return await services.queries.marked_instance(owner.mark)
     try:
-        return await services.catalog.instance(instance_id)
+        return await services.queries.instance(instance_id)
     except InstanceNotFoundError:
         return None
 
@@ -151,12 +151,12 @@ async def _restored(services: Services, ods_instance_id: int, database: str) -> 
         if owner is None or named is None:
             raise ProblemError.not_found("database", database)
         lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
-        own = replace(owner, number=lost.number, installation=services.registry.installation.known_id)
+        own = replace(owner, number=lost.number, installation=services.instances.installation.known_id)
         async with services.server.fenced(own) as session:
             await services.installation.require_confirmed(session)
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await _needed(services))
-            row = await services.registry.restore_lost(lost, _called(services, database))
+            row = await services.instances.restore_lost(lost, _called(services, database))
     return answer.model_copy(update={"id": row.id, "name": row.name, "status": row.status, "adopted": True})
 
 
@@ -168,19 +168,19 @@ async def _lost_instance(
     found = await adoption.look(session, owner, database, await _needed(services)) if owner else None
     if owner is None or found is None:
         raise ProblemError.not_found("dbInstance", ods_instance_id)
-    installation = (await services.registry.installation.state()).id
+    installation = (await services.instances.installation.state()).id
     named = instance_named(database)
     obstacle = found.obstacle
     if owner.ods_instance_id != ods_instance_id:
         obstacle = f"It belongs to the instance with the OdsInstanceId {owner.ods_instance_id}."
     elif owner.tenant != services.tenant or owner.installation not in {None, installation}:
         obstacle = f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
-    elif await services.catalog.known_marks([owner.mark]):
+    elif await services.queries.known_marks([owner.mark]):
         obstacle = (
             "The registry knows its instance, under another id, or as deleted. If it is deleted, drop the"
             " database, or remove its comment (COMMENT ON DATABASE … IS NULL)."
         )
-    elif (taken_by := await services.catalog.holder_of(ods_instance_id)) is not None:
+    elif (taken_by := await services.queries.holder_of(ods_instance_id)) is not None:
         obstacle = (
             f"The OdsInstanceId {ods_instance_id} was given to '{taken_by}' since the registry lost the"
             " instance. Remove the comment of the database (COMMENT ON DATABASE … IS NULL), and let the"
@@ -247,12 +247,12 @@ def _owner(services: Services, instance: DbInstance) -> Owner:
         str(instance.mark),
         number,
         attempt,
-        services.registry.installation.known_id,
+        services.instances.installation.known_id,
     )
 
 
 async def _needed(services: Services) -> set[str]:
-    return {*services.settings.template_databases.values(), await services.catalog.database()}
+    return {*services.settings.template_databases.values(), await services.queries.database()}
 
 
 def _answer(instance: DbInstance, database: str, found: Candidate | None) -> InstanceDatabase:

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Depends, Response
 
 from api.http import problems
 from api.http.parsing import Limit, Offset
-from api.schemas.base import Answer, UtcTime, list_response, paced
+from api.schemas.base import ResponseModel, UtcTime, list_response, paced
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from registry.storage.models import AuditRow
 
 router = APIRouter(prefix="/v2/audit", tags=["Audit"], dependencies=[Depends(bearer_token)])
 
 
-class AuditAnswer(Answer):
+class AuditAnswer(ResponseModel):
     """One request and how it ended."""
 
     id: int
@@ -35,7 +35,7 @@ class AuditAnswer(Answer):
     response_model=list[AuditAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def list_audit(services: Serving, offset: Offset = 0, limit: Limit = 25) -> Response:
+async def list_audit(services: ServicesDep, offset: Offset = 0, limit: Limit = 25) -> Response:
     """A page of what was asked, the newest first.
 
     Refusals of callers who have not proven who they are have one entry a minute and network of addresses:

@@ -16,9 +16,9 @@ from starlette.background import BackgroundTask
 from api.http import problems
 from api.http.parsing import BODY_REFUSALS, FORM_TYPE, Form, Properties, documented_body
 from api.http.problems import ProblemError
-from api.middleware.audit import Noting
+from api.middleware.audit import AuditContextDep
 from api.schemas.base import Done
-from api.services import Services, Serving
+from api.services import Services, ServicesDep
 from registry.clients.credentials import LONGEST_CLIENT_TEXT, OAUTH_SCOPES, STRONG_SECRET, ClientScope
 from registry.clients.store import ClientExistsError
 from registry.storage.rules import required_text_faults
@@ -66,17 +66,17 @@ class Token(BaseModel):
     expires_in: int = Field(description="Seconds.")
 
 
-async def _admits_registration(request: Request, services: Serving) -> None:
+async def _admits_registration(request: Request, services: ServicesDep) -> None:
     services.limits.admit_registration(request)
     if not services.settings.registration and not await services.registration.is_open():
         raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is closed")
 
 
-def _admits_token(request: Request, services: Serving) -> None:
+def _admits_token(request: Request, services: ServicesDep) -> None:
     services.limits.admit_token(request)
 
 
-async def _valid_registration(form: Form, services: Serving) -> Properties[str]:
+async def _valid_registration(form: Form, services: ServicesDep) -> Properties[str]:
     errors = {
         "ClientId": await _client_id_faults(form.get("ClientId", ""), services),
         "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
@@ -94,7 +94,9 @@ async def _valid_registration(form: Form, services: Serving) -> Properties[str]:
     responses=problems.documented(*BODY_REFUSALS, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS),
 )
 async def register(
-    form: Annotated[Properties[str], Depends(_valid_registration)], services: Serving, noting: Noting
+    form: Annotated[Properties[str], Depends(_valid_registration)],
+    services: ServicesDep,
+    audit: AuditContextDep,
 ) -> Done:
     """Register an API client, while registration is open."""
     client_id = form["ClientId"]
@@ -102,7 +104,7 @@ async def register(
         await services.clients.register(client_id, form["ClientSecret"], form["DisplayName"])
     except ClientExistsError:  # since we looked
         raise ProblemError.invalid({"ClientId": [_taken(client_id)]}) from None
-    noting.client = client_id
+    audit.client = client_id
     return Done(title=f"Registered client {client_id} successfully.", status=HTTPStatus.OK)
 
 
@@ -206,8 +208,8 @@ class _TokenRequest:
 async def token(
     request: Request,
     asked: Annotated[_TokenRequest, Depends(_TokenRequest.read)],
-    services: Serving,
-    noting: Noting,
+    services: ServicesDep,
+    audit: AuditContextDep,
 ) -> Response:
     """Issue a bearer token."""
     scope = asked.require_order()
@@ -216,7 +218,7 @@ async def token(
     if credentials is None:
         await asyncio.sleep(log_in.delay)
         raise _access_denied(asked.challenges)
-    noting.client = asked.client_id
+    audit.client = asked.client_id
     if not credentials.standing.scope.includes(scope):
         raise _invalid_scope()
     issued = services.tokens.issue(asked.client_id, OAUTH_SCOPES[scope], credentials.standing.generation)

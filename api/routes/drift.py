@@ -6,9 +6,9 @@ from fastapi import APIRouter, Depends
 
 from api.http import problems
 from api.http.problems import ProblemError
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from databases.errors import DatabaseFaultError
 from temporal.job_starter import started_jobs
 from tenants.drift import DriftKind
@@ -16,7 +16,7 @@ from tenants.drift import DriftKind
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
 
 
-class DriftAnswer(Answer):
+class DriftAnswer(ResponseModel):
     """One contradiction, for a person to look at."""
 
     kind: DriftKind
@@ -28,7 +28,7 @@ class DriftAnswer(Answer):
     "",
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def get_drift(services: Serving) -> list[DriftAnswer]:
+async def get_drift(services: ServicesDep) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
     try:
         found = await services.drift.detect(await started_jobs(services.temporal, services.tenant))

@@ -10,21 +10,21 @@ from fastapi import APIRouter, Response
 from api.health import Health, Monitor
 from api.http.parsing import JSON_TYPE
 from api.middleware.tenancy import Tenants
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 
 router = APIRouter(tags=["Information"])
 
 VERSION = version("ods-instance-management")
 
 
-class Tenancy(Answer):
+class Tenancy(ResponseModel):
     """Which tenants the service has."""
 
     multitenant_mode: bool = False
     tenants: Sequence[str] = ()
 
 
-class Information(Answer):
+class Information(ResponseModel):
     """What the service is."""
 
     version: str = VERSION

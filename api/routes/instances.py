@@ -14,10 +14,10 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
-    InstanceRequests,
+    InstanceService,
     NewInstance,
     Selection,
-    switched_on,
+    require_instance_management,
 )
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Instance
@@ -26,7 +26,7 @@ from api.security.tokens import bearer_token
 router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
-    dependencies=[Depends(bearer_token), Depends(switched_on)],
+    dependencies=[Depends(bearer_token), Depends(require_instance_management)],
 )
 
 InstanceId = Annotated[int, path_id("dbInstance")]
@@ -38,7 +38,7 @@ InstanceId = Annotated[int, path_id("dbInstance")]
     openapi_extra=NEW_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS),
 )
-async def create_instance(new: NewInstance, requests: InstanceRequests, response: Response) -> Accepted:
+async def create_instance(new: NewInstance, requests: InstanceService, response: Response) -> Accepted:
     """Request an instance: a database cloned from a template."""
     requested = await requests.create(new)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
@@ -46,13 +46,13 @@ async def create_instance(new: NewInstance, requests: InstanceRequests, response
 
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
-async def list_instances(selection: Selection, requests: InstanceRequests) -> Response:
+async def list_instances(selection: Selection, requests: InstanceService) -> Response:
     """A page of instances by id, deleted ones included."""
     return await list_response(paced(await requests.select(selection)))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
-async def get_instance(instance_id: InstanceId, requests: InstanceRequests) -> Instance:
+async def get_instance(instance_id: InstanceId, requests: InstanceService) -> Instance:
     """One live instance."""
     return await requests.get(instance_id)
 
@@ -63,7 +63,7 @@ async def get_instance(instance_id: InstanceId, requests: InstanceRequests) -> I
     openapi_extra=RENAMED_INSTANCE_BODY,
     responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceRequests) -> Accepted:
+async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceService) -> Accepted:
     """Request that the instance gets another name, with its database and its ODS instance."""
     return Accepted.of(await requests.rename(instance_id, body))
 
@@ -73,7 +73,7 @@ async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: I
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def delete_instance(instance_id: InstanceId, requests: InstanceRequests) -> Accepted:
+async def delete_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
     """Request that the instance is deleted, with its database."""
     return Accepted.of(await requests.delete(instance_id))
 
@@ -83,6 +83,6 @@ async def delete_instance(instance_id: InstanceId, requests: InstanceRequests) -
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def retry_instance(instance_id: InstanceId, requests: InstanceRequests) -> Accepted:
+async def retry_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
     """Request that the failed job of the instance is tried again."""
     return Accepted.of(await requests.retry(instance_id))

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Depends
 
 from api.http import problems
 from api.http.problems import ProblemError
-from api.schemas.base import Answer, UtcTime, Waiting
+from api.schemas.base import ResponseModel, UtcTime, Waiting
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from registry.storage.rules import is_storable
 
 router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
 
 
-class JobAnswer(Answer):
+class JobAnswer(ResponseModel):
     """One job."""
 
     job_id: str
@@ -29,9 +29,9 @@ class JobAnswer(Answer):
     "/{jobId}",
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
 )
-async def get_job(jobId: str, services: Serving) -> JobAnswer:  # noqa: N803 - the path's own word
+async def get_job(jobId: str, services: ServicesDep) -> JobAnswer:  # noqa: N803 - the path's own word
     """How far a job is."""
-    job = await services.catalog.job(jobId) if is_storable(jobId) else None
+    job = await services.queries.job(jobId) if is_storable(jobId) else None
     if job is None:
         raise ProblemError.not_found("job", jobId)
     return JobAnswer(

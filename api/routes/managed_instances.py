@@ -16,10 +16,10 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
-    InstanceRequests,
+    InstanceService,
     NewInstance,
     Selection,
-    switched_on,
+    require_instance_management,
 )
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Instance
@@ -42,7 +42,11 @@ async def _refusals_in_own_words() -> AsyncIterator[None]:
 router = APIRouter(
     prefix="/v2/odsInstances/manage",
     tags=["OdsInstances"],
-    dependencies=[Depends(bearer_token), Depends(switched_on), Depends(_refusals_in_own_words)],
+    dependencies=[
+        Depends(bearer_token),
+        Depends(require_instance_management),
+        Depends(_refusals_in_own_words),
+    ],
 )
 
 ManagedId = Annotated[int, path_id(_RESOURCE)]
@@ -55,7 +59,7 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
     responses=problems.documented(*CREATE_REFUSALS),
 )
 async def create_managed_instance(
-    new: NewInstance, requests: InstanceRequests, response: Response
+    new: NewInstance, requests: InstanceService, response: Response
 ) -> Instance:
     """Request an instance: a database cloned from a template."""
     requested = await requests.create(new)
@@ -64,14 +68,14 @@ async def create_managed_instance(
 
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
-async def list_managed_instances(selection: Selection, requests: InstanceRequests) -> Response:
+async def list_managed_instances(selection: Selection, requests: InstanceService) -> Response:
     """A page of instances by id, deleted ones included."""
     instances = await requests.select(selection)
     return await list_response(_managed(instance) async for instance in paced(instances))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
-async def get_managed_instance(instance_id: ManagedId, requests: InstanceRequests) -> Instance:
+async def get_managed_instance(instance_id: ManagedId, requests: InstanceService) -> Instance:
     """One live instance."""
     return _managed(await requests.get(instance_id))
 
@@ -83,7 +87,7 @@ async def get_managed_instance(instance_id: ManagedId, requests: InstanceRequest
     responses=problems.documented(*RENAME_REFUSALS),
 )
 async def rename_managed_instance(
-    instance_id: ManagedId, body: JsonObject, requests: InstanceRequests
+    instance_id: ManagedId, body: JsonObject, requests: InstanceService
 ) -> Instance:
     """Request that the instance gets another name, with its database and its ODS instance."""
     return _managed(await requests.show(await requests.rename(instance_id, body)))
@@ -92,7 +96,7 @@ async def rename_managed_instance(
 @router.delete(
     "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
 )
-async def delete_managed_instance(instance_id: ManagedId, requests: InstanceRequests) -> None:
+async def delete_managed_instance(instance_id: ManagedId, requests: InstanceService) -> None:
     """Request that the instance is deleted, with its database."""
     await requests.delete(instance_id)
 

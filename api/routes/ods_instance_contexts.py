@@ -20,7 +20,7 @@ from api.http.parsing import (
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import ContextAnswer
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from registry.instances.queries import CONTEXTS
 from registry.ods_instances.parts import CONTEXT, ContextDraft
 from registry.storage.errors import RowNotFoundError
@@ -48,7 +48,7 @@ def _draft(body: JsonObject) -> ContextDraft:
         ods_instance_id=whole_number(body.get("odsInstanceId")),
         key=texts.get("contextKey"),
         value=texts.get("contextValue"),
-        misread=texts.faults,
+        type_errors=texts.faults,
     )
 
 
@@ -60,9 +60,9 @@ Draft = Annotated[ContextDraft, Depends(_draft)]
     response_model=list[ContextAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
-async def list_contexts(services: Serving, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
+async def list_contexts(services: ServicesDep, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
     """A page of the contexts of all ODS instances."""
-    rows = await services.catalog.contexts(page)
+    rows = await services.queries.contexts(page)
     return await list_response(ContextAnswer.of(row) async for row in paced(rows))
 
 
@@ -72,7 +72,7 @@ async def list_contexts(services: Serving, page: Annotated[Page, page_of(CONTEXT
     openapi_extra=documented_body(_ContextBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def create_context(draft: Draft, services: Serving, response: Response) -> ContextAnswer:
+async def create_context(draft: Draft, services: ServicesDep, response: Response) -> ContextAnswer:
     """Give an ODS instance a context."""
     row = await services.contexts.create(draft)
     response.headers["Location"] = f"/odsInstanceContexts/{row.odsinstancecontextid}"
@@ -80,9 +80,9 @@ async def create_context(draft: Draft, services: Serving, response: Response) ->
 
 
 @router.get("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_context(context_id: ContextId, services: Serving) -> ContextAnswer:
+async def get_context(context_id: ContextId, services: ServicesDep) -> ContextAnswer:
     """One context."""
-    row = await services.catalog.context(context_id)
+    row = await services.queries.context(context_id)
     if row is None:
         raise RowNotFoundError(CONTEXT, context_id)
     return ContextAnswer.of(row)
@@ -93,13 +93,13 @@ async def get_context(context_id: ContextId, services: Serving) -> ContextAnswer
     openapi_extra=documented_body(_ContextBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def update_context(context_id: ContextId, draft: Draft, services: Serving) -> ContextAnswer:
+async def update_context(context_id: ContextId, draft: Draft, services: ServicesDep) -> ContextAnswer:
     """Replace all of a context."""
     return ContextAnswer.of(await services.contexts.update(context_id, draft))
 
 
 @router.delete("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def delete_context(context_id: ContextId, services: Serving) -> Done:
+async def delete_context(context_id: ContextId, services: ServicesDep) -> Done:
     """Remove a context."""
     await services.contexts.delete(context_id)
     return Done(title="ODS instance context deleted successfully.", status=HTTPStatus.OK)

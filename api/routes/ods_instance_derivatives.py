@@ -20,7 +20,7 @@ from api.http.parsing import (
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import DerivativeAnswer
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from registry.instances.queries import DERIVATIVES
 from registry.ods_instances.parts import DERIVATIVE, DERIVATIVE_TYPES, DerivativeDraft
 from registry.storage.errors import RowNotFoundError
@@ -52,7 +52,7 @@ def _draft(body: JsonObject) -> DerivativeDraft:
         ods_instance_id=whole_number(body.get("odsInstanceId")),
         type=texts.get("derivativeType"),
         connection_string=texts.get("connectionString"),
-        misread=texts.faults,
+        type_errors=texts.faults,
     )
 
 
@@ -64,9 +64,9 @@ Draft = Annotated[DerivativeDraft, Depends(_draft)]
     response_model=list[DerivativeAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
-async def list_derivatives(services: Serving, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
+async def list_derivatives(services: ServicesDep, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
     """A page of the derivatives of all ODS instances."""
-    rows = await services.catalog.derivatives(page)
+    rows = await services.queries.derivatives(page)
     return await list_response(DerivativeAnswer.of(row) async for row in paced(rows))
 
 
@@ -76,7 +76,7 @@ async def list_derivatives(services: Serving, page: Annotated[Page, page_of(DERI
     openapi_extra=documented_body(_NewDerivativeBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def create_derivative(draft: Draft, services: Serving, response: Response) -> DerivativeAnswer:
+async def create_derivative(draft: Draft, services: ServicesDep, response: Response) -> DerivativeAnswer:
     """Give an ODS instance a derivative."""
     row = await services.derivatives.create(draft)
     response.headers["Location"] = f"/odsInstanceDerivatives/{row.odsinstancederivativeid}"
@@ -84,9 +84,9 @@ async def create_derivative(draft: Draft, services: Serving, response: Response)
 
 
 @router.get("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_derivative(derivative_id: DerivativeId, services: Serving) -> DerivativeAnswer:
+async def get_derivative(derivative_id: DerivativeId, services: ServicesDep) -> DerivativeAnswer:
     """One derivative."""
-    row = await services.catalog.derivative(derivative_id)
+    row = await services.queries.derivative(derivative_id)
     if row is None:
         raise RowNotFoundError(DERIVATIVE, derivative_id)
     return DerivativeAnswer.of(row)
@@ -97,13 +97,15 @@ async def get_derivative(derivative_id: DerivativeId, services: Serving) -> Deri
     openapi_extra=documented_body(_DerivativeBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def update_derivative(derivative_id: DerivativeId, draft: Draft, services: Serving) -> DerivativeAnswer:
+async def update_derivative(
+    derivative_id: DerivativeId, draft: Draft, services: ServicesDep
+) -> DerivativeAnswer:
     """Replace a derivative; its connection string only if there is one in the body."""
     return DerivativeAnswer.of(await services.derivatives.update(derivative_id, draft))
 
 
 @router.delete("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def delete_derivative(derivative_id: DerivativeId, services: Serving) -> Done:
+async def delete_derivative(derivative_id: DerivativeId, services: ServicesDep) -> Done:
     """Remove a derivative."""
     await services.derivatives.delete(derivative_id)
     return Done(title="ODS instance derivative deleted successfully.", status=HTTPStatus.OK)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
-from api.instance_service import InstanceRequests
+from api.instance_service import InstanceService
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import (
     ApplicationAnswer,
@@ -20,7 +20,7 @@ from api.schemas.ods_instances import (
     OdsInstanceDetails,
 )
 from api.security.tokens import bearer_token
-from api.services import Services, Serving
+from api.services import Services, ServicesDep
 from registry.instances.queries import ODS_INSTANCES
 from registry.ods_instances.store import ODS_INSTANCE, OdsInstanceDraft
 from registry.storage.errors import RowNotFoundError
@@ -51,7 +51,7 @@ def _draft(body: JsonObject) -> OdsInstanceDraft:
         name=texts.get("name"),
         instance_type=texts.get("instanceType"),
         connection_string=texts.get("connectionString"),
-        misread=texts.faults,
+        type_errors=texts.faults,
     )
 
 
@@ -64,7 +64,7 @@ Draft = Annotated[OdsInstanceDraft, Depends(_draft)]
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
 async def list_ods_instances(
-    services: Serving,
+    services: ServicesDep,
     page: Annotated[Page, page_of(ODS_INSTANCES)],
     id: Count | None = None,  # noqa: A002 - the query's own word
     name: str | None = None,
@@ -73,7 +73,7 @@ async def list_ods_instances(
     """A page of ODS instances; the filters are exact."""
     rows: Sequence[OdsInstance] = []
     if is_storable((name or "") + (instanceType or "")):
-        rows = await services.catalog.ods_instances(
+        rows = await services.queries.ods_instances(
             page, ods_instance_id=id, name=name, instance_type=instanceType
         )
     return await list_response(OdsInstanceAnswer.of(row) async for row in paced(rows))
@@ -85,7 +85,7 @@ async def list_ods_instances(
     openapi_extra=documented_body(_NewOdsInstanceBody),
     responses=problems.documented(*BODY_REFUSALS, *_REFUSALS),
 )
-async def create_ods_instance(draft: Draft, services: Serving, response: Response) -> OdsInstanceAnswer:
+async def create_ods_instance(draft: Draft, services: ServicesDep, response: Response) -> OdsInstanceAnswer:
     """Record an ODS instance, whose database somebody else looks after."""
     row = await services.ods_instances.create(draft)
     # Clients read the digits; the Admin API leaves its version out.
@@ -94,16 +94,16 @@ async def create_ods_instance(draft: Draft, services: Serving, response: Respons
 
 
 @router.get("/{instance_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_ods_instance(instance_id: OdsInstanceId, services: Serving) -> OdsInstanceDetails:
+async def get_ods_instance(instance_id: OdsInstanceId, services: ServicesDep) -> OdsInstanceDetails:
     """One ODS instance, with its contexts and derivatives."""
-    row, catalog = await _existing(services, instance_id), services.catalog
+    row, queries = await _existing(services, instance_id), services.queries
     return OdsInstanceDetails(
         id=row.odsinstanceid,
         name=row.name,
         instance_type=row.instancetype,
-        ods_instance_contexts=[ContextAnswer.of(one) for one in await catalog.contexts_of(instance_id)],
+        ods_instance_contexts=[ContextAnswer.of(one) for one in await queries.contexts_of(instance_id)],
         ods_instance_derivatives=[
-            DerivativeAnswer.of(one) for one in await catalog.derivatives_of(instance_id)
+            DerivativeAnswer.of(one) for one in await queries.derivatives_of(instance_id)
         ],
     )
 
@@ -114,7 +114,7 @@ async def get_ods_instance(instance_id: OdsInstanceId, services: Serving) -> Ods
     responses=problems.documented(*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def update_ods_instance(
-    instance_id: OdsInstanceId, draft: Draft, services: Serving
+    instance_id: OdsInstanceId, draft: Draft, services: ServicesDep
 ) -> OdsInstanceAnswer:
     """Replace name and type, and the connection string if there is one in the body."""
     return OdsInstanceAnswer.of(await services.ods_instances.update(instance_id, draft))
@@ -125,7 +125,7 @@ async def update_ods_instance(
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def delete_ods_instance(
-    instance_id: OdsInstanceId, services: Serving, requests: InstanceRequests
+    instance_id: OdsInstanceId, services: ServicesDep, requests: InstanceService
 ) -> Done:
     """Remove the ODS instance; if this service made its database, that is deleted, too."""
     requested = await services.ods_instances.delete(instance_id)
@@ -135,14 +135,14 @@ async def delete_ods_instance(
 
 
 @router.get("/{instance_id}/applications", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def list_applications(instance_id: OdsInstanceId, services: Serving) -> list[ApplicationAnswer]:
+async def list_applications(instance_id: OdsInstanceId, services: ServicesDep) -> list[ApplicationAnswer]:
     """The applications of the ODS/API that may use the ODS instance."""
     await _existing(services, instance_id)
-    return [ApplicationAnswer.of(one) for one in await services.catalog.applications(instance_id)]
+    return [ApplicationAnswer.of(one) for one in await services.queries.applications(instance_id)]
 
 
 async def _existing(services: Services, ods_instance_id: int) -> OdsInstance:
-    row = await services.catalog.ods_instance(ods_instance_id)
+    row = await services.queries.ods_instance(ods_instance_id)
     if row is None:
         raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
     return row

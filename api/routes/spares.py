@@ -7,15 +7,15 @@ from pydantic import Field
 
 from api.http import problems, temporal_calls
 from api.http.problems import ProblemError
-from api.schemas.base import Answer, Done
+from api.schemas.base import Done, ResponseModel
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from databases.errors import DatabaseFaultError
 
 router = APIRouter(prefix="/v2/spares", tags=["Spares"], dependencies=[Depends(bearer_token)])
 
 
-class TemplateSpares(Answer):
+class TemplateSpares(ResponseModel):
     """The spares of one template."""
 
     template: str = Field(description="Name of the template database.")
@@ -27,7 +27,7 @@ class TemplateSpares(Answer):
     bytes: int = Field(description="What these databases take on the disk.")
 
 
-class Spares(Answer):
+class Spares(ResponseModel):
     """All spares."""
 
     templates: list[TemplateSpares]
@@ -35,7 +35,7 @@ class Spares(Answer):
 
 
 @router.get("", responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
-async def get_spares(services: Serving) -> Spares:
+async def get_spares(services: ServicesDep) -> Spares:
     """Show how many spare databases there are, and how many there shall be."""
     try:
         shelves = await services.spares.shelves()
@@ -61,7 +61,7 @@ async def get_spares(services: Serving) -> Spares:
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def refill(services: Serving) -> Done:
+async def refill(services: ServicesDep) -> Done:
     """Remove spares that are of no use, and make those that are missing."""
     await temporal_calls.begun(
         services.refill(),

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from api.http import problems, temporal_calls
 from api.schemas.base import Done
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 
 router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bearer_token)])
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bea
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def sweep(services: Serving) -> Done:
+async def sweep(services: ServicesDep) -> Done:
     """Start the jobs of all instances that are pending."""
     await temporal_calls.begun(services.sweep(), "No worker has set up the schedule of the sweep yet")
     return Done(title="The sweep begins.", status=HTTPStatus.ACCEPTED)

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Depends, Response
 from api.http import problems
 from api.http.parsing import JSON_TYPE
 from api.middleware.tenancy import Tenants
-from api.schemas.base import Answer, paced
+from api.schemas.base import ResponseModel, paced
 from api.schemas.managed_status import ManagedStatus, managed_status
 from api.security.tokens import bearer_token
-from api.services import Serving
+from api.services import ServicesDep
 from registry.education_organizations.tenant_view import ViewedInstance
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
 
 
-class EducationOrganization(Answer):
+class EducationOrganization(ResponseModel):
     """An education organization of an ODS database."""
 
     education_organization_id: int
@@ -28,7 +28,7 @@ class EducationOrganization(Answer):
     parent_id: int | None
 
 
-class TenantInstance(Answer):
+class TenantInstance(ResponseModel):
     """An ODS instance, or an instance that has none."""
 
     id: int | None
@@ -41,7 +41,7 @@ class TenantInstance(Answer):
     education_organizations: list[EducationOrganization]
 
 
-class Tenant(Answer):
+class Tenant(ResponseModel):
     """A tenant with everything in it."""
 
     id: str
@@ -55,7 +55,7 @@ class Tenant(Answer):
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     | {HTTPStatus.NOT_FOUND.value: {"description": "No such tenant"}},
 )
-async def get_tenant_view(name: str, services: Serving, tenants: Tenants) -> Response:
+async def get_tenant_view(name: str, services: ServicesDep, tenants: Tenants) -> Response:
     """Every ODS instance, and every instance without one, with the education organizations last read."""
     if tenants.named(name) is not services:  # of another tenant, nothing is told
         return Response(status_code=HTTPStatus.NOT_FOUND)

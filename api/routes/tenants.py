@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 
 from api.http import problems
 from api.middleware.tenancy import Tenants
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
 from api.services import Services
 from settings import Address
@@ -16,14 +16,14 @@ router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
-class Connection(Answer):
+class Connection(ResponseModel):
     """Where a database is."""
 
     host: str
     database: str
 
 
-class TenantAnswer(Answer):
+class TenantAnswer(ResponseModel):
     """One tenant."""
 
     tenant_name: str

@@ -18,7 +18,7 @@ _AT_ONCE_SECONDS = 0.002
 _Item = TypeVar("_Item")
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """A JSON object in an answer."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True)
@@ -28,14 +28,14 @@ UtcTime = Annotated[datetime, AfterValidator(lambda time: time.replace(tzinfo=UT
 """A time of the registry, which holds UTC without a zone."""
 
 
-class Done(Answer):
+class Done(ResponseModel):
     """The answer to a request that has nothing else to show."""
 
     title: str
     status: int
 
 
-class Waiting(Answer):
+class Waiting(ResponseModel):
     """What a job waits for: something is away, which uses up none of the job's attempts."""
 
     reason: str = Field(serialization_alias="for")
@@ -60,7 +60,7 @@ async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:
         yield item
 
 
-async def list_response(answers: AsyncIterable[Answer]) -> Response:
+async def list_response(answers: AsyncIterable[ResponseModel]) -> Response:
     """The JSON array of `answers`, which is written as they come: it may be long."""
     written = [answer.model_dump_json() async for answer in answers]
     return Response(f"[{','.join(written)}]", media_type="application/json")

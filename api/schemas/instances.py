@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import AliasGenerator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.schemas.base import Answer, UtcTime, Waiting, paced
+from api.schemas.base import ResponseModel, UtcTime, Waiting, paced
 from api.services import Services
 from registry.instances.jobs import job_id
 from registry.instances.status import InstanceStatus, Operation
@@ -23,7 +23,7 @@ _PHASES = {
 }
 
 
-class Accepted(Answer):
+class Accepted(ResponseModel):
     """A request that was committed; its job goes on by itself."""
 
     id: int
@@ -47,7 +47,7 @@ class Accepted(Answer):
         )
 
 
-class Progress(Answer):
+class Progress(ResponseModel):
     """How far a job is, for a person who waits."""
 
     phase: str
@@ -55,14 +55,14 @@ class Progress(Answer):
     estimated_seconds: float | None = Field(description="What such a job usually takes; null if unknown.")
 
 
-class Links(Answer):
+class Links(ResponseModel):
     """Where there is more to read."""
 
     job: str | None
     workflow: str | None = Field(description="The page of the workflow in the Temporal Web UI.")
 
 
-class Instance(Answer):
+class Instance(ResponseModel):
     """One instance. A field is the row's column of that name, unless it has a default here."""
 
     model_config = ConfigDict(
@@ -102,7 +102,7 @@ async def _waits(rows: Sequence[DbInstance], services: Services) -> dict[int, Wa
     """What the jobs of `rows`, which are under way, wait for, by the id of their instances."""
     if not rows:
         return {}
-    jobs = await services.catalog.waiting_jobs([job for row in rows if (job := _job_id(row))])
+    jobs = await services.queries.waiting_jobs([job for row in rows if (job := _job_id(row))])
     waits = {job.jobid: Waiting.of(job) for job in jobs}
     return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
 
@@ -111,9 +111,9 @@ async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int,
     """The progress of each of `rows`, which are under way, by its id."""
     if not rows:
         return {}
-    ages = await services.catalog.job_ages([job for row in rows if (job := _job_id(row))])
+    ages = await services.queries.job_ages([job for row in rows if (job := _job_id(row))])
     usual = {
-        kind: await services.catalog.usual_duration(*kind)
+        kind: await services.queries.usual_duration(*kind)
         for kind in {(row.operation, row.databasetemplate) for row in rows}
     }
     return {

@@ -2,12 +2,12 @@
 
 from typing import Self
 
-from api.schemas.base import Answer
+from api.schemas.base import ResponseModel
 from registry.ods_instances.applications import Application
 from registry.storage.models import OdsInstance, OdsInstanceContext, OdsInstanceDerivative
 
 
-class OdsInstanceAnswer(Answer):
+class OdsInstanceAnswer(ResponseModel):
     """One ODS instance of a list."""
 
     id: int
@@ -20,7 +20,7 @@ class OdsInstanceAnswer(Answer):
         return cls(id=row.odsinstanceid, name=row.name, instance_type=row.instancetype)
 
 
-class ContextAnswer(Answer):
+class ContextAnswer(ResponseModel):
     """A key and value by which the ODS/API chooses the ODS instance."""
 
     id: int
@@ -39,7 +39,7 @@ class ContextAnswer(Answer):
         )
 
 
-class DerivativeAnswer(Answer):
+class DerivativeAnswer(ResponseModel):
     """A read replica or snapshot of the ODS instance."""
 
     id: int
@@ -56,7 +56,7 @@ class DerivativeAnswer(Answer):
         )
 
 
-class OdsInstanceDetails(Answer):
+class OdsInstanceDetails(ResponseModel):
     """One ODS instance with all that belongs to it."""
 
     id: int
@@ -66,7 +66,7 @@ class OdsInstanceDetails(Answer):
     ods_instance_derivatives: list[DerivativeAnswer]
 
 
-class ApplicationAnswer(Answer):
+class ApplicationAnswer(ResponseModel):
     """An application of the ODS/API that may use the ODS instance."""
 
     id: int

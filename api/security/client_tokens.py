@@ -29,13 +29,13 @@ class ClientTokens:
         self._tokens = tokens
         self._standings = standings
 
-    async def caller(self, token: str) -> Caller | None:
+    async def verify(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not valid, or its client may not have it any more.
 
         Raises:
             ProblemError: 503, the registry cannot be asked.
         """
-        caller = await self._tokens.caller(token)
+        caller = await self._tokens.verify(token)
         if caller is None:
             return None
         try:

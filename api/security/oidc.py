@@ -163,7 +163,7 @@ class IssuerTokens:
         keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url, insecure=settings.oidc_insecure)
         return cls(keys, settings.oidc_issuer, settings.oidc_audience)
 
-    async def caller(self, token: str) -> Caller | None:
+    async def verify(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not the issuer's, changed, too old, or for somebody else.
 
         Raises:

@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from api.http.problems import ProblemError
-from api.middleware.audit import deed
+from api.middleware.audit import audit_context
 from registry.clients.credentials import OAUTH_SCOPES, ClientScope
 from settings import DEFAULT_TENANT
 
@@ -58,10 +58,10 @@ class Caller:
         )
 
 
-class Authority(Protocol):
+class TokenVerifier(Protocol):
     """Whoever can tell valid tokens from others."""
 
-    async def caller(self, token: str) -> Caller | None:
+    async def verify(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not valid."""
 
 
@@ -95,7 +95,7 @@ class Tokens:
             claims["generation"] = str(generation)
         return jwt.encode(claims, self._keys[0], _ALGORITHM)
 
-    async def caller(self, token: str) -> Caller | None:
+    async def verify(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not ours, changed, too old, or for another tenant."""
         for key in self._keys:
             # A token's header is JSON, nested as deeply as the sender likes.
@@ -121,19 +121,19 @@ bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_er
 """Describes, on the endpoints below `/v2`, what the protocol requires before they are reached."""
 
 
-async def authenticate(connection: HTTPConnection, authority: Authority, tenant: str) -> None:
+async def authenticate(connection: HTTPConnection, verifier: TokenVerifier, tenant: str) -> None:
     """Let a request pass that brings a valid token for the tenant, with a scope that allows it.
 
     Raises:
         ProblemError: 401 without a valid token, 403 without such a scope.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    caller = await authority.caller(token.strip()) if scheme.lower() == "bearer" else None
+    caller = await verifier.verify(token.strip()) if scheme.lower() == "bearer" else None
     if caller is None or caller.tenant.lower() != tenant.lower():
         raise ProblemError(
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
-    deed(connection).client = caller.client
+    audit_context(connection).client = caller.client
     if not _allow(caller.scopes, connection.scope["method"]):
         raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
 

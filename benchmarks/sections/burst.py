@@ -13,7 +13,7 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Chart, Findings, Measurement, at_most
 from benchmarks.processes import NOBODY, POSTGRES, ProcessorTimes
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from embedded.data_folder import StackFile
 from embedded.polling import wait_until
@@ -57,13 +57,13 @@ class Burst:
 
 def run(bench: Bench) -> Findings:
     """Find the best bare concurrency; then let a burst and the same clones at that concurrency take turns."""
-    clones, trial, rounds = bench.thorough((100, 20, 3), quick=(6, 4, 1))
+    clones, trial, rounds = bench.pick((100, 20, 3), quick=(6, 4, 1))
     spec = bench.many_tables
     with bench.stacks.cloning(spec, bench.small, ODS_SPARES="0") as stack:
         dsn = stack["postgres"]["master_dsn"]
-        tried = {many: apart(create_many, dsn, spec, trial, many) for many in _CONCURRENCIES}
+        tried = {many: run_in_process(create_many, dsn, spec, trial, many) for many in _CONCURRENCIES}
         best = min(tried, key=tried.__getitem__)
-        burst = apart(_measure, stack, bench, clones, best, rounds)
+        burst = run_in_process(_measure, stack, bench, clones, best, rounds)
     return _findings(spec, clones, best, burst, {many: took / trial for many, took in tried.items()})
 
 

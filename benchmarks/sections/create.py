@@ -11,7 +11,7 @@ from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_least, at_most
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from embedded.data_folder import StackFile
 from registry.instances.status import Template
@@ -51,7 +51,7 @@ def _measured(bench: Bench, rounds: Mapping[TemplateSpec, int]) -> Mapping[Templ
         for template, (spec, times) in zip(Template, rounds.items(), strict=True):
             with bare_api(stack["postgres"]["admin_dsn"]) as url:
                 work = _Work(stack, url, spec, template)
-                found[spec] = apart(work.measure, bench.thorough(times, quick=2))
+                found[spec] = run_in_process(work.measure, bench.pick(times, quick=2))
     return found
 
 

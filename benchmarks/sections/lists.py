@@ -10,7 +10,7 @@ import httpx
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
 
 _PAGE = 25
@@ -58,9 +58,9 @@ class Times:
 
 def run(bench: Bench) -> Findings:
     """Ask for every list, in turns with a bare query for the same rows."""
-    rows, rounds = bench.thorough((100_000, 300), quick=(1000, 10))
+    rows, rounds = bench.pick((100_000, 300), quick=(1000, 10))
     with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0") as (_, stack):
-        found = apart(_measure, stack, rows, rounds)
+        found = run_in_process(_measure, stack, rows, rounds)
     measurements, limits = [], []
     for words, times in found.items():
         bare = Measurement(f"bare query, {words}", times.bare)

@@ -11,7 +11,7 @@ from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
 from settings import Settings
 
@@ -27,12 +27,12 @@ _TEMPLATE = Settings.model_fields["minimal_template"].default
 
 def run(bench: Bench) -> Findings:
     """Send the bare API requests beside bare clones, then the service: it clones what it is asked for."""
-    seconds = bench.thorough(10, quick=1)
+    seconds = bench.pick(10, quick=1)
     with bench.stacks.fresh(ODS_SPARES="0") as (_, stack):
         # The bare one first: the service's clones go on for a while after the last POST.
         with bare_api(stack["postgres"]["admin_dsn"]) as url:
-            bare_took = apart(_post_bare, stack, url, seconds)
-        took = apart(_post, stack, seconds)
+            bare_took = run_in_process(_post_bare, stack, url, seconds)
+        took = run_in_process(_post, stack, seconds)
     bare = Measurement("bare POST to 202, beside bare clones", bare_took)
     posts = Measurement(f"POST to 202, {_PER_SECOND} a second, beside clones", took, bare=bare)
     return Findings([bare, posts], [at_most(posts.name + ", p99", posts.p99, _LIMIT_MS)])

@@ -14,7 +14,7 @@ from benchmarks.bare import bare_server, strategy_for
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
 
 _JOB = "SELECT createdat, finishedat FROM adminapi.jobstatuses WHERE jobid = $1"
@@ -42,9 +42,9 @@ class Moment:
 
 def run(bench: Bench) -> Findings:
     """Create instances from the small template, without spares, and take their histories apart."""
-    rounds = bench.thorough(30, quick=2)
+    rounds = bench.pick(30, quick=2)
     with bench.stacks.cloning(bench.small, bench.many_tables, ODS_SPARES="0") as stack:
-        bare, creates = apart(_measure, stack, bench, rounds)
+        bare, creates = run_in_process(_measure, stack, bench, rounds)
     clone = Measurement("bare clone", bare)
     # A worker that was slow to answer has a step more in its history than others.
     steps = {what: [create.get(what, 0.0) for create in creates] for what in max(creates, key=len)}

@@ -18,7 +18,7 @@ from benchmarks.bare import BareServer, bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
-from benchmarks.subprocesses import apart, meanwhile
+from benchmarks.subprocesses import run_beside, run_in_process
 from embedded.data_folder import DataFolder, StackFile
 from embedded.polling import wait_until
 from registry.instances.naming import database_name
@@ -95,12 +95,14 @@ class Verdict:
 
 def run(bench: Bench) -> Findings:
     """Let clients race for spares while the worker is killed again and again, then look what is left."""
-    plan = bench.thorough(Plan(1000, 20), quick=Plan(40, 2))
+    plan = bench.pick(Plan(1000, 20), quick=Plan(40, 2))
     with bench.stacks.fresh(**_SETTINGS) as (folder, stack):
-        bare = Measurement("bare clone of the template", apart(_clone, stack, bench.thorough(10, quick=2)))
-        with meanwhile(_race, stack, plan.claims) as racing:
+        bare = Measurement(
+            "bare clone of the template", run_in_process(_clone, stack, bench.pick(10, quick=2))
+        )
+        with run_beside(_race, stack, plan.claims) as racing:
             killed = asyncio.run(_kill(folder, stack, racing, plan))
-        verdict = apart(_judge, stack, racing.result())
+        verdict = run_in_process(_judge, stack, racing.result())
     return _findings(plan, killed, racing.result(), verdict, bare)
 
 

@@ -9,7 +9,7 @@ from benchmarks.bare import DEFAULT_STRATEGY, bare_server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, first_select, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_least, at_most
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from embedded.data_folder import StackFile
 from registry.instances.status import Template
@@ -31,15 +31,15 @@ class Claims:
 def run(bench: Bench) -> Findings:
     """Claim spares of a small and a large template; whenever one is claimed, the stock is full."""
     small, large = bench.small, bench.large
-    claims, clones = bench.thorough((100, 5), quick=(3, 2))
+    claims, clones = bench.pick((100, 5), quick=(3, 2))
     with bench.stacks.cloning(small, large, ODS_SPARES=str(_SPARES)) as stack:
         # Before instances are deleted, which would make every clone slower for a while.
         bare = Measurement(
-            f"{large}: bare clone, {DEFAULT_STRATEGY} (default)", apart(_clone, stack, large, clones)
+            f"{large}: bare clone, {DEFAULT_STRATEGY} (default)", run_in_process(_clone, stack, large, clones)
         )
         found = {
-            small: apart(_claim_each, stack, small, Template.MINIMAL, claims),
-            large: apart(_claim_each, stack, large, Template.SAMPLE, claims),
+            small: run_in_process(_claim_each, stack, small, Template.MINIMAL, claims),
+            large: run_in_process(_claim_each, stack, large, Template.SAMPLE, claims),
         }
     return _findings(found, bare)
 

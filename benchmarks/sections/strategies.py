@@ -34,7 +34,7 @@ Times = Mapping[Kind, list[float]]
 def run(bench: Bench) -> Findings:
     """Clone every template by every kind, in turns."""
     # Two sizes more than elsewhere: the crossover lies between them.
-    between = [TemplateSpec(size) for size in bench.thorough((100, 200), quick=())]
+    between = [TemplateSpec(size) for size in bench.pick((100, 200), quick=())]
     specs = sorted([bench.small, bench.many_tables, *between, bench.medium, bench.large], key=_size)
     times = asyncio.run(_measure(bench, specs))
     measurements = [found for spec in specs for found in _measurements(spec, times[spec])]
@@ -68,7 +68,7 @@ async def _in_turns(server: BareServer, spec: TemplateSpec, kinds: Sequence[Kind
 
 
 def _rounds(bench: Bench, spec: TemplateSpec) -> int:
-    return bench.thorough(15 if _size(spec) <= FILE_COPY_FROM_BYTES else 5, quick=2)
+    return bench.pick(15 if _size(spec) <= FILE_COPY_FROM_BYTES else 5, quick=2)
 
 
 def _size(spec: TemplateSpec) -> int:

@@ -15,7 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
 from benchmarks.processes import resident_megabytes
 from benchmarks.registry_worker import TASK_QUEUE
-from benchmarks.subprocesses import apart
+from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
 from embedded.polling import wait_until
 from workflows.pending_sweep import PendingSweep
@@ -59,12 +59,12 @@ class Sweep:
 
 def run(bench: Bench) -> Findings:
     """Dispatch rows that were put there with SQL, while nobody makes databases."""
-    rows, bare_starts = bench.thorough((10_000, 2000), quick=(200, 50))
+    rows, bare_starts = bench.pick((10_000, 2000), quick=(200, 50))
     settings = {"ODS_TRIGGER": "scheduled", "ODS_RECONCILE_INTERVAL": "86400", "ODS_SPARES": "0"}
     with bench.stacks.fresh(**settings) as (folder, stack):
-        bare = apart(_start_bare, stack, bare_starts)
+        bare = run_in_process(_start_bare, stack, bare_starts)
         with registry_worker.running(folder, stack) as pid:
-            sweep = apart(_sweep, stack, pid, rows)
+            sweep = run_in_process(_sweep, stack, pid, rows)
     return _findings(rows, sweep, bare)
 
 

@@ -39,9 +39,9 @@ class OdsConnectionStrings:
 
     def encrypted(self, database: str) -> str:
         """What `dbo.odsinstances.connectionstring` holds for `database`."""
-        return self.sealed(str(self._shape.with_database(database)))
+        return self.encrypted_text(str(self._shape.with_database(database)))
 
-    def sealed(self, text: str) -> str:
+    def encrypted_text(self, text: str) -> str:
         """`text`, which somebody else has composed, as a column holds it."""
         return self._keys.encrypt(text)
 

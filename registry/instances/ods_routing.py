@@ -14,7 +14,7 @@ from registry.storage.errors import NameTakenError
 from registry.storage.models import OdsInstance
 
 
-async def route(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
     """Add the ODS instance.
 
     Raises:
@@ -38,7 +38,7 @@ async def route(session: AsyncSession, job: InstanceJob, connection_string: str)
     session.add(ods_instance)
 
 
-async def reroute(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+async def change_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
     """Give the ODS instance its new name and the way to the renamed database.
 
     Raises:
@@ -56,14 +56,14 @@ async def reroute(session: AsyncSession, job: InstanceJob, connection_string: st
 async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
     """Why the ODS instance cannot have its new name, if so; else, nobody can take it in this transaction."""
     await lock_name(session, job.final_name)
-    if await ods_instance_has_name(session, job.final_name, but_for=job.ods_instance_id):
+    if await ods_instance_has_name(session, job.final_name, excluding=job.ods_instance_id):
         return str(name_taken(job.final_name))
     if await session.get(OdsInstance, job.ods_instance_id) is None:
         return f"The ODS instance {job.ods_instance_id} does not exist any more. Delete this instance."
     return None
 
 
-async def unroute(session: AsyncSession, ods_instance_id: int) -> str | None:
+async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None:
     """Remove the ODS instance; if rows refer to it, leave it and say so."""
     # From here on nobody can refer to it: some versions of the ODS/API would have that removed as well.
     await session.get(OdsInstance, ods_instance_id, with_for_update=True)

@@ -47,7 +47,7 @@ _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
 
 
-class Catalog:
+class InstanceQueries:
     """Reads one tenant's instances, jobs and ODS instances."""
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -18,7 +18,7 @@ _NAMES = 0x4F6453
 
 
 async def require_free(
-    session: AsyncSession, name: str, database: str, but_for: DbInstance | None = None
+    session: AsyncSession, name: str, database: str, excluding: DbInstance | None = None
 ) -> None:
     """Let nobody but this transaction take `name`, or `database` as the name of a database.
 
@@ -26,7 +26,7 @@ async def require_free(
         NameTakenError: an ODS instance or a live instance has one of them, or shall get it; `but_for` aside.
     """
     await lock_name(session, name, database)
-    query = select(_somebody_is_called(name, but_for), _live_instance_has(_DATABASES, database, but_for))
+    query = select(_somebody_is_called(name, excluding), _live_instance_has(_DATABASES, database, excluding))
     name_is_taken, database_is_taken = (await session.execute(query)).one()
     if name_is_taken:
         raise name_taken(name)
@@ -34,9 +34,9 @@ async def require_free(
         raise database_taken(database)
 
 
-async def database_is_taken(session: AsyncSession, database: str, but_for: DbInstance) -> bool:
+async def database_is_taken(session: AsyncSession, database: str, excluding: DbInstance) -> bool:
     """Whether a live instance other than `but_for` has a database of that name, or shall get it."""
-    return (await session.scalars(select(_live_instance_has(_DATABASES, database, but_for)))).one()
+    return (await session.scalars(select(_live_instance_has(_DATABASES, database, excluding)))).one()
 
 
 def name_taken(name: str) -> NameTakenError:
@@ -57,9 +57,9 @@ async def lock_name(session: AsyncSession, *names: str) -> None:
     await session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
 
 
-async def ods_instance_has_name(session: AsyncSession, name: str, but_for: int | None = None) -> bool:
+async def ods_instance_has_name(session: AsyncSession, name: str, excluding: int | None = None) -> bool:
     """Whether an ODS instance, other than the one with the id `but_for`, is called `name`."""
-    return (await session.scalars(select(_ods_instance_is_called(name, but_for)))).one()
+    return (await session.scalars(select(_ods_instance_is_called(name, excluding)))).one()
 
 
 async def ods_instances_have(session: AsyncSession, name: str, ods_instance_id: int) -> tuple[bool, bool]:
@@ -69,12 +69,12 @@ async def ods_instances_have(session: AsyncSession, name: str, ods_instance_id: 
     return row[0], row[1]
 
 
-async def somebody_has_name(session: AsyncSession, name: str, but_for: DbInstance | None = None) -> bool:
+async def somebody_has_name(session: AsyncSession, name: str, excluding: DbInstance | None = None) -> bool:
     """Whether an ODS instance, or an instance that is not deleted, is called `name` or shall be.
 
     `but_for` and its ODS instance aside.
     """
-    return (await session.scalars(select(_somebody_is_called(name, but_for)))).one()
+    return (await session.scalars(select(_somebody_is_called(name, excluding)))).one()
 
 
 async def reserved_id(session: AsyncSession) -> int:
@@ -92,22 +92,22 @@ async def reserved_id(session: AsyncSession) -> int:
             return int(reserved)
 
 
-def _somebody_is_called(name: str, but_for: DbInstance | None) -> ColumnElement[bool]:
+def _somebody_is_called(name: str, excluding: DbInstance | None) -> ColumnElement[bool]:
     return or_(
-        _ods_instance_is_called(name, but_for.odsinstanceid if but_for else None),
-        _live_instance_has((DbInstance.name, DbInstance.newname), name, but_for),
+        _ods_instance_is_called(name, excluding.odsinstanceid if excluding else None),
+        _live_instance_has((DbInstance.name, DbInstance.newname), name, excluding),
     )
 
 
-def _ods_instance_is_called(name: str, but_for: int | None) -> ColumnElement[bool]:
+def _ods_instance_is_called(name: str, excluding: int | None) -> ColumnElement[bool]:
     found = exists().where(OdsInstance.name == name)
-    return found if but_for is None else found.where(OdsInstance.odsinstanceid != but_for)
+    return found if excluding is None else found.where(OdsInstance.odsinstanceid != excluding)
 
 
 def _live_instance_has(
-    columns: Sequence[InstrumentedAttribute[Any]], value: str, but_for: DbInstance | None
+    columns: Sequence[InstrumentedAttribute[Any]], value: str, excluding: DbInstance | None
 ) -> ColumnElement[bool]:
     found = exists().where(
         or_(*(column == value for column in columns)), DbInstance.status != InstanceStatus.DELETED
     )
-    return found if but_for is None else found.where(DbInstance.id != but_for.id)
+    return found if excluding is None else found.where(DbInstance.id != excluding.id)

@@ -36,7 +36,13 @@ from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobWait
 from registry.instances.naming import database_name
-from registry.instances.ods_routing import relations_reason, rename_obstacle, reroute, route, unroute
+from registry.instances.ods_routing import (
+    change_routing,
+    end_routing,
+    relations_reason,
+    rename_obstacle,
+    start_routing,
+)
 from registry.instances.relations import relations_of
 from registry.instances.reservations import (
     database_is_taken,
@@ -69,7 +75,7 @@ _WAITS_FOR_NOTHING: dict[str, Any] = {"waitingfor": None, "waitingsince": None, 
 
 
 @dataclass(frozen=True)
-class Begun:
+class BeginResult:
     """Whether the job holds the instance now, and, if it may not go on all the same, why."""
 
     held: bool
@@ -112,7 +118,7 @@ class Requested:
     job: InstanceJob
 
 
-class Registry:
+class InstanceStore:
     """The state changes of one tenant's instances.
 
     Every change is one statement or one transaction. Connection faults come through as SQLAlchemy's and
@@ -194,7 +200,7 @@ class Registry:
             _require(instance, status.REQUEST_RENAME.sources, "renamed")
             _require_created(instance, "renamed")
             database = database_name(name, Template(instance.databasetemplate))
-            await require_free(session, name, database, but_for=instance)
+            await require_free(session, name, database, excluding=instance)
             instance.newname, instance.newdatabasename = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
 
@@ -269,12 +275,12 @@ class Registry:
                 )
                 session.add(instance)
                 requested = await self._requested(session, instance)
-                await route(session, requested.job, database.connection_string)
+                await start_routing(session, requested.job, database.connection_string)
                 return requested.instance
         except IntegrityError as error:
             raise _name_conflict(error, lost.name, database.name) from None
 
-    async def begin(self, job: InstanceJob, refusal: str | None = None) -> Begun:
+    async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
         A rename that its ODS instance could not follow is refused.
@@ -287,22 +293,24 @@ class Registry:
         """
         installation = await self.installation.require_confirmed()
         if job.installation not in {None, installation.id}:
-            return Begun(held=False)
+            return BeginResult(held=False)
         step = status.BEGIN[job.operation]
         match job.operation:
             case Operation.CREATE:
                 async with self._single_statements() as session:
-                    return Begun(await _begun(session, job, step), refusal)
+                    return BeginResult(await _begun(session, job, step), refusal)
             case Operation.DELETE:
                 async with self._transaction() as session:
                     held = await _begun(session, job, step)
                     if held and job.published:
-                        refusal = refusal or await unroute(session, job.ods_instance_id)
-                    return Begun(held, refusal)
+                        refusal = refusal or await end_routing(session, job.ods_instance_id)
+                    return BeginResult(held, refusal)
             case Operation.RENAME:
                 async with self._transaction() as session:
                     held = await _begun(session, job, step, DbInstance.newname == job.new_name)
-                    return Begun(held, refusal or (await rename_obstacle(session, job) if held else None))
+                    return BeginResult(
+                        held, refusal or (await rename_obstacle(session, job) if held else None)
+                    )
             case _:
                 assert_never(job.operation)
 
@@ -383,7 +391,7 @@ class Registry:
             async with self._transaction() as session:
                 took = await _took(session, job, step, made)
                 if took:
-                    await route(session, job, connection_string)
+                    await start_routing(session, job, connection_string)
                 return took or await _is_at(session, job, step.target)
         except IntegrityError:
             raise name_taken(job.name) from None
@@ -410,7 +418,7 @@ class Registry:
             async with self._transaction() as session:
                 took = await _took(session, job, step, names)
                 if took:
-                    await reroute(session, job, connection_string)
+                    await change_routing(session, job, connection_string)
                 return took or await _is_at(session, job, step.target)
         except IntegrityError:
             raise name_taken(job.final_name) from None

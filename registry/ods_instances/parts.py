@@ -38,7 +38,7 @@ class ContextDraft:
     ods_instance_id: int | None
     key: str | None
     value: str | None
-    misread: dict[str, list[str]] = field(default_factory=dict)
+    type_errors: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DerivativeDraft:
     ods_instance_id: int | None
     type: str | None
     connection_string: str | None
-    misread: dict[str, list[str]] = field(default_factory=dict)
+    type_errors: dict[str, list[str]] = field(default_factory=dict)
 
 
 class _Parts(ABC, Generic[_Row, _Draft]):
@@ -121,7 +121,7 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         )
         if await _is_among(session, draft.key, others):
             faults |= self._twin
-        require_none(faults | draft.misread)
+        require_none(faults | draft.type_errors)
         row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
         row.contextkey = draft.key or ""
         row.contextvalue = draft.value or ""
@@ -153,11 +153,11 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
         )
         if await _is_among(session, draft.type, others):
             faults |= self._twin
-        require_none(faults | draft.misread)
+        require_none(faults | draft.type_errors)
         row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
         row.derivativetype = _known_type(draft.type) or ""
         if not kept:
-            row.connectionstring = self._connection_strings.sealed(draft.connection_string or "")
+            row.connectionstring = self._connection_strings.encrypted_text(draft.connection_string or "")
 
 
 async def _owner_faults(session: AsyncSession, ods_instance_id: int | None) -> list[str]:

@@ -16,7 +16,7 @@ from registry.instances.naming import name_faults
 from registry.instances.relations import relations_of
 from registry.instances.reservations import lock_name, reserved_id, somebody_has_name
 from registry.instances.status import InstanceStatus
-from registry.instances.store import Registry, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.storage import models
 from registry.storage.models import DbInstance, OdsInstance
 from registry.storage.rules import is_blank, required_text_faults, text_faults
@@ -46,17 +46,17 @@ class OdsInstanceDraft:
     name: str | None
     instance_type: str | None
     connection_string: str | None
-    misread: dict[str, list[str]] = field(default_factory=dict)
+    type_errors: dict[str, list[str]] = field(default_factory=dict)
 
 
 class OdsInstances:
     """Creates, changes and deletes one tenant's ODS instances."""
 
     def __init__(
-        self, engine: AsyncEngine, registry: Registry, connection_strings: OdsConnectionStrings
+        self, engine: AsyncEngine, instances: InstanceStore, connection_strings: OdsConnectionStrings
     ) -> None:
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._registry = registry
+        self._instances = instances
         self._connection_strings = connection_strings
 
     async def create(self, draft: OdsInstanceDraft) -> OdsInstance:
@@ -72,7 +72,7 @@ class OdsInstances:
         async with transaction(self._sessions, _CONFLICTS) as session:
             name = draft.name or ""
             faults["Name"] = await _new_name_faults(session, name)
-            require_none(faults | draft.misread)
+            require_none(faults | draft.type_errors)
             row = OdsInstance(odsinstanceid=await reserved_id(session), name=name)
             session.add(row)
             return self._filled(row, draft)
@@ -93,7 +93,7 @@ class OdsInstances:
                 faults["ConnectionString"] = connection_string_faults(draft.connection_string)
             if name != row.name:
                 faults["Name"] = await _new_name_faults(session, name, instance)
-            require_none(faults | draft.misread)
+            require_none(faults | draft.type_errors)
             if name != row.name:
                 _rename(row, name, instance)
             return self._filled(row, draft)
@@ -113,12 +113,12 @@ class OdsInstances:
             require_none({"Id": faults + _job_faults(instance, "deleted")})
             await session.delete(row)
             await forget(session, ods_instance_id)
-            return await self._registry.request_delete_in(session, instance) if instance else None
+            return await self._instances.request_delete_in(session, instance) if instance else None
 
     def _filled(self, row: OdsInstance, draft: OdsInstanceDraft) -> OdsInstance:
         row.instancetype = draft.instance_type
         if draft.connection_string is not None and not is_blank(draft.connection_string):
-            row.connectionstring = self._connection_strings.sealed(draft.connection_string)
+            row.connectionstring = self._connection_strings.encrypted_text(draft.connection_string)
         return row
 
 
@@ -138,7 +138,7 @@ async def _new_name_faults(session: AsyncSession, name: str, instance: DbInstanc
     if faults:
         return faults
     await lock_name(session, name)
-    return [_TAKEN] if await somebody_has_name(session, name, but_for=instance) else []
+    return [_TAKEN] if await somebody_has_name(session, name, excluding=instance) else []
 
 
 def _job_faults(instance: DbInstance | None, verb: str) -> list[str]:

@@ -58,7 +58,7 @@ async def start(
 
 
 @dataclass(frozen=True)
-class Answer:
+class ResponseModel:
     """An answer as it comes over the wire; names of headers in lower case."""
 
     status: int
@@ -103,11 +103,11 @@ class Server:
         await writer.wait_closed()
         return answer
 
-    async def ask(self, line: str, *headers: str, body: bytes | None = None) -> Answer:
+    async def ask(self, line: str, *headers: str, body: bytes | None = None) -> ResponseModel:
         """The answer to one request: its first line without the version, its headers, its body."""
         length = [] if body is None else [f"Content-Length: {len(body)}"]
         head = [f"{line} HTTP/1.1", "Host: api", "Connection: close", *length, *headers, "", ""]
-        return Answer.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
+        return ResponseModel.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
 
     async def stop(self) -> str:
         """Stop it as an operator does; returns what it has printed."""

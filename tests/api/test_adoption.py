@@ -16,8 +16,8 @@ from databases.server import Server
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
-from registry.instances.queries import Catalog
-from registry.instances.store import Registry
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tenants.tenant import Tenant
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
@@ -46,8 +46,8 @@ class Case:
 
 
 @pytest.fixture
-async def case(registry: Registry, admin: asyncpg.Connection, name: str) -> AsyncIterator[Case]:
-    job = await bring_to(registry, "Completed", name)
+async def case(instances: InstanceStore, admin: asyncpg.Connection, name: str) -> AsyncIterator[Case]:
+    job = await bring_to(instances, "Completed", name)
     owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
     await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
     yield Case(admin, job.instance_id, owner, job.database)
@@ -93,11 +93,11 @@ async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
 async def test_adoption_is_refused_when_the_server_is_not_the_one_that_the_installation_knows(
     settings: Settings, api: httpx.AsyncClient, case: Case
 ) -> None:
-    async with session(settings.admin_dsn.get_secret_value()) as registry:
-        known = await registry.fetchval("SELECT serversystem FROM adminapi.installation")
-        await registry.execute("UPDATE adminapi.installation SET serversystem = 'another'")
+    async with session(settings.admin_dsn.get_secret_value()) as instances:
+        known = await instances.fetchval("SELECT serversystem FROM adminapi.installation")
+        await instances.execute("UPDATE adminapi.installation SET serversystem = 'another'")
         answer = await api.post(case.adopting)
-        await registry.execute("UPDATE adminapi.installation SET serversystem = $1", known)
+        await instances.execute("UPDATE adminapi.installation SET serversystem = $1", known)
     assert answer.status_code == 503
     assert "`ods installation confirm`" in answer.json()["detail"]
     assert await case.comment() is None
@@ -116,14 +116,14 @@ ADOPTABLE = {"Completed", "Completed_Rename", "Error_Rename", "Delete_Failed"}
 @pytest.mark.parametrize("state", [state for state in STATES if state not in {"Completed", "Deleted"}])
 async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
     api: httpx.AsyncClient,
-    registry: Registry,
-    catalog: Catalog,
+    instances: InstanceStore,
+    queries: InstanceQueries,
     admin: asyncpg.Connection,
     name: str,
     state: str,
 ) -> None:
-    job = await bring_to(registry, state, name)
-    database = (await catalog.instance(job.instance_id)).databasename
+    job = await bring_to(instances, state, name)
+    database = (await queries.instance(job.instance_id)).databasename
     case = Case(admin, job.instance_id, Owner("", 0, "", job.mark), database)
     await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
     try:
@@ -139,9 +139,9 @@ async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
 
 @pytest.mark.parametrize("method", ["GET database", "POST adopt"])
 async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
-    api: httpx.AsyncClient, registry: Registry, name: str, method: str
+    api: httpx.AsyncClient, instances: InstanceStore, name: str, method: str
 ) -> None:
-    job = await bring_to(registry, "Deleted", name)
+    job = await bring_to(instances, "Deleted", name)
     verb, _, path = method.partition(" ")
     for instance in (job.instance_id, 10**9, "x"):
         answer = await api.request(verb, f"{INSTANCES}/{instance}/{path}")
@@ -150,9 +150,9 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
 
 
 async def test_database_is_not_found_when_there_is_none_of_the_name(
-    api: httpx.AsyncClient, registry: Registry, name: str
+    api: httpx.AsyncClient, instances: InstanceStore, name: str
 ) -> None:
-    job = await bring_to(registry, "Completed", name)
+    job = await bring_to(instances, "Completed", name)
     for answer in (
         await api.get(f"{INSTANCES}/{job.instance_id}/database"),
         await api.post(f"{INSTANCES}/{job.instance_id}/adopt"),
@@ -243,20 +243,20 @@ async def adopted(server: Server, owner: Owner, database: str) -> bool:
     return found.adopted
 
 
-async def test_job_waits_when_the_database_is_being_adopted(registry: Registry, name: str) -> None:
-    job = await bring_to(registry, "Delete_Failed", name)
+async def test_job_waits_when_the_database_is_being_adopted(instances: InstanceStore, name: str) -> None:
+    job = await bring_to(instances, "Delete_Failed", name)
     retry = job.__class__(**{**vars(job), "attempt": job.attempt + 1})
-    async with registry.adopting(job.instance_id):
-        begin = asyncio.create_task(registry.begin(retry))
+    async with instances.adopting(job.instance_id):
+        begin = asyncio.create_task(instances.begin(retry))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done
     assert (await begin).held
 
 
 async def test_adoption_is_unavailable_when_the_server_is_away(
-    postgres: EmbeddedPostgres, registry_dsn: str, registry: Registry, name: str
+    postgres: EmbeddedPostgres, registry_dsn: str, instances: InstanceStore, name: str
 ) -> None:
-    job = await bring_to(registry, "Completed", name)
+    job = await bring_to(instances, "Completed", name)
     away = make_settings(postgres, registry_dsn, master_dsn="postgresql://nobody@127.0.0.1:1/postgres")
     async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as api:
         for answer in (
@@ -281,13 +281,13 @@ class TestAnotherName:
         await case.admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     async def test_registry_calls_the_database_so_and_routes_there_when_it_is_adopted(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog, tenant: Tenant
+        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, tenant: Tenant
     ) -> None:
         assert (await api.get(case.looking, params={"databaseName": renamed})).json()["adopted"]
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
-        assert (await catalog.instance(case.id)).databasename == renamed
-        routed = await catalog.ods_instance(case.owner.ods_instance_id)
+        assert (await queries.instance(case.id)).databasename == renamed
+        routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
         assert tenant.connection_strings.local_database(routed.connectionstring) == renamed
         comment = await case.admin.fetchval(
@@ -298,26 +298,31 @@ class TestAnotherName:
         assert marked.publication == (1, 1)  # what the registry knows counts again
 
     async def test_database_is_routed_to_anew_when_it_is_named_as_the_registry_calls_it(
-        self, api: httpx.AsyncClient, case: Case, catalog: Catalog, tenant: Tenant, registry_dsn: str
+        self, api: httpx.AsyncClient, case: Case, queries: InstanceQueries, tenant: Tenant, registry_dsn: str
     ) -> None:
         elsewhere = encrypt("host=of-the-original;database=x", bytes(32))
         async with session(registry_dsn) as rows:
             await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", elsewhere)
         answer = await api.post(case.adopting, json={"databaseName": case.database})
         assert answer.status_code == 200, answer.text
-        routed = await catalog.ods_instance(case.owner.ods_instance_id)
+        routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
         assert tenant.connection_strings.local_database(routed.connectionstring) == case.database
 
     async def test_nothing_changes_when_another_instance_has_a_database_of_that_name(
-        self, api: httpx.AsyncClient, case: Case, registry: Registry, catalog: Catalog, name: str
+        self,
+        api: httpx.AsyncClient,
+        case: Case,
+        instances: InstanceStore,
+        queries: InstanceQueries,
+        name: str,
     ) -> None:
-        other = await bring_to(registry, "Completed", f"{name} other")
+        other = await bring_to(instances, "Completed", f"{name} other")
         await case.admin.execute(f'CREATE DATABASE "{other.database}" OWNER {seeding.SERVICE_ROLE}')
         try:
             answer = await api.post(case.adopting, json={"databaseName": other.database})
             assert answer.status_code == 400
-            assert (await catalog.instance(case.id)).databasename == case.database
+            assert (await queries.instance(case.id)).databasename == case.database
             row = await row_of(case.admin, other.database)
             assert row is not None
             assert row["comment"] is None
@@ -325,7 +330,7 @@ class TestAnotherName:
             await case.admin.execute(f'DROP DATABASE "{other.database}"')
 
     async def test_lost_instance_is_recorded_again_when_its_database_is_adopted(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog, registry_dsn: str
+        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, registry_dsn: str
     ) -> None:
         number = case.owner.ods_instance_id
         async with session(registry_dsn) as rows:
@@ -335,7 +340,7 @@ class TestAnotherName:
         assert (shown["obstacle"], shown["odsInstanceId"]) == (None, number)
         answer = await api.post(f"{path}/adopt", json={"databaseName": renamed})
         assert answer.status_code == 200, answer.text
-        instance = await catalog.instance(answer.json()["id"])
+        instance = await queries.instance(answer.json()["id"])
         assert (instance.status, instance.odsinstanceid, instance.databasename) == (
             "Completed",
             number,
@@ -343,19 +348,19 @@ class TestAnotherName:
         )
         assert answer.json()["adopted"]
         assert str(instance.mark) == case.owner.mark
-        assert await catalog.ods_instance(number) is not None
+        assert await queries.ods_instance(number) is not None
 
     async def test_instance_is_found_when_it_is_named_by_the_id_that_reasons_name(
         self,
         api: httpx.AsyncClient,
         case: Case,
         renamed: str,
-        registry: Registry,
+        instances: InstanceStore,
         registry_dsn: str,
         name: str,
     ) -> None:
         number = case.owner.ods_instance_id
-        other = await bring_to(registry, "Completed", f"{name} other")
+        other = await bring_to(instances, "Completed", f"{name} other")
         async with session(registry_dsn) as rows:  # what ODS instances of others have done to the numbers
             await rows.execute("UPDATE adminapi.dbinstances SET id = $1 WHERE id = $2", 10**6, case.id)
             await rows.execute(
@@ -370,7 +375,7 @@ class TestAnotherName:
         api: httpx.AsyncClient,
         case: Case,
         renamed: str,
-        registry: Registry,
+        instances: InstanceStore,
         registry_dsn: str,
         name: str,
     ) -> None:
@@ -383,13 +388,13 @@ class TestAnotherName:
         assert f"was given to '{name} since'" in answer.json()["detail"]
 
     async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, catalog: Catalog
+        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries
     ) -> None:
         for number, words in ((case.owner.ods_instance_id + 7, "OdsInstanceId"), (10**8, "OdsInstanceId")):
             answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
             assert answer.status_code == 409
             assert words in answer.json()["detail"]
-        assert len(await catalog.live_instances()) == 1
+        assert len(await queries.live_instances()) == 1
 
     @pytest.mark.parametrize("wrong", ["", "x" * 64, 7])
     async def test_adoption_is_refused_when_no_database_can_have_the_name(

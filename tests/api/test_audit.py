@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.middleware import audit as audit_middleware
-from api.middleware.audit import Recorder
+from api.middleware.audit import AuditRecorder
 from embedded.polling import wait_until
 from registry.audit import AuditEntry, AuditTrail
 from settings import Settings
@@ -346,7 +346,7 @@ class Trail:
 
 async def test_few_entries_are_written_when_strangers_have_very_many_addresses() -> None:
     trail_ = Trail()
-    recorder = Recorder(trail_.record, nothing_old)
+    recorder = AuditRecorder(trail_.record, nothing_old)
     for minute in range(3):
         for number in range(1000):
             await recorder.record(replace(REFUSAL, address=f"2001:db8:{minute}:{number:x}::1"))
@@ -359,7 +359,7 @@ async def test_few_entries_are_written_when_strangers_have_very_many_addresses()
 
 async def test_refusals_of_known_clients_are_all_written_when_there_are_many() -> None:
     trail_ = Trail()
-    recorder = Recorder(trail_.record, nothing_old)
+    recorder = AuditRecorder(trail_.record, nothing_old)
     for _ in range(300):
         await recorder.record(replace(REFUSAL, client="a-client"))
     assert len(trail_.written) == 300
@@ -368,7 +368,7 @@ async def test_refusals_of_known_clients_are_all_written_when_there_are_many() -
 async def test_entries_are_given_up_and_told_when_too_many_wait(caplog: pytest.LogCaptureFixture) -> None:
     trail_ = Trail()
     trail_.open.clear()
-    recorder = Recorder(trail_.record, nothing_old)
+    recorder = AuditRecorder(trail_.record, nothing_old)
     waiting = [asyncio.create_task(recorder.record(ENTRY)) for _ in range(150)]
     await asyncio.sleep(0)  # lets each of them come as far as it can
     assert sum(task.done() for task in waiting) == 50
@@ -384,7 +384,7 @@ async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
     monkeypatch.setattr(audit_middleware, "_PATIENCE_SECONDS", 0.05)
     trail_ = Trail()
     trail_.open.clear()
-    recorder = Recorder(trail_.record, nothing_old)
+    recorder = AuditRecorder(trail_.record, nothing_old)
     await asyncio.gather(*(recorder.record(ENTRY) for _ in range(5)))
     assert caplog.text.count("was not written to the audit trail: TimeoutError") == 5
     trail_.open.set()
@@ -442,6 +442,6 @@ async def test_pruning_is_tried_again_and_told_when_the_registry_refuses(
         asked.set()
         return False
 
-    keeping = asyncio.create_task(Recorder(Trail().record, prune).keep())
+    keeping = asyncio.create_task(AuditRecorder(Trail().record, prune).keep())
     await asyncio.wait_for(asked.wait(), 10)
     keeping.cancel()

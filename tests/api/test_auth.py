@@ -113,7 +113,7 @@ async def test_token_of_a_previous_key_is_valid_and_new_ones_have_the_current_ke
     removed = idle_settings.model_copy(update=keys)
     earlier, later = tokens(before).issue("me"), tokens(after).issue("me")
     valid = {
-        name: [await tokens(settings).caller(token) is not None for token in (earlier, later)]
+        name: [await tokens(settings).verify(token) is not None for token in (earlier, later)]
         for name, settings in {"before": before, "after": after, "removed": removed}.items()
     }
     assert valid == {"before": [True, False], "after": [True, True], "removed": [False, True]}

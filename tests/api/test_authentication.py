@@ -10,7 +10,7 @@ import pytest
 
 from settings import Settings
 from tests.api import server
-from tests.api.server import Answer, Server, spellings
+from tests.api.server import ResponseModel, Server, spellings
 from tests.servers import NUMBERS
 
 FORM = "Content-Type: application/x-www-form-urlencoded"
@@ -23,7 +23,7 @@ DENIED = "Access Denied. Please review your information and try again."
 BAD_SCOPE = "The request is missing required scope claims or has invalid scope values"
 
 
-async def post(server: Server, path: str, fields: dict[str, str], *headers: str) -> Answer:
+async def post(server: Server, path: str, fields: dict[str, str], *headers: str) -> ResponseModel:
     return await server.ask(f"POST {path}", FORM, *headers, body=urlencode(fields).encode())
 
 
@@ -86,7 +86,7 @@ async def test_field_is_understood_when_its_name_comes_in_any_case(
     assert (await post(contract, REGISTER, fields)).status == 200
 
 
-def faults(answer: Answer) -> dict[str, list[str]]:
+def faults(answer: ResponseModel) -> dict[str, list[str]]:
     assert (answer.status, answer.headers["content-type"]) == (400, PROBLEM)
     assert answer.json()["title"] == "Validation failed"
     errors: dict[str, list[str]] = answer.json()["errors"]
@@ -167,7 +167,7 @@ async def test_answer_is_empty_when_registration_is_switched_off(idle_settings: 
 # Tokens.
 
 
-def assert_granted(answer: Answer) -> dict[str, Any]:
+def assert_granted(answer: ResponseModel) -> dict[str, Any]:
     issued: dict[str, Any] = answer.json()
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert issued["access_token"]
@@ -207,7 +207,7 @@ async def test_token_is_granted_when_names_of_fields_come_in_any_case(
     assert_granted(await post(contract, TOKEN, {change(name): value for name, value in grant.items()}))
 
 
-def assert_refused(answer: Answer, status: int, error: str, description: str | None = None) -> None:
+def assert_refused(answer: ResponseModel, status: int, error: str, description: str | None = None) -> None:
     refusal = answer.json()
     assert (answer.status, refusal["error"]) == (status, error)
     assert set(refusal) == {"error", "error_description"}

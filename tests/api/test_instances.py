@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from embedded.polling import wait_until
 from registry.instances.status import Template
-from registry.instances.store import Registry, Requested
+from registry.instances.store import InstanceStore, Requested
 from settings import Settings, Trigger
 from tests.api.service import bearer, client_of, running
 from tests.servers import development_server, session
@@ -36,21 +36,21 @@ def body(name: object = "A name", template: object = "Minimal") -> dict[str, obj
     return {"name": name, "databaseTemplate": template}
 
 
-async def begun(registry: Registry, name: str) -> Requested:
-    requested = await registry.reserve(name, Template.MINIMAL)
-    await registry.begin(requested.job)
+async def begun(instances: InstanceStore, name: str) -> Requested:
+    requested = await instances.reserve(name, Template.MINIMAL)
+    await instances.begin(requested.job)
     return requested
 
 
-async def completed(registry: Registry, name: str) -> Requested:
-    requested = await begun(registry, name)
-    await registry.finish_create(requested.job, "encrypted")
+async def completed(instances: InstanceStore, name: str) -> Requested:
+    requested = await begun(instances, name)
+    await instances.finish_create(requested.job, "encrypted")
     return requested
 
 
-async def failed(registry: Registry, name: str) -> Requested:
-    requested = await begun(registry, name)
-    await registry.fail(requested.job, "The template is missing.")
+async def failed(instances: InstanceStore, name: str) -> Requested:
+    requested = await begun(instances, name)
+    await instances.fail(requested.job, "The template is missing.")
     return requested
 
 
@@ -265,9 +265,9 @@ async def test_faults_are_reported_when_there_is_no_body(idle_api: httpx.AsyncCl
 
 
 async def test_all_members_are_written_out_when_an_instance_is_pending(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    requested = await registry.reserve("Shown", Template.SAMPLE)
+    requested = await instances.reserve("Shown", Template.SAMPLE)
     instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
 
     assert UTC_TIME.fullmatch(instance.pop("lastRefreshed"))
@@ -292,9 +292,9 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
 
 
 async def test_workflow_page_is_linked_when_the_address_of_the_web_ui_is_known(
-    settings: Settings, temporal_address: str, registry: Registry
+    settings: Settings, temporal_address: str, instances: InstanceStore
 ) -> None:
-    requested = await registry.reserve("Linked", Template.MINIMAL)
+    requested = await instances.reserve("Linked", Template.MINIMAL)
     shown = settings.model_copy(update={"temporal_ui_url": "https://ui.example/"})
     async with running(shown, temporal_address) as app, client_of(app, headers=bearer(shown)) as api:
         instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
@@ -304,14 +304,14 @@ async def test_workflow_page_is_linked_when_the_address_of_the_web_ui_is_known(
 
 
 async def test_estimate_is_shown_when_such_a_job_was_done_before(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
 ) -> None:
-    await completed(registry, "Before")
+    await completed(instances, "Before")
     await rows.execute("UPDATE adminapi.jobstatuses SET startedat = finishedat - interval '1.5 s'")
-    running_create = await begun(registry, "Now")
-    running_delete = await completed(registry, "Going")
-    delete = await registry.request_delete(running_delete.instance.id)
-    await registry.begin(delete.job)
+    running_create = await begun(instances, "Now")
+    running_delete = await completed(instances, "Going")
+    delete = await instances.request_delete(running_delete.instance.id)
+    await instances.begin(delete.job)
 
     create, delete_ = [
         (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()["progress"]
@@ -323,9 +323,9 @@ async def test_estimate_is_shown_when_such_a_job_was_done_before(
 
 
 async def test_progress_is_null_and_the_reason_is_told_when_a_job_has_failed(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    requested = await failed(registry, "Failed")
+    requested = await failed(instances, "Failed")
     instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
 
     assert instance["status"] == "Error"
@@ -349,11 +349,11 @@ async def test_page_is_as_large_as_asked_when_there_are_very_many_rows(
 
 
 async def test_pages_follow_each_other_by_id_when_offset_and_limit_say_so(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
     names = [f"Page {number}" for number in range(30)]
     for name in names:
-        await registry.reserve(name, Template.MINIMAL)
+        await instances.reserve(name, Template.MINIMAL)
 
     async def page(**query: Any) -> list[str]:
         return [row["name"] for row in (await api.get(INSTANCES, params=query)).json()]
@@ -365,10 +365,10 @@ async def test_pages_follow_each_other_by_id_when_offset_and_limit_say_so(
 
 
 async def test_only_exact_matches_are_listed_when_filters_are_given(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    requested = await registry.reserve("Wanted", Template.MINIMAL)
-    await registry.reserve("Wanted too", Template.MINIMAL)
+    requested = await instances.reserve("Wanted", Template.MINIMAL)
+    await instances.reserve("Wanted too", Template.MINIMAL)
     number = requested.instance.id
 
     async def ids(**query: Any) -> list[int]:
@@ -409,12 +409,12 @@ async def test_instance_is_not_found_when_no_live_one_has_the_id(
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("DELETE", ""), ("POST", "/retry")])
 async def test_instance_is_not_found_when_it_is_deleted(
-    api: httpx.AsyncClient, registry: Registry, method: str, suffix: str
+    api: httpx.AsyncClient, instances: InstanceStore, method: str, suffix: str
 ) -> None:
-    requested = await completed(registry, "Gone")
-    delete = await registry.request_delete(requested.instance.id)
-    await registry.begin(delete.job)
-    await registry.finish_delete(delete.job)
+    requested = await completed(instances, "Gone")
+    delete = await instances.request_delete(requested.instance.id)
+    await instances.begin(delete.job)
+    await instances.finish_delete(delete.job)
 
     answer = await api.request(method, f"{INSTANCES}/{requested.instance.id}{suffix}")
     assert answer.status_code == 404
@@ -422,9 +422,9 @@ async def test_instance_is_not_found_when_it_is_deleted(
 
 @pytest.mark.parametrize("reach", [completed, failed])
 async def test_delete_is_accepted_when_no_job_is_under_way(
-    api: httpx.AsyncClient, registry: Registry, reach: Any
+    api: httpx.AsyncClient, instances: InstanceStore, reach: Any
 ) -> None:
-    requested: Requested = await reach(registry, "Leaving")
+    requested: Requested = await reach(instances, "Leaving")
     answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
 
     job = f"DeleteInstanceJob-{requested.job.ods_instance_id}-2"
@@ -440,9 +440,9 @@ async def test_delete_is_accepted_when_no_job_is_under_way(
 
 
 async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_way(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    requested = await begun(registry, "Busy")
+    requested = await begun(instances, "Busy")
     answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
 
     assert answer.status_code == 409
@@ -457,9 +457,9 @@ async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_wa
 
 
 async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
 ) -> None:
-    requested = await completed(registry, "In use")
+    requested = await completed(instances, "In use")
     await rows.execute(
         "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
         " VALUES ($1, 'year', '2026')",
@@ -472,8 +472,10 @@ async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
     assert "OdsInstanceContexts" in answer.json()["detail"]
 
 
-async def test_retry_is_accepted_when_the_job_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:
-    requested = await failed(registry, "Again")
+async def test_retry_is_accepted_when_the_job_has_failed(
+    api: httpx.AsyncClient, instances: InstanceStore
+) -> None:
+    requested = await failed(instances, "Again")
     answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
 
     assert answer.status_code == 202
@@ -481,8 +483,10 @@ async def test_retry_is_accepted_when_the_job_has_failed(api: httpx.AsyncClient,
     assert answer.json()["status"] == "Pending"
 
 
-async def test_retry_is_refused_when_nothing_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:
-    requested = await completed(registry, "Fine")
+async def test_retry_is_refused_when_nothing_has_failed(
+    api: httpx.AsyncClient, instances: InstanceStore
+) -> None:
+    requested = await completed(instances, "Fine")
     answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
 
     assert answer.status_code == 409

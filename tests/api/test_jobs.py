@@ -6,13 +6,15 @@ import pytest
 
 from registry.instances.jobs import JobWait
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
 
-async def test_job_is_shown_with_nulls_when_it_is_pending(api: httpx.AsyncClient, registry: Registry) -> None:
-    requested = await registry.reserve("Waiting", Template.MINIMAL)
+async def test_job_is_shown_with_nulls_when_it_is_pending(
+    api: httpx.AsyncClient, instances: InstanceStore
+) -> None:
+    requested = await instances.reserve("Waiting", Template.MINIMAL)
     job = (await api.get(f"/v2/jobs/{requested.job.job_id}")).json()
 
     assert UTC_TIME.fullmatch(job.pop("createdAt"))
@@ -26,11 +28,11 @@ async def test_job_is_shown_with_nulls_when_it_is_pending(api: httpx.AsyncClient
 
 
 async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    job = (await registry.reserve("Waiting", Template.MINIMAL)).job
-    await registry.begin(job)
-    await registry.record_wait(JobWait(job, "The server cannot be reached.", 60, 3540))
+    job = (await instances.reserve("Waiting", Template.MINIMAL)).job
+    await instances.begin(job)
+    await instances.record_wait(JobWait(job, "The server cannot be reached.", 60, 3540))
     for answer in (
         await api.get(f"/v2/jobs/{job.job_id}"),
         await api.get(f"/v2/dbInstances/{job.instance_id}"),
@@ -39,14 +41,16 @@ async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
         assert waiting["for"] == "The server cannot be reached."
         since, until = (datetime.fromisoformat(waiting[at]) for at in ("since", "until"))
         assert (until - since).total_seconds() == pytest.approx(3600, abs=1)
-    await registry.fail(job, "It was away for too long.", outage=True)
+    await instances.fail(job, "It was away for too long.", outage=True)
     assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["waiting"] is None
 
 
-async def test_job_tells_the_reason_when_it_has_failed(api: httpx.AsyncClient, registry: Registry) -> None:
-    requested = await registry.reserve("Failing", Template.MINIMAL)
-    await registry.begin(requested.job)
-    await registry.fail(requested.job, "The template is missing.")
+async def test_job_tells_the_reason_when_it_has_failed(
+    api: httpx.AsyncClient, instances: InstanceStore
+) -> None:
+    requested = await instances.reserve("Failing", Template.MINIMAL)
+    await instances.begin(requested.job)
+    await instances.fail(requested.job, "The template is missing.")
     job = (await api.get(f"/v2/jobs/{requested.job.job_id}")).json()
 
     assert (job["status"], job["errorMessage"]) == ("Error", "The template is missing.")

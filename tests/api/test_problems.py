@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from logs import DiscreetFormatter
+from logs import RedactingFormatter
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import SERVICE_PASSWORD, session
@@ -170,7 +170,7 @@ async def test_nothing_of_a_fault_is_told_when_it_was_not_foreseen(
         "message": "The service met an unexpected fault. Its log tells more.",
     }
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    line = DiscreetFormatter("%(message)s").format(record)
+    line = RedactingFormatter("%(message)s").format(record)
     assert line.startswith("GET /v2/jobs/{jobId} answered 500: ProgrammingError at ")
     assert "jobstatuses" not in line
     assert "very-special-words" not in line

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.server import Answer, Server, spellings
+from tests.api.server import ResponseModel, Server, spellings
 from tests.api.service import bearer, tokens
 from tests.servers import NUMBERS
 
@@ -28,12 +28,12 @@ def known(contract: Server) -> str:
     return authorization(contract)
 
 
-async def create(server: Server, content: object, *headers: str) -> Answer:
+async def create(server: Server, content: object, *headers: str) -> ResponseModel:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     return await server.ask(f"POST {INSTANCES}", authorization(server), JSON, *headers, body=body)
 
 
-def assert_problem(answer: Answer, status: int) -> dict[str, Any]:
+def assert_problem(answer: ResponseModel, status: int) -> dict[str, Any]:
     problem: dict[str, Any] = answer.json()
     assert (answer.status, answer.headers["content-type"]) == (status, PROBLEM)
     assert problem["title"]

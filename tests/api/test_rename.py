@@ -9,7 +9,7 @@ import pytest
 from temporalio.client import Client
 
 from embedded.polling import wait_until
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.servers import session
 
@@ -61,9 +61,9 @@ async def _finished(api: httpx.AsyncClient, job: str) -> None:
 
 
 async def test_rename_is_accepted_with_its_job_when_the_instance_is_completed(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    job = await bring_to(registry, "Completed", "Before")
+    job = await bring_to(instances, "Completed", "Before")
     answer = await api.put(
         f"{INSTANCES}/{job.instance_id}", json={"NAME": "After", "databasetemplate": "Minimal"}
     )
@@ -89,9 +89,9 @@ async def test_rename_is_accepted_with_its_job_when_the_instance_is_completed(
 
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Completed_Rename", "Error_Rename"])
 async def test_instance_is_created_in_the_words_of_manage_when_it_is_renamed(
-    api: httpx.AsyncClient, registry: Registry, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, state: str
 ) -> None:
-    job = await bring_to(registry, state, "Before")
+    job = await bring_to(instances, state, "Before")
     shown = (await api.get(f"{MANAGE}/{job.instance_id}")).json()
 
     assert (shown["status"], shown["odsInstanceId"]) == ("Created", job.ods_instance_id)
@@ -99,9 +99,9 @@ async def test_instance_is_created_in_the_words_of_manage_when_it_is_renamed(
 
 
 async def test_rename_is_accepted_and_refused_as_that_surface_does_it_when_it_is_asked_of_manage(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    job = await bring_to(registry, "Completed", "Before")
+    job = await bring_to(instances, "Completed", "Before")
     answer = await api.put(f"{MANAGE}/{job.instance_id}", json={"name": "After"})
     again = await api.put(f"{MANAGE}/{job.instance_id}", json={"name": "Other"})
 
@@ -134,9 +134,13 @@ async def test_rename_is_accepted_and_refused_as_that_surface_does_it_when_it_is
     ],
 )
 async def test_all_faults_are_reported_together_when_a_rename_breaks_rules(
-    api: httpx.AsyncClient, registry: Registry, surface: str, sent: dict[str, Any], errors: dict[str, Any]
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    surface: str,
+    sent: dict[str, Any],
+    errors: dict[str, Any],
 ) -> None:
-    job = await bring_to(registry, "Completed", "Before")
+    job = await bring_to(instances, "Completed", "Before")
     answer = await api.put(f"{surface}/{job.instance_id}", json=sent)
 
     assert answer.status_code == 400
@@ -145,10 +149,10 @@ async def test_all_faults_are_reported_together_when_a_rename_breaks_rules(
 
 @pytest.mark.parametrize("surface", SURFACES)
 async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection, surface: str
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection, surface: str
 ) -> None:
-    job = await bring_to(registry, "Completed", "Before")
-    await bring_to(registry, "Pending", "Other")
+    job = await bring_to(instances, "Completed", "Before")
+    await bring_to(instances, "Pending", "Other")
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('By hand')")
     for taken in ("Other", "By hand"):
         answer = await api.put(f"{surface}/{job.instance_id}", json={"name": taken})
@@ -158,9 +162,9 @@ async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
 
 @pytest.mark.parametrize(("surface", "resource"), [(INSTANCES, "dbInstance"), (MANAGE, "odsInstanceManage")])
 async def test_instance_is_not_found_whatever_is_wrong_with_the_body_when_it_is_unknown_or_deleted(
-    api: httpx.AsyncClient, registry: Registry, surface: str, resource: str
+    api: httpx.AsyncClient, instances: InstanceStore, surface: str, resource: str
 ) -> None:
-    job = await bring_to(registry, "Deleted", "Gone")
+    job = await bring_to(instances, "Deleted", "Gone")
     for number in (job.instance_id, job.instance_id + 1, "x"):
         answer = await api.put(f"{surface}/{number}", json={"name": "-"})
         assert answer.status_code == 404
@@ -168,13 +172,13 @@ async def test_instance_is_not_found_whatever_is_wrong_with_the_body_when_it_is_
 
 
 async def test_failed_rename_can_be_retried_and_taken_back_when_its_instance_is_in_error(
-    api: httpx.AsyncClient, registry: Registry
+    api: httpx.AsyncClient, instances: InstanceStore
 ) -> None:
-    job = await bring_to(registry, "Error_Rename", "Before")
+    job = await bring_to(instances, "Error_Rename", "Before")
     retried = await api.post(f"{INSTANCES}/{job.instance_id}/retry")
     assert (retried.status_code, retried.json()["jobId"]) == (202, job.job_id)
-    (due,) = await registry.waiting_jobs(0, 9)
-    await registry.begin(due)
-    await registry.fail(due, "Again.")
+    (due,) = await instances.waiting_jobs(0, 9)
+    await instances.begin(due)
+    await instances.fail(due, "Again.")
     back = await api.put(f"{INSTANCES}/{job.instance_id}", json={"name": "Before"})
     assert (back.status_code, back.json()["jobId"]) == (202, f"RenameInstanceJob-{job.ods_instance_id}-3")

@@ -9,7 +9,7 @@ from temporalio.client import Client
 from embedded.polling import wait_until
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, make_settings, scheduled
@@ -23,10 +23,10 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 
 
 @pytest.fixture
-async def own_spares(registry: Registry, admin: asyncpg.Connection) -> AsyncIterator[None]:
+async def own_spares(instances: InstanceStore, admin: asyncpg.Connection) -> AsyncIterator[None]:
     """Removes the spares of the test's registry."""
     yield
-    prefix = f"ods_spare_{(await registry.installation.state()).id.replace('-', '')[:16]}_"
+    prefix = f"ods_spare_{(await instances.installation.state()).id.replace('-', '')[:16]}_"
     for row in await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", prefix):
         await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
 

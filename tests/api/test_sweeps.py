@@ -4,7 +4,7 @@ from temporalio.client import Client
 
 from embedded.polling import wait_until
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests.servers import scheduled
 
@@ -16,10 +16,10 @@ async def test_pending_row_is_completed_when_a_sweep_is_requested(
     api_with_temporal: httpx.AsyncClient,
     temporal: Client,
     settings: Settings,
-    registry: Registry,
+    instances: InstanceStore,
     name: str,
 ) -> None:
-    requested = await registry.reserve(name, Template.MINIMAL)
+    requested = await instances.reserve(name, Template.MINIMAL)
 
     async def is_completed() -> bool:
         instance = await api_with_temporal.get(f"/v2/dbInstances/{requested.instance.id}")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import STATES, bring_to
 from tests.servers import session
 
@@ -59,9 +59,9 @@ async def test_view_is_empty_when_the_tenant_has_nothing(api: httpx.AsyncClient)
 
 
 async def test_every_member_is_there_when_there_is_an_instance_with_organizations(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
 ) -> None:
-    job = await bring_to(registry, "Completed", "Grand Bend")
+    job = await bring_to(instances, "Completed", "Grand Bend")
     await rows.execute(
         "INSERT INTO adminapi.educationorganizations (instanceid, instancename, educationorganizationid,"
         " nameofinstitution, shortnameofinstitution, discriminator, parentid) VALUES"
@@ -119,9 +119,9 @@ async def test_ods_instance_is_created_when_it_was_made_by_hand(
 
 @pytest.mark.parametrize("state", STATES)
 async def test_status_is_in_the_words_of_manage_when_the_instance_is_in_any_state(
-    api: httpx.AsyncClient, registry: Registry, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, state: str
 ) -> None:
-    job = await bring_to(registry, state, "In a state")
+    job = await bring_to(instances, state, "In a state")
     (shown,) = await _shown(api)
     (managed,) = (await api.get("/v2/odsInstances/manage")).json()
     assert shown["odsInstanceManageId"] == managed["id"] == job.instance_id
@@ -133,13 +133,13 @@ async def test_status_is_in_the_words_of_manage_when_the_instance_is_in_any_stat
 
 
 async def test_ods_instances_come_first_in_utf_16_order_when_there_are_also_others(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
 ) -> None:
     names = ["b", "B", "a", "\U0001f600", "\uffee", "Ä", " "]
     for name in names:
         await _add(rows, name)
-    first = await registry.reserve("Zulu", Template.MINIMAL)
-    second = await registry.reserve("Alpha", Template.MINIMAL)
+    first = await instances.reserve("Zulu", Template.MINIMAL)
+    second = await instances.reserve("Alpha", Template.MINIMAL)
     shown = await _shown(api)
     assert [one["name"] for one in shown] == [
         *sorted(names, key=lambda name: name.encode("utf-16-be")),
@@ -166,13 +166,13 @@ async def test_newest_row_is_shown_when_an_ods_instance_has_several(
 
 
 async def test_deleted_row_hides_no_live_one_when_both_have_a_name(
-    api: httpx.AsyncClient, registry: Registry, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
 ) -> None:
     for name in ("Gone", "Made again", "Pending again", "By hand again"):
-        await bring_to(registry, "Deleted", name)
-    gone = await bring_to(registry, "Deleted", "Gone")
-    made = await bring_to(registry, "Completed", "Made again")
-    pending = await bring_to(registry, "Pending", "Pending again")
+        await bring_to(instances, "Deleted", name)
+    gone = await bring_to(instances, "Deleted", "Gone")
+    made = await bring_to(instances, "Completed", "Made again")
+    pending = await bring_to(instances, "Pending", "Pending again")
     by_hand = await _add(rows, "By hand again")
     shown = await _shown(api)
     assert [(one["name"], one["id"], one["odsInstanceManageId"], one["status"]) for one in shown] == [

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import JobStatus
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tenants.tenant import Tenant
@@ -618,8 +618,8 @@ async def test_foreign_database_is_found_when_it_was_touched(
 
 
 async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
-    registry: Registry,
-    catalog: Catalog,
+    instances: InstanceStore,
+    queries: InstanceQueries,
     quiet_temporal: Client,
     settings: Settings,
     tenant: Tenant,
@@ -630,7 +630,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     await garden.plant_database(f"EdFi_Ods_Taken_{garden.number}_Minimal")
     before = await _before(target)
     operator = Operator(
-        registry, catalog, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
+        instances, queries, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
     )
     async with registry_worker(quiet_temporal, tenant), ddl_worker(quiet_temporal, tenant):
         kept, gone, refused = [

@@ -7,9 +7,9 @@ import pytest
 from temporalio.client import Client
 
 from registry.instances.jobs import InstanceJob
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import JobStatus, Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 from temporal.job_starter import JobStarter
 from tests.servers import binary
@@ -19,32 +19,32 @@ from tests.servers import binary
 class Operator:
     """Requests jobs and waits for them."""
 
-    registry: Registry
-    catalog: Catalog
+    instances: InstanceStore
+    queries: InstanceQueries
     starter: JobStarter
     client: Client
 
     async def create(self, name: str, template: Template = Template.MINIMAL) -> InstanceJob:
         """Request an instance."""
-        requested = await self.registry.reserve(name, template)
+        requested = await self.instances.reserve(name, template)
         await self.starter.start(requested.job)
         return requested.job
 
     async def rename(self, job: InstanceJob, name: str) -> InstanceJob:
         """Request that the instance of `job` gets another name."""
-        requested = await self.registry.request_rename(job.instance_id, name)
+        requested = await self.instances.request_rename(job.instance_id, name)
         await self.starter.start(requested.job)
         return requested.job
 
     async def delete(self, job: InstanceJob) -> InstanceJob:
         """Request that the instance of `job` is deleted."""
-        requested = await self.registry.request_delete(job.instance_id)
+        requested = await self.instances.request_delete(job.instance_id)
         await self.starter.start(requested.job)
         return requested.job
 
     async def retry(self, job: InstanceJob) -> InstanceJob:
         """Request that the failed job of the instance of `job` is tried again."""
-        requested = await self.registry.request_retry(job.instance_id)
+        requested = await self.instances.request_retry(job.instance_id)
         await self.starter.start(requested.job)
         return requested.job
 
@@ -56,7 +56,7 @@ class Operator:
         """Wait until `job` has one of `statuses`."""
         async with asyncio.timeout(seconds):
             while True:
-                row = await self.catalog.job(job.job_id)
+                row = await self.queries.job(job.job_id)
                 assert row is not None
                 if row.status in statuses:
                     return JobStatus(row.status)
@@ -64,7 +64,7 @@ class Operator:
 
     async def instance(self, job: InstanceJob) -> DbInstance:
         """The instance of `job` as it is now, be it deleted."""
-        (row,) = await self.catalog.instances(offset=0, limit=1, instance_id=job.instance_id)
+        (row,) = await self.queries.instances(offset=0, limit=1, instance_id=job.instance_id)
         return row
 
     async def temporal(self, *arguments: str) -> str:
@@ -87,5 +87,7 @@ class Operator:
 
 
 @pytest.fixture
-def operator(registry: Registry, catalog: Catalog, starter: JobStarter, temporal: Client) -> Operator:
-    return Operator(registry, catalog, starter, temporal)
+def operator(
+    instances: InstanceStore, queries: InstanceQueries, starter: JobStarter, temporal: Client
+) -> Operator:
+    return Operator(instances, queries, starter, temporal)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("workers")
 
 async def _failed(operator: Operator, job: InstanceJob, words: str) -> None:
     assert await operator.ended(job) is JobStatus.ERROR
-    row = await operator.catalog.job(job.job_id)
+    row = await operator.queries.job(job.job_id)
     instance = await operator.instance(job)
     assert row is not None
     assert instance.status == InstanceStatus.ERROR
@@ -172,7 +172,7 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     assert await operator.ended(deletion) is JobStatus.ERROR
     assert "does not belong to this instance" in ((await operator.instance(job)).errormessage or "")
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
-    assert await operator.catalog.ods_instance(job.ods_instance_id), "whoever uses it shall go on to do so"
+    assert await operator.queries.ods_instance(job.ods_instance_id), "whoever uses it shall go on to do so"
 
 
 async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: InstanceJob) -> InstanceJob:

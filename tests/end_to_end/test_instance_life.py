@@ -45,7 +45,7 @@ async def test_instance_is_there_when_its_create_has_ended(
 
     instance = await operator.instance(job)
     assert (instance.status, instance.odsinstancename) == (InstanceStatus.COMPLETED, name)
-    ods_instance = await operator.catalog.ods_instance(job.ods_instance_id)
+    ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
     assert ods_instance is not None
     assert (ods_instance.name, ods_instance.instancetype) == (name, Template.MINIMAL)
     connection_string = ConnectionString.parse(
@@ -73,7 +73,7 @@ async def test_instance_is_gone_when_its_delete_has_ended(
     deleted = await operator.delete(created)
     assert await operator.ended(deleted) is JobStatus.COMPLETED
     assert (await operator.instance(created)).status == InstanceStatus.DELETED
-    assert await operator.catalog.ods_instance(created.ods_instance_id) is None
+    assert await operator.queries.ods_instance(created.ods_instance_id) is None
     assert not await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", created.database)
 
 
@@ -93,7 +93,7 @@ async def test_second_job_is_refused_when_one_is_running(
         job = await operator.create(name)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
         with pytest.raises(RefusedError) as refused:
-            await operator.registry.request_delete(job.instance_id)
+            await operator.instances.request_delete(job.instance_id)
         assert refused.value.status == InstanceStatus.IN_PROGRESS
         with pytest.raises(AssertionError, match="already"):
             await operator.temporal(

@@ -22,7 +22,7 @@ from registry.instances.status import JobStatus, Template
 from settings import Settings
 from temporal import client
 from temporal.job_starter import JobStarter
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_encryption import has_event
 from tests.servers import make_settings, session
@@ -56,9 +56,9 @@ def steps(postgres: EmbeddedPostgres, registry_dsn: str) -> dict[str, Settings]:
 async def operating(settings: Settings) -> AsyncIterator[tuple[Operator, Tenant]]:
     """An API's client and registry, started with these settings."""
     temporal = await client.connect(settings)
-    async with composed(settings) as (tenant,):
+    async with open_tenants(settings) as (tenant,):
         starter = JobStarter(temporal, settings.registry_queue)
-        yield Operator(tenant.registry, tenant.catalog, starter, temporal), tenant
+        yield Operator(tenant.instances, tenant.queries, starter, temporal), tenant
 
 
 @asynccontextmanager
@@ -119,7 +119,7 @@ async def test_everything_stays_readable_when_all_keys_are_rotated_between_jobs(
     await request("announced")
     await request("taken over")
     await work("taken over")
-    assert await Tokens(steps["taken over"].token_signing_keys, 60).caller(token) is not None
+    assert await Tokens(steps["taken over"].token_signing_keys, 60).verify(token) is not None
 
     async with operating(steps["taken over"]) as (_, tenant):
         done = await rotate(tenant.engine, Keyring(steps["taken over"].encryption_keys))
@@ -135,7 +135,7 @@ async def test_everything_stays_readable_when_all_keys_are_rotated_between_jobs(
         assert await operator.ended(await operator.rename(first, f"{name} renamed")) is JobStatus.COMPLETED
         for job in jobs.values():
             assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    assert await Tokens(steps["removed"].token_signing_keys, 60).caller(token) is None
+    assert await Tokens(steps["removed"].token_signing_keys, 60).verify(token) is None
 
 
 async def test_job_waits_and_goes_on_when_the_old_payload_key_was_removed_too_early(

@@ -32,7 +32,7 @@ async def _reconcile(client: Client, settings: Settings) -> str:
 async def test_every_waiting_row_is_completed_when_the_sweep_comes_by(
     operator: Operator, temporal: Client, settings: Settings, name: str
 ) -> None:
-    jobs = [(await operator.registry.reserve(f"{name} {n}", Template.MINIMAL)).job for n in range(5)]
+    jobs = [(await operator.instances.reserve(f"{name} {n}", Template.MINIMAL)).job for n in range(5)]
     assert await _sweep(temporal, settings) == 5
     assert [await operator.ended(job) for job in jobs] == [JobStatus.COMPLETED] * 5
     assert await _sweep(temporal, settings) == 0
@@ -44,7 +44,7 @@ async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(
     async with template_missing(admin):
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.ERROR
-    await operator.registry.request_retry(job.instance_id)  # and nobody told the workflow, which waits
+    await operator.instances.request_retry(job.instance_id)  # and nobody told the workflow, which waits
     assert await _sweep(temporal, settings) == 1
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
 
@@ -52,8 +52,8 @@ async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(
 async def test_job_is_restarted_when_its_workflow_is_not_open(
     operator: Operator, temporal: Client, settings: Settings, name: str
 ) -> None:
-    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
-    await operator.registry.begin(job)
+    job = (await operator.instances.reserve(name, Template.MINIMAL)).job
+    await operator.instances.begin(job)
     assert "1 jobs restarted" in await _reconcile(temporal, settings)
     assert await operator.ended(job) is JobStatus.COMPLETED
 
@@ -61,12 +61,12 @@ async def test_job_is_restarted_when_its_workflow_is_not_open(
 async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
     operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> None:
-    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
-    await operator.registry.begin(job)
+    job = (await operator.instances.reserve(name, Template.MINIMAL)).job
+    await operator.instances.begin(job)
     staging, orphan = f"ods_staging_{job.mark.replace('-', '')}", f"EdFi_Ods_Orphan_{job.ods_instance_id}"
     await admin.execute(f"CREATE DATABASE {staging} OWNER {seeding.SERVICE_ROLE}")
     await admin.execute(f'CREATE DATABASE "{orphan}"')
-    await operator.registry.fail(job, "The server was away.")
+    await operator.instances.fail(job, "The server was away.")
     try:
         outcome = await _reconcile(temporal, settings)
         assert "1 leftovers removed" in outcome

@@ -23,7 +23,7 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
 ) -> None:
     created = await operator.create(name)
     await operator.ended(created)
-    before = await operator.catalog.ods_instance(created.ods_instance_id)
+    before = await operator.queries.ods_instance(created.ods_instance_id)
     foreign = f"EdFi_Ods_{name} new_Minimal".replace(" ", "_")
     async with session(service_dsn(postgres, "postgres")) as owner:
         await owner.execute(f'CREATE DATABASE "{foreign}"')
@@ -34,7 +34,7 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     assert (instance.status, instance.name) == (InstanceStatus.ERROR, name)
     assert f"A database named '{foreign}' exists" in (instance.errormessage or "")
     assert await _names(admin, job.mark) == [created.database]
-    after = await operator.catalog.ods_instance(created.ods_instance_id)
+    after = await operator.queries.ods_instance(created.ods_instance_id)
     assert before is not None
     assert after is not None
     assert (after.name, after.connectionstring) == (before.name, before.connectionstring)
@@ -60,4 +60,4 @@ async def test_instance_and_database_are_gone_when_a_failed_rename_is_followed_b
     deletion = await operator.delete(job)  # handed over to the workflow that waits
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert await _names(admin, job.mark) == []
-    assert await operator.catalog.ods_instance(job.ods_instance_id) is None
+    assert await operator.queries.ods_instance(job.ods_instance_id) is None

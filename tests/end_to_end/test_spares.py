@@ -11,21 +11,21 @@ from temporalio.service import RPCError, RPCStatusCode
 from embedded.polling import wait_until
 from settings import Settings
 from temporal import schedules
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from tests.servers import INSTALLATION, scheduled
 from worker import WORKERS
 
-Serving: TypeAlias = Callable[[int], AbstractAsyncContextManager[Tenant]]
+ServicesDep: TypeAlias = Callable[[int], AbstractAsyncContextManager[Tenant]]
 
 
 @pytest.fixture
-def serving(temporal: Client, settings: Settings) -> Serving:
+def serving(temporal: Client, settings: Settings) -> ServicesDep:
     """Workers that have started with a number of spares to keep."""
 
     @asynccontextmanager
     async def serving(spares: int) -> AsyncIterator[Tenant]:
         own = settings.model_copy(update={"spares": spares})
-        async with composed(own) as (tenant,), AsyncExitStack() as stack:
+        async with open_tenants(own) as (tenant,), AsyncExitStack() as stack:
             for worker in WORKERS:
                 await stack.enter_async_context(worker(temporal, tenant))
             await schedules.ensure(temporal, own, INSTALLATION)
@@ -43,7 +43,7 @@ async def _reached(tenant: Tenant, expected: int) -> None:
 
 
 async def test_spares_are_removed_when_they_are_no_longer_wanted(
-    serving: Serving, temporal: Client, settings: Settings
+    serving: ServicesDep, temporal: Client, settings: Settings
 ) -> None:
     async with scheduled(temporal, settings):
         async with serving(1) as tenant:

@@ -25,7 +25,7 @@ async def _requested(operator: Operator, requester: str | None, number: int) -> 
     """So many creates, requested by `requester`, or left to the sweep."""
     jobs = []
     for _ in range(number):
-        job = (await operator.registry.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
+        job = (await operator.instances.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
         await operator.starter.start(job, requester)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
         jobs.append(job)

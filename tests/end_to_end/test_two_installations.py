@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from embedded.polling import wait_until
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal import schedules
 from temporal.client import data_converter
@@ -20,7 +20,7 @@ from worker import run
 
 
 async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
-    registry: Registry,
+    instances: InstanceStore,
     settings: Settings,
     registry_dsn: str,
     temporal: Client,
@@ -28,7 +28,7 @@ async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
     name: str,
 ) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
-    job = (await registry.reserve(name, Template.MINIMAL)).job
+    job = (await instances.reserve(name, Template.MINIMAL)).job
     async with session(registry_dsn) as rows:
         await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
         stop, status = asyncio.Event(), "SELECT status FROM adminapi.dbinstances WHERE id = $1"
@@ -37,8 +37,8 @@ async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
             done, _ = await asyncio.wait({working}, timeout=3)
             assert not done
             assert await rows.fetchval(status, job.instance_id) == "Pending"
-            registry.installation.forget()
-            await registry.installation.confirm(await registry.installation.state())
+            instances.installation.forget()
+            await instances.installation.confirm(await instances.installation.state())
 
             async def completed() -> bool:
                 return bool(await rows.fetchval(status, job.instance_id) == "Completed")
@@ -62,15 +62,15 @@ async def test_schedules_are_left_alone_when_another_installation_has_made_them(
 
 
 async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ(
-    temporal: Client, registry: Registry, settings: Settings, name: str
+    temporal: Client, instances: InstanceStore, settings: Settings, name: str
 ) -> None:
     key = SecretStr(base64.b64encode(bytes(32)).decode())
-    sealed = Client(
+    encrypted_text = Client(
         temporal.service_client,
         data_converter=data_converter(settings.model_copy(update={"payload_key": key})),
     )
-    jobs = [(await registry.reserve(f"{name} {number}", Template.MINIMAL)).job for number in range(2)]
-    for client, job in zip((temporal, sealed), jobs, strict=True):
+    jobs = [(await instances.reserve(f"{name} {number}", Template.MINIMAL)).job for number in range(2)]
+    for client, job in zip((temporal, encrypted_text), jobs, strict=True):
         await JobStarter(client, f"nothing-polls-{job.mark}").start(job)
     marks = [job.mark for job in jobs]
 
@@ -79,7 +79,7 @@ async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ
 
     try:
         async with asyncio.timeout(20):  # visibility is behind by a moment
-            while await remembered(sealed) != marks[::-1]:
+            while await remembered(encrypted_text) != marks[::-1]:
                 await asyncio.sleep(0.05)
         assert await remembered(temporal) == marks[:1]
     finally:

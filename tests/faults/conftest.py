@@ -13,8 +13,8 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from embedded.postgres import EmbeddedPostgres
-from registry.instances.queries import Catalog
-from registry.instances.store import Registry
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
@@ -67,9 +67,11 @@ async def worker_process(own_temporal: Client) -> AsyncIterator[WorkerProcess]:
 
 
 @pytest.fixture
-def operator(registry: Registry, catalog: Catalog, settings: Settings, own_temporal: Client) -> Operator:
+def operator(
+    instances: InstanceStore, queries: InstanceQueries, settings: Settings, own_temporal: Client
+) -> Operator:
     starter = JobStarter(own_temporal, settings.registry_queue)
-    return Operator(registry, catalog, starter, own_temporal)
+    return Operator(instances, queries, starter, own_temporal)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
-from databases.spare_pool import Limits, SpareStock
+from databases.spare_pool import Limits, SparePool
 from settings import CloneStrategy
 
 _SHARE_OF_CLAIMS = 0.7
@@ -29,15 +29,15 @@ async def main(dsn: str, installation: str, template: str) -> None:
         return installation
 
     server = Server(dsn)
-    stock = SpareStock(server, identity, [template], CloneStrategy.AUTO, Limits(3, 3, 10**12))
+    stock = SparePool(server, identity, [template], CloneStrategy.AUTO, Limits(3, 3, 10**12))
     rng = random.SystemRandom()
     for number in itertools.count():
         try:
             if rng.random() < _SHARE_OF_CLAIMS:
                 await _claim(server, installation, template, number)
                 continue
-            for order in (await stock.tidy()).missing:
-                await stock.fill(order)
+            for order in (await stock.prune()).missing:
+                await stock.replenish(order)
         except DatabaseFaultError as fault:
             print(f"fault {fault.reason}", file=sys.stderr, flush=True)  # noqa: T201 - for whoever reads why
 

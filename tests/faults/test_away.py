@@ -75,9 +75,9 @@ class TestOdsServer:
         await passes_are_over(operator.client)
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
-        deletion = (await operator.registry.request_delete(job.instance_id)).job
-        await operator.registry.begin(deletion)
-        assert await operator.registry.fail(deletion, "The server was away for an hour.", outage=True)
+        deletion = (await operator.instances.request_delete(job.instance_id)).job
+        await operator.instances.begin(deletion)
+        assert await operator.instances.fail(deletion, "The server was away for an hour.", outage=True)
         await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
         assert await operator.reached(deletion, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
         async with session(other_postgres.dsn()) as admin:
@@ -98,15 +98,15 @@ class TestOdsServer:
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
         await other_postgres.stop()
-        deletion = (await operator.registry.request_delete(job.instance_id)).job
+        deletion = (await operator.instances.request_delete(job.instance_id)).job
         await operator.starter.start(deletion)
         async with asyncio.timeout(30):
             while not await _failures(operator, deletion):
                 await asyncio.sleep(0.05)
-        assert await operator.catalog.ods_instance(job.ods_instance_id) is not None
+        assert await operator.queries.ods_instance(job.ods_instance_id) is not None
         await other_postgres.start()
         assert await operator.ended(deletion) is JobStatus.COMPLETED
-        assert await operator.catalog.ods_instance(job.ods_instance_id) is None
+        assert await operator.queries.ods_instance(job.ods_instance_id) is None
 
 
 class TestRegistry:
@@ -131,7 +131,7 @@ class TestRegistry:
         await worker_process.start(settings)
         await passes_are_over(operator.client)
         jobs = [
-            (await operator.registry.reserve(f"{name} {number}", Template.MINIMAL)).job
+            (await operator.instances.reserve(f"{name} {number}", Template.MINIMAL)).job
             for number in range(QUEUED)
         ]
         started = [asyncio.create_task(operator.starter.start(job)) for job in jobs]
@@ -162,7 +162,7 @@ async def test_others_go_on_and_the_blocking_session_is_named_when_a_transaction
         deletions = [await operator.delete(job) for job in jobs]
         await _all_are_told_to_wait(operator, deletions)
         for deletion in deletions:
-            row = await operator.catalog.job(deletion.job_id)
+            row = await operator.queries.job(deletion.job_id)
             assert row is not None
             assert f"pg_terminate_backend({holder})" in str(row.waitingfor)
         created = await operator.create(f"{name} other")
@@ -183,9 +183,9 @@ async def test_interrupted_drop_is_finished_when_its_delete_has_failed(
     await passes_are_over(operator.client)
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
-    deletion = (await operator.registry.request_delete(job.instance_id)).job
-    await operator.registry.begin(deletion)
-    await operator.registry.fail(deletion, "gave up")
+    deletion = (await operator.instances.request_delete(job.instance_id)).job
+    await operator.instances.begin(deletion)
+    await operator.instances.fail(deletion, "gave up")
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
     await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
     assert await operator.reached(deletion, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
@@ -197,7 +197,7 @@ async def _all_are_told_to_wait(operator: Operator, jobs: list[InstanceJob]) -> 
     """Wait until clients are told of each job that it waits: it has failed more than once by then."""
     identifiers = [job.job_id for job in jobs]
     async with asyncio.timeout(60):
-        while len(await operator.catalog.waiting_jobs(identifiers)) < len(jobs):
+        while len(await operator.queries.waiting_jobs(identifiers)) < len(jobs):
             await asyncio.sleep(0.05)
 
 

@@ -16,9 +16,9 @@ from embedded.ports import free_port, free_ports
 from embedded.postgres import EmbeddedPostgres
 from embedded.temporal_server import TemporalServer
 from registry.instances.jobs import ExecutionPolicy
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.storage.engine import create_registry_engine
 from settings import Settings
@@ -46,8 +46,8 @@ async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
 
 @pytest.fixture
 def settings(own_postgres: EmbeddedPostgres) -> Settings:
-    registry = service_dsn(own_postgres, seeding.REGISTRY_DATABASE)
-    return make_settings(own_postgres, registry, ddl_attempts=8)
+    instances = service_dsn(own_postgres, seeding.REGISTRY_DATABASE)
+    return make_settings(own_postgres, instances, ddl_attempts=8)
 
 
 class OwnTemporal:
@@ -87,8 +87,10 @@ async def own_temporal(outage: OwnTemporal) -> Client:
 @pytest.fixture
 async def operator(settings: Settings, own_temporal: Client) -> AsyncIterator[Operator]:
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
-    registry = Registry(engine, ExecutionPolicy.from_settings(settings))
-    yield Operator(registry, Catalog(engine), JobStarter(own_temporal, settings.registry_queue), own_temporal)
+    instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings))
+    yield Operator(
+        instances, InstanceQueries(engine), JobStarter(own_temporal, settings.registry_queue), own_temporal
+    )
     await engine.dispose()
 
 
@@ -124,7 +126,7 @@ async def test_status_is_written_when_postgresql_was_away_at_that_moment(
 ) -> None:
     await worker_process.start(settings)
     await passes_are_over(operator.client)
-    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    job = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await own_postgres.stop()
     await operator.starter.start(job)
     await _has_failed_once(operator.client, job.workflow_id)
@@ -156,7 +158,7 @@ async def test_worker_begins_to_work_when_temporal_comes_after_it(
     operator: Operator, worker_process: WorkerProcess, outage: OwnTemporal, settings: Settings, name: str
 ) -> None:
     await outage.kill()
-    job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    job = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await worker_process.start(settings)
     await outage.start()
     assert await operator.ended(job) is JobStatus.COMPLETED

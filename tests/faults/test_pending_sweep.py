@@ -27,7 +27,7 @@ async def _described(client: Client) -> ScheduleDescription:
 async def test_waiting_rows_are_completed_when_a_worker_starts(
     operator: Operator, worker_process: WorkerProcess, settings: Settings, name: str
 ) -> None:
-    created = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    created = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await worker_process.start(settings)
     assert await operator.ended(created) is JobStatus.COMPLETED
 
@@ -37,10 +37,10 @@ async def test_waiting_rows_are_completed_when_the_schedule_is_triggered(
 ) -> None:
     await worker_process.start(settings)
     await passes_are_over(own_temporal)
-    created = (await operator.registry.reserve(name, Template.MINIMAL)).job
+    created = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await operator.temporal("schedule", "trigger", "--schedule-id", "pending-sweep")
     assert await operator.ended(created) is JobStatus.COMPLETED
-    deleted = (await operator.registry.request_delete(created.instance_id)).job
+    deleted = (await operator.instances.request_delete(created.instance_id)).job
     await operator.temporal("schedule", "trigger", "--schedule-id", "pending-sweep")
     assert await operator.ended(deleted) is JobStatus.COMPLETED
 
@@ -61,7 +61,7 @@ async def test_failed_job_goes_on_when_its_retry_was_left_to_the_sweep(
     first.terminate()
     await first.wait()
     # The retry is committed, but never reached Temporal, where the workflow waits for a decision.
-    await operator.registry.request_retry(created.instance_id)
+    await operator.instances.request_retry(created.instance_id)
     await worker_process.start(settings)
     assert await operator.ended(created) is JobStatus.COMPLETED
     assert (await operator.instance(created)).status == InstanceStatus.COMPLETED

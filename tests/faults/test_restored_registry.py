@@ -41,7 +41,7 @@ async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
         while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
             await asyncio.sleep(0.05)
     assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database) == before
-    assert await operator.catalog.ods_instance(job.ods_instance_id) is not None
+    assert await operator.queries.ods_instance(job.ods_instance_id) is not None
 
 
 async def test_job_is_done_when_its_row_is_put_back_to_before_the_failure_that_its_workflow_waits_after(
@@ -55,7 +55,7 @@ async def test_job_is_done_when_its_row_is_put_back_to_before_the_failure_that_i
     await worker_process.start(settings)
     await passes_are_over(operator.client)
     async with template_missing(admin), session(registry_dsn) as rows:
-        job = (await operator.registry.reserve(name, Template.MINIMAL)).job
+        job = (await operator.instances.reserve(name, Template.MINIMAL)).job
         await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
         await JobStarter(operator.client, settings.registry_queue).start(job)
         assert await operator.ended(job) is JobStatus.ERROR
@@ -91,7 +91,7 @@ async def test_instances_are_not_crossed_when_ids_are_given_out_again(
         await rows.execute(
             f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first.ods_instance_id}"
         )
-    second = (await operator.registry.reserve(f"{name} B", Template.MINIMAL)).job
+    second = (await operator.instances.reserve(f"{name} B", Template.MINIMAL)).job
     assert (second.workflow_id, second.job_id) == (first.workflow_id, first.job_id)
     await JobStarter(operator.client, settings.registry_queue).start(second)
 

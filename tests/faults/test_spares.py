@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from databases.server import Server
-from databases.spare_pool import Limits, SpareStock
+from databases.spare_pool import Limits, SparePool
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
@@ -90,11 +90,11 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
 
     nothing = Limits(of_template=0, in_all=0, size_bytes=0)
     server = Server(dsn)
-    stock = SpareStock(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
+    stock = SparePool(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
     prefix = f"ods_spare_{installation.replace('-', '')[:16]}_"
 
     async def none_is_left() -> bool:
-        await stock.tidy()  # a killed client's session may live for half a second longer
+        await stock.prune()  # a killed client's session may live for half a second longer
         left = f"{_DATABASES} WHERE starts_with(datname, $1)"
         return not await admin.fetch(left, prefix)
 
@@ -112,12 +112,12 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
 
     async with EmbeddedPostgres(tmp_path / "data", free_port(), "a-password", {"fsync": "off"}) as server:
         reached = Server(server.dsn())
-        stock = SpareStock(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
+        stock = SparePool(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
         async with session(server.dsn()) as connection:
             for template in templates:
                 await connection.execute(f"CREATE DATABASE {template} ALLOW_CONNECTIONS false")
-            for order in (await stock.tidy()).missing:
-                await stock.fill(order)
+            for order in (await stock.prune()).missing:
+                await stock.replenish(order)
             await connection.execute("ALTER DATABASE changed ALLOW_CONNECTIONS true")
             async with session(server.dsn("changed")) as editor:
                 await editor.execute("CREATE TABLE later AS SELECT 1 AS id")

@@ -20,7 +20,7 @@ from registry.storage import poolers
 from registry.storage.poolers import PoolerCheck, keeps_sessions
 from settings import InvalidSettingsError, Settings
 from temporal.job_starter import JobStarter
-from tenants.tenant import composed
+from tenants.tenant import open_tenants
 from tests.api import server as api_server
 from tests.end_to_end.conftest import Operator
 from tests.pgbouncer import PgBouncer
@@ -58,11 +58,11 @@ async def test_instance_is_created_renamed_and_deleted_when_a_pooler_keeps_sessi
     async with pooler(pool_mode="session") as bouncer, AsyncExitStack() as stack:
         settings = _through(bouncer, postgres, registry_dsn, spares=1)
         await PoolerCheck(settings).look()
-        (tenant,) = await stack.enter_async_context(composed(settings))
+        (tenant,) = await stack.enter_async_context(open_tenants(settings))
         for worker in WORKERS:
             await stack.enter_async_context(worker(temporal, tenant))
         starter = JobStarter(temporal, settings.registry_queue)
-        operator = Operator(tenant.registry, tenant.catalog, starter, temporal)
+        operator = Operator(tenant.instances, tenant.queries, starter, temporal)
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
         renaming = await operator.rename(job, f"{name} renamed")

@@ -2,7 +2,7 @@
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 
 CONNECTION_STRING = "iv|ciphertext|hmac"
 STATES = [
@@ -17,42 +17,42 @@ def status_in(state: str) -> str:
     return "InProgress" if state == "InProgress_Delete" else state.removesuffix("_Rename")
 
 
-async def bring_to(registry: Registry, state: str, name: str) -> InstanceJob:
+async def bring_to(instances: InstanceStore, state: str, name: str) -> InstanceJob:
     """A new instance in `state`; returns the job that brought it there."""
-    created = await registry.reserve(name, Template.MINIMAL)
+    created = await instances.reserve(name, Template.MINIMAL)
     if state == "Pending":
         return created.job
-    await registry.begin(created.job)
+    await instances.begin(created.job)
     if state == "Error":
-        await registry.fail(created.job, "It could not be created.")
+        await instances.fail(created.job, "It could not be created.")
     elif state != "InProgress":
-        await registry.finish_create(created.job, CONNECTION_STRING)
+        await instances.finish_create(created.job, CONNECTION_STRING)
         if state.endswith("_Rename"):
-            return await _bring_to_rename(registry, state, created.job)
+            return await _bring_to_rename(instances, state, created.job)
         if state != "Completed":
-            return await _bring_to_deletion(registry, state, created.job.instance_id)
+            return await _bring_to_deletion(instances, state, created.job.instance_id)
     return created.job
 
 
-async def _bring_to_deletion(registry: Registry, state: str, instance_id: int) -> InstanceJob:
-    job = (await registry.request_delete(instance_id)).job
+async def _bring_to_deletion(instances: InstanceStore, state: str, instance_id: int) -> InstanceJob:
+    job = (await instances.request_delete(instance_id)).job
     if state == "Pending_Delete":
         return job
-    await registry.begin(job)
+    await instances.begin(job)
     if state == "Deleted":
-        await registry.finish_delete(job)
+        await instances.finish_delete(job)
     elif state == "Delete_Failed":
-        await registry.fail(job, "It could not be deleted.")
+        await instances.fail(job, "It could not be deleted.")
     return job
 
 
-async def _bring_to_rename(registry: Registry, state: str, created: InstanceJob) -> InstanceJob:
-    job = (await registry.request_rename(created.instance_id, f"{created.name} new")).job
+async def _bring_to_rename(instances: InstanceStore, state: str, created: InstanceJob) -> InstanceJob:
+    job = (await instances.request_rename(created.instance_id, f"{created.name} new")).job
     if state == "Pending_Rename":
         return job
-    await registry.begin(job)
+    await instances.begin(job)
     if state == "Completed_Rename":
-        await registry.finish_rename(job, CONNECTION_STRING)
+        await instances.finish_rename(job, CONNECTION_STRING)
     elif state == "Error_Rename":
-        await registry.fail(job, "It could not be renamed.")
+        await instances.fail(job, "It could not be renamed.")
     return job

@@ -17,7 +17,7 @@ from registry.clients.credentials import ClientScope
 from registry.clients.store import ClientExistsError, ClientStore, Standing
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.migrations.conflicts import ConflictingRowsError
 from registry.storage.engine import create_registry_engine
@@ -78,17 +78,17 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     dsn: str, engine: AsyncEngine
 ) -> None:
     await upgrade(dsn)
-    registry = Registry(engine, POLICY)
-    created = (await registry.reserve("Ours", Template.MINIMAL)).job
-    assert (await registry.begin(created)).held
-    assert await registry.fail(created, "x" * 2000)
-    again = (await registry.request_retry(created.instance_id)).job
-    assert (await registry.begin(again)).held
-    assert await registry.finish_create(again, CONNECTION_STRING)
-    deleted = (await registry.request_delete(created.instance_id)).job
-    begun = await registry.begin(deleted)
+    instances = InstanceStore(engine, POLICY)
+    created = (await instances.reserve("Ours", Template.MINIMAL)).job
+    assert (await instances.begin(created)).held
+    assert await instances.fail(created, "x" * 2000)
+    again = (await instances.request_retry(created.instance_id)).job
+    assert (await instances.begin(again)).held
+    assert await instances.finish_create(again, CONNECTION_STRING)
+    deleted = (await instances.request_delete(created.instance_id)).job
+    begun = await instances.begin(deleted)
     assert (begun.held, begun.refusal) == (True, None)
-    assert await registry.finish_delete(deleted)
+    assert await instances.finish_delete(deleted)
 
     clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
     await clients.register("ours", "a secret", "Ours")
@@ -156,15 +156,15 @@ async def test_delete_is_refused_when_a_client_got_the_instance_meanwhile_and_re
 ) -> None:
     await bare.execute(ODS_API_FIRST_7)
     await upgrade(dsn)
-    registry = Registry(engine, POLICY)
-    deletion = await bring_to(registry, "Pending_Delete", "Ours")
+    instances = InstanceStore(engine, POLICY)
+    deletion = await bring_to(instances, "Pending_Delete", "Ours")
     async with bare.transaction():
         await bare.execute(
             "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
             " VALUES (1, $1)",
             deletion.ods_instance_id,
         )
-        begin = asyncio.create_task(registry.begin(deletion))
+        begin = asyncio.create_task(instances.begin(deletion))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done
     assert "in use by Applications" in ((await begin).refusal or "")

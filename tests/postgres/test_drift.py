@@ -17,9 +17,9 @@ from databases.spares import new_name
 from embedded import seeding
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import InstanceJob, StartedJob
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from settings import CloneStrategy, Settings
 from tenants.drift import Drift, DriftDetector, DriftKind
 from tenants.tenant import Tenant
@@ -33,11 +33,11 @@ def detector(tenant: Tenant) -> DriftDetector:
 
 @pytest.fixture
 async def completed(
-    registry: Registry, server: Server, settings: Settings, admin: asyncpg.Connection, name: str
+    instances: InstanceStore, server: Server, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> AsyncIterator[InstanceJob]:
     """An instance as it should be."""
-    job = (await registry.reserve(name, Template.MINIMAL)).job
-    await registry.begin(job)
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    await instances.begin(job)
     owner = owner_of(job)
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
@@ -46,7 +46,7 @@ async def completed(
             provisioning.TemplateSizes(),
         )
     strings = OdsConnectionStrings.from_settings(settings)
-    await registry.finish_create(job, strings.encrypted(job.database))
+    await instances.finish_create(job, strings.encrypted(job.database))
     yield job
     await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}"')
 
@@ -66,12 +66,12 @@ async def test_nothing_is_reported_when_all_is_well(detector: DriftDetector, com
 
 
 async def test_nothing_is_reported_when_jobs_are_under_way(
-    detector: DriftDetector, registry: Registry, completed: InstanceJob, name: str
+    detector: DriftDetector, instances: InstanceStore, completed: InstanceJob, name: str
 ) -> None:
-    running = (await registry.reserve(f"{name} b", Template.MINIMAL)).job
-    await registry.begin(running)
-    deletion = (await registry.request_delete(completed.instance_id)).job
-    await registry.begin(deletion)
+    running = (await instances.reserve(f"{name} b", Template.MINIMAL)).job
+    await instances.begin(running)
+    deletion = (await instances.request_delete(completed.instance_id)).job
+    await instances.begin(deletion)
     about = (name, completed.database, running.database)
     assert not [drift for drift in await detector.detect() if any(word in drift.subject for word in about)]
 
@@ -108,11 +108,11 @@ async def test_database_is_reported_when_its_instance_cannot_use_it(
 
 
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
-    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, completed: InstanceJob
+    detector: DriftDetector, instances: InstanceStore, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
-    job = (await registry.request_rename(completed.instance_id, f"{completed.name} new")).job
-    await registry.begin(job)
-    await registry.fail(job, "The server was away.")
+    job = (await instances.request_rename(completed.instance_id, f"{completed.name} new")).job
+    await instances.begin(job)
+    await instances.fail(job, "The server was away.")
     assert await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE) == []
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{job.new_database}"')
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
@@ -121,13 +121,13 @@ async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_ha
 
 
 async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
-    detector: DriftDetector, registry: Registry, rows: asyncpg.Connection, completed: InstanceJob
+    detector: DriftDetector, instances: InstanceStore, rows: asyncpg.Connection, completed: InstanceJob
 ) -> None:
     await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
-    deletion = (await registry.request_delete(completed.instance_id)).job
-    await registry.begin(deletion, "It was published later than the registry knows.")
-    await registry.fail(deletion, "It was published later than the registry knows.")
+    deletion = (await instances.request_delete(completed.instance_id)).job
+    await instances.begin(deletion, "It was published later than the registry knows.")
+    await instances.fail(deletion, "It was published later than the registry knows.")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
 
 
@@ -195,14 +195,14 @@ async def test_database_of_another_tenant_is_left_out_when_two_tenants_share_a_s
 
 
 async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not_when_it_is_unknown(
-    detector: DriftDetector, registry: Registry, admin: asyncpg.Connection, owner: Owner, name: str
+    detector: DriftDetector, instances: InstanceStore, admin: asyncpg.Connection, owner: Owner, name: str
 ) -> None:
-    job = (await registry.reserve(name, Template.MINIMAL)).job
-    await registry.begin(job)
-    await registry.fail(job, "no")
-    deletion = (await registry.request_delete(job.instance_id)).job
-    await registry.begin(deletion)
-    await registry.finish_delete(deletion)
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    await instances.begin(job)
+    await instances.fail(job, "no")
+    deletion = (await instances.request_delete(job.instance_id)).job
+    await instances.begin(deletion)
+    await instances.finish_delete(deletion)
     ours = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).staging_name
     try:
         await admin.execute(f"CREATE DATABASE {ours}")
@@ -241,11 +241,11 @@ async def test_spare_is_not_reported_in_whatever_state_it_is(
 
 
 async def test_template_is_reported_when_it_is_missing_or_open(
-    tenant: Tenant, settings: Settings, server: Server, catalog: Catalog, admin: asyncpg.Connection
+    tenant: Tenant, settings: Settings, server: Server, queries: InstanceQueries, admin: asyncpg.Connection
 ) -> None:
     strings = OdsConnectionStrings.from_settings(settings)
     detector = DriftDetector(
-        tenant.installation, server, catalog, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
+        tenant.installation, server, queries, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
     )
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from databases import server as databases_server
-from databases.errors import DatabaseFaultError, faults_explained
+from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
@@ -89,7 +89,7 @@ async def test_fault_is_told_when_the_server_ends_a_session_that_is_used(
     async def interrupted() -> None:
         async with server.fenced(owner) as fenced:
             await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", await backend_of(fenced))
-            with faults_explained({}):
+            with translate_postgres_errors({}):
                 await fenced.fetchval("SELECT 1")
 
     with pytest.raises(DatabaseFaultError) as caught:
@@ -118,7 +118,7 @@ async def test_fault_is_told_soon_and_passes_when_a_session_that_was_kept_is_dea
 async def _is_replaced(server: Server, backend: int) -> bool:
     with suppress(DatabaseFaultError):  # which is tried again
         async with server.session() as session:
-            with faults_explained({}):
+            with translate_postgres_errors({}):
                 return await backend_of(session) != backend
     return False
 
@@ -281,7 +281,7 @@ async def _make_read_only(session: asyncpg.Connection) -> int:
 async def _write_refused(server: Server, owner: Owner) -> None:
     async with server.fenced(owner) as session:
         await _make_read_only(session)
-        with faults_explained({}):
+        with translate_postgres_errors({}):
             await session.execute('COMMENT ON DATABASE "postgres" IS NULL')
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import Turns
+from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
 from databases.ownership import Owner
@@ -19,15 +19,15 @@ from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
 from registry.instances.jobs import ExecutionPolicy
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.storage.engine import create_registry_engine
 from registry.storage.errors import InstallationNotConfirmedError
 from settings import Settings
 from tenants.drift import DriftKind
 from tenants.installation_check import InstallationCheck
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from tests.postgres.instance_states import bring_to
 from tests.servers import NUMBERS, make_settings, service_dsn, session
 
@@ -48,7 +48,7 @@ async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> As
 @pytest.fixture
 async def copied_dsn(tenant: Tenant, registry_dsn: str, postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A copy of the registry, after the original was used."""
-    await tenant.registry.installation.state()
+    await tenant.instances.installation.state()
     await tenant.engine.dispose()
     name = f"EdFi_Admin_copy_{next(NUMBERS)}"
     async with session(service_dsn(postgres, "postgres")) as connection:
@@ -68,16 +68,16 @@ async def copied_engine(copied_dsn: str) -> AsyncIterator[AsyncEngine]:
 async def test_registry_is_confirmed_where_it_is_when_it_is_used_for_the_first_time(
     tenant: Tenant, engine: AsyncEngine
 ) -> None:
-    state = await tenant.registry.installation.require_confirmed()
+    state = await tenant.instances.installation.require_confirmed()
     assert state.confirmed == state.here
     assert (await InstallationStore(engine).require_confirmed()).id == state.id
 
 
 async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
-    registry: Registry, copied_engine: AsyncEngine, name: str
+    instances: InstanceStore, copied_engine: AsyncEngine, name: str
 ) -> None:
-    job = await bring_to(registry, "Completed", name)  # in the original, after it was copied
-    copy = Registry(copied_engine, POLICY)
+    job = await bring_to(instances, "Completed", name)  # in the original, after it was copied
+    copy = InstanceStore(copied_engine, POLICY)
     with pytest.raises(InstallationNotConfirmedError, match="ods installation confirm"):
         await copy.reserve("Another", Template.MINIMAL)
     with pytest.raises(InstallationNotConfirmedError):
@@ -86,12 +86,14 @@ async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
         await copy.request_delete(job.instance_id)
     with pytest.raises(InstallationNotConfirmedError):
         await copy.waiting_jobs(0, 10)
-    assert await Catalog(copied_engine).instances(offset=0, limit=1) == []
-    assert (await registry.reserve("Another", Template.MINIMAL)).job.number == 1
+    assert await InstanceQueries(copied_engine).instances(offset=0, limit=1) == []
+    assert (await instances.reserve("Another", Template.MINIMAL)).job.number == 1
 
 
-async def test_copy_goes_on_when_it_is_confirmed(registry: Registry, copied_engine: AsyncEngine) -> None:
-    copy = Registry(copied_engine, POLICY)
+async def test_copy_goes_on_when_it_is_confirmed(
+    instances: InstanceStore, copied_engine: AsyncEngine
+) -> None:
+    copy = InstanceStore(copied_engine, POLICY)
     before = await copy.installation.state()
     await copy.installation.confirm(before)
     assert (await copy.installation.require_confirmed()).id == before.id
@@ -99,7 +101,7 @@ async def test_copy_goes_on_when_it_is_confirmed(registry: Registry, copied_engi
 
 
 async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
-    tenant: Tenant, registry: Registry, copied_engine: AsyncEngine, copied_dsn: str
+    tenant: Tenant, instances: InstanceStore, copied_engine: AsyncEngine, copied_dsn: str
 ) -> None:
     store = InstallationStore(copied_engine)
     async with session(copied_dsn) as rows:
@@ -112,29 +114,29 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
         assert await rows.fetchval("SELECT mark FROM adminapi.dbinstances") != mark
     state = await store.require_confirmed()
     assert state.id == identifier
-    assert state.id != (await tenant.registry.installation.state()).id
+    assert state.id != (await tenant.instances.installation.state()).id
     assert state.server is None
 
 
 async def test_jobs_of_another_installation_are_not_begun_when_two_share_a_namespace(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    job = (await registry.reserve(name, Template.MINIMAL)).job
-    assert job.installation == (await registry.installation.state()).id
-    assert not (await registry.begin(replace(job, installation=str(uuid.uuid4())))).held
-    assert (await registry.begin(job)).held
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    assert job.installation == (await instances.installation.state()).id
+    assert not (await instances.begin(replace(job, installation=str(uuid.uuid4())))).held
+    assert (await instances.begin(job)).held
 
 
 async def test_nothing_is_made_and_the_job_waits_when_its_registry_became_a_copy(
-    tenant: Tenant, registry: Registry, name: str, admin: asyncpg.Connection, registry_dsn: str
+    tenant: Tenant, instances: InstanceStore, name: str, admin: asyncpg.Connection, registry_dsn: str
 ) -> None:
-    job = (await registry.reserve(name, Template.MINIMAL)).job
-    await registry.begin(job)
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    await instances.begin(job)
     async with session(registry_dsn) as rows:
         await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
-    tenant.registry.installation.forget()
+    tenant.instances.installation.forget()
     with pytest.raises(ApplicationError, match="copied or moved") as refused:
-        await ActivityEnvironment().run(DatabaseActivities(tenant, Turns(1)).provision, job)
+        await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).provision, job)
     assert (refused.value.type, refused.value.non_retryable) == (OUTAGE, False)
     assert not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", job.database)
 
@@ -152,7 +154,7 @@ async def others_database(admin: asyncpg.Connection) -> AsyncIterator[Owner]:
 
 def check_of(tenant: Tenant, *siblings: str, shares_server: bool = False) -> InstallationCheck:
     return InstallationCheck(
-        tenant.registry.installation, "default", ["default", *siblings], shares_server=shares_server
+        tenant.instances.installation, "default", ["default", *siblings], shares_server=shares_server
     )
 
 
@@ -172,7 +174,7 @@ async def test_server_may_be_shared_when_the_operator_has_confirmed_the_other_in
     async with server.session() as seen:
         others = await check.others(seen)
         assert others_database.installation in others
-        await tenant.registry.installation.accept_server(await check.system(seen), sorted(others))
+        await tenant.instances.installation.accept_server(await check.system(seen), sorted(others))
         await check.require_confirmed(seen)
 
 
@@ -191,7 +193,7 @@ async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Ten
     check = check_of(tenant, shares_server=True)
     async with server.session() as seen:
         await check.require_confirmed(seen)  # the first server it sees is its own
-        await tenant.registry.installation.accept_server("1234567890123456789")
+        await tenant.instances.installation.accept_server("1234567890123456789")
         obstacle = await check_of(tenant, shares_server=True).obstacle(seen)
         assert obstacle is not None
         assert "1234567890123456789" in obstacle
@@ -202,7 +204,7 @@ async def test_drift_says_it_when_the_installation_must_be_confirmed(
     postgres: EmbeddedPostgres, copied_dsn: str
 ) -> None:
     settings: Settings = make_settings(postgres, copied_dsn)
-    async with composed(settings) as (copy,):
+    async with open_tenants(settings) as (copy,):
         found = [
             drift for drift in await copy.drift.detect() if drift.kind is DriftKind.INSTALLATION_NOT_CONFIRMED
         ]

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.listing import Page
 from tests.postgres.instance_states import STATES, bring_to
@@ -38,100 +38,100 @@ async def add_job(
 
 
 async def test_instances_are_listed_by_id_with_deleted_ones_when_they_are_in_any_state(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = [await bring_to(registry, state, f"{name} {state}") for state in STATES]
-    await registry.fail(jobs[1], "touched, so that its row is stored anew")
-    listed = await catalog.instances(offset=0, limit=100)
+    jobs = [await bring_to(instances, state, f"{name} {state}") for state in STATES]
+    await instances.fail(jobs[1], "touched, so that its row is stored anew")
+    listed = await queries.instances(offset=0, limit=100)
     assert [row.id for row in listed] == sorted(job.instance_id for job in jobs)
     assert [row.status for row in listed].count("Deleted") == 1
 
 
 async def test_pages_follow_each_other_when_offset_and_limit_say_so(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    ids = [(await bring_to(registry, "Pending", f"{name} {number}")).instance_id for number in range(5)]
-    pages = [await catalog.instances(offset=offset, limit=2) for offset in (0, 2, 4, 6)]
+    ids = [(await bring_to(instances, "Pending", f"{name} {number}")).instance_id for number in range(5)]
+    pages = [await queries.instances(offset=offset, limit=2) for offset in (0, 2, 4, 6)]
     assert [[row.id for row in page] for page in pages] == [ids[:2], ids[2:4], ids[4:], []]
-    assert await catalog.instances(offset=0, limit=0) == []
+    assert await queries.instances(offset=0, limit=0) == []
 
 
 async def test_filters_are_exact_when_instances_are_listed(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    deleted = await bring_to(registry, "Deleted", name)
-    live = await bring_to(registry, "Pending", name)
-    other = await bring_to(registry, "Pending", f"{name} x")
-    assert [row.id for row in await catalog.instances(offset=0, limit=9, name=name)] == [
+    deleted = await bring_to(instances, "Deleted", name)
+    live = await bring_to(instances, "Pending", name)
+    other = await bring_to(instances, "Pending", f"{name} x")
+    assert [row.id for row in await queries.instances(offset=0, limit=9, name=name)] == [
         deleted.instance_id,
         live.instance_id,
     ]
-    assert await catalog.instances(offset=0, limit=9, name=name.lower()) == []
-    assert await catalog.instances(offset=0, limit=9, name="") == []
-    (found,) = await catalog.instances(offset=0, limit=9, instance_id=other.instance_id)
+    assert await queries.instances(offset=0, limit=9, name=name.lower()) == []
+    assert await queries.instances(offset=0, limit=9, name="") == []
+    (found,) = await queries.instances(offset=0, limit=9, instance_id=other.instance_id)
     assert found.name == f"{name} x"
-    assert await catalog.instances(offset=0, limit=9, instance_id=other.instance_id, name=name) == []
-    assert await catalog.instances(offset=0, limit=9, instance_id=0) == []
+    assert await queries.instances(offset=0, limit=9, instance_id=other.instance_id, name=name) == []
+    assert await queries.instances(offset=0, limit=9, instance_id=0) == []
 
 
 @pytest.mark.parametrize("state", [state for state in STATES if state != "Deleted"])
 async def test_instance_is_found_by_id_when_it_is_live(
-    registry: Registry, catalog: Catalog, name: str, state: str
+    instances: InstanceStore, queries: InstanceQueries, name: str, state: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     renamed = state == "Completed_Rename"
-    assert (await catalog.instance(job.instance_id)).name == (job.final_name if renamed else name)
+    assert (await queries.instance(job.instance_id)).name == (job.final_name if renamed else name)
 
 
 async def test_instance_is_not_found_by_id_when_it_is_deleted_or_unknown(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    deleted = await bring_to(registry, "Deleted", name)
+    deleted = await bring_to(instances, "Deleted", name)
     for instance_id in (deleted.instance_id, deleted.instance_id + 1, 0):
         with pytest.raises(InstanceNotFoundError):
-            await catalog.instance(instance_id)
+            await queries.instance(instance_id)
 
 
 async def test_all_live_instances_are_told_when_some_are_deleted(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = {state: await bring_to(registry, state, f"{name} {state}") for state in STATES}
+    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
     live = [job.instance_id for state, job in jobs.items() if state != "Deleted"]
-    assert [row.id for row in await catalog.live_instances()] == live
+    assert [row.id for row in await queries.live_instances()] == live
 
 
 async def test_marks_are_known_when_instances_have_or_had_them(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = [await bring_to(registry, state, f"{name} {state}") for state in ("Pending", "Deleted", "Error")]
+    jobs = [await bring_to(instances, state, f"{name} {state}") for state in ("Pending", "Deleted", "Error")]
     stranger = "6b1f0f6e-1111-4222-8333-444444444444"
     asked = [jobs[0].mark, jobs[1].mark, stranger]
-    assert await catalog.known_marks(asked) == {jobs[0].mark, jobs[1].mark}
-    assert await catalog.known_marks([]) == set()
+    assert await queries.known_marks(asked) == {jobs[0].mark, jobs[1].mark}
+    assert await queries.known_marks([]) == set()
 
 
 async def test_job_is_found_by_its_exact_id_when_it_exists(
-    registry: Registry, catalog: Catalog, name: str
+    instances: InstanceStore, queries: InstanceQueries, name: str
 ) -> None:
-    job = await bring_to(registry, "Deleted", name)
-    found = await catalog.job(job.job_id)
+    job = await bring_to(instances, "Deleted", name)
+    found = await queries.job(job.job_id)
     assert found is not None
     assert (found.jobid, found.status) == (job.job_id, "Completed")
-    assert await catalog.job(job.job_id.lower()) is None
-    assert await catalog.job("") is None
+    assert await queries.job(job.job_id.lower()) is None
+    assert await queries.job("") is None
 
 
 async def test_ods_instances_come_by_id_when_their_names_are_equal(
-    catalog: Catalog, rows: asyncpg.Connection
+    queries: InstanceQueries, rows: asyncpg.Connection
 ) -> None:
     for number, kind in ((5, "c"), (3, "a"), (4, "b")):
         await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, 'same', $2)", number, kind)
-    assert [row.odsinstanceid for row in await catalog.ods_instances(Page("Name"))] == [3, 4, 5]
-    assert [row.odsinstanceid for row in await catalog.all_ods_instances()] == [3, 4, 5]
+    assert [row.odsinstanceid for row in await queries.ods_instances(Page("Name"))] == [3, 4, 5]
+    assert [row.odsinstanceid for row in await queries.all_ods_instances()] == [3, 4, 5]
 
 
 async def test_contexts_and_derivatives_are_those_of_the_ods_instance_when_it_is_shown(
-    catalog: Catalog, rows: asyncpg.Connection
+    queries: InstanceQueries, rows: asyncpg.Connection
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances VALUES (1, 'one'), (2, 'two')")
     await rows.execute(
@@ -142,15 +142,15 @@ async def test_contexts_and_derivatives_are_those_of_the_ods_instance_when_it_is
         "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype)"
         " VALUES (1, 'Snapshot'), (2, 'Snapshot'), (1, 'ReadReplica')"
     )
-    assert [row.contextkey for row in await catalog.contexts_of(1)] == ["z", "a"]
-    assert [row.derivativetype for row in await catalog.derivatives_of(1)] == ["Snapshot", "ReadReplica"]
-    assert await catalog.contexts_of(3) == []
-    assert await catalog.derivatives_of(3) == []
-    assert await catalog.ods_instance(3) is None
+    assert [row.contextkey for row in await queries.contexts_of(1)] == ["z", "a"]
+    assert [row.derivativetype for row in await queries.derivatives_of(1)] == ["Snapshot", "ReadReplica"]
+    assert await queries.contexts_of(3) == []
+    assert await queries.derivatives_of(3) == []
+    assert await queries.ods_instance(3) is None
 
 
 async def test_usual_duration_is_the_median_of_like_jobs_when_some_were_completed(
-    catalog: Catalog, rows: asyncpg.Connection
+    queries: InstanceQueries, rows: asyncpg.Connection
 ) -> None:
     for number, seconds in enumerate([4, 1, 100, 2, 3]):
         await add_job(rows, number, seconds)
@@ -158,54 +158,54 @@ async def test_usual_duration_is_the_median_of_like_jobs_when_some_were_complete
     await add_job(rows, 11, 1000, kind=("Delete", "Minimal"))
     await add_job(rows, 12, 1000, status="Error")
     await add_job(rows, 13, 1000, kind=(None, None))
-    assert await catalog.usual_duration("Create", "Minimal") == 3
-    assert await catalog.usual_duration("Create", "Sample") == 1000
-    assert await catalog.usual_duration("Delete", "Sample") is None
+    assert await queries.usual_duration("Create", "Minimal") == 3
+    assert await queries.usual_duration("Create", "Sample") == 1000
+    assert await queries.usual_duration("Delete", "Sample") is None
 
 
 async def test_usual_duration_is_of_the_last_twenty_when_there_were_more(
-    catalog: Catalog, rows: asyncpg.Connection
+    queries: InstanceQueries, rows: asyncpg.Connection
 ) -> None:
     for number in range(40):
         await add_job(rows, number, 1000 if number < 20 else 0.5)
-    assert await catalog.usual_duration("Create", "Minimal") == 0.5
+    assert await queries.usual_duration("Create", "Minimal") == 0.5
 
 
 async def test_usual_duration_counts_from_the_begin_when_a_job_waited(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Pending", name)
+    job = await bring_to(instances, "Pending", name)
     await rows.execute("UPDATE adminapi.jobstatuses SET createdat = createdat - interval '1 day'")
-    await registry.begin(job)
-    await registry.finish_create(job, "iv|ciphertext|hmac")
-    usual = await catalog.usual_duration("Create", "Minimal")
+    await instances.begin(job)
+    await instances.finish_create(job, "iv|ciphertext|hmac")
+    usual = await queries.usual_duration("Create", "Minimal")
     assert usual is not None
     assert 0 < usual < 60
 
 
 async def test_ages_are_those_of_the_known_jobs_when_jobs_are_asked_for(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    first = (await registry.reserve(f"{name} 1", Template.MINIMAL)).job.job_id
-    second = (await registry.reserve(f"{name} 2", Template.MINIMAL)).job.job_id
+    first = (await instances.reserve(f"{name} 1", Template.MINIMAL)).job.job_id
+    second = (await instances.reserve(f"{name} 2", Template.MINIMAL)).job.job_id
     await rows.execute(
         "UPDATE adminapi.jobstatuses SET createdat = createdat - interval '1 hour' WHERE jobid = $1", first
     )
-    ages = await catalog.job_ages([first, second, "unknown"])
+    ages = await queries.job_ages([first, second, "unknown"])
     assert ages.keys() == {first, second}
     assert 3600 <= ages[first] < 3660
     assert 0 <= ages[second] < 60
-    assert await catalog.job_ages([]) == {}
+    assert await queries.job_ages([]) == {}
 
 
 async def test_times_are_utc_when_the_session_has_another_zone(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
     database = await rows.fetchval("SELECT current_database()")
     await rows.execute(f"ALTER DATABASE \"{database}\" SET timezone = 'Pacific/Kiritimati'")
     try:
-        job = await bring_to(registry, "Pending", name)
-        instance, row = await catalog.instance(job.instance_id), await catalog.job(job.job_id)
+        job = await bring_to(instances, "Pending", name)
+        instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     finally:
         await rows.execute(f'ALTER DATABASE "{database}" RESET timezone')
     now = datetime.now(UTC).replace(tzinfo=None)

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.queries import Catalog
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import Registry, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from settings import Settings
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
@@ -32,14 +32,14 @@ RELATIONS = {
     ),
 }
 
-Step = Callable[[Registry, InstanceJob], Awaitable[Any]]
+Step = Callable[[InstanceStore, InstanceJob], Awaitable[Any]]
 STEPS: dict[str, Step] = {
-    "begin": lambda registry, job: registry.begin(job),
-    "finish_create": lambda registry, job: registry.finish_create(job, CONNECTION_STRING),
-    "finish_delete": lambda registry, job: registry.finish_delete(job),
-    "finish_rename": lambda registry, job: registry.finish_rename(job, CONNECTION_STRING),
-    "fail": lambda registry, job: registry.fail(job, "late words"),
-    "release": lambda registry, job: registry.release(job),
+    "begin": lambda instances, job: instances.begin(job),
+    "finish_create": lambda instances, job: instances.finish_create(job, CONNECTION_STRING),
+    "finish_delete": lambda instances, job: instances.finish_delete(job),
+    "finish_rename": lambda instances, job: instances.finish_rename(job, CONNECTION_STRING),
+    "fail": lambda instances, job: instances.fail(job, "late words"),
+    "release": lambda instances, job: instances.release(job),
 }
 
 
@@ -57,13 +57,13 @@ async def everything(rows: asyncpg.Connection) -> list[Sequence[asyncpg.Record]]
     return [await rows.fetch(f"SELECT * FROM {name} ORDER BY 1") for (name,) in tables]  # noqa: S608 - the catalog's names
 
 
-async def status_of(catalog: Catalog, job: InstanceJob) -> str:
-    (instance,) = await catalog.instances(offset=0, limit=1, instance_id=job.instance_id)
+async def status_of(queries: InstanceQueries, job: InstanceJob) -> str:
+    (instance,) = await queries.instances(offset=0, limit=1, instance_id=job.instance_id)
     return instance.status
 
 
-async def job_status(catalog: Catalog, job: InstanceJob) -> str:
-    row = await catalog.job(job.job_id)
+async def job_status(queries: InstanceQueries, job: InstanceJob) -> str:
+    row = await queries.job(job.job_id)
     assert row is not None
     return row.status
 
@@ -80,86 +80,90 @@ async def was_granted(request: Awaitable[Any]) -> bool:
 
 
 async def test_instance_and_job_wait_under_an_id_of_the_sequence_when_one_is_reserved(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
     before = await rows.fetchval("SELECT nextval('dbo.odsinstances_odsinstanceid_seq')")
-    first = await registry.reserve(f"{name} a", Template.MINIMAL)
-    second = await registry.reserve(f"{name} b", Template.SAMPLE)
+    first = await instances.reserve(f"{name} a", Template.MINIMAL)
+    second = await instances.reserve(f"{name} b", Template.SAMPLE)
     assert [first.job.ods_instance_id, second.job.ods_instance_id] == [before + 1, before + 2]
-    instance = await catalog.instance(second.instance.id)
+    instance = await queries.instance(second.instance.id)
     assert (instance.status, instance.operation) == ("Pending", "Create")
     assert (instance.name, instance.databasetemplate) == (f"{name} b", "Sample")
     assert instance.databasename == second.job.database == f"EdFi_Ods_{name} b_Sample".replace(" ", "_")
     assert instance.odsinstanceid == second.job.ods_instance_id
     assert (second.job.number, second.job.attempt, second.job.published) == (1, 1, False)
-    job = await catalog.job(f"CreateInstanceJob-{before + 2}-1")
+    job = await queries.job(f"CreateInstanceJob-{before + 2}-1")
     assert job is not None
     assert (job.status, job.dbinstanceid, job.finishedat) == ("Pending", instance.id, None)
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 0
 
 
 @pytest.mark.parametrize("state", [it for it in STATES if it not in {"Deleted", "Completed_Rename"}])
-async def test_name_is_refused_when_a_live_instance_has_it(registry: Registry, name: str, state: str) -> None:
-    await bring_to(registry, state, name)
+async def test_name_is_refused_when_a_live_instance_has_it(
+    instances: InstanceStore, name: str, state: str
+) -> None:
+    await bring_to(instances, state, name)
     with pytest.raises(NameTakenError, match=f"named '{name}' already exists"):
-        await registry.reserve(name, Template.SAMPLE)
+        await instances.reserve(name, Template.SAMPLE)
 
 
-async def test_name_is_free_when_the_instance_that_had_it_is_deleted(registry: Registry, name: str) -> None:
-    first = await bring_to(registry, "Deleted", name)
-    second = await registry.reserve(name, Template.MINIMAL)
+async def test_name_is_free_when_the_instance_that_had_it_is_deleted(
+    instances: InstanceStore, name: str
+) -> None:
+    first = await bring_to(instances, "Deleted", name)
+    second = await instances.reserve(name, Template.MINIMAL)
     assert second.job.database == first.database
     assert second.job.ods_instance_id > first.ods_instance_id
     assert second.job.mark != first.mark
 
 
-async def test_name_is_refused_when_its_database_name_is_taken(registry: Registry, name: str) -> None:
-    await registry.reserve(f"{name} a b", Template.MINIMAL)
+async def test_name_is_refused_when_its_database_name_is_taken(instances: InstanceStore, name: str) -> None:
+    await instances.reserve(f"{name} a b", Template.MINIMAL)
     with pytest.raises(NameTakenError, match=r"database is named 'EdFi_Ods_.*_a_b_Minimal' already exists"):
-        await registry.reserve(f"{name} a_b", Template.MINIMAL)
-    other = await registry.reserve(f"{name} a_b", Template.SAMPLE)
+        await instances.reserve(f"{name} a_b", Template.MINIMAL)
+    other = await instances.reserve(f"{name} a_b", Template.SAMPLE)
     assert other.job.database.endswith("_a_b_Sample")
 
 
 async def test_name_is_refused_when_an_ods_instance_has_it(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", name)
     with pytest.raises(NameTakenError, match="already exists"):
-        await registry.reserve(name, Template.MINIMAL)
-    assert await catalog.instances(offset=0, limit=9) == []
+        await instances.reserve(name, Template.MINIMAL)
+    assert await queries.instances(offset=0, limit=9) == []
 
 
 async def test_another_id_is_reserved_when_an_ods_instance_has_the_next_one(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
     following = 1 + await rows.fetchval("SELECT nextval('dbo.odsinstances_odsinstanceid_seq')")
     for number in (following, following + 1):
         await rows.execute(
             "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, $2)", number, f"by hand {number}"
         )
-    assert (await registry.reserve(name, Template.MINIMAL)).job.ods_instance_id == following + 2
+    assert (await instances.reserve(name, Template.MINIMAL)).job.ods_instance_id == following + 2
 
 
 @pytest.mark.parametrize(("first", "second"), [("a b", "a b"), ("a b", "a_b")])
 async def test_one_reservation_wins_when_two_are_made_at_once(
-    registry: Registry, catalog: Catalog, name: str, first: str, second: str
+    instances: InstanceStore, queries: InstanceQueries, name: str, first: str, second: str
 ) -> None:
     for number in range(20):
         granted = await asyncio.gather(
-            was_granted(registry.reserve(f"{name} {number} {first}", Template.MINIMAL)),
-            was_granted(registry.reserve(f"{name} {number} {second}", Template.MINIMAL)),
+            was_granted(instances.reserve(f"{name} {number} {first}", Template.MINIMAL)),
+            was_granted(instances.reserve(f"{name} {number} {second}", Template.MINIMAL)),
         )
         assert sorted(granted) == [False, True]
-    assert len(await catalog.instances(offset=0, limit=99)) == 20
+    assert len(await queries.instances(offset=0, limit=99)) == 20
 
 
 async def test_one_job_is_made_when_deletion_is_requested_many_times_at_once(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Completed", name)
+    job = await bring_to(instances, "Completed", name)
     answers = await asyncio.gather(
-        *(registry.request_delete(job.instance_id) for _ in range(8)), return_exceptions=True
+        *(instances.request_delete(job.instance_id) for _ in range(8)), return_exceptions=True
     )
     assert sum(isinstance(answer, Requested) for answer in answers) == 1
     assert sum(isinstance(answer, RefusedError) for answer in answers) == 7
@@ -168,10 +172,10 @@ async def test_one_job_is_made_when_deletion_is_requested_many_times_at_once(
 
 @pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed", "Completed_Rename", "Error_Rename"])
 async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
-    registry: Registry, catalog: Catalog, name: str, state: str
+    instances: InstanceStore, queries: InstanceQueries, name: str, state: str
 ) -> None:
-    earlier = await bring_to(registry, state, name)
-    requested = await registry.request_delete(earlier.instance_id)
+    earlier = await bring_to(instances, state, name)
+    requested = await instances.request_delete(earlier.instance_id)
     job = requested.job
     assert requested.instance.status == "Pending_Delete"
     assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
@@ -184,8 +188,8 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     known = (1, 1) if state == "Delete_Failed" else (earlier.number, earlier.attempt)
     assert (job.known_number, job.known_attempt) == known
     assert job.database == (earlier.final_database if renamed else earlier.database)
-    assert await status_of(catalog, job) == "Pending_Delete"
-    assert await job_status(catalog, job) == "Pending"
+    assert await status_of(queries, job) == "Pending_Delete"
+    assert await job_status(queries, job) == "Pending"
 
 
 @pytest.mark.parametrize(
@@ -200,12 +204,12 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     ],
 )
 async def test_deletion_is_refused_with_a_next_step_when_a_job_is_under_way(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str, status: str, next_step: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, status: str, next_step: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
-        await registry.request_delete(job.instance_id)
+        await instances.request_delete(job.instance_id)
     assert refused.value.status == status
     assert refused.value.reason == f"An instance in state {status} cannot be deleted."
     assert next_step in refused.value.next_step
@@ -214,14 +218,14 @@ async def test_deletion_is_refused_with_a_next_step_when_a_job_is_under_way(
 
 @pytest.mark.parametrize("kinds", [[kind] for kind in RELATIONS] + [list(RELATIONS)])
 async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
-    registry: Registry, rows: asyncpg.Connection, name: str, kinds: list[str]
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, kinds: list[str]
 ) -> None:
-    job = await bring_to(registry, "Completed", name)
+    job = await bring_to(instances, "Completed", name)
     for kind in kinds:
         await rows.execute(RELATIONS[kind], job.ods_instance_id)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
-        await registry.request_delete(job.instance_id)
+        await instances.request_delete(job.instance_id)
     assert refused.value.status == "Completed"
     assert refused.value.reason == f"The ODS instance is in use by {', '.join(kinds)}."
     assert all(kind in refused.value.next_step for kind in kinds)
@@ -233,14 +237,14 @@ async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
     [("Error", "Pending"), ("Delete_Failed", "Pending_Delete"), ("Error_Rename", "Pending")],
 )
 async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
-    registry: Registry, catalog: Catalog, name: str, state: str, status: str
+    instances: InstanceStore, queries: InstanceQueries, name: str, state: str, status: str
 ) -> None:
-    failed = await bring_to(registry, state, name)
-    requested = await registry.request_retry(failed.instance_id)
+    failed = await bring_to(instances, state, name)
+    requested = await instances.request_retry(failed.instance_id)
     assert requested.job == replace(failed, attempt=failed.attempt + 1)
     assert requested.instance.status == status
-    assert await status_of(catalog, failed) == status
-    row = await catalog.job(failed.job_id)
+    assert await status_of(queries, failed) == status
+    row = await queries.job(failed.job_id)
     assert row is not None
     assert (row.status, row.finishedat, row.errormessage) == ("Pending", None, None)
 
@@ -249,12 +253,12 @@ async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
     "state", [s for s in STATES if status_in(s) not in {"Error", "Delete_Failed", "Deleted"}]
 )
 async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_failed(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
-        await registry.request_retry(job.instance_id)
+        await instances.request_retry(job.instance_id)
     assert refused.value.status == status_in(state)
     assert refused.value.reason.endswith("cannot be retried.")
     assert refused.value.next_step
@@ -262,43 +266,43 @@ async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_faile
 
 
 async def test_nothing_is_found_when_the_instance_is_unknown_or_deleted(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    deleted = await bring_to(registry, "Deleted", name)
+    deleted = await bring_to(instances, "Deleted", name)
     for instance_id in (deleted.instance_id, deleted.instance_id + 1000):
-        for request in (registry.request_delete, registry.request_retry):
+        for request in (instances.request_delete, instances.request_retry):
             with pytest.raises(InstanceNotFoundError, match=str(instance_id)):
                 await request(instance_id)
         with pytest.raises(InstanceNotFoundError, match=str(instance_id)):
-            await registry.request_rename(instance_id, f"{name} new")
+            await instances.request_rename(instance_id, f"{name} new")
 
 
 # Steps of jobs
 
 
 async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_created_and_deleted(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = (await registry.reserve(name, Template.MINIMAL)).job
-    begun = await registry.begin(job)
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    begun = await instances.begin(job)
     assert (begun.held, begun.refusal) == (True, None)
-    assert (await status_of(catalog, job), await job_status(catalog, job)) == ("InProgress", "InProgress")
-    assert await registry.holds(job, InstanceStatus.IN_PROGRESS)
-    assert await catalog.ods_instance(job.ods_instance_id) is None
-    assert await registry.finish_create(job, CONNECTION_STRING)
-    assert (await status_of(catalog, job), await job_status(catalog, job)) == ("Completed", "Completed")
-    routed = await catalog.ods_instance(job.ods_instance_id)
+    assert (await status_of(queries, job), await job_status(queries, job)) == ("InProgress", "InProgress")
+    assert await instances.holds(job, InstanceStatus.IN_PROGRESS)
+    assert await queries.ods_instance(job.ods_instance_id) is None
+    assert await instances.finish_create(job, CONNECTION_STRING)
+    assert (await status_of(queries, job), await job_status(queries, job)) == ("Completed", "Completed")
+    routed = await queries.ods_instance(job.ods_instance_id)
     assert routed is not None
     assert (routed.name, routed.instancetype) == (name, "Minimal")
     assert routed.connectionstring == CONNECTION_STRING
-    assert (await catalog.instance(job.instance_id)).odsinstancename == name
+    assert (await queries.instance(job.instance_id)).odsinstancename == name
 
-    job = (await registry.request_delete(job.instance_id)).job
+    job = (await instances.request_delete(job.instance_id)).job
     assert job.published
-    assert (await registry.begin(job)).held
-    assert await catalog.ods_instance(job.ods_instance_id) is None
-    assert await registry.finish_delete(job)
-    assert (await status_of(catalog, job), await job_status(catalog, job)) == ("Deleted", "Completed")
+    assert (await instances.begin(job)).held
+    assert await queries.ods_instance(job.ods_instance_id) is None
+    assert await instances.finish_delete(job)
+    assert (await status_of(queries, job), await job_status(queries, job)) == ("Deleted", "Completed")
     assert await rows.fetchval("SELECT bool_and(finishedat >= startedat) FROM adminapi.jobstatuses")
 
 
@@ -307,17 +311,17 @@ async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_cr
     [("InProgress", "Error"), ("InProgress_Delete", "Delete_Failed"), ("InProgress_Rename", "Error")],
 )
 async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_again(
-    registry: Registry, catalog: Catalog, name: str, state: str, error_state: str
+    instances: InstanceStore, queries: InstanceQueries, name: str, state: str, error_state: str
 ) -> None:
-    job = await bring_to(registry, state, name)
-    assert await registry.fail(job, "The template is missing.")
-    instance, row = await catalog.instance(job.instance_id), await catalog.job(job.job_id)
+    job = await bring_to(instances, state, name)
+    assert await instances.fail(job, "The template is missing.")
+    instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
     assert (instance.status, instance.errormessage) == (error_state, "The template is missing.")
     assert (row.status, row.errormessage) == ("Error", "The template is missing.")
     assert row.finishedat is not None
-    assert (await registry.begin(replace(job, attempt=2))).held  # as a signalled workflow does
-    instance, row = await catalog.instance(job.instance_id), await catalog.job(job.job_id)
+    assert (await instances.begin(replace(job, attempt=2))).held  # as a signalled workflow does
+    instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
     assert (instance.status, instance.errormessage, instance.attempt) == ("InProgress", None, 2)
     assert (row.status, row.errormessage, row.finishedat) == ("InProgress", None, None)
@@ -338,11 +342,11 @@ async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_agai
     ],
 )
 async def test_nothing_changes_and_all_is_well_when_a_step_is_repeated(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str, step: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, step: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     before = await everything(rows)
-    answer = await STEPS[step](registry, job)
+    answer = await STEPS[step](instances, job)
     assert was_taken(answer)
     assert await everything(rows) == before
 
@@ -362,11 +366,11 @@ ALLOWED = {
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("state", STATES)
 async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str, step: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, step: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     before = await everything(rows)
-    answer = await STEPS[step](registry, job)
+    answer = await STEPS[step](instances, job)
     assert was_taken(answer) is ((state, step) in ALLOWED)
     if (state, step) not in ALLOWED:
         assert await everything(rows) == before
@@ -374,9 +378,9 @@ async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
 
 @pytest.mark.parametrize("state", STATES)
 async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_operation(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     strangers = [
         replace(job, attempt=job.attempt - (2 if state.startswith("Pending") else 1)),
         replace(job, attempt=job.attempt + 2),
@@ -388,109 +392,111 @@ async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_ope
     before = await everything(rows)
     for stranger in strangers:
         for step in STEPS.values():
-            assert not was_taken(await step(registry, stranger))
+            assert not was_taken(await step(instances, stranger))
         for status in (InstanceStatus.IN_PROGRESS, InstanceStatus.ERROR):
-            assert not await registry.holds(stranger, status)
+            assert not await instances.holds(stranger, status)
     assert await everything(rows) == before
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_job_holds_its_instance_when_it_has_begun_it(registry: Registry, name: str, state: str) -> None:
-    job = await bring_to(registry, state, name)
-    held = {status for status in InstanceStatus if await registry.holds(job, status)}
+async def test_job_holds_its_instance_when_it_has_begun_it(
+    instances: InstanceStore, name: str, state: str
+) -> None:
+    job = await bring_to(instances, state, name)
+    held = {status for status in InstanceStatus if await instances.holds(job, status)}
     assert held == (set() if state.startswith("Pending") else {status_in(state)})
 
 
 async def test_one_attempt_begins_and_all_hear_of_it_when_it_is_begun_many_times_at_once(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Pending", name)
-    begun = await asyncio.gather(*(registry.begin(job) for _ in range(8)))
+    job = await bring_to(instances, "Pending", name)
+    begun = await asyncio.gather(*(instances.begin(job) for _ in range(8)))
     assert all(answer.held for answer in begun)
     assert await rows.fetchval("SELECT attempt FROM adminapi.dbinstances") == 1
 
 
 async def test_create_fails_unchanged_when_an_ods_instance_took_the_name_meanwhile(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress", name)
+    job = await bring_to(instances, "InProgress", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'District')", name)
     before = await everything(rows)
     with pytest.raises(NameTakenError, match=f"named '{name}' already exists"):
-        await registry.finish_create(job, CONNECTION_STRING)
+        await instances.finish_create(job, CONNECTION_STRING)
     assert await everything(rows) == before
 
 
 async def test_create_fails_unchanged_when_an_ods_instance_took_the_id_meanwhile(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress", name)
+    job = await bring_to(instances, "InProgress", name)
     await rows.execute(
         "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
     )
     before = await everything(rows)
     with pytest.raises(NameTakenError, match=f"has the id {job.ods_instance_id}"):
-        await registry.finish_create(job, CONNECTION_STRING)
+        await instances.finish_create(job, CONNECTION_STRING)
     assert await everything(rows) == before
 
 
 async def test_foreign_ods_instance_stays_when_an_instance_that_was_never_published_is_deleted(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Error", name)
+    job = await bring_to(instances, "Error", name)
     await rows.execute(
         "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
     )
     await rows.execute(RELATIONS["OdsInstanceContexts"], job.ods_instance_id)
-    job = (await registry.request_delete(job.instance_id)).job
-    begun = await registry.begin(job)
+    job = (await instances.request_delete(job.instance_id)).job
+    begun = await instances.begin(job)
     assert (begun.held, begun.refusal) == (True, None)
-    assert await registry.finish_delete(job)
-    assert await catalog.ods_instance(job.ods_instance_id) is not None
+    assert await instances.finish_delete(job)
+    assert await queries.ods_instance(job.ods_instance_id) is not None
 
 
 async def test_one_ods_instance_is_routed_when_a_create_is_finished_many_times_at_once(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress", name)
-    answers = await asyncio.gather(*(registry.finish_create(job, CONNECTION_STRING) for _ in range(8)))
+    job = await bring_to(instances, "InProgress", name)
+    answers = await asyncio.gather(*(instances.finish_create(job, CONNECTION_STRING) for _ in range(8)))
     assert all(answers)
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 1
 
 
 @pytest.mark.parametrize("kind", RELATIONS)
 async def test_deletion_is_refused_and_routing_stays_when_a_relation_appeared_meanwhile(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str, kind: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str, kind: str
 ) -> None:
-    job = await bring_to(registry, "Pending_Delete", name)
+    job = await bring_to(instances, "Pending_Delete", name)
     await rows.execute(RELATIONS[kind], job.ods_instance_id)
-    begun = await registry.begin(job)
+    begun = await instances.begin(job)
     assert (begun.held, begun.refusal) == (True, f"The ODS instance is in use by {kind}.")
-    assert await catalog.ods_instance(job.ods_instance_id) is not None
-    assert await registry.fail(job, begun.refusal or "")
-    assert await status_of(catalog, job) == "Delete_Failed"
+    assert await queries.ods_instance(job.ods_instance_id) is not None
+    assert await instances.fail(job, begun.refusal or "")
+    assert await status_of(queries, job) == "Delete_Failed"
 
 
 async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Pending_Delete", name)
+    job = await bring_to(instances, "Pending_Delete", name)
     await rows.execute("CREATE TABLE dbo.extension (odsinstanceid int REFERENCES dbo.odsinstances)")
     await rows.execute("INSERT INTO dbo.extension VALUES ($1)", job.ods_instance_id)
     for _ in range(2):
-        begun = await registry.begin(job)
+        begun = await instances.begin(job)
         assert (begun.held, begun.refusal) == (True, "The ODS instance is in use by rows of another table.")
-    assert await status_of(catalog, job) == "InProgress"
-    assert await catalog.ods_instance(job.ods_instance_id) is not None
+    assert await status_of(queries, job) == "InProgress"
+    assert await queries.ods_instance(job.ods_instance_id) is not None
     await rows.execute("DROP TABLE dbo.extension")
-    assert (await registry.begin(job)).refusal is None
-    assert await catalog.ods_instance(job.ods_instance_id) is None
+    assert (await instances.begin(job)).refusal is None
+    assert await queries.ods_instance(job.ods_instance_id) is None
 
 
 async def test_second_live_instance_is_impossible_when_a_row_is_written_past_the_registry(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    await bring_to(registry, "Pending", name)
+    await bring_to(instances, "Pending", name)
     others = {"name": "'other'", "databasename": "'other'", "odsinstanceid": "0"}
     for unique in others:
         values = ", ".join((others | {unique: unique}).values())
@@ -503,9 +509,9 @@ async def test_second_live_instance_is_impossible_when_a_row_is_written_past_the
 
 
 async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    await bring_to(registry, "Pending", name)
+    await bring_to(instances, "Pending", name)
     with pytest.raises(asyncpg.CheckViolationError):
         await rows.execute("UPDATE adminapi.dbinstances SET status = 'Created'")
 
@@ -518,101 +524,106 @@ async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry
     [("InProgress", "Pending"), ("InProgress_Delete", "Pending_Delete"), ("InProgress_Rename", "Pending")],
 )
 async def test_same_job_waits_for_its_next_attempt_when_it_is_released(
-    registry: Registry, catalog: Catalog, rows: asyncpg.Connection, name: str, state: str, status: str
+    instances: InstanceStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
+    status: str,
 ) -> None:
-    lost = await bring_to(registry, state, name)
+    lost = await bring_to(instances, state, name)
     due = replace(lost, attempt=lost.attempt + 1)
-    assert await registry.release(lost) == due
-    assert (await status_of(catalog, lost), await job_status(catalog, lost)) == (status, "Pending")
+    assert await instances.release(lost) == due
+    assert (await status_of(queries, lost), await job_status(queries, lost)) == (status, "Pending")
     before = await everything(rows)
-    assert await registry.release(lost) == due
+    assert await instances.release(lost) == due
     assert await everything(rows) == before
-    assert not (await registry.begin(lost)).held
-    assert (await registry.begin(due)).held
-    assert await registry.release(lost) is None
+    assert not (await instances.begin(lost)).held
+    assert (await instances.begin(due)).held
+    assert await instances.release(lost) is None
 
 
 async def test_running_jobs_come_page_by_page_at_their_attempt_when_rows_are_in_progress(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    jobs = {state: await bring_to(registry, state, f"{name} {state}") for state in STATES}
-    again = (await registry.request_retry(jobs["Error"].instance_id)).job
-    await registry.begin(again)
+    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
+    again = (await instances.request_retry(jobs["Error"].instance_id)).job
+    await instances.begin(again)
     running = [jobs["InProgress"], again, jobs["InProgress_Delete"], jobs["InProgress_Rename"]]
     assert again.attempt == 2
-    assert await registry.running_jobs(0, 100) == running
-    assert await registry.running_jobs(0, 1) == running[:1]
-    assert await registry.running_jobs(running[0].instance_id, 1) == running[1:2]
-    assert await registry.running_jobs(running[3].instance_id, 1) == []
+    assert await instances.running_jobs(0, 100) == running
+    assert await instances.running_jobs(0, 1) == running[:1]
+    assert await instances.running_jobs(running[0].instance_id, 1) == running[1:2]
+    assert await instances.running_jobs(running[3].instance_id, 1) == []
 
 
 async def test_failed_jobs_are_those_in_error_when_they_are_asked_for_by_mark(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    jobs = {state: await bring_to(registry, state, f"{name} {state}") for state in STATES}
-    failed = await registry.failed_jobs([job.mark for job in jobs.values()])
+    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
+    failed = await instances.failed_jobs([job.mark for job in jobs.values()])
     assert failed == [jobs["Error"], jobs["Error_Rename"]]
-    assert await registry.failed_jobs([jobs["Pending"].mark]) == []
-    assert await registry.failed_jobs([]) == []
+    assert await instances.failed_jobs([jobs["Pending"].mark]) == []
+    assert await instances.failed_jobs([]) == []
 
 
 # The sweep's view
 
 
-async def test_waiting_jobs_come_page_by_page_when_rows_wait(registry: Registry, name: str) -> None:
-    jobs = [await bring_to(registry, state, f"{name} {state}") for state in STATES]
-    jobs += [await bring_to(registry, "Pending", f"{name} {number}") for number in range(3)]
+async def test_waiting_jobs_come_page_by_page_when_rows_wait(instances: InstanceStore, name: str) -> None:
+    jobs = [await bring_to(instances, state, f"{name} {state}") for state in STATES]
+    jobs += [await bring_to(instances, "Pending", f"{name} {number}") for number in range(3)]
     waiting = [jobs[0], jobs[4], jobs[8], *jobs[-3:]]
-    assert await registry.waiting_jobs(0, 100) == waiting
-    assert await registry.waiting_jobs(0, 2) == waiting[:2]
-    assert await registry.waiting_jobs(waiting[1].instance_id, 2) == waiting[2:4]
-    assert await registry.waiting_jobs(waiting[3].instance_id, 3) == waiting[4:]
-    assert await registry.waiting_jobs(waiting[5].instance_id, 2) == []
+    assert await instances.waiting_jobs(0, 100) == waiting
+    assert await instances.waiting_jobs(0, 2) == waiting[:2]
+    assert await instances.waiting_jobs(waiting[1].instance_id, 2) == waiting[2:4]
+    assert await instances.waiting_jobs(waiting[3].instance_id, 3) == waiting[4:]
+    assert await instances.waiting_jobs(waiting[5].instance_id, 2) == []
 
 
 async def test_waiting_job_is_the_requested_one_when_a_retry_was_requested(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
     for state in ("Error", "Delete_Failed"):
-        failed = await bring_to(registry, state, f"{name} {state}")
-        requested = await registry.request_retry(failed.instance_id)
-        (waiting,) = await registry.waiting_jobs(failed.instance_id - 1, 1)
+        failed = await bring_to(instances, state, f"{name} {state}")
+        requested = await instances.request_retry(failed.instance_id)
+        (waiting,) = await instances.waiting_jobs(failed.instance_id - 1, 1)
         assert waiting == requested.job
 
 
 async def test_job_is_of_the_tenant_when_its_registry_is(
     engine: AsyncEngine, settings: Settings, name: str
 ) -> None:
-    registry = Registry(engine, ExecutionPolicy.from_settings(settings), "tenant1")
-    job = (await registry.reserve(name, Template.MINIMAL)).job
+    instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings), "tenant1")
+    job = (await instances.reserve(name, Template.MINIMAL)).job
     assert job.workflow_id == f"tenant1:{job.ods_instance_id}"
-    assert await registry.waiting_jobs(0, 9) == [job]
+    assert await instances.waiting_jobs(0, 9) == [job]
 
 
 async def test_failed_delete_is_unfinished_when_a_drop_of_its_own_database_was_interrupted(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    deletion = await bring_to(registry, "Delete_Failed", name)
-    assert await registry.unfinished_deletes({f"{deletion.database}_copy": deletion.mark}) == []
-    (found,) = await registry.unfinished_deletes({deletion.database: deletion.mark})
+    deletion = await bring_to(instances, "Delete_Failed", name)
+    assert await instances.unfinished_deletes({f"{deletion.database}_copy": deletion.mark}) == []
+    (found,) = await instances.unfinished_deletes({deletion.database: deletion.mark})
     assert found.job_id == deletion.job_id
 
 
 async def test_failed_delete_is_unfinished_a_few_times_when_outages_have_ended_it(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    deletion = await bring_to(registry, "Pending_Delete", name)
+    deletion = await bring_to(instances, "Pending_Delete", name)
     tries = 0
     while True:
-        assert (await registry.begin(deletion)).held
-        assert await registry.fail(deletion, "away", outage=True)
-        if not await registry.unfinished_deletes({}):
+        assert (await instances.begin(deletion)).held
+        assert await instances.fail(deletion, "away", outage=True)
+        if not await instances.unfinished_deletes({}):
             break
-        due = await registry.release(deletion)
+        due = await instances.release(deletion)
         assert due is not None
         deletion, tries = due, tries + 1
     assert tries == 5
-    retry = (await registry.request_retry(deletion.instance_id)).job  # a person's retry counts anew
-    assert (await registry.begin(retry)).held
-    assert await registry.fail(retry, "away", outage=True)
-    assert len(await registry.unfinished_deletes({})) == 1
+    retry = (await instances.request_retry(deletion.instance_id)).job  # a person's retry counts anew
+    assert (await instances.begin(retry)).held
+    assert await instances.fail(retry, "away", outage=True)
+    assert len(await instances.unfinished_deletes({})) == 1

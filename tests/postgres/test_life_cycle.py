@@ -11,7 +11,7 @@ import asyncpg
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Template
-from registry.instances.store import Registry, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
 from tests.postgres.instance_states import CONNECTION_STRING
 
@@ -138,7 +138,7 @@ class Walk:
     """One walk through the lives of some instances; `tokens` are all attempts that ever were due."""
 
     chance: random.Random
-    registry: Registry
+    instances: InstanceStore
     rows: asyncpg.Connection
     name: str
     tokens: list[InstanceJob] = field(default_factory=list)
@@ -168,7 +168,7 @@ class Walk:
         await self.rows.execute("DELETE FROM dbo.odsinstances")
         for model in self.models:
             model.routed = False
-        job = (await self.registry.reserve(self.name, Template.MINIMAL)).job
+        job = (await self.instances.reserve(self.name, Template.MINIMAL)).job
         self.models.append(Model(job.instance_id, self.name))
         self.tokens.append(job)
 
@@ -186,14 +186,14 @@ class Walk:
         return replace(job, attempt=job.attempt + 1) if self.chance.random() < 0.1 else job
 
     async def request_delete(self) -> None:
-        await self.request(self.registry.request_delete, self.model.request_delete())
+        await self.request(self.instances.request_delete, self.model.request_delete())
 
     async def request_retry(self) -> None:
-        await self.request(self.registry.request_retry, self.model.request_retry())
+        await self.request(self.instances.request_retry, self.model.request_retry())
 
     async def request_rename(self) -> None:
         name = self.name + self.chance.choice(["", " x", " y"])
-        await self.request(self.registry.request_rename, self.model.request_rename(name), name)
+        await self.request(self.instances.request_rename, self.model.request_rename(name), name)
 
     async def request(
         self, ask: Callable[..., Awaitable[Requested]], refusal: type | None, *words: str
@@ -214,7 +214,7 @@ class Walk:
         job = self.token()
         model = self.model_of(job)
         held = model.begin(token_of(job))
-        begun = await self.registry.begin(job)
+        begun = await self.instances.begin(job)
         assert begun.held is held
         obstacles = {
             "Create": False,
@@ -229,7 +229,7 @@ class Walk:
         job = self.token()
         expected = self.model_of(job).finish(token_of(job), "Create")
         try:
-            assert await self.registry.finish_create(job, CONNECTION_STRING) is expected
+            assert await self.instances.finish_create(job, CONNECTION_STRING) is expected
         except NameTakenError:
             assert expected is NameTakenError
 
@@ -237,25 +237,25 @@ class Walk:
         job = self.token()
         expected = self.model_of(job).finish(token_of(job), "Rename")
         try:
-            assert await self.registry.finish_rename(job, CONNECTION_STRING) is expected
+            assert await self.instances.finish_rename(job, CONNECTION_STRING) is expected
         except NameTakenError:
             assert expected is NameTakenError
 
     async def finish_delete(self) -> None:
         job = self.token()
         expected = self.model_of(job).finish(token_of(job), "Delete")
-        assert await self.registry.finish_delete(job) is expected
+        assert await self.instances.finish_delete(job) is expected
 
     async def fail(self) -> None:
         job = self.token()
         expected = self.model_of(job).fail(token_of(job))
-        assert await self.registry.fail(job, "No luck.") is expected
+        assert await self.instances.fail(job, "No luck.") is expected
 
     async def release(self) -> None:
         job = self.token()
         released = self.model_of(job).release(token_of(job))
         due = replace(job, attempt=job.attempt + 1)
-        assert await self.registry.release(job) == (due if released else None)
+        assert await self.instances.release(job) == (due if released else None)
         if released:
             self.tokens.append(due)
 
@@ -297,11 +297,11 @@ class Walk:
 
 
 async def test_status_moves_along_the_diagram_alone_when_anything_is_asked_in_any_order(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
     walked: set[tuple[str, str]] = set()
     for seed in SEEDS:
-        walk = Walk(random.Random(seed), registry, rows, f"{name} {seed}")  # noqa: S311 - for repeatable walks
+        walk = Walk(random.Random(seed), instances, rows, f"{name} {seed}")  # noqa: S311 - for repeatable walks
         try:
             await walk.go()
         except AssertionError as error:

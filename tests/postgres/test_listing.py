@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.queries import ODS_INSTANCES, Catalog
+from registry.instances.queries import ODS_INSTANCES, InstanceQueries
 from registry.storage.listing import Page, by_utf16
 from registry.storage.models import OdsInstance
 from tests.servers import session
@@ -59,14 +59,14 @@ async def fill(dsn: str, rows: list[tuple[str, str | None]]) -> None:
 @example(names=list(BORDERS))
 @example(names=[first + second for first in BORDERS for second in BORDERS])
 async def test_list_is_sorted_by_utf16_code_unit_when_names_are_any_text(
-    catalog: Catalog, registry_dsn: str, names: list[str]
+    queries: InstanceQueries, registry_dsn: str, names: list[str]
 ) -> None:
     await fill(registry_dsn, [(name, None) for name in names])
     expected = sorted(names, key=by_code_unit)
 
-    ascending = await catalog.ods_instances(Page("Name", limit=1000))
-    descending = await catalog.ods_instances(Page("Name", descending=True, limit=1000))
-    part = await catalog.ods_instances(Page("Name", offset=2, limit=3))
+    ascending = await queries.ods_instances(Page("Name", limit=1000))
+    descending = await queries.ods_instances(Page("Name", descending=True, limit=1000))
+    part = await queries.ods_instances(Page("Name", offset=2, limit=3))
 
     assert [row.name for row in ascending] == expected
     assert [row.name for row in descending] == expected[::-1]
@@ -101,21 +101,23 @@ async def test_long_list_begins_at_once_when_its_names_are_sorted(
 
 
 async def test_nulls_come_last_when_ascending_and_first_when_descending(
-    catalog: Catalog, registry_dsn: str
+    queries: InstanceQueries, registry_dsn: str
 ) -> None:
     await fill(registry_dsn, [("1", None), ("2", "b"), ("3", None), ("4", "\U0001f986"), ("5", "a")])
-    ascending = await catalog.ods_instances(Page("InstanceType"))
-    descending = await catalog.ods_instances(Page("InstanceType", descending=True))
+    ascending = await queries.ods_instances(Page("InstanceType"))
+    descending = await queries.ods_instances(Page("InstanceType", descending=True))
 
     assert [row.name for row in ascending] == ["5", "2", "4", "1", "3"]
     assert [row.name for row in descending] == ["1", "3", "4", "2", "5"]
 
 
-async def test_ids_are_sorted_as_numbers_when_they_are_the_order(catalog: Catalog, registry_dsn: str) -> None:
+async def test_ids_are_sorted_as_numbers_when_they_are_the_order(
+    queries: InstanceQueries, registry_dsn: str
+) -> None:
     async with session(registry_dsn) as connection:
         await connection.execute("INSERT INTO dbo.odsinstances VALUES (10, 'a'), (9, 'b'), (100, 'c')")
 
-    assert [row.odsinstanceid for row in await catalog.ods_instances(Page("Id"))] == [9, 10, 100]
+    assert [row.odsinstanceid for row in await queries.ods_instances(Page("Id"))] == [9, 10, 100]
 
 
 def test_first_word_is_the_usual_order_when_a_list_is_described() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.migrations.conflicts import ConflictingRowsError
 from registry.storage.engine import create_registry_engine
@@ -176,8 +176,8 @@ async def test_ids_are_kept_or_reserved_above_all_others_when_rows_are_adopted(
     ids = {name: row["odsinstanceid"] for name, row in (await instances_by_name(adopted)).items()}
     assert [ids.pop(name) for name in ("Done", "Half", "Going", "Stuck")] == [7, 11, 8, 9]
     assert sorted(ids.values()) == [61, 62, 63]
-    registry = Registry(engine := create_registry_engine(dsn), POLICY)
-    assert (await registry.reserve("Another", Template.MINIMAL)).job.ods_instance_id == 64
+    instances = InstanceStore(engine := create_registry_engine(dsn), POLICY)
+    assert (await instances.reserve("Another", Template.MINIMAL)).job.ods_instance_id == 64
     await engine.dispose()
 
 
@@ -238,15 +238,15 @@ async def test_adopted_instances_are_created_and_deleted_when_the_registry_takes
 ) -> None:
     await upgrade(dsn)
     engine = create_registry_engine(dsn)
-    registry = Registry(engine, POLICY)
-    create, delete = await registry.waiting_jobs(0, 10)
+    instances = InstanceStore(engine, POLICY)
+    create, delete = await instances.waiting_jobs(0, 10)
     assert (create.name, create.published) == ("New", False)
     assert (delete.name, delete.published) == ("Going", True)
-    assert (await registry.begin(create)).held
-    assert await registry.holds(create, InstanceStatus.IN_PROGRESS)
-    assert await registry.finish_create(create, CONNECTION_STRING)
-    assert (await registry.begin(delete)).refusal is None
-    assert await registry.finish_delete(delete)
+    assert (await instances.begin(create)).held
+    assert await instances.holds(create, InstanceStatus.IN_PROGRESS)
+    assert await instances.finish_create(create, CONNECTION_STRING)
+    assert (await instances.begin(delete)).refusal is None
+    assert await instances.finish_delete(delete)
     ids = await adopted.fetch("SELECT odsinstanceid FROM dbo.odsinstances WHERE name IN ('New', 'Going')")
     assert [row[0] for row in ids] == [create.ods_instance_id]
     assert (
@@ -255,8 +255,8 @@ async def test_adopted_instances_are_created_and_deleted_when_the_registry_takes
     )
     for name in ("Failed", "Stuck"):
         row = (await instances_by_name(adopted))[name]
-        job = (await registry.request_retry(row["id"])).job
-        assert (await registry.begin(job)).held
+        job = (await instances.request_retry(row["id"])).job
+        assert (await instances.begin(job)).held
     await engine.dispose()
 
 

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from registry.instances.status import Operation, Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError, RefusedError
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
 
@@ -22,10 +22,10 @@ async def was_granted(*requests: object) -> list[bool]:
 
 @pytest.mark.parametrize("state", sorted(RENAMABLE))
 async def test_rename_waits_as_a_new_job_when_the_state_allows_it(
-    registry: Registry, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    earlier = await bring_to(registry, state, name)
-    requested = await registry.request_rename(earlier.instance_id, f"{name} other")
+    earlier = await bring_to(instances, state, name)
+    requested = await instances.request_rename(earlier.instance_id, f"{name} other")
     job = requested.job
     assert (job.operation, job.number, job.attempt) == (Operation.RENAME, earlier.number + 1, 1)
     assert (job.new_name, job.new_database) == (
@@ -40,21 +40,21 @@ async def test_rename_waits_as_a_new_job_when_the_state_allows_it(
 
 @pytest.mark.parametrize("state", [state for state in STATES if state not in {*RENAMABLE, "Deleted"}])
 async def test_rename_is_refused_with_a_next_step_when_the_state_does_not_allow_it(
-    registry: Registry, name: str, state: str
+    instances: InstanceStore, name: str, state: str
 ) -> None:
-    job = await bring_to(registry, state, name)
+    job = await bring_to(instances, state, name)
     with pytest.raises(RefusedError) as refused:
-        await registry.request_rename(job.instance_id, f"{name} other")
+        await instances.request_rename(job.instance_id, f"{name} other")
     assert refused.value.status == status_in(state)
     assert refused.value.reason.endswith("cannot be renamed.")
     assert refused.value.next_step
 
 
 async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_finished(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress_Rename", name)
-    assert await registry.finish_rename(job, "new|connection|string")
+    job = await bring_to(instances, "InProgress_Rename", name)
+    assert await instances.finish_rename(job, "new|connection|string")
     row = await rows.fetchrow(
         "SELECT i.status, i.name, i.odsinstancename, i.databasename, i.newname, i.newdatabasename,"
         " i.errormessage, o.name, o.instancetype, o.connectionstring, j.status"
@@ -68,94 +68,98 @@ async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_
         *("Completed", new, new, job.new_database, None, None, None),
         *(new, "Minimal", "new|connection|string", "Completed"),
     )
-    assert (await registry.reserve(name, Template.MINIMAL)).job.database == job.database
+    assert (await instances.reserve(name, Template.MINIMAL)).job.database == job.database
 
 
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Error_Rename"])
 async def test_both_names_are_taken_when_a_rename_is_not_done(
-    registry: Registry, name: str, state: str
+    instances: InstanceStore, name: str, state: str
 ) -> None:
-    await bring_to(registry, state, name)
-    other = await bring_to(registry, "Completed", f"{name} bystander")
+    await bring_to(instances, state, name)
+    other = await bring_to(instances, "Completed", f"{name} bystander")
     for taken in (name, f"{name} new"):
         with pytest.raises(NameTakenError, match=f"named '{taken}' already exists"):
-            await registry.reserve(taken, Template.SAMPLE)
+            await instances.reserve(taken, Template.SAMPLE)
         with pytest.raises(NameTakenError, match=f"named '{taken}' already exists"):
-            await registry.request_rename(other.instance_id, taken)
-        twin = taken.replace(" ", "_")
+            await instances.request_rename(other.instance_id, taken)
+        duplicate = taken.replace(" ", "_")
         with pytest.raises(NameTakenError, match="database is named"):
-            await registry.reserve(twin, Template.MINIMAL)
+            await instances.reserve(duplicate, Template.MINIMAL)
 
 
-async def test_new_name_is_free_when_the_instance_was_deleted_instead(registry: Registry, name: str) -> None:
-    job = await bring_to(registry, "Error_Rename", name)
-    deletion = (await registry.request_delete(job.instance_id)).job
+async def test_new_name_is_free_when_the_instance_was_deleted_instead(
+    instances: InstanceStore, name: str
+) -> None:
+    job = await bring_to(instances, "Error_Rename", name)
+    deletion = (await instances.request_delete(job.instance_id)).job
     with pytest.raises(NameTakenError):  # the database may have that name
-        await registry.reserve(f"{name} new", Template.MINIMAL)
-    await registry.begin(deletion)
-    await registry.finish_delete(deletion)
-    await registry.reserve(f"{name} new", Template.MINIMAL)
+        await instances.reserve(f"{name} new", Template.MINIMAL)
+    await instances.begin(deletion)
+    await instances.finish_delete(deletion)
+    await instances.reserve(f"{name} new", Template.MINIMAL)
 
 
 async def test_rename_is_refused_when_an_ods_instance_has_the_name(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Completed", name)
+    job = await bring_to(instances, "Completed", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('by hand')")
     with pytest.raises(NameTakenError, match="named 'by hand' already exists"):
-        await registry.request_rename(job.instance_id, "by hand")
+        await instances.request_rename(job.instance_id, "by hand")
 
 
-async def test_own_name_is_free_when_a_failed_rename_is_taken_back(registry: Registry, name: str) -> None:
-    job = await bring_to(registry, "Error_Rename", name)
-    back = (await registry.request_rename(job.instance_id, name)).job
+async def test_own_name_is_free_when_a_failed_rename_is_taken_back(
+    instances: InstanceStore, name: str
+) -> None:
+    job = await bring_to(instances, "Error_Rename", name)
+    back = (await instances.request_rename(job.instance_id, name)).job
     assert (back.new_name, back.new_database) == (name, job.database)
-    assert (await registry.begin(back)).refusal is None
-    assert await registry.finish_rename(back, CONNECTION_STRING)
+    assert (await instances.begin(back)).refusal is None
+    assert await instances.finish_rename(back, CONNECTION_STRING)
 
 
 async def test_one_request_wins_when_creates_and_renames_ask_for_one_name_at_once(
-    registry: Registry, name: str
+    instances: InstanceStore, name: str
 ) -> None:
-    first, second = [await bring_to(registry, "Completed", f"{name} {n}") for n in range(2)]
+    first, second = [await bring_to(instances, "Completed", f"{name} {n}") for n in range(2)]
     for number in range(8):
         wanted = f"{name} wanted {number}"
         granted = await was_granted(
-            registry.request_rename(first.instance_id, wanted),
-            registry.reserve(wanted, Template.SAMPLE),
-            registry.request_rename(second.instance_id, wanted),
+            instances.request_rename(first.instance_id, wanted),
+            instances.reserve(wanted, Template.SAMPLE),
+            instances.request_rename(second.instance_id, wanted),
         )
         assert sum(granted) == 1
         for job, won in ((first, granted[0]), (second, granted[2])):
             if won:  # make it free for the next round
-                (renaming,) = await registry.waiting_jobs(job.instance_id - 1, 1)
-                await registry.begin(renaming)
-                await registry.finish_rename(renaming, CONNECTION_STRING)
+                (renaming,) = await instances.waiting_jobs(job.instance_id - 1, 1)
+                await instances.begin(renaming)
+                await instances.finish_rename(renaming, CONNECTION_STRING)
 
 
 async def test_rename_is_refused_at_its_beginning_when_an_ods_instance_took_the_name_meanwhile(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Pending_Rename", name)
+    job = await bring_to(instances, "Pending_Rename", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.new_name)
-    begun = await registry.begin(job)
+    begun = await instances.begin(job)
     assert begun.held
     assert begun.refusal == f"An instance named '{job.new_name}' already exists. Choose another name."
 
 
 async def test_rename_fails_unchanged_when_an_ods_instance_took_the_name_in_the_end(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress_Rename", name)
+    job = await bring_to(instances, "InProgress_Rename", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.new_name)
     with pytest.raises(NameTakenError):
-        await registry.finish_rename(job, CONNECTION_STRING)
+        await instances.finish_rename(job, CONNECTION_STRING)
     assert await rows.fetchval("SELECT (name, status) = ($1, 'InProgress') FROM adminapi.dbinstances", name)
 
 
 async def test_rename_is_refused_at_its_beginning_when_its_ods_instance_was_removed(
-    registry: Registry, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(registry, "Pending_Rename", name)
+    job = await bring_to(instances, "Pending_Rename", name)
     await rows.execute("DELETE FROM dbo.odsinstances")
-    assert "does not exist any more" in str((await registry.begin(job)).refusal)
+    assert "does not exist any more" in str((await instances.begin(job)).refusal)

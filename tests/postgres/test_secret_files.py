@@ -13,7 +13,7 @@ from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres
 from secret_files import FileSecret
 from settings import Settings
-from tenants.tenant import Tenant, composed
+from tenants.tenant import Tenant, open_tenants
 from tests.servers import NUMBERS, make_settings
 
 DATABASES = {"admin_dsn": "template1", "master_dsn": "postgres"}
@@ -57,7 +57,7 @@ def settings(postgres: EmbeddedPostgres, role: Role) -> Settings:
 
 @pytest.fixture
 async def tenant(settings: Settings) -> AsyncIterator[Tenant]:
-    async with composed(settings) as (tenant,):
+    async with open_tenants(settings) as (tenant,):
         yield tenant
 
 

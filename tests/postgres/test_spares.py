@@ -16,7 +16,7 @@ from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, Made, TemplateSizes, provision, verify
 from databases.server import Server
-from databases.spare_pool import Limits, Shelf, SpareOrder, SpareStock
+from databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
 from databases.spares import SpareMark
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
@@ -62,23 +62,23 @@ def other(wanted: CloneRequest, admin: asyncpg.Connection) -> CloneRequest:
 
 
 @pytest.fixture
-def stock(server: Server, installation: str, template: str) -> SpareStock:
+def stock(server: Server, installation: str, template: str) -> SparePool:
     return stock_of(server, installation, template, PLENTY)
 
 
 @pytest.fixture
-async def spare(stock: SpareStock, installation: str, template: str) -> str:
+async def spare(stock: SparePool, installation: str, template: str) -> str:
     """A ready spare."""
     order = SpareOrder(spares.new_name(installation), template)
-    await stock.fill(order)
+    await stock.replenish(order)
     return order.name
 
 
-def stock_of(server: Server, installation: str, template: str, limits: Limits) -> SpareStock:
+def stock_of(server: Server, installation: str, template: str, limits: Limits) -> SparePool:
     async def identity() -> str:
         return installation
 
-    return SpareStock(server, identity, [template], CloneStrategy.AUTO, limits)
+    return SparePool(server, identity, [template], CloneStrategy.AUTO, limits)
 
 
 async def make_template(admin: asyncpg.Connection, name: str) -> None:
@@ -139,16 +139,16 @@ async def test_spare_is_a_closed_and_marked_copy_when_it_was_filled(
 
 
 async def test_spare_is_made_once_when_its_filling_is_repeated(
-    stock: SpareStock, spare: str, template: str, admin: asyncpg.Connection
+    stock: SparePool, spare: str, template: str, admin: asyncpg.Connection
 ) -> None:
     before = await row_of(admin, spare)
-    await stock.fill(SpareOrder(spare, template))
+    await stock.replenish(SpareOrder(spare, template))
     assert await row_of(admin, spare) == before
 
 
 @pytest.mark.parametrize("step", ["clone", "verify", "execute"])
 async def test_spare_is_unfinished_and_made_anew_when_its_filler_died(
-    stock: SpareStock,
+    stock: SparePool,
     installation: str,
     template: str,
     admin: asyncpg.Connection,
@@ -168,16 +168,16 @@ async def test_spare_is_unfinished_and_made_anew_when_its_filler_died(
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, step, dying)
         with pytest.raises(DatabaseFaultError):
-            await stock.fill(order)
+            await stock.replenish(order)
     left = await oid(admin, order.name)
     assert (await stock.shelves()).unfinished == 1
-    await stock.fill(order)
+    await stock.replenish(order)
     assert await oid(admin, order.name) != left
     assert (await stock.shelves()).templates[0].ready == 1
 
 
 async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
-    stock: SpareStock,
+    stock: SparePool,
     server: Server,
     installation: str,
     template: str,
@@ -206,13 +206,13 @@ async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
     async with in_use(admin, postgres, template):
         ghost = asyncio.create_task(kill())
         await killed.wait()
-    await stock.fill(order)
+    await stock.replenish(order)
     await ghost
     assert await names(admin, installation) == [order.name]
 
 
 async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copied(
-    stock: SpareStock,
+    stock: SparePool,
     installation: str,
     template: str,
     admin: asyncpg.Connection,
@@ -227,24 +227,24 @@ async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copie
 
     monkeypatch.setattr(provisioning, "clone", overtaken)
     with pytest.raises(DatabaseFaultError, match="changed meanwhile") as caught:
-        await stock.fill(SpareOrder(spares.new_name(installation), template))
+        await stock.replenish(SpareOrder(spares.new_name(installation), template))
     assert caught.value.retryable
     assert (await stock.shelves()).unfinished == 1
 
 
 async def test_no_spare_is_made_when_the_template_is_open(
-    stock: SpareStock, installation: str, template: str, admin: asyncpg.Connection
+    stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
     await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
     with pytest.raises(DatabaseFaultError, match=template) as caught:
-        await stock.fill(SpareOrder(spares.new_name(installation), template))
+        await stock.replenish(SpareOrder(spares.new_name(installation), template))
     assert not caught.value.retryable
     assert await names(admin, installation) == []
-    assert (await stock.tidy()).missing == []
+    assert (await stock.prune()).missing == []
 
 
 async def test_spare_is_not_finished_when_somebody_stays_connected_to_it(
-    stock: SpareStock,
+    stock: SparePool,
     server: Server,
     installation: str,
     template: str,
@@ -259,7 +259,7 @@ async def test_spare_is_not_finished_when_somebody_stays_connected_to_it(
 
     monkeypatch.setattr(provisioning, "verify", crowded)
     with pytest.raises(DatabaseFaultError, match="connected"):
-        await stock.fill(order)
+        await stock.replenish(order)
     await strangers[0].close()
 
 
@@ -304,7 +304,7 @@ CHANGES: list[Change] = [_opened_and_closed, _altered, _replaced, _swapped, _ope
 @pytest.mark.parametrize("change", CHANGES)
 async def test_stale_spare_is_not_handed_out_and_removed_when_its_template_changed(
     server: Server,
-    stock: SpareStock,
+    stock: SparePool,
     spare: str,
     wanted: CloneRequest,
     installation: str,
@@ -318,7 +318,7 @@ async def test_stale_spare_is_not_handed_out_and_removed_when_its_template_chang
     assert await exists(admin, spare)
     (shelf,) = (await stock.shelves()).templates
     assert (shelf.ready, shelf.stale) == (0, 1)
-    assert (await stock.tidy()).removed == 1
+    assert (await stock.prune()).removed == 1
     assert await names(admin, installation) == []
 
 
@@ -495,8 +495,8 @@ async def test_spare_is_removed_or_claimed_but_not_both_when_both_race(
 ) -> None:
     stock = stock_of(server, installation, template, PLENTY)
     for _ in range(3):
-        await stock.fill(SpareOrder(spares.new_name(installation), template))
-        tidying = stock_of(server, installation, template, NONE).tidy()
+        await stock.replenish(SpareOrder(spares.new_name(installation), template))
+        tidying = stock_of(server, installation, template, NONE).prune()
         made, tidied = await asyncio.gather(provisioned(server, wanted), tidying)
         assert tidied.removed == (not made.claimed)
         await verify(server, wanted.database)
@@ -505,31 +505,31 @@ async def test_spare_is_removed_or_claimed_but_not_both_when_both_race(
 
 
 async def test_what_is_unfinished_or_invalid_is_removed_unless_somebody_works_on_it(
-    stock: SpareStock, spare: str, installation: str, admin: asyncpg.Connection
+    stock: SparePool, spare: str, installation: str, admin: asyncpg.Connection
 ) -> None:
     unfinished = spares.new_name(installation)
     await admin.execute(f"CREATE DATABASE {unfinished} OWNER {seeding.SERVICE_ROLE}")
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", spare)
     async with locked(admin, unfinished):
-        tidied = await stock.tidy()
+        tidied = await stock.prune()
         assert (tidied.removed, len(tidied.missing)) == (1, 2)
         assert await names(admin, installation) == [unfinished]
-    assert (await stock.tidy()).removed == 1
+    assert (await stock.prune()).removed == 1
     assert await names(admin, installation) == []
 
 
 async def test_rest_is_tidied_when_one_spare_cannot_be_removed(
-    stock: SpareStock, installation: str, admin: asyncpg.Connection
+    stock: SparePool, installation: str, admin: asyncpg.Connection
 ) -> None:
     ours, taken = spares.new_name(installation), spares.new_name(installation)
     await admin.execute(f"CREATE DATABASE {taken}")  # a superuser's
     await admin.execute(f"CREATE DATABASE {ours} OWNER {seeding.SERVICE_ROLE}")
-    assert (await stock.tidy()).removed == 1
+    assert (await stock.prune()).removed == 1
     assert await names(admin, installation) == [taken]
 
 
 async def test_databases_of_others_are_untouched_when_spares_are_tidied(
-    server: Server, stock: SpareStock, installation: str, template: str, admin: asyncpg.Connection
+    server: Server, stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
     stranger = str(uuid.uuid4())
     theirs = [
@@ -541,7 +541,7 @@ async def test_databases_of_others_are_untouched_when_spares_are_tidied(
         await admin.execute(f"CREATE DATABASE {name} OWNER {seeding.SERVICE_ROLE}")
     before = [await fingerprint(admin, name) for name in theirs]
     try:
-        assert (await stock.tidy()).removed == 0
+        assert (await stock.prune()).removed == 0
         assert (await stock.shelves()).unfinished == 0
         assert [await fingerprint(admin, name) for name in theirs] == before
     finally:
@@ -550,31 +550,31 @@ async def test_databases_of_others_are_untouched_when_spares_are_tidied(
 
 
 async def test_missing_spares_are_ordered_and_surplus_ones_removed_when_the_limits_say_so(
-    server: Server, stock: SpareStock, installation: str, template: str, admin: asyncpg.Connection
+    server: Server, stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
-    orders = (await stock.tidy()).missing
+    orders = (await stock.prune()).missing
     assert [order.template for order in orders] == [template] * 2
     for order in orders:
-        await stock.fill(order)
-    assert (await stock.tidy()).missing == []
+        await stock.replenish(order)
+    assert (await stock.prune()).missing == []
     size = await admin.fetchval("SELECT pg_database_size($1)", template)
     (shelf,) = (await stock.shelves()).templates
-    assert shelf == Shelf(template, wanted=2, ready=2, stale=0, size_bytes=shelf.size_bytes)
+    assert shelf == TemplatePool(template, wanted=2, ready=2, stale=0, size_bytes=shelf.size_bytes)
     assert shelf.size_bytes == pytest.approx(2 * size, rel=0.1)
     fewer = stock_of(server, installation, template, replace(PLENTY, size_bytes=int(1.5 * size)))
-    assert (await fewer.tidy()).removed == 1
+    assert (await fewer.prune()).removed == 1
     assert len(await names(admin, installation)) == 1
-    assert (await stock_of(server, installation, template, NONE).tidy()).removed == 1
+    assert (await stock_of(server, installation, template, NONE).prune()).removed == 1
     assert await names(admin, installation) == []
 
 
 async def test_template_gets_no_spares_when_it_is_missing_or_may_not_be_read(
     server: Server, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
-    assert (await stock_of(server, installation, "Nowhere", PLENTY).tidy()).missing == []
+    assert (await stock_of(server, installation, "Nowhere", PLENTY).prune()).missing == []
     await admin.execute(f'REVOKE CONNECT ON DATABASE "{template}" FROM PUBLIC')
     await admin.execute(f'ALTER DATABASE "{template}" OWNER TO postgres')
-    assert (await stock_of(server, installation, template, PLENTY).tidy()).missing == []
+    assert (await stock_of(server, installation, template, PLENTY).prune()).missing == []
 
 
 async def test_templates_size_is_read_again_only_when_its_state_has_changed(

@@ -13,7 +13,7 @@ from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Template
-from registry.instances.store import Registry
+from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 
 
@@ -36,19 +36,19 @@ def refusal(status: RPCStatusCode) -> RPCError:
 
 
 @pytest.fixture
-async def jobs(registry: Registry, name: str) -> list[str]:
+async def jobs(instances: InstanceStore, name: str) -> list[str]:
     """The ids of more jobs than are started at once."""
-    requested = [await registry.reserve(f"{name} {number}", Template.MINIMAL) for number in range(15)]
+    requested = [await instances.reserve(f"{name} {number}", Template.MINIMAL) for number in range(15)]
     return [one.job.job_id for one in requested]
 
 
 @pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "FAILED_PRECONDITION", "ABORTED"])
 async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
-    registry: Registry, jobs: list[str], status: str, caplog: pytest.LogCaptureFixture
+    instances: InstanceStore, jobs: list[str], status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode[status]), jobs[12]: refusal(RPCStatusCode[status])}
-    sweep = SweepActivities(registry, starts.start)
+    sweep = SweepActivities(instances, starts.start)
     with caplog.at_level(logging.WARNING):
         swept = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
 
@@ -73,25 +73,25 @@ async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
     ],
 )
 async def test_page_fails_as_a_whole_when_temporal_is_away(
-    registry: Registry, jobs: list[str], fault: Exception
+    instances: InstanceStore, jobs: list[str], fault: Exception
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode.INVALID_ARGUMENT), jobs[3]: fault}
-    sweep = SweepActivities(registry, starts.start)
+    sweep = SweepActivities(instances, starts.start)
     with pytest.raises(type(fault)) as raised:
         await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert raised.value is fault
 
 
 async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_restart(
-    registry: Registry, server: Server, name: str
+    instances: InstanceStore, server: Server, name: str
 ) -> None:
-    job = await bring_to(registry, "InProgress", name)
+    job = await bring_to(instances, "InProgress", name)
     starts, unused = Starts(), cast("Any", None)
     starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
-    reconcile = ReconcileActivities(registry, server, unused, unused, starts.start)
+    reconcile = ReconcileActivities(instances, server, unused, unused, starts.start)
     assert not await ActivityEnvironment().run(reconcile.restart, job)
-    assert [waiting.job_id for waiting in await registry.waiting_jobs(0, 10)] == [job.job_id]
+    assert [waiting.job_id for waiting in await instances.waiting_jobs(0, 10)] == [job.job_id]
 
     starts.faults = {job.job_id: refusal(RPCStatusCode.UNAVAILABLE)}
     with pytest.raises(RPCError):

@@ -11,7 +11,7 @@ from registry.clients.store import Standing
 HOLDS = Standing(ClientScope.FULL_ACCESS, None)
 
 
-class Registry:
+class InstanceStore:
     """A registry and a clock that the test sets."""
 
     def __init__(self) -> None:
@@ -33,61 +33,61 @@ class Registry:
 
 
 async def test_registry_is_asked_once_when_many_requests_come_within_the_time() -> None:
-    registry = Registry()
-    assert await asyncio.gather(*(registry.find() for _ in range(50))) == [HOLDS] * 50
-    registry.now += 2.9
-    assert await registry.find() == HOLDS
-    assert registry.asked == ["a"]
-    registry.now += 0.2
-    registry.answer = None
-    assert await asyncio.gather(*(registry.find() for _ in range(50))) == [None] * 50
-    assert registry.asked == ["a", "a"]
+    instances = InstanceStore()
+    assert await asyncio.gather(*(instances.find() for _ in range(50))) == [HOLDS] * 50
+    instances.now += 2.9
+    assert await instances.find() == HOLDS
+    assert instances.asked == ["a"]
+    instances.now += 0.2
+    instances.answer = None
+    assert await asyncio.gather(*(instances.find() for _ in range(50))) == [None] * 50
+    assert instances.asked == ["a", "a"]
 
 
 async def test_registry_is_asked_again_when_what_is_asked_is_older_than_what_is_wanted() -> None:
-    registry = Registry()
-    asking = asyncio.create_task(registry.find())
-    while not registry.asked:
+    instances = InstanceStore()
+    asking = asyncio.create_task(instances.find())
+    while not instances.asked:
         await asyncio.sleep(0)
-    registry.now += 1
-    registry.answer = None
-    assert await registry.find(age=0) is None
+    instances.now += 1
+    instances.answer = None
+    assert await instances.find(age=0) is None
     await asking
-    assert registry.asked == ["a", "a"]
+    assert instances.asked == ["a", "a"]
 
 
 async def test_known_client_counts_a_little_longer_when_the_registry_is_away() -> None:
-    registry = Registry()
-    await registry.find()
-    registry.answer = OSError("away")
-    registry.now += 4.9
-    assert await registry.find() == HOLDS
-    registry.now += 0.2
+    instances = InstanceStore()
+    await instances.find()
+    instances.answer = OSError("away")
+    instances.now += 4.9
+    assert await instances.find() == HOLDS
+    instances.now += 0.2
     with pytest.raises(OSError, match="away"):
-        await registry.find()
-    registry.answer = HOLDS
-    assert await registry.find() == HOLDS
+        await instances.find()
+    instances.answer = HOLDS
+    assert await instances.find() == HOLDS
 
 
 async def test_fault_is_raised_for_all_when_an_unknown_client_cannot_be_asked_for() -> None:
-    registry = Registry()
-    registry.answer = OSError("away")
-    found = await asyncio.gather(*(registry.find() for _ in range(3)), return_exceptions=True)
+    instances = InstanceStore()
+    instances.answer = OSError("away")
+    found = await asyncio.gather(*(instances.find() for _ in range(3)), return_exceptions=True)
     assert all(isinstance(fault, OSError) for fault in found)
-    assert registry.asked == ["a"]
+    assert instances.asked == ["a"]
 
 
 async def test_others_get_the_answer_when_the_request_that_asked_is_cancelled() -> None:
-    registry = Registry()
-    first, second = asyncio.create_task(registry.find()), asyncio.create_task(registry.find())
+    instances = InstanceStore()
+    first, second = asyncio.create_task(instances.find()), asyncio.create_task(instances.find())
     await asyncio.sleep(0)
     first.cancel()
     assert await second == HOLDS
-    assert registry.asked == ["a"]
+    assert instances.asked == ["a"]
 
 
 async def test_memory_is_bounded_when_there_are_many_clients() -> None:
-    registry = Registry()
+    instances = InstanceStore()
     for number in range(10_100):
-        await registry.standings.find(str(number), registry.now)
-    assert len(registry.standings) == 10_000
+        await instances.standings.find(str(number), instances.now)
+    assert len(instances.standings) == 10_000

@@ -5,7 +5,7 @@ import traceback
 import asyncpg
 import pytest
 
-from databases.errors import DatabaseFaultError, NotOursError, faults_explained
+from databases.errors import DatabaseFaultError, NotOursError, translate_postgres_errors
 
 RETRYABLE = [
     *("55006", "57P01", "57P03"),
@@ -21,7 +21,7 @@ FINAL = [
 
 
 def fault(error: Exception, reasons: dict[str, str] | None = None) -> DatabaseFaultError:
-    with pytest.raises(DatabaseFaultError) as caught, faults_explained(reasons or {}):
+    with pytest.raises(DatabaseFaultError) as caught, translate_postgres_errors(reasons or {}):
         raise error
     return caught.value
 
@@ -97,5 +97,5 @@ def test_fault_passes_unchanged_when_it_was_explained_before() -> None:
 
 
 def test_fault_passes_unchanged_when_it_is_none_of_the_database() -> None:
-    with pytest.raises(ZeroDivisionError), faults_explained({}):
+    with pytest.raises(ZeroDivisionError), translate_postgres_errors({}):
         raise ZeroDivisionError

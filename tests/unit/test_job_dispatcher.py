@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.job_dispatcher import Launcher
+from api.job_dispatcher import JobDispatcher
 from registry.instances.jobs import InstanceJob
 from settings import Trigger
 from tests.unit.example import JOB
@@ -27,30 +27,30 @@ class SlowTemporal:
         """Never asked for."""
 
 
-def launcher(temporal: SlowTemporal) -> Launcher:
+def dispatcher(temporal: SlowTemporal) -> JobDispatcher:
     starter: Any = temporal
-    return Launcher(starter, starter, temporal.sweep, Trigger.IMMEDIATE)
+    return JobDispatcher(starter, starter, temporal.sweep, Trigger.IMMEDIATE)
 
 
 async def test_job_is_started_after_the_answer_when_temporal_is_slow() -> None:
     temporal = SlowTemporal()
-    launching = launcher(temporal)
+    launching = dispatcher(temporal)
     await asyncio.wait_for(launching.launch(JOB, "somebody"), 1)
     assert temporal.started == []
     temporal.ready.set()
-    await launching.settle()
+    await launching.drain()
     assert temporal.started == [JOB.job_id]
 
 
 async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
     temporal = SlowTemporal()
-    launching = launcher(temporal)
+    launching = dispatcher(temporal)
     request = asyncio.create_task(launching.launch(JOB, "somebody"))
     await asyncio.sleep(0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     temporal.ready.set()
-    await launching.settle()
+    await launching.drain()
     assert temporal.started == [JOB.job_id]
 
 
@@ -58,6 +58,6 @@ async def test_fault_is_told_discreetly_when_nobody_foresaw_it(caplog: pytest.Lo
     temporal = SlowTemporal()
     temporal.fault = KeyError("password=hunter2")
     temporal.ready.set()
-    await launcher(temporal).launch(JOB, "somebody")
+    await dispatcher(temporal).launch(JOB, "somebody")
     assert f"{JOB.job_id} waits for the next sweep: KeyError" in caplog.text
     assert "hunter2" not in caplog.text

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from logs import DiscreetFormatter, configure_logging, fault_name
+from logs import RedactingFormatter, configure_logging, fault_name
 
 SECRET = "postgresql://u:hidden@h/d"
 
@@ -19,7 +19,7 @@ def stream() -> io.StringIO:
 def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
     logger = logging.Logger("discreet")  # noqa: LOG001 - known to nobody but the test
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
     logger.addHandler(handler)
     yield logger
     handler.close()

@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 from api.http.problems import ProblemError
-from api.middleware.route_table import Places
+from api.middleware.route_table import RouteTable
 
 router = APIRouter(prefix="/v2/things")
 
@@ -25,10 +25,10 @@ def several(limit: int = 0) -> None:
 
 
 @pytest.fixture
-def places() -> Places:
+def places() -> RouteTable:
     app = FastAPI()
     app.include_router(router)
-    return Places(app.routes)
+    return RouteTable(app.routes)
 
 
 def scope(path: str, query: bytes = b"", method: str = "GET", root_path: str = "") -> dict[str, Any]:
@@ -48,32 +48,32 @@ def scope(path: str, query: bytes = b"", method: str = "GET", root_path: str = "
     ],
 )
 def test_path_is_spelled_as_the_endpoint_spells_it_when_it_comes_in_another_case(
-    places: Places, asked: str, meant: str
+    places: RouteTable, asked: str, meant: str
 ) -> None:
     request = scope(asked)
-    places.settle(request)
+    places.normalize(request)
     assert request["path"] == meant
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/v2", "/v2/things/a/b", "/v2/things//", "//v2/things", "/v2/things\n", "/v2/thing\u017f"]
 )
-def test_path_is_not_found_when_no_endpoint_has_it(places: Places, path: str) -> None:
+def test_path_is_not_found_when_no_endpoint_has_it(places: RouteTable, path: str) -> None:
     with pytest.raises(ProblemError) as refusal:
-        places.settle(scope(path))
+        places.normalize(scope(path))
     assert refusal.value.status is HTTPStatus.NOT_FOUND
 
 
-def test_all_verbs_of_the_path_are_told_when_the_verb_is_wrong(places: Places) -> None:
+def test_all_verbs_of_the_path_are_told_when_the_verb_is_wrong(places: RouteTable) -> None:
     with pytest.raises(ProblemError) as refusal:
-        places.settle(scope("/v2/things/1", method="PUT"))
+        places.normalize(scope("/v2/things/1", method="PUT"))
     assert refusal.value.status is HTTPStatus.METHOD_NOT_ALLOWED
     assert refusal.value.headers == {"Allow": "DELETE, GET"}
 
 
-def test_word_wins_over_parameter_when_only_the_parameter_has_the_verb(places: Places) -> None:
+def test_word_wins_over_parameter_when_only_the_parameter_has_the_verb(places: RouteTable) -> None:
     with pytest.raises(ProblemError) as refusal:
-        places.settle(scope("/v2/things/manage", method="DELETE"))
+        places.normalize(scope("/v2/things/manage", method="DELETE"))
     assert refusal.value.status is HTTPStatus.METHOD_NOT_ALLOWED
     assert refusal.value.headers == {"Allow": "GET"}
 
@@ -89,14 +89,16 @@ def test_word_wins_over_parameter_when_only_the_parameter_has_the_verb(places: P
     ],
 )
 def test_names_of_queries_are_spelled_as_the_endpoint_spells_them_when_they_come_in_another_case(
-    places: Places, path: str, asked: bytes, meant: bytes
+    places: RouteTable, path: str, asked: bytes, meant: bytes
 ) -> None:
     request = scope(path, asked)
-    places.settle(request)
+    places.normalize(request)
     assert request["query_string"] == meant
 
 
-def test_path_of_a_mounted_service_is_found_when_a_proxy_has_put_something_before_it(places: Places) -> None:
+def test_path_of_a_mounted_service_is_found_when_a_proxy_has_put_something_before_it(
+    places: RouteTable,
+) -> None:
     request = scope("/ods/V2/things", root_path="/ods")
-    places.settle(request)
+    places.normalize(request)
     assert request["path"] == "/ods/v2/things"

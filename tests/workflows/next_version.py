@@ -3,7 +3,7 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.registry import RegistryActivities
+    from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.create_instance import CreateInstance
@@ -19,7 +19,7 @@ class _OneStepMore(JobWorkflow):
 
     async def look_again(self) -> None:
         await workflow.execute_activity_method(
-            RegistryActivities.begin, self.job, **options.status_write(self.job.policy, "Look again")
+            StatusActivities.begin, self.job, **options.status_write(self.job.policy, "Look again")
         )
 
     async def clean_up(self) -> bool:
@@ -34,7 +34,7 @@ class Patched(_OneStepMore):
 
     @workflow.run
     async def run(self, job: InstanceJob) -> str:
-        return await self.see_through()
+        return await self.run_job()
 
     async def look_again(self) -> None:
         if workflow.patched(PATCH):
@@ -49,4 +49,4 @@ class Unpatched(_OneStepMore):
 
     @workflow.run
     async def run(self, job: InstanceJob) -> str:
-        return await self.see_through()
+        return await self.run_job()

@@ -12,15 +12,15 @@ from typing import Any
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import Provisioned
+from activities.databases import ProvisionResult
 from activities.education_organizations import PageRead, PageToRead
 from activities.reconcile import DriftReport, Leftovers, StuckPage
 from activities.refreshes import RefreshResult
-from activities.sweep import SweepPage, SweptPage
-from databases.spare_pool import SpareOrder, Tidied
+from activities.sweep import SweepPage, SweepResult
+from databases.spare_pool import PruneResult, SpareOrder
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import InstanceJob, JobFailure, JobWait
-from registry.instances.store import Begun
+from registry.instances.store import BeginResult
 from tenants.drift import Drift
 
 
@@ -40,15 +40,15 @@ class Script:
         self.attempts: list[int] = []
         self.faults: dict[str, list[Exception | None]] = defaultdict(list)
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
-        self.begun = Begun(held=True)
+        self.begun = BeginResult(held=True)
         self.finished_on_the_way = False
         self.recorded = True
         self.due = False
-        self.pages: list[SweptPage] = []
+        self.pages: list[SweepResult] = []
         self.stuck: list[StuckPage] = []
         self.leftovers: list[Leftovers] = []
         self.drifts: list[Drift] = []
-        self.tidied = Tidied(0, [])
+        self.tidied = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
         self.results: list[RefreshResult] = []
@@ -61,7 +61,7 @@ class Script:
             raise fault
 
     @activity.defn
-    async def begin(self, job: InstanceJob) -> Begun:
+    async def begin(self, job: InstanceJob) -> BeginResult:
         self.attempts.append(job.attempt)
         await self._follow("begin")
         return self.begun
@@ -72,9 +72,9 @@ class Script:
         return self.due
 
     @activity.defn
-    async def provision(self, job: InstanceJob) -> Provisioned:
+    async def provision(self, job: InstanceJob) -> ProvisionResult:
         await self._follow("provision")
-        return Provisioned(job.database, 1, self.finished_on_the_way)
+        return ProvisionResult(job.database, 1, self.finished_on_the_way)
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
@@ -90,8 +90,8 @@ class Script:
     async def rename(self, job: InstanceJob) -> None:
         await self._follow("rename")
 
-    @activity.defn
-    async def discard(self, job: InstanceJob) -> bool | None:
+    @activity.defn(name="discard")
+    async def compensate(self, job: InstanceJob) -> bool | None:
         await self._follow("discard")
         return self.followed
 
@@ -118,7 +118,7 @@ class Script:
         return self.recorded
 
     @activity.defn
-    async def dispatch_page(self, page: SweepPage) -> SweptPage:
+    async def dispatch_page(self, page: SweepPage) -> SweepResult:
         await self._follow(f"dispatch_page after {page.after}")
         return self.pages.pop(0)
 
@@ -142,13 +142,13 @@ class Script:
         await self._follow("report_drift")
         return DriftReport(self.drifts, len(self.drifts))
 
-    @activity.defn
-    async def tidy_spares(self) -> Tidied:
+    @activity.defn(name="tidy_spares")
+    async def prune_spares(self) -> PruneResult:
         await self._follow("tidy_spares")
         return self.tidied
 
-    @activity.defn
-    async def fill_spare(self, order: SpareOrder) -> None:
+    @activity.defn(name="fill_spare")
+    async def replenish_spare(self, order: SpareOrder) -> None:
         await self._follow(f"fill_spare {order.name}")
 
     @activity.defn
@@ -187,7 +187,7 @@ class Script:
             self.finish_create,
             self.drop,
             self.rename,
-            self.discard,
+            self.compensate,
             self.finish_delete,
             self.finish_rename,
             self.fail,
@@ -197,8 +197,8 @@ class Script:
             self.restart,
             self.find_leftovers,
             self.report_drift,
-            self.tidy_spares,
-            self.fill_spare,
+            self.prune_spares,
+            self.replenish_spare,
             self.request_refresh,
             self.dispatch_refreshes,
             self.begin_refresh,

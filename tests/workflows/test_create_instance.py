@@ -13,7 +13,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import Begun
+from registry.instances.store import BeginResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance
@@ -62,7 +62,7 @@ async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
 async def test_nothing_is_touched_when_the_job_is_no_longer_due(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
-    script.begun = Begun(held=False)
+    script.begun = BeginResult(held=False)
     handle = await start(job)
     assert "nothing was done" in await handle.result()
     assert script.calls == ["begin"]

@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import Begun
+from registry.instances.store import BeginResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.delete_instance import DeleteInstance
@@ -54,7 +54,7 @@ async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
 async def test_nothing_is_dropped_when_the_ods_instance_is_in_use(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.begun = Begun(held=True, refusal="The ODS instance is in use by Applications.")
+    script.begun = BeginResult(held=True, refusal="The ODS instance is in use by Applications.")
     handle = await start()
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()

@@ -2,7 +2,7 @@ import uuid
 
 from temporalio.client import Client
 
-from activities.sweep import SweptPage
+from activities.sweep import SweepResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
 from workflows.pending_sweep import PendingSweep
@@ -11,7 +11,7 @@ from workflows.pending_sweep import PendingSweep
 async def test_rows_are_dispatched_page_by_page_when_there_are_many(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(100, 140), SweptPage(30, 171), SweptPage(0, None)]
+    script.pages = [SweepResult(100, 140), SweepResult(30, 171), SweepResult(0, None)]
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 130
     assert script.calls == [
@@ -27,9 +27,9 @@ async def test_rest_is_dispatched_and_the_refused_are_counted_when_temporal_refu
     client: Client, queue: str, script: Script
 ) -> None:
     script.pages = [
-        SweptPage(98, 140, ["CreateInstanceJob-7-1", "b"]),
-        SweptPage(0, 141, ["c"]),
-        SweptPage(0, None),
+        SweepResult(98, 140, ["CreateInstanceJob-7-1", "b"]),
+        SweepResult(0, 141, ["c"]),
+        SweepResult(0, None),
     ]
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 98
@@ -40,7 +40,7 @@ async def test_rest_is_dispatched_and_the_refused_are_counted_when_temporal_refu
 async def test_refreshes_are_dispatched_when_no_row_waits(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(0, None)]
+    script.pages = [SweepResult(0, None)]
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 0
     assert script.calls == ["dispatch_page after 0", "dispatch_refreshes"]
@@ -50,7 +50,7 @@ async def test_refreshes_are_dispatched_when_no_row_waits(
 async def test_sweep_goes_on_when_the_registry_was_away(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(0, None)]
+    script.pages = [SweepResult(0, None)]
     script.faults["dispatch_page after 0"] = [OSError("registry away")] * 10
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 0
@@ -60,7 +60,7 @@ async def test_sweep_goes_on_when_the_registry_was_away(
 async def test_sweep_continues_as_new_when_its_history_holds_enough_pages(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:
-    script.pages = [SweptPage(100, 100 * number) for number in range(1, 52)] + [SweptPage(0, None)]
+    script.pages = [SweepResult(100, 100 * number) for number in range(1, 52)] + [SweepResult(0, None)]
     handle = await client.start_workflow(PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=queue)
     assert await handle.result() == 5_100
     assert script.calls[-3:] == ["dispatch_page after 5000", "dispatch_page after 5100", "dispatch_refreshes"]

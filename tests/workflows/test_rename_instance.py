@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import Begun
+from registry.instances.store import BeginResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow
@@ -59,7 +59,7 @@ async def test_instance_is_begun_renamed_and_finished_when_nothing_fails(
 async def test_nothing_is_renamed_when_the_job_is_no_longer_due(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.begun = Begun(held=False)
+    script.begun = BeginResult(held=False)
     handle = await start()
     assert "nothing was done" in await handle.result()
     assert script.calls == ["begin"]
@@ -69,7 +69,7 @@ async def test_nothing_is_renamed_when_the_job_is_no_longer_due(
 async def test_instance_keeps_its_name_when_the_new_one_was_taken_meanwhile(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.begun = Begun(held=True, refusal="An instance named 'Big Bend' already exists.")
+    script.begun = BeginResult(held=True, refusal="An instance named 'Big Bend' already exists.")
     handle = await start()
     await _failed(handle)
     assert script.calls == ["begin", "fail", "discard"]

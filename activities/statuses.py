@@ -13,36 +13,38 @@ from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import InstanceJob, JobFailure, JobWait
 from registry.instances.status import Operation
-from registry.instances.store import Begun, Registry
+from registry.instances.store import BeginResult, InstanceStore
 from registry.storage.errors import NameTakenError
 
 _LOOK_SECONDS = 2
 
 
-class RegistryActivities:
+class StatusActivities:
     """The first and the last step of every job: each is one guarded transaction and may be repeated."""
 
-    def __init__(self, registry: Registry, connection_strings: OdsConnectionStrings, server: Server) -> None:
-        self._registry = registry
+    def __init__(
+        self, instances: InstanceStore, connection_strings: OdsConnectionStrings, server: Server
+    ) -> None:
+        self._instances = instances
         self._connection_strings = connection_strings
         self._server = server
 
     @activity.defn
-    async def begin(self, job: InstanceJob) -> Begun:
+    async def begin(self, job: InstanceJob) -> BeginResult:
         """Take the instance for this attempt of the job."""
         with as_application_error():
-            return await self._registry.begin(job, await self._refusal(job))
+            return await self._instances.begin(job, await self._refusal(job))
 
     @activity.defn
     async def is_due(self, job: InstanceJob) -> bool:
         """Whether the instance waits for this attempt of the job."""
-        return await self._registry.is_due(job)
+        return await self._instances.is_due(job)
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         """Record `Completed` and route the ODS/API to the new database."""
         try:
-            return await self._registry.finish_create(job, self._connection_strings.encrypted(job.database))
+            return await self._instances.finish_create(job, self._connection_strings.encrypted(job.database))
         except NameTakenError as error:
             raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
@@ -50,7 +52,7 @@ class RegistryActivities:
     async def finish_rename(self, job: InstanceJob) -> bool:
         """Record `Completed` under the new names and route the ODS/API to the renamed database."""
         try:
-            return await self._registry.finish_rename(
+            return await self._instances.finish_rename(
                 job, self._connection_strings.encrypted(job.final_database)
             )
         except NameTakenError as error:
@@ -59,17 +61,17 @@ class RegistryActivities:
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record `Deleted`."""
-        return await self._registry.finish_delete(job)
+        return await self._instances.finish_delete(job)
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
-        return await self._registry.fail(failure.job, failure.reason, outage=failure.outage)
+        return await self._instances.fail(failure.job, failure.reason, outage=failure.outage)
 
     @activity.defn
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for."""
-        await self._registry.record_wait(wait)
+        await self._instances.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
         """Why a delete must not even begin: it would end the routing to a database that it may not drop.
