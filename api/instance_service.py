@@ -125,7 +125,7 @@ class _InstanceRequests:
         """Request that the instance gets the name in `body`."""
         self._noting.instance = instance_id
         # Before the body is judged: that there is no such instance counts for more.
-        template = (await self._services.queries.instance(instance_id)).databasetemplate
+        template = (await self._services.queries.instance(instance_id)).database_template
         name = body.get("name")
         errors = {
             "Name": _name_faults(name),

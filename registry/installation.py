@@ -121,10 +121,10 @@ class InstallationStore:
             state: where it is.
             first: do nothing if that was ever recorded before.
         """
-        confirmed = {"registrysystem": state.here.system, "registrydatabase": state.here.database}
+        confirmed = {"registry_system": state.here.system, "registry_database": state.here.database}
         statement = update(Installation).values(**confirmed)
         if first:
-            statement = statement.where(Installation.registrysystem.is_(None))
+            statement = statement.where(Installation.registry_system.is_(None))
         async with self._sessions() as session:
             await session.execute(statement)
         self.forget()
@@ -135,7 +135,7 @@ class InstallationStore:
             Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid))
         )
         async with self._sessions() as session:
-            await session.execute(update(Installation).values(serversystem=system, neighbours=added))
+            await session.execute(update(Installation).values(server_system=system, neighbours=added))
         self.forget()
 
     async def renew(self) -> str:
@@ -147,9 +147,9 @@ class InstallationStore:
         identifier = str(uuid4())
         renewed = {
             "id": UUID(identifier),
-            "registrysystem": state.here.system,
-            "registrydatabase": state.here.database,
-            "serversystem": None,
+            "registry_system": state.here.system,
+            "registry_database": state.here.database,
+            "server_system": None,
             "neighbours": [],
         }
         marked = (
@@ -166,9 +166,9 @@ class InstallationStore:
     async def _read(self) -> InstallationState:
         query = select(
             Installation.id,
-            Installation.registrysystem,
-            Installation.registrydatabase,
-            Installation.serversystem,
+            Installation.registry_system,
+            Installation.registry_database,
+            Installation.server_system,
             Installation.neighbours,
             _SYSTEM.label("system"),
             _DATABASE.label("database"),
@@ -179,11 +179,11 @@ class InstallationStore:
 
 def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns have no types here
     here = RegistryPlace(row.system, row.database)
-    confirmed = RegistryPlace(row.registrysystem, row.registrydatabase) if row.registrysystem else None
+    confirmed = RegistryPlace(row.registry_system, row.registry_database) if row.registry_system else None
     return InstallationState(
         id=str(row.id),
         confirmed=confirmed,
         here=here,
-        server=row.serversystem,
+        server=row.server_system,
         neighbours=frozenset(map(str, row.neighbours)),
     )

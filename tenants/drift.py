@@ -138,11 +138,11 @@ class DriftDetector:
 
     def _ods_instances_without_database(self, seen: Snapshot) -> Iterator[Drift]:
         for ods_instance in seen.ods_instances:
-            database = self._connection_strings.local_database(ods_instance.connectionstring)
+            database = self._connection_strings.local_database(ods_instance.connection_string)
             if database is not None and database not in seen.databases:
                 yield Drift(
                     DriftKind.ODS_INSTANCE_WITHOUT_DATABASE,
-                    f"{ods_instance.odsinstanceid} {ods_instance.name}",
+                    f"{ods_instance.ods_instance_id} {ods_instance.name}",
                     f"The ODS/API routes to the database '{database}', which does not exist.",
                 )
 
@@ -169,7 +169,7 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
 def _started_later(seen: Snapshot) -> list[StartedJob]:
     """Jobs of this installation that Temporal remembers, and of which the registry knows nothing."""
-    known = {str(row.mark): row.jobnumber for row in seen.instances}
+    known = {str(row.mark): row.job_number for row in seen.instances}
     return [
         job
         for job in seen.started
@@ -215,7 +215,7 @@ def _second_databases(seen: Snapshot) -> Iterator[Drift]:
     for database in seen.databases.values():
         if database.owner is not None and database.mark in seen.known_marks:
             names[database.mark].append(database.name)
-    called = {str(row.mark): row.databasename for row in seen.instances}
+    called = {str(row.mark): row.database_name for row in seen.instances}
     for mark, several in names.items():
         if len(several) > 1:
             its = called.get(mark or "")
@@ -228,18 +228,18 @@ def _second_databases(seen: Snapshot) -> Iterator[Drift]:
 
 
 def _instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
-    routed = {ods_instance.odsinstanceid for ods_instance in seen.ods_instances}
+    routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
     for instance in seen.instances:
         if not _is_usable(instance) or str(instance.mark) in published_later:
             continue
         subject = f"{instance.id} {instance.name}"
-        database = seen.databases.get(instance.databasename)
+        database = seen.databases.get(instance.database_name)
         if (fault := _fault(database, instance)) is not None:
-            words = f"The instance is {instance.status}, but its database '{instance.databasename}' {fault}."
+            words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
-        if instance.odsinstanceid not in routed:
+        if instance.ods_instance_id not in routed:
             words = (
-                f"The instance is {instance.status}, but there is no ODS instance {instance.odsinstanceid}."
+                f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
             )
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
@@ -265,7 +265,7 @@ def _is_usable(instance: DbInstance) -> bool:
 
 
 def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
-    live_names = {row.databasename for row in seen.instances}
+    live_names = {row.database_name for row in seen.instances}
     live_marks = {str(row.mark) for row in seen.instances}
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:

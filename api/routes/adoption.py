@@ -76,7 +76,7 @@ async def get_instance_database(
             instance = await _instance(services, session, instance_id, database_name)
             if instance is None:
                 return await _lost_instance(services, session, instance_id, str(database_name))
-            database = database_name or instance.databasename
+            database = database_name or instance.database_name
             found = await adoption.look(
                 session, _owner(services, instance), database, await _needed(services)
             )
@@ -104,7 +104,7 @@ async def adopt_instance_database(
     if instance is None:
         return await _restored(services, instance_id, str(database_name))
     owner, needed = _owner(services, instance), await _needed(services)
-    database = database_name or instance.databasename
+    database = database_name or instance.database_name
     called = None if database_name is None else _called(services, database)
     with _faults_told():
         async with services.server.session() as session:
@@ -208,7 +208,7 @@ def _judged(found: Candidate | None, instance: DbInstance) -> Candidate | None:
 
     On a server may be the registries of other tenants, of the same role: none shall be dropped as a database.
     """
-    if found is None or found.obstacle or found.adopted or found.name == instance.databasename:
+    if found is None or found.obstacle or found.adopted or found.name == instance.database_name:
         return found
     return found if instance_named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
 
@@ -242,7 +242,7 @@ def _owner(services: Services, instance: DbInstance) -> Owner:
     number, attempt = instance.publication
     return Owner(
         services.tenant,
-        instance.odsinstanceid,
+        instance.ods_instance_id,
         _JOB,
         str(instance.mark),
         number,
@@ -262,7 +262,7 @@ def _answer(instance: DbInstance, database: str, found: Candidate | None) -> Ins
         id=instance.id,
         name=instance.name,
         status=instance.status,
-        ods_instance_id=instance.odsinstanceid,
+        ods_instance_id=instance.ods_instance_id,
         database_name=found.name,
         owner=found.owner,
         size_bytes=found.size_bytes,

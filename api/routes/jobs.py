@@ -35,10 +35,10 @@ async def get_job(jobId: str, services: ServicesDep) -> JobAnswer:  # noqa: N803
     if job is None:
         raise ProblemError.not_found("job", jobId)
     return JobAnswer(
-        job_id=job.jobid,
+        job_id=job.job_id,
         status=job.status,
-        created_at=job.createdat,
-        finished_at=job.finishedat,
-        error_message=job.errormessage,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        error_message=job.error_message,
         waiting=Waiting.of(job),
     )

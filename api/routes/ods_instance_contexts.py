@@ -75,7 +75,7 @@ async def list_contexts(services: ServicesDep, page: Annotated[Page, page_of(CON
 async def create_context(draft: Draft, services: ServicesDep, response: Response) -> ContextAnswer:
     """Give an ODS instance a context."""
     row = await services.contexts.create(draft)
-    response.headers["Location"] = f"/odsInstanceContexts/{row.odsinstancecontextid}"
+    response.headers["Location"] = f"/odsInstanceContexts/{row.id}"
     return ContextAnswer.of(row)
 
 

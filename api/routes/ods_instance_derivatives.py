@@ -79,7 +79,7 @@ async def list_derivatives(services: ServicesDep, page: Annotated[Page, page_of(
 async def create_derivative(draft: Draft, services: ServicesDep, response: Response) -> DerivativeAnswer:
     """Give an ODS instance a derivative."""
     row = await services.derivatives.create(draft)
-    response.headers["Location"] = f"/odsInstanceDerivatives/{row.odsinstancederivativeid}"
+    response.headers["Location"] = f"/odsInstanceDerivatives/{row.id}"
     return DerivativeAnswer.of(row)
 
 

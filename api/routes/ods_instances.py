@@ -89,7 +89,7 @@ async def create_ods_instance(draft: Draft, services: ServicesDep, response: Res
     """Record an ODS instance, whose database somebody else looks after."""
     row = await services.ods_instances.create(draft)
     # Clients read the digits; the Admin API leaves its version out.
-    response.headers["Location"] = f"/odsInstances/{row.odsinstanceid}"
+    response.headers["Location"] = f"/odsInstances/{row.ods_instance_id}"
     return OdsInstanceAnswer.of(row)
 
 
@@ -98,9 +98,9 @@ async def get_ods_instance(instance_id: OdsInstanceId, services: ServicesDep) ->
     """One ODS instance, with its contexts and derivatives."""
     row, queries = await _existing(services, instance_id), services.queries
     return OdsInstanceDetails(
-        id=row.odsinstanceid,
+        id=row.ods_instance_id,
         name=row.name,
-        instance_type=row.instancetype,
+        instance_type=row.instance_type,
         ods_instance_contexts=[ContextAnswer.of(one) for one in await queries.contexts_of(instance_id)],
         ods_instance_derivatives=[
             DerivativeAnswer.of(one) for one in await queries.derivatives_of(instance_id)

@@ -45,9 +45,9 @@ class Waiting(ResponseModel):
     @classmethod
     def of(cls, job: Job) -> Self | None:
         """What the job waits for; None if it waits for nothing."""
-        if job.waitingfor is None or job.waitingsince is None or job.waitinguntil is None:
+        if job.waiting_for is None or job.waiting_since is None or job.waiting_until is None:
             return None
-        return cls(reason=job.waitingfor, since=job.waitingsince, until=job.waitinguntil)
+        return cls(reason=job.waiting_for, since=job.waiting_since, until=job.waiting_until)
 
 
 async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:

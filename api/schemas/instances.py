@@ -40,7 +40,7 @@ class Accepted(ResponseModel):
         return cls(
             id=instance.id,
             name=instance.name,
-            ods_instance_id=instance.odsinstanceid,
+            ods_instance_id=instance.ods_instance_id,
             status=instance.status,
             job_id=job,
             location=_job_path(job),
@@ -103,7 +103,7 @@ async def _waits(rows: Sequence[DbInstance], services: Services) -> dict[int, Wa
     if not rows:
         return {}
     jobs = await services.queries.waiting_jobs([job for row in rows if (job := _job_id(row))])
-    waits = {job.jobid: Waiting.of(job) for job in jobs}
+    waits = {job.job_id: Waiting.of(job) for job in jobs}
     return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
 
 
@@ -114,13 +114,13 @@ async def _progress(rows: Sequence[DbInstance], services: Services) -> dict[int,
     ages = await services.queries.job_ages([job for row in rows if (job := _job_id(row))])
     usual = {
         kind: await services.queries.usual_duration(*kind)
-        for kind in {(row.operation, row.databasetemplate) for row in rows}
+        for kind in {(row.operation, row.database_template) for row in rows}
     }
     return {
         row.id: Progress(
             phase=_phase(row) or row.status,
             elapsed_seconds=round(ages.get(_job_id(row) or "", 0), 3),
-            estimated_seconds=_rounded(usual[row.operation, row.databasetemplate]),
+            estimated_seconds=_rounded(usual[row.operation, row.database_template]),
         )
         async for row in paced(rows)
     }
@@ -132,7 +132,7 @@ def _instance(
     job = _job_id(row)
     links = Links(
         job=_job_path(job) if job else None,
-        workflow=services.workflow_url(row.odsinstanceid) if job else None,
+        workflow=services.workflow_url(row.ods_instance_id) if job else None,
     )
     columns = Instance.model_validate(row)
     return columns.model_copy(
@@ -146,9 +146,9 @@ def _phase(row: DbInstance) -> str | None:
 
 def _job_id(row: DbInstance) -> str | None:
     """The row's last job; deleted rows that an Admin API left behind may have none."""
-    if row.odsinstanceid is None:
+    if row.ods_instance_id is None:
         return None
-    return job_id(Operation(row.operation), row.odsinstanceid, row.jobnumber)
+    return job_id(Operation(row.operation), row.ods_instance_id, row.job_number)
 
 
 def _job_path(job: str) -> str:

@@ -17,7 +17,7 @@ class OdsInstanceAnswer(ResponseModel):
     @classmethod
     def of(cls, row: OdsInstance) -> Self:
         """The answer for `row`."""
-        return cls(id=row.odsinstanceid, name=row.name, instance_type=row.instancetype)
+        return cls(id=row.ods_instance_id, name=row.name, instance_type=row.instance_type)
 
 
 class ContextAnswer(ResponseModel):
@@ -32,10 +32,10 @@ class ContextAnswer(ResponseModel):
     def of(cls, row: OdsInstanceContext) -> Self:
         """The answer for `row`."""
         return cls(
-            id=row.odsinstancecontextid,
-            ods_instance_id=row.odsinstance_odsinstanceid,
-            context_key=row.contextkey,
-            context_value=row.contextvalue,
+            id=row.id,
+            ods_instance_id=row.ods_instance_id,
+            context_key=row.key,
+            context_value=row.value,
         )
 
 
@@ -50,9 +50,9 @@ class DerivativeAnswer(ResponseModel):
     def of(cls, row: OdsInstanceDerivative) -> Self:
         """The answer for `row`."""
         return cls(
-            id=row.odsinstancederivativeid,
-            ods_instance_id=row.odsinstance_odsinstanceid,
-            derivative_type=row.derivativetype,
+            id=row.id,
+            ods_instance_id=row.ods_instance_id,
+            derivative_type=row.derivative_type,
         )
 
 

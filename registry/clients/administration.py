@@ -77,7 +77,7 @@ class ClientAdministration:
 
     async def clients(self) -> Sequence[Client]:
         """All clients, by their ids."""
-        query = select(ApiClient).where(ApiClient.clientid.is_not(None)).order_by(ApiClient.clientid)
+        query = select(ApiClient).where(ApiClient.client_id.is_not(None)).order_by(ApiClient.client_id)
         async with self._transactions() as session:
             return [_client(row) for row in await session.scalars(query)]
 
@@ -90,11 +90,11 @@ class ClientAdministration:
         adding = (
             insert(ApiClient)
             .values(
-                clientid=client.client_id,
-                clientsecret=secret_hash,
-                displayname=client.display_name,
+                client_id=client.client_id,
+                client_secret=secret_hash,
+                display_name=client.display_name,
                 scope=client.scope,
-                expiresat=_end(client.expires),
+                expires_at=_end(client.expires),
             )
             .returning(ApiClient)
         )
@@ -127,7 +127,7 @@ class ClientAdministration:
             ClientNotFoundError: there is none.
         """
         return await self._change(
-            "rotate", client_id, clientsecret=secret_hash, generation=func.gen_random_uuid()
+            "rotate", client_id, client_secret=secret_hash, generation=func.gen_random_uuid()
         )
 
     async def remove(self, client_id: str) -> Client:
@@ -139,7 +139,7 @@ class ClientAdministration:
             ClientNotFoundError: there is none.
             ClientInUseError: rows of an Admin API refer to it.
         """
-        removing = delete(ApiClient).where(ApiClient.clientid == client_id).returning(ApiClient)
+        removing = delete(ApiClient).where(ApiClient.client_id == client_id).returning(ApiClient)
         try:
             async with self._recorded(f"ods client remove {client_id}") as session:
                 return _found((await session.scalars(removing)).one_or_none())
@@ -147,7 +147,7 @@ class ClientAdministration:
             raise ClientInUseError from None
 
     async def _change(self, verb: str, client_id: str, **values: object) -> Client:
-        changing: Update = update(ApiClient).where(ApiClient.clientid == client_id).values(**values)
+        changing: Update = update(ApiClient).where(ApiClient.client_id == client_id).values(**values)
         async with self._recorded(f"ods client {verb} {client_id}") as session:
             return _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
 
@@ -171,11 +171,11 @@ def _found(row: ApiClient | None) -> Client:
 
 def _client(row: ApiClient) -> Client:
     return Client(
-        client_id=row.clientid,
-        display_name=row.displayname,
+        client_id=row.client_id,
+        display_name=row.display_name,
         scope=ClientScope(row.scope),
         enabled=row.enabled,
-        created=row.createdat,
-        last_used=row.lastusedat,
-        expires=row.expiresat,
+        created=row.created_at,
+        last_used=row.last_used_at,
+        expires=row.expires_at,
     )

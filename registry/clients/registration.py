@@ -23,7 +23,7 @@ class RegistrationWindow:
 
     async def open_until(self) -> datetime | None:
         """When it will close, in UTC; None if it is closed."""
-        query = select(Registration.openuntil).where(Registration.openuntil > UTC_NOW)
+        query = select(Registration.open_until).where(Registration.open_until > UTC_NOW)
         async with self._sessions() as session:
             return await session.scalar(query)
 
@@ -35,7 +35,7 @@ class RegistrationWindow:
         end = func.date_trunc("second", UTC_NOW + literal(timedelta(minutes=minutes)), type_=DateTime)
         async with self._transactions.begin() as session:
             until: datetime = (await session.scalars(select(end))).one()
-            await session.execute(update(Registration).values(openuntil=until))
+            await session.execute(update(Registration).values(open_until=until))
             await session.execute(
                 insertion(command_entry(f"ods registration open --minutes {minutes}", operator))
             )
@@ -44,5 +44,5 @@ class RegistrationWindow:
     async def close(self, operator: str) -> None:
         """Close it, and record that in the audit trail as `open` does."""
         async with self._transactions.begin() as session:
-            await session.execute(update(Registration).values(openuntil=None))
+            await session.execute(update(Registration).values(open_until=None))
             await session.execute(insertion(command_entry("ods registration close", operator)))

@@ -68,7 +68,7 @@ class ClientStore:
         Raises:
             ClientExistsError: there is a client with this id, in whatever state.
         """
-        values = {"clientid": client_id, "clientsecret": secret_hash, "displayname": display_name}
+        values = {"client_id": client_id, "client_secret": secret_hash, "display_name": display_name}
         try:
             async with self._sessions() as session:
                 await session.execute(insert(ApiClient).values(**values))
@@ -78,7 +78,7 @@ class ClientStore:
     async def exists(self, client_id: str) -> bool:
         """Whether there is a client with this id, in whatever state."""
         async with self._sessions() as session:
-            found = await session.scalar(select(ApiClient.id).where(ApiClient.clientid == client_id))
+            found = await session.scalar(select(ApiClient.id).where(ApiClient.client_id == client_id))
         return found is not None
 
     async def standing(self, client_id: str) -> Standing | None:
@@ -90,7 +90,7 @@ class ClientStore:
         """What its log-in is judged by; None if it may not have tokens."""
         if not is_storable(client_id):
             return None
-        query = select(ApiClient, ~_USE_IS_DUE).where(ApiClient.clientid == client_id, _IS_ALIVE)
+        query = select(ApiClient, ~_USE_IS_DUE).where(ApiClient.client_id == client_id, _IS_ALIVE)
         async with self._sessions() as session:
             found = (await session.execute(query)).one_or_none()
         if found is None:
@@ -99,27 +99,27 @@ class ClientStore:
         if not _may_do_everything(client):
             return None
         return Credentials(
-            client.clientsecret, Standing(ClientScope(client.scope), client.generation), use_is_noted=noted
+            client.client_secret, Standing(ClientScope(client.scope), client.generation), use_is_noted=noted
         )
 
     async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:
         """Keep `replacement`, unless the hash was changed meanwhile."""
-        unchanged = (ApiClient.clientid == client_id, ApiClient.clientsecret == outdated)
+        unchanged = (ApiClient.client_id == client_id, ApiClient.client_secret == outdated)
         async with self._sessions() as session:
-            await session.execute(update(ApiClient).where(*unchanged).values(clientsecret=replacement))
+            await session.execute(update(ApiClient).where(*unchanged).values(client_secret=replacement))
 
     async def note_use(self, client_id: str) -> None:
         """Record that the client was used now, at most once a minute, however many processes try."""
-        due = (ApiClient.clientid == client_id, _USE_IS_DUE)
+        due = (ApiClient.client_id == client_id, _USE_IS_DUE)
         async with self._sessions() as session:
-            await session.execute(update(ApiClient).where(*due).values(lastusedat=UTC_NOW))
+            await session.execute(update(ApiClient).where(*due).values(last_used_at=UTC_NOW))
 
 
 _IS_ALIVE: ColumnElement[bool] = ApiClient.enabled & or_(
-    ApiClient.expiresat.is_(None), ApiClient.expiresat > UTC_NOW
+    ApiClient.expires_at.is_(None), ApiClient.expires_at > UTC_NOW
 )
 _USE_IS_DUE: ColumnElement[bool] = func.coalesce(
-    ApiClient.lastusedat < UTC_NOW - literal(_USE_NOTED_FOR), literal(value=True)
+    ApiClient.last_used_at < UTC_NOW - literal(_USE_NOTED_FOR), literal(value=True)
 )
 
 

@@ -30,12 +30,12 @@ class _Place:
 
 
 _PLACES = (
-    _Place("ODS instance", OdsInstance, OdsInstance.odsinstanceid, OdsInstance.connectionstring),
+    _Place("ODS instance", OdsInstance, OdsInstance.ods_instance_id, OdsInstance.connection_string),
     _Place(
         "derivative",
         OdsInstanceDerivative,
-        OdsInstanceDerivative.odsinstancederivativeid,
-        OdsInstanceDerivative.connectionstring,
+        OdsInstanceDerivative.id,
+        OdsInstanceDerivative.connection_string,
     ),
 )
 

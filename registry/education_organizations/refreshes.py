@@ -76,21 +76,21 @@ class RefreshJobs:
         so it is its own, or that of a run that could not end it.
         """
         due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
-        values = {"status": JobStatus.IN_PROGRESS, "startedat": func.coalesce(Job.startedat, UTC_NOW)}
+        values = {"status": JobStatus.IN_PROGRESS, "started_at": func.coalesce(Job.started_at, UTC_NOW)}
         async with self._sessions() as session:
-            begun = update(Job).where(Job.jobid == due).values(**values).returning(Job.jobid)
+            begun = update(Job).where(Job.job_id == due).values(**values).returning(Job.job_id)
             return (await session.scalars(begun)).one_or_none()
 
     async def finish(self, job_id: str, status: JobStatus, message: str | None) -> None:
         """Record how a job has ended. Safe to repeat."""
-        ended = {"status": status, "errormessage": message, "finishedat": UTC_NOW}
-        running = (Job.jobid == job_id, Job.status == JobStatus.IN_PROGRESS)
+        ended = {"status": status, "error_message": message, "finished_at": UTC_NOW}
+        running = (Job.job_id == job_id, Job.status == JobStatus.IN_PROGRESS)
         async with self._sessions() as session:
             await session.execute(update(Job).where(*running).values(**ended))
 
     async def unfinished(self) -> Sequence[Scope]:
         """The scopes with jobs that wait or run."""
-        query = select(Job.odsinstanceid).where(Job.operation == REFRESH, Job.status.in_(_UNFINISHED))
+        query = select(Job.ods_instance_id).where(Job.operation == REFRESH, Job.status.in_(_UNFINISHED))
         async with self._sessions() as session:
             return [Scope(found, self.tenant) for found in await session.scalars(query.distinct())]
 
@@ -99,16 +99,16 @@ class RefreshJobs:
         statement = (
             insert(Job)
             .values(
-                jobid=f"RefreshEducationOrganizationsJob-{uuid.uuid4()}",
+                job_id=f"RefreshEducationOrganizationsJob-{uuid.uuid4()}",
                 status=JobStatus.PENDING,
-                createdat=UTC_NOW,
+                created_at=UTC_NOW,
                 operation=REFRESH,
-                odsinstanceid=scope.ods_instance_id,
+                ods_instance_id=scope.ods_instance_id,
             )
             .on_conflict_do_nothing(
                 index_elements=[text("coalesce(odsinstanceid, 0)")], index_where=REFRESH_WAITS
             )
-            .returning(Job.jobid)
+            .returning(Job.job_id)
         )
         async with self._sessions() as session:
             return (await session.scalars(statement)).one_or_none()
@@ -120,9 +120,9 @@ class RefreshJobs:
 
 def _due(scope: Scope, *statuses: JobStatus) -> Select[str]:
     """The scope's first job in one of `statuses`; one that runs comes before one that waits."""
-    its = Job.odsinstanceid.is_not_distinct_from(scope.ods_instance_id)
+    its = Job.ods_instance_id.is_not_distinct_from(scope.ods_instance_id)
     return (
-        select(Job.jobid)
+        select(Job.job_id)
         .where(Job.operation == REFRESH, Job.status.in_(statuses), its)
         .order_by(Job.status == JobStatus.PENDING, Job.id)
         .limit(1)

@@ -11,14 +11,14 @@ from registry.storage.models import UTC_NOW, EducationOrganization, OdsInstance
 
 _TAKE_TURN = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
 _COLUMNS = (
-    EducationOrganization.instanceid,
-    EducationOrganization.instancename,
-    EducationOrganization.educationorganizationid,
-    EducationOrganization.nameofinstitution,
-    EducationOrganization.shortnameofinstitution,
+    EducationOrganization.instance_id,
+    EducationOrganization.instance_name,
+    EducationOrganization.education_organization_id,
+    EducationOrganization.name_of_institution,
+    EducationOrganization.short_name,
     EducationOrganization.discriminator,
-    EducationOrganization.parentid,
-    EducationOrganization.odsdatabasename,
+    EducationOrganization.parent_id,
+    EducationOrganization.database_name,
 )
 
 
@@ -51,12 +51,12 @@ class EducationOrganizations:
 
     async def databases(self, after: int, limit: int, only: int | None = None) -> Sequence[OdsDatabase]:
         """A page of ODS instances with ids above `after`, by id; or `only` this one."""
-        columns = (OdsInstance.odsinstanceid, OdsInstance.name, OdsInstance.connectionstring)
-        query = select(*columns).where(OdsInstance.odsinstanceid > after)
+        columns = (OdsInstance.ods_instance_id, OdsInstance.name, OdsInstance.connection_string)
+        query = select(*columns).where(OdsInstance.ods_instance_id > after)
         if only is not None:
-            query = query.where(OdsInstance.odsinstanceid == only)
+            query = query.where(OdsInstance.ods_instance_id == only)
         async with self._sessions() as session:
-            rows = await session.execute(query.order_by(OdsInstance.odsinstanceid).limit(limit))
+            rows = await session.execute(query.order_by(OdsInstance.ods_instance_id).limit(limit))
             return [OdsDatabase(*row) for row in rows]
 
     async def replace(
@@ -78,24 +78,24 @@ class EducationOrganizations:
 
     async def _is_still(self, session: AsyncSession, source: OdsDatabase) -> bool:
         """Whether the ODS instance leads to the same database; from now on, until the transaction ends."""
-        query = select(OdsInstance.connectionstring).where(
-            OdsInstance.odsinstanceid == source.ods_instance_id
+        query = select(OdsInstance.connection_string).where(
+            OdsInstance.ods_instance_id == source.ods_instance_id
         )
         found = (await session.execute(query.with_for_update(read=True))).one_or_none()
         return found is not None and self._connection_strings.are_alike(found[0], source.connection_string)
 
     async def forget_deleted(self) -> None:
         """Remove the rows of ODS instances that are there no longer."""
-        there = select(OdsInstance.odsinstanceid)
+        there = select(OdsInstance.ods_instance_id)
         async with self._sessions.begin() as session:
             await session.execute(
-                delete(EducationOrganization).where(EducationOrganization.instanceid.not_in(there))
+                delete(EducationOrganization).where(EducationOrganization.instance_id.not_in(there))
             )
 
 
 async def forget(session: AsyncSession, ods_instance_id: int) -> None:
     """Remove the rows of an ODS instance that is being deleted."""
-    its = EducationOrganization.instanceid == ods_instance_id
+    its = EducationOrganization.instance_id == ods_instance_id
     await session.execute(delete(EducationOrganization).where(its))
 
 
@@ -104,7 +104,7 @@ async def _replace(
 ) -> None:
     """Remove and insert what differs: ids of four bytes would not last for new rows at each refresh."""
     table = EducationOrganization
-    its = table.instanceid == source.ods_instance_id
+    its = table.instance_id == source.ods_instance_id
     missing = {(source.ods_instance_id, source.name, *astuple(one), database) for one in found}
     gone = []
     for row_id, *values in await session.execute(select(table.id, *_COLUMNS).where(its)):
@@ -116,4 +116,4 @@ async def _replace(
     if missing:
         names = [column.key for column in _COLUMNS]
         await session.execute(insert(table), [dict(zip(names, row, strict=True)) for row in missing])
-    await session.execute(update(table).where(its).values(lastrefreshed=UTC_NOW))
+    await session.execute(update(table).where(its).values(last_refreshed=UTC_NOW))

@@ -50,29 +50,29 @@ class TenantView:
 
 def _routed() -> Select[*tuple[Any, ...]]:
     """ODS instances, each with its newest row: a deleted one only if there is no other."""
-    changed = func.coalesce(DbInstance.lastmodifieddate, DbInstance.lastrefreshed)
+    changed = func.coalesce(DbInstance.last_modified, DbInstance.last_refreshed)
     newest = aliased(
         DbInstance,
         select(DbInstance)
-        .ext(distinct_on(DbInstance.odsinstanceid))
-        .order_by(DbInstance.odsinstanceid, _is_deleted(DbInstance), changed.desc(), DbInstance.id.desc())
+        .ext(distinct_on(DbInstance.ods_instance_id))
+        .order_by(DbInstance.ods_instance_id, _is_deleted(DbInstance), changed.desc(), DbInstance.id.desc())
         .subquery(),
     )
     organizations = _organizations().subquery()
     return (
         select(
-            OdsInstance.odsinstanceid,
+            OdsInstance.ods_instance_id,
             OdsInstance.name,
-            OdsInstance.instancetype,
+            OdsInstance.instance_type,
             newest.id,
             newest.status,
             newest.operation,
-            newest.databasetemplate,
-            newest.databasename,
+            newest.database_template,
+            newest.database_name,
             func.coalesce(organizations.c.list, "[]"),
         )
-        .outerjoin(newest, newest.odsinstanceid == OdsInstance.odsinstanceid)
-        .outerjoin(organizations, organizations.c.instanceid == OdsInstance.odsinstanceid)
+        .outerjoin(newest, newest.ods_instance_id == OdsInstance.ods_instance_id)
+        .outerjoin(organizations, organizations.c.instance_id == OdsInstance.ods_instance_id)
     )
 
 
@@ -80,25 +80,25 @@ def _organizations() -> Select[int, str]:
     table = EducationOrganization
     one = func.json_build_object(
         "educationOrganizationId",
-        table.educationorganizationid,
+        table.education_organization_id,
         "nameOfInstitution",
-        table.nameofinstitution,
+        table.name_of_institution,
         "shortNameOfInstitution",
-        table.shortnameofinstitution,
+        table.short_name,
         "discriminator",
         table.discriminator,
         "parentId",
-        table.parentid,
+        table.parent_id,
     )
-    everyone = func.json_agg(one).aggregate_order_by(table.educationorganizationid)
-    return select(table.instanceid, cast(everyone, Text).label("list")).group_by(table.instanceid)
+    everyone = func.json_agg(one).aggregate_order_by(table.education_organization_id)
+    return select(table.instance_id, cast(everyone, Text).label("list")).group_by(table.instance_id)
 
 
 def _unrouted() -> Select[*tuple[Any, ...]]:
     """Rows without an ODS instance; deleted ones only until their name is used again."""
     other = aliased(DbInstance)
     newer = and_(other.name == DbInstance.name, or_(~_is_deleted(other), other.id > DbInstance.id))
-    routed = select(OdsInstance).where(OdsInstance.odsinstanceid == DbInstance.odsinstanceid)
+    routed = select(OdsInstance).where(OdsInstance.ods_instance_id == DbInstance.ods_instance_id)
     used_again = or_(
         select(other).where(newer).exists(),
         select(OdsInstance).where(OdsInstance.name == DbInstance.name).exists(),
@@ -111,8 +111,8 @@ def _unrouted() -> Select[*tuple[Any, ...]]:
             DbInstance.id,
             DbInstance.status,
             DbInstance.operation,
-            DbInstance.databasetemplate,
-            DbInstance.databasename,
+            DbInstance.database_template,
+            DbInstance.database_name,
             literal("[]"),
         )
         .where(~routed.exists(), ~and_(_is_deleted(DbInstance), used_again))

@@ -30,10 +30,10 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
             " Remove it and retry, or delete this instance and create it anew."
         )
     ods_instance = OdsInstance(
-        odsinstanceid=job.ods_instance_id,
+        ods_instance_id=job.ods_instance_id,
         name=job.name,
-        instancetype=job.template,
-        connectionstring=connection_string,
+        instance_type=job.template,
+        connection_string=connection_string,
     )
     session.add(ods_instance)
 
@@ -48,8 +48,8 @@ async def change_routing(session: AsyncSession, job: InstanceJob, connection_str
         raise NameTakenError(obstacle)
     await session.execute(
         update(OdsInstance)
-        .where(OdsInstance.odsinstanceid == job.ods_instance_id)
-        .values(name=job.final_name, connectionstring=connection_string)
+        .where(OdsInstance.ods_instance_id == job.ods_instance_id)
+        .values(name=job.final_name, connection_string=connection_string)
     )
 
 
@@ -71,7 +71,7 @@ async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None
         return relations_reason(relations)
     try:
         async with session.begin_nested():
-            await session.execute(delete(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+            await session.execute(delete(OdsInstance).where(OdsInstance.ods_instance_id == ods_instance_id))
             await forget(session, ods_instance_id)
     except IntegrityError:
         return "The ODS instance is in use by rows of another table."

@@ -24,22 +24,22 @@ from registry.storage.models import (
 )
 
 ODS_INSTANCES = Listing(
-    OdsInstance.odsinstanceid,
-    {"Name": by_utf16(OdsInstance.name), "InstanceType": by_utf16(OdsInstance.instancetype)},
+    OdsInstance.ods_instance_id,
+    {"Name": by_utf16(OdsInstance.name), "InstanceType": by_utf16(OdsInstance.instance_type)},
 )
 CONTEXTS = Listing(
-    OdsInstanceContext.odsinstancecontextid,
+    OdsInstanceContext.id,
     {
-        "ContextKey": by_utf16(OdsInstanceContext.contextkey),
-        "ContextValue": by_utf16(OdsInstanceContext.contextvalue),
-        "OdsInstanceId": OdsInstanceContext.odsinstance_odsinstanceid,
+        "ContextKey": by_utf16(OdsInstanceContext.key),
+        "ContextValue": by_utf16(OdsInstanceContext.value),
+        "OdsInstanceId": OdsInstanceContext.ods_instance_id,
     },
 )
 DERIVATIVES = Listing(
-    OdsInstanceDerivative.odsinstancederivativeid,
+    OdsInstanceDerivative.id,
     {
-        "DerivativeType": by_utf16(OdsInstanceDerivative.derivativetype),
-        "OdsInstanceId": OdsInstanceDerivative.odsinstance_odsinstanceid,
+        "DerivativeType": by_utf16(OdsInstanceDerivative.derivative_type),
+        "OdsInstanceId": OdsInstanceDerivative.ods_instance_id,
     },
 )
 
@@ -104,47 +104,47 @@ class InstanceQueries:
         ods_instance = await self.ods_instance(ods_instance_id)
         if ods_instance is not None:
             return ods_instance.name
-        live = (DbInstance.odsinstanceid == ods_instance_id, DbInstance.status != InstanceStatus.DELETED)
+        live = (DbInstance.ods_instance_id == ods_instance_id, DbInstance.status != InstanceStatus.DELETED)
         return await self._one(select(DbInstance.name).where(*live))
 
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""
         async with self._sessions() as session:
-            at = await session.scalar(select(func.max(DbInstance.lastmodifieddate)))
+            at = await session.scalar(select(func.max(DbInstance.last_modified)))
         return at.replace(tzinfo=UTC) if at else None
 
     async def all_ods_instances(self) -> Sequence[OdsInstance]:
         """Every ODS instance, by id."""
-        return await self._all(select(OdsInstance).order_by(OdsInstance.odsinstanceid))
+        return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
 
     async def job(self, job_id: str) -> Job | None:
         """The job with this id."""
-        return await self._one(select(Job).where(Job.jobid == job_id))
+        return await self._one(select(Job).where(Job.job_id == job_id))
 
     async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
         """Seconds since each of these jobs was created, by the database's clock."""
-        age = func.extract("epoch", UTC_NOW - Job.createdat).cast(Double)
+        age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double)
         # One array, not a list of parameters: there may be more ids than a statement has room for.
         listed = any_(literal(job_ids, ARRAY(String)))
         async with self._sessions() as session:
-            rows = await session.execute(select(Job.jobid, age).where(Job.jobid == listed))
+            rows = await session.execute(select(Job.job_id, age).where(Job.job_id == listed))
             return dict(rows.all())
 
     async def waiting_jobs(self, job_ids: Sequence[str]) -> Sequence[Job]:
         """Those of these jobs that wait for the end of an outage."""
         listed = any_(literal(job_ids, ARRAY(String)))
-        return await self._all(select(Job).where(Job.jobid == listed, Job.waitingfor.is_not(None)))
+        return await self._all(select(Job).where(Job.job_id == listed, Job.waiting_for.is_not(None)))
 
     async def usual_duration(self, operation: str, template: str) -> float | None:
         """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""
         recent = (
-            select(func.extract("epoch", Job.finishedat - Job.startedat).label("seconds"))
+            select(func.extract("epoch", Job.finished_at - Job.started_at).label("seconds"))
             .where(
                 Job.operation == operation,
-                Job.databasetemplate == template,
+                Job.database_template == template,
                 Job.status == JobStatus.COMPLETED,
             )
-            .order_by(Job.finishedat.desc())
+            .order_by(Job.finished_at.desc())
             .limit(_RECENT_JOBS)
             .subquery()
         )
@@ -160,12 +160,16 @@ class InstanceQueries:
     ) -> Sequence[OdsInstance]:
         """A page of ODS instances; the filters are exact."""
         table = OdsInstance
-        filters = {table.odsinstanceid: ods_instance_id, table.name: name, table.instancetype: instance_type}
+        filters = {
+            table.ods_instance_id: ods_instance_id,
+            table.name: name,
+            table.instance_type: instance_type,
+        }
         return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
 
     async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
         """The ODS instance with this id."""
-        return await self._one(select(OdsInstance).where(OdsInstance.odsinstanceid == ods_instance_id))
+        return await self._one(select(OdsInstance).where(OdsInstance.ods_instance_id == ods_instance_id))
 
     async def applications(self, ods_instance_id: int) -> list[Application]:
         """The applications that may use an ODS instance, by id."""
@@ -175,8 +179,8 @@ class InstanceQueries:
     async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
         """The contexts of an ODS instance, by id."""
         table = OdsInstanceContext
-        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
-        return await self._all(query.order_by(table.odsinstancecontextid))
+        query = select(table).where(table.ods_instance_id == ods_instance_id)
+        return await self._all(query.order_by(table.id))
 
     async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
         """A page of all contexts."""
@@ -185,13 +189,13 @@ class InstanceQueries:
     async def context(self, context_id: int) -> OdsInstanceContext | None:
         """The context with this id."""
         table = OdsInstanceContext
-        return await self._one(select(table).where(table.odsinstancecontextid == context_id))
+        return await self._one(select(table).where(table.id == context_id))
 
     async def derivatives_of(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
         """The derivatives of an ODS instance, by id."""
         table = OdsInstanceDerivative
-        query = select(table).where(table.odsinstance_odsinstanceid == ods_instance_id)
-        return await self._all(query.order_by(table.odsinstancederivativeid))
+        query = select(table).where(table.ods_instance_id == ods_instance_id)
+        return await self._all(query.order_by(table.id))
 
     async def derivatives(self, page: Page) -> Sequence[OdsInstanceDerivative]:
         """A page of all derivatives."""
@@ -200,7 +204,7 @@ class InstanceQueries:
     async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
         """The derivative with this id."""
         table = OdsInstanceDerivative
-        return await self._one(select(table).where(table.odsinstancederivativeid == derivative_id))
+        return await self._one(select(table).where(table.id == derivative_id))
 
     async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
         async with self._sessions() as session:

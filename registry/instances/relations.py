@@ -6,9 +6,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.storage import models
 
 _REFERENCES = {
-    "Applications": models.ApiClientOdsInstance.odsinstance_odsinstanceid,
-    "OdsInstanceContexts": models.OdsInstanceContext.odsinstance_odsinstanceid,
-    "OdsInstanceDerivatives": models.OdsInstanceDerivative.odsinstance_odsinstanceid,
+    "Applications": models.ApiClientOdsInstance.ods_instance_id,
+    "OdsInstanceContexts": models.OdsInstanceContext.ods_instance_id,
+    "OdsInstanceDerivatives": models.OdsInstanceDerivative.ods_instance_id,
 }
 
 

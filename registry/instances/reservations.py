@@ -12,7 +12,7 @@ from registry.storage import models
 from registry.storage.errors import NameTakenError
 from registry.storage.models import DbInstance, Job, OdsInstance
 
-_DATABASES = (DbInstance.databasename, DbInstance.newdatabasename)
+_DATABASES = (DbInstance.database_name, DbInstance.new_database_name)
 _NAMES = 0x4F6453
 """Keeps the locks of names apart from other locks of this database."""
 
@@ -64,7 +64,7 @@ async def ods_instance_has_name(session: AsyncSession, name: str, excluding: int
 
 async def ods_instances_have(session: AsyncSession, name: str, ods_instance_id: int) -> tuple[bool, bool]:
     """Whether an ODS instance is called `name`, and whether one has that id."""
-    has_id = exists().where(OdsInstance.odsinstanceid == ods_instance_id)
+    has_id = exists().where(OdsInstance.ods_instance_id == ods_instance_id)
     row = (await session.execute(select(_ods_instance_is_called(name, None), has_id))).one()
     return row[0], row[1]
 
@@ -81,10 +81,10 @@ async def reserved_id(session: AsyncSession) -> int:
     """The next OdsInstanceId that nothing has, whatever was done to rows or the sequence by hand."""
     following = select(models.NEXT_ODS_INSTANCE_ID.label("id")).cte()
     has_it = or_(
-        exists().where(OdsInstance.odsinstanceid == following.c.id),
-        exists().where(DbInstance.odsinstanceid == following.c.id),
+        exists().where(OdsInstance.ods_instance_id == following.c.id),
+        exists().where(DbInstance.ods_instance_id == following.c.id),
         # What is left of an instance whose row is gone, as after a restore of some of the tables.
-        exists().where(Job.jobid == func.concat(f"{Operation.CREATE}InstanceJob-", following.c.id, "-1")),
+        exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", following.c.id, "-1")),
     )
     while True:
         reserved, is_taken = (await session.execute(select(following.c.id, has_it))).one()
@@ -94,14 +94,14 @@ async def reserved_id(session: AsyncSession) -> int:
 
 def _somebody_is_called(name: str, excluding: DbInstance | None) -> ColumnElement[bool]:
     return or_(
-        _ods_instance_is_called(name, excluding.odsinstanceid if excluding else None),
-        _live_instance_has((DbInstance.name, DbInstance.newname), name, excluding),
+        _ods_instance_is_called(name, excluding.ods_instance_id if excluding else None),
+        _live_instance_has((DbInstance.name, DbInstance.new_name), name, excluding),
     )
 
 
 def _ods_instance_is_called(name: str, excluding: int | None) -> ColumnElement[bool]:
     found = exists().where(OdsInstance.name == name)
-    return found if excluding is None else found.where(OdsInstance.odsinstanceid != excluding)
+    return found if excluding is None else found.where(OdsInstance.ods_instance_id != excluding)
 
 
 def _live_instance_has(

@@ -71,7 +71,7 @@ _NEXT_STEPS = {
 
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without a person."""
-_WAITS_FOR_NOTHING: dict[str, Any] = {"waitingfor": None, "waitingsince": None, "waitinguntil": None}
+_WAITS_FOR_NOTHING: dict[str, Any] = {"waiting_for": None, "waiting_since": None, "waiting_until": None}
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ class InstanceStore:
                 await require_free(session, name, database)
                 row = insert(DbInstance).values(
                     name=name,
-                    databasetemplate=template,
-                    databasename=database,
-                    odsinstanceid=await reserved_id(session),
+                    database_template=template,
+                    database_name=database,
+                    ods_instance_id=await reserved_id(session),
                     status=InstanceStatus.PENDING,
                     operation=Operation.CREATE,
-                    jobnumber=1,
-                    lastrefreshed=models.UTC_NOW,
-                    lastmodifieddate=models.UTC_NOW,
+                    job_number=1,
+                    last_refreshed=models.UTC_NOW,
+                    last_modified=models.UTC_NOW,
                 )
                 instance = (await session.scalars(row.returning(DbInstance))).one()
                 return self._with_job(session, Requested(instance, self._job(instance)))
@@ -171,7 +171,7 @@ class InstanceStore:
         async with self._transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
-            if instance.publishedat and (relations := await relations_of(session, instance.odsinstanceid)):
+            if instance.published_at and (relations := await relations_of(session, instance.ods_instance_id)):
                 raise RefusedError(
                     instance.status,
                     relations_reason(relations),
@@ -199,9 +199,9 @@ class InstanceStore:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_RENAME.sources, "renamed")
             _require_created(instance, "renamed")
-            database = database_name(name, Template(instance.databasetemplate))
+            database = database_name(name, Template(instance.database_template))
             await require_free(session, name, database, excluding=instance)
-            instance.newname, instance.newdatabasename = name, database
+            instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
 
     async def request_retry(self, instance_id: int) -> Requested:
@@ -260,18 +260,18 @@ class InstanceStore:
                 await require_free(session, lost.name, database.name)
                 instance = DbInstance(
                     name=lost.name,
-                    databasetemplate=lost.template,
-                    databasename=database.name,
-                    odsinstanceid=lost.ods_instance_id,
-                    odsinstancename=lost.name,
+                    database_template=lost.template,
+                    database_name=database.name,
+                    ods_instance_id=lost.ods_instance_id,
+                    ods_instance_name=lost.name,
                     status=InstanceStatus.COMPLETED,
                     operation=Operation.CREATE,
-                    jobnumber=lost.number,
+                    job_number=lost.number,
                     attempt=lost.attempt,
                     mark=UUID(lost.mark),
-                    publishedat=models.UTC_NOW,
-                    lastrefreshed=models.UTC_NOW,
-                    lastmodifieddate=models.UTC_NOW,
+                    published_at=models.UTC_NOW,
+                    last_refreshed=models.UTC_NOW,
+                    last_modified=models.UTC_NOW,
                 )
                 session.add(instance)
                 requested = await self._requested(session, instance)
@@ -307,7 +307,7 @@ class InstanceStore:
                     return BeginResult(held, refusal)
             case Operation.RENAME:
                 async with self._transaction() as session:
-                    held = await _begun(session, job, step, DbInstance.newname == job.new_name)
+                    held = await _begun(session, job, step, DbInstance.new_name == job.new_name)
                     return BeginResult(
                         held, refusal or (await rename_obstacle(session, job) if held else None)
                     )
@@ -329,8 +329,8 @@ class InstanceStore:
     async def position(self, job: InstanceJob) -> Position | None:
         """Where the instance is at this very attempt of `job`; None if it has moved on."""
         query = (
-            select(DbInstance.status, Job.waitingfor.is_not(None))
-            .outerjoin(Job, Job.jobid == job.job_id)
+            select(DbInstance.status, Job.waiting_for.is_not(None))
+            .outerjoin(Job, Job.job_id == job.job_id)
             .where(*_token(job, job.attempt))
         )
         async with self._single_statements() as session:
@@ -339,11 +339,11 @@ class InstanceStore:
 
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for. Nothing is recorded of one that has ended."""
-        running = (Job.jobid == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
         values = {
-            "waitingfor": wait.reason,
-            "waitingsince": models.UTC_NOW - _seconds(wait.since_seconds),
-            "waitinguntil": models.UTC_NOW + _seconds(wait.until_seconds),
+            "waiting_for": wait.reason,
+            "waiting_since": models.UTC_NOW - _seconds(wait.since_seconds),
+            "waiting_until": models.UTC_NOW + _seconds(wait.until_seconds),
         }
         async with self._single_statements() as session:
             await session.execute(update(Job).where(*running).values(**values))
@@ -351,7 +351,7 @@ class InstanceStore:
     async def end_wait(self, job: InstanceJob) -> None:
         """Record that a running job waits for nothing any more."""
         async with self._single_statements() as session:
-            await session.execute(update(Job).where(Job.jobid == job.job_id).values(**_WAITS_FOR_NOTHING))
+            await session.execute(update(Job).where(Job.job_id == job.job_id).values(**_WAITS_FOR_NOTHING))
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` and route the ODS/API to its database.
@@ -382,9 +382,9 @@ class InstanceStore:
         if job.operation != Operation.CREATE:
             return False
         made = {
-            "odsinstancename": job.name,
-            "publishedat": models.UTC_NOW,
-            "errormessage": None,
+            "ods_instance_name": job.name,
+            "published_at": models.UTC_NOW,
+            "error_message": None,
             "attempt": attempt,
         }
         try:
@@ -409,10 +409,10 @@ class InstanceStore:
         step = status.FINISH[Operation.RENAME]
         names = {
             "name": job.final_name,
-            "odsinstancename": job.final_name,
-            "databasename": job.final_database,
-            "newname": None,
-            "newdatabasename": None,
+            "ods_instance_name": job.final_name,
+            "database_name": job.final_database,
+            "new_name": None,
+            "new_database_name": None,
         }
         try:
             async with self._transaction() as session:
@@ -427,7 +427,7 @@ class InstanceStore:
         """Record the instance as `Deleted`. Safe to repeat; returns whether it was the job's to finish."""
         if job.operation != Operation.DELETE:
             return False
-        freed = {"newname": None, "newdatabasename": None}
+        freed = {"new_name": None, "new_database_name": None}
         async with self._single_statements() as session:
             return await _move(session, job, status.FINISH[Operation.DELETE], **freed)
 
@@ -439,7 +439,7 @@ class InstanceStore:
         outages = DbInstance.outages + 1 if outage else 0
         async with self._single_statements() as session:
             step = status.FAIL[job.operation]
-            return await _move(session, job, step, errormessage=reason, outages=outages)
+            return await _move(session, job, step, error_message=reason, outages=outages)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, if the instance is still at that."""
@@ -447,13 +447,13 @@ class InstanceStore:
         told = (
             update(DbInstance)
             .where(*_token(job, job.attempt), failed)
-            .values(errormessage=reason)
+            .values(error_message=reason)
             .returning(DbInstance.id)
             .cte("told")
         )
-        recorded = update(Job).where(Job.jobid == job.job_id, exists(select(told.c.id)))
+        recorded = update(Job).where(Job.job_id == job.job_id, exists(select(told.c.id)))
         async with self._single_statements() as session:
-            await session.execute(recorded.values(errormessage=reason).add_cte(told))
+            await session.execute(recorded.values(error_message=reason).add_cte(told))
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Jobs of rows in `Pending` and `Pending_Delete` with ids above `after`, by id."""
@@ -478,8 +478,8 @@ class InstanceStore:
                 and_(
                     _has_mark(half_dropped.values()),
                     or_(
-                        DbInstance.databasename.in_(half_dropped),
-                        DbInstance.newdatabasename.in_(half_dropped),
+                        DbInstance.database_name.in_(half_dropped),
+                        DbInstance.new_database_name.in_(half_dropped),
                     ),
                 ),
             ),
@@ -529,9 +529,9 @@ class InstanceStore:
     ) -> Requested:
         if operation == Operation.DELETE and instance.operation != Operation.DELETE:
             # Not at a second delete: deletes publish nothing, and their numbers would pass for later ones.
-            instance.knownnumber, instance.knownattempt = instance.jobnumber, instance.attempt
+            instance.known_number, instance.known_attempt = instance.job_number, instance.attempt
         instance.operation = operation
-        instance.jobnumber += 1
+        instance.job_number += 1
         instance.attempt = 0
         instance.outages = 0
         _advance(instance, step)
@@ -540,12 +540,12 @@ class InstanceStore:
     def _with_job(self, session: AsyncSession, requested: Requested) -> Requested:
         """Record the job that is new with the request."""
         job = Job(
-            jobid=requested.job.job_id,
+            job_id=requested.job.job_id,
             status=JobStatus.PENDING,
-            createdat=models.UTC_NOW,
-            dbinstanceid=requested.instance.id,
+            created_at=models.UTC_NOW,
+            instance_id=requested.instance.id,
             operation=requested.job.operation,
-            databasetemplate=requested.job.template,
+            database_template=requested.job.template,
         )
         session.add(job)
         return requested
@@ -556,20 +556,20 @@ class InstanceStore:
             tenant=self._tenant,
             operation=Operation(instance.operation),
             instance_id=instance.id,
-            ods_instance_id=instance.odsinstanceid,
-            number=instance.jobnumber,
+            ods_instance_id=instance.ods_instance_id,
+            number=instance.job_number,
             attempt=instance.attempt + 1 if attempt is None else attempt,
             name=instance.name,
-            template=Template(instance.databasetemplate),
-            database=instance.databasename,
+            template=Template(instance.database_template),
+            database=instance.database_name,
             mark=str(instance.mark),
-            published=instance.publishedat is not None,
+            published=instance.published_at is not None,
             policy=self._policy,
-            new_name=instance.newname,
-            new_database=instance.newdatabasename,
+            new_name=instance.new_name,
+            new_database=instance.new_database_name,
             installation=self.installation.known_id,
-            known_number=instance.knownnumber,
-            known_attempt=instance.knownattempt,
+            known_number=instance.known_number,
+            known_attempt=instance.known_attempt,
         )
 
 
@@ -578,12 +578,12 @@ async def _call_database(session: AsyncSession, instance: DbInstance, database: 
     await lock_name(session, database.name)
     if await database_is_taken(session, database.name, instance):
         raise database_taken(database.name)
-    instance.databasename = database.name
-    instance.lastmodifieddate = models.UTC_NOW
+    instance.database_name = database.name
+    instance.last_modified = models.UTC_NOW
     await session.execute(
         update(models.OdsInstance)
-        .where(models.OdsInstance.odsinstanceid == instance.odsinstanceid)
-        .values(connectionstring=database.connection_string)
+        .where(models.OdsInstance.ods_instance_id == instance.ods_instance_id)
+        .values(connection_string=database.connection_string)
     )
 
 
@@ -593,7 +593,7 @@ def _token(job: InstanceJob, attempt: int) -> list[ColumnElement[bool]]:
         DbInstance.id == job.instance_id,
         DbInstance.mark == UUID(job.mark),
         DbInstance.operation == job.operation,
-        DbInstance.jobnumber == job.number,
+        DbInstance.job_number == job.number,
         DbInstance.attempt == attempt,
     ]
 
@@ -603,8 +603,8 @@ async def _begun(session: AsyncSession, job: InstanceJob, step: Step, *also: Col
 
     Not if another database was handed over to the instance since the job was read: it would work on the old.
     """
-    token = [*_token(job, job.attempt - 1), DbInstance.databasename == job.database, *also]
-    took = await _took(session, job, step, {"errormessage": None}, token)
+    token = [*_token(job, job.attempt - 1), DbInstance.database_name == job.database, *also]
+    took = await _took(session, job, step, {"error_message": None}, token)
     return took or await _is_at(session, job, step.target)
 
 
@@ -625,11 +625,11 @@ async def _took(
     moved = (
         update(DbInstance)
         .where(*(token or _token(job, job.attempt)), DbInstance.status.in_(step.sources))
-        .values({"status": step.target, "attempt": job.attempt, "lastmodifieddate": models.UTC_NOW, **values})
+        .values({"status": step.target, "attempt": job.attempt, "last_modified": models.UTC_NOW, **values})
         .returning(DbInstance.id)
         .cte("moved")
     )
-    recorded = _job_record(job, step.job, values.get("errormessage")).where(exists(select(moved.c.id)))
+    recorded = _job_record(job, step.job, values.get("error_message")).where(exists(select(moved.c.id)))
     return await session.scalar(select(moved.c.id).add_cte(recorded.cte("recorded"))) is not None
 
 
@@ -651,13 +651,13 @@ def _job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> U
     ended = reached in {JobStatus.COMPLETED, JobStatus.ERROR}
     values = {
         "status": reached,
-        "errormessage": error,
-        "finishedat": models.UTC_NOW if ended else None,
+        "error_message": error,
+        "finished_at": models.UTC_NOW if ended else None,
         **_WAITS_FOR_NOTHING,
     }
     if reached is JobStatus.IN_PROGRESS:
         values["startedat"] = models.UTC_NOW
-    return update(Job).where(Job.jobid == job.job_id).values(**values)
+    return update(Job).where(Job.job_id == job.job_id).values(**values)
 
 
 async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
@@ -686,8 +686,8 @@ def _refusal(instance: DbInstance, verb: str) -> RefusedError:
 
 def _advance(instance: DbInstance, step: Step) -> None:
     instance.status = step.target
-    instance.errormessage = None
-    instance.lastmodifieddate = models.UTC_NOW
+    instance.error_message = None
+    instance.last_modified = models.UTC_NOW
 
 
 def _name_conflict(error: IntegrityError, name: str, database: str) -> Exception:

@@ -115,16 +115,16 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
             "ContextKey": required_text_faults("Context Key", draft.key, _LONGEST),
             "ContextValue": required_text_faults("Context Value", draft.value, _LONGEST),
         }
-        others = select(table.contextkey).where(
-            table.odsinstance_odsinstanceid == draft.ods_instance_id,
-            table.odsinstancecontextid != row.odsinstancecontextid,
+        others = select(table.key).where(
+            table.ods_instance_id == draft.ods_instance_id,
+            table.id != row.id,
         )
         if await _is_among(session, draft.key, others):
             faults |= self._twin
         require_none(faults | draft.type_errors)
-        row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
-        row.contextkey = draft.key or ""
-        row.contextvalue = draft.value or ""
+        row.ods_instance_id = draft.ods_instance_id or 0
+        row.key = draft.key or ""
+        row.value = draft.value or ""
 
 
 class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
@@ -141,23 +141,23 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
 
     async def _fill(self, session: AsyncSession, row: OdsInstanceDerivative, draft: DerivativeDraft) -> None:
         table = OdsInstanceDerivative
-        kept = row.odsinstancederivativeid is not None and is_blank(draft.connection_string)
+        kept = row.id is not None and is_blank(draft.connection_string)
         faults = {
             "OdsInstanceId": await _owner_faults(session, draft.ods_instance_id),
             "DerivativeType": _type_faults(draft.type),
             "ConnectionString": [] if kept else connection_string_faults(draft.connection_string),
         }
-        others = select(table.derivativetype).where(
-            table.odsinstance_odsinstanceid == draft.ods_instance_id,
-            table.odsinstancederivativeid != row.odsinstancederivativeid,
+        others = select(table.derivative_type).where(
+            table.ods_instance_id == draft.ods_instance_id,
+            table.id != row.id,
         )
         if await _is_among(session, draft.type, others):
             faults |= self._twin
         require_none(faults | draft.type_errors)
-        row.odsinstance_odsinstanceid = draft.ods_instance_id or 0
-        row.derivativetype = _known_type(draft.type) or ""
+        row.ods_instance_id = draft.ods_instance_id or 0
+        row.derivative_type = _known_type(draft.type) or ""
         if not kept:
-            row.connectionstring = self._connection_strings.encrypted_text(draft.connection_string or "")
+            row.connection_string = self._connection_strings.encrypted_text(draft.connection_string or "")
 
 
 async def _owner_faults(session: AsyncSession, ods_instance_id: int | None) -> list[str]:

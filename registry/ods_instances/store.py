@@ -73,7 +73,7 @@ class OdsInstances:
             name = draft.name or ""
             faults["Name"] = await _new_name_faults(session, name)
             require_none(faults | draft.type_errors)
-            row = OdsInstance(odsinstanceid=await reserved_id(session), name=name)
+            row = OdsInstance(ods_instance_id=await reserved_id(session), name=name)
             session.add(row)
             return self._filled(row, draft)
 
@@ -116,9 +116,9 @@ class OdsInstances:
             return await self._instances.request_delete_in(session, instance) if instance else None
 
     def _filled(self, row: OdsInstance, draft: OdsInstanceDraft) -> OdsInstance:
-        row.instancetype = draft.instance_type
+        row.instance_type = draft.instance_type
         if draft.connection_string is not None and not is_blank(draft.connection_string):
-            row.connectionstring = self._connection_strings.encrypted_text(draft.connection_string)
+            row.connection_string = self._connection_strings.encrypted_text(draft.connection_string)
         return row
 
 
@@ -151,12 +151,12 @@ def _rename(row: OdsInstance, name: str, instance: DbInstance | None) -> None:
     """Give the name to both rows; the database keeps its own."""
     row.name = name
     if instance is not None:
-        instance.name = instance.odsinstancename = name
-        instance.lastmodifieddate = models.UTC_NOW
+        instance.name = instance.ods_instance_name = name
+        instance.last_modified = models.UTC_NOW
 
 
 async def _locked_instance_behind(session: AsyncSession, ods_instance_id: int) -> DbInstance | None:
     """The live instance with this id. It is locked before the ODS instance is, as the steps of jobs do it."""
     live = DbInstance.status != InstanceStatus.DELETED
-    query = select(DbInstance).where(DbInstance.odsinstanceid == ods_instance_id, live)
+    query = select(DbInstance).where(DbInstance.ods_instance_id == ods_instance_id, live)
     return (await session.scalars(query.with_for_update())).one_or_none()

@@ -60,35 +60,35 @@ class DbInstance(Base):
     id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     # Null only in deleted rows that an Admin API left behind.
-    odsinstanceid: Mapped[int] = mapped_column(nullable=True)
-    odsinstancename: Mapped[str | None] = mapped_column(String(100))
+    ods_instance_id: Mapped[int] = mapped_column("odsinstanceid", nullable=True)
+    ods_instance_name: Mapped[str | None] = mapped_column("odsinstancename", String(100))
     status: Mapped[str] = mapped_column(String(75))
-    databasetemplate: Mapped[str] = mapped_column(String(100))
-    databasename: Mapped[str] = mapped_column(String(255), nullable=True)
-    lastrefreshed: Mapped[datetime] = mapped_column(server_default=text("now()"))
-    lastmodifieddate: Mapped[datetime | None]
+    database_template: Mapped[str] = mapped_column("databasetemplate", String(100))
+    database_name: Mapped[str] = mapped_column("databasename", String(255), nullable=True)
+    last_refreshed: Mapped[datetime] = mapped_column("lastrefreshed", server_default=text("now()"))
+    last_modified: Mapped[datetime | None] = mapped_column("lastmodifieddate")
     # Ours, beside the Admin API's:
     operation: Mapped[str] = mapped_column(String(20))
-    jobnumber: Mapped[int] = mapped_column(server_default=text("0"))
+    job_number: Mapped[int] = mapped_column("jobnumber", server_default=text("0"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
-    publishedat: Mapped[datetime | None]
-    errormessage: Mapped[str | None] = mapped_column(Text)
+    published_at: Mapped[datetime | None] = mapped_column("publishedat")
+    error_message: Mapped[str | None] = mapped_column("errormessage", Text)
     # What a rename makes of `name` and `databasename`; reserved until it is done, or something else is asked.
-    newname: Mapped[str | None] = mapped_column(String(100))
-    newdatabasename: Mapped[str | None] = mapped_column(String(255))
+    new_name: Mapped[str | None] = mapped_column("newname", String(100))
+    new_database_name: Mapped[str | None] = mapped_column("newdatabasename", String(255))
     # The attempt at the job before a delete: the latest that can have published the database.
-    knownnumber: Mapped[int | None]
-    knownattempt: Mapped[int | None]
+    known_number: Mapped[int | None] = mapped_column("knownnumber")
+    known_attempt: Mapped[int | None] = mapped_column("knownattempt")
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
 
     @property
     def publication(self) -> tuple[int, int]:
         """Job and attempt that can have published the database last, as far as the registry knows."""
-        if self.operation == Operation.DELETE and self.knownnumber is not None:
-            return self.knownnumber, self.knownattempt or 0
-        return self.jobnumber, self.attempt
+        if self.operation == Operation.DELETE and self.known_number is not None:
+            return self.known_number, self.known_attempt or 0
+        return self.job_number, self.attempt
 
 
 class Job(Base):
@@ -110,22 +110,22 @@ class Job(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    jobid: Mapped[str] = mapped_column(String(150), unique=True)
+    job_id: Mapped[str] = mapped_column("jobid", String(150), unique=True)
     status: Mapped[str] = mapped_column(String(50))
-    errormessage: Mapped[str | None] = mapped_column(Text)
-    createdat: Mapped[datetime]
-    finishedat: Mapped[datetime | None]
+    error_message: Mapped[str | None] = mapped_column("errormessage", Text)
+    created_at: Mapped[datetime] = mapped_column("createdat")
+    finished_at: Mapped[datetime | None] = mapped_column("finishedat")
     # Ours, beside the Admin API's:
-    startedat: Mapped[datetime | None]
-    dbinstanceid: Mapped[int | None]
+    started_at: Mapped[datetime | None] = mapped_column("startedat")
+    instance_id: Mapped[int | None] = mapped_column("dbinstanceid")
     operation: Mapped[str | None] = mapped_column(String(20))
-    databasetemplate: Mapped[str | None] = mapped_column(String(100))
+    database_template: Mapped[str | None] = mapped_column("databasetemplate", String(100))
     # Of a refresh: the one ODS instance that it reads; null if it reads all.
-    odsinstanceid: Mapped[int | None]
+    ods_instance_id: Mapped[int | None] = mapped_column("odsinstanceid")
     # What a running job waits for, since when, and when it will give up; null while it waits for nothing.
-    waitingfor: Mapped[str | None] = mapped_column(Text)
-    waitingsince: Mapped[datetime | None]
-    waitinguntil: Mapped[datetime | None]
+    waiting_for: Mapped[str | None] = mapped_column("waitingfor", Text)
+    waiting_since: Mapped[datetime | None] = mapped_column("waitingsince")
+    waiting_until: Mapped[datetime | None] = mapped_column("waitinguntil")
 
 
 class ApiClient(Base):
@@ -135,9 +135,9 @@ class ApiClient(Base):
     __table_args__ = ({"schema": "adminapi"},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    clientid: Mapped[str] = mapped_column(String(256), unique=True)
-    clientsecret: Mapped[str | None] = mapped_column(Text)
-    displayname: Mapped[str | None] = mapped_column(String(256))
+    client_id: Mapped[str] = mapped_column("clientid", String(256), unique=True)
+    client_secret: Mapped[str | None] = mapped_column("clientsecret", Text)
+    display_name: Mapped[str | None] = mapped_column("displayname", String(256))
     # What an Admin API lets the client do, a list in JSON; null for those that were registered here.
     permissions: Mapped[str | None] = mapped_column(Text)
     # Ours, beside the Admin API's:
@@ -146,9 +146,11 @@ class ApiClient(Base):
     # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
     # a client that was there before tokens named a generation.
     generation: Mapped[uuid.UUID | None] = mapped_column(server_default=text("gen_random_uuid()"))
-    createdat: Mapped[datetime | None] = mapped_column(server_default=text("timezone('utc', now())"))
-    lastusedat: Mapped[datetime | None]
-    expiresat: Mapped[datetime | None]
+    created_at: Mapped[datetime | None] = mapped_column(
+        "createdat", server_default=text("timezone('utc', now())")
+    )
+    last_used_at: Mapped[datetime | None] = mapped_column("lastusedat")
+    expires_at: Mapped[datetime | None] = mapped_column("expiresat")
 
 
 class Registration(Base):
@@ -158,7 +160,7 @@ class Registration(Base):
     __table_args__ = (CheckConstraint("single", name="registration_single_check"), {"schema": "adminapi"})
 
     single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
-    openuntil: Mapped[datetime | None]
+    open_until: Mapped[datetime | None] = mapped_column("openuntil")
 
 
 class AuditRow(Base):
@@ -173,8 +175,8 @@ class AuditRow(Base):
     address: Mapped[str] = mapped_column(String(64))
     method: Mapped[str] = mapped_column(String(16))
     path: Mapped[str] = mapped_column(String(512))
-    instanceid: Mapped[int | None]
-    jobid: Mapped[str | None] = mapped_column(String(150))
+    instance_id: Mapped[int | None] = mapped_column("instanceid")
+    job_id: Mapped[str | None] = mapped_column("jobid", String(150))
     status: Mapped[int]
     title: Mapped[str | None] = mapped_column(String(256))
     omitted: Mapped[int]
@@ -189,10 +191,10 @@ class Installation(Base):
     single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     id: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     # Where the registry was when it was confirmed: the cluster's system identifier, the database's OID.
-    registrysystem: Mapped[str | None] = mapped_column(String(20))
-    registrydatabase: Mapped[int | None] = mapped_column(BigInteger)
+    registry_system: Mapped[str | None] = mapped_column("registrysystem", String(20))
+    registry_database: Mapped[int | None] = mapped_column("registrydatabase", BigInteger)
     # The cluster with the ODS databases, and the installations that may have databases there as well.
-    serversystem: Mapped[str | None] = mapped_column(String(20))
+    server_system: Mapped[str | None] = mapped_column("serversystem", String(20))
     neighbours: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"))
 
 
@@ -207,10 +209,10 @@ class OdsInstance(Base):
         {"schema": "dbo"},
     )
 
-    odsinstanceid: Mapped[int] = mapped_column(primary_key=True)
+    ods_instance_id: Mapped[int] = mapped_column("odsinstanceid", primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
-    instancetype: Mapped[str | None] = mapped_column(String(100))
-    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+    instance_type: Mapped[str | None] = mapped_column("instancetype", String(100))
+    connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
 
 
 class OdsInstanceContext(Base):
@@ -219,10 +221,12 @@ class OdsInstanceContext(Base):
     __tablename__ = "odsinstancecontexts"
     __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "contextkey"), {"schema": "dbo"})
 
-    odsinstancecontextid: Mapped[int] = mapped_column(primary_key=True)
-    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
-    contextkey: Mapped[str] = mapped_column(String(50))
-    contextvalue: Mapped[str] = mapped_column(String(50))
+    id: Mapped[int] = mapped_column("odsinstancecontextid", primary_key=True)
+    ods_instance_id: Mapped[int] = mapped_column(
+        "odsinstance_odsinstanceid", ForeignKey(OdsInstance.ods_instance_id)
+    )
+    key: Mapped[str] = mapped_column("contextkey", String(50))
+    value: Mapped[str] = mapped_column("contextvalue", String(50))
 
 
 class OdsInstanceDerivative(Base):
@@ -231,10 +235,12 @@ class OdsInstanceDerivative(Base):
     __tablename__ = "odsinstancederivatives"
     __table_args__ = (UniqueConstraint("odsinstance_odsinstanceid", "derivativetype"), {"schema": "dbo"})
 
-    odsinstancederivativeid: Mapped[int] = mapped_column(primary_key=True)
-    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
-    derivativetype: Mapped[str] = mapped_column(String(50))
-    connectionstring: Mapped[str | None] = mapped_column(String(1500))
+    id: Mapped[int] = mapped_column("odsinstancederivativeid", primary_key=True)
+    ods_instance_id: Mapped[int] = mapped_column(
+        "odsinstance_odsinstanceid", ForeignKey(OdsInstance.ods_instance_id)
+    )
+    derivative_type: Mapped[str] = mapped_column("derivativetype", String(50))
+    connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
 
 
 class ApiClientOdsInstance(Base):
@@ -246,9 +252,11 @@ class ApiClientOdsInstance(Base):
         {"schema": "dbo"},
     )
 
-    apiclientodsinstanceid: Mapped[int] = mapped_column(primary_key=True)
-    apiclient_apiclientid: Mapped[int]
-    odsinstance_odsinstanceid: Mapped[int] = mapped_column(ForeignKey(OdsInstance.odsinstanceid))
+    id: Mapped[int] = mapped_column("apiclientodsinstanceid", primary_key=True)
+    api_client_id: Mapped[int] = mapped_column("apiclient_apiclientid")
+    ods_instance_id: Mapped[int] = mapped_column(
+        "odsinstance_odsinstanceid", ForeignKey(OdsInstance.ods_instance_id)
+    )
 
 
 class EducationOrganization(Base):
@@ -262,16 +270,16 @@ class EducationOrganization(Base):
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    instanceid: Mapped[int]
-    instancename: Mapped[str] = mapped_column(String(100))
-    educationorganizationid: Mapped[int] = mapped_column(BigInteger)
-    nameofinstitution: Mapped[str] = mapped_column(String(75))
-    shortnameofinstitution: Mapped[str | None] = mapped_column(String(75))
+    instance_id: Mapped[int] = mapped_column("instanceid")
+    instance_name: Mapped[str] = mapped_column("instancename", String(100))
+    education_organization_id: Mapped[int] = mapped_column("educationorganizationid", BigInteger)
+    name_of_institution: Mapped[str] = mapped_column("nameofinstitution", String(75))
+    short_name: Mapped[str | None] = mapped_column("shortnameofinstitution", String(75))
     discriminator: Mapped[str] = mapped_column(String(128))
-    parentid: Mapped[int | None] = mapped_column(BigInteger)
-    odsdatabasename: Mapped[str | None] = mapped_column(String(255))
-    lastrefreshed: Mapped[datetime | None] = mapped_column(server_default=text("now()"))
-    lastmodifieddate: Mapped[datetime | None]
+    parent_id: Mapped[int | None] = mapped_column("parentid", BigInteger)
+    database_name: Mapped[str | None] = mapped_column("odsdatabasename", String(255))
+    last_refreshed: Mapped[datetime | None] = mapped_column("lastrefreshed", server_default=text("now()"))
+    last_modified: Mapped[datetime | None] = mapped_column("lastmodifieddate")
 
 
 UTC_NOW = func.timezone("utc", func.clock_timestamp())

@@ -123,7 +123,7 @@ async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
     state: str,
 ) -> None:
     job = await bring_to(instances, state, name)
-    database = (await queries.instance(job.instance_id)).databasename
+    database = (await queries.instance(job.instance_id)).database_name
     case = Case(admin, job.instance_id, Owner("", 0, "", job.mark), database)
     await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
     try:
@@ -286,10 +286,10 @@ class TestAnotherName:
         assert (await api.get(case.looking, params={"databaseName": renamed})).json()["adopted"]
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
-        assert (await queries.instance(case.id)).databasename == renamed
+        assert (await queries.instance(case.id)).database_name == renamed
         routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
-        assert tenant.connection_strings.local_database(routed.connectionstring) == renamed
+        assert tenant.connection_strings.local_database(routed.connection_string) == renamed
         comment = await case.admin.fetchval(
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", renamed
         )
@@ -307,7 +307,7 @@ class TestAnotherName:
         assert answer.status_code == 200, answer.text
         routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
-        assert tenant.connection_strings.local_database(routed.connectionstring) == case.database
+        assert tenant.connection_strings.local_database(routed.connection_string) == case.database
 
     async def test_nothing_changes_when_another_instance_has_a_database_of_that_name(
         self,
@@ -322,7 +322,7 @@ class TestAnotherName:
         try:
             answer = await api.post(case.adopting, json={"databaseName": other.database})
             assert answer.status_code == 400
-            assert (await queries.instance(case.id)).databasename == case.database
+            assert (await queries.instance(case.id)).database_name == case.database
             row = await row_of(case.admin, other.database)
             assert row is not None
             assert row["comment"] is None
@@ -341,7 +341,7 @@ class TestAnotherName:
         answer = await api.post(f"{path}/adopt", json={"databaseName": renamed})
         assert answer.status_code == 200, answer.text
         instance = await queries.instance(answer.json()["id"])
-        assert (instance.status, instance.odsinstanceid, instance.databasename) == (
+        assert (instance.status, instance.ods_instance_id, instance.database_name) == (
             "Completed",
             number,
             renamed,

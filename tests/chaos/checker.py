@@ -179,7 +179,7 @@ async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
 def _touched(evidence: Evidence, history: History) -> Sequence[str]:
     instances = [it for it in evidence.instances if it.mark in history.changed]
     databases = [it.name for it in evidence.databases if it.mark in history.changed]
-    return [*databases, *(name for it in instances for name in (it.name, it.databasename))]
+    return [*databases, *(name for it in instances for name in (it.name, it.database_name))]
 
 
 def _is_leftover(violation: Violation, history: History) -> bool:
@@ -269,7 +269,7 @@ def _unfinished(evidence: Evidence) -> Iterator[Violation]:
     for instance in evidence.instances:
         if instance.status not in _ENDED:
             open_now = [
-                str(flow) for flow in evidence.workflows if flow.ods_instance_id == instance.odsinstanceid
+                str(flow) for flow in evidence.workflows if flow.ods_instance_id == instance.ods_instance_id
             ]
             words = f"{instance}, {instance.operation}: its workflow is {', '.join(open_now) or 'not open'}"
             yield Violation(Kind.UNFINISHED, words)
@@ -283,7 +283,7 @@ def _requests(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
 
 
 def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
-    jobs = {job.jobid: job for job in evidence.jobs}
+    jobs = {job.job_id: job for job in evidence.jobs}
     marks = {instance.id: instance.mark for instance in evidence.instances}
     for request in storm.requests:
         # The id of a job that a restore has removed may be another job's now.
@@ -292,10 +292,10 @@ def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
         job = jobs.get(request.job)
         if job is None:
             yield Violation(Kind.LOST_REQUEST, f"{request.operation} '{request.name}': no job {request.job}")
-        elif marks.get(job.dbinstanceid or 0) in storm.history.changed:
+        elif marks.get(job.instance_id or 0) in storm.history.changed:
             continue  # a restore has put it back to what it was before it was done
         elif request.outcome == "Completed" and job.status != "Completed":
-            yield Violation(Kind.RETRACTED, f"{job.jobid} was Completed and is {job.status}")
+            yield Violation(Kind.RETRACTED, f"{job.job_id} was Completed and is {job.status}")
 
 
 def _unrequested(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Violation]:
@@ -303,11 +303,11 @@ def _unrequested(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Vi
     perhaps = Counter((request.operation, request.name) for request in requests if request.job is None)
     names = {instance.id: first_name(instance.name) for instance in evidence.instances}
     for job in evidence.jobs:
-        key = (_operation(job), names.get(job.dbinstanceid or 0, ""))
-        if job.jobid not in accepted:
+        key = (_operation(job), names.get(job.instance_id or 0, ""))
+        if job.job_id not in accepted:
             perhaps[key] -= 1
             if perhaps[key] < 0:
-                yield Violation(Kind.UNREQUESTED, f"{job.jobid} for '{key[1]}': no such request is left")
+                yield Violation(Kind.UNREQUESTED, f"{job.job_id} for '{key[1]}': no such request is left")
 
 
 def _jobs(evidence: Evidence) -> Iterator[Violation]:
@@ -315,41 +315,41 @@ def _jobs(evidence: Evidence) -> Iterator[Violation]:
     instances = {instance.id: instance for instance in evidence.instances}
     listed: dict[int | None, list[str]] = {}
     for job in evidence.jobs:
-        listed.setdefault(job.dbinstanceid, []).append(job.jobid)
-        if job.dbinstanceid not in instances:
-            yield Violation(Kind.DISAGREEMENT, f"{job.jobid} belongs to no instance")
+        listed.setdefault(job.instance_id, []).append(job.job_id)
+        if job.instance_id not in instances:
+            yield Violation(Kind.DISAGREEMENT, f"{job.job_id} belongs to no instance")
         if job.status not in {"Completed", "Error"}:
-            yield Violation(Kind.UNFINISHED_JOB, f"{job.jobid} is {job.status}")
-        elif not job.finished or (job.errormessage is None) != (job.status == "Completed"):
-            words = f"{job.jobid} is {job.status}, finished: {job.finished}, error: {job.errormessage}"
+            yield Violation(Kind.UNFINISHED_JOB, f"{job.job_id} is {job.status}")
+        elif not job.finished or (job.error_message is None) != (job.status == "Completed"):
+            words = f"{job.job_id} is {job.status}, finished: {job.finished}, error: {job.error_message}"
             yield Violation(Kind.DISAGREEMENT, words)
-    statuses = {job.jobid: job.status for job in evidence.jobs}
+    statuses = {job.job_id: job.status for job in evidence.jobs}
     for instance in evidence.instances:
         yield from _last_job(instance, statuses)
         numbers = sorted(int(job.rpartition("-")[2]) for job in listed.get(instance.id, []))
-        if numbers != list(range(1, instance.jobnumber + 1)):
+        if numbers != list(range(1, instance.job_number + 1)):
             yield Violation(
-                Kind.DISAGREEMENT, f"{instance} has had {instance.jobnumber} jobs, there are {numbers}"
+                Kind.DISAGREEMENT, f"{instance} has had {instance.job_number} jobs, there are {numbers}"
             )
 
 
 def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Violation]:
     if instance.status not in _ENDED:
         return
-    job = f"{instance.operation}InstanceJob-{instance.odsinstanceid}-{instance.jobnumber}"
+    job = f"{instance.operation}InstanceJob-{instance.ods_instance_id}-{instance.job_number}"
     status = _AGREEMENT.get((instance.status, instance.operation))
     if status is None or statuses.get(job) != status:
         words = f"{instance}, {instance.operation}: {job} is {statuses.get(job, 'missing')}"
         yield Violation(Kind.DISAGREEMENT, words)
-    if (instance.errormessage is not None) != (instance.status in _FAILED):
-        yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.errormessage}")
-    if (instance.newname is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
-        yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.newname}")
+    if (instance.error_message is not None) != (instance.status in _FAILED):
+        yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.error_message}")
+    if (instance.new_name is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
+        yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.new_name}")
 
 
 def _away(evidence: Evidence, history: History) -> Iterator[Violation]:
     """An outage is waited for: no job fails with it, not even one that was retried afterwards."""
-    failed = {(job.jobid, job.errormessage or "") for job in evidence.jobs if job.status == "Error"}
+    failed = {(job.job_id, job.error_message or "") for job in evidence.jobs if job.status == "Error"}
     for job, reason in sorted(failed | history.errors):
         if _OUTAGE.search(reason):
             yield Violation(Kind.AWAY, f"{job}: {reason}")
@@ -372,13 +372,13 @@ def _crossed(evidence: Evidence, storm: Storm, target: Target) -> Iterator[Viola
     marks = {database.name: database.mark for database in evidence.databases}
     known = {instance.mark for instance in evidence.instances} | storm.history.changed
     known |= {mark for mark, _ in storm.history.published}
-    routes = {row.odsinstanceid: _routed_database(row, target) for row in evidence.ods_instances}
+    routes = {row.ods_instance_id: _routed_database(row, target) for row in evidence.ods_instances}
     for instance in evidence.instances:
         if not instance.whole:
             continue
         for what, name in (
-            ("has", instance.databasename),
-            ("is routed to", routes.get(instance.odsinstanceid)),
+            ("has", instance.database_name),
+            ("is routed to", routes.get(instance.ods_instance_id)),
         ):
             mark = marks.get(name or "")
             if mark != instance.mark and mark in known:
@@ -394,18 +394,18 @@ def _crossed_names(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
             wanted.setdefault(request.job, set()).add(request.name)
     instances = {instance.id: instance for instance in evidence.instances}
     for job in evidence.jobs:
-        instance = instances.get(job.dbinstanceid or 0)
-        if instance is None or _operation(job) != "Create" or job.jobid not in wanted:
+        instance = instances.get(job.instance_id or 0)
+        if instance is None or _operation(job) != "Create" or job.job_id not in wanted:
             continue
-        if first_name(instance.name) not in wanted[job.jobid]:
-            words = f"{instance}: {job.jobid} was requested for {sorted(wanted[job.jobid])}"
+        if first_name(instance.name) not in wanted[job.job_id]:
+            words = f"{instance}: {job.job_id} was requested for {sorted(wanted[job.job_id])}"
             yield Violation(Kind.CROSSED, words)
 
 
 def _routed_database(ods_instance: OdsInstance, target: Target) -> str | None:
     """Where the ODS/API is led to; None if that cannot be read."""
     try:
-        return decrypted(ods_instance.connectionstring or "", target.encryption_key).get("database")
+        return decrypted(ods_instance.connection_string or "", target.encryption_key).get("database")
     except (ValueError, InvalidSignature):
         return None
 
@@ -416,11 +416,11 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
     for instance in evidence.instances:
         if not instance.whole:
             continue
-        database = databases.get(instance.databasename)
+        database = databases.get(instance.database_name)
         if database is None or database.invalid or not database.open:
             found = "closed or invalid" if database else "missing"
-            words = f"{instance}: {instance.databasename} is {found}"
-            names = (instance.name, instance.databasename)
+            words = f"{instance}: {instance.database_name} is {found}"
+            names = (instance.name, instance.database_name)
             yield Violation(Kind.NO_DATABASE, words, instance.mark, names)
         elif database.mark != instance.mark:
             words = f"{instance}: {database.name} has the comment {database.comment}"
@@ -431,12 +431,12 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
 
 def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[Violation]:
     """All copies of a template are alike; the template itself is closed, so most of them tell what it is."""
-    completed = [it for it in instances if it.whole and it.databasename in sums]
-    counted = Counter((it.databasetemplate, sums[it.databasename]) for it in completed)
+    completed = [it for it in instances if it.whole and it.database_name in sums]
+    counted = Counter((it.database_template, sums[it.database_name]) for it in completed)
     usual = {template: checksum for (template, checksum), _ in reversed(counted.most_common())}
     for instance in completed:
-        if sums[instance.databasename] != usual[instance.databasetemplate]:
-            words = f"{instance}: {sums[instance.databasename] or 'empty'}"
+        if sums[instance.database_name] != usual[instance.database_template]:
+            words = f"{instance}: {sums[instance.database_name] or 'empty'}"
             yield Violation(Kind.WRONG_CONTENTS, words)
 
 
@@ -444,7 +444,7 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
     """Each database is a foreign one, or belongs to an instance that may have it."""
     # What a delete could not drop, it says so: the database may be there.
     owners = {
-        (instance.databasename, instance.mark)
+        (instance.database_name, instance.mark)
         for instance in evidence.instances
         if instance.whole or instance.status == "Delete_Failed"
     }
@@ -500,8 +500,8 @@ def _foreign(
 
 def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
     """Each completed instance has its ODS instance, which leads to its database, and there are no others."""
-    completed = {row.odsinstanceid: row for row in evidence.instances if row.whole}
-    routed = {row.odsinstanceid: row for row in evidence.ods_instances}
+    completed = {row.ods_instance_id: row for row in evidence.instances if row.whole}
+    routed = {row.ods_instance_id: row for row in evidence.ods_instances}
     for missing in completed.keys() - routed.keys():
         yield Violation(Kind.NO_ODS_INSTANCE, str(completed[missing]))
     for number, ods_instance in routed.items():
@@ -512,13 +512,13 @@ def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
 
 
 def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> Iterator[Violation]:
-    if (ods_instance.name, ods_instance.instancetype) != (instance.name, instance.databasetemplate):
-        words = f"{instance}: '{ods_instance.name}', {ods_instance.instancetype}"
+    if (ods_instance.name, ods_instance.instance_type) != (instance.name, instance.database_template):
+        words = f"{instance}: '{ods_instance.name}', {ods_instance.instance_type}"
         yield Violation(Kind.WRONG_ODS_INSTANCE, words)
     host, port = target.address
-    expected = {"host": host, "port": port, "database": instance.databasename}
+    expected = {"host": host, "port": port, "database": instance.database_name}
     try:
-        pairs = decrypted(ods_instance.connectionstring or "", target.encryption_key)
+        pairs = decrypted(ods_instance.connection_string or "", target.encryption_key)
     except (ValueError, InvalidSignature) as fault:
         words = f"{instance}: cannot be decrypted ({type(fault).__name__})"
         yield Violation(Kind.WRONG_CONNECTION_STRING, words)
@@ -551,9 +551,9 @@ def _open_workflows(evidence: Evidence, history: History) -> Iterator[Violation]
 
     A restore may have put the instance back to before its failure, or to before it was requested.
     """
-    rows = {row.odsinstanceid for row in evidence.instances}
+    rows = {row.ods_instance_id for row in evidence.instances}
     waiting = {
-        row.odsinstanceid
+        row.ods_instance_id
         for row in evidence.instances
         if row.status in _FAILED or row.mark in history.changed
     } | {int(job.split("-")[1]) for job, _ in history.forgotten}.difference(rows)
@@ -572,4 +572,4 @@ def _duplicate_workflows(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _operation(job: Job) -> str:
-    return job.jobid.partition("InstanceJob-")[0]
+    return job.job_id.partition("InstanceJob-")[0]

@@ -59,16 +59,16 @@ class Instance:
 
     id: int
     name: str
-    odsinstanceid: int
+    ods_instance_id: int
     status: str
-    databasetemplate: str
-    databasename: str
+    database_template: str
+    database_name: str
     operation: str
-    jobnumber: int
+    job_number: int
     mark: str
     published: bool
-    errormessage: str | None
-    newname: str | None
+    error_message: str | None
+    new_name: str | None
 
     @property
     def whole(self) -> bool:
@@ -76,28 +76,28 @@ class Instance:
         return self.status == "Completed" or (self.status, self.operation) == ("Error", "Rename")
 
     def __str__(self) -> str:
-        return f"instance {self.id} ('{self.name}', OdsInstanceId {self.odsinstanceid}, {self.status})"
+        return f"instance {self.id} ('{self.name}', OdsInstanceId {self.ods_instance_id}, {self.status})"
 
 
 @dataclass(frozen=True)
 class Job:
     """A row of `adminapi.jobstatuses` that is a job of an instance."""
 
-    jobid: str
+    job_id: str
     status: str
-    errormessage: str | None
+    error_message: str | None
     finished: bool
-    dbinstanceid: int | None
+    instance_id: int | None
 
 
 @dataclass(frozen=True)
 class OdsInstance:
     """A row of `dbo.odsinstances`."""
 
-    odsinstanceid: int
+    ods_instance_id: int
     name: str
-    instancetype: str | None
-    connectionstring: str | None
+    instance_type: str | None
+    connection_string: str | None
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class History:
     def see(self, databases: Sequence[Database], jobs: Sequence[Job]) -> None:
         """Note what is true at this moment."""
         self.published |= {(it.mark, it.oid): it.name for it in databases if it.mark and it.open}
-        self.errors |= {(job.jobid, job.errormessage or "") for job in jobs if job.status == "Error"}
+        self.errors |= {(job.job_id, job.error_message or "") for job in jobs if job.status == "Error"}
 
     def see_restore(self, lost: "Rows", restored: "Rows") -> None:
         """Note what is lost when a restore replaces the rows of the registry."""
@@ -235,7 +235,7 @@ class Rows:
     def named_jobs(self) -> set[tuple[str, str]]:
         """The id of each job, with the first name of its instance."""
         names = {instance.id: first_name(instance.name) for instance in self.instances}
-        return {(job.jobid, names.get(job.dbinstanceid or 0, "")) for job in self.jobs}
+        return {(job.job_id, names.get(job.instance_id or 0, "")) for job in self.jobs}
 
 
 def first_name(name: str) -> str:

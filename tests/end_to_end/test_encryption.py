@@ -60,7 +60,7 @@ async def test_reason_is_unreadable_but_told_when_an_encrypted_job_fails(
     await admin.execute(f'CREATE DATABASE "{database}"')
     failed = await operator.create(name)
     assert await operator.ended(failed) is JobStatus.ERROR
-    assert "does not belong" in ((await operator.instance(failed)).errormessage or "")
+    assert "does not belong" in ((await operator.instance(failed)).error_message or "")
     await operator.temporal("workflow", "signal", "--workflow-id", failed.workflow_id, "--name", "abandon")
     handle = temporal.get_workflow_handle(failed.workflow_id)
     await wait_until(lambda: has_event(handle, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED), 10)

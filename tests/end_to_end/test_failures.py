@@ -23,7 +23,7 @@ async def _failed(operator: Operator, job: InstanceJob, words: str) -> None:
     instance = await operator.instance(job)
     assert row is not None
     assert instance.status == InstanceStatus.ERROR
-    for told in (row.errormessage, instance.errormessage):
+    for told in (row.error_message, instance.error_message):
         assert words in (told or "")
 
 
@@ -31,7 +31,7 @@ async def _retried_by_signal(operator: Operator, job: InstanceJob) -> None:
     await operator.temporal("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
     instance = await operator.instance(job)
-    assert (instance.status, instance.errormessage) == (InstanceStatus.COMPLETED, None)
+    assert (instance.status, instance.error_message) == (InstanceStatus.COMPLETED, None)
 
 
 async def _fingerprint(postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str) -> list[object]:
@@ -170,7 +170,7 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.ERROR
-    assert "does not belong to this instance" in ((await operator.instance(job)).errormessage or "")
+    assert "does not belong to this instance" in ((await operator.instance(job)).error_message or "")
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
     assert await operator.queries.ods_instance(job.ods_instance_id), "whoever uses it shall go on to do so"
 
@@ -181,7 +181,7 @@ async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: In
         assert await operator.ended(deletion) is JobStatus.ERROR
     instance = await operator.instance(job)
     assert instance.status == InstanceStatus.DELETE_FAILED
-    assert "superusers" in (instance.errormessage or "")
+    assert "superusers" in (instance.error_message or "")
     return deletion
 
 

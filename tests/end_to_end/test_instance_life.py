@@ -44,12 +44,12 @@ async def test_instance_is_there_when_its_create_has_ended(
     assert "COMPLETED" in described.upper()
 
     instance = await operator.instance(job)
-    assert (instance.status, instance.odsinstancename) == (InstanceStatus.COMPLETED, name)
+    assert (instance.status, instance.ods_instance_name) == (InstanceStatus.COMPLETED, name)
     ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
     assert ods_instance is not None
-    assert (ods_instance.name, ods_instance.instancetype) == (name, Template.MINIMAL)
+    assert (ods_instance.name, ods_instance.instance_type) == (name, Template.MINIMAL)
     connection_string = ConnectionString.parse(
-        decrypt(ods_instance.connectionstring or "", base64.b64decode(ENCRYPTION_KEY))
+        decrypt(ods_instance.connection_string or "", base64.b64decode(ENCRYPTION_KEY))
     )
     assert dict(connection_string.pairs)["database"] == job.database
     assert dict(connection_string.pairs)["password"] == INSTANCE_PASSWORD

@@ -32,12 +32,12 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     assert await operator.ended(job) is JobStatus.ERROR
     instance = await operator.instance(job)
     assert (instance.status, instance.name) == (InstanceStatus.ERROR, name)
-    assert f"A database named '{foreign}' exists" in (instance.errormessage or "")
+    assert f"A database named '{foreign}' exists" in (instance.error_message or "")
     assert await _names(admin, job.mark) == [created.database]
     after = await operator.queries.ods_instance(created.ods_instance_id)
     assert before is not None
     assert after is not None
-    assert (after.name, after.connectionstring) == (before.name, before.connectionstring)
+    assert (after.name, after.connection_string) == (before.name, before.connection_string)
     async with session(postgres.dsn(created.database)) as user:
         assert await user.fetchval("SELECT count(*) FROM pg_class") > 0
 
@@ -56,7 +56,7 @@ async def test_instance_and_database_are_gone_when_a_failed_rename_is_followed_b
     async with session(postgres.dsn(created.database)):  # a superuser's: it cannot be ended
         job = await operator.rename(created, f"{name} new")
         assert await operator.ended(job) is JobStatus.ERROR
-        assert "superusers" in ((await operator.instance(job)).errormessage or "")
+        assert "superusers" in ((await operator.instance(job)).error_message or "")
     deletion = await operator.delete(job)  # handed over to the workflow that waits
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert await _names(admin, job.mark) == []

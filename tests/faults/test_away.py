@@ -164,7 +164,7 @@ async def test_others_go_on_and_the_blocking_session_is_named_when_a_transaction
         for deletion in deletions:
             row = await operator.queries.job(deletion.job_id)
             assert row is not None
-            assert f"pg_terminate_backend({holder})" in str(row.waitingfor)
+            assert f"pg_terminate_backend({holder})" in str(row.waiting_for)
         created = await operator.create(f"{name} other")
         assert await operator.ended(created) is JobStatus.COMPLETED
         await transaction.rollback()

@@ -97,7 +97,7 @@ async def test_instances_are_not_crossed_when_ids_are_given_out_again(
 
     assert await operator.reached(second, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
     instance = await operator.instance(second)
-    assert (instance.name, instance.databasename) == (f"{name} B", second.database)
+    assert (instance.name, instance.database_name) == (f"{name} B", second.database)
     comment = await admin.fetchval(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", second.database
     )

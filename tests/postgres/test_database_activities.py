@@ -254,7 +254,7 @@ async def test_published_database_stays_and_the_instance_follows_it_when_its_cre
     assert not await ActivityEnvironment().run(activities(instances).compensate, job)
     instance = await queries.instance(job.instance_id)
     assert instance.status == "Error"
-    assert f"The database '{job.database}' of this instance is there" in (instance.errormessage or "")
+    assert f"The database '{job.database}' of this instance is there" in (instance.error_message or "")
 
     await rows.execute("DELETE FROM dbo.odsinstances")
     assert await ActivityEnvironment().run(activities(instances).compensate, job)

@@ -116,7 +116,7 @@ async def test_job_is_found_by_its_exact_id_when_it_exists(
     job = await bring_to(instances, "Deleted", name)
     found = await queries.job(job.job_id)
     assert found is not None
-    assert (found.jobid, found.status) == (job.job_id, "Completed")
+    assert (found.job_id, found.status) == (job.job_id, "Completed")
     assert await queries.job(job.job_id.lower()) is None
     assert await queries.job("") is None
 
@@ -126,8 +126,8 @@ async def test_ods_instances_come_by_id_when_their_names_are_equal(
 ) -> None:
     for number, kind in ((5, "c"), (3, "a"), (4, "b")):
         await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, 'same', $2)", number, kind)
-    assert [row.odsinstanceid for row in await queries.ods_instances(Page("Name"))] == [3, 4, 5]
-    assert [row.odsinstanceid for row in await queries.all_ods_instances()] == [3, 4, 5]
+    assert [row.ods_instance_id for row in await queries.ods_instances(Page("Name"))] == [3, 4, 5]
+    assert [row.ods_instance_id for row in await queries.all_ods_instances()] == [3, 4, 5]
 
 
 async def test_contexts_and_derivatives_are_those_of_the_ods_instance_when_it_is_shown(
@@ -142,8 +142,8 @@ async def test_contexts_and_derivatives_are_those_of_the_ods_instance_when_it_is
         "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype)"
         " VALUES (1, 'Snapshot'), (2, 'Snapshot'), (1, 'ReadReplica')"
     )
-    assert [row.contextkey for row in await queries.contexts_of(1)] == ["z", "a"]
-    assert [row.derivativetype for row in await queries.derivatives_of(1)] == ["Snapshot", "ReadReplica"]
+    assert [row.key for row in await queries.contexts_of(1)] == ["z", "a"]
+    assert [row.derivative_type for row in await queries.derivatives_of(1)] == ["Snapshot", "ReadReplica"]
     assert await queries.contexts_of(3) == []
     assert await queries.derivatives_of(3) == []
     assert await queries.ods_instance(3) is None
@@ -210,6 +210,6 @@ async def test_times_are_utc_when_the_session_has_another_zone(
         await rows.execute(f'ALTER DATABASE "{database}" RESET timezone')
     now = datetime.now(UTC).replace(tzinfo=None)
     assert row is not None
-    for time in (row.createdat, instance.lastmodifieddate, instance.lastrefreshed):
+    for time in (row.created_at, instance.last_modified, instance.last_refreshed):
         assert time is not None
         assert abs(now - time) < timedelta(minutes=1)

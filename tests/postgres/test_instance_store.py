@@ -88,13 +88,13 @@ async def test_instance_and_job_wait_under_an_id_of_the_sequence_when_one_is_res
     assert [first.job.ods_instance_id, second.job.ods_instance_id] == [before + 1, before + 2]
     instance = await queries.instance(second.instance.id)
     assert (instance.status, instance.operation) == ("Pending", "Create")
-    assert (instance.name, instance.databasetemplate) == (f"{name} b", "Sample")
-    assert instance.databasename == second.job.database == f"EdFi_Ods_{name} b_Sample".replace(" ", "_")
-    assert instance.odsinstanceid == second.job.ods_instance_id
+    assert (instance.name, instance.database_template) == (f"{name} b", "Sample")
+    assert instance.database_name == second.job.database == f"EdFi_Ods_{name} b_Sample".replace(" ", "_")
+    assert instance.ods_instance_id == second.job.ods_instance_id
     assert (second.job.number, second.job.attempt, second.job.published) == (1, 1, False)
     job = await queries.job(f"CreateInstanceJob-{before + 2}-1")
     assert job is not None
-    assert (job.status, job.dbinstanceid, job.finishedat) == ("Pending", instance.id, None)
+    assert (job.status, job.instance_id, job.finished_at) == ("Pending", instance.id, None)
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 0
 
 
@@ -246,7 +246,7 @@ async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
     assert await status_of(queries, failed) == status
     row = await queries.job(failed.job_id)
     assert row is not None
-    assert (row.status, row.finishedat, row.errormessage) == ("Pending", None, None)
+    assert (row.status, row.finished_at, row.error_message) == ("Pending", None, None)
 
 
 @pytest.mark.parametrize(
@@ -293,9 +293,9 @@ async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_cr
     assert (await status_of(queries, job), await job_status(queries, job)) == ("Completed", "Completed")
     routed = await queries.ods_instance(job.ods_instance_id)
     assert routed is not None
-    assert (routed.name, routed.instancetype) == (name, "Minimal")
-    assert routed.connectionstring == CONNECTION_STRING
-    assert (await queries.instance(job.instance_id)).odsinstancename == name
+    assert (routed.name, routed.instance_type) == (name, "Minimal")
+    assert routed.connection_string == CONNECTION_STRING
+    assert (await queries.instance(job.instance_id)).ods_instance_name == name
 
     job = (await instances.request_delete(job.instance_id)).job
     assert job.published
@@ -317,14 +317,14 @@ async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_agai
     assert await instances.fail(job, "The template is missing.")
     instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
-    assert (instance.status, instance.errormessage) == (error_state, "The template is missing.")
-    assert (row.status, row.errormessage) == ("Error", "The template is missing.")
-    assert row.finishedat is not None
+    assert (instance.status, instance.error_message) == (error_state, "The template is missing.")
+    assert (row.status, row.error_message) == ("Error", "The template is missing.")
+    assert row.finished_at is not None
     assert (await instances.begin(replace(job, attempt=2))).held  # as a signalled workflow does
     instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
-    assert (instance.status, instance.errormessage, instance.attempt) == ("InProgress", None, 2)
-    assert (row.status, row.errormessage, row.finishedat) == ("InProgress", None, None)
+    assert (instance.status, instance.error_message, instance.attempt) == ("InProgress", None, 2)
+    assert (row.status, row.error_message, row.finished_at) == ("InProgress", None, None)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ async def test_long_list_begins_at_once_when_its_names_are_sorted(
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances (name) SELECT 'n' || n FROM generate_series(1, 5000) n")
     await rows.execute("ANALYZE dbo.odsinstances")
-    query = ODS_INSTANCES.page_of(select(OdsInstance.odsinstanceid), Page("Name"))
+    query = ODS_INSTANCES.page_of(select(OdsInstance.ods_instance_id), Page("Name"))
     statement = query.compile(engine, compile_kwargs={"literal_binds": True})
     async with engine.connect() as connection:
         plan = (await connection.scalars(text(f"EXPLAIN {statement}"))).all()
@@ -117,7 +117,7 @@ async def test_ids_are_sorted_as_numbers_when_they_are_the_order(
     async with session(registry_dsn) as connection:
         await connection.execute("INSERT INTO dbo.odsinstances VALUES (10, 'a'), (9, 'b'), (100, 'c')")
 
-    assert [row.odsinstanceid for row in await queries.ods_instances(Page("Id"))] == [9, 10, 100]
+    assert [row.ods_instance_id for row in await queries.ods_instances(Page("Id"))] == [9, 10, 100]
 
 
 def test_first_word_is_the_usual_order_when_a_list_is_described() -> None:

@@ -148,7 +148,7 @@ async def test_nothing_else_happens_when_the_ods_instance_of_no_instance_is_dele
     bystander = await bring_to(instances, "Completed", name)
     row = await ods_instances.create(DRAFT)
 
-    assert await ods_instances.delete(row.odsinstanceid) is None
+    assert await ods_instances.delete(row.ods_instance_id) is None
     assert [waiting.job_id for waiting in await instances.waiting_jobs(0, 9)] == []
     assert await ods_instance_of(rows, bystander)
 
@@ -202,7 +202,7 @@ async def test_name_keeps_the_rules_of_instances_when_there_is_one_behind(
         with pytest.raises(InvalidError) as refusal:
             await ods_instances.update(job.ods_instance_id, draft(bad))
         assert refusal.value.faults["Name"]
-    assert (await ods_instances.create(replace(DRAFT, name="naïve-" + "n" * 94))).odsinstanceid
+    assert (await ods_instances.create(replace(DRAFT, name="naïve-" + "n" * 94))).ods_instance_id
 
 
 async def test_name_is_refused_when_another_has_it_or_shall_have_it(
@@ -224,7 +224,7 @@ async def test_name_is_refused_when_another_has_it_or_shall_have_it(
                 await change
             assert "already exists" in refusal.value.faults["Name"][0]
     with pytest.raises(InvalidError):
-        await ods_instances.update(other.odsinstanceid, draft(name))
+        await ods_instances.update(other.ods_instance_id, draft(name))
     assert (
         await ods_instances.update(job.ods_instance_id, draft(f"{name} deleted"))
     ).name == f"{name} deleted"
@@ -251,7 +251,7 @@ async def test_name_that_no_rule_allows_any_more_is_kept_when_only_the_rest_is_c
     await rows.execute("UPDATE dbo.odsinstances SET name = $1", ADOPTED_NAME)
 
     row = await ods_instances.update(job.ods_instance_id, draft(ADOPTED_NAME, None))
-    assert row.instancetype is None
+    assert row.instance_type is None
     assert (await instance_of(rows, job))["name"] == name
 
 
@@ -263,7 +263,7 @@ async def test_twins_made_by_others_are_refused_when_a_type_would_make_them_equa
         await ods_instances.update(2, draft("twin", "a"))
 
     assert "already exists" in refusal.value.faults["Name"][0]
-    assert (await ods_instances.update(2, draft("twin", "c"))).instancetype == "c"
+    assert (await ods_instances.update(2, draft("twin", "c"))).instance_type == "c"
 
 
 async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
@@ -319,4 +319,4 @@ async def test_id_is_one_that_nobody_has_when_the_sequence_was_set_back(
         job.ods_instance_id,
     )
 
-    assert (await ods_instances.create(DRAFT)).odsinstanceid > job.ods_instance_id
+    assert (await ods_instances.create(DRAFT)).ods_instance_id > job.ods_instance_id
