@@ -5,10 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup demo up test test-postgres lint bench chaos lock
-.DEFAULT_GOAL := demo
+.PHONY: help setup demo up test test-postgres lint bench chaos lock
+.DEFAULT_GOAL := help
 
-setup: $(VENV)/.complete
+help:  ## print this list
+	@echo 'make TARGET [ARGS="..."]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.complete  ## make the environment in .venv
 
 $(VENV)/.complete: pyproject.toml requirements.lock requirements-dev.lock
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -17,32 +21,32 @@ $(VENV)/.complete: pyproject.toml requirements.lock requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup
+demo: setup  ## run everything here, create an instance, show it, delete it, stop
 	$(BIN)/ods demo $(ARGS)
 
-up: setup
+up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
-test: setup
+test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
-test-postgres: setup
+test-postgres: setup  ## the tests that need PgBouncer: apt-get install pgbouncer
 	$(BIN)/pytest -m pgbouncer tests/poolers $(ARGS)
 
-lint: setup
+lint: setup  ## ruff with every rule on, the directions of imports, mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: setup
+bench: setup  ## measure the service against bare PostgreSQL and bare frameworks
 	$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: setup
+chaos: setup  ## faults while clients work, then a check that all is as it should be
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 # Pins every dependency with its hashes. No address of an index is written: anyone's index serves.
-lock: setup
+lock: setup  ## pin the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra bench --extra dev pyproject.toml -o requirements-dev.lock
