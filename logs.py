@@ -1,4 +1,4 @@
-"""Logging that tells what failed and where, never an exception's text or stack: either can hold secrets."""
+"""Logging of what failed and where, never of an exception's text or stack: either can hold secrets."""
 
 import logging
 import sys
@@ -34,12 +34,12 @@ class RedactingFormatter(logging.Formatter):
         return fault_name(ei[1]) if ei[1] is not None else ""
 
     def formatStack(self, stack_info: str) -> str:  # noqa: ARG002, N802 - named by the standard library
-        """Nothing: a stack is not for the log."""
+        """Nothing: stacks are not logged."""
         return ""
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send every logger of this process to standard error, discreetly."""
+    """Send every logger of this process to standard error, redacted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

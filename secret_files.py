@@ -16,7 +16,7 @@ from pydantic import SecretStr
 _LOGIN_PARAMETERS = {"user", "password"}
 
 DsnSource: TypeAlias = str | Callable[[], str]
-"""The address of a database, or what tells it anew for each connection."""
+"""The DSN of a database, or a function that gives it anew for each connection."""
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class FileSecret(SecretStr):
     """A secret that was read from a file.
 
     Args:
-        value: what it was when it was read.
+        value: the secret when it was read.
         read_again: reads it once more; raises `UnreadableSecretError` if that fails.
     """
 
@@ -63,13 +63,13 @@ def from_environment(variable: str) -> FileSecret | None:
 
 
 class CurrentDsn:
-    """The address of a database, with the login that its file holds now.
+    """The DSN of a database, with the user and password that its file holds now.
 
-    Only user and password change while the service runs: whatever else the file says is for the next start.
+    Only user and password change while the service runs: any other change in the file takes a restart.
 
     Args:
-        dsn: the address, as it was at the start.
-        name: what operators call it, for the log.
+        dsn: the DSN, as it was at the start.
+        name: the setting, for the log.
     """
 
     def __init__(self, dsn: SecretStr, name: str) -> None:
@@ -79,29 +79,29 @@ class CurrentDsn:
         self._refused: str | None = None
 
     def __call__(self) -> str:
-        """The address to connect to; reads the file, which is small."""
+        """The DSN to connect with; reads the file each time, which is small."""
         if isinstance(self._secret, FileSecret):
             try:
-                self._take(self._secret.read_again())
+                self._accept(self._secret.read_again())
             except UnreadableSecretError as error:
                 self._refuse(str(error), f"the file {error}")
         return self._dsn
 
-    def _take(self, found: str) -> None:
-        if _besides_login(found) == _besides_login(self._dsn):
+    def _accept(self, found: str) -> None:
+        if _without_login(found) == _without_login(self._dsn):
             self._dsn, self._refused = found, None
         else:
             self._refuse(found, "its file says more than another user or password, which takes a restart")
 
     def _refuse(self, found: str, reason: str) -> None:
-        """Go on with what is known, and say so once for each content that is not taken."""
+        """Keep the DSN that is known, and log that once for each content that is refused."""
         if found != self._refused:
             _logger.warning("%s stays as it is: %s.", self._name, reason)
         self._refused = found
 
 
 def current(dsn: DsnSource) -> str:
-    """The address of a database for a connection that is opened now."""
+    """The DSN of a database for a connection that is opened now."""
     return dsn if isinstance(dsn, str) else dsn()
 
 
@@ -118,8 +118,8 @@ def _content(path: Path) -> str:
     return secret
 
 
-def _besides_login(dsn: str) -> tuple[object, ...] | None:
-    """Everything that `dsn` says but user and password; None if it cannot be read."""
+def _without_login(dsn: str) -> tuple[object, ...] | None:
+    """The parts of `dsn` but user and password; None if it cannot be parsed."""
     try:
         url = urlsplit(dsn)
     except ValueError:

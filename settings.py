@@ -1,9 +1,9 @@
-"""Every knob of the API and the worker, read from environment variables that begin with `ODS_`.
+"""Every setting of the API and the worker, read from environment variables that begin with `ODS_`.
 
 Temporal's own connection settings are not here: they follow Temporal's convention (`TEMPORAL_ADDRESS`,
 `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS…`) and are read by `temporalio.envconfig`.
 
-Each secret may also be in a file, which a variable with `_FILE` behind its name names.
+Each secret may also be in a file: the variable with `_FILE` appended to its name holds the file's path.
 """
 
 import base64
@@ -54,7 +54,7 @@ DEFAULT_TENANT = "default"
 """The tenant every instance belongs to while multi-tenancy is off."""
 TENANT_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
 _VERSION = re.compile(r"v[0-9]+", re.IGNORECASE)
-"""The part of a path that names a version: the paths of a tenant of that name could not be told from it."""
+"""The segment of a path that names a version: no tenant may have such a name, or its paths were ambiguous."""
 
 
 class InvalidSettingsError(Exception):
@@ -62,14 +62,14 @@ class InvalidSettingsError(Exception):
 
 
 class _RefusedSecret:
-    """Stands where a secret should be that its file does not hold."""
+    """The value of a secret whose file cannot be used: validation refuses it with this reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 class Trigger(StrEnum):
-    """When a requested job starts: at the request, or only when the sweep comes by."""
+    """When a requested job starts: at the request, or at the next sweep."""
 
     IMMEDIATE = "immediate"
     SCHEDULED = "scheduled"
@@ -83,9 +83,9 @@ class CloneStrategy(StrEnum):
     FILE_COPY = "file_copy"
 
 
-def _was_read(value: object) -> object:
+def _require_readable(value: object) -> object:
     if isinstance(value, _RefusedSecret):
-        raise ValueError(value.reason)  # noqa: TRY004 - pydantic takes it for a refusal of the value
+        raise ValueError(value.reason)  # noqa: TRY004 - pydantic reports a ValueError as an invalid value
     return value
 
 
@@ -112,7 +112,7 @@ def _web_address(value: str) -> str:
         HttpUrl(value)
     except ValidationError:
         raise ValueError("must look like https://server/path") from None
-    return value  # as it was written: it is compared with what tokens say
+    return value  # unchanged: it is compared with claims of tokens
 
 
 def _host_names(value: str) -> str:
@@ -122,7 +122,7 @@ def _host_names(value: str) -> str:
 
 
 def uses_tls(address: str) -> bool:
-    """Whether what is fetched from the web address is protected on its way."""
+    """Whether the web address is one of HTTPS."""
     return address.lower().startswith("https://")
 
 
@@ -156,7 +156,7 @@ def _decoded_list(value: SecretStr | None) -> tuple[bytes, ...]:
     return tuple(_decoded(key.strip()) for key in text.split(",")) if text else ()
 
 
-def _ring(key: SecretStr, previous: SecretStr | None) -> tuple[bytes, ...]:
+def _decoded_keys(key: SecretStr, previous: SecretStr | None) -> tuple[bytes, ...]:
     return (_decoded(key.get_secret_value()), *_decoded_list(previous))
 
 
@@ -165,7 +165,7 @@ def _unused(value: object) -> None:
         raise ValueError("must not be set together with ODS_TENANTS, where each tenant has its own")
 
 
-Secret = Annotated[SecretStr, BeforeValidator(_was_read)]
+Secret = Annotated[SecretStr, BeforeValidator(_require_readable)]
 Dsn = Annotated[Secret, AfterValidator(_postgres_dsn)]
 Key = Annotated[Secret, AfterValidator(_base64_key)]
 Keys = Annotated[Secret, AfterValidator(_base64_keys)]
@@ -178,7 +178,7 @@ _Unused = Annotated[None, BeforeValidator(_unused)]
 
 
 class Address(NamedTuple):
-    """Where a database is: neither who connects to it, nor how."""
+    """Hosts, ports and name of a database, without login and parameters."""
 
     host: str
     port: str
@@ -186,7 +186,7 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, dsn: SecretStr) -> Self:
-        """The address that `dsn` names; of a server that is several, all hosts and ports."""
+        """The address that `dsn` names; for several hosts, all hosts and ports, separated by commas."""
         url = PostgresDsn(dsn.get_secret_value())
         hosts = [str(host["host"]).lower() for host in url.hosts()]
         ports = [str(host["port"] or _POSTGRES_PORT) for host in url.hosts()]
@@ -194,7 +194,7 @@ class Address(NamedTuple):
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """The secrets that are in files."""
+    """A source of pydantic settings: the secrets that are in files."""
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self._secret(name) for name in SECRETS if name in self.settings_cls.model_fields}
@@ -212,7 +212,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 
 class ServiceSettings(BaseSettings):
-    """What an API or worker process does alike for all its tenants."""
+    """The settings of an API or worker process that all its tenants share."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True
@@ -231,7 +231,7 @@ class ServiceSettings(BaseSettings):
 
     clone_strategy: CloneStrategy = Field(
         default=CloneStrategy.AUTO,
-        description="`auto`, `wal_log` or `file_copy`; `auto` goes by template size.",
+        description="`auto`, `wal_log` or `file_copy`; `auto` chooses by the template's size.",
     )
 
     spares: int = Field(
@@ -270,7 +270,10 @@ class ServiceSettings(BaseSettings):
         default=3, ge=1, le=100, description="Databases a worker creates or drops at once."
     )
     ddl_prefetch: int = Field(
-        default=0, ge=0, le=100, description="Jobs a worker fetches beyond those, to have the next at hand."
+        default=0,
+        ge=0,
+        le=100,
+        description="Jobs a worker fetches beyond those, so that the next can begin at once.",
     )
     refresh_concurrency: int = Field(
         default=8,
@@ -300,7 +303,7 @@ class ServiceSettings(BaseSettings):
         default=True, description="Whether instances can be managed; if not, their endpoints answer 400."
     )
     registration: bool = Field(
-        default=False, description="Whether `/connect/register` always admits new clients."
+        default=False, description="Whether `/connect/register` always accepts new clients."
     )
     allowed_hosts: HostNames | None = Field(
         default=None,
@@ -314,7 +317,7 @@ class ServiceSettings(BaseSettings):
     )
     rate_limiting: bool = Field(
         default=True,
-        description="Whether an address may only so often register clients, ask for tokens and fail.",
+        description="Whether registrations, token requests and failures are limited for each client address.",
     )
     audit_retention: int = Field(
         default=400, ge=1, le=36_500, description="Days that an entry of the audit trail is kept."
@@ -330,7 +333,7 @@ class ServiceSettings(BaseSettings):
         default="edfi_admin_api", min_length=1, description="What `aud` in the issuer's tokens must name."
     )
     oidc_jwks_url: WebAddress | None = Field(
-        default=None, description="Address of the issuer's keys; by default its discovery document says it."
+        default=None, description="Address of the issuer's keys; by default, that of its discovery document."
     )
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
@@ -353,14 +356,14 @@ class ServiceSettings(BaseSettings):
     @property
     def token_signing_keys(self) -> tuple[bytes, ...]:
         """The keys whose tokens are accepted; the first one signs."""
-        return _ring(self.token_signing_key, self.token_signing_key_previous)
+        return _decoded_keys(self.token_signing_key, self.token_signing_key_previous)
 
     @property
     def payload_keys(self) -> tuple[bytes, ...]:
-        """The keys that decrypt what Temporal stores; the first one encrypts. None: it stays plain."""
+        """The keys that decrypt what Temporal stores; the first one encrypts. Empty: nothing is encrypted."""
         if self.payload_key is None:
             return ()
-        return _ring(self.payload_key, self.payload_key_previous)
+        return _decoded_keys(self.payload_key, self.payload_key_previous)
 
     @classmethod
     def settings_customise_sources(
@@ -386,9 +389,10 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             faults = error.errors(include_input=False, include_url=False, include_context=False)
             lines = [
-                f"{_place(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults
+                f"{_setting_path(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+                for fault in faults
             ]
-            # What is alike for all tenants is refused once for each of them.
+            # A shared setting is refused once for each tenant.
             raise InvalidSettingsError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -421,7 +425,7 @@ class Settings(ServiceSettings):
     @property
     def encryption_keys(self) -> tuple[bytes, ...]:
         """The keys that decrypt connection strings; the first one encrypts."""
-        return _ring(self.encryption_key, self.encryption_key_previous)
+        return _decoded_keys(self.encryption_key, self.encryption_key_previous)
 
     @property
     def tenants(self) -> Mapping[str, Self]:
@@ -440,7 +444,7 @@ class Settings(ServiceSettings):
 
     @property
     def refresh_queue(self) -> str:
-        """Task queue of the activities that read ODS databases, which may hang."""
+        """Task queue of the activities that read ODS databases, whose servers may not answer."""
         return f"{self.task_queue}-refresh"
 
     @property
@@ -470,7 +474,7 @@ class MultiTenantSettings(ServiceSettings):
     def _read(
         cls, source: str | FileSecret | _RefusedSecret, info: ValidationInfo
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Read the JSON; each tenant gets task queues of its own, where it holds up nobody else."""
+        """Read the JSON; each tenant gets task queues of its own, so that none delays another."""
         shared = {name: value for name, value in info.data.items() if name in ServiceSettings.model_fields}
         prefix = info.data.get("task_queue", "")
         return {
@@ -504,7 +508,7 @@ def load_settings() -> AnySettings:
 
 
 def _tenants(source: str | FileSecret | _RefusedSecret) -> dict[str, dict[str, Any]]:
-    _was_read(source)
+    _require_readable(source)
     tenants = _parsed_tenants(source.get_secret_value() if isinstance(source, FileSecret) else str(source))
     if not all(map(TENANT_NAME.fullmatch, tenants)):
         raise ValueError("the name of a tenant has 1 to 50 letters (A to Z), digits and hyphens")
@@ -530,12 +534,12 @@ def _parsed_tenants(text: str) -> dict[str, dict[str, Any]]:
 
 
 def _own(tenant: str, own: dict[str, Any], source: object) -> dict[str, Any]:
-    """What a tenant has of its own; what is in a file, its own or that of all tenants, can be read again."""
+    """A tenant's own settings; secrets from a file, its own or that of all, can be read again."""
     values = {name: value for name, value in own.items() if name in _OWN}
     if isinstance(source, FileSecret):
         for name in values.keys() & set(SECRETS):
             if isinstance(values[name], str):
-                values[name] = FileSecret(values[name], partial(_member, source, tenant, name))
+                values[name] = FileSecret(values[name], partial(_read_tenant_secret, source, tenant, name))
     return values | {
         name: _secret_of_file(own[file], twice=name in own)
         for file, name in _OWN_FILES.items()
@@ -552,11 +556,11 @@ def _secret_of_file(path: object, *, twice: bool) -> FileSecret | _RefusedSecret
         return _RefusedSecret(f"the file {error}")
 
 
-def _member(source: FileSecret, tenant: str, name: str) -> str:
+def _read_tenant_secret(source: FileSecret, tenant: str, name: str) -> str:
     """A secret of a tenant, read again from the file of all tenants.
 
     Raises:
-        UnreadableSecretError: the file does not hold it any more.
+        UnreadableSecretError: the file no longer holds it.
     """
     try:
         member = _parsed_tenants(source.read_again()).get(tenant, {}).get(name)
@@ -573,20 +577,18 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    """Where the value stands that was refused."""
+def _setting_path(location: tuple[int | str, ...]) -> str:
+    """The variable, and for a tenant's setting its path in the JSON, of the value that was refused."""
     field = location[-1]
     variable = _variable(str(field))
     if len(location) == 1 or field in ServiceSettings.model_fields:
         return variable
-    place = f"{_variable('tenants')}: {location[1]}: {field}"
-    return (
-        place if field in MultiTenantSettings.model_fields else f"{place} (or, for all tenants, {variable})"
-    )
+    path = f"{_variable('tenants')}: {location[1]}: {field}"
+    return path if field in MultiTenantSettings.model_fields else f"{path} (or, for all tenants, {variable})"
 
 
 def _variable(field: str) -> str:
-    """The variable that says what `field` is, which may be that of a file."""
+    """The variable that gives `field`: with `_FILE` if the environment has that."""
     variable = f"{_PREFIX}{field.upper()}"
     file = f"{variable}{_FILE.upper()}"
     return file if file in os.environ else variable

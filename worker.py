@@ -1,4 +1,4 @@
-"""The worker: composes everything that carries jobs out, and runs it until it is told to stop.
+"""The worker: connects activities and workflows to Temporal, and runs them until SIGTERM or SIGINT.
 
 Three task queues are served for each tenant. Workflows and status writes share one; databases are created and
 dropped on another, with a concurrency of its own, so that a burst of clones never delays a status; and ODS
@@ -34,10 +34,10 @@ from registry.storage.poolers import PoolerCheck
 from settings import AnySettings, InvalidSettingsError, load_settings
 from temporal import client, schedules
 from temporal.job_starter import JobStarter, started_jobs
+from temporal.namespace import register_search_attributes
 from temporal.refresh_starter import RefreshStarter
 from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
-from workflows import search_attributes
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.pending_sweep import PendingSweep
@@ -60,25 +60,25 @@ WORKFLOWS = [
 
 _RECONNECT_SECONDS = 1
 _STICKY_TIMEOUT = timedelta(milliseconds=500)
-"""How long a workflow waits for the worker that has it in its cache, before another one takes it over."""
+"""How long a workflow task waits for the worker that has the workflow cached, before any worker gets it."""
 _HEARTBEAT_THROTTLE = timedelta(seconds=1)
 _POLLERS = 2
-"""Polls a worker has open on a queue. A worker that is paused swallows the task of each of them."""
+"""Polls that a worker has open on a queue. If the process is suspended, the task of each poll is delayed."""
 
 _CACHED_WORKFLOWS = 200
-"""Workflows kept in memory; one that was put out is replayed from its short history when it goes on."""
+"""Workflows kept in memory; one that was evicted is replayed from its short history when it goes on."""
 
 _logger = logging.getLogger("worker")
 
 
 def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker of a tenant's workflows and status writes."""
-    settings, registry, server = tenant.settings, tenant.instances, tenant.server
-    writes = StatusActivities(registry, tenant.connection_strings, server)
+    settings, instances, server = tenant.settings, tenant.instances, tenant.server
+    statuses = StatusActivities(instances, tenant.connection_strings, server)
     starter = JobStarter(temporal, settings.registry_queue)
-    sweep = SweepActivities(registry, starter.start)
+    sweep = SweepActivities(instances, starter.start)
     reconcile = ReconcileActivities(
-        registry, server, partial(_drifts, temporal, tenant), starter.is_open, starter.start
+        instances, server, partial(_detect_drift, temporal, tenant), starter.is_open, starter.start
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
@@ -86,17 +86,17 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         temporal,
         task_queue=settings.registry_queue,
         workflows=WORKFLOWS,
-        # The sandbox would load each workflow's module anew for each run; it guards the tests instead.
+        # The sandbox would load each workflow's module anew for each run; the tests run workflows in it.
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=_CACHED_WORKFLOWS,
         activities=[
-            writes.begin,
-            writes.is_due,
-            writes.finish_create,
-            writes.finish_delete,
-            writes.finish_rename,
-            writes.fail,
-            writes.record_wait,
+            statuses.begin,
+            statuses.is_due,
+            statuses.finish_create,
+            statuses.finish_delete,
+            statuses.finish_rename,
+            statuses.fail,
+            statuses.record_wait,
             sweep.dispatch_page,
             reconcile.find_stuck,
             reconcile.restart,
@@ -116,7 +116,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     )
 
 
-async def _drifts(temporal: Client, tenant: Tenant) -> list[Drift]:
+async def _detect_drift(temporal: Client, tenant: Tenant) -> list[Drift]:
     return await tenant.drift.detect(await started_jobs(temporal, tenant.name))
 
 
@@ -140,7 +140,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
         ],
         max_concurrent_activities=settings.ddl_concurrency + settings.ddl_prefetch,
         max_concurrent_activity_task_polls=1,
-        # By default heartbeats are held back for four fifths of their timeout, which leaves little to spare.
+        # By default heartbeats are sent after four fifths of their timeout, which leaves little time.
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
     )
@@ -166,7 +166,7 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
 
 
 WORKERS = (registry_worker, ddl_worker, refresh_worker)
-"""What a tenant is served by."""
+"""The workers of each tenant."""
 
 
 async def run(settings: AnySettings, stop: asyncio.Event) -> None:
@@ -174,7 +174,7 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
 
     Raises:
         InvalidSettingsError: a DSN leads to a pooler in transaction mode.
-        ExceptionGroup: of this, if that was found later, as the server was away at first.
+        ExceptionGroup: of InvalidSettingsError, if that is found later because the server was away at first.
     """
     poolers = PoolerCheck(settings)
     await poolers.look()
@@ -184,13 +184,13 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     async with open_tenants(settings) as tenants, asyncio.TaskGroup() as running:
         for tenant in tenants:
             running.create_task(_serve(temporal, tenant, stop))
-        looking = running.create_task(poolers.keep_looking())
+        pooler_check = running.create_task(poolers.keep_looking())
         await stop.wait()
-        looking.cancel()
+        pooler_check.cancel()
 
 
 async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
-    """Serve a tenant, once its registry is known to be the installation's: a copy would take its jobs."""
+    """Serve a tenant once its registry is confirmed: with a copy, the original's jobs would run here."""
     await until_done(partial(_require_own, temporal, tenant), f"The tenant {tenant.name}", stop)
     if stop.is_set():
         return
@@ -206,14 +206,19 @@ async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
 
 
 async def _require_own(temporal: Client, tenant: Tenant) -> None:
-    """Make sure that the tenant's registry and its schedules belong to one installation."""
+    """Check that the tenant's registry and its schedules belong to one installation.
+
+    Raises:
+        InstallationNotConfirmedError: the registry is a copy, or was restored, and is not confirmed.
+        ForeignScheduleError: the schedules belong to another installation.
+    """
     installation = await tenant.instances.installation.require_confirmed()
     await schedules.require_own(temporal, installation.id, tenant.name)
 
 
 async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
-    """Register search attributes, set the tenant's schedules and let each run once."""
-    await search_attributes.register(temporal)
+    """Register search attributes, and create or update the tenant's schedules."""
+    await register_search_attributes(temporal)
     installation = await tenant.instances.installation.require_confirmed()
     await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
@@ -231,8 +236,8 @@ async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | Non
 
 
 async def until_done(step: Callable[[], Awaitable[None]], subject: str, stop: asyncio.Event) -> None:
-    """Try `step` as often as it takes, unless the worker is told to stop; each reason is logged once."""
-    told = ""
+    """Try `step` once a second until it succeeds or the worker is stopped; log each new reason once."""
+    logged = ""
     while not stop.is_set():
         try:
             await step()
@@ -242,9 +247,9 @@ async def until_done(step: Callable[[], Awaitable[None]], subject: str, stop: as
             level, reason = logging.WARNING, f"trying again ({fault_name(error)})."
         else:
             return
-        if reason != told:
+        if reason != logged:
             _logger.log(level, "%s is not ready: %s", subject, reason)
-            told = reason
+            logged = reason
         await _pause(stop)
 
 
@@ -259,7 +264,7 @@ async def main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    gc.freeze()  # what is here by now stays: no job shall wait while it is looked through for garbage
+    gc.freeze()  # what is loaded by now stays: garbage collections need not visit it while jobs run
     await run(settings, stop)
 
 
@@ -269,7 +274,7 @@ if __name__ == "__main__":
         asyncio.run(main())
     except InvalidSettingsError as invalid:
         sys.exit(f"The worker cannot start.\n{invalid}")
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text is not for the log
+    except Exception as error:  # noqa: BLE001 - its text may hold secrets
         faults = error.exceptions if isinstance(error, ExceptionGroup) else [error]
-        told = [str(one) if isinstance(one, InvalidSettingsError) else fault_name(one) for one in faults]
-        sys.exit(f"The worker cannot go on: {', '.join(told)}")
+        reasons = [str(one) if isinstance(one, InvalidSettingsError) else fault_name(one) for one in faults]
+        sys.exit(f"The worker cannot go on: {', '.join(reasons)}")

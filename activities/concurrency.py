@@ -1,4 +1,4 @@
-"""How many of the databases a worker was asked for it works on at once."""
+"""A limit on how many databases a worker creates, renames or drops at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,17 +9,17 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 SLOT_MISSED = "TurnMissed"
-"""Type of the error of an activity whose turn has not come before its worker stopped."""
+"""Error type, as histories have it, of an activity that had no slot yet when its worker was stopped."""
 
 _NO_PAUSE = timedelta(milliseconds=1)
-"""Nothing has failed, so whoever takes over need not wait as after a fault."""
+"""Nothing has failed, so the worker that takes over need not wait as after a fault."""
 
 
 class ConcurrencyLimit:
-    """Turns at the databases; who asked first comes first.
+    """Slots for work on databases, given out in the order in which they were requested.
 
     Args:
-        at_once: how many there are.
+        at_once: number of slots.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -27,15 +27,15 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """What the running activity does in its turn.
+        """Wait for a slot, and hold it while the body runs.
 
         Raises:
-            ApplicationError: the worker was told to stop before the turn came; the next worker gets to it.
+            ApplicationError: the worker was told to stop before a slot was free; another worker tries again.
         """
         async with self._free:
             if activity.is_worker_shutdown():
                 raise ApplicationError(
-                    "The worker stopped before this job had its turn.",
+                    "The worker was stopped before it could begin this step.",
                     type=SLOT_MISSED,
                     next_retry_delay=_NO_PAUSE,
                 )

@@ -1,4 +1,4 @@
-"""Creating, renaming and dropping databases, as activities: fenced, checked against the registry."""
+"""Activities that create, rename and drop databases, under the instance's fence and the registry's word."""
 
 import asyncio
 import logging
@@ -16,8 +16,10 @@ from temporalio.exceptions import ApplicationError
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from databases import provisioning, renaming
-from databases.errors import DISK_FULL, DatabaseFaultError
+from databases import dropping, provisioning, renaming
+from databases.constants import DISK_FULL
+from databases.errors import DatabaseFaultError
+from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
 from logs import fault_name
@@ -31,7 +33,7 @@ _FINISH_SECONDS = 2
 _DISK_FULL_SECONDS = 30
 """How long no clone is begun on a server that has said that its disk is full: others would fail as well."""
 
-_GOES_ON_SECONDS = 5
+_WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
 _logger = logging.getLogger(__name__)
@@ -58,13 +60,13 @@ class SupersededError(ApplicationError):
 class DatabaseActivities:
     """The middle step of every job, on the server that holds the ODS databases.
 
-    It records the outcome as well, if that can be done at once, which saves the workflow a step. Otherwise
-    the workflow's own last step does it, or finds out why it cannot be done.
+    An activity here also tries to record the outcome in the registry, which saves the workflow a step. If
+    that fails, the workflow's own last step does it, or reports why it cannot be done.
 
     Args:
-        tenant: whose databases these are.
-        turns: bounds how many of them are worked on at once. Proof and outcome come after one's turn.
-        refill: requests that spares are refilled, after one was taken; without it, none are taken.
+        tenant: the tenant whose databases these are.
+        limit: bounds how many databases are worked on at once; verifying and recording are not counted.
+        refill: requests a refill after a spare was claimed; without it, no spares are claimed.
     """
 
     def __init__(
@@ -78,33 +80,45 @@ class DatabaseActivities:
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> ProvisionResult:
-        """Clone the template or take a spare, publish it under its name, and prove that it answers."""
+        """Clone the template or claim a spare, publish it under its name, and verify that it answers.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
         with as_application_error():
             try:
                 async with heartbeats():
                     return await self._provision(job)
             except SupersededError:
-                # Unless an earlier try recorded the outcome, and Temporal did not hear of it.
+                # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
                 if await self._tenant.instances.holds(job, InstanceStatus.COMPLETED):
                     return ProvisionResult(job.database, size_bytes=None, finished=True)
                 raise
 
     @activity.defn
     async def drop(self, job: InstanceJob) -> bool:
-        """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded."""
+        """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
         with as_application_error():
             try:
                 async with heartbeats(), self._fenced(job) as session:
-                    await provisioning.drop(session, owner_of(job), job.databases, published=job.published)
+                    await dropping.drop(session, owner_of(job), job.databases, published=job.published)
             except SupersededError:
                 if await self._tenant.instances.holds(job, InstanceStatus.DELETED):
                     return True
                 raise
-        return await _recorded(self._tenant.instances.finish_delete(job))
+        return await _try_to_record(self._tenant.instances.finish_delete(job))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
-        """Give the instance's database its new name; the sessions on it are ended."""
+        """Give the instance's database its new name; the sessions on it are ended.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
         with as_application_error():
             async with heartbeats(), self._fenced(job) as session:
                 await renaming.rename(
@@ -116,27 +130,30 @@ class DatabaseActivities:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
 
         True if the create has failed after it had published the database: the instance is `Completed` now.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
                 if await self._require_ended(job) == InstanceStatus.ERROR:
                     return await self._compensate(session, job)
-                await provisioning.drop_staging(session, owner_of(job))
+                await dropping.drop_staging(session, owner_of(job))
                 return None
 
     async def _provision(self, job: InstanceJob) -> ProvisionResult:
         request = await self._request(job)
         async with self._fenced(job) as session:
-            with self._disk_watched():
-                made = await provisioning.provision(session, request, self._template_sizes)
-        if not made.claimed:
+            with self._refuse_while_disk_is_full():
+                database = await provisioning.provision(session, request, self._template_sizes)
+        if not database.claimed:
             await provisioning.verify(self._tenant.server, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
-        finished = await _recorded(self._tenant.instances.finish_create(job, connection_string))
-        if self._refill and made.claimed:
-            self._refill()  # only now: until then, the client waits
-        return ProvisionResult(job.database, made.size_bytes, finished)
+        finished = await _try_to_record(self._tenant.instances.finish_create(job, connection_string))
+        if self._refill and database.claimed:
+            self._refill()  # only now: the client waits until the outcome is recorded
+        return ProvisionResult(job.database, database.size_bytes, finished)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         installation = await self._tenant.instances.installation.require_confirmed()
@@ -151,7 +168,7 @@ class DatabaseActivities:
     async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         match after_failure(job.operation).undo:
             case Undo.REMOVE_STAGING:
-                await provisioning.drop_staging(session, owner_of(job))
+                await dropping.drop_staging(session, owner_of(job))
                 return await self._follow_database(session, job)
             case Undo.RENAME_BACK:
                 await renaming.rename_back(
@@ -165,7 +182,7 @@ class DatabaseActivities:
 
     async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         """Make the row of a failed create follow its database, if that was published; true if it does now."""
-        publisher = await provisioning.published_by(session, owner_of(job), job.database)
+        publisher = await published_by(session, owner_of(job), job.database)
         if publisher is None:
             return None
         registry, connection_string = self._tenant.instances, self._tenant.connection_strings
@@ -173,10 +190,10 @@ class DatabaseActivities:
             followed = await registry.follow_database(
                 job, connection_string.encrypted(job.database), publisher.attempt
             )
-        except NameTakenError as slot:
+        except NameTakenError as error:
             await registry.explain_failure(
                 job,
-                f"{slot} The database '{job.database}' of this instance is there and was left. Retry when"
+                f"{error} The database '{job.database}' of this instance is there and was left. Retry when"
                 " the name is free, or delete the instance together with its database.",
             )
             return None
@@ -188,25 +205,29 @@ class DatabaseActivities:
 
     @asynccontextmanager
     async def _fenced(self, job: InstanceJob) -> AsyncIterator[asyncpg.Connection]:
-        """The fence, when it is this job's turn, if the registry says that the job is still at it.
+        """The fence of the job's instance, while the registry has this attempt of the job in progress.
 
-        Asked while the fence is held: from then on, another attempt that works on the instance's databases
-        must first end this session. Also asked before another attempt's fence is waited for, so that a late
-        attempt seldom disturbs any.
+        The registry is asked while the fence is held: from then on, another attempt that works on the
+        instance's databases must first end this session. It is also asked before another attempt's fence is
+        waited for, so that an attempt that comes too late does not end the session of the current one.
 
         Raises:
             SupersededError: the instance has moved on.
         """
         async with self._fence(job, before_waiting=partial(self._require_due, job)) as session:
             position = await self._require_due(job)
-            async with self._wait_ended(job) if position.waits else nullcontext():
+            async with self._end_wait_later(job) if position.waits else nullcontext():
                 yield session
 
     @asynccontextmanager
     async def _fence(
         self, job: InstanceJob, before_waiting: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[asyncpg.Connection]:
-        """The fence, when it is this job's turn, if this installation may change anything on the server."""
+        """The fence of the job's instance, within the limit of databases worked on at once.
+
+        Raises:
+            InstallationNotConfirmedError: this installation may not change anything on the server.
+        """
         fence = self._tenant.server.fenced(owner_of(job), before_waiting=before_waiting)
         async with self._limit.slot(), fence as session:
             await self._tenant.installation.require_confirmed(session)
@@ -219,8 +240,8 @@ class DatabaseActivities:
         return position
 
     @asynccontextmanager
-    async def _wait_ended(self, job: InstanceJob) -> AsyncIterator[None]:
-        """Tell clients that the job waits no longer, once its step has run for a while."""
+    async def _end_wait_later(self, job: InstanceJob) -> AsyncIterator[None]:
+        """Record that the job waits no longer, once its step has run for `_WAIT_OVER_SECONDS`."""
         ending = asyncio.create_task(self._end_wait(job))
         try:
             yield
@@ -229,7 +250,7 @@ class DatabaseActivities:
             await asyncio.wait([ending])
 
     async def _end_wait(self, job: InstanceJob) -> None:
-        await asyncio.sleep(_GOES_ON_SECONDS)
+        await asyncio.sleep(_WAIT_OVER_SECONDS)
         await self._tenant.instances.end_wait(job)
 
     async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
@@ -239,8 +260,12 @@ class DatabaseActivities:
         return position.status
 
     @contextmanager
-    def _disk_watched(self) -> Iterator[None]:
-        """Begin no clone for a while after the server has said that its disk is full."""
+    def _refuse_while_disk_is_full(self) -> Iterator[None]:
+        """Begin no clone for `_DISK_FULL_SECONDS` after the server has said that its disk is full.
+
+        Raises:
+            DatabaseFaultError: an outage, without asking the server.
+        """
         if time.monotonic() < self._disk_full_until:
             raise DatabaseFaultError(
                 "The PostgreSQL server has run out of disk space; clones pause. Free some.", outage=True
@@ -253,16 +278,16 @@ class DatabaseActivities:
             raise
 
 
-async def _recorded(write: Awaitable[bool]) -> bool:
+async def _try_to_record(write: Awaitable[bool]) -> bool:
     try:
         return await asyncio.wait_for(write, _FINISH_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the workflow's last step meets it again
+    except Exception as error:  # noqa: BLE001 - the workflow's last step tries again and reports it
         _logger.info("The outcome is left to the workflow's last step: %s", fault_name(error))
         return False
 
 
 def owner_of(job: InstanceJob) -> Owner:
-    """Whose databases the job works on, and the latest attempt that can have published them."""
+    """The instance of the job, and the latest attempt that can have published its database."""
     number, attempt = job.number, job.attempt
     if job.operation == Operation.DELETE and job.known_number is not None:
         number, attempt = job.known_number, job.known_attempt or 0

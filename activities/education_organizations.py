@@ -1,4 +1,4 @@
-"""Reading the education organizations of ODS databases, as an activity."""
+"""The activity that reads the education organizations of ODS databases into the registry."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.education_organizations.refreshes import Scope
 from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
 
-_NAMED_AT_MOST = 20
-_OF_THE_DATA = ("22", "23")
-"""Classes of SQLSTATEs that speak of values: too long, out of range, missing."""
+_MAX_NAMED = 20
+_DATA_CLASSES = ("22", "23")
+"""Classes of SQLSTATEs about values: too long, out of range, missing."""
 
 _logger = logging.getLogger(__name__)
 
@@ -33,9 +33,13 @@ class PageToRead:
 
 @dataclass(frozen=True)
 class PageRead:
-    """What was read; `last_id` is the last ODS instance of the page, None if it was empty.
+    """The result of reading a page.
 
-    `unreadable` counts those that could not be read, and `faults` says of the first of them why.
+    Attributes:
+        read: how many ODS instances were read.
+        unreadable: how many could not be read.
+        faults: why not, for the first of them.
+        last_id: the id of the page's last ODS instance; None if the page was empty.
     """
 
     read: int
@@ -45,12 +49,12 @@ class PageRead:
 
 
 class EducationOrganizationActivities:
-    """Reads ODS databases into the registry, up to `at_once` at a time, whoever asks.
+    """Reads ODS databases into the registry.
 
     Args:
-        organizations: what was read.
-        connection_strings: understands where the ODS databases are.
-        at_once: how many databases are read at once.
+        organizations: the education organizations in the registry.
+        connection_strings: decrypts the connection strings of the ODS databases.
+        at_once: how many databases are read at once, by all activities of this worker together.
     """
 
     def __init__(
@@ -62,32 +66,36 @@ class EducationOrganizationActivities:
 
     @activity.defn
     async def read_page(self, page: PageToRead) -> PageRead:
-        """Read a page of ODS databases; one that cannot be read keeps nobody from reading the others.
+        """Read a page of ODS databases; one that cannot be read does not keep the others from being read.
 
-        After the last of all, what belongs to no ODS instance any more is removed.
+        When a page of all ODS instances is empty, organizations of deleted ODS instances are removed.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry is away.
         """
         only = page.scope.ods_instance_id
         async with heartbeats():
             sources = await self._organizations.databases(page.after, page.size, only)
-            faults = await self._faults(sources)
+            faults = await self._read_all(sources)
             if not sources and only is None:
                 await self._organizations.forget_deleted()
         return PageRead(
             read=len(sources) - len(faults),
             unreadable=len(faults),
-            faults=faults[:_NAMED_AT_MOST],
+            faults=faults[:_MAX_NAMED],
             last_id=sources[-1].ods_instance_id if sources else None,
         )
 
-    async def _faults(self, sources: Sequence[OdsDatabase]) -> list[str]:
+    async def _read_all(self, sources: Sequence[OdsDatabase]) -> list[str]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._fault(source)) for source in sources]
+            tasks = [group.create_task(self._try_to_read(source)) for source in sources]
         return [fault for task in tasks if (fault := task.result())]
 
-    async def _fault(self, source: OdsDatabase) -> str | None:
-        """Read one ODS database; returns what is wrong, if it cannot be read.
+    async def _try_to_read(self, source: OdsDatabase) -> str | None:
+        """Read one ODS database; returns why it cannot be read, None if it was.
 
-        Only the registry's being away is no fault of the database: it keeps the page from being read.
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry is away, which is no fault of the ODS database.
         """
         async with self._slots:
             try:
@@ -96,7 +104,7 @@ class EducationOrganizationActivities:
                 reason = str(error)
             except (SQLAlchemyError, OSError) as error:
                 state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-                if not state.startswith(_OF_THE_DATA):
+                if not state.startswith(_DATA_CLASSES):
                     raise
                 reason = f"the registry cannot hold what is there (SQLSTATE {state})"
             except Exception as error:  # noqa: BLE001 - one database shall not keep the others from being read

@@ -1,7 +1,7 @@
-"""What a fault of a server or of the registry means for a job, as Temporal is told it.
+"""Faults of the ODS server and of the registry as `ApplicationError`s of Temporal.
 
 An outage (`OUTAGE`) says nothing about the job: the workflow waits for its end, and it uses up none of the
-job's attempts. Everything else is an answer about the job.
+job's attempts. Every other error is an answer about the job.
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from databases.errors import LOST, DatabaseFaultError, means_outage
 from registry.storage.errors import InstallationNotConfirmedError
 
 OUTAGE = "Outage"
-"""Type of the errors that tell of an outage."""
+"""Type of errors that say that the registry or the ODS server is away, full, locked or read-only."""
 
 _REGISTRY_AWAY = "The registry cannot be reached, or cannot be written to."
 _RETRYABLE_CLASSES = ("3D", "40")
-"""The registry's database is being restored; two transactions met."""
+"""Classes of SQLSTATEs: the registry's database is being restored; two transactions conflicted."""
 
 
 @contextmanager
 def as_application_error() -> Iterator[None]:
-    """Tell Temporal a fault's reason, whether it is an outage, and else whether trying again can help.
+    """Translate a fault: its reason, whether it is an outage, and else whether trying again can help.
 
     Raises:
-        ApplicationError: of the type `Outage`, or of that of the fault.
+        ApplicationError: of type `Outage`, or of the fault's class name; other exceptions pass unchanged.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def as_application_error() -> Iterator[None]:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether a fault of the registry says that it is away; servers' have become `DatabaseFaultError`s."""
+    """Whether an error of the registry means that it is away; the ODS server's are `DatabaseFaultError`s."""
     if isinstance(error, exc.DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
         return (

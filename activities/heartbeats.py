@@ -1,4 +1,4 @@
-"""Heartbeats of an activity, sent from beside whatever it awaits."""
+"""Heartbeats of an activity, sent by a task beside the statement that it awaits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,10 @@ _BEATS_PER_TIMEOUT = 4
 
 @asynccontextmanager
 async def heartbeats() -> AsyncIterator[None]:
-    """Heartbeat while the body runs, so that a killed worker is noticed within the heartbeat timeout."""
+    """Heartbeat four times per heartbeat timeout while the body runs.
+
+    So Temporal notices within the timeout that the worker was killed.
+    """
     timeout = activity.info().heartbeat_timeout or timedelta(seconds=_BEATS_PER_TIMEOUT)
     beating = asyncio.create_task(_beat(timeout.total_seconds() / _BEATS_PER_TIMEOUT))
     try:
@@ -25,5 +28,5 @@ async def heartbeats() -> AsyncIterator[None]:
 
 async def _beat(interval: float) -> None:
     while True:
-        await asyncio.sleep(interval)  # that it has started, Temporal knows
+        await asyncio.sleep(interval)  # Temporal knows already that it has started
         activity.heartbeat()

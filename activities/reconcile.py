@@ -1,4 +1,4 @@
-"""Repairs of what nobody works on any more, as activities."""
+"""Activities of the reconcile pass: finding and restarting jobs without a workflow, leftovers, drift."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -18,15 +18,15 @@ from registry.instances.status import Undo, after_failure
 from registry.instances.store import InstanceStore
 from tenants.drift import Drift
 
-_AT_ONCE = 200
-"""So much fits a history easily."""
-_ASKED_AT_ONCE = 10
+_MAX_RESULTS = 200
+"""Jobs or drifts in one result: these fit a history easily."""
+_QUERIES_AT_ONCE = 10
 """Workflows that Temporal is asked about at once."""
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What registry and server contradict each other in: the first of them, and how many there are."""
+    """Contradictions between registry and server: the first of them, and how many there are."""
 
     drifts: list[Drift]
     count: int
@@ -34,7 +34,7 @@ class DriftReport:
 
 @dataclass(frozen=True)
 class StuckPage:
-    """Jobs that nobody carries out, and the last id of the page; None if it was empty."""
+    """Jobs without an open workflow, and the last id of the page that was searched; None if it was empty."""
 
     jobs: list[InstanceJob]
     last_id: int | None
@@ -42,20 +42,20 @@ class StuckPage:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Jobs that have ended and left something on the server, by id; `more` if there are others after them."""
+    """Ended jobs that have left databases on the server, by id; `more` if there are others after them."""
 
     jobs: list[InstanceJob]
     more: bool = False
 
 
 class ReconcileActivities:
-    """Finds jobs that nobody carries out, databases that failed jobs left as they must not be, and drift.
+    """Finds jobs without an open workflow, what failed jobs have left on the server, and drift.
 
     Args:
-        registry: the rows.
-        server: the databases.
-        detect: finds where the two contradict each other.
-        is_open: whether the workflow of a job's instance is open.
+        instances: the instances and their jobs, in the registry.
+        server: the server of the ODS databases.
+        detect: finds where registry and server contradict each other.
+        is_open: whether a workflow is open under the id of a job's instance.
         start: starts the workflow of a job.
     """
 
@@ -82,10 +82,10 @@ class ReconcileActivities:
         with as_application_error():
             jobs = await self._instances.running_jobs(page.after, page.size)
             unfinished = await self._unfinished_deletes() if page.after == 0 else []
-        slots = asyncio.Semaphore(_ASKED_AT_ONCE)
+        slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
         # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
         is_open = await asyncio.gather(*(self._has_workflow(job, slots) for job in jobs))
-        stuck = [job for job, there_is in zip(jobs, is_open, strict=True) if not there_is]
+        stuck = [job for job, has_workflow in zip(jobs, is_open, strict=True) if not has_workflow]
         return StuckPage([*unfinished, *stuck], jobs[-1].instance_id if jobs else None)
 
     async def _has_workflow(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
@@ -125,7 +125,7 @@ class ReconcileActivities:
             failed = [job for job in await self._instances.failed_jobs(marks) if _is_left(job, named)]
             staging = await self._instances.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
-        page = [left[number] for number in sorted(left)[:_AT_ONCE]]
+        page = [left[number] for number in sorted(left)[:_MAX_RESULTS]]
         return Leftovers(page, more=len(left) > len(page))
 
     async def _databases(self) -> list[Database]:
@@ -137,7 +137,7 @@ class ReconcileActivities:
         """Compare registry and server."""
         with as_application_error():
             found = await self._detect()
-        return DriftReport(found[:_AT_ONCE], len(found))
+        return DriftReport(found[:_MAX_RESULTS], len(found))
 
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:

@@ -1,4 +1,4 @@
-"""The life of refresh jobs, as activities."""
+"""Activities that request, start, begin and finish refreshes of education organizations."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from registry.instances.status import JobStatus
 
 @dataclass(frozen=True)
 class RefreshResult:
-    """How a refresh job has ended."""
+    """How a refresh job has ended: its status, and what could not be read, in words."""
 
     scope: Scope
     job_id: str
@@ -25,7 +25,7 @@ class RefreshActivities:
 
     Args:
         jobs: the refresh jobs.
-        start: has the jobs of a scope carried out, whether or not somebody does so already.
+        start: starts the workflow of a scope, or signals the one that is open.
     """
 
     def __init__(self, jobs: RefreshJobs, start: Callable[[Scope], Awaitable[None]]) -> None:
@@ -34,15 +34,18 @@ class RefreshActivities:
 
     @activity.defn
     async def request_refresh(self) -> None:
-        """Request that everything is read, unless that is under way."""
+        """Request a refresh of all ODS instances, unless one is waiting or running."""
         await self._jobs.request_unless_unfinished(Scope(None, self._jobs.tenant))
         await self.dispatch_refreshes()
 
     @activity.defn
     async def dispatch_refreshes(self) -> int:
-        """Start what was requested and not started, or has lost the workflow that carried it out.
+        """Start the workflow of every scope with a job that is waiting, or whose workflow was lost.
 
-        Returns how many scopes were dispatched; what Temporal refuses is tried again by the next pass.
+        Returns how many scopes were dispatched; the next pass tries again what Temporal has refused.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached.
         """
         dispatched = 0
         for scope in await self._jobs.unfinished():
@@ -52,7 +55,7 @@ class RefreshActivities:
 
     @activity.defn
     async def begin_refresh(self, scope: Scope) -> str | None:
-        """Take the job of `scope` that is due, if there is one."""
+        """Move the due job of `scope` to `InProgress`; returns its id, or None if no job is due."""
         return await self._jobs.begin(scope)
 
     @activity.defn

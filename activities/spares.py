@@ -1,4 +1,4 @@
-"""Keeping spare databases in stock, as activities."""
+"""Activities that keep the pool of spare databases full, and the requests for it."""
 
 import asyncio
 import logging
@@ -19,34 +19,42 @@ class SpareActivities:
     """The steps of a refill.
 
     Args:
-        stock: the spares.
-        turns: bounds how many databases are worked on at once.
+        pool: the pool of spares.
+        limit: bounds how many databases are worked on at once.
     """
 
-    def __init__(self, stock: SparePool, limit: ConcurrencyLimit) -> None:
-        self._stock = stock
+    def __init__(self, pool: SparePool, limit: ConcurrencyLimit) -> None:
+        self._pool = pool
         self._limit = limit
 
     @activity.defn(name="tidy_spares")
     async def prune_spares(self) -> PruneResult:
-        """Remove spares that are of no use, and find out which are missing."""
+        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing.
+
+        Raises:
+            ApplicationError: the server is away, …
+        """
         async with heartbeats(), self._limit.slot():
             with as_application_error():
-                return await self._stock.prune()
+                return await self._pool.prune()
 
     @activity.defn(name="fill_spare")
     async def replenish_spare(self, order: SpareOrder) -> None:
-        """Make one spare."""
+        """Make one spare.
+
+        Raises:
+            ApplicationError: the template is open, missing or in use, the server is away, …
+        """
         async with heartbeats(), self._limit.slot():
             with as_application_error():
-                await self._stock.replenish(order)
+                await self._pool.replenish(order)
 
 
 class RefillRequests:
-    """Requests refills beside what goes on: one begins after each call, and calls that come close share it.
+    """Requests refills without being awaited: after each call one begins, and calls close together share one.
 
     Args:
-        request: has the pass run, right after the one that runs already.
+        request: triggers the pass, right after the one that runs already.
     """
 
     def __init__(self, request: Callable[[], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""Status writes, as activities."""
+"""Activities that write the status of an instance and its job."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.databases import owner_of
 from activities.errors import as_application_error
-from databases import provisioning
+from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
@@ -16,11 +16,18 @@ from registry.instances.status import Operation
 from registry.instances.store import BeginResult, InstanceStore
 from registry.storage.errors import NameTakenError
 
-_LOOK_SECONDS = 2
+_SERVER_SECONDS = 2
+"""How long the first step of a delete waits for the ODS server."""
 
 
 class StatusActivities:
-    """The first and the last step of every job: each is one guarded transaction and may be repeated."""
+    """The first and the last step of every job: each is one guarded transaction and safe to repeat.
+
+    Args:
+        instances: the instances and their jobs.
+        connection_strings: encrypts what the ODS/API shall connect with.
+        server: asked before a delete begins whether its database may be dropped.
+    """
 
     def __init__(
         self, instances: InstanceStore, connection_strings: OdsConnectionStrings, server: Server
@@ -31,7 +38,7 @@ class StatusActivities:
 
     @activity.defn
     async def begin(self, job: InstanceJob) -> BeginResult:
-        """Take the instance for this attempt of the job."""
+        """Move the instance to `InProgress` for this attempt, or record why a delete is refused."""
         with as_application_error():
             return await self._instances.begin(job, await self._refusal(job))
 
@@ -74,7 +81,7 @@ class StatusActivities:
         await self._instances.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why a delete must not even begin: it would end the routing to a database that it may not drop.
+        """Why a delete must not begin: it would end the routing to a database that it may not drop.
 
         Raises:
             DatabaseFaultError: the server is away, so that this cannot be known yet.
@@ -82,8 +89,8 @@ class StatusActivities:
         if job.operation != Operation.DELETE or not job.published:
             return None
         try:
-            async with asyncio.timeout(_LOOK_SECONDS), self._server.session() as session:
-                return await provisioning.drop_obstacle(session, owner_of(job), job.databases)
+            async with asyncio.timeout(_SERVER_SECONDS), self._server.session() as session:
+                return await drop_obstacle(session, owner_of(job), job.databases)
         except TimeoutError:
             raise DatabaseFaultError(
                 "The PostgreSQL server of the ODS databases does not answer.", outage=True

@@ -1,4 +1,4 @@
-"""One page of a sweep, as an activity."""
+"""The activity that starts the workflows of one page of waiting rows."""
 
 import asyncio
 import logging
@@ -12,9 +12,9 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 
 _STARTS_AT_ONCE = 10
-"""Enough to keep Temporal busy, and few beside the requests of people."""
+"""Enough to keep Temporal busy, and few beside the starts that requests cause."""
 _REFUSALS = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ABORTED}
-"""What Temporal says of one job; anything else it would say of the next as well."""
+"""Statuses of Temporal that are about one job; any other would be the same for the next job."""
 
 _logger = logging.getLogger(__name__)
 
@@ -29,9 +29,12 @@ class SweepPage:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How many waiting rows were dispatched, and the last of their ids; None on an empty page.
+    """The result of one page.
 
-    Jobs that were `refused` are tried again by the next sweep.
+    Attributes:
+        dispatched: how many workflows were started.
+        last_id: the last id of the page; None if it was empty.
+        refused: jobs that Temporal has refused; the next sweep tries again.
     """
 
     dispatched: int
@@ -43,7 +46,7 @@ class SweepActivities:
     """Starts the workflows of waiting rows.
 
     Args:
-        registry: where the rows are.
+        instances: the instances and their jobs.
         start: starts the workflow of a job, or hands the job to the workflow that is open under its id.
     """
 
@@ -53,7 +56,11 @@ class SweepActivities:
 
     @activity.defn
     async def dispatch_page(self, page: SweepPage) -> SweepResult:
-        """Start the workflows of one page of rows in `Pending` and `Pending_Delete`."""
+        """Start the workflows of one page of rows in `Pending` and `Pending_Delete`.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached.
+        """
         jobs = await self._instances.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:
@@ -77,7 +84,7 @@ async def accepted(start: Awaitable[None], job: str) -> bool:
     """Whether Temporal accepts the start of `job`; if it refuses this one, others may still be accepted.
 
     Raises:
-        temporalio.service.RPCError: it would refuse any, or is away.
+        temporalio.service.RPCError: Temporal would refuse any start, or cannot be reached.
     """
     try:
         await start

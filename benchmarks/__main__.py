@@ -42,7 +42,7 @@ def main() -> int:
     try:
         for name in options.only:
             sections.append(_section(name, bench))
-            # Each time, so that nothing is lost if a later section hangs.
+            # After each section, so that nothing is lost if a later one hangs.
             facts |= stacks.servers
             report.write(options.results / "bench.json", facts, sections, quick=options.quick)
             plots.draw(options.results, sections[-1])
@@ -59,10 +59,10 @@ def _options() -> argparse.Namespace:
         "--only", type=_names, default=list(_RUNS), metavar="NAME,...", help=f"of {', '.join(_RUNS)}"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="see that it runs; the figures mean nothing and are not judged"
+        "--quick", action="store_true", help="check that it runs; the figures mean nothing and are not judged"
     )
-    parser.add_argument("--data-dir", help="where databases shall be, if not where temporary files are")
-    parser.add_argument("--results", type=Path, default=_RESULTS, help="where JSON and plots go")
+    parser.add_argument("--data-dir", help="folder for the databases; by default that of temporary files")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="folder for JSON and plots")
     return parser.parse_args()
 
 
@@ -81,7 +81,7 @@ def _section(name: str, bench: Bench) -> Section:
     findings = None
     try:
         findings = run(bench)
-    except Exception:  # noqa: BLE001 - the other sections are worth their while all the same
+    except Exception:  # noqa: BLE001 - the other sections still run
         traceback.print_exc()
     title = (sys.modules[run.__module__].__doc__ or name).partition(":")[0].rstrip(".")
     return Section(name, title, time.monotonic() - started, findings)

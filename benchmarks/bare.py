@@ -1,4 +1,4 @@
-"""What PostgreSQL alone takes: CREATE DATABASE, asked for directly.
+"""The time that PostgreSQL alone takes: CREATE DATABASE without the service.
 
 Few clones are dropped: whenever ext4 makes a file, it steps over every inode that was freed within the last
 minutes, one by one. After some thousand files are removed, each new one takes ten times as long.
@@ -18,7 +18,7 @@ from benchmarks.templates import TemplateSpec
 from databases.provisioning import FILE_COPY_FROM_BYTES
 
 DEFAULT_STRATEGY = "WAL_LOG"
-"""What CREATE DATABASE does if it is told nothing."""
+"""The default of CREATE DATABASE."""
 
 
 class BareServer:
@@ -29,20 +29,20 @@ class BareServer:
         self._created: list[str] = []
 
     async def create(self, template: str, strategy: str = DEFAULT_STRATEGY) -> float:
-        """Milliseconds of one CREATE DATABASE, told what the service tells it."""
+        """Milliseconds of one CREATE DATABASE, with the options that the service gives it."""
         name = _new_name()
         self._created.append(name)
         return await self._create(name, template, strategy)
 
     async def clear(self) -> None:
-        """Drop what `create` has made, where databases that are nobody's would be taken for a fault."""
+        """Drop what `create` has made, where databases without an owner would count as leaked."""
         for name in self._created:
             await self.session.execute(f"DROP DATABASE {name}")
         self._created.clear()
 
-    async def create_settled(self, template: TemplateSpec, strategy: str = DEFAULT_STRATEGY) -> float:
-        """The same on a server that has nothing else left to write; a large clone is dropped again."""
-        await self.settle()
+    async def create_after_flush(self, template: TemplateSpec, strategy: str = DEFAULT_STRATEGY) -> float:
+        """Like `create`, after everything else was written to disk; a large clone is dropped again."""
+        await self.flush()
         name = _new_name()
         took = await self._create(name, template.database, strategy)
         if template.is_large:
@@ -56,8 +56,8 @@ class BareServer:
         )
         return milliseconds_since(started)
 
-    async def settle(self) -> None:
-        """Have server and kernel write what earlier rounds have left: the next one shall not pay for it."""
+    async def flush(self) -> None:
+        """Have server and kernel write what earlier rounds have left, so that the next is not slowed."""
         await self.session.execute("CHECKPOINT")
         await asyncio.to_thread(os.sync)
 
@@ -82,7 +82,7 @@ async def create_many(dsn: str, template: TemplateSpec, clones: int, concurrency
     """Milliseconds of `clones` clones by so many sessions at once."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(bare_server(dsn)) for _ in range(concurrency)]
-        await servers[0].settle()
+        await servers[0].flush()
         numbers = iter(range(clones))
         started = time.perf_counter()
         await asyncio.gather(*(_create_each(server, numbers, template) for server in servers))

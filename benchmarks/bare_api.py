@@ -1,4 +1,4 @@
-"""The least that a POST to a FastAPI service with a registry can be: one insert, one commit, 202."""
+"""The least that a POST to a FastAPI service with a registry does: one insert, one commit, 202."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).parents[1]
 _START_SECONDS = 30
 
 
-class NewInstance(BaseModel):
+class BareInstanceRequest(BaseModel):
     """The body that the service's own POST takes."""
 
     name: str
@@ -43,7 +43,7 @@ def create_app() -> FastAPI:
     app = FastAPI(lifespan=_connected)
 
     @app.post("/", status_code=HTTPStatus.ACCEPTED)
-    async def create(new: NewInstance, request: Request) -> dict[str, int]:
+    async def create(new: BareInstanceRequest, request: Request) -> dict[str, int]:
         pool: asyncpg.Pool = request.app.state.pool
         return {"id": await pool.fetchval(_INSERT, new.name, new.databaseTemplate)}
 
@@ -52,7 +52,7 @@ def create_app() -> FastAPI:
 
 @contextmanager
 def bare_api(dsn: str) -> Iterator[str]:
-    """Run it in a process of its own, on the database `dsn`; gives its address."""
+    """Run the application in another process, on the database `dsn`; gives its address."""
     port = free_port()
     options = ("--factory", "benchmarks.bare_api:create_app", "--port", str(port), "--log-level", "warning")
     process = subprocess.Popen(  # noqa: S603 - our own command

@@ -1,4 +1,4 @@
-"""What every section is given: how thorough to be, and stacks to measure."""
+"""The argument of every section: whether the run is a quick one, and the stacks to measure."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,17 +17,17 @@ class Bench:
     stacks: Stacks
 
     def pick(self, full: _Value, *, quick: _Value) -> _Value:
-        """How often, how long or how many: in a full run, or in a quick one."""
+        """The value for this run: `full` in a full one, `quick` in a quick one."""
         return quick if self.quick else full
 
     @property
     def small(self) -> TemplateSpec:
-        """The template that says most about overhead."""
+        """The smallest template: the service's share of the time is largest."""
         return TemplateSpec(10)
 
     @property
     def many_tables(self) -> TemplateSpec:
-        """The template that is like a real one without data: many small files."""
+        """A template like a real one without data: many small files."""
         return TemplateSpec(30, self.pick(800, quick=100))
 
     @property

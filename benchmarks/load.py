@@ -1,4 +1,4 @@
-"""A client of the stack's API that looks at the clock."""
+"""A client of the stack's API that measures times."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120
 _CONNECTIONS = 120
 _IDLE_SECONDS = 2
-"""A connection is used again within this time: after five seconds, uvicorn closes it."""
+"""A connection is reused within this time only: after five seconds, uvicorn closes it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Client:
     """Creates and deletes instances, each timed as a client sees it that polls the job.
 
     Args:
-        stack: whose API to use.
-        entry: as which client; by default, as the one that the stack has registered itself.
+        stack: the stack whose API to use.
+        entry: id and secret of the client; by default, of the one that the stack has registered.
     """
 
     def __init__(self, stack: StackFile, entry: ClientEntry | None = None) -> None:
@@ -105,7 +105,7 @@ class Client:
         """Wait until `job` is done, asking every `poll` seconds.
 
         Raises:
-            RuntimeError: it gave up.
+            RuntimeError: the job ended in `Error`.
         """
         while (state := await self._job(job))["status"] != "Completed":
             if state["status"] == "Error":

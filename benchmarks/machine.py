@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the servers that the figures were measured on."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _POSTGRES_SETTINGS = (
 
 
 def describe() -> dict[str, str]:
-    """The machine, as far as it can be known without a server."""
+    """The machine, without its servers."""
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
@@ -31,7 +31,7 @@ def describe() -> dict[str, str]:
 
 
 async def describe_postgres(dsn: str) -> dict[str, str]:
-    """The server's version, what of its settings weighs on a clone, and where it has its data."""
+    """The server's version, its settings that affect a clone, and the file system of its data."""
     connection = await asyncpg.connect(dsn)
     settings = await connection.fetch(
         "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name = ANY($1) ORDER BY name",
@@ -52,7 +52,7 @@ async def describe_temporal(address: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """What Linux calls the first one."""
+    """The name of the first processor, as Linux has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a section of the benchmark finds: measurements, each beside its bare cost, and limits."""
+"""The results of a section: measurements, each with its bare cost, and limits."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Measurement:
-    """Repetitions of one thing, and what the bare server or framework took for it in the same run."""
+    """Repeated measurements of one thing, and of the bare server or framework in the same run."""
 
     name: str
     values: Sequence[float]
@@ -42,7 +42,7 @@ class Measurement:
 class Limit:
     """What a figure may be at most, or at least."""
 
-    words: str
+    subject: str
     value: float
     bound: float
     unit: str
@@ -74,14 +74,14 @@ class Findings:
     charts: Sequence[Chart] = ()
 
 
-def at_most(words: str, value: float, bound: float, unit: str = "ms") -> Limit:
+def at_most(subject: str, value: float, bound: float, unit: str = "ms") -> Limit:
     """The figure may be `bound` or less."""
-    return Limit(words, value, bound, unit)
+    return Limit(subject, value, bound, unit)
 
 
-def at_least(words: str, value: float, bound: float, unit: str = "") -> Limit:
+def at_least(subject: str, value: float, bound: float, unit: str = "") -> Limit:
     """The figure must be `bound` or more."""
-    return Limit(words, value, bound, unit, is_least=True)
+    return Limit(subject, value, bound, unit, is_least=True)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -1,4 +1,4 @@
-"""Pictures of what was found."""
+"""Plots of the results."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from benchmarks.measurement import Chart, Measurement
 from benchmarks.report import Section
 
 _WIDTH = 10
-_BARE, _OURS = "#9aa5b1", "#1f77b4"
-_FEW = 20
+_BARE, _SERVICE = "#9aa5b1", "#1f77b4"
+_MAX_MARKED_POINTS = 20
 """So many points are marked on their curve."""
 _LEAST_MS = 0.1
 """A logarithmic axis knows no zero, and differences may fall below it."""
@@ -43,7 +43,7 @@ def _boxes(title: str, durations: list[Measurement]) -> Figure:
         flierprops={"markersize": 3},
     )
     for it, box in zip(durations, boxes["boxes"], strict=True):
-        box.set_facecolor(_BARE if id(it) in bares else _OURS)
+        box.set_facecolor(_BARE if id(it) in bares else _SERVICE)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
@@ -58,7 +58,9 @@ def _curves(chart: Chart) -> Figure:
     figure = Figure(figsize=(_WIDTH, 5), layout="constrained")
     axes = figure.subplots()
     for name, points in chart.curves.items():
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) <= _FEW else None)
+        axes.plot(
+            *zip(*points, strict=True), label=name, marker="." if len(points) <= _MAX_MARKED_POINTS else None
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)

@@ -1,4 +1,4 @@
-"""What the processes of a stack use of the machine."""
+"""Memory and processor time of the processes of a stack."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import psutil
 from embedded.data_folder import StackFile
 
 POSTGRES = "PostgreSQL"
-NOBODY = "nobody"
+IDLE = "no process"
 
 
 def resident_megabytes(pid: int) -> float:
@@ -18,7 +18,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 class ProcessorTimes:
-    """Milliseconds of processor time by server of the stack, of each of several rounds; and what was idle."""
+    """Milliseconds of processor time by server of the stack, and idle time, of each of several rounds."""
 
     def __init__(self, stack: StackFile) -> None:
         self._servers = {
@@ -31,7 +31,7 @@ class ProcessorTimes:
 
     @contextmanager
     def round(self, share: int) -> Iterator[None]:
-        """Note what is used while the body runs, divided by `share`."""
+        """Record the time that is used while the body runs, divided by `share`."""
         before = self._used()
         yield
         for name, used in self._used().items():
@@ -40,14 +40,14 @@ class ProcessorTimes:
     def _used(self) -> Mapping[str, float]:
         machine = psutil.cpu_times()
         used = {name: _used_by(psutil.Process(pid)) for name, pid in self._servers.items()}
-        return used | {NOBODY: 1000 * (machine.idle + machine.iowait)}
+        return used | {IDLE: 1000 * (machine.idle + machine.iowait)}
 
 
 def _used_by(process: psutil.Process) -> float:
-    """Also by children that have ended: the kernel adds their time to that of the parent that reaped them."""
+    """Milliseconds of a process and its children; the kernel adds those of ended ones to the parent."""
     try:
         times = process.cpu_times()
         own = times.user + times.system + times.children_user + times.children_system
         return 1000 * own + sum(map(_used_by, process.children()))
-    except psutil.NoSuchProcess:  # just now: its time is its parent's
+    except psutil.NoSuchProcess:  # it has just ended: its time is counted for its parent
         return 0

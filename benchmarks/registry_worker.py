@@ -1,4 +1,4 @@
-"""Half of the service's worker: workflows and status writes, but nobody who makes databases."""
+"""A worker for workflows and status writes alone, which creates no databases."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ from tenants.tenant import open_tenants
 from worker import registry_worker
 
 TASK_QUEUE = "bench"
-"""Prefix of its queues; the stack's own worker serves others."""
+"""Prefix of its task queues; the stack's own worker serves others."""
 _ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
 def running(folder: DataFolder, stack: StackFile) -> Iterator[int]:
-    """Run it in a process of its own, on the servers of `stack`; gives the process id."""
+    """Run the worker in another process, on the servers of `stack`; gives the process id."""
     with (folder.logs / "registry-worker.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.registry_worker"],
@@ -34,7 +34,7 @@ def running(folder: DataFolder, stack: StackFile) -> Iterator[int]:
     try:
         yield process.pid
     finally:
-        process.kill()  # workflows that nobody will go on with are not worth an orderly end
+        process.kill()  # its workflows are not continued, so it need not end in good order
         process.wait()
 
 
@@ -45,7 +45,7 @@ def _settings(folder: DataFolder, stack: StackFile) -> dict[str, str]:
     return {
         "ODS_ADMIN_DSN": stack["postgres"]["admin_dsn"],
         "ODS_MASTER_DSN": stack["postgres"]["master_dsn"],
-        "ODS_INSTANCE_CONNECTION_STRING": "host=127.0.0.1;username=nobody;password=none;database=any",
+        "ODS_INSTANCE_CONNECTION_STRING": "host=127.0.0.1;username=none;password=none;database=any",
         "ODS_ENCRYPTION_KEY": secrets.encryption_key,
         "ODS_TOKEN_SIGNING_KEY": secrets.token_signing_key,
         "ODS_TASK_QUEUE": TASK_QUEUE,

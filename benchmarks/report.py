@@ -1,4 +1,4 @@
-"""The table, and the JSON file."""
+"""The report: tables and a JSON file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from benchmarks.measurement import Findings, Limit, Measurement
 
 _WIDTH = 140
 """Wide enough for every line, on a terminal or in a file."""
-_EXACT = 100
+_NO_DECIMALS_FROM = 100
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section that has run; `findings` are missing if it broke."""
+    """A section that has run; `findings` is None if it raised."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Section:
 
 
 def show(machine: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Print what was measured, on what, and whether the limits were kept."""
+    """Print the machine, the measurements, and whether the limits were kept."""
     console = Console(width=_WIDTH, highlight=False, markup=False)
     for name, value in machine.items():
         console.print(f"{name}: {value}")
@@ -75,7 +75,7 @@ def _limits(sections: Sequence[Section]) -> Table:
         table.add_section()
         for limit in section.findings.limits if section.findings else ():
             table.add_row(
-                f"{section.name}: {limit.words}",
+                f"{section.name}: {limit.subject}",
                 f"{_number(limit.value)} {limit.unit}".strip(),
                 f"{'>=' if limit.is_least else '<='} {_number(limit.bound)} {limit.unit}".strip(),
                 "pass" if limit.kept else "FAIL",
@@ -89,8 +89,8 @@ def _ratio(measurement: Measurement) -> str:
 
 
 def _number(value: float) -> str:
-    """No more digits than it is exact to."""
-    return f"{value:,.0f}" if abs(value) >= _EXACT or value == int(value) else f"{value:.3g}"
+    """Three significant digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= _NO_DECIMALS_FROM or value == int(value) else f"{value:.3g}"
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _measurement(it: Measurement) -> dict[str, Any]:
 
 def _limit(it: Limit) -> dict[str, Any]:
     return {
-        "words": it.words,
+        "subject": it.subject,
         "value": it.value,
         "at least" if it.is_least else "at most": it.bound,
         "unit": it.unit,

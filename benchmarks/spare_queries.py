@@ -1,10 +1,10 @@
-"""Spare databases as SQL shows them: nothing of the service's own code is asked."""
+"""Spare databases, read with SQL and without the service's own code."""
 
 import asyncpg
 
 from embedded.polling import wait_until
 
-_PATIENCE_SECONDS = 180
+_TIMEOUT_SECONDS = 180
 _SPARES = "SELECT oid::int8 FROM pg_database WHERE starts_with(datname, 'ods_spare_')"
 # The comment is written last: with it, a spare is ready.
 _READY = f"{_SPARES} AND shobj_description(oid, 'pg_database')::json->>'template' = $1"
@@ -25,17 +25,17 @@ async def until_ready(server: asyncpg.Connection, template: str, enough: int) ->
     """Wait until so many spares of `template` are ready; returns their oids.
 
     Raises:
-        TimeoutError: they are not made.
+        TimeoutError: they are not ready within three minutes.
     """
 
     async def are_ready() -> bool:
         return len(await ready_spares(server, template)) >= enough
 
-    await wait_until(are_ready, _PATIENCE_SECONDS)
+    await wait_until(are_ready, _TIMEOUT_SECONDS)
     return await ready_spares(server, template)
 
 
 async def oid_of(server: asyncpg.Connection, database: str) -> int | None:
-    """What PostgreSQL knows the database by, whatever it is called."""
+    """The oid of the database, which a rename does not change; None if there is no such database."""
     oid: int | None = await server.fetchval(_OID, database)
     return oid

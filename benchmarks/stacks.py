@@ -1,4 +1,4 @@
-"""Embedded stacks of the benchmark's own, below one folder."""
+"""The embedded stacks of the benchmark, below one folder."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _NUMBERS = count(1)
 
 
 class Stacks:
-    """Starts stacks, one at a time; those that clone built templates share one server's data.
+    """Starts stacks, one at a time; those that clone the benchmark's templates share the data of one server.
 
     Args:
         parent: where to make a folder for all of them; by default, where temporary files are.
@@ -31,14 +31,14 @@ class Stacks:
         self._folder.chmod(0o711)  # PostgreSQL's own user must get through when this runs as root
         self._shared = DataFolder(self._folder / "shared")
         self.servers: dict[str, str] = {}
-        """What is known of the servers by now."""
+        """Descriptions of the servers that were started until now."""
 
     @asynccontextmanager
     async def postgres(self, specs: Sequence[TemplateSpec]) -> AsyncIterator[str]:
         """PostgreSQL of the shared stack alone, with these templates; gives a superuser's address."""
         self._shared.create()
         secrets = self._shared.secrets() or Secrets.generate(free_port())
-        self._shared.keep_secrets(secrets)
+        self._shared.store_secrets(secrets)
         server = EmbeddedPostgres(
             self._shared.path / "postgres", secrets.postgres_port, secrets.superuser_password
         )
@@ -62,7 +62,7 @@ class Stacks:
 
     @contextmanager
     def fresh(self, **settings: str) -> Iterator[tuple[DataFolder, StackFile]]:
-        """A stack that begins with nothing but the usual templates, for a section that leaves much behind."""
+        """A new stack with the default templates, for a section that creates many instances."""
         folder = DataFolder(self._folder / f"fresh-{next(_NUMBERS)}")
         with self._started(folder, settings) as stack:
             yield folder, stack
@@ -79,7 +79,7 @@ class Stacks:
     def remove(self) -> None:
         """Remove all data."""
         for data in self._folder.glob("*/postgres"):
-            shutil.rmtree(data.resolve())  # PostgreSQL may have had to put them elsewhere
+            shutil.rmtree(data.resolve())  # the folder may be a symbolic link (embedded/postgres.py)
         shutil.rmtree(self._folder)
 
     async def _build(self, specs: Sequence[TemplateSpec]) -> None:
@@ -89,7 +89,7 @@ class Stacks:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """This process's environment, which the stack inherits, with none of the caller's settings in it."""
+    """Replace the caller's settings in the environment, which the stack inherits, while the body runs."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("ODS_")]:
         del os.environ[name]

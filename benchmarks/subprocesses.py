@@ -1,4 +1,4 @@
-"""Work in a process of its own, so that whoever makes the load takes no time from whoever looks on."""
+"""Work in another process, so that the one that makes the load takes no time from the one that measures."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ _R = TypeVar("_R")
 
 
 def run_in_process(work: Callable[_P, Coroutine[Any, Any, _R]], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """What the coroutine function `work`, of any module, returns in another process."""
+    """Run the coroutine function `work`, of any module, in another process; returns its result."""
     with run_beside(work, *args, **kwargs) as result:
         return result.result()
 
@@ -30,5 +30,5 @@ def run_beside(
 
 
 def _run(work: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - any
-    gc.freeze()  # a pause of whoever holds the watch would be taken for one of what it watches
+    gc.freeze()  # a garbage collection here would be measured as a pause of the service
     return asyncio.run(work(*args, **kwargs))

@@ -7,8 +7,8 @@ import asyncpg
 _UNFINISHED = "bench_unfinished"
 _MEGABYTE = 1024 * 1024
 _LARGE_MEGABYTES = 100
-# A digest is noise to whoever would compress it, and costs a fraction of random numbers.
-_FILL = """
+# Digests cannot be compressed, and cost a fraction of random numbers.
+_INSERT_ROWS = """
 INSERT INTO filling
 SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
              FROM generate_series(1, 8) AS part)
@@ -48,14 +48,14 @@ async def ensure(dsn: str, spec: TemplateSpec) -> None:
             return
         await server.execute(f"DROP DATABASE IF EXISTS {_UNFINISHED} WITH (FORCE)")
         await server.execute(f"CREATE DATABASE {_UNFINISHED}")
-        await _fill(dsn, spec)
+        await _create_tables(dsn, spec)
         await server.execute(f"ALTER DATABASE {_UNFINISHED} IS_TEMPLATE true ALLOW_CONNECTIONS false")
         await server.execute(f"ALTER DATABASE {_UNFINISHED} RENAME TO {spec.database}")
     finally:
         await server.close()
 
 
-async def _fill(dsn: str, spec: TemplateSpec) -> None:
+async def _create_tables(dsn: str, spec: TemplateSpec) -> None:
     template = await asyncpg.connect(dsn, database=_UNFINISHED)
     try:
         await template.execute("SET synchronous_commit = off")
@@ -66,8 +66,8 @@ async def _fill(dsn: str, spec: TemplateSpec) -> None:
             "SELECT pg_database_size(current_database())"
         )
         await template.execute("ALTER TABLE filling ALTER noise SET STORAGE PLAIN")
-        await template.execute(_FILL, max(1, missing // _ROW_BYTES))
-        # Otherwise autovacuum would come by, and be in the way of the first clones.
+        await template.execute(_INSERT_ROWS, max(1, missing // _ROW_BYTES))
+        # Otherwise autovacuum would connect to the template, and delay the first clones.
         await template.execute("VACUUM (FREEZE, ANALYZE)")
     finally:
         await template.close()

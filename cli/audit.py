@@ -1,10 +1,10 @@
-"""`ods audit`: what was asked of the service, by whom, and how it ended."""
+"""`ods audit`: the audit trail: which client sent which request, and how it was answered."""
 
 from typing import Annotated
 
 import typer
 
-from cli.instance import connect
+from cli.api_access import connect
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
 from cli.output import show_json, show_list
 
@@ -19,11 +19,11 @@ _COLUMNS = {
     "title": "REASON",
     "omitted": "OTHERS LIKE IT",
 }
-_MOST = 10_000
+_MAX_ENTRIES = 10_000
 
 
 def audit(
-    limit: Annotated[int, typer.Option(min=1, max=_MOST, help="How many of the newest entries.")] = 25,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_ENTRIES, help="How many of the newest entries.")] = 25,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,

@@ -1,4 +1,4 @@
-"""The service's HTTP API, as the command line uses it."""
+"""An HTTP client of the service's API, for the command line."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -15,29 +15,29 @@ from registry.clients.credentials import OAUTH_SCOPES, ClientScope
 Json = dict[str, Any]
 
 _SCOPES = tuple(OAUTH_SCOPES[scope] for scope in (ClientScope.FULL_ACCESS, ClientScope.READ_ONLY))
-"""What is asked for, one after the other: a client that may only read is refused the first."""
+"""OAuth scopes to request, in this order: a client that may only read is refused the first."""
 _TIMEOUT_SECONDS = 30
 _POLL_SECONDS = 0.05
 _OUTAGE_SECONDS = 30
-"""How long somebody who waits for a job puts up with an API that does not answer."""
+"""How long `--wait` goes on while the API does not answer."""
 _REFILL_SECONDS = 600
 _PAGE = 500
 _FINISHED = ("Completed", "Error")
 
 
 class UnreachableError(CommandError):
-    """Nobody answers at the API's address."""
+    """No server answers at the API's address."""
 
 
 class AdminApi:
-    """A client of one API; every method may raise `CommandError`, with the API's reason.
+    """A client of one API; every method may raise `CommandError`, with the reason that the API gives.
 
     Args:
         url: address of the API, without a path.
         client_id: a client that is registered there.
         client_secret: its secret.
         token_url: where tokens are issued; by default, by the API itself.
-        tenant: whose client it is, where the API serves several tenants.
+        tenant: the client's tenant, where the API serves several.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AdminApi:
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")
 
     def database(self, instance: int, name: str | None = None) -> Json:
-        """The database that has the name of an instance's, or another one that the instance might get."""
+        """The database of an instance's name, or one of another `name`, as adopting would hand it over."""
         named = {} if name is None else {"databaseName": name}
         found: Json = self._request("GET", f"/v2/dbInstances/{instance}/database", params=named).json()
         return found
@@ -108,11 +108,11 @@ class AdminApi:
         return self._object("GET", f"/v2/jobs/{job}")
 
     def sweep(self) -> None:
-        """Request that everything pending is started."""
+        """Request a sweep, which starts every pending job."""
         self._request("POST", "/v2/sweep")
 
     def refresh(self, ods_instance: int | None) -> Json:
-        """Request that education organizations are read, of one ODS instance or of all."""
+        """Request a refresh of the education organizations, of one ODS instance or of all."""
         which = "" if ods_instance is None else f"/{ods_instance}"
         return self._object("POST", f"/v2/odsInstances{which}/edOrgs/refresh")
 
@@ -129,18 +129,18 @@ class AdminApi:
         """Request that spares are refilled."""
         self._request("POST", "/v2/spares/refill")
 
-    def full_spares(self) -> Json:
-        """Wait until no spare is missing; the spares then.
+    def wait_for_spares(self) -> Json:
+        """Wait until no spare is missing; returns the spares.
 
         Raises:
-            CommandError: some still are after a long time.
+            CommandError: some are still missing after ten minutes.
         """
         started = monotonic()
         while monotonic() - started < _REFILL_SECONDS:
-            if _are_full(found := self.spares()):
+            if _are_complete(found := self.spares()):
                 return found
             sleep(_POLL_SECONDS)
-        raise CommandError("Spares are still missing; the workflow spare-refill in the Web UI may tell why.")
+        raise CommandError("Spares are still missing; the workflow spare-refill in the Web UI may say why.")
 
     def audit(self, limit: int) -> list[Json]:
         """The newest entries of the audit trail, the newest first."""
@@ -148,10 +148,10 @@ class AdminApi:
         return entries
 
     def wait_for(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
-        """Wait until `job` has finished, calling `watch` from time to time.
+        """Wait until `job` has finished, calling `watch` after each poll.
 
         Raises:
-            CommandError: it ended in `Error`, or the API has been away for long.
+            CommandError: it ended in `Error`, or the API has not answered for half a minute.
         """
         answered = monotonic()
         while True:
@@ -184,7 +184,7 @@ class AdminApi:
 
 
 class _Bearer(httpx.Auth):
-    """Gets a token when there is none, and a new one when the old is refused."""
+    """Authenticates requests with a bearer token; gets a new one if there is none, or it is refused."""
 
     requires_response_body = True
 
@@ -224,7 +224,7 @@ class _Bearer(httpx.Auth):
         yield request
 
 
-def _are_full(spares: Json) -> bool:
+def _are_complete(spares: Json) -> bool:
     templates = spares["templates"]
     return not spares["unfinished"] and all(
         it["ready"] == it["wanted"] and not it["stale"] for it in templates
@@ -238,14 +238,16 @@ def _completed(job: Json) -> Json:
 
 
 def _reason(answer: httpx.Response) -> str:
-    """What a refusal says, in one line."""
+    """The reason of a refusal, in one line."""
     problem: Json = {}
     with suppress(ValueError):
         problem = answer.json()
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
-    told = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
+    sentences = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
     if answer.status_code == HTTPStatus.FORBIDDEN:
         return "The API answered 403 Forbidden: the client may not do this, such as one that may only read."
-    if not told:
+    if not sentences:
         return f"The API answered {answer.status_code} {answer.reason_phrase}."
-    return " ".join(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in told)
+    return " ".join(
+        sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in sentences
+    )

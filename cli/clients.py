@@ -1,4 +1,4 @@
-"""`ods client …`: API clients, in the registry itself."""
+"""`ods client …`: API clients, which it changes in the registry, without the API."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -28,12 +28,10 @@ _COLUMNS = {
     "lastUsed": "LAST USED",
     "expires": "EXPIRES",
 }
-_MOST_DAYS = 36_500
+_MAX_DAYS = 36_500
 _WITHIN = "within 5 seconds"
 
-ClientId = Annotated[
-    str, typer.Argument(metavar="CLIENT_ID", help="How the client calls itself.", show_default=False)
-]
+ClientId = Annotated[str, typer.Argument(metavar="CLIENT_ID", help="Id of the client.", show_default=False)]
 _Result = TypeVar("_Result")
 
 
@@ -41,12 +39,12 @@ _Result = TypeVar("_Result")
 def add(  # noqa: PLR0913 - a command line's options
     client_id: ClientId,
     display_name: Annotated[
-        str | None, typer.Option(help="What people call it; by default its id.", show_default=False)
+        str | None, typer.Option(help="Name of the client for people; by default its id.", show_default=False)
     ] = None,
     scope: Annotated[ClientScope, typer.Option(help="What it may do.")] = ClientScope.FULL_ACCESS,
     expires_in_days: Annotated[
         int | None,
-        typer.Option(min=1, max=_MOST_DAYS, help="Days after which it ends.", show_default=False),
+        typer.Option(min=1, max=_MAX_DAYS, help="Days after which it ends.", show_default=False),
     ] = None,
     expires: Annotated[
         datetime | None,
@@ -61,11 +59,11 @@ def add(  # noqa: PLR0913 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Add a client, and show its secret: this once."""
-    from registry.clients.administration import NewClient  # noqa: PLC0415 - takes time that --help does without
+    from registry.clients.administration import NewClient  # noqa: PLC0415 - takes time
 
-    named = client_id if display_name is None else display_name
-    _require_texts({"client id": client_id, "display name": named})
-    new = NewClient(client_id, named, scope, _end(expires, expires_in_days))
+    name = client_id if display_name is None else display_name
+    _require_texts({"client id": client_id, "display name": name})
+    new = NewClient(client_id, name, scope, _end(expires, expires_in_days))
     secret, hashed = _new_secret()
     client = _change(data_dir, client_id, lambda clients: clients.add(new, hashed))
     _show_secret(client, secret, as_json=as_json)
@@ -85,14 +83,14 @@ def list_all(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -
 def disable(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Refuse a client and its tokens, until it is enabled."""
     client = _change(data_dir, client_id, lambda clients: clients.disable(client_id))
-    _tell(client, f"is disabled; its tokens are refused {_WITHIN}", as_json=as_json)
+    _show_change(client, f"is disabled; its tokens are refused {_WITHIN}", as_json=as_json)
 
 
 @app.command()
 def enable(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Let a client that was disabled get tokens again."""
     client = _change(data_dir, client_id, lambda clients: clients.enable(client_id))
-    _tell(client, "is enabled", as_json=as_json)
+    _show_change(client, "is enabled", as_json=as_json)
 
 
 @app.command()
@@ -107,18 +105,18 @@ def rotate(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = 
 def remove(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Remove a client; its tokens are refused."""
     client = _change(data_dir, client_id, lambda clients: clients.remove(client_id))
-    _tell(client, f"is removed; its tokens are refused {_WITHIN}", as_json=as_json)
+    _show_change(client, f"is removed; its tokens are refused {_WITHIN}", as_json=as_json)
 
 
 def _change(
     data_dir: Path, client_id: str, work: "Callable[[ClientAdministration], Awaitable[_Result]]"
 ) -> _Result:
-    """What `work` makes of the clients.
+    """The result of `work` on the clients of the registry.
 
     Raises:
-        CommandError: it cannot be done.
+        CommandError: the client exists, or does not, or is in use, or the registry cannot be used.
     """
-    # These take half a second, which other commands do without.
+    # Imported here: it takes half a second, which other commands need not wait for.
     from cli.registry_access import RegistryAccess, operator  # noqa: PLC0415
     from registry.clients.administration import (  # noqa: PLC0415
         ClientAdministration,
@@ -149,8 +147,8 @@ def _change(
 def _require_texts(texts: dict[str, str]) -> None:
     faults = [
         fault
-        for words, text in texts.items()
-        for fault in required_text_faults(words.capitalize(), text, LONGEST_CLIENT_TEXT)
+        for name, text in texts.items()
+        for fault in required_text_faults(name.capitalize(), text, LONGEST_CLIENT_TEXT)
     ]
     if faults:
         raise CommandError(" ".join(faults))
@@ -166,7 +164,7 @@ def _end(expires: datetime | None, days: int | None) -> datetime | timedelta | N
 
 def _new_secret() -> tuple[str, str]:
     """A secret and its hash."""
-    from registry.clients.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time that other commands do without
+    from registry.clients.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time
 
     secret = new_secret()
     return secret, SecretHasher().hash(secret)
@@ -181,7 +179,7 @@ def _show_secret(client: "Client", secret: str, *, as_json: bool) -> None:
     say("Keep the secret now: it is not shown again.")
 
 
-def _tell(client: "Client", state: str, *, as_json: bool) -> None:
+def _show_change(client: "Client", state: str, *, as_json: bool) -> None:
     if as_json:
         show_json(_row(client))
     else:

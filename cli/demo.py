@@ -1,4 +1,4 @@
-"""`ods demo`: an instance's whole life, on a stack of its own if none runs."""
+"""`ods demo`: creates, shows and deletes an instance, on the stack that runs or one that it starts."""
 
 import asyncio
 from datetime import UTC, datetime

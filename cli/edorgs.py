@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.instance import connect
+from cli.api_access import connect
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Wait
 from cli.output import show_json, show_members
 
@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def edorgs() -> None:
-    """Education organizations, as the registry knows them."""
+    """Education organizations, as the registry has them."""
 
 
 @app.command()

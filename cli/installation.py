@@ -1,4 +1,4 @@
-"""`ods installation …`: which installation a registry and a server belong to, in the registry itself."""
+"""`ods installation …`: which installation a registry and a server belong to, without the API."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,8 +23,15 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the registry and the server say; `server` is None while the server cannot be reached."""
+class _Report:
+    """What registry and server say.
+
+    Attributes:
+        state: the registry's installation.
+        server: the server's system identifier; None while it cannot be reached.
+        others: other installations that have databases on the server.
+        obstacle: why nothing may be changed; None if it may.
+    """
 
     state: "InstallationState"
     server: str | None
@@ -33,7 +40,7 @@ class _Found:
 
     @property
     def row(self) -> dict[str, Any]:
-        """What is shown of it."""
+        """The members that the commands show."""
         return {
             "installation": self.state.id,
             "registry": str(self.state.here),
@@ -49,7 +56,7 @@ class _Found:
 @app.command()
 def show(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show which installation this is, and what must be confirmed before anything is changed."""
-    found = _work(data_dir, _look)
+    found = _work(data_dir, _inspect)
     if as_json:
         show_json(found.row)
     else:
@@ -59,7 +66,7 @@ def show(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> No
 @app.command()
 def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Confirm that this registry goes on as its installation, on this server, beside the others there."""
-    found = _work(data_dir, _look)
+    found = _work(data_dir, _inspect)
     show_members(found.row)
     if not yes:
         question = "Is there no other service on the original of this registry, and may this one go on?"
@@ -77,7 +84,7 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 @app.command()
 def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Make this registry, a copy, an installation of its own: no database on the server is its own then."""
-    found = _work(data_dir, _look)
+    found = _work(data_dir, _inspect)
     show_members(found.row)
     if not yes:
         question = "Is this registry a copy, which shall take over no database of the original?"
@@ -94,8 +101,8 @@ def _work(
     work: "Callable[[InstallationStore, RegistryAccess], Awaitable[_Result]]",
     command: str | None = None,
 ) -> _Result:
-    """Do `work` in the registry; a `command` that changes it is recorded in the audit trail."""
-    # These take half a second, which other commands do without.
+    """The result of `work` on the registry; a `command` that changes it is recorded in the audit trail."""
+    # Imported here: it takes half a second, which other commands need not wait for.
     from cli.registry_access import RegistryAccess  # noqa: PLC0415
     from registry.installation import InstallationStore  # noqa: PLC0415
 
@@ -118,7 +125,7 @@ async def _record(engine: "AsyncEngine", command: str) -> None:
     await AuditTrail(engine).record(command_entry(command, operator()))
 
 
-async def _look(store: "InstallationStore", access: "RegistryAccess") -> _Found:
+async def _inspect(store: "InstallationStore", access: "RegistryAccess") -> _Report:
     from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
     from databases.server import Server  # noqa: PLC0415 - as above
     from tenants.installation_check import InstallationCheck  # noqa: PLC0415 - as above
@@ -127,7 +134,7 @@ async def _look(store: "InstallationStore", access: "RegistryAccess") -> _Found:
     server = Server(access.master_dsn)
     try:
         async with server.session() as session:
-            return _Found(
+            return _Report(
                 await store.state(),
                 await check.system(session),
                 sorted(await check.others(session)),
@@ -135,6 +142,6 @@ async def _look(store: "InstallationStore", access: "RegistryAccess") -> _Found:
             )
     except DatabaseFaultError:
         state = await store.state()
-        return _Found(state, None, [], state.obstacle)
+        return _Report(state, None, [], state.obstacle)
     finally:
         await server.close()

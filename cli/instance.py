@@ -1,23 +1,19 @@
 """`ods instance …`: instances from a terminal, through the service's HTTP API."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.api_access import connect
 from cli.client import AdminApi, Json
 from cli.jobs import follow
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import show_json, show_list, show_members
-from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from registry.instances.status import Template
-from secret_files import UnreadableSecretError, from_environment
 
 app = typer.Typer(no_args_is_help=True)
 
-_CLIENT_SECRET = "ODS_CLIENT_SECRET"  # noqa: S105 - the name of a variable
 _COLUMNS = {
     "id": "ID",
     "name": "NAME",
@@ -138,39 +134,6 @@ def adopt(  # noqa: PLR0913 - a command line's options
                 _ask_whether_to_adopt(found, quietly=as_json)
             found = api.adopt(instance, database)
         _show(found, as_json=as_json)
-
-
-def connect(api_url: str | None, data_dir: Path) -> AdminApi:
-    """The API at `api_url`, or else that of the stack in `data_dir`.
-
-    Raises:
-        CommandError: there is nothing to go by.
-    """
-    stack = DataFolder(data_dir).running_stack()
-    url = api_url or (stack["api"]["url"] if stack else None)
-    client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
-    client_secret = _client_secret() or (stack["client"]["secret"] if stack else None)
-    if url is None:
-        raise CommandError(
-            f"No stack serves in {data_dir}; `ods up` starts one, --api-url or ODS_API_URL name another API."
-        )
-    if client_id is None or client_secret is None:
-        raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
-    token_url, tenant = os.environ.get("ODS_TOKEN_URL"), os.environ.get("ODS_TENANT")
-    return AdminApi(url.rstrip("/"), client_id, client_secret, token_url, tenant)
-
-
-def _client_secret() -> str | None:
-    """The secret that the environment gives, by itself or by the name of a file.
-
-    Raises:
-        CommandError: it gives both, or the file holds none.
-    """
-    try:
-        secret = from_environment(_CLIENT_SECRET)
-    except UnreadableSecretError as error:
-        raise CommandError(f"{_CLIENT_SECRET}_FILE: {error}.") from None
-    return secret.get_secret_value() if secret else os.environ.get(_CLIENT_SECRET)
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

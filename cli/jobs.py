@@ -18,11 +18,11 @@ def follow(api: AdminApi, accepted: Json, *, quietly: bool = False) -> None:
     started = monotonic()
     with progress() as show:
 
-        def look() -> None:
+        def show_progress() -> None:
             for row in api.instances(id=accepted["id"]):
                 show(f"{row['name']}: {_phase(row)}", f"({monotonic() - started:.1f} s{_estimate(row)})")
 
-        api.wait_for(accepted["jobId"], look)
+        api.wait_for(accepted["jobId"], show_progress)
 
 
 def _phase(row: Json) -> str:

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def keys() -> None:
-    """Keys, which the environment gives as it does to the API and the worker."""
+    """Keys, from the same environment variables as for the API and the worker."""
 
 
 @app.command()
@@ -23,9 +23,9 @@ def rotate(*, tenant: Tenant = None, as_json: AsJson = False) -> None:
 
     Those of ODS_ENCRYPTION_KEY_PREVIOUS are read as well. It may be stopped at any time, and run again.
     """
-    from embedded import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+    from cli.registry_maintenance import rotate_keys  # noqa: PLC0415 - takes half a second
 
-    outcome = asyncio.run(registry.rotate_keys(tenant))
+    outcome = asyncio.run(rotate_keys(tenant))
     if as_json:
         show_json({name: vars(done) for name, done in outcome.rotations.items()})
     else:

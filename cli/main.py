@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import audit, clients, edorgs, installation, instance, keys, registration, spares
-from cli.instance import connect
+from cli.api_access import connect
 from cli.options import (
     DEFAULT_API_PORT,
     DEFAULT_DATA_DIR,
@@ -59,7 +59,7 @@ _commands.command()(spares.spares)
 def choose_tenant(tenant: Tenant = None) -> None:
     """ODS instances: databases that are created and deleted by durable jobs."""
     if tenant is not None:
-        os.environ["ODS_TENANT"] = tenant  # `connect` finds it there, beside ODS_CLIENT_ID and its secret
+        os.environ["ODS_TENANT"] = tenant  # `connect` reads it there, beside ODS_CLIENT_ID
 
 
 def app() -> None:
@@ -69,7 +69,7 @@ def app() -> None:
     except CommandError as error:
         fail(str(error))
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - a broken machine or a fault of ours
+    except Exception as error:  # noqa: BLE001 - a traceback may hold secrets
         fail(f"Unexpected {fault_name(error)}.")
         sys.exit(1)
 
@@ -83,7 +83,7 @@ def up(
     postgres_port: PostgresPort = None,
 ) -> None:
     """Run the whole service here, with PostgreSQL and Temporal, until Ctrl-C."""
-    from embedded import stack  # noqa: PLC0415 - takes half a second, which other commands do without
+    from embedded import stack  # noqa: PLC0415 - takes half a second
 
     ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
     asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, say)))
@@ -100,7 +100,7 @@ def demo(  # noqa: PLR0913 - a command line's options
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
 ) -> None:
     """Create an instance and delete it, on the running stack or on one started for it."""
-    from cli.demo import demonstrate  # noqa: PLC0415 - takes half a second, which other commands do without
+    from cli.demo import demonstrate  # noqa: PLC0415 - takes half a second
 
     ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
     demonstrate(DataFolder(data_dir), ports, keep=keep)
@@ -109,9 +109,9 @@ def demo(  # noqa: PLR0913 - a command line's options
 @_commands.command()
 def migrate() -> None:
     """Bring the registry database up to date, or those of all tenants."""
-    from embedded import registry  # noqa: PLC0415 - takes half a second, which other commands do without
+    from cli.registry_maintenance import migrate_all  # noqa: PLC0415 - takes half a second
 
-    asyncio.run(registry.migrate_all())
+    asyncio.run(migrate_all())
     say("The registry database is up to date.")
 
 
@@ -139,7 +139,7 @@ def drift(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir 
 
 
 async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` until it ends, or until SIGINT or SIGTERM; further signals do not disturb its tidying up."""
+    """Do `work` until it ends, or until SIGINT or SIGTERM; further signals do not interrupt its clean-up."""
     signalled = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)

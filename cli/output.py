@@ -1,4 +1,4 @@
-"""What the commands print: tidy on a terminal, plain lines elsewhere."""
+"""What the commands print: with live progress on a terminal, plain lines elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from registry.storage.rules import printable
 
-OUT = Console(markup=False, highlight=False)  # names and messages may hold what Rich takes for markup
+OUT = Console(markup=False, highlight=False)  # names and messages may hold what Rich would read as markup
 
 Progress = Callable[[str, str], None]
 """Takes the phase, and a detail that changes during a phase."""
 
 
 def say(text: str) -> None:
-    """Print `text` at once: somebody may be reading the file it goes to."""
+    """Print `text` without buffering: another program may read the output while the command runs."""
     OUT.print(text, soft_wrap=True)
     OUT.file.flush()
 
@@ -29,17 +29,17 @@ def fail(text: str) -> None:
 
 
 def show_json(value: object) -> None:
-    """Print `value` for a program."""
+    """Print `value` as JSON."""
     OUT.print_json(data=value)
 
 
 def show_members(members: Mapping[str, Any]) -> None:
-    """Print what is known of one thing, a line a member."""
+    """Print the members of an object, one in each line."""
     _show_columns([(name, str(value)) for name, value in _flat(members)])
 
 
 def show_list(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Print a line a row; `columns` gives members their headings."""
+    """Print one line for each row; `columns` are the members to print, with their headings."""
     _show_columns(
         [tuple(columns.values()), *(tuple(_cell(row[name]) for name in columns) for row in rows)],
     )
@@ -52,7 +52,7 @@ def utc(time: datetime | None) -> str | None:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show how far something is: live on a terminal, elsewhere a line a phase."""
+    """Show progress: live on a terminal, elsewhere one line for each phase."""
     if not OUT.is_terminal:
         yield _phase_printer()
         return

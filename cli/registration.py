@@ -1,4 +1,4 @@
-"""`ods registration …`: for how long clients may register themselves."""
+"""`ods registration …`: the window in which clients may register themselves, without the API."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-_MOST_MINUTES = 1440
+_MAX_MINUTES = 1440
 
 
 @app.command("open")
 def open_window(
-    minutes: Annotated[int, typer.Option(min=1, max=_MOST_MINUTES, help="For how long.", show_default=False)],
+    minutes: Annotated[int, typer.Option(min=1, max=_MAX_MINUTES, help="For how long.", show_default=False)],
     *,
     as_json: AsJson = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -48,8 +48,8 @@ def _work(
     *,
     as_json: bool,
 ) -> None:
-    """Do `work`, which finds out until when registration is open, and show that."""
-    # These take half a second, which other commands do without.
+    """Do `work`, which returns until when registration is open, and show that."""
+    # Imported here: it takes half a second, which other commands need not wait for.
     from cli.registry_access import RegistryAccess, operator  # noqa: PLC0415
     from registry.clients.registration import RegistrationWindow  # noqa: PLC0415
 

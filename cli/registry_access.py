@@ -1,4 +1,4 @@
-"""Changing the registry past the API, for which the first client of an installation has no token yet."""
+"""Which registry a command works on without the API, for which a new installation has no client yet."""
 
 import os
 import socket
@@ -12,12 +12,11 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from databases.errors import INSUFFICIENT_PRIVILEGE
+from databases.constants import INSUFFICIENT_PRIVILEGE
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
-from embedded.registry import settings_of_environment
 from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, AnySettings
+from settings import DEFAULT_TENANT, AnySettings, InvalidSettingsError, load_settings
 
 _SETTINGS = ("ODS_ADMIN_DSN", "ODS_TENANTS")
 _UNDEFINED = {"42P01", "42703"}
@@ -27,11 +26,11 @@ _UNDEFINED = {"42P01", "42703"}
 class RegistryAccess:
     """A registry that commands work on.
 
-    Args:
-        dsn: how to connect to it.
-        always_open: whether its API admits new clients whatever the registry says.
-        master_dsn: how to connect to the server of the ODS databases.
-        tenant: whose registry it is.
+    Attributes:
+        dsn: the DSN of the registry.
+        always_open: whether its API always accepts new clients (`ODS_REGISTRATION`).
+        master_dsn: the DSN of the server of the ODS databases.
+        tenant: the tenant of the registry.
         tenants: all tenants of the service.
     """
 
@@ -46,7 +45,7 @@ class RegistryAccess:
         """The registry that the environment's settings name, or else that of the stack in `data_dir`.
 
         Raises:
-            CommandError: there is neither, or a setting cannot be used, or does not tell which tenant.
+            CommandError: there is neither, a setting cannot be used, or none says which tenant.
         """
         if any(name in os.environ for name in _SETTINGS):
             settings = settings_of_environment()
@@ -69,21 +68,33 @@ class RegistryAccess:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[AsyncEngine]:
-        """The registry.
+        """An engine of the registry; errors of the body become `CommandError`s.
 
         Raises:
-            CommandError: it cannot be used.
+            CommandError: the registry cannot be used.
         """
         engine = create_registry_engine(self.dsn, pool_size=1)
         try:
-            with _faults_told():
+            with _translate_errors():
                 yield engine
         finally:
             await engine.dispose()
 
 
+def settings_of_environment() -> AnySettings:
+    """The settings of the environment, of one tenant or of several.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value.
+    """
+    try:
+        return load_settings()
+    except InvalidSettingsError as error:
+        raise CommandError(str(error)) from None
+
+
 def operator() -> str:
-    """Which user of which host calls the command, for the audit trail."""
+    """The user and host that run the command, for the audit trail."""
     user = f"user {os.getuid()}"
     with suppress(KeyError, OSError):  # a container's user need not have a name
         user = getuser()
@@ -103,14 +114,14 @@ def _tenant(settings: AnySettings) -> str:
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:
-        raise CommandError(_told(error)) from None
+        raise CommandError(_reason(error)) from None
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
     if state in _UNDEFINED:
         return "The registry database is not up to date; run `ods migrate` first."

@@ -1,4 +1,4 @@
-"""A stack to work with: the one that runs, or one that is started for the time being."""
+"""A stack for a command: the one that runs, or one that is started for as long as the command needs it."""
 
 import signal
 import subprocess
@@ -27,9 +27,9 @@ _LISTENERS = {
 
 @contextmanager
 def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFile]:
-    """The stack of `folder`; if none runs there, one is started, and stopped in the end unless `keep`.
+    """The stack of `folder`; if none runs there, one is started, and stopped after the body unless `keep`.
 
-    Where usual ports are taken, it gets others.
+    Where default ports are taken, it gets others.
 
     Raises:
         CommandError: it does not start.
@@ -52,9 +52,9 @@ def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFi
 
 
 def _free(ports: Ports, folder: DataFolder) -> Ports:
-    """The ports to listen on; says which of them are not the usual ones."""
-    kept = folder.secrets()
-    postgres = kept.postgres_port if kept else None
+    """The ports to listen on; prints which of them are not the defaults."""
+    stored = folder.secrets()
+    postgres = stored.postgres_port if stored else None
     usual = Ports(DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT, postgres)
     wanted = replace(ports, postgres=ports.postgres or postgres)
     chosen = without_taken(wanted, usual)

@@ -1,10 +1,10 @@
-"""`ods spares`: databases that are ready before anybody asks for one."""
+"""`ods spares`: clones of templates that are kept ready for creates."""
 
 from typing import Annotated
 
 import typer
 
-from cli.instance import connect
+from cli.api_access import connect
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
 from cli.output import say, show_json, show_list
 
@@ -14,7 +14,7 @@ _COLUMNS = {"template": "TEMPLATE", "ready": "READY", "wanted": "WANTED", "stale
 def spares(
     *,
     refill: Annotated[
-        bool, typer.Option("--refill", help="Make those that are missing, and remove those of no use.")
+        bool, typer.Option("--refill", help="Make missing ones, and remove stale ones.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until none is missing.")] = False,
     as_json: AsJson = False,
@@ -25,7 +25,7 @@ def spares(
     with connect(api_url, data_dir) as api:
         if refill:
             api.refill()
-        found = api.full_spares() if wait else api.spares()
+        found = api.wait_for_spares() if wait else api.spares()
     if as_json:
         show_json(found)
         return

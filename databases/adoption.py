@@ -1,16 +1,16 @@
-"""Handing a database over to an instance that did not make it: looking at it, and writing the mark on it."""
+"""Handing a database over to an instance that did not make it: inspecting it, and writing the mark on it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import asyncpg
 
+from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.errors import translate_postgres_errors
 from databases.ownership import Owner
-from databases.provisioning import execute
-from databases.spares import INVALID
+from databases.statements import execute, fetch_row, fetch_value
 
-_LOOK = """
+_INSPECT = """
 SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS manageable,
        CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE')
             THEN pg_database_size(oid) END AS size_bytes,
@@ -19,8 +19,8 @@ SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS managea
        datistemplate OR datname = current_database() AS needed, datconnlimit = $2 AS invalid
 FROM pg_database WHERE datname = $1
 """
-# Two registries may name one database: the second finds the mark of the first.
-_TAKE_TURNS = "SELECT pg_advisory_xact_lock(hashtextextended('ods adopt ' || $1, 0))"
+# Two registries may name one database: the second to hold this lock finds the mark of the first.
+_LOCK_ADOPTION = "SELECT pg_advisory_xact_lock(hashtextextended('ods adopt ' || $1, 0))"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Candidate:
         owner: the role that owns it.
         size_bytes: its size; None if our role may not see it.
         sessions: how many there are on it.
-        comment: what it says of itself.
+        comment: its comment.
         adopted: whether it carries the instance's mark.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
     """
@@ -46,7 +46,7 @@ class Candidate:
     obstacle: str | None
 
 
-async def look(
+async def inspect(
     session: asyncpg.Connection, owner: Owner, database: str, needed: Collection[str]
 ) -> Candidate | None:
     """The database of that name as `owner`'s instance would get it; None if there is none.
@@ -55,13 +55,12 @@ async def look(
         session: a session on the maintenance database.
         owner: the instance.
         database: the database's name.
-        needed: databases that are no instance's.
+        needed: databases that no instance may get, such as templates.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with translate_postgres_errors({}):
-        found = await session.fetchrow(_LOOK, database, INVALID)
+    found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     if found is None:
         return None
     adopted = owner.owns(found["comment"])
@@ -79,7 +78,7 @@ async def look(
 async def adopt(
     session: asyncpg.Connection, owner: Owner, database: str, needed: Collection[str]
 ) -> Candidate | None:
-    """Write the instance's mark on the database, unless there is an obstacle; returns what `look` does then.
+    """Write the instance's mark on the database, unless there is an obstacle; returns it as `inspect` does.
 
     A mark that is there is written anew: it may name a publication that the registry does not know of.
 
@@ -90,22 +89,21 @@ async def adopt(
     """
     with translate_postgres_errors({}):
         async with session.transaction():
-            await session.execute(_TAKE_TURNS, database)
-            candidate = await look(session, owner, database, needed)
+            await fetch_value(session, _LOCK_ADOPTION, database)
+            candidate = await inspect(session, owner, database, needed)
             if candidate is None or candidate.obstacle:
                 return candidate
             await execute(session, "COMMENT ON DATABASE %I IS %L", database, owner.comment)
-        return await look(session, owner, database, needed)
+        return await inspect(session, owner, database, needed)
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
-    """What the database of that name says of itself; None if there is none, or it does not say it.
+    """The owner that the comment of that database names; None if there is no such database or comment.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with translate_postgres_errors({}):
-        found = await session.fetchrow(_LOOK, database, INVALID)
+    found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     return Owner.read(found["comment"]) if found else None
 
 
@@ -120,8 +118,8 @@ def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str], *, 
         )
     if found["comment"] is not None and not adopted:
         return (
-            f"The database '{database}' has a comment, which may mean something to somebody, and which the"
-            " mark would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."
+            f"The database '{database}' has a comment that this service has not written, and that the mark"
+            " would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."
         )
     if found["invalid"]:
         return f"A DROP of the database '{database}' was interrupted. Drop it again, by hand."

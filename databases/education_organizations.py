@@ -1,6 +1,6 @@
-"""Reading the education organizations of an ODS database, of whichever Ed-Fi Data Standard it is.
+"""Reading the education organizations of an ODS database, of any version of the Ed-Fi Data Standard.
 
-What is wrong there is put in words that name nothing of the connection string, for a person to mend.
+Errors say what the operator must mend, and contain nothing of the connection string.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ import asyncpg
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
-_MOST = 200_000
-"""So many are read at most; no state has a tenth of it, and a worker holds them all in memory."""
-_MOST_BYTES = 32 * 1024 * 1024
-"""They are as large at most, together: several databases are read at once."""
+_MAX_ORGANIZATIONS = 200_000
+"""More are not read; no state has a tenth of it, and a worker holds all of a database in memory."""
+_MAX_BYTES = 32 * 1024 * 1024
+"""Bytes of all organizations of a database together, at most: a worker reads several databases at once."""
 _BATCH = 1000
 
 _ORGANIZATION = "educationorganization"
@@ -27,7 +27,7 @@ _NEEDED = {"educationorganizationid", "nameofinstitution"}
 
 @dataclass(frozen=True)
 class _Kind:
-    """A table of one kind of organization: its key, and what it may belong to, the nearest first."""
+    """A table of one kind of organization: its key, and the columns of its parents, the nearest first."""
 
     name: str
     key: str
@@ -90,9 +90,14 @@ _SSL_MODES: dict[str, _SslMode] = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where a database is, as whom to log in, and how securely, in the words of Npgsql.
+    """Address, login and TLS mode of a database.
 
-    `servers` are hosts and ports, which are tried in their order.
+    Attributes:
+        servers: hosts and ports, which are tried in their order.
+        database: the database's name.
+        user: the role to log in as.
+        password: its password.
+        ssl_mode: as Npgsql writes it, such as `VerifyFull`; None for its default.
     """
 
     servers: Sequence[tuple[str, int]]
@@ -109,7 +114,7 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
     Raises:
         UnreadableError: the database cannot be connected to.
     """
-    with _faults_explained():
+    with _translate_errors():
         session = await asyncpg.connect(
             host=[host for host, _ in address.servers],
             port=[port for _, port in address.servers],
@@ -118,22 +123,23 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
             password=address.password,
             ssl=_SSL_MODES.get(re.sub("[ _-]", "", address.ssl_mode or "").lower(), "prefer"),
             timeout=_CONNECT_TIMEOUT,
-            # Between here and there may be PgBouncer, which knows no prepared statements and few parameters.
+            # Between this service and the server may be PgBouncer, which knows no prepared statements and
+            # few parameters.
             statement_cache_size=0,
             server_settings={"application_name": "ods instance management"},
         )
     try:
-        with _faults_explained():
+        with _translate_errors():
             async with asyncio.timeout(_READ_TIMEOUT):
                 await session.execute(
                     f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{_READ_TIMEOUT}s';"
                     " SET LOCAL cursor_tuple_fraction = 1"  # all of it is read
                 )
         yield session
-        with suppress(Exception):  # all was read: what answers to the farewell does not matter
+        with suppress(Exception):  # everything was read: an error while closing does not matter
             await session.close(timeout=_CLOSE_TIMEOUT)
     finally:
-        session.terminate()  # whatever is still open has failed: an answer is not waited for
+        session.terminate()  # if it is still open, reading has failed: no answer is waited for
 
 
 async def education_organizations(session: asyncpg.Connection) -> Sequence[asyncpg.Record]:
@@ -143,27 +149,31 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
         UnreadableError: there are none, or too many, the role may not read them, the database does not answer
             in time.
     """
-    with _faults_explained():
+    with _translate_errors():
         async with asyncio.timeout(_READ_TIMEOUT):
             tables = [_ORGANIZATION, *(kind.table for kind in _KINDS)]
             found = {row["relname"]: set(row["columns"]) for row in await session.fetch(_COLUMNS, tables)}
             if not found.get(_ORGANIZATION, set()) >= _NEEDED:
                 raise UnreadableError("it has no table edfi.educationorganization")
             await session.execute(f"DECLARE organizations NO SCROLL CURSOR FOR {_query(found)}")
-            return await _bounded(session)
+            return await _fetch_bounded(session)
 
 
-async def _bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Everything the cursor yields; no more is asked for once that is too much."""
+async def _fetch_bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Everything the cursor yields.
+
+    Raises:
+        UnreadableError: there are too many organizations, or too many bytes of them.
+    """
     organizations: list[asyncpg.Record] = []
     size = 0
     while batch := await session.fetch(f"FETCH {_BATCH} FROM organizations"):
         organizations += batch
         size += sum(map(_size, batch))
-        if len(organizations) > _MOST:
-            raise UnreadableError(f"it has more than {_MOST} education organizations")
-        if size > _MOST_BYTES:
-            raise UnreadableError(f"its education organizations take more than {_MOST_BYTES >> 20} MB")
+        if len(organizations) > _MAX_ORGANIZATIONS:
+            raise UnreadableError(f"it has more than {_MAX_ORGANIZATIONS} education organizations")
+        if size > _MAX_BYTES:
+            raise UnreadableError(f"its education organizations take more than {_MAX_BYTES >> 20} MB")
     return organizations
 
 
@@ -186,25 +196,25 @@ def _query(found: Mapping[str, set[str]]) -> str:
     parents = [
         f"{kind.table}.{parent}" for kind in kinds for parent in kind.parents if parent in found[kind.table]
     ]
-    discriminator = [_cut("discriminator", 128, own), *names, "'edfi.EducationOrganization'"]
+    discriminator = [_truncated("discriminator", 128, own), *names, "'edfi.EducationOrganization'"]
     return f"""
         SELECT organization.educationorganizationid::bigint AS id,
-            coalesce({_cut("nameofinstitution", 75, own)}, '') AS name,
-            {_cut("shortnameofinstitution", 75, own)} AS short_name,
+            coalesce({_truncated("nameofinstitution", 75, own)}, '') AS name,
+            {_truncated("shortnameofinstitution", 75, own)} AS short_name,
             coalesce({", ".join(discriminator)}) AS discriminator,
             coalesce({", ".join([*parents, "NULL"])})::bigint AS parent_id
         FROM edfi.{_ORGANIZATION} AS organization {" ".join(joins)}
-        LIMIT {_MOST + 1}
-    """  # noqa: S608 - all of it is written here
+        LIMIT {_MAX_ORGANIZATIONS + 1}
+    """  # noqa: S608 - every part of it is a constant of this module
 
 
-def _cut(column: str, length: int, own: set[str]) -> str:
+def _truncated(column: str, length: int, own: set[str]) -> str:
     """The column, no longer than the registry can hold it; NULL if this database has none."""
     return f"left(organization.{column}::text, {length})" if column in own else "NULL"
 
 
 @contextmanager
-def _faults_explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except UnreadableError:
@@ -215,8 +225,8 @@ def _faults_explained() -> Iterator[None]:
         raise UnreadableError(_REASONS["57014"]) from None
     except (OSError, asyncpg.InterfaceError):
         raise UnreadableError(_UNREACHABLE) from None
-    except Exception:  # noqa: BLE001 - what answers there need not be a PostgreSQL
-        raise UnreadableError("what answers there was not understood") from None
+    except Exception:  # noqa: BLE001 - the server at that address need not be PostgreSQL
+        raise UnreadableError("the answer of the server was not understood") from None
 
 
 def _reason(sqlstate: str) -> str:

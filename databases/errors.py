@@ -1,30 +1,26 @@
-"""Why a database could not be made or removed, in words a person can act on.
+"""Errors of the ODS server, translated: why a step on a database failed, and what the operator can do.
 
 What kind of fault it is, is decided on the SQLSTATE alone, never on an error's text (PostgreSQL, appendix A).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import asyncpg
 
+from databases.constants import DISK_FULL, LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from registry.storage.connecting import READ_ONLY
 
-OBJECT_IN_USE = "55006"
-INSUFFICIENT_PRIVILEGE = "42501"
-DISK_FULL = "53100"
-LOCK_NOT_AVAILABLE = "55P03"
-
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What a connection that broke is met with; the last one while asyncpg is being told why it was ended."""
+"""What asyncpg raises when a connection has broken; the last one while it reads why the server ended it."""
 
 _CONNECTION_FAILURE = "08006"
 _OUTAGE_CLASSES = ("08", "28", "53", "57P")
 _OUTAGE_STATES = {READ_ONLY, LOCK_NOT_AVAILABLE}
 _RETRYABLE_CLASSES = ("40", "58")
-_CHANGED_MEANWHILE = "XX000"
-"""Among others: two changes of one row of a catalogue met ("tuple concurrently updated")."""
-_RETRYABLE_STATES = {OBJECT_IN_USE, _CHANGED_MEANWHILE, "57014"}
+_INTERNAL_ERROR = "XX000"
+"""Among others: two sessions changed one row of a catalogue at once ("tuple concurrently updated")."""
+_RETRYABLE_STATES = {OBJECT_IN_USE, _INTERNAL_ERROR, "57014"}
 
 
 class DatabaseFaultError(Exception):
@@ -33,8 +29,8 @@ class DatabaseFaultError(Exception):
     Attributes:
         reason: what is wrong and what to do about it.
         retryable: whether the same step may succeed later by itself.
-        outage: whether this tells nothing about the step: the server is away, full, locked, or read-only. It
-            is waited for, and uses up none of the job's attempts.
+        outage: whether this tells nothing about the step: the server is away, full, locked, or read-only. The
+            job waits for its end, which uses up none of the job's attempts.
         sqlstate: what PostgreSQL answered, or would have if the connection had lasted; None if neither.
     """
 
@@ -63,11 +59,11 @@ class DisagreementError(DatabaseFaultError):
 
     Args:
         database: the database that carries the instance's mark.
-        words: what each side says, and what settles it.
+        reason: what each side says, and what the operator can do to make them agree.
     """
 
-    def __init__(self, database: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, database: str, reason: str) -> None:
+        super().__init__(reason)
         self.database = database
 
 
@@ -77,16 +73,19 @@ def means_outage(sqlstate: str) -> bool:
 
 
 @contextmanager
-def translate_postgres_errors(reasons: dict[str, str]) -> Iterator[None]:
+def translate_postgres_errors(reasons: Mapping[str, str]) -> Iterator[None]:
     """Turn errors of PostgreSQL and of the connection to it into `DatabaseFaultError`.
 
     Args:
-        reasons: what a SQLSTATE means for the step at hand, in words for the person who must mend it.
+        reasons: what a SQLSTATE means for the step at hand, in words for the operator who must mend it.
+
+    Raises:
+        DatabaseFaultError: PostgreSQL refused, or the connection broke.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
-        raise _explained(error.sqlstate or "", reasons) from None
+        raise _fault(error.sqlstate or "", reasons) from None
     except LOST:
         raise DatabaseFaultError(
             "The PostgreSQL server of the ODS databases cannot be reached.",
@@ -95,7 +94,7 @@ def translate_postgres_errors(reasons: dict[str, str]) -> Iterator[None]:
         ) from None
 
 
-def _explained(sqlstate: str, reasons: dict[str, str]) -> DatabaseFaultError:
+def _fault(sqlstate: str, reasons: Mapping[str, str]) -> DatabaseFaultError:
     retryable = sqlstate in _RETRYABLE_STATES or sqlstate.startswith(_RETRYABLE_CLASSES)
     reason = reasons.get(sqlstate) or _general_reason(sqlstate)
     return DatabaseFaultError(reason, retryable=retryable, outage=means_outage(sqlstate), sqlstate=sqlstate)

@@ -1,4 +1,4 @@
-"""What is on the server: its databases and what they say of themselves."""
+"""What is on the ODS server: databases and what their comments say, and directories without a database."""
 
 import re
 import uuid
@@ -7,9 +7,10 @@ from datetime import datetime
 
 import asyncpg
 
-from databases.errors import translate_postgres_errors
-from databases.ownership import STAGING_PREFIX, Owner, published_at
-from databases.spares import INVALID, is_spare
+from databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
+from databases.ownership import Owner, published_at
+from databases.spares import is_spare
+from databases.statements import fetch_rows, fetch_value
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
 _DATABASES = """
@@ -17,14 +18,14 @@ SELECT datname, datallowconn, datistemplate, datconnlimit = $1 AS invalid,
        shobj_description(oid, 'pg_database') AS comment
 FROM pg_database
 """
-# A database that is being made or dropped has a directory but no row that others see. Whoever does that holds
-# this lock; what others execute, an ordinary role may not see.
+# A database that is being made or dropped has a directory but no row that other sessions see. The session
+# that does it holds this lock; the statements of other sessions, an ordinary role may not see.
 _DDL_IS_RUNNING = """
 SELECT count(*) FROM pg_locks
 WHERE relation = 'pg_database'::regclass AND mode = 'RowExclusiveLock' AND granted
 """
 # Asked first, so that a role without the right leaves no error in the server's log at every pass.
-_MAY_LOOK = "SELECT has_function_privilege('pg_ls_dir(text)', 'execute')"
+_MAY_LIST_DIRECTORIES = "SELECT has_function_privilege('pg_ls_dir(text)', 'execute')"
 _UNKNOWN_DIRECTORIES = """
 SELECT name FROM pg_ls_dir('base') AS name
 WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
@@ -35,8 +36,16 @@ WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
 class Database:
     """One database of the server.
 
-    `owner` is what its comment says, and `published_at` when it was written; `mark` is that of the instance
-    it says it belongs to, by its comment or by its private name.
+    Attributes:
+        name: its name.
+        owner: what its comment says; None if that is not one of ours.
+        published_at: when that comment was written; None if it does not say.
+        mark: the mark of the instance that it belongs to, by its private name or its comment.
+        staging: whether it has the private name of a database that is not published.
+        spare: whether it has the name of a spare, of any installation.
+        open: whether it accepts connections.
+        template: whether it is marked as a template.
+        invalid: whether a DROP of it was interrupted.
     """
 
     name: str
@@ -56,20 +65,18 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with translate_postgres_errors({}):
-        return [_database(row) for row in await session.fetch(_DATABASES, INVALID)]
+    return [_database(row) for row in await fetch_rows(session, _DATABASES, INVALID_CONNECTION_LIMIT)]
 
 
 async def orphan_directories(session: asyncpg.Connection) -> list[str]:
-    """Directories of databases that do not exist; none if the role may not look, or DDL is running.
+    """Directories of databases that do not exist; none if the role may not list them, or DDL is running.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with translate_postgres_errors({}):
-        if not await session.fetchval(_MAY_LOOK) or await session.fetchval(_DDL_IS_RUNNING):
-            return []
-        return [row["name"] for row in await session.fetch(_UNKNOWN_DIRECTORIES)]
+    if not await fetch_value(session, _MAY_LIST_DIRECTORIES) or await fetch_value(session, _DDL_IS_RUNNING):
+        return []
+    return [row["name"] for row in await fetch_rows(session, _UNKNOWN_DIRECTORIES)]
 
 
 def _database(row: asyncpg.Record) -> Database:

@@ -1,7 +1,7 @@
-"""Locks of other sessions that DDL on a database waits for: waited for briefly, then reported.
+"""Locks of other sessions, for which DDL on a database waits until `lock_timeout`; then they are reported.
 
-The timeout itself is a setting of every session (`databases/server.py`). Nothing is ended here: the operator
-is told which session it is, and how to end it.
+The timeout is a setting of every session (`databases/server.py`). No session is ended here: the operator
+is told which session holds the lock, and how to end it.
 """
 
 from collections.abc import AsyncIterator
@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from databases.errors import LOCK_NOT_AVAILABLE, DatabaseFaultError, translate_postgres_errors
+from databases.constants import LOCK_NOT_AVAILABLE
+from databases.errors import DatabaseFaultError
+from databases.statements import fetch_row
 
 # A lock on the database itself; or, where there is none, sessions with an uncommitted change of the
 # catalogue: an ALTER DATABASE that has not been committed locks no more than the row.
@@ -31,23 +33,28 @@ LIMIT 1
 
 
 @asynccontextmanager
-async def lock_holders_named(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
-    """Name the session that holds the lock, if the body gives up waiting for one on `database`.
+async def name_lock_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
+    """Name the session that holds the lock, if a statement in the body waits for one on `database` in vain.
+
+    Args:
+        session: a session that may be used while the body has failed.
+        database: the database that the statements change.
 
     Raises:
         DatabaseFaultError: an outage: another session holds a lock.
     """
     try:
         yield
-    except asyncpg.LockNotAvailableError:
-        with translate_postgres_errors({}):
-            holder = await session.fetchrow(_HOLDERS, database)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != LOCK_NOT_AVAILABLE:
+            raise
+        holder = await fetch_row(session, _HOLDERS, database)
         raise DatabaseFaultError(
-            _described(holder, database), outage=True, sqlstate=LOCK_NOT_AVAILABLE
+            _description(holder, database), outage=True, sqlstate=LOCK_NOT_AVAILABLE
         ) from None
 
 
-def _described(holder: asyncpg.Record | None, database: str) -> str:
+def _description(holder: asyncpg.Record | None, database: str) -> str:
     if holder is None:
         return f"Another session held a lock on the database '{database}' for several seconds."
     since = f"{holder['xact_start']:%Y-%m-%d %H:%M:%S %Z}" if holder["xact_start"] else "an unknown time"

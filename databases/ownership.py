@@ -1,9 +1,9 @@
-"""How a database shows whose it is.
+"""The mark: the comment on a database that says which instance it belongs to.
 
 A published database carries a comment that names its instance, the instance's mark (a UUID that is never
 given again), the installation that manages it, and the attempt at a job that published it last. Until it is
-published it has a private name made of the mark. A database with neither is not ours: it is never dropped,
-renamed or written to.
+published, a database has a private name made of the mark. A database with neither the comment nor such a name
+is not ours: it is never dropped, renamed or written to.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-STAGING_PREFIX = "ods_staging_"
+from databases.constants import STAGING_PREFIX
 
 _VERSION = 2
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
@@ -74,7 +74,7 @@ class Owner:
         )
 
     def owns(self, comment: str | None) -> bool:
-        """Whether `comment` was written for this owner's instance, by whichever of its jobs.
+        """Whether `comment` was written for this owner's instance, by any of its jobs.
 
         Not if it names another installation: a copy of a registry has the marks of the original.
         """

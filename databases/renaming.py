@@ -1,23 +1,26 @@
 """Renaming an instance's database, and giving it its old name back.
 
-Which name it has now, its mark tells, so that all of this may be repeated after any interruption. Only
+Its mark tells which name it has now, so that all of this may be repeated after any interruption. Only
 databases with the two names of the rename are considered: another one with the mark is a copy, or the
 registry is wrong about the name, and the job stops.
 """
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 
-from databases import errors
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError, translate_postgres_errors
-from databases.locks import lock_holders_named
+from databases.constants import INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.locks import name_lock_holder
+from databases.lookup import choose, find
 from databases.ownership import Owner
-from databases.provisioning import chosen, execute, find
 from databases.server import Server
+from databases.statements import execute, fetch_rows
 
-# Those of users: others have none, and give way to DDL by themselves.
+# Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL
 """
@@ -44,7 +47,7 @@ async def rename(
     found = await find(session, owner, current, target)
     if target in found and not owner.owns(found[target]["comment"]):
         raise NotOursError(target)
-    database = chosen(found, owner, [current, target])
+    database = choose(found, owner, [current, target])
     if database is None:
         raise DatabaseFaultError(
             "No database carries the mark of this instance, so there is none to rename. Restore it, or delete"
@@ -59,7 +62,7 @@ async def rename(
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    await _rename(server, session, _marking(owner, found[current]), current, target)
+    await _rename(server, session, _owner_to_mark(owner, found[current]), current, target)
 
 
 async def rename_back(
@@ -73,17 +76,18 @@ async def rename_back(
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, database, target)
-    if database != target and chosen(found, owner, [database, target]) == target:
+    if database != target and choose(found, owner, [database, target]) == target:
         if database in found:
             raise NotOursError(database)
-        await _rename(server, session, _marking(owner, found[target]), target, database)
+        await _rename(server, session, _owner_to_mark(owner, found[target]), target, database)
 
 
-def _marking(owner: Owner, found: asyncpg.Record) -> Owner:
-    """Whom the renamed database is marked with.
+def _owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
+    """The owner that the renamed database is marked with.
 
     The publication in a comment never goes back: a later one shows that the registry was restored to an
-    earlier state, and keeps the database from being dropped until the operator has settled that.
+    earlier state, and keeps the database from being dropped until the operator has made registry and server
+    agree.
     """
     marked = Owner.read(found["comment"])
     if marked is None or marked.publication <= owner.publication:
@@ -95,32 +99,35 @@ async def _rename(
     server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
 ) -> None:
     reasons = {
-        errors.OBJECT_IN_USE: f"Sessions on the database '{current}' do not end. Close them, then retry.",
-        errors.INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
+        OBJECT_IN_USE: f"Sessions on the database '{current}' do not end. Close them, then retry.",
+        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
         f" '{current}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
         " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
     }
-    with translate_postgres_errors(reasons):
-        try:
-            async with server.session() as other, lock_holders_named(other, current):
-                await _rename_and_end_sessions(session, other, owner, current, target)
-        except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-            raise NotOursError(target) from None
-
-
-async def _rename_and_end_sessions(
-    session: asyncpg.Connection, other: asyncpg.Connection, owner: Owner, current: str, target: str
-) -> None:
-    """One message renames; while it waits for the sessions to end, it keeps new ones out.
-
-    So the database is open under one name or the other at any moment, whatever dies in between; to close it
-    first, as before a DROP, would leave it closed.
-    """
     statements = "ALTER DATABASE %1$I RENAME TO %2$I; COMMENT ON DATABASE %2$I IS %3$L"
-    renaming = asyncio.create_task(execute(session, statements, current, target, owner.comment))
+    try:
+        async with server.session() as other, name_lock_holder(other, current):
+            renaming = execute(session, statements, current, target, owner.comment, reasons=reasons)
+            await _end_sessions_until_done(renaming, other, current, reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate not in NAME_IN_USE:
+            raise
+        raise NotOursError(target) from None
+
+
+async def _end_sessions_until_done(
+    statement: Coroutine[Any, Any, None], other: asyncpg.Connection, database: str, reasons: Mapping[str, str]
+) -> None:
+    """Run `statement`, one message that renames, and end the sessions on the database until it has done so.
+
+    While the rename waits for them to end, it keeps new ones out. So the database is open under one name or
+    the other at any moment, even if this process dies; to close it first, as before a DROP, could leave it
+    closed.
+    """
+    renaming = asyncio.create_task(statement)
     try:
         while not renaming.done():
-            await other.execute(_END_SESSIONS, current)
+            await fetch_rows(other, _END_SESSIONS, database, reasons=reasons)
             await asyncio.wait([renaming], timeout=_PAUSE_SECONDS)
     finally:
         renaming.cancel()

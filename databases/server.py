@@ -1,8 +1,8 @@
-"""The PostgreSQL server that holds the ODS databases: connections to it, and the fence around one instance.
+"""Sessions on the PostgreSQL server that holds the ODS databases, and the fence of an instance.
 
-The fence is an advisory lock, held by the very session that runs the instance's DDL. Whoever holds it knows
-that no other attempt, however old, can still create, publish or drop that instance's database: an attempt
-that lost its session has lost the ability to do anything.
+The fence is an advisory lock, held by the very session that runs the instance's DDL. While a session holds
+it, no other attempt, however old, can create, publish or drop that instance's database: an attempt that has
+lost its session has lost the fence, and can run no more DDL.
 """
 
 import asyncio
@@ -26,31 +26,31 @@ from registry.storage.connecting import (
 )
 from secret_files import DsnSource, current
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 _CONNECT_TIMEOUT = 10
 _CLOSE_TIMEOUT = 10
-_MOST_SESSIONS = 100
-"""More than anybody asks for: how much is done at once, others bound."""
+_MAX_SESSIONS = 100
+"""More than are ever needed: how many databases are worked on at once, `ConcurrencyLimit` bounds."""
 _IDLE_SECONDS = 60
-"""How long a session is kept for the next who needs one."""
-_FENCE_PATIENCE = "2s"
-"""How long the holder of a fence may go on before it is ended: its activity has been given up already."""
-_FENCE_ROUNDS = 3
+"""How long an unused session is kept for the next activity or request that needs one."""
+_FENCE_TIMEOUT = "2s"
+"""How long another session may go on holding a fence before it is ended: its activity has been given up."""
+_FENCE_ATTEMPTS = 3
 
 _KEEPALIVE_IDLE = 30
 _KEEPALIVE_INTERVAL = 10
 _KEEPALIVE_COUNT = 3
-"""A server that lost its power is noticed after a minute; without keepalive, a clone would wait for ever."""
+"""Seconds, seconds, probes: without them, a clone on a server that lost its power would wait for ever."""
 
 _APPLICATION = {"application_name": "ods instance management"}
-# Set once a session is there: in the first message, poolers take the name only.
+# Set once a session is open: in the first message, poolers accept the name only.
 _SESSION_SETTINGS = {
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
-    # No lock of another session holds up the jobs behind this one: it is told, and tried again later.
+    # A lock of another session does not hold up the jobs behind this one: the step fails, and is tried again.
     "lock_timeout": "3s",
-    # Routers forget connections on which nothing is said, as during a long clone.
+    # Network routers drop connections without traffic, as during a long clone.
     "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
     "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
     "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
@@ -59,9 +59,9 @@ _TRY_FENCE = """
 SELECT CASE WHEN current_setting('transaction_read_only') = 'off'
     THEN pg_try_advisory_lock(hashtextextended($1, 0)) END
 """
-"""NULL on a session that cannot write."""
+"""True or false, or NULL on a session that cannot write."""
 _TAKE_FENCE = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
-# A 64-bit key stands in pg_locks as two halves (documentation of pg_locks).
+# pg_locks shows a 64-bit key as two halves (PostgreSQL's documentation of pg_locks).
 _END_HOLDER = """
 SELECT pg_terminate_backend(pid, 5000)
 FROM pg_locks, hashtextextended($1, 0) AS key
@@ -72,10 +72,13 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
 
 
 class Server:
-    """Gives out sessions on the server behind `dsn`, its maintenance database.
+    """Opens sessions on the server that holds the ODS databases.
 
-    Those on the maintenance database are kept and used again: to open one takes as long as all that is asked
-    on it beside the DDL.
+    Sessions on the maintenance database are pooled: to open one takes as long as all the statements of a job
+    beside its DDL.
+
+    Args:
+        dsn: the server's maintenance database.
     """
 
     def __init__(self, dsn: DsnSource) -> None:
@@ -84,28 +87,28 @@ class Server:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def close(self) -> None:
-        """Close the sessions that are kept."""
+        """Close the pooled sessions."""
         if self._pool is not None:
-            with suppress(TimeoutError):  # what is still used then is closed all the same
+            with suppress(TimeoutError):  # sessions that are still in use are closed all the same
                 await asyncio.wait_for(self._pool.close(), _CLOSE_TIMEOUT)
             self._pool = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """A session on the maintenance database that is as good as new.
+        """A session on the maintenance database without locks or settings of an earlier use.
 
-        When it is given back, PostgreSQL takes its locks and settings away. One on which anything went wrong,
-        a cancellation included, is closed.
+        When the body has ended, PostgreSQL releases its locks and resets its settings, and it is pooled. If
+        the body raised anything, a cancellation included, the session is closed.
 
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
-        async with self._kept() as session:
-            await _first_answer(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
+        async with self._pooled() as session:
+            await _first_statement(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
             yield session
 
     async def require_session(self) -> None:
-        """Make sure that the server gives out sessions on which databases can be created and dropped.
+        """Check that the server accepts sessions on which databases can be created and dropped.
 
         Raises:
             DatabaseFaultError: it cannot be reached, refuses, or is a standby.
@@ -115,7 +118,7 @@ class Server:
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
-        """A session of its own on `database`.
+        """A session on `database`, which is not pooled.
 
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
@@ -138,8 +141,8 @@ class Server:
 
         Args:
             owner: the instance.
-            before_waiting: called if somebody else works on them, who will be ended if that takes long; what
-                it raises leaves that one alone.
+            before_waiting: awaited if another session holds the fence, before that session is waited for and,
+                after some seconds, ended. If it raises, the other session is left alone.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
@@ -151,13 +154,13 @@ class Server:
     async def locked(
         self, key: str, before_waiting: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A session that holds the advisory lock of `key`; who holds it for long is ended.
+        """A session that holds the advisory lock of `key`; another session that holds it for long is ended.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
-        async with self._kept() as session:
-            if not await _first_answer(session, _try_fence(session, key)):
+        async with self._pooled() as session:
+            if not await _first_statement(session, _try_fence(session, key)):
                 if before_waiting is not None:
                     await before_waiting()
                 with translate_postgres_errors({}):
@@ -165,17 +168,17 @@ class Server:
             yield session
 
     @asynccontextmanager
-    async def _kept(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _pooled(self) -> AsyncIterator[asyncpg.Connection]:
         with translate_postgres_errors({}):
             pool = await self._opened_pool()
             acquired = await pool.acquire(timeout=_CONNECT_TIMEOUT)
-        session = cast("asyncpg.Connection", acquired)  # it has all of its methods
+        session = cast("asyncpg.Connection", acquired)  # the pool's proxy has all of its methods
         try:
             yield session
         except BaseException as fault:
             await asyncio.shield(_close(session))
             if ends_sessions(getattr(fault, "sqlstate", None)):
-                await pool.expire_connections()  # the others are replaced when they are taken
+                await pool.expire_connections()  # the others are replaced when they are used next
             raise
         finally:
             with suppress(*LOST, asyncpg.PostgresError):  # then the pool has closed it
@@ -186,10 +189,10 @@ class Server:
             self._pool = asyncpg.create_pool(
                 connect=self._connected,
                 min_size=0,
-                max_size=_MOST_SESSIONS,
+                max_size=_MAX_SESSIONS,
                 max_inactive_connection_lifetime=_IDLE_SECONDS,
                 init=_keep_alive,
-                reset=_make_new,
+                reset=_reset,
             )
         return await self._pool
 
@@ -203,42 +206,42 @@ class Server:
         )
 
 
-async def _first_answer(session: asyncpg.Connection, answer: Awaitable[_Answer]) -> _Answer:
-    """What an old session answers: a server that is gone is noticed, and not waited for."""
+async def _first_statement(session: asyncpg.Connection, statement: Awaitable[_Result]) -> _Result:
+    """Await the first statement on a pooled session; if it fails, end the connection without waiting."""
     try:
         with translate_postgres_errors({}):
-            return await answer
+            return await statement
     except BaseException:
         _terminate(session)
         raise
 
 
 async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
-    taken: bool | None = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
-    if taken is None:
+    acquired: bool | None = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
+    if acquired is None:
         raise read_only()
-    return taken
+    return acquired
 
 
-async def _make_new(session: asyncpg.Connection) -> None:
-    """Take locks and settings away, all but those that every session here has."""
+async def _reset(session: asyncpg.Connection) -> None:
+    """Release all locks, and reset all settings but those that every session here has."""
     await session.execute(f"{session.get_reset_query()}\n{setting_statements(_SESSION_SETTINGS)}")
 
 
 async def _keep_alive(connection: asyncpg.Connection) -> None:
-    """Probe the server while it is silent."""
+    """Have the kernel probe the server while no data arrive."""
     transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg offers no other way
-    line: socket.socket = transport.get_extra_info("socket")
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if line.family in {socket.AF_INET, socket.AF_INET6} and sys.platform == "linux":
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
+    connected: socket.socket = transport.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if connected.family in {socket.AF_INET, socket.AF_INET6} and sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
 
 
 async def _take_fence(connection: asyncpg.Connection, key: str) -> None:
-    await connection.execute(f"SET lock_timeout = '{_FENCE_PATIENCE}'")
-    for _ in range(_FENCE_ROUNDS):
+    await connection.execute(f"SET lock_timeout = '{_FENCE_TIMEOUT}'")
+    for _ in range(_FENCE_ATTEMPTS):
         try:
             await connection.execute(_TAKE_FENCE, key)
         except asyncpg.LockNotAvailableError:
@@ -250,7 +253,7 @@ async def _take_fence(connection: asyncpg.Connection, key: str) -> None:
 
 
 async def _close(connection: asyncpg.Connection) -> None:
-    """Close in good order: a statement that was cancelled has ended on the server when this returns."""
+    """Close after the last statement: if that was cancelled, it has ended on the server when this returns."""
     try:
         await connection.close(timeout=_CLOSE_TIMEOUT)
     except (*LOST, asyncpg.PostgresError):
@@ -258,5 +261,5 @@ async def _close(connection: asyncpg.Connection) -> None:
 
 
 def _terminate(connection: asyncpg.Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # it had broken, and the pool has taken it back
+    with suppress(asyncpg.InterfaceError):  # it had broken, and the pool has released it
         connection.terminate()

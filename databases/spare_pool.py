@@ -1,4 +1,4 @@
-"""Keeping spare databases in stock: which are wanted, making them, and removing those that are not."""
+"""The pool of an installation's spare databases: how many are wanted, making and removing them."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,19 +7,21 @@ from typing import Self
 import asyncpg
 
 from databases import provisioning, spares
-from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.dropping import drop_database
+from databases.errors import DatabaseFaultError
 from databases.provisioning import Copy, TemplateSizes
 from databases.server import Server
-from databases.spares import Fingerprint, Spare, SpareMark, Stock
+from databases.spares import Fingerprint, Spare, SpareList, SpareMark
+from databases.statements import execute, fetch_value
 from settings import CloneStrategy, Settings
 
-# Not by `backend_type`, which others may not see; autovacuum has no user.
-_STRANGERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
+# Not by `backend_type`, which an ordinary role may not see; autovacuum has no user.
+_COUNT_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many spares there may be of a template, how many in all, and how many bytes all may take."""
+    """How many spares there may be of one template and of all, and how many bytes all together may take."""
 
     of_template: int
     in_all: int
@@ -28,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class SpareOrder:
-    """A spare that shall be made."""
+    """A spare that shall be made: its name, and the name of the template database."""
 
     name: str
     template: str
@@ -44,7 +46,15 @@ class PruneResult:
 
 @dataclass(frozen=True)
 class TemplatePool:
-    """The spares of one template: how many there shall be, how many there are, and what they take."""
+    """The spares of one template.
+
+    Attributes:
+        template: name of the template database.
+        wanted: how many the limits allow.
+        ready: how many are copies of the template as it is now.
+        stale: how many are copies of an earlier state of the template.
+        size_bytes: size of all of them together.
+    """
 
     template: str
     wanted: int
@@ -54,8 +64,8 @@ class TemplatePool:
 
 
 @dataclass(frozen=True)
-class Shelves:
-    """The spares of all templates; of those that are unfinished nobody knows the template."""
+class PoolReport:
+    """The spares of each template; those that are `unfinished` do not say of which template they are."""
 
     templates: list[TemplatePool]
     unfinished: int
@@ -65,8 +75,8 @@ class SparePool:
     """The spares of one installation on one server.
 
     Args:
-        server: where they are.
-        installation: tells the installation's id.
+        server: the server that holds them.
+        installation: reads the installation's id.
         templates: names of the template databases.
         strategy: how templates are copied.
         limits: how many spares are wanted.
@@ -91,43 +101,46 @@ class SparePool:
     def from_settings(
         cls, settings: Settings, server: Server, installation: Callable[[], Awaitable[str]]
     ) -> Self:
-        """The spares that the settings want."""
+        """The pool with the limits that the settings give."""
         limits = Limits(settings.spares, settings.spares_limit, settings.spares_megabytes * 1024 * 1024)
         templates = settings.template_databases.values()
         return cls(server, installation, set(templates), settings.clone_strategy, limits)
 
-    async def shelves(self) -> Shelves:
-        """What there is, and what is wanted.
+    async def report(self) -> PoolReport:
+        """How many spares there are, and how many are wanted.
 
         Raises:
             DatabaseFaultError: the server is away, …
         """
         async with self._server.session() as session:
-            stock, wanted = await self._compared(session)
-        marked = {spare.mark.template for spare in stock.spares if spare.mark}
-        return Shelves(
-            [_shelf(stock, template, len(wanted.get(template, []))) for template in self._all(marked)],
-            unfinished=sum(spare.mark is None for spare in stock.spares),
+            listed, wanted = await self._list_with_allotment(session)
+        marked = {spare.mark.template for spare in listed.spares if spare.mark}
+        return PoolReport(
+            [
+                _template_pool(listed, template, len(wanted.get(template, [])))
+                for template in self._templates_and(marked)
+            ],
+            unfinished=sum(spare.mark is None for spare in listed.spares),
         )
 
     async def prune(self) -> PruneResult:
-        """Remove what is stale, unfinished or too much, and find out what is missing.
+        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing.
 
         Raises:
             DatabaseFaultError: the server is away, …
         """
         async with self._server.session() as session:
             installation = await self._installation()
-            stock = await self._look(session)
-            ready = [spare for template in self._templates for spare, _ in stock.ready(template)]
-            removed = sum([await self._removed(session, it) for it in stock.spares if it not in ready])
-            stock, wanted = await self._compared(session)
-            kept = [spare for places in wanted.values() for spare in places]
-            surplus = [spare for spare in ready if spare not in kept]
-            removed += sum([await self._removed(session, spare) for spare in surplus])
-        empty = {template: sum(spare is None for spare in places) for template, places in wanted.items()}
-        rounds = range(max(empty.values(), default=0))
-        orders = [template for number in rounds for template in empty if empty[template] > number]
+            listed = await self._list(session)
+            ready = [spare for template in self._templates for spare, _ in listed.ready(template)]
+            removed = sum([await self._remove(session, it) for it in listed.spares if it not in ready])
+            listed, wanted = await self._list_with_allotment(session)
+            allowed = [spare for slots in wanted.values() for spare in slots]
+            surplus = [spare for spare in ready if spare not in allowed]
+            removed += sum([await self._remove(session, spare) for spare in surplus])
+        missing = {template: sum(spare is None for spare in slots) for template, slots in wanted.items()}
+        rounds = range(max(missing.values(), default=0))
+        orders = [template for number in rounds for template in missing if missing[template] > number]
         return PruneResult(
             removed, [SpareOrder(spares.new_name(installation), template) for template in orders]
         )
@@ -139,63 +152,62 @@ class SparePool:
             DatabaseFaultError: the template is open, missing or in use, the server is away, …
         """
         async with self._server.locked(order.name) as session:
-            with translate_postgres_errors({}):
-                stock = await self._look(session)
-                if order.name in [spare.name for spare, _ in stock.ready(order.template)]:
-                    return
-                state = stock.states.get(order.template)
-                if state is None:
-                    raise DatabaseFaultError(
-                        f"The template '{order.template}' does not exist or is open: close it (ALTER DATABASE"
-                        " … ALLOW_CONNECTIONS false), for only then it cannot change."
-                    )
-                for leftover in (spare for spare in stock.spares if spare.name == order.name):
-                    await provisioning.drop_database(session, leftover.name, invalid=leftover.invalid)
-                await self._make(session, order, state)
+            listed = await self._list(session)
+            if order.name in [spare.name for spare, _ in listed.ready(order.template)]:
+                return
+            state = listed.states.get(order.template)
+            if state is None:
+                raise DatabaseFaultError(
+                    f"The template '{order.template}' does not exist or is open: close it (ALTER DATABASE"
+                    " … ALLOW_CONNECTIONS false), for only then it cannot change."
+                )
+            for leftover in (spare for spare in listed.spares if spare.name == order.name):
+                await drop_database(session, leftover.name, invalid=leftover.invalid)
+            await self._make(session, order, state)
 
     async def _make(self, session: asyncpg.Connection, order: SpareOrder, state: Fingerprint) -> None:
         copy = Copy(order.template, order.name, self._strategy)
         size = await provisioning.clone(session, copy, self._sizes)
-        await self._prove(session, order.name)
-        if (await self._look(session)).states.get(order.template) != state:
+        await self._verify(session, order.name)
+        if (await self._list(session)).states.get(order.template) != state:
             raise DatabaseFaultError(
                 f"The template '{order.template}' was changed meanwhile.", retryable=True
             )
         mark = SpareMark(await self._installation(), order.template, state, size)
-        await provisioning.execute(session, "COMMENT ON DATABASE %I IS %L", order.name, mark.comment)
+        await execute(session, "COMMENT ON DATABASE %I IS %L", order.name, mark.comment)
 
-    async def _prove(self, session: asyncpg.Connection, name: str) -> None:
-        """Open a new spare for a moment, and show that it accepts a connection and answers."""
-        await provisioning.execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", name)
+    async def _verify(self, session: asyncpg.Connection, name: str) -> None:
+        """Open a new spare for a moment, and prove that it accepts a connection and answers."""
+        await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", name)
         await provisioning.verify(self._server, name)
-        await provisioning.execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
-        if await session.fetchval(_STRANGERS, name):
-            raise DatabaseFaultError("Somebody else connected to the new spare.", retryable=True)
+        await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
+        if await fetch_value(session, _COUNT_SESSIONS, name):
+            raise DatabaseFaultError("Another session connected to the new spare.", retryable=True)
 
-    async def _removed(self, session: asyncpg.Connection, spare: Spare) -> bool:
-        """Remove a spare unless somebody works on it, or it is no longer what it was."""
-        with translate_postgres_errors({}):
-            async with spares.held(session, spare.name) as free:
-                if not free or spare not in (await self._look(session)).spares:
-                    return False
-                try:
-                    await provisioning.drop_database(session, spare.name, invalid=spare.invalid)
-                except DatabaseFaultError:
-                    return False  # it is shown, and the next pass tries again; the others need not wait
-                return True
+    async def _remove(self, session: asyncpg.Connection, spare: Spare) -> bool:
+        """Drop a spare unless another session works on it or has changed it; returns whether it did."""
+        async with spares.locked(session, spare.name) as acquired:
+            if not acquired or spare not in (await self._list(session)).spares:
+                return False
+            try:
+                await drop_database(session, spare.name, invalid=spare.invalid)
+            except DatabaseFaultError:
+                return (
+                    False  # it stays in the report, and the next pass tries again; the others need not wait
+                )
+            return True
 
-    async def _look(self, session: asyncpg.Connection) -> Stock:
-        with translate_postgres_errors({}):
-            return await spares.look(session, await self._installation(), self._templates)
+    async def _list(self, session: asyncpg.Connection) -> SpareList:
+        return await spares.list_spares(session, await self._installation(), self._templates)
 
-    async def _compared(
+    async def _list_with_allotment(
         self, session: asyncpg.Connection
-    ) -> tuple[Stock, Mapping[str, Sequence[Spare | None]]]:
-        """What there is, and the places that the limits allow it."""
-        stock = await self._look(session)
+    ) -> tuple[SpareList, Mapping[str, Sequence[Spare | None]]]:
+        """The spares that there are, and the slots that the limits allow."""
+        listed = await self._list(session)
         sizes = {template: await self._size(session, template) for template in self._templates}
-        return stock, allotted(
-            stock, {name: size for name, size in sizes.items() if size is not None}, self._limits
+        return listed, allot(
+            listed, {name: size for name, size in sizes.items() if size is not None}, self._limits
         )
 
     async def _size(self, session: asyncpg.Connection, template: str) -> int | None:
@@ -207,36 +219,43 @@ class SparePool:
                 raise
             return None
 
-    def _all(self, marked: Collection[str]) -> list[str]:
+    def _templates_and(self, marked: Collection[str]) -> list[str]:
         return [*self._templates, *sorted(set(marked) - set(self._templates))]
 
 
-def allotted(stock: Stock, sizes: Mapping[str, int], limits: Limits) -> Mapping[str, Sequence[Spare | None]]:
-    """The places for spares of each closed template, as far as the limits go; None is an empty one.
+def allot(
+    listed: SpareList, sizes: Mapping[str, int], limits: Limits
+) -> Mapping[str, Sequence[Spare | None]]:
+    """The slots for spares of each closed template that the limits allow: a spare that is ready, or None.
 
-    Templates take turns, so that the limits do not leave one of them without any.
+    Slots are given to the templates round-robin, so that the limits do not leave one of them without any.
+
+    Args:
+        listed: the spares that there are.
+        sizes: bytes that a copy takes, by template.
+        limits: how many spares there may be, and how large.
     """
-    places: dict[str, list[Spare | None]] = {template: [] for template in sizes if template in stock.states}
-    ready = {template: iter(stock.ready(template)) for template in places}
-    free = limits.size_bytes
-    count = sum(spare.mark is None for spare in stock.spares)
-    for template in _turns(places, limits.of_template):
+    slots: dict[str, list[Spare | None]] = {template: [] for template in sizes if template in listed.states}
+    ready = {template: iter(listed.ready(template)) for template in slots}
+    free_bytes = limits.size_bytes
+    count = sum(spare.mark is None for spare in listed.spares)
+    for template in _round_robin(slots, limits.of_template):
         spare, mark = next(ready[template], (None, None))
         size = mark.size_bytes if mark else sizes[template]
-        if count < limits.in_all and size <= free:
-            places[template].append(spare)
-            count, free = count + 1, free - size
-    return places
+        if count < limits.in_all and size <= free_bytes:
+            slots[template].append(spare)
+            count, free_bytes = count + 1, free_bytes - size
+    return slots
 
 
-def _turns(templates: Collection[str], rounds: int) -> Iterator[str]:
+def _round_robin(templates: Collection[str], rounds: int) -> Iterator[str]:
     for _ in range(rounds):
         yield from templates
 
 
-def _shelf(stock: Stock, template: str, wanted: int) -> TemplatePool:
-    marks = [spare.mark for spare in stock.spares if spare.mark and spare.mark.template == template]
-    ready = stock.ready(template)
+def _template_pool(listed: SpareList, template: str, wanted: int) -> TemplatePool:
+    marks = [spare.mark for spare in listed.spares if spare.mark and spare.mark.template == template]
+    ready = listed.ready(template)
     return TemplatePool(
         template, wanted, len(ready), len(marks) - len(ready), sum(it.size_bytes for it in marks)
     )

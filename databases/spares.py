@@ -1,10 +1,10 @@
-"""Spare databases: clones of a template that are ready before anybody asks for one.
+"""Spare databases: clones of a template that are made before a client requests an instance.
 
-The server alone knows which there are; nothing is written down elsewhere. A spare has a private name that
-tells the installation it belongs to. Its comment, written last, says of which template it is a copy, and of
-which state of that template. Without the comment it is unfinished.
+The server alone knows which there are; the registry has no rows of them. A spare has a private name that
+contains the id of the installation it belongs to. Its comment, written last, says of which template it is a
+copy, and of which state of that template. Without the comment it is unfinished.
 
-Whoever works on a spare holds the advisory lock whose key is its name.
+A session that claims, makes or removes a spare holds the advisory lock whose key is the spare's name.
 """
 
 import json
@@ -17,20 +17,17 @@ from typing import Self
 
 import asyncpg
 
-from databases.errors import LOST
+from databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX
+from databases.errors import DatabaseFaultError
+from databases.statements import fetch_row, fetch_rows, fetch_value
 
-PREFIX = "ods_spare_"
-
-INVALID = -2
-"""`datconnlimit` of a database whose DROP was interrupted."""
-
-_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
+_NAME = re.compile(rf"{SPARE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 _ROWS = """
 SELECT datname, db.oid::int8, db.xmin::text::int8, datallowconn, datconnlimit, description AS comment
 FROM pg_database AS db
 LEFT JOIN pg_shdescription ON objoid = db.oid AND classoid = 'pg_database'::regclass
 WHERE starts_with(datname, $1) OR datname = ANY($2::text[])
-ORDER BY random()  -- so that those who look at once do not all reach for the same one
+ORDER BY random()  -- so that sessions which list them at the same time do not all try the same one first
 """
 _STATE = """
 SELECT oid::int8, xmin::text::int8 FROM pg_database WHERE datname = $1 AND NOT datallowconn
@@ -41,9 +38,9 @@ _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended($1, 0))"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The state of a closed template: nobody can have changed it while this is the same.
+    """The state of a closed template: while it is the same, no session has changed the template.
 
-    Nobody connects to a closed database. To open it takes an ALTER DATABASE, which writes its row in
+    A closed database accepts no session. To open it takes an ALTER DATABASE, which writes its row in
     `pg_database` anew and so changes `xmin`; so does closing it again. Another database of its name has
     another `oid`.
     """
@@ -54,7 +51,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class SpareMark:
-    """What the comment of a ready spare says: whose it is, what it is a copy of, and how large it is."""
+    """What the comment of a ready spare says: installation, template and its state, size in bytes."""
 
     installation: str
     template: str
@@ -76,7 +73,7 @@ class SpareMark:
 
     @classmethod
     def read(cls, comment: str | None) -> Self | None:
-        """What `comment` says; None if it is not that of a spare."""
+        """What `comment` says; None if it is not the comment of a spare."""
         try:
             fields = json.loads(comment or "")
             state = Fingerprint(int(fields["oid"]), int(fields["xmin"]))
@@ -87,7 +84,13 @@ class SpareMark:
 
 @dataclass(frozen=True)
 class Spare:
-    """A spare database, as it was found; without a mark it is unfinished."""
+    """A spare database, as it was when it was listed.
+
+    Attributes:
+        name: its name.
+        mark: what its comment says; None while it is unfinished.
+        invalid: whether a DROP of it was interrupted.
+    """
 
     name: str
     mark: SpareMark | None
@@ -95,8 +98,8 @@ class Spare:
 
 
 @dataclass(frozen=True)
-class Stock:
-    """The spares of an installation, and the states of those of its templates that are closed."""
+class SpareList:
+    """The spares of an installation, and the states of those of its templates that are closed, by name."""
 
     spares: Sequence[Spare]
     states: Mapping[str, Fingerprint]
@@ -117,15 +120,21 @@ def new_name(installation: str) -> str:
 
 
 def is_spare(database: str) -> bool:
-    """Whether the name is that of a spare, of whichever installation."""
+    """Whether the name is that of a spare, of any installation."""
     return _NAME.fullmatch(database) is not None
 
 
-async def look(session: asyncpg.Connection, installation: str, templates: Collection[str]) -> Stock:
-    """The spares of an installation, and the states of these templates, at one moment."""
+async def list_spares(
+    session: asyncpg.Connection, installation: str, templates: Collection[str]
+) -> SpareList:
+    """The spares of an installation, and the states of these templates, at one moment.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
     prefix = _prefix(installation)
-    rows = await session.fetch(_ROWS, prefix, list(templates))
-    return Stock(
+    rows = await fetch_rows(session, _ROWS, prefix, list(templates))
+    return SpareList(
         spares=[_spare(row, installation) for row in rows if _is_ours(row["datname"], prefix)],
         states={
             row["datname"]: Fingerprint(row["oid"], row["xmin"])
@@ -136,25 +145,35 @@ async def look(session: asyncpg.Connection, installation: str, templates: Collec
 
 
 async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint | None:
-    """The state of a template; None if it is open, or missing."""
-    row = await session.fetchrow(_STATE, template)
+    """The state of a template; None if it is open, or missing.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    row = await fetch_row(session, _STATE, template)
     return None if row is None else Fingerprint(row["oid"], row["xmin"])
 
 
 @asynccontextmanager
-async def held(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
-    """The lock of a spare, if it is free: nobody else claims, fills or removes it meanwhile."""
-    free = await session.fetchval(_TRY_LOCK, spare)
+async def locked(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
+    """Hold the lock of a spare while the body runs, so that no other session claims, makes or removes it.
+
+    Gives whether the lock was free: if another session holds it, the body runs without it.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    acquired = await fetch_value(session, _TRY_LOCK, spare)
     try:
-        yield free
+        yield acquired
     finally:
-        if free:
-            with suppress(*LOST, asyncpg.PostgresError):  # the session has ended, and with it the lock
-                await session.execute(_UNLOCK, spare)
+        if acquired:
+            with suppress(DatabaseFaultError):  # the session has ended, and with it the lock
+                await fetch_value(session, _UNLOCK, spare)
 
 
 def _prefix(installation: str) -> str:
-    return f"{PREFIX}{uuid.UUID(installation).hex[:16]}_"
+    return f"{SPARE_PREFIX}{uuid.UUID(installation).hex[:16]}_"
 
 
 def _is_ours(database: str, prefix: str) -> bool:
@@ -162,8 +181,8 @@ def _is_ours(database: str, prefix: str) -> bool:
 
 
 def _spare(row: asyncpg.Record, installation: str) -> Spare:
-    """A spare whose comment somebody else wrote, or that a DROP has damaged, counts as unfinished."""
+    """A spare with the comment of another installation, or that a DROP has damaged, counts as unfinished."""
     mark = SpareMark.read(row["comment"])
-    invalid = row["datconnlimit"] == INVALID
-    whole = mark is not None and mark.installation == installation and not invalid
-    return Spare(row["datname"], mark if whole else None, invalid)
+    invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
+    is_finished = mark is not None and mark.installation == installation and not invalid
+    return Spare(row["datname"], mark if is_finished else None, invalid)

@@ -1,4 +1,4 @@
-"""The folder of an embedded stack: its data, logs and secrets, and the file that tells how to reach it."""
+"""The folder of an embedded stack: its data, logs and secrets, and `stack.json`, with which it is reached."""
 
 import base64
 import fcntl
@@ -26,7 +26,7 @@ def _key() -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a stack must remember: its data are of no use without these."""
+    """Secrets and the port of a stack, kept for later starts: its data cannot be used without them."""
 
     postgres_port: int
     superuser_password: str
@@ -38,7 +38,7 @@ class Secrets:
 
     @classmethod
     def generate(cls, postgres_port: int) -> Self:
-        """New ones."""
+        """New random secrets."""
         token = partial(secrets.token_urlsafe, _TOKEN_BYTES)
         return cls(
             postgres_port=postgres_port,
@@ -52,20 +52,20 @@ class Secrets:
 
 
 class ApiEntry(TypedDict):
-    """The API."""
+    """How to reach the API."""
 
     url: str
     pid: int
 
 
 class WorkerEntry(TypedDict):
-    """The worker."""
+    """The worker's process."""
 
     pid: int
 
 
 class TemporalEntry(TypedDict):
-    """Temporal and its Web UI."""
+    """How to reach Temporal and its Web UI."""
 
     address: str
     ui: str
@@ -74,7 +74,7 @@ class TemporalEntry(TypedDict):
 
 
 class PostgresEntry(TypedDict):
-    """PostgreSQL: the registry and the maintenance database, both for the superuser."""
+    """How to reach PostgreSQL as its superuser: the registry and the maintenance database."""
 
     admin_dsn: str
     master_dsn: str
@@ -89,7 +89,7 @@ class ClientEntry(TypedDict):
 
 
 class StackFile(TypedDict):
-    """`stack.json`: how to reach a stack that serves, for its operator and for the other commands."""
+    """`stack.json`: how to reach a running stack, for its operator and for other commands."""
 
     api: ApiEntry
     worker: WorkerEntry
@@ -99,7 +99,11 @@ class StackFile(TypedDict):
 
 
 class DataFolder:
-    """The folder of one stack."""
+    """The folder of one stack.
+
+    Args:
+        path: the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -115,7 +119,7 @@ class DataFolder:
             CommandError: it cannot be made.
         """
         try:
-            # Others may pass through but not look: PostgreSQL's files may belong to another user.
+            # Other users may enter subfolders but not list: PostgreSQL's files may belong to another user.
             self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -123,7 +127,7 @@ class DataFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one stack, and say in `lock` which process that is.
+        """Hold the folder for one stack while the body runs; the file `lock` has its process id.
 
         Raises:
             CommandError: another stack holds it.
@@ -143,7 +147,7 @@ class DataFolder:
             yield
 
     def holder(self) -> str:
-        """Process id of the stack that holds the folder, as far as it has told."""
+        """Process id of the stack that holds the folder, or `unknown`."""
         return self._lock.read_text() or "unknown"
 
     def secrets(self) -> Secrets | None:
@@ -161,26 +165,26 @@ class DataFolder:
                 f"{self._secrets} is damaged; restore it, or remove {self.path} to start with nothing."
             ) from None
 
-    def keep_secrets(self, values: Secrets) -> None:
+    def store_secrets(self, values: Secrets) -> None:
         """Store `values` for later starts."""
         _write_private(self._secrets, asdict(values))
 
     def running_stack(self) -> StackFile | None:
-        """How to reach the stack of this folder, if one serves; what a killed stack left does not count."""
+        """How to reach the stack that serves in this folder; None if none does."""
         if not self.is_held() or not self.stack_file.exists():
             return None
         return cast("StackFile", json.loads(self.stack_file.read_text()))
 
     def publish(self, stack: StackFile) -> None:
-        """Tell others how to reach the stack."""
+        """Write `stack.json`, so that other commands can reach the stack."""
         _write_private(self.stack_file, stack)
 
     def withdraw(self) -> None:
-        """Tell others that no stack serves here."""
+        """Remove `stack.json`: no stack serves here."""
         self.stack_file.unlink(missing_ok=True)
 
     def is_held(self) -> bool:
-        """Whether a stack runs in the folder, serving or not."""
+        """Whether a stack runs in the folder, even if it does not serve yet."""
         try:
             with self._lock.open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -192,7 +196,7 @@ class DataFolder:
 
 
 def _write_private(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` in one step, for its owner's eyes only: a reader sees the old or the new content."""
+    """Replace `path` atomically by a file that its owner alone can read."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
         json.dump(content, file, indent=2)
         file.flush()

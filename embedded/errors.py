@@ -1,5 +1,5 @@
-"""The error that the command line shows to its user."""
+"""The error whose message a command prints."""
 
 
 class CommandError(Exception):
-    """A command cannot be done; the message tells the person at the terminal why and what to do next."""
+    """A command failed; its message tells the user of the command why, and what to do next."""

@@ -22,14 +22,14 @@ class Ports:
 
 
 def free_port(besides: Collection[int] = ()) -> int:
-    """A port that nobody listens on, and none of `besides`."""
+    """A port on which no process listens, and none of `besides`."""
     return free_ports(1, besides)[0]
 
 
 def free_ports(number: int, besides: Collection[int] = ()) -> list[int]:
-    """So many different ports that nobody listens on, and none of `besides`."""
+    """So many different ports on which no process listens, and none of `besides`."""
     found: list[int] = []
-    with ExitStack() as held:  # all at once: one that was let go may be given again
+    with ExitStack() as held:  # all held at once: the kernel may give a released one again
         while len(found) < number:
             probe = held.enter_context(socket.socket())
             probe.bind((_HOST, _ANY))
@@ -55,24 +55,24 @@ def require_free(ports: Mapping[str, int]) -> None:
 
 
 def without_taken(ports: Ports, usual: Ports) -> Ports:
-    """`ports`, with free ones in the place of those that are taken and that nobody has chosen.
+    """`ports`, with free ones instead of default ports that are taken.
 
     Args:
         ports: where a stack shall listen.
-        usual: what that is if nobody chooses.
+        usual: the defaults: a port that differs was chosen by the user, and stays.
     """
     given = {name: port for name, port in vars(ports).items() if port is not None}
-    taken = [name for name, port in given.items() if port == vars(usual)[name] and is_taken(port)]
-    free = free_ports(len(taken), besides=given.values())
-    return replace(ports, **dict(zip(taken, free, strict=True)))
+    occupied = [name for name, port in given.items() if port == vars(usual)[name] and is_taken(port)]
+    free = free_ports(len(occupied), besides=given.values())
+    return replace(ports, **dict(zip(occupied, free, strict=True)))
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on `port`, or may."""
+    """Whether a process listens on `port`, or the port may not be used."""
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: closing connections do not count
+        )  # as servers do: connections that are closing do not count
         try:
             probe.bind((_HOST, port))
         except OSError:

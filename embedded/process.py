@@ -1,4 +1,4 @@
-"""One child process: how it is started, what happens to it when its parent dies, how it is stopped."""
+"""Child processes: starting and stopping them, and ending them if this process dies."""
 
 import asyncio
 import ctypes
@@ -26,10 +26,17 @@ class Account:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, and how it wants to be treated.
+    """A program to run as a child process.
 
-    `stop_deadline` is in seconds. `death_signal` is what the process gets when its parent dies (Linux only).
-    `niceness` is how far it steps back when the processor is short, from 0 to 19.
+    Attributes:
+        name: for logs and messages.
+        arguments: the program and its arguments.
+        environment: its whole environment.
+        account: the user it runs as; None for the user of this process.
+        stop_signal: asks it to end.
+        stop_deadline: seconds until it is killed if it has not ended.
+        death_signal: sent to it by the kernel if this process dies (Linux only).
+        niceness: as of `nice`, from 0 to 19.
     """
 
     name: str
@@ -59,7 +66,7 @@ async def start(command: Command, log: Path) -> Process:
 
 
 async def stop(process: Process, command: Command) -> None:
-    """Ask `process` to end, and end it with all its descendants when it has not by the deadline."""
+    """Ask `process` to end; if it has not by the deadline, kill it with its descendants."""
     with suppress(ProcessLookupError):
         process.send_signal(command.stop_signal)
     try:
@@ -75,9 +82,9 @@ def identity(account: Account | None) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
-def _step_back(niceness: int) -> None:
+def _lower_priority(niceness: int) -> None:
     os.nice(niceness)
-    # Where the kernel shares the processor out among sessions first, niceness counts within one only.
+    # With autogroups, the kernel divides processor time among sessions: niceness counts within one only.
     with suppress(OSError):
         session = os.open("/proc/self/autogroup", os.O_WRONLY)
         os.write(session, b"%d" % niceness)
@@ -85,14 +92,14 @@ def _step_back(niceness: int) -> None:
 
 
 def _preparation(command: Command) -> Callable[[], None]:
-    """What the child does with itself before it runs `command`."""
+    """A function that the forked child runs before it executes `command`."""
     parent = os.getpid()
     # Loaded here: a forked child had better not load libraries.
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def prepare() -> None:
         if command.niceness:
-            _step_back(command.niceness)
+            _lower_priority(command.niceness)
         if libc is not None:
             # Python calls this after it has changed the user; the change would undo the request.
             libc.prctl(_PR_SET_PDEATHSIG, command.death_signal)

@@ -1,4 +1,4 @@
-"""What the embedded server holds before the service starts: a role, the registry database, templates."""
+"""What the embedded server needs before the service starts: a role, the registry database, templates."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def ensure_service_role(superuser_dsn: str, password: str) -> None:
-    """Make the role that API and worker connect as: it may create databases and end sessions, and no more."""
+    """Create the role of API and worker: it may create databases and end sessions, and no more."""
     async with _connection(superuser_dsn) as server:
         if not await server.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", SERVICE_ROLE):
             await server.execute(f"CREATE ROLE {SERVICE_ROLE}")
@@ -28,17 +28,17 @@ async def ensure_service_role(superuser_dsn: str, password: str) -> None:
 
 
 async def ensure_registry_database(superuser_dsn: str) -> None:
-    """Make the registry database, without tables."""
+    """Create the registry database, without tables."""
     async with _connection(superuser_dsn) as server:
         if not await _exists(server, REGISTRY_DATABASE):
             await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {SERVICE_ROLE}")
 
 
 async def ensure_template(service_dsn: str, name: str, scripts: Sequence[str]) -> None:
-    """Make the template database `name` from `scripts`, closed to sessions so that it can always be cloned.
+    """Create the template database `name` from `scripts`, closed to sessions so that it can always be cloned.
 
-    It gets its name in the last step, together with its properties: what an interrupted attempt leaves behind
-    is never taken for a template.
+    It gets its name in the last step, together with its properties, so that what an interrupted attempt
+    leaves is never mistaken for a template.
     """
     async with _connection(service_dsn) as server:
         if await _exists(server, name):

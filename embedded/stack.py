@@ -15,7 +15,7 @@ from embedded.errors import CommandError
 from embedded.ports import Ports, free_port, require_free
 from embedded.postgres import EmbeddedPostgres
 from embedded.process import Command
-from embedded.registry import migrate, settings_of_stack
+from embedded.registry import migrate
 from embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
@@ -27,43 +27,43 @@ from embedded.seeding import (
 )
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
-from settings import Settings
+from settings import InvalidSettingsError, Settings
 
 _HOST = "127.0.0.1"
 _LOOPBACK_HOSTS = f"{_HOST},localhost,[::1]"
 _MAINTENANCE_DATABASE = "postgres"
 _SPARES = "2"
-"""Unlike in production, disk is no matter: the templates are small."""
+"""Unlike in production, their disk space does not matter: the templates are small."""
 _DDL_PREFETCH = "2"
-"""Nobody else would do what the one worker has fetched; and Temporal, on the same machine, takes its time."""
+"""There is one worker, so prefetching keeps no job from another, and saves waiting for Temporal."""
 _WORKER_NICENESS = 15
-"""Its work takes its time: it steps back behind the API, at which people wait."""
+"""Lower priority than the API, for whose answers clients wait."""
 _API_STOP_SECONDS = 5
-_SPARE_STOP_SECONDS = 5
-"""What a process may take to stop beyond the time that it gives its work in progress."""
+_EXTRA_STOP_SECONDS = 5
+"""Seconds that a process may take to stop beyond the time that it gives its work in progress."""
 
 
 async def run(folder: DataFolder, ports: Ports, report: Callable[[str], None]) -> None:
     """Start a stack in `folder` and keep it running until this task is cancelled.
 
     Args:
-        folder: where everything of the stack is kept.
+        folder: holds the stack's data, logs and secrets.
         ports: where it listens.
-        report: told what happens.
+        report: called with each message about the progress.
 
     Raises:
         CommandError: the stack cannot be started.
     """
     with folder.locked():
         folder.withdraw()
-        secrets = _settle_secrets(folder, ports)
+        secrets = _load_or_generate_secrets(folder, ports)
         await _Stack(folder, ports, secrets, report).run()
 
 
-def _settle_secrets(folder: DataFolder, ports: Ports) -> Secrets:
-    kept = folder.secrets()
+def _load_or_generate_secrets(folder: DataFolder, ports: Ports) -> Secrets:
+    stored = folder.secrets()
     others = (ports.api, ports.temporal, ports.temporal_ui)
-    port = ports.postgres or (kept.postgres_port if kept else free_port(besides=others))
+    port = ports.postgres or (stored.postgres_port if stored else free_port(besides=others))
     require_free(
         {
             "--api-port": ports.api,
@@ -72,8 +72,8 @@ def _settle_secrets(folder: DataFolder, ports: Ports) -> Secrets:
             "--postgres-port": port,
         }
     )
-    secrets = replace(kept, postgres_port=port) if kept else Secrets.generate(port)
-    folder.keep_secrets(secrets)
+    secrets = replace(stored, postgres_port=port) if stored else Secrets.generate(port)
+    folder.store_secrets(secrets)
     return secrets
 
 
@@ -94,7 +94,7 @@ class _Stack:
             log=folder.logs / "postgres.log",
         )
         self._supervisor = Supervisor(folder.logs, self._restarted)
-        self._serves = False
+        self._is_serving = False
 
     async def run(self) -> None:
         settings = self._configure()
@@ -106,12 +106,12 @@ class _Stack:
                 self._announce()
                 await asyncio.Event().wait()
             finally:
-                self._serves = False
+                self._is_serving = False
                 self._folder.withdraw()
                 self._report("Stopping ...")
 
     def _configure(self) -> Settings:
-        """Make this process's environment theirs: checked here, then inherited by the API and the worker."""
+        """Set the environment that the API and the worker inherit, and check it."""
         for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
             del os.environ[name]  # the caller's certificates and keys are for another server
         for name in ("ODS_TENANTS", "ODS_TENANTS_FILE"):
@@ -119,7 +119,7 @@ class _Stack:
         secrets = self._secrets
         os.environ.setdefault("ODS_SPARES", _SPARES)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
-        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else every program on this machine is believed
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else any local program may forge addresses
         further_hosts = os.environ.get("ODS_ALLOWED_HOSTS")
         own = {
             "ODS_ALLOWED_HOSTS": f"{_LOOPBACK_HOSTS},{further_hosts}" if further_hosts else _LOOPBACK_HOSTS,
@@ -134,12 +134,12 @@ class _Stack:
             "TEMPORAL_ADDRESS": self._temporal.address,
             "TEMPORAL_NAMESPACE": temporal_server.NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
-            "PGSSLMODE": "disable",  # every connection would ask, and the server has no certificate
+            "PGSSLMODE": "disable",  # else each connection tries TLS first
         }
         for name in own:
             os.environ.pop(f"{name}_FILE", None)
         os.environ |= own
-        return settings_of_stack()
+        return _load_settings()
 
     async def _start_postgres(self, settings: Settings) -> None:
         self._report("Starting PostgreSQL ...")
@@ -151,7 +151,7 @@ class _Stack:
             await self._prepare_databases(settings)
         except (OSError, asyncpg.PostgresError):
             raise CommandError(
-                f"The databases cannot be prepared; {self._folder.logs / 'postgres.log'} tells why."
+                f"The databases cannot be prepared; {self._folder.logs / 'postgres.log'} says why."
             ) from None
 
     async def _prepare_databases(self, settings: Settings) -> None:
@@ -188,7 +188,7 @@ class _Stack:
         return answer.is_success or "already exists" in answer.text
 
     def _announce(self) -> None:
-        self._serves = True
+        self._is_serving = True
         self._publish()
         self._report(
             f"The stack serves:\n"
@@ -199,9 +199,9 @@ class _Stack:
         )
 
     def _restarted(self, name: str) -> None:
-        if self._serves:
+        if self._is_serving:
             self._publish()
-        self._report(f"{name} had ended and was started again; {self._folder.logs / name}.log may tell why.")
+        self._report(f"{name} had ended and was started again; {self._folder.logs / name}.log may say why.")
 
     def _publish(self) -> None:
         pids, secrets = self._supervisor.pids, self._secrets
@@ -237,12 +237,19 @@ async def _is_healthy(client: httpx.AsyncClient) -> bool:
     return answer.is_success and answer.json()["status"] == "Healthy"
 
 
+def _load_settings() -> Settings:
+    try:
+        return Settings.load()
+    except InvalidSettingsError as error:
+        raise CommandError(str(error)) from None
+
+
 def _worker(shutdown_timeout: float) -> Command:
     return Command(
         name="worker",
         arguments=(sys.executable, "-m", "worker"),
         environment=os.environ,
-        stop_deadline=shutdown_timeout + _SPARE_STOP_SECONDS,
+        stop_deadline=shutdown_timeout + _EXTRA_STOP_SECONDS,
         niceness=_WORKER_NICENESS,
     )
 
@@ -256,5 +263,5 @@ def _api(port: int) -> Command:
         name="api",
         arguments=(sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", *server),
         environment=os.environ,
-        stop_deadline=_API_STOP_SECONDS + _SPARE_STOP_SECONDS,
+        stop_deadline=_API_STOP_SECONDS + _EXTRA_STOP_SECONDS,
     )

@@ -1,4 +1,4 @@
-"""Keeps child processes running: restarts the ones that die, and stops all of them in reverse order."""
+"""Keeps child processes running: restarts those that end, and stops all of them in reverse order."""
 
 import asyncio
 from asyncio.subprocess import Process
@@ -16,11 +16,11 @@ from embedded.process import Command
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 3.0
-"""Shorter than heartbeats take to tell that a worker has died, so that recovery is not this pause."""
+"""Shorter than the heartbeat timeout, after which Temporal notices that a worker has died."""
 _STEADY_SECONDS = 30
-"""A child that has lived this long before it died is restarted as quickly as at first."""
-_DEATHS_AT_START = 3
-"""So many deaths before the stack serves mean that something is wrong, not that something happened."""
+"""After a child has run this long, it is restarted as quickly as at first."""
+_MAX_DEATHS_AT_START = 3
+"""If a child ends so often before the stack serves, the start has failed."""
 _START_SECONDS = 60
 
 
@@ -52,13 +52,17 @@ class Supervisor:
         return {child.command.name: child.pid for child in self._children}
 
     async def start(self, command: Command) -> None:
-        """Run `command` from now on."""
+        """Run `command` as a child until the block ends."""
         child = _Child(command, self._logs / f"{command.name}.log", self._restarted)
         await child.spawn()
         self._children.append(child)
 
     async def wait_until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Wait until `condition` holds, which `what` tells in words.
+        """Wait until `condition` holds.
+
+        Args:
+            condition: asked again and again.
+            what: the condition in words, for the error.
 
         Raises:
             CommandError: it has not held within a minute, or a child dies again and again.
@@ -86,7 +90,7 @@ class _Child:
         self._restarted = restarted
         self._deaths = 0
         self._process: Process
-        self._keeper: asyncio.Task[None]
+        self._restarting: asyncio.Task[None]
 
     @property
     def pid(self) -> int:
@@ -94,34 +98,34 @@ class _Child:
 
     async def spawn(self) -> None:
         self._process = await process.start(self.command, self._log)
-        self._keeper = asyncio.create_task(self._keep())
+        self._restarting = asyncio.create_task(self._restart_when_ended())
 
     async def stop(self) -> None:
-        self._keeper.cancel()
+        self._restarting.cancel()
         with suppress(asyncio.CancelledError):
-            await self._keeper
+            await self._restarting
         await process.stop(self._process, self.command)
 
     def check(self) -> None:
-        if self._deaths >= _DEATHS_AT_START:
+        if self._deaths >= _MAX_DEATHS_AT_START:
             *_, last_line = ["nothing", *self._log.read_text(errors="replace").splitlines()]
             raise CommandError(
                 f"{self.command.name} ends as soon as it is started; the end of {self._log}: {last_line}"
             )
 
-    async def _keep(self) -> None:
+    async def _restart_when_ended(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            born = monotonic()
+            started = monotonic()
             await self._process.wait()
             self._deaths += 1
-            if monotonic() - born > _STEADY_SECONDS:
+            if monotonic() - started > _STEADY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            await self._revive()
+            await self._restart()
 
-    async def _revive(self) -> None:
+    async def _restart(self) -> None:
         # Short of memory or of processes, this round fails and the next one tries again.
         with suppress(OSError):
             self._process = await process.start(self.command, self._log)

@@ -20,15 +20,15 @@ DYNAMIC_CONFIG = {
     "history.timerProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxTimeShift": '"1ms"',
     "system.enableActivityEagerExecution": "true",
-    # Requesters take turns. By default a queue has four partitions, which know nothing of each other's order.
+    # Fair scheduling of requesters needs one partition: the four of the default do not share an order.
     "matching.enableFairness": "true",
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
 }
 _NICENESS = 10
-"""Behind the API and PostgreSQL, before the worker, which waits for it."""
+"""Lower priority than the API and PostgreSQL, higher than the worker, which waits for it."""
 _GARBAGE_PERCENT, _MEMORY_LIMIT = "400", "1GiB"
-"""By how much the heap may grow until it is collected, which takes time from clones; less near the limit."""
+"""Percent that the heap may grow before garbage collection, which slows clones; less near the limit."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 
@@ -49,7 +49,7 @@ class TemporalServer:
         self._ui_port = ui_port
 
     def command(self) -> Command:
-        """The server in the foreground; makes its folder.
+        """The command that runs the server in the foreground; creates its folder.
 
         Raises:
             CommandError: the server is not installed.
@@ -60,8 +60,8 @@ class TemporalServer:
             arguments=(str(_binary()), *self._arguments()),
             environment={
                 "PATH": os.defpath,
-                "HOME": str(self._data_dir),  # none of the caller's configuration
-                "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # nobody out there is asked for news
+                "HOME": str(self._data_dir),  # not the caller's configuration
+                "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # no request to the vendor's server
                 "GOMAXPROCS": str(_processors()),
                 "GOGC": _GARBAGE_PERCENT,
                 "GOMEMLIMIT": _MEMORY_LIMIT,
@@ -70,7 +70,7 @@ class TemporalServer:
         )
 
     async def serves(self) -> bool:
-        """Whether the Web UI answers, and behind it the service with its namespace."""
+        """Whether the Web UI, and through it the service, answers for the namespace."""
         async with httpx.AsyncClient(trust_env=False) as client:
             try:
                 answer = await client.get(f"{self.ui_url}/api/v1/namespaces/{NAMESPACE}")
@@ -89,7 +89,7 @@ class TemporalServer:
 
 
 def _processors() -> int:
-    """Half of them: on all, its threads spend much of their time on waking each other (decision 22)."""
+    """Half of the processors: on all, its threads spend much time on waking each other (decision 22)."""
     return max(1, (os.cpu_count() or 1) // 2)
 
 

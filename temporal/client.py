@@ -1,4 +1,4 @@
-"""The connection to Temporal: where it is, and what its histories may show."""
+"""The connection to Temporal, and how payloads and failures are written to its histories."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ from temporal.codec import EncryptionCodec
 
 
 class RedactingFailureConverter(DefaultFailureConverter):
-    """Keeps stack traces, and the words of faults that were not foreseen, out of histories."""
+    """Keeps stack traces, and the texts of unexpected exceptions, out of histories: they may hold secrets."""
 
     def to_failure(
         self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
     ) -> None:
-        """Write `exception` into `failure`, discreetly."""
+        """Write `exception` into `failure`, redacted."""
         super().to_failure(exception, payload_converter, failure)
         failure.stack_trace = ""
         if not isinstance(exception, FailureError):
@@ -27,14 +27,14 @@ class RedactingFailureConverter(DefaultFailureConverter):
 
 
 class EncodedFailureConverter(RedactingFailureConverter):
-    """Moves what a failure says to where a codec encrypts it."""
+    """Moves the message of a failure to a payload, which the codec encrypts."""
 
     def to_failure(
         self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
     ) -> None:
-        """Write `exception` into `failure`, discreetly and encoded."""
+        """Write `exception` into `failure`, redacted and encoded."""
         super().to_failure(exception, payload_converter, failure)
-        # Not by `encode_common_attributes`: that would move the words before they were made discreet.
+        # Not by `encode_common_attributes`: that would move the message before it is redacted.
         said = {"message": failure.message, "stack_trace": failure.stack_trace}
         failure.encoded_attributes.CopyFrom(payload_converter.to_payloads([said])[0])
         failure.message, failure.stack_trace = "Encoded failure", ""
@@ -59,7 +59,7 @@ async def connect(settings: ServiceSettings, *, lazy: bool = False) -> Client:
     """Connect to the Temporal server that Temporal's own variables and configuration file name.
 
     Args:
-        settings: they tell how payloads are written.
+        settings: say how payloads are written.
         lazy: connect at the first call, so that the caller starts while Temporal is away.
 
     Raises:

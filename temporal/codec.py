@@ -1,4 +1,4 @@
-"""Encryption of what Temporal stores: arguments, results, summaries, details, words of failures."""
+"""Encryption of what Temporal stores: arguments, results, summaries, details, messages of failures."""
 
 import hashlib
 import os

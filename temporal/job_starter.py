@@ -1,4 +1,4 @@
-"""Starting the workflow of a job."""
+"""Starting the workflows of jobs, and asking Temporal which jobs were started."""
 
 from temporalio.api.common.v1 import WorkflowExecution as ExecutionId
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
@@ -13,31 +13,30 @@ from temporal.codec import UnreadablePayloadError
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
-_ROUNDS = 5
+_ATTEMPTS = 5
 _REQUESTED, _SWEPT = 2, 4
 """Priority keys, of 1 (first) to 5, that a workflow and its activities have in Temporal's queues."""
 _LONGEST_FAIRNESS_KEY = 64
-
-
-_REMEMBERED = 100
+"""Bytes: the limit of Temporal."""
+_MAX_STARTED_JOBS = 100
 
 
 async def started_jobs(client: Client, tenant: str) -> list[StartedJob]:
-    """The tenant's jobs that Temporal was last told to carry out, up to a hundred; none while it is away."""
+    """The tenant's jobs that were started last, up to a hundred; none while Temporal is away."""
     types = ", ".join(f"'{name}'" for name in WORKFLOW_TYPES.values())
     query = f"WorkflowType IN ({types}) AND {search_attributes.TENANT.name} = '{tenant}'"
     listed = client.list_workflows(
-        query, page_size=_REMEMBERED, limit=_REMEMBERED, rpc_timeout=options.RPC_TIMEOUT
+        query, page_size=_MAX_STARTED_JOBS, limit=_MAX_STARTED_JOBS, rpc_timeout=options.RPC_TIMEOUT
     )
     try:
         found = [one async for one in listed]
     except (RPCError, RuntimeError):  # the second from a client that has never been connected
         return []
-    return [job for one in found if (job := await _remembered(one)) is not None]
+    return [job for one in found if (job := await _job_in_memo(one)) is not None]
 
 
-async def _remembered(execution: WorkflowExecution) -> StartedJob | None:
-    """The job that a workflow was started for; None if its memo does not tell, or not with our keys."""
+async def _job_in_memo(execution: WorkflowExecution) -> StartedJob | None:
+    """The job that a workflow's memo names; None if it names none, or cannot be decrypted."""
     try:
         memo = await execution.memo()
         return StartedJob(memo[INSTALLATION], memo["mark"], job_number(memo["job"]), execution.start_time)
@@ -59,13 +58,13 @@ class JobStarter:
 
         Args:
             job: what shall be done.
-            requester: the client who waits for it. Jobs of different requesters take turns; those that
-                nobody waits for come after them.
+            requester: the client that requested it. Temporal schedules jobs of different requesters fairly;
+                those without one, such as swept ones, come after them.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached, or refuses.
         """
-        for _ in range(_ROUNDS):
+        for _ in range(_ATTEMPTS):
             # Between the two calls the open workflow may close; then it is free to be started.
             if await self._started(job, _priority(job, requester)) or await self._handed_over(job):
                 return
@@ -127,7 +126,7 @@ class JobStarter:
 
 
 def _priority(job: InstanceJob, requester: str | None) -> Priority:
-    """Before what nobody waits for, and in turns with the jobs of others."""
+    """A requested job comes before swept ones; jobs of different requesters are scheduled fairly."""
     if requester is None:
         return Priority(priority_key=_SWEPT, fairness_key=job.tenant)
     key = f"{job.tenant}/{requester}".encode()[:_LONGEST_FAIRNESS_KEY].decode(errors="ignore")
@@ -135,5 +134,5 @@ def _priority(job: InstanceJob, requester: str | None) -> Priority:
 
 
 def _target(name: str | None, quote: str = "") -> str:
-    """Of a rename, what comes of a name."""
+    """How a summary names the target of a rename; empty for other jobs."""
     return f" to {quote}{name}{quote}" if name else ""

@@ -16,10 +16,10 @@ class RefreshStarter:
         self._policy = policy
 
     async def start(self, scope: Scope) -> None:
-        """Have the jobs of `scope` carried out: by the workflow that runs, or else by a new one.
+        """Signal the open workflow of `scope` to carry out its jobs, or start one.
 
-        Safe to repeat. Signal and start are one call, and a workflow cannot end past a signal: no job is
-        overlooked by a workflow that is just about to end.
+        Safe to repeat. Signal and start are one call, and a workflow cannot end before it has handled a
+        signal: one that is about to end does not miss the job.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached, or refuses.

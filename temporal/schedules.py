@@ -34,7 +34,7 @@ EDUCATION_ORGANIZATIONS = "education-organizations"
 
 
 class ForeignScheduleError(Exception):
-    """A schedule belongs to another installation, which uses the same namespace; the message tells."""
+    """A schedule belongs to another installation that uses the same namespace; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def schedule_id(tenant: str, name: str) -> str:
 
 
 async def ensure(client: Client, settings: Settings, installation: str, tenant: str = DEFAULT_TENANT) -> None:
-    """Create a tenant's schedules, or make them what its settings say now, and let what is cheap run once.
+    """Create or update a tenant's schedules by its settings, and trigger each pass once but the refresh.
 
     Raises:
         ForeignScheduleError: one of them was made by another installation; it was left as it is.
@@ -71,7 +71,7 @@ async def ensure(client: Client, settings: Settings, installation: str, tenant: 
         ),
     ]
     # The same pass removes spares that are no longer wanted.
-    if settings.spares or await _described(client, schedule_id(tenant, SPARE_REFILL)):
+    if settings.spares or await _describe_or_none(client, schedule_id(tenant, SPARE_REFILL)):
         policy = ExecutionPolicy.from_settings(settings)
         passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
     for one in passes:
@@ -81,24 +81,24 @@ async def ensure(client: Client, settings: Settings, installation: str, tenant: 
 
 
 async def require_own(client: Client, installation: str, tenant: str) -> None:
-    """Refuse to serve a tenant whose schedules another installation has made in the same namespace.
+    """Refuse to serve a tenant if another installation has made its schedules in the same namespace.
 
     Raises:
-        ForeignScheduleError: that is so.
+        ForeignScheduleError: another installation has made them.
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
-    found = await _described(client, schedule_id(tenant, RECONCILE))
+    found = await _describe_or_none(client, schedule_id(tenant, RECONCILE))
     if found is not None:
         await _require_own(found, installation)
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """When a schedule was last acted on.
+    """When a schedule last started its workflow.
 
-    Args:
-        at: the moment; None if it has not been acted on yet.
-        is_paused: whether an operator has stopped it.
+    Attributes:
+        at: the moment; None if it has not done so yet.
+        is_paused: whether an operator has paused the schedule.
     """
 
     at: datetime | None
@@ -106,7 +106,7 @@ class LastRun:
 
 
 async def last_runs(client: Client) -> dict[str, LastRun]:
-    """The last run of every schedule of the namespace, by its id: asked for all at once, however many.
+    """The last run of every schedule of the namespace, by the schedule's id.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
@@ -120,7 +120,7 @@ async def last_runs(client: Client) -> dict[str, LastRun]:
 
 
 async def trigger(client: Client, tenant: str, name: str) -> None:
-    """Run the tenant's pass now, or right after the one that is running.
+    """Run the tenant's pass now, or right after its run that is in progress.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached, or there is no such schedule yet.
@@ -154,7 +154,7 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
 
 
 async def _require_own(found: ScheduleDescription, installation: str) -> None:
-    """Refuse a schedule whose last action was set by another installation; those of before say nothing."""
+    """Refuse a schedule that another installation has made; the memos of older ones do not say which."""
     action = found.schedule.action
     memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
     written = memo.get(INSTALLATION) if memo else None
@@ -163,7 +163,7 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
     try:
         (other,) = await found.data_converter.decode([written])
     except UnreadablePayloadError:
-        return  # it was written with a key that is gone, so it is as if it said nothing
+        return  # the key is gone, so the memo does not say which installation it was
     if other != installation:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
@@ -173,8 +173,8 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
         )
 
 
-async def _described(client: Client, identifier: str) -> ScheduleDescription | None:
-    """The schedule; None if there is none, or the service may not look at it."""
+async def _describe_or_none(client: Client, identifier: str) -> ScheduleDescription | None:
+    """The schedule; None if there is none, or the service may not read it."""
     try:
         return await client.get_schedule_handle(identifier).describe()
     except RPCError as error:
@@ -184,5 +184,5 @@ async def _described(client: Client, identifier: str) -> ScheduleDescription | N
 
 
 def _updated(current: ScheduleUpdateInput, wanted: Schedule) -> ScheduleUpdate | None:
-    wanted.state = current.description.schedule.state  # whoever paused it, meant it
+    wanted.state = current.description.schedule.state  # an operator may have paused it
     return ScheduleUpdate(schedule=wanted)

@@ -16,6 +16,7 @@ from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from settings import Settings
 from temporal.job_starter import JobStarter
+from temporal.namespace import register_search_attributes
 from tenants.tenant import Tenant, open_tenants
 from tests.servers import (
     MINIMAL_TEMPLATE,
@@ -29,7 +30,6 @@ from tests.servers import (
     session,
 )
 from worker import WORKERS
-from workflows import search_attributes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -125,7 +125,7 @@ def queries(tenant: Tenant) -> InstanceQueries:
 async def temporal() -> AsyncIterator[Client]:
     """A client of a real Temporal development server."""
     async with development_server() as client:
-        await search_attributes.register(client)
+        await register_search_attributes(client)
         yield client
 
 
@@ -133,7 +133,7 @@ async def temporal() -> AsyncIterator[Client]:
 async def own_temporal() -> AsyncIterator[Client]:
     """Unlike the shared one, this server has no schedule, and no sweep that another test left behind."""
     async with development_server() as client:
-        await search_attributes.register(client)
+        await register_search_attributes(client)
         yield client
 
 

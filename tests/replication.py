@@ -75,7 +75,7 @@ class Node(EmbeddedPostgres):
         with (self._cluster / "postgresql.auto.conf").open("a") as settings:
             settings.write(f"primary_conninfo = '{_conninfo(source)}'\n")
         (self._cluster / "standby.signal").touch()
-        self._hand_over(self._cluster / "standby.signal")
+        self._change_owner(self._cluster / "standby.signal")
         await self.start()
 
     async def confirm_with_standby(self, *, wanted: bool) -> None:

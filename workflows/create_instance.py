@@ -1,4 +1,4 @@
-"""Creating an instance."""
+"""The workflow that creates an instance."""
 
 from temporalio import workflow
 
@@ -12,7 +12,7 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class CreateInstance(JobWorkflow):
-    """Clone the template into a database of the instance's own, then route the ODS/API to it."""
+    """Provision a database from the template, then make the ODS/API route to it."""
 
     @workflow.init
     def __init__(self, job: InstanceJob) -> None:
@@ -24,7 +24,7 @@ class CreateInstance(JobWorkflow):
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Provision the database, then record `Completed`, unless that was done on the way."""
+        """Provision the database, then record `Completed`, unless the first activity has done both."""
         job = self.job
         provisioned = await self.run_step(
             DatabaseActivities.provision, f"Clone template {job.template} into {job.database}"
@@ -38,7 +38,7 @@ class CreateInstance(JobWorkflow):
         )
 
     async def clean_up(self) -> bool:
-        """Drop a database that was not published yet; the instance of one that was, is `Completed`."""
+        """Drop a database that was not published yet; if it was published, make the instance `Completed`."""
         job = self.job
         return bool(
             await workflow.execute_activity_method(

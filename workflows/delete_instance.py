@@ -1,4 +1,4 @@
-"""Deleting an instance."""
+"""The workflow that deletes an instance."""
 
 from temporalio import workflow
 
@@ -24,7 +24,7 @@ class DeleteInstance(JobWorkflow):
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Drop the database, then record `Deleted`, unless that was done on the way."""
+        """Drop the database, then record `Deleted`, unless the first activity has done both."""
         job = self.job
         deleted = await self.run_step(DatabaseActivities.drop, f"Drop {job.database}")
         return deleted or await self.run_to_completion(
@@ -34,5 +34,5 @@ class DeleteInstance(JobWorkflow):
         )
 
     async def clean_up(self) -> bool:
-        """Nothing: what could not be dropped now, a retry drops."""
+        """Undo nothing: a retry drops what could not be dropped now."""
         return False

@@ -1,8 +1,9 @@
-"""What every job of an instance has in common: it begins, does its work, and records how it ended.
+"""The workflow of a job of an instance: it begins, does its work, and records how it ended.
 
-After a failure the workflow stays open for a while, so that a person who has removed the cause can signal
-`retry`, or `abandon` if there is nothing to wait for. While it is open it is also the instance's lock; a
-newer job of the instance is handed over to it by signal, and it continues as that job without a gap.
+After a failure the workflow stays open for the decision window (seconds, `ODS_DECISION_WINDOW`), so that the
+operator can signal `retry` when the cause is gone, or `abandon` to end it. While it is open it is also the
+instance's lock: a newer job of the instance is handed over to it by signal, and it continues as that job
+without a gap.
 """
 
 import asyncio
@@ -41,8 +42,8 @@ job that is handed over and is not later than their own. It includes the patch b
 workflow meets costs Temporal two events.
 """
 
-_NO_ANSWERS = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
-"""Types of errors that tell nothing of the job; the last three are Temporal's own."""
+_OUTAGE_TYPES = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
+"""Types of errors that say nothing about the job; the last three are Temporal's own."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -50,7 +51,7 @@ _Result = TypeVar("_Result")
 
 
 class JobWorkflow(ABC):
-    """The life of a job; a subclass knows the work between its beginning and its end."""
+    """The life of a job; a subclass defines the work between its beginning and its end."""
 
     def __init__(self, job: InstanceJob) -> None:
         self.job = job
@@ -62,7 +63,7 @@ class JobWorkflow(ABC):
 
     @abstractmethod
     async def do_work(self) -> bool:
-        """Do what the job is for, and record that it is done; false if the instance had moved on."""
+        """Do the job's work, and record that it is done; false if the instance has another job by now."""
 
     @abstractmethod
     async def clean_up(self) -> bool:
@@ -75,7 +76,7 @@ class JobWorkflow(ABC):
 
     @workflow.signal
     def abandon(self) -> None:
-        """Do not wait for a retry any longer."""
+        """End the failed job without waiting for a retry any longer."""
         self._abandon = True
 
     @workflow.signal
@@ -107,7 +108,7 @@ class JobWorkflow(ABC):
         return f"{self.job.job_id} is done."
 
     async def run_to_completion(self, step: Coroutine[Any, Any, _Result]) -> _Result:
-        """Await `step` to its end: a cancellation that arrives meanwhile is acted on afterwards."""
+        """Await `step` to its end: a cancellation that arrives before is acted on afterwards."""
         task = asyncio.ensure_future(step)
         while True:
             try:
@@ -120,7 +121,7 @@ class JobWorkflow(ABC):
     async def run_step(
         self, activity: Callable[[Any, InstanceJob], Awaitable[_Result]], summary: str
     ) -> _Result:
-        """Run an activity on the server until it has an answer about the job; outages are waited for.
+        """Run an activity on the ODS server until it answers about the job; outages are waited out.
 
         An answer about the job uses up one of its attempts; an outage, or a worker that dies, none. `retry`
         ends the pause between two tries.
@@ -142,12 +143,12 @@ class JobWorkflow(ABC):
                 if is_cancelled_exception(error) or _is_final(error):
                     raise
                 if _is_outage(error):
-                    if workflow.now() - started > options.LONGEST_VAIN_TRY:
+                    if workflow.now() - started > options.LONGEST_OUTAGE_TRY:
                         outage = _Outage()
-                    outage = outage.went_on(_reason(error), workflow.now())
+                    outage = outage.continued(_reason(error), workflow.now())
                     if outage.lasted >= timedelta(seconds=policy.outage_timeout):
                         raise
-                    await self._show_outage(outage)
+                    await self._publish_outage(outage)
                     self._act_on_cancellation()
                     pause = options.pause_after(outage.tries)
                 else:
@@ -158,20 +159,20 @@ class JobWorkflow(ABC):
             await self._pause(pause)
 
     async def _pause(self, pause: timedelta) -> None:
-        """Wait until the next try; a `retry` that came while the last one ran ends the pause as well."""
+        """Wait until the next try; a `retry` that was signalled during the last try ends the pause, too."""
         with suppress(TimeoutError):
             await workflow.wait_condition(lambda: self._retry, timeout=pause)
         self._retry = False
 
-    async def _show_outage(self, outage: "_Outage") -> None:
-        """Tell what the job waits for: in the Web UI always, to clients of the API if it goes on."""
+    async def _publish_outage(self, outage: "_Outage") -> None:
+        """Publish what the job waits for: in the Web UI, and in the registry if the outage lasts."""
         until = outage.since + timedelta(seconds=self.job.policy.outage_timeout)
         self._set_details(
             BEGIN[self.job.operation].target,
             f"{outage.reason}\n\nThe job waits for that since {outage.since:%Y-%m-%d %H:%M:%S} UTC, until"
             f" {until:%Y-%m-%d %H:%M:%S} UTC at the latest. Signal `retry` to try at once.",
         )
-        if not outage.is_news:
+        if not outage.is_reportable:
             return
         left = self.job.policy.outage_timeout - outage.lasted.total_seconds()
         wait = JobWait(self.job, outage.reason, outage.lasted.total_seconds(), left)
@@ -183,7 +184,7 @@ class JobWorkflow(ABC):
             )
 
     async def _begin(self) -> BeginResult:
-        """Take the instance: as part of the workflow task if that works at once, or else as an activity."""
+        """Move the instance to `InProgress`: within the workflow task if possible, or as an activity."""
         if workflow.patched(_WAITS_FOR_OUTAGES) or workflow.patched(_BEGINS_LOCALLY):
             with suppress(FailureError):
                 return await self.run_to_completion(
@@ -236,7 +237,7 @@ class JobWorkflow(ABC):
                     )
                     await self._ask_about_earlier()
         finally:
-            # Also when it is cancelled: what was handed over was accepted, and nobody else will start it.
+            # Also when it is cancelled: the next job was handed over to this workflow, which alone starts it.
             self._continue_as_successor()
         if self._retry:
             self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
@@ -286,7 +287,7 @@ class JobWorkflow(ABC):
         )
 
     def _publish_status(self, status: InstanceStatus, details: str) -> None:
-        """Make the Web UI tell and find where the job is."""
+        """Publish the status of the job in the search attributes and the current details."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
         self._set_details(status, details)
 
@@ -303,22 +304,22 @@ class JobWorkflow(ABC):
 
 @dataclass(frozen=True)
 class _Outage:
-    """An outage that a job waits for the end of: since when, how often it was met, and what is away."""
+    """An outage whose end a job waits for: since when, how many tries have met it, and what is away."""
 
     since: datetime = _NEVER
     now: datetime = _NEVER
     tries: int = 0
     reason: str = ""
-    is_news: bool = False
+    is_reportable: bool = False
 
     @property
     def lasted(self) -> timedelta:
         return self.now - self.since
 
-    def went_on(self, reason: str, now: datetime) -> "_Outage":
-        """The outage, met once more; news if the second try has met it as well, or another reason."""
-        is_news = self.tries == 1 or (self.tries > 1 and reason != self.reason)
-        return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_news)
+    def continued(self, reason: str, now: datetime) -> "_Outage":
+        """The outage after one more try has met it; news at the second try, or if the reason has changed."""
+        is_reportable = self.tries == 1 or (self.tries > 1 and reason != self.reason)
+        return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_reportable)
 
 
 def _is_final(error: ActivityError) -> bool:
@@ -327,15 +328,15 @@ def _is_final(error: ActivityError) -> bool:
 
 
 def _is_outage(error: BaseException) -> bool:
-    """Whether a step has failed without an answer about the job: something is away, a worker has died."""
+    """Whether a step has failed without an answer about the job: an outage, or a worker that has died."""
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError):
-        return cause.type in _NO_ANSWERS
+        return cause.type in _OUTAGE_TYPES
     return isinstance(cause, TemporalTimeoutError)
 
 
 def _reason(error: BaseException) -> str:
-    """What to tell a person about `error`, which was made discreet on its way through the history."""
+    """What clients and operators read about `error`, which was redacted before it entered the history."""
     if is_cancelled_exception(error):
         return "The job was cancelled."
     cause = error.cause if isinstance(error, ActivityError) else error

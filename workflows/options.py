@@ -9,16 +9,16 @@ from registry.education_organizations.refreshes import RefreshPolicy
 from registry.instances.jobs import ExecutionPolicy
 
 WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
-"""A workflow task takes milliseconds; this is how long the one of a killed worker is waited for."""
+"""A workflow task takes milliseconds; after this, Temporal gives that of a killed worker to another."""
 
 RPC_TIMEOUT = timedelta(seconds=2)
-"""Temporal starts and signals within milliseconds; a request does not wait for longer."""
+"""Temporal starts and signals within milliseconds; a request of the API does not wait for longer."""
 
 
 def status_write(policy: ExecutionPolicy | RefreshPolicy, summary: str) -> ActivityConfig:
     """Options of a guarded write to the registry."""
     return ActivityConfig(
-        # It takes milliseconds, too few to heartbeat in: one that takes longer is as good as lost.
+        # It takes milliseconds, too few to heartbeat in: one that takes longer is considered lost.
         start_to_close_timeout=timedelta(seconds=policy.heartbeat_timeout),
         # Never give up: a status that is not written would leave the row stuck.
         retry_policy=RetryPolicy(
@@ -29,9 +29,9 @@ def status_write(policy: ExecutionPolicy | RefreshPolicy, summary: str) -> Activ
 
 
 def quick_write(summary: str) -> LocalActivityConfig:
-    """Options of one try to write to the registry within a workflow task, which saves the way to a queue."""
+    """Options of one try to write to the registry within a workflow task, without a task queue's delay."""
     return LocalActivityConfig(
-        # Well within the workflow task's own timeout. Whoever has to wait shall not be waiting out of sight.
+        # Well within the workflow task's own timeout: a longer wait is an activity, which the Web UI shows.
         start_to_close_timeout=timedelta(seconds=1),
         retry_policy=RetryPolicy(maximum_attempts=1),
         summary=summary,
@@ -64,8 +64,8 @@ def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     return _on_server(policy, summary, 1)
 
 
-LONGEST_VAIN_TRY = timedelta(minutes=5)
-"""A try that took longer, and then met an outage, did some work before: the outage before it was over."""
+LONGEST_OUTAGE_TRY = timedelta(minutes=5)
+"""A try that ran longer before it met an outage had worked: the outage before that try was over."""
 
 
 def pause_after(failures: int) -> timedelta:
@@ -74,7 +74,7 @@ def pause_after(failures: int) -> timedelta:
 
 
 def wait_record(policy: ExecutionPolicy) -> ActivityConfig:
-    """Options of telling the registry what a job waits for; if that is the registry, nothing is lost."""
+    """Options of recording in the registry what a job waits for; if that is the registry, nothing is lost."""
     return ActivityConfig(
         start_to_close_timeout=timedelta(seconds=policy.heartbeat_timeout),
         retry_policy=RetryPolicy(maximum_attempts=1),
@@ -88,7 +88,7 @@ def clean_up(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
 
 
 def refill(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
-    """Options of keeping spares in stock: after everything that somebody wants now."""
+    """Options of work on spares, with the last priority: jobs that clients wait for come first."""
     options = _on_server(policy, summary, 3)  # what cannot be done now is left to the next pass
     options["priority"] = _LAST
     return options
@@ -105,7 +105,7 @@ def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> Activity
             maximum_interval=timedelta(seconds=30),
             maximum_attempts=attempts,
         ),
-        # Only when the server has ended the statement is it known what there is to clean up.
+        # What there is to clean up is known only when the server has ended the statement.
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
@@ -124,7 +124,7 @@ def sweep_page(summary: str) -> ActivityConfig:
     )
 
 
-def look(summary: str) -> ActivityConfig:
+def comparison(summary: str) -> ActivityConfig:
     """Options of comparing registry and server: what cannot be done now is left to the next pass."""
     return ActivityConfig(
         start_to_close_timeout=timedelta(minutes=1),

@@ -1,4 +1,4 @@
-"""The scheduled pass over rows that wait for their workflow."""
+"""The scheduled workflow that starts the workflows of waiting rows."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,15 @@ _PAGES_PER_RUN = 50
 
 
 @dataclass(frozen=True)
-class Swept:
-    """How far a sweep is: rows dispatched, the last of their ids, and how many Temporal has refused."""
+class SweepProgress:
+    """How far a sweep is: rows dispatched, the last id that was read, and starts that were refused."""
 
     dispatched: int = 0
     last_id: int = 0
     refused: int = 0
 
     def __str__(self) -> str:
-        """For people who look at the sweep."""
+        """The progress in words, for the Temporal Web UI."""
         dispatched = f"{self.dispatched} waiting rows dispatched so far."
         if not self.refused:
             return dispatched
@@ -35,24 +35,24 @@ class PendingSweep:
     """Start the workflow of every row in `Pending` and `Pending_Delete`, page by page, and refreshes."""
 
     @workflow.run
-    async def run(self, swept: Swept = Swept()) -> int:
-        """Sweep once, from `swept` on; returns how many rows were dispatched."""
+    async def run(self, progress: SweepProgress = SweepProgress()) -> int:
+        """Sweep once, from `progress` on; returns how many rows were dispatched."""
         pages = 0
         while True:
             page = await workflow.execute_activity_method(
                 SweepActivities.dispatch_page,
-                SweepPage(after=swept.last_id, size=_PAGE_SIZE),
-                **options.sweep_page(f"Rows after id {swept.last_id}"),
+                SweepPage(after=progress.last_id, size=_PAGE_SIZE),
+                **options.sweep_page(f"Rows after id {progress.last_id}"),
             )
             if page.last_id is None:
                 await dispatch_refreshes()
-                return swept.dispatched
-            swept = Swept(
-                dispatched=swept.dispatched + page.dispatched,
+                return progress.dispatched
+            progress = SweepProgress(
+                dispatched=progress.dispatched + page.dispatched,
                 last_id=page.last_id,
-                refused=swept.refused + len(page.refused),
+                refused=progress.refused + len(page.refused),
             )
-            workflow.set_current_details(str(swept))
+            workflow.set_current_details(str(progress))
             pages += 1
             if pages == _PAGES_PER_RUN:
-                workflow.continue_as_new(swept)
+                workflow.continue_as_new(progress)

@@ -1,4 +1,4 @@
-"""The scheduled pass that compares rows, workflows and databases: it repairs, or reports."""
+"""The scheduled workflow that compares rows, workflows and databases, and repairs or reports."""
 
 from dataclasses import dataclass, replace
 
@@ -18,8 +18,8 @@ _PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
-class Reconciled:
-    """How far a pass is: jobs restarted, and the last id of the running rows that were looked at."""
+class ReconcileProgress:
+    """How far a pass is: jobs restarted, and the last id of the running rows that were compared."""
 
     restarted: int = 0
     last_id: int = 0
@@ -27,21 +27,21 @@ class Reconciled:
 
 @workflow.defn
 class Reconcile:
-    """Restart jobs that nobody carries out, undo what failed jobs left, and report what contradicts."""
+    """Restart jobs without an open workflow, undo what failed jobs have left, and report drift."""
 
     @workflow.run
-    async def run(self, reconciled: Reconciled = Reconciled()) -> str:
-        """Reconcile once, from `reconciled` on; returns what was found, in words."""
-        restarted = await self._restart_stuck_jobs(reconciled)
+    async def run(self, progress: ReconcileProgress = ReconcileProgress()) -> str:
+        """Reconcile once, from `progress` on; returns what was done and found, in words."""
+        restarted = await self._restart_stuck_jobs(progress)
         await dispatch_refreshes()
         removed = await self._remove_leftovers()
         report = await workflow.execute_activity_method(
-            ReconcileActivities.report_drift, **options.look("Compare registry and server")
+            ReconcileActivities.report_drift, **options.comparison("Compare registry and server")
         )
         workflow.set_current_details(_in_words(report.drifts))
         return f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions."
 
-    async def _restart_stuck_jobs(self, done: Reconciled) -> int:
+    async def _restart_stuck_jobs(self, done: ReconcileProgress) -> int:
         while True:
             page = await workflow.execute_activity_method(
                 ReconcileActivities.find_stuck,
@@ -57,14 +57,14 @@ class Reconcile:
 
     async def _remove_leftovers(self) -> int:
         leftovers = await workflow.execute_activity_method(
-            ReconcileActivities.find_leftovers, None, **options.look("Look for what failed jobs left")
+            ReconcileActivities.find_leftovers, None, **options.comparison("Find what failed jobs have left")
         )
         removed = sum([await _removed(job) for job in leftovers.jobs])
         while leftovers.more:
             leftovers = await workflow.execute_activity_method(
                 ReconcileActivities.find_leftovers,
                 leftovers.jobs[-1].instance_id,
-                **options.look("Look for more of it"),
+                **options.comparison("Find more of it"),
             )
             removed += sum([await _removed(job) for job in leftovers.jobs])
         return removed
@@ -83,7 +83,7 @@ async def _removed(job: InstanceJob) -> bool:
             DatabaseActivities.compensate, job, **options.clean_up(job.policy, summary)
         )
     except ActivityError:
-        return False  # it was retried or deleted meanwhile, or the next pass will do it
+        return False  # it was retried or deleted since, or the next pass will do it
     return True
 
 

@@ -1,4 +1,4 @@
-"""The pass that keeps spare databases in stock."""
+"""The scheduled workflow that keeps the pool of spare databases full."""
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -12,28 +12,28 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class RefillSpares:
-    """Remove spares that are of no use, then make those that are missing, one after the other."""
+    """Remove spares that are stale, unfinished or too many, then make missing ones, one at a time."""
 
     @workflow.run
     async def run(self, policy: ExecutionPolicy) -> str:
         """Refill once; returns what was done, in words."""
-        tidied = await workflow.execute_activity_method(
-            SpareActivities.prune_spares, **options.refill(policy, "Look what there is, and tidy up")
+        pruned = await workflow.execute_activity_method(
+            SpareActivities.prune_spares, **options.refill(policy, "Remove spares that are of no use")
         )
-        filled, faults = 0, dict[str, str]()
-        for order in tidied.missing:
+        made, faults = 0, dict[str, str]()
+        for order in pruned.missing:
             if order.template in faults:
                 continue  # the next pass will try again: this one must not hold up the other templates
-            fault = await _fault_of_filling(order, policy)
+            fault = await _fault_of_making(order, policy)
             if fault is None:
-                filled += 1
+                made += 1
             else:
                 faults[order.template] = fault
-            workflow.set_current_details(_in_words(filled, len(tidied.missing), faults))
-        return f"{tidied.removed} removed, {filled} of {len(tidied.missing)} missing spares made."
+            workflow.set_current_details(_in_words(made, len(pruned.missing), faults))
+        return f"{pruned.removed} removed, {made} of {len(pruned.missing)} missing spares made."
 
 
-async def _fault_of_filling(order: SpareOrder, policy: ExecutionPolicy) -> str | None:
+async def _fault_of_making(order: SpareOrder, policy: ExecutionPolicy) -> str | None:
     """Make one spare; returns why it could not be made."""
     try:
         await workflow.execute_activity_method(
@@ -46,6 +46,6 @@ async def _fault_of_filling(order: SpareOrder, policy: ExecutionPolicy) -> str |
     return None
 
 
-def _in_words(filled: int, missing: int, faults: dict[str, str]) -> str:
+def _in_words(made: int, missing: int, faults: dict[str, str]) -> str:
     lines = [f"* **{template}**: {fault}" for template, fault in faults.items()]
-    return "\n".join([f"{filled} of {missing} missing spares made.", *lines])
+    return "\n".join([f"{made} of {missing} missing spares made.", *lines])

@@ -1,4 +1,4 @@
-"""Reading the education organizations of one ODS instance, or of all of a tenant's."""
+"""The workflow that reads the education organizations of one ODS instance, or of all of a tenant."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,8 @@ with workflow.unsafe.imports_passed_through():
 
 _PAGE_SIZE = 50
 _PAGES_PER_RUN = 50
-"""After so many pages the workflow continues as new: its history stays short, whatever there is to read."""
-_NAMED_AT_MOST = 20
+"""After so many pages the workflow continues as new, so that its history stays short."""
+_MAX_NAMED = 20
 
 _CANCELLED = "The refresh was cancelled. Request another one."
 _GAVE_UP = (
@@ -26,7 +26,15 @@ _GAVE_UP = (
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: the last ODS instance that was read or tried, and what has come of them."""
+    """How far a job is.
+
+    Attributes:
+        job_id: the refresh job.
+        after: id of the last ODS instance that was read or tried.
+        read: how many were read.
+        unreadable: how many could not be read.
+        faults: why not, for the first of them.
+    """
 
     job_id: str
     after: int = 0
@@ -41,7 +49,7 @@ class Progress:
             after=page.last_id or self.after,
             read=self.read + page.read,
             unreadable=self.unreadable + page.unreadable,
-            faults=[*self.faults, *page.faults][:_NAMED_AT_MOST],
+            faults=[*self.faults, *page.faults][:_MAX_NAMED],
         )
 
     @property
@@ -51,7 +59,7 @@ class Progress:
 
     @property
     def message(self) -> str | None:
-        """What could not be read, in words."""
+        """What could not be read, in words; None if everything was read."""
         if not self.unreadable:
             return None
         unnamed = self.unreadable - len(self.faults)
@@ -63,7 +71,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a workflow is started for: the jobs of `scope`. `progress` is that of the run before this one."""
+    """The workflow's argument: it carries out the jobs of `scope`; `progress` is that of the run before."""
 
     scope: Scope
     policy: RefreshPolicy
@@ -82,7 +90,7 @@ class RefreshEducationOrganizations:
 
     @workflow.signal
     def request(self) -> None:
-        """Look for another job before ending: one was recorded."""
+        """Begin another job before ending: a client or the schedule has requested one."""
         self._requested = True
 
     @workflow.run
@@ -105,7 +113,7 @@ class RefreshEducationOrganizations:
             )
             if job_id is not None:
                 return Progress(job_id)
-            # What was requested while the activity looked, it may have missed.
+            # A job that was requested while the activity ran, it may have missed.
             if not self._requested:
                 return None
 
@@ -147,7 +155,7 @@ class RefreshEducationOrganizations:
         return outcome
 
     def _set_details(self, progress: Progress) -> None:
-        """Make the Web UI tell how far the job is."""
+        """Publish in the Web UI how far the job is."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(JobStatus.IN_PROGRESS)])
         workflow.set_current_details(
             f"`{progress.job_id}`: {progress.read} ODS instances read, {progress.unreadable} could not be."

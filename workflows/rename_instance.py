@@ -1,4 +1,4 @@
-"""Renaming an instance."""
+"""The workflow that renames an instance."""
 
 from temporalio import workflow
 
@@ -31,7 +31,7 @@ class RenameInstance(JobWorkflow):
             workflow.execute_activity_method(
                 StatusActivities.finish_rename,
                 job,
-                **options.status_write(job.policy, "Record Completed and reroute the ODS/API"),
+                **options.status_write(job.policy, "Record Completed and update the ODS/API routing"),
             )
         )
         if done:
@@ -39,7 +39,7 @@ class RenameInstance(JobWorkflow):
         return done
 
     async def clean_up(self) -> bool:
-        """Give the database its old name back: under that, the ODS/API goes on using it."""
+        """Give the database its old name back, under which the ODS/API goes on using it."""
         job = self.job
         await workflow.execute_activity_method(
             DatabaseActivities.compensate,

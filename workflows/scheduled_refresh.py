@@ -1,4 +1,4 @@
-"""The scheduled request to read all education organizations, and the start of any that waits."""
+"""The scheduled workflow that requests a refresh of all education organizations."""
 
 from temporalio import workflow
 
@@ -9,7 +9,7 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class ScheduledRefresh:
-    """Request a refresh, as a client would, unless one is under way; a workflow of its own carries it out."""
+    """Request a refresh, as a client would, unless one is running; another workflow carries it out."""
 
     @workflow.run
     async def run(self) -> None:
@@ -20,8 +20,8 @@ class ScheduledRefresh:
 
 
 async def dispatch_refreshes() -> None:
-    """In a pass: start refreshes that wait, or have lost their workflow."""
-    if workflow.patched("refreshes"):  # passes of which the beginning is older know nothing of them
+    """As a step of another pass, start refreshes that wait, or whose workflow was lost."""
+    if workflow.patched("refreshes"):  # histories of older passes lack this step
         await workflow.execute_activity_method(
-            RefreshActivities.dispatch_refreshes, **options.sweep_page("Refreshes that nobody works on")
+            RefreshActivities.dispatch_refreshes, **options.sweep_page("Refreshes without a workflow")
         )

@@ -77,7 +77,7 @@ async def get_instance_database(
             if instance is None:
                 return await _lost_instance(services, session, instance_id, str(database_name))
             database = database_name or instance.database_name
-            found = await adoption.look(
+            found = await adoption.inspect(
                 session, _owner(services, instance), database, await _needed(services)
             )
     return _answer(instance, database, _judged(found, instance))
@@ -108,7 +108,7 @@ async def adopt_instance_database(
     called = None if database_name is None else _called(services, database)
     with _faults_told():
         async with services.server.session() as session:
-            found = await adoption.look(session, owner, database, needed)
+            found = await adoption.inspect(session, owner, database, needed)
         marked = found is not None and found.adopted
         # Before the fence is taken, which would end the session of a running job.
         async with services.instances.adopting(instance.id, marked=marked):
@@ -165,7 +165,7 @@ async def _lost_instance(
 ) -> InstanceDatabase:
     """The database of an instance that the registry does not know, as the instance would get it."""
     owner = await adoption.owner_of(session, database)
-    found = await adoption.look(session, owner, database, await _needed(services)) if owner else None
+    found = await adoption.inspect(session, owner, database, await _needed(services)) if owner else None
     if owner is None or found is None:
         raise ProblemError.not_found("dbInstance", ods_instance_id)
     installation = (await services.instances.installation.state()).id

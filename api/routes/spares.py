@@ -38,7 +38,7 @@ class Spares(ResponseModel):
 async def get_spares(services: ServicesDep) -> Spares:
     """Show how many spare databases there are, and how many there shall be."""
     try:
-        shelves = await services.spares.shelves()
+        shelves = await services.spares.report()
     except DatabaseFaultError as fault:
         raise ProblemError.unavailable(fault.reason) from None
     return Spares(

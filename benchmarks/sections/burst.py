@@ -1,4 +1,4 @@
-"""Many creates at once, against the same clones made bare; and what others get meanwhile."""
+"""Many creates at once, against the same clones made bare; and requests of another client meanwhile."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from benchmarks.bare import bare_server, create_many, strategy_for
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Chart, Findings, Measurement, at_most
-from benchmarks.processes import NOBODY, POSTGRES, ProcessorTimes
+from benchmarks.processes import IDLE, POSTGRES, ProcessorTimes
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from embedded.data_folder import StackFile
@@ -22,7 +22,7 @@ from registry.instances.status import Template
 _LIMIT = 1.3
 _CONCURRENCIES = (1, 2, 3, 4, 8)
 _VICTIMS = 4
-_PATIENCE_SECONDS = 600
+_TIMEOUT_SECONDS = 600
 _POLL_SECONDS = 0.25
 
 _FINISHED = "SELECT count(*) FROM adminapi.jobstatuses WHERE jobid = ANY($1) AND finishedat IS NOT NULL"
@@ -39,12 +39,12 @@ WHERE jobid = ANY($1) AND startedat IS NOT NULL ORDER BY id
 
 @dataclass
 class Burst:
-    """Milliseconds of every round: of the burst, of what others ask for meanwhile, bare, and alone."""
+    """Milliseconds of every round: of the burst, of other requests during it, bare, and alone."""
 
     total: list[float] = field(default_factory=list)
     begun: list[float] = field(default_factory=list)
-    visit_accepted: list[float] = field(default_factory=list)
-    visit_completed: list[float] = field(default_factory=list)
+    other_create_accepted: list[float] = field(default_factory=list)
+    other_create_completed: list[float] = field(default_factory=list)
     delete_accepted: list[float] = field(default_factory=list)
     delete_begun: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Burst:
 
 
 def run(bench: Bench) -> Findings:
-    """Find the best bare concurrency; then let a burst and the same clones at that concurrency take turns."""
+    """Find the best bare concurrency; then alternate bursts with the same clones at that concurrency."""
     clones, trial, rounds = bench.pick((100, 20, 3), quick=(6, 4, 1))
     spec = bench.many_tables
     with bench.stacks.cloning(spec, bench.small, ODS_SPARES="0") as stack:
@@ -75,26 +75,26 @@ async def _measure(stack: StackFile, bench: Bench, clones: int, best: int, round
     async with AsyncExitStack() as opened:
         registry = await opened.enter_async_context(asyncpg.create_pool(stack["postgres"]["admin_dsn"]))
         client = await opened.enter_async_context(Client(stack))
-        stranger = await opened.enter_async_context(Client(stack, await client.register("somebody-else")))
+        other_client = await opened.enter_async_context(Client(stack, await client.register("other-client")))
         server = await opened.enter_async_context(bare_server(dsn))
         for number in range(rounds):
-            await server.settle()
+            await server.flush()
             with bare_processors.round(clones):
                 burst.bare.append(await create_many(dsn, spec, clones, best))
-            burst.bare_one.append(await server.create_settled(others, strategy_for(others)))
-            await server.settle()
-            await _Round(client, stranger, registry, number, burst).run(clones, processors)
-        await _Round(client, stranger, registry, rounds, burst).run_beside_others(clones)
+            burst.bare_one.append(await server.create_after_flush(others, strategy_for(others)))
+            await server.flush()
+            await _Round(client, other_client, registry, number, burst).run(clones, processors)
+        await _Round(client, other_client, registry, rounds, burst).run_beside_others(clones)
     burst.processors, burst.bare_processors = processors.rounds, bare_processors.rounds
     return burst
 
 
 @dataclass(frozen=True)
 class _Round:
-    """One burst of `client`'s."""
+    """One burst of requests of `client`."""
 
     client: Client
-    stranger: Client
+    other_client: Client
     registry: "asyncpg.Pool[asyncpg.Record]"
     number: int
     into: Burst
@@ -106,10 +106,10 @@ class _Round:
             await self._until_finished(jobs, clones)
         last = await self.registry.fetchval(_LAST_FINISHED, jobs)
         self.into.total.append(1000 * (last - started))
-        await self._look_back(jobs)
+        await self._record_begins(jobs)
 
     async def run_beside_others(self, clones: int) -> None:
-        """When a quarter is done, `stranger` asks for an instance, and others are deleted.
+        """When a quarter is done, `other_client` asks for an instance, and others are deleted.
 
         Its total does not count: to drop a database, PostgreSQL first writes all that the burst has left.
         """
@@ -117,24 +117,24 @@ class _Round:
         jobs = await self._requested(clones)
         await self._until_finished(jobs, clones // 4)
         async with asyncio.TaskGroup() as others:
-            visit = others.create_task(self.stranger.create("Visit", Template.SAMPLE))
+            other_create = others.create_task(self.other_client.create("Other", Template.SAMPLE))
             for victim in victims:
                 others.create_task(self._delete(victim))
         await self._until_finished(jobs, clones)
-        await self._look_back(jobs)
-        self.into.visit_accepted.append(visit.result().accepted)
-        self.into.visit_completed.append(visit.result().completed)
+        await self._record_begins(jobs)
+        self.into.other_create_accepted.append(other_create.result().accepted)
+        self.into.other_create_completed.append(other_create.result().completed)
 
     async def _requested(self, clones: int) -> Sequence[str]:
         names = [f"Burst {self.number} {one}" for one in range(clones)]
         return [it.job for it in await asyncio.gather(*map(self.client.request, names))]
 
-    async def _look_back(self, jobs: Sequence[str]) -> None:
+    async def _record_begins(self, jobs: Sequence[str]) -> None:
         self.into.begun.extend(await self._begun(jobs))
-        await asyncio.gather(*map(self.client.completed, jobs))  # none of them in error
+        await asyncio.gather(*map(self.client.completed, jobs))  # raises if one ended in error
 
     async def _alone(self, name: str) -> int:
-        """Create an instance while nothing else goes on."""
+        """Create an instance while no other job runs."""
         accepted = await self.client.request(name, Template.SAMPLE)
         await self.client.completed(accepted.job)
         self.into.alone_accepted.append(accepted.took)
@@ -151,12 +151,12 @@ class _Round:
         return [row[0] for row in await self.registry.fetch(_BEGUN, jobs)]
 
     async def _until_finished(self, jobs: Sequence[str], enough: int) -> None:
-        """Ask one question for all of them, and seldom: clients that poll would be a load of their own."""
+        """Wait by one query for all jobs, four times a second: polling clients would be a load."""
 
         async def are_finished() -> bool:
             return bool(await self.registry.fetchval(_FINISHED, jobs) >= enough)
 
-        await wait_until(are_finished, _PATIENCE_SECONDS, _POLL_SECONDS)
+        await wait_until(are_finished, _TIMEOUT_SECONDS, _POLL_SECONDS)
 
 
 def _findings(
@@ -170,8 +170,12 @@ def _findings(
     measurements = [
         *(bare, total, one, accepted, begun),
         Measurement("burst: commit of the POST to InProgress", burst.begun, bare=begun),
-        Measurement("somebody else meanwhile: POST to 202", burst.visit_accepted, bare=accepted),
-        Measurement("somebody else meanwhile: POST to Completed", burst.visit_completed, bare=one),
+        Measurement(
+            "another client during the burst: POST to 202", burst.other_create_accepted, bare=accepted
+        ),
+        Measurement(
+            "another client during the burst: POST to Completed", burst.other_create_completed, bare=one
+        ),
         Measurement("delete meanwhile: DELETE to 202", burst.delete_accepted, bare=accepted),
         Measurement("delete meanwhile: commit to InProgress", burst.delete_begun, bare=begun),
         *_shares(burst),
@@ -184,10 +188,10 @@ def _findings(
 
 
 def _shares(burst: Burst) -> Iterator[Measurement]:
-    """Where the processors' time goes."""
+    """Processor time of each server."""
     bare = {
         name: Measurement(f"processor time of {name}, a bare clone", burst.bare_processors[name])
-        for name in (POSTGRES, NOBODY)
+        for name in (POSTGRES, IDLE)
     }
     yield from bare.values()
     for name, used in burst.processors.items():

@@ -31,12 +31,12 @@ class Rounds:
     completed: list[float] = field(default_factory=list)
 
     def overhead(self, strategy: str) -> list[float]:
-        """Round by round, what creating took beyond the bare clone."""
-        return [whole - bare for whole, bare in zip(self.completed, self.bare[strategy], strict=True)]
+        """Milliseconds that each create took beyond its bare clone."""
+        return [total - bare for total, bare in zip(self.completed, self.bare[strategy], strict=True)]
 
 
 def run(bench: Bench) -> Findings:
-    """Create instances of two templates without data, in turns with bare clones, without spares."""
+    """Create instances of two templates without data, alternating with bare clones, without spares."""
     return _findings(bench.large, _measured(bench, {bench.small: 30, bench.many_tables: 20}))
 
 
@@ -57,7 +57,7 @@ def _measured(bench: Bench, rounds: Mapping[TemplateSpec, int]) -> Mapping[Templ
 
 @dataclass(frozen=True)
 class _Work:
-    """What to create, and where."""
+    """The stack, and the template to create instances of."""
 
     stack: StackFile
     bare_url: str
@@ -65,10 +65,10 @@ class _Work:
     template: Template
 
     async def measure(self, rounds: int) -> Rounds:
-        """After a round that does not count; bare and whole take turns in being the first.
+        """Measure after a round that does not count; in every other round, the bare clone comes first.
 
-        Clones by the default strategy come before and after all of them, if the service has another: they
-        write more, and a disk that is shared makes whoever writes next pay for it.
+        If the service does not use the default strategy, clones by that one come before and after all rounds:
+        they write more, which on a shared disk slows what is measured next.
         """
         found = Rounds()
         async with (
@@ -82,7 +82,7 @@ class _Work:
                 into.bare_post.append(await _bare_post(bare_client))
                 if number % 2:
                     await self._clone(server, strategy_for(self.spec), into)
-                await server.settle()
+                await server.flush()
                 await self._create(client, f"Fresh {self.spec.megabytes} {number + 1}", into)
                 if not number % 2:
                     await self._clone(server, strategy_for(self.spec), into)
@@ -95,7 +95,7 @@ class _Work:
                 await self._clone(server, DEFAULT_STRATEGY, into)
 
     async def _clone(self, server: BareServer, strategy: str, into: Rounds) -> None:
-        took = await server.create_settled(self.spec, strategy)
+        took = await server.create_after_flush(self.spec, strategy)
         into.bare.setdefault(strategy, []).append(took)
 
     async def _create(self, client: Client, name: str, into: Rounds) -> None:
@@ -124,14 +124,14 @@ def _findings(largest: TemplateSpec, found: Mapping[TemplateSpec, Rounds]) -> Fi
     for spec, rounds in found.items():
         bare = {it: Measurement(f"{spec}: bare clone, {it}", times) for it, times in rounds.bare.items()}
         same = bare[strategy_for(spec)]
-        whole = Measurement(f"{spec}: POST to Completed", rounds.completed, bare=same)
+        total = Measurement(f"{spec}: POST to Completed", rounds.completed, bare=same)
         beyond = Measurement(
-            f"{whole.name}, less the bare clone", rounds.overhead(strategy_for(spec)), bare=same
+            f"{total.name}, less the bare clone", rounds.overhead(strategy_for(spec)), bare=same
         )
-        measurements += [*bare.values(), whole, beyond]
+        measurements += [*bare.values(), total, beyond]
         limits.append(at_most(f"{beyond.name}, median", beyond.median, _OVERHEAD_LIMIT_MS))
         if spec == largest:
-            gain = bare[DEFAULT_STRATEGY].median / whole.median
+            gain = bare[DEFAULT_STRATEGY].median / total.median
             limits.append(
                 at_least(f"{bare[DEFAULT_STRATEGY].name} / POST to Completed", gain, _GAIN_LIMIT, "x")
             )

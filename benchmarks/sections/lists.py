@@ -18,8 +18,8 @@ _WARM_UP = 5
 """Rounds that do not count: connections are opened, and statements prepared."""
 _LIMIT_MS = 20
 
-# As many statuses as there are in an old registry: most rows are deleted ones.
-_FILL = """
+# As in an old registry: most rows are deleted ones.
+_INSERT_ROWS = """
 WITH instances AS (
     INSERT INTO adminapi.dbinstances
         (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, jobnumber,
@@ -41,7 +41,7 @@ FROM instances
 
 @dataclass(frozen=True)
 class Query:
-    """One list, as the service is asked for it and as PostgreSQL is."""
+    """One list: the parameters of the request, and the same query in SQL."""
 
     parameters: Mapping[str, str | int]
     sql: str
@@ -57,14 +57,14 @@ class Times:
 
 
 def run(bench: Bench) -> Findings:
-    """Ask for every list, in turns with a bare query for the same rows."""
+    """Request every list, alternating with a bare query for the same rows."""
     rows, rounds = bench.pick((100_000, 300), quick=(1000, 10))
     with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0") as (_, stack):
         found = run_in_process(_measure, stack, rows, rounds)
     measurements, limits = [], []
-    for words, times in found.items():
-        bare = Measurement(f"bare query, {words}", times.bare)
-        listed = Measurement(f"list of {_PAGE} of {rows:,}, {words}", times.listed, bare=bare)
+    for name, times in found.items():
+        bare = Measurement(f"bare query, {name}", times.bare)
+        listed = Measurement(f"list of {_PAGE} of {rows:,}, {name}", times.listed, bare=bare)
         measurements += [bare, listed]
         limits.append(at_most(f"{listed.name}, p99", listed.p99, _LIMIT_MS))
     return Findings(measurements, limits)
@@ -73,16 +73,16 @@ def run(bench: Bench) -> Findings:
 async def _measure(stack: StackFile, rows: int, rounds: int) -> Mapping[str, Times]:
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     try:
-        await registry.execute(_FILL, rows)
+        await registry.execute(_INSERT_ROWS, rows)
         await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
         queries = await _queries(registry, rows)
-        found = {words: Times() for words in queries}
+        found = {name: Times() for name in queries}
         async with Client(stack) as client:
             for _ in range(_WARM_UP + rounds):
-                for words, query in queries.items():
-                    found[words].bare.append(await _query(registry, query))
-                    found[words].listed.append(await _list(client.http, query))
-        return {words: Times(it.bare[_WARM_UP:], it.listed[_WARM_UP:]) for words, it in found.items()}
+                for name, query in queries.items():
+                    found[name].bare.append(await _query(registry, query))
+                    found[name].listed.append(await _list(client.http, query))
+        return {name: Times(it.bare[_WARM_UP:], it.listed[_WARM_UP:]) for name, it in found.items()}
     finally:
         await registry.close()
 
@@ -94,7 +94,7 @@ async def _queries(registry: asyncpg.Connection, rows: int) -> Mapping[str, Quer
     name = f"Listed {rows // 2}"
     number = await registry.fetchval("SELECT id FROM adminapi.dbinstances WHERE name = $1", name)
     return {
-        **{words: Query({"offset": offset}, page, (offset,)) for words, offset in offsets.items()},
+        **{position: Query({"offset": offset}, page, (offset,)) for position, offset in offsets.items()},
         "by id": Query({"id": number}, f"{columns} WHERE id = $1", (number,)),
         "by name": Query({"name": name}, f"{columns} WHERE name = $1", (name,)),
     }

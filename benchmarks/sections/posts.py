@@ -29,7 +29,7 @@ def run(bench: Bench) -> Findings:
     """Send the bare API requests beside bare clones, then the service: it clones what it is asked for."""
     seconds = bench.pick(10, quick=1)
     with bench.stacks.fresh(ODS_SPARES="0") as (_, stack):
-        # The bare one first: the service's clones go on for a while after the last POST.
+        # The bare API first: the service's clones go on for a while after the last POST.
         with bare_api(stack["postgres"]["admin_dsn"]) as url:
             bare_took = run_in_process(_post_bare, stack, url, seconds)
         took = run_in_process(_post, stack, seconds)
@@ -39,7 +39,7 @@ def run(bench: Bench) -> Findings:
 
 
 async def _post(stack: StackFile, seconds: int) -> list[float]:
-    await _settle(stack)
+    await _flush(stack)
     async with Client(stack) as client:
         return await _steadily(lambda number: client.request(f"Posted {number}"), seconds)
 
@@ -47,7 +47,7 @@ async def _post(stack: StackFile, seconds: int) -> list[float]:
 async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
     body = {"name": "Posted", "databaseTemplate": "Minimal"}
     over = asyncio.Event()
-    await _settle(stack)
+    await _flush(stack)
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as beside:
         for _ in range(_BARE_CLONES):
             beside.create_task(_clone_on(stack, over))
@@ -56,14 +56,14 @@ async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
     return took
 
 
-async def _settle(stack: StackFile) -> None:
-    """Have the start of the stack, or hundreds of bare clones, written before anything is timed."""
+async def _flush(stack: StackFile) -> None:
+    """Have what the start of the stack or bare clones have left written before anything is timed."""
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
-        await server.settle()
+        await server.flush()
 
 
 async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
-    """Milliseconds of each request, from the moment at which it was due: a late one is not excused."""
+    """Milliseconds of each request, from the moment at which it was due, even if it was sent late."""
     start = time.perf_counter()
     moments = [start + number / _PER_SECOND for number in range((_WARM_UP + seconds) * _PER_SECOND)]
 

@@ -22,35 +22,35 @@ _INSTANCE = "SELECT odsinstanceid FROM adminapi.dbinstances WHERE id = $1"
 
 _ENDS = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: "start of the workflow",
-    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED: "hand-over of a workflow task",
+    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED: "delivery of a workflow task",
     EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED: "workflow task",
-    EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED: "hand-over of an activity",
+    EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED: "delivery of an activity",
     EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: "activity",
 }
-"""What has passed when an event of the history is written."""
+"""The step that has ended when an event of the history is written."""
 
 _COMMITTED, _WORKING, _SEEN = "POST until the row is written", "provision until Completed", "seen by a client"
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that has passed, and when, in seconds."""
+    """The end of a step, in seconds since 1970."""
 
     what: str
     at: float
 
 
 def run(bench: Bench) -> Findings:
-    """Create instances from the small template, without spares, and take their histories apart."""
+    """Create instances from the small template, without spares, and split their times by their histories."""
     rounds = bench.pick(30, quick=2)
     with bench.stacks.cloning(bench.small, bench.many_tables, ODS_SPARES="0") as stack:
         bare, creates = run_in_process(_measure, stack, bench, rounds)
     clone = Measurement("bare clone", bare)
     # A worker that was slow to answer has a step more in its history than others.
     steps = {what: [create.get(what, 0.0) for create in creates] for what in max(creates, key=len)}
-    whole = Measurement("POST to Completed", [sum(create.values()) for create in creates], bare=clone)
+    total = Measurement("POST to Completed", [sum(create.values()) for create in creates], bare=clone)
     parts = [Measurement(what, values, bare=clone) for what, values in steps.items()]
-    return Findings([clone, whole, *parts])
+    return Findings([clone, total, *parts])
 
 
 async def _measure(
@@ -61,14 +61,14 @@ async def _measure(
     bare, creates = [], []
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         for number in range(rounds + 1):
-            bare.append(await server.create_settled(bench.small, strategy_for(bench.small)))
-            await server.settle()
-            creates.append(await _taken_apart(client, registry, temporal, f"Profile {number}"))
+            bare.append(await server.create_after_flush(bench.small, strategy_for(bench.small)))
+            await server.flush()
+            creates.append(await _create_in_parts(client, registry, temporal, f"Profile {number}"))
     await registry.close()
     return bare[1:], creates[1:]
 
 
-async def _taken_apart(
+async def _create_in_parts(
     client: Client, registry: asyncpg.Connection, temporal: Temporal, name: str
 ) -> Mapping[str, float]:
     """Milliseconds of each part of one create, in the order of the parts."""
@@ -88,7 +88,7 @@ async def _taken_apart(
 
 
 def _until(end: float, events: Sequence[HistoryEvent]) -> Iterator[Moment]:
-    """The steps of the history before `end`: what the workflow does afterwards nobody waits for."""
+    """The steps of the history before `end`: no client waits for what the workflow does afterwards."""
     for event in events:
         at = event.event_time.ToDatetime().replace(tzinfo=UTC).timestamp()
         if event.event_type in _ENDS and at < end:
@@ -96,7 +96,7 @@ def _until(end: float, events: Sequence[HistoryEvent]) -> Iterator[Moment]:
 
 
 def _durations(started: float, moments: list[Moment]) -> Mapping[str, float]:
-    """What each moment has over the one before it; parts of the same name are numbered."""
+    """Milliseconds between each moment and the one before it; parts of the same name are numbered."""
     durations: dict[str, float] = {}
     for before, moment in zip([Moment("", started), *moments], moments, strict=False):
         number = sum(what.partition(" (")[0] == moment.what for what in durations) + 1
@@ -105,5 +105,5 @@ def _durations(started: float, moments: list[Moment]) -> Mapping[str, float]:
 
 
 def _seconds(moment: datetime) -> float:
-    """Of a timestamp of the registry, which is in UTC without saying so."""
+    """Seconds since 1970 of a timestamp of the registry, which is in UTC without a zone."""
     return moment.replace(tzinfo=UTC).timestamp()

@@ -27,17 +27,17 @@ from settings import Settings
 
 _SPARES = 8
 _CLIENTS = 6
-_WORTH_A_RACE = 3
-"""Spares that must be ready before a client asks: fewer than clients, so that some of them come too late."""
+_READY_PER_RACE = 3
+"""Spares that must be ready before a client asks: fewer than clients, so that some of them get none."""
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.01
-_QUIET_SECONDS = 120
+_RECOVERY_SECONDS = 120
 _TEMPLATE = Settings.model_fields["minimal_template"].default
 _OTHER_TEMPLATE = Settings.model_fields["sample_template"].default
 _SETTINGS = {
     "ODS_SPARES": str(_SPARES),
     "ODS_SPARES_LIMIT": str(2 * _SPARES),
-    # So that deaths cost little time, of which there are many.
+    # So that each of the many deaths of the worker costs little time.
     "ODS_HEARTBEAT_TIMEOUT": "2",
     "ODS_RECONCILE_INTERVAL": "20",
 }
@@ -48,8 +48,8 @@ _HANDED_OUT = """
 SELECT id, oid::int8 FROM adminapi.dbinstances LEFT JOIN pg_database ON datname = databasename
 WHERE status = 'Completed'
 """
-# Databases that are nobody's: no instance's, no template, no spare that is wanted, nor the server's own.
-_NOBODYS = """
+# Databases without an owner: no instance's, no template, no wanted spare, nor the server's own.
+_LEAKED = """
 SELECT datname FROM pg_database
 WHERE NOT datistemplate AND datname NOT IN ('postgres', current_database())
   AND datname NOT IN (SELECT databasename FROM adminapi.dbinstances WHERE status <> 'Deleted')
@@ -67,9 +67,13 @@ class Plan:
 
 @dataclass
 class Race:
-    """What was seen: the oids of spares, the oid that each instance got, and how long it took.
+    """What was observed.
 
-    Samples are of seconds, spares that there were, and claims by then.
+    Attributes:
+        seen: oids of all spares.
+        got: the oid of each instance's database, by instance.
+        took: milliseconds of each create.
+        samples: seconds, number of spares, and number of claims.
     """
 
     seen: set[int] = field(default_factory=set)
@@ -85,16 +89,23 @@ class Race:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is true afterwards, found with SQL alone."""
+    """The state after the race, read with SQL alone.
+
+    Attributes:
+        twice: databases that two instances got.
+        leaked: databases without an owner.
+        failed: jobs in error.
+        full_after: seconds until the pool was full and nothing leaked.
+    """
 
     twice: int
     leaked: Sequence[str]
     failed: int
-    tidy_after: float
+    full_after: float
 
 
 def run(bench: Bench) -> Findings:
-    """Let clients race for spares while the worker is killed again and again, then look what is left."""
+    """Let clients race for spares while the worker is killed again and again, then check what is left."""
     plan = bench.pick(Plan(1000, 20), quick=Plan(40, 2))
     with bench.stacks.fresh(**_SETTINGS) as (folder, stack):
         bare = Measurement(
@@ -109,13 +120,13 @@ def run(bench: Bench) -> Findings:
 async def _clone(stack: StackFile, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         await spare_queries.until_ready(server.session, _TEMPLATE, _SPARES)
-        took = [await _clone_settled(server) for _ in range(rounds)]
+        took = [await _clone_after_flush(server) for _ in range(rounds)]
         await server.clear()  # they would count as leaked
         return took
 
 
-async def _clone_settled(server: BareServer) -> float:
-    await server.settle()
+async def _clone_after_flush(server: BareServer) -> float:
+    await server.flush()
     return await server.create(_TEMPLATE)
 
 
@@ -146,7 +157,7 @@ async def _claim_on(stack: StackFile, client_number: int, claims: int, race: Rac
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         number = 0
         while race.claims < claims:
-            await spare_queries.until_ready(server.session, _TEMPLATE, _WORTH_A_RACE)
+            await spare_queries.until_ready(server.session, _TEMPLATE, _READY_PER_RACE)
             number += 1
             name = f"Race {client_number} {number}"
             started = time.perf_counter()
@@ -173,7 +184,7 @@ async def _kill(folder: DataFolder, stack: StackFile, racing: Future[Race], plan
 
 
 async def _kill_worker(folder: DataFolder) -> None:
-    """Returns when there is another one."""
+    """Kill the worker; return when another one runs."""
 
     def pid() -> int:
         stack = folder.running_stack()
@@ -184,7 +195,7 @@ async def _kill_worker(folder: DataFolder) -> None:
 
     before = pid()
     os.kill(before, signal.SIGKILL)
-    await wait_until(is_another, _QUIET_SECONDS)
+    await wait_until(is_another, _RECOVERY_SECONDS)
 
 
 async def _judge(stack: StackFile, race: Race) -> Verdict:
@@ -192,24 +203,24 @@ async def _judge(stack: StackFile, race: Race) -> Verdict:
     leaked: list[str] = []
     started = time.perf_counter()
 
-    async def is_tidy() -> bool:
-        stocked = [
+    async def is_full() -> bool:
+        ready = [
             sorted(await spare_queries.ready_spares(registry, it)) for it in (_TEMPLATE, _OTHER_TEMPLATE)
         ]
-        wanted = [oid for oids in stocked for oid in oids[:_SPARES]]
-        leaked[:] = [row[0] for row in await registry.fetch(_NOBODYS, wanted)]
-        return not leaked and len(wanted) == len(stocked) * _SPARES
+        wanted = [oid for oids in ready for oid in oids[:_SPARES]]
+        leaked[:] = [row[0] for row in await registry.fetch(_LEAKED, wanted)]
+        return not leaked and len(wanted) == len(ready) * _SPARES
 
     with suppress(TimeoutError):
-        await wait_until(is_tidy, _QUIET_SECONDS)
-    tidy_after = time.perf_counter() - started
+        await wait_until(is_full, _RECOVERY_SECONDS)
+    full_after = time.perf_counter() - started
     now = {row["id"]: row["oid"] for row in await registry.fetch(_HANDED_OUT)}
     owners = Counter(oid for oid in race.got.values() if oid)
-    # Handed out again, a database would have left its first owner.
+    # If a database was handed out twice, its first owner lacks it now.
     moved = sum(oid is None or now.get(instance) != oid for instance, oid in race.got.items())
     failed = await registry.fetchval(_FAILED)
     await registry.close()
-    return Verdict(sum(count > 1 for count in owners.values()) + moved, leaked, failed, tidy_after)
+    return Verdict(sum(count > 1 for count in owners.values()) + moved, leaked, failed, full_after)
 
 
 def _findings(plan: Plan, killed: int, race: Race, verdict: Verdict, bare: Measurement) -> Findings:
@@ -223,8 +234,8 @@ def _findings(plan: Plan, killed: int, race: Race, verdict: Verdict, bare: Measu
     ]
     note = (
         f"{len(race.got)} creates, {race.claims} of them from the {len(race.seen)} spares that were seen;"
-        f" {killed} kills of the worker. After {verdict.tidy_after:.0f} s more, the stock was full again and"
-        f" these databases nobody's: {', '.join(verdict.leaked) or 'none'}."
+        f" {killed} kills of the worker. After {verdict.full_after:.0f} s more, the pool was full again, and"
+        f" these databases without an owner: {', '.join(verdict.leaked) or 'none'}."
     )
     spares = [(second, spares) for second, spares, _ in race.samples]
     claims = [(second, claims) for second, _, claims in race.samples]

@@ -29,7 +29,7 @@ class Claims:
 
 
 def run(bench: Bench) -> Findings:
-    """Claim spares of a small and a large template; whenever one is claimed, the stock is full."""
+    """Claim spares of a small and a large template; whenever one is claimed, the pool is full."""
     small, large = bench.small, bench.large
     claims, clones = bench.pick((100, 5), quick=(3, 2))
     with bench.stacks.cloning(small, large, ODS_SPARES=str(_SPARES)) as stack:
@@ -45,12 +45,12 @@ def run(bench: Bench) -> Findings:
 
 
 async def _claim_each(stack: StackFile, spec: TemplateSpec, template: Template, rounds: int) -> Claims:
-    """After one that does not count."""
+    """Claim a spare in each round, after a round that does not count."""
     found = Claims()
     async with Client(stack) as client, bare_server(stack["postgres"]["master_dsn"]) as server:
         for number in range(-1, rounds):
             ready = await spare_queries.until_ready(server.session, spec.database, _SPARES)
-            await server.settle()
+            await server.flush()
             started = time.perf_counter()
             created = await client.create(f"Claim {spec.megabytes} {number + 1}", template)
             await first_select(stack, created.database)
@@ -65,7 +65,7 @@ async def _claim_each(stack: StackFile, spec: TemplateSpec, template: Template, 
 async def _clone(stack: StackFile, spec: TemplateSpec, rounds: int) -> list[float]:
     async with bare_server(stack["postgres"]["master_dsn"]) as server:
         await spare_queries.until_ready(server.session, spec.database, _SPARES)
-        return [await server.create_settled(spec) for _ in range(rounds)]
+        return [await server.create_after_flush(spec) for _ in range(rounds)]
 
 
 def _findings(found: Mapping[TemplateSpec, Claims], bare: Measurement) -> Findings:

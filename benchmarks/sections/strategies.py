@@ -1,4 +1,4 @@
-"""Bare CREATE DATABASE by strategy and template size: what the service's choice of a strategy rests on."""
+"""Bare CREATE DATABASE by strategy and template size: the reason for the service's choice of a strategy."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ Times = Mapping[Kind, list[float]]
 
 
 def run(bench: Bench) -> Findings:
-    """Clone every template by every kind, in turns."""
+    """Clone every template by every kind, alternating."""
     # Two sizes more than elsewhere: the crossover lies between them.
     between = [TemplateSpec(size) for size in bench.pick((100, 200), quick=())]
     specs = sorted([bench.small, bench.many_tables, *between, bench.medium, bench.large], key=_size)
@@ -44,7 +44,7 @@ def run(bench: Bench) -> Findings:
 async def _measure(bench: Bench, specs: Sequence[TemplateSpec]) -> Mapping[TemplateSpec, Times]:
     async with bench.stacks.postgres(specs) as dsn, bare_server(dsn) as server:
         kinds = await _kinds(server)
-        return {spec: await _in_turns(server, spec, kinds, _rounds(bench, spec)) for spec in specs}
+        return {spec: await _alternate(server, spec, kinds, _rounds(bench, spec)) for spec in specs}
 
 
 async def _kinds(server: BareServer) -> Sequence[Kind]:
@@ -54,14 +54,14 @@ async def _kinds(server: BareServer) -> Sequence[Kind]:
     return [_DEFAULT, _BY_FILES, *([_BY_REFERENCE] if "clone" in (methods or ()) else [])]
 
 
-async def _in_turns(server: BareServer, spec: TemplateSpec, kinds: Sequence[Kind], rounds: int) -> Times:
-    """So that whatever else the machine does weighs on all kinds; the first round does not count."""
+async def _alternate(server: BareServer, spec: TemplateSpec, kinds: Sequence[Kind], rounds: int) -> Times:
+    """Times of every kind, alternating, so that other load affects all; the first round does not count."""
     times: Times = {kind: [] for kind in kinds}
     for number in range(rounds + 1):
         for kind in kinds:
             if kind.method:
                 await server.session.execute(f"SET file_copy_method = {kind.method}")
-            took = await server.create_settled(spec, kind.strategy)
+            took = await server.create_after_flush(spec, kind.strategy)
             if number:
                 times[kind].append(took)
     return times

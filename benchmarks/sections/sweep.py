@@ -26,10 +26,10 @@ _WARM_UP_ROWS = 10
 _BARE_STARTS_AT_ONCE = 10
 _SAMPLE_SECONDS = 0.25
 _BEGIN_SECONDS = 120
-"""How long the first steps of the workflows, and what Temporal lists of them, are waited for."""
+"""How long to wait for the first steps of the workflows, and until Temporal lists all of them."""
 
 _QUEUE = f"{TASK_QUEUE}-registry"
-_FILL = """
+_INSERT_ROWS = """
 WITH instances AS (
     INSERT INTO adminapi.dbinstances
         (name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber, lastmodifieddate)
@@ -48,7 +48,7 @@ _BEGUN = "SELECT count(*) FROM adminapi.dbinstances WHERE status <> 'Pending'"
 
 @dataclass
 class Sweep:
-    """One sweep: its seconds, and samples of seconds, rows begun and megabytes of the worker meanwhile."""
+    """One sweep: its seconds, and samples of seconds, rows begun and megabytes of the worker."""
 
     seconds: float = 0
     started: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Sweep:
 
 
 def run(bench: Bench) -> Findings:
-    """Dispatch rows that were put there with SQL, while nobody makes databases."""
+    """Dispatch rows that were inserted with SQL, while no worker creates databases."""
     rows, bare_starts = bench.pick((10_000, 2000), quick=(200, 50))
     settings = {"ODS_TRIGGER": "scheduled", "ODS_RECONCILE_INTERVAL": "86400", "ODS_SPARES": "0"}
     with bench.stacks.fresh(**settings) as (folder, stack):
@@ -69,16 +69,16 @@ def run(bench: Bench) -> Findings:
 
 
 async def _start_bare(stack: StackFile, starts: int) -> list[float]:
-    """The moments at which a bare client had started each of so many workflows, that nobody runs."""
+    """The moments at which a bare client had started each of so many workflows, which no worker runs."""
     temporal = await _connected(stack)
     moments, numbers = [], iter(range(starts))
 
-    async def go_on() -> None:
+    async def start_next() -> None:
         for number in numbers:
-            await temporal.start_workflow("Bare", id=f"bare-{number}", task_queue="bench-nobody")
+            await temporal.start_workflow("Bare", id=f"bare-{number}", task_queue="bench-unserved")
             moments.append(time.time())
 
-    await asyncio.gather(*(go_on() for _ in range(_BARE_STARTS_AT_ONCE)))
+    await asyncio.gather(*(start_next() for _ in range(_BARE_STARTS_AT_ONCE)))
     return moments
 
 
@@ -86,15 +86,15 @@ async def _sweep(stack: StackFile, pid: int, rows: int) -> Sweep:
     temporal = await _connected(stack)
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     try:
-        await registry.execute(_FILL, _WARM_UP_ROWS, "Warming")
+        await registry.execute(_INSERT_ROWS, _WARM_UP_ROWS, "Warming")
         await _dispatch(temporal, "bench-warm-up")
         await _until_begun(registry, _WARM_UP_ROWS)
-        await registry.execute(_FILL, rows, "Swept")
+        await registry.execute(_INSERT_ROWS, rows, "Swept")
         await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
         sweep = Sweep(megabytes_before=resident_megabytes(pid))
         sampler = asyncio.create_task(_sample(pid, stack, sweep))
         sweep.seconds = await _dispatch(temporal, "bench-sweep")
-        with suppress(TimeoutError):  # the first steps are no part of the dispatch, but of the memory
+        with suppress(TimeoutError):  # the first steps count for the memory, not for the dispatch
             await _until_begun(registry, _WARM_UP_ROWS + rows)
         sampler.cancel()
         await _count(temporal, sweep, _WARM_UP_ROWS + rows)
@@ -176,6 +176,6 @@ def _charts(sweep: Sweep) -> Sequence[Chart]:
 
 
 def _each_second(moments: Sequence[float]) -> list[float]:
-    """How many moments each second holds; the last one, which is not whole, does not count."""
+    """How many moments each second holds; the last second, which is not complete, does not count."""
     counts = Counter(int(moment - moments[0]) for moment in moments)
     return [float(counts[second]) for second in range(max(counts))] or [float(len(moments))]

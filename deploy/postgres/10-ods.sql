@@ -6,7 +6,7 @@
 --   createdb --username postgres EdFi_Ods_Minimal_Template
 --   pg_restore --username postgres --dbname EdFi_Ods_Minimal_Template minimal.dump
 --   psql --username postgres --command 'ALTER DATABASE "EdFi_Ods_Minimal_Template" IS_TEMPLATE true ALLOW_CONNECTIONS false'
--- A template may be cloned by whoever may create databases, and a closed one has no sessions to wait for.
+-- Any role that may create databases may clone a template, and a closed one has no sessions to wait for.
 
 \getenv service_password POSTGRES_ODS_SERVICE_PASSWORD
 CREATE ROLE ods_service LOGIN NOSUPERUSER CREATEDB PASSWORD :'service_password';

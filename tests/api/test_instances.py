@@ -17,9 +17,9 @@ from embedded.polling import wait_until
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore, Requested
 from settings import Settings, Trigger
+from temporal.namespace import register_search_attributes
 from tests.api.service import bearer, client_of, running
 from tests.servers import development_server, session
-from workflows import search_attributes
 
 INSTANCES = "/v2/dbInstances"
 JSON = {"Content-Type": "application/json"}
@@ -163,7 +163,7 @@ async def test_row_is_pending_when_temporal_goes_away_after_it_was_reached(setti
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(AsyncExitStack())
         temporary = await server.enter_async_context(development_server())
-        await search_attributes.register(temporary)
+        await register_search_attributes(temporary)
         address = temporary.service_client.config.target_host
         app = await stack.enter_async_context(running(settings, address))
         api = await stack.enter_async_context(client_of(app, headers=bearer(settings)))

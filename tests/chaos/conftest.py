@@ -15,6 +15,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
+from temporal.namespace import register_search_attributes
 from tests.chaos.checker import Request
 from tests.chaos.evidence import Target
 from tests.servers import ENCRYPTION_KEY, MINIMAL_TEMPLATE, NUMBERS, development_server
@@ -138,7 +139,7 @@ class Garden:
 async def quiet_temporal() -> AsyncIterator[Client]:
     """A Temporal server on which nothing runs but what the checker's tests start."""
     async with development_server() as client:
-        await search_attributes.register(client)
+        await register_search_attributes(client)
         yield client
 
 

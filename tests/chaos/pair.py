@@ -46,7 +46,7 @@ async def serving_on_pair(folder: DataFolder) -> AsyncIterator[ReplicatedPair]:
     with folder.locked():
         async with ReplicatedPair(folder.path / "pair", _SETTINGS) as pair:
             secrets = Secrets.generate(pair.primary.port)
-            folder.keep_secrets(secrets)
+            folder.store_secrets(secrets)
             await _prepare(pair, secrets)
             stack = _Stack(folder, pair, secrets)
             async with Supervisor(folder.logs, stack.restarted) as supervisor:

@@ -55,7 +55,7 @@ def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
 def test_files_with_secrets_are_private_when_written(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     secrets = Secrets.generate(5432)
-    folder.keep_secrets(secrets)
+    folder.store_secrets(secrets)
     folder.publish(STACK)
     assert folder.secrets() == secrets
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.json")} == {0o600}

@@ -77,7 +77,7 @@ def test_demo_takes_other_ports_and_says_which_when_the_usual_ones_are_taken(
         monkeypatch.setattr("cli.serving.DEFAULT_API_PORT", api)
         monkeypatch.setenv("ODS_TRIGGER", "never")  # so that no stack starts
         folder.create()
-        folder.keep_secrets(Secrets.generate(postgres))
+        folder.store_secrets(Secrets.generate(postgres))
         with (
             pytest.raises(CommandError, match="ODS_TRIGGER"),
             serving(folder, Ports(api, temporal, temporal_ui, None), keep=False),

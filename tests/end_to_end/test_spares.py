@@ -36,7 +36,7 @@ def serving(temporal: Client, settings: Settings) -> ServicesDep:
 
 async def _reached(tenant: Tenant, expected: int) -> None:
     async def reached() -> bool:
-        shelves = await tenant.spares.shelves()
+        shelves = await tenant.spares.report()
         return [shelf.ready for shelf in shelves.templates] == [expected] * 2 and not shelves.unfinished
 
     await wait_until(reached, 30)

@@ -47,7 +47,7 @@ async def _claim(server: Server, installation: str, template: str, number: int) 
     database = f"Claimed_{uuid.UUID(owner.mark).hex}"
     request = CloneRequest(owner, template, database, CloneStrategy.AUTO, installation)
     async with server.fenced(owner) as session:
-        if not (await spares.look(session, installation, [template])).ready(template):
+        if not (await spares.list_spares(session, installation, [template])).ready(template):
             return  # clones take time, and are tested elsewhere
         made = await provision(session, request, TemplateSizes())
         oid = await _oid(session, database)

@@ -24,10 +24,10 @@ from registry.storage.engine import create_registry_engine
 from settings import Settings
 from temporal.client import DATA_CONVERTER
 from temporal.job_starter import JobStarter
+from temporal.namespace import register_search_attributes
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
-from workflows import search_attributes
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def outage(tmp_path: Path) -> AsyncIterator[OwnTemporal]:
 @pytest.fixture
 async def own_temporal(outage: OwnTemporal) -> Client:
     client = await Client.connect(outage.address, data_converter=DATA_CONVERTER)
-    await search_attributes.register(client)
+    await register_search_attributes(client)
     return client
 
 

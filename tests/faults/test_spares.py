@@ -125,6 +125,6 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
         os.kill(server.pid, signal.SIGQUIT)  # the server ends as in a crash, and recovers when it starts
         await server.stop()
         await server.start()
-        found = {shelf.template: (shelf.ready, shelf.stale) for shelf in (await stock.shelves()).templates}
+        found = {shelf.template: (shelf.ready, shelf.stale) for shelf in (await stock.report()).templates}
         await reached.close()
     assert found == {"changed": (0, 1), "kept": (1, 0)}

@@ -6,8 +6,9 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from databases.dropping import drop
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.provisioning import CloneRequest, TemplateSizes, drop, provision
+from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, persistent_sessions, row_of

@@ -329,8 +329,8 @@ async def test_others_are_read_when_a_database_of_the_page_is_spoiled(
     north: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("databases.education_organizations._MOST", 10_000)
-    monkeypatch.setattr("databases.education_organizations._MOST_BYTES", 2**20)
+    monkeypatch.setattr("databases.education_organizations._MAX_ORGANIZATIONS", 10_000)
+    monkeypatch.setattr("databases.education_organizations._MAX_BYTES", 2**20)
     async with AsyncExitStack() as stack:
         expected = []
         for name, (selected, reason) in _SPOILED.items():
@@ -412,9 +412,9 @@ async def test_database_is_unreadable_when_it_has_too_many_organizations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await add_ods_instance(rows, "North", connection_string(postgres.port, north))
-    monkeypatch.setattr("databases.education_organizations._MOST", len(ROWS))
+    monkeypatch.setattr("databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS))
     assert (await read()).faults == []
-    monkeypatch.setattr("databases.education_organizations._MOST", len(ROWS) - 1)
+    monkeypatch.setattr("databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS) - 1)
     (fault,) = (await read()).faults
     assert fault.endswith("it has more than 2 education organizations")
 

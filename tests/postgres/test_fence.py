@@ -25,7 +25,7 @@ HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases_server, "_FENCE_PATIENCE", "200ms")
+    monkeypatch.setattr(databases_server, "_FENCE_TIMEOUT", "200ms")
 
 
 async def backend_of(fenced: asyncpg.Connection) -> int:
@@ -304,7 +304,7 @@ async def test_kept_session_is_given_up_at_once_when_it_cannot_write(
     async def keep(_: asyncpg.Connection) -> None:
         """Take nothing away."""
 
-    monkeypatch.setattr(databases_server, "_make_new", keep)
+    monkeypatch.setattr(databases_server, "_reset", keep)
     for take in (server.session, partial(server.fenced, owner)):
         async with server.session() as session:
             first = await _make_read_only(session)

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
 
 from databases import provisioning
+from databases.dropping import drop
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision, verify
 from databases.server import Server
+from databases.statements import execute
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
@@ -151,7 +154,7 @@ async def test_names_are_taken_literally_when_they_hold_special_characters(
         assert row is not None
         assert wanted.owner.owns(row["comment"])
         async with server.fenced(wanted.owner) as fenced:
-            await provisioning.drop(fenced, wanted.owner, [database], published=True)
+            await drop(fenced, wanted.owner, [database], published=True)
         assert not await exists(admin, database)
         assert await exists(admin, template)
     finally:
@@ -228,12 +231,10 @@ async def test_nothing_is_made_when_a_database_of_another_name_carries_the_mark(
 async def test_clone_stays_private_when_it_cannot_be_published(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = provisioning.execute
-
-    async def failing(fenced: asyncpg.Connection, statement: str, *names: str) -> None:
+    async def failing(fenced: asyncpg.Connection, statement: str, *names: str, **options: Any) -> None:
         if "RENAME" in statement:
-            raise asyncpg.AdminShutdownError("as if the server stopped here")
-        await execute(fenced, statement, *names)
+            raise DatabaseFaultError("as if the server stopped here", outage=True)
+        await execute(fenced, statement, *names, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, "execute", failing)
@@ -388,10 +389,9 @@ async def test_reason_names_the_variable_when_the_password_is_wrong(
 async def test_clone_is_not_published_when_its_size_is_not_the_templates(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = provisioning.execute
-
-    async def other(fenced: asyncpg.Connection, statement: str, *names: str) -> None:
-        await execute(fenced, statement, *(SAMPLE_TEMPLATE if it == MINIMAL_TEMPLATE else it for it in names))
+    async def other(fenced: asyncpg.Connection, statement: str, *names: str, **options: Any) -> None:
+        changed = (SAMPLE_TEMPLATE if it == MINIMAL_TEMPLATE else it for it in names)
+        await execute(fenced, statement, *changed, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, "execute", other)

@@ -9,8 +9,10 @@ import asyncpg
 import pytest
 
 from databases import renaming
+from databases.dropping import drop
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.provisioning import CloneRequest, Found, TemplateSizes, drop, find, provision
+from databases.lookup import DatabaseRows, find
+from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.renaming import rename, rename_back
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
@@ -130,7 +132,7 @@ async def test_foreign_database_is_untouched_when_it_took_the_name_at_the_last_m
     new_name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def just_before(*asked: Any) -> Found:
+    async def just_before(*asked: Any) -> DatabaseRows:
         answer = await find(*asked)
         await admin.execute(f'CREATE DATABASE "{new_name}"')
         return answer

@@ -5,19 +5,21 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
 import asyncpg
 import pytest
 
-from databases import provisioning, spares
+from databases import provisioning, spare_pool, spares
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, Made, TemplateSizes, provision, verify
+from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes, provision, verify
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
 from databases.spares import SpareMark
+from databases.statements import execute
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
@@ -100,7 +102,7 @@ async def oid(admin: asyncpg.Connection, database: str) -> int:
     return int(row["oid"])
 
 
-async def provisioned(server: Server, wanted: CloneRequest) -> Made:
+async def provisioned(server: Server, wanted: CloneRequest) -> ProvisionedDatabase:
     async with server.fenced(wanted.owner) as fenced:
         return await provision(fenced, wanted, TemplateSizes())
 
@@ -146,34 +148,37 @@ async def test_spare_is_made_once_when_its_filling_is_repeated(
     assert await row_of(admin, spare) == before
 
 
-@pytest.mark.parametrize("step", ["clone", "verify", "execute"])
+@pytest.mark.parametrize(
+    ("module", "step"), [(provisioning, "clone"), (provisioning, "verify"), (spare_pool, "execute")]
+)
 async def test_spare_is_unfinished_and_made_anew_when_its_filler_died(
     stock: SparePool,
     installation: str,
     template: str,
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
     step: str,
 ) -> None:
     order = SpareOrder(spares.new_name(installation), template)
-    work = getattr(provisioning, step)
+    work = getattr(module, step)
 
     async def dying(first: object, *others: str) -> object:
         if step == "clone":
             await work(first, *others)
         if step != "execute" or "COMMENT" in others[0]:
-            raise asyncpg.AdminShutdownError("as if the worker died here")
+            raise DatabaseFaultError("as if the worker died here", outage=True)
         return await work(first, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, step, dying)
+        patch.setattr(module, step, dying)
         with pytest.raises(DatabaseFaultError):
             await stock.replenish(order)
     left = await oid(admin, order.name)
-    assert (await stock.shelves()).unfinished == 1
+    assert (await stock.report()).unfinished == 1
     await stock.replenish(order)
     assert await oid(admin, order.name) != left
-    assert (await stock.shelves()).templates[0].ready == 1
+    assert (await stock.report()).templates[0].ready == 1
 
 
 async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
@@ -229,7 +234,7 @@ async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copie
     with pytest.raises(DatabaseFaultError, match="changed meanwhile") as caught:
         await stock.replenish(SpareOrder(spares.new_name(installation), template))
     assert caught.value.retryable
-    assert (await stock.shelves()).unfinished == 1
+    assert (await stock.report()).unfinished == 1
 
 
 async def test_no_spare_is_made_when_the_template_is_open(
@@ -316,7 +321,7 @@ async def test_stale_spare_is_not_handed_out_and_removed_when_its_template_chang
     assert not (await provisioned(server, wanted)).claimed
     await verify(server, wanted.database)
     assert await exists(admin, spare)
-    (shelf,) = (await stock.shelves()).templates
+    (shelf,) = (await stock.report()).templates
     assert (shelf.ready, shelf.stale) == (0, 1)
     assert (await stock.prune()).removed == 1
     assert await names(admin, installation) == []
@@ -430,16 +435,16 @@ async def test_template_is_cloned_when_the_spare_is_lost_during_the_claim(
     *,
     checked: bool,
 ) -> None:
-    look, looks = spares.look, []
+    look, looks = spares.list_spares, []
 
-    async def lost(*arguments: Any) -> spares.Stock:
+    async def lost(*arguments: Any) -> spares.SpareList:
         stock = await look(*arguments)
         looks.append(stock)
         if len(looks) == 1 + checked:
             await admin.execute(meanwhile.format(spare))
         return stock
 
-    monkeypatch.setattr(spares, "look", lost)
+    monkeypatch.setattr(spares, "list_spares", lost)
     made = await provisioned(server, wanted)
     assert not made.claimed
     await verify(server, wanted.database)
@@ -452,12 +457,12 @@ async def test_spare_stays_when_a_claim_is_interrupted_in_its_last_step(
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, execute = await row_of(admin, spare), provisioning.execute
+    before = await row_of(admin, spare)
 
-    async def failing(fenced: asyncpg.Connection, statement: str, *names: str) -> None:
+    async def failing(fenced: asyncpg.Connection, statement: str, *names: str, **options: Any) -> None:
         if "RENAME" in statement:
-            raise asyncpg.AdminShutdownError("as if the server stopped here")
-        await execute(fenced, statement, *names)
+            raise DatabaseFaultError("as if the server stopped here", outage=True)
+        await execute(fenced, statement, *names, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, "execute", failing)
@@ -542,7 +547,7 @@ async def test_databases_of_others_are_untouched_when_spares_are_tidied(
     before = [await fingerprint(admin, name) for name in theirs]
     try:
         assert (await stock.prune()).removed == 0
-        assert (await stock.shelves()).unfinished == 0
+        assert (await stock.report()).unfinished == 0
         assert [await fingerprint(admin, name) for name in theirs] == before
     finally:
         for name in theirs:
@@ -558,7 +563,7 @@ async def test_missing_spares_are_ordered_and_surplus_ones_removed_when_the_limi
         await stock.replenish(order)
     assert (await stock.prune()).missing == []
     size = await admin.fetchval("SELECT pg_database_size($1)", template)
-    (shelf,) = (await stock.shelves()).templates
+    (shelf,) = (await stock.report()).templates
     assert shelf == TemplatePool(template, wanted=2, ready=2, stale=0, size_bytes=shelf.size_bytes)
     assert shelf.size_bytes == pytest.approx(2 * size, rel=0.1)
     fewer = stock_of(server, installation, template, replace(PLENTY, size_bytes=int(1.5 * size)))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from cli import instance
-from cli.instance import connect
+from cli import api_access
+from cli.api_access import connect
 from cli.main import _commands
 from embedded.errors import CommandError
 
@@ -36,7 +36,7 @@ def test_no_command_takes_a_secret_when_it_is_called() -> None:
 def secrets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was given to the API's client."""
     given: list[str] = []
-    monkeypatch.setattr(instance, "AdminApi", lambda *arguments: given.append(arguments[2]))
+    monkeypatch.setattr(api_access, "AdminApi", lambda *arguments: given.append(arguments[2]))
     monkeypatch.setenv("ODS_CLIENT_ID", "me")
     for name in ("ODS_CLIENT_SECRET", "ODS_CLIENT_SECRET_FILE"):
         monkeypatch.delenv(name, raising=False)

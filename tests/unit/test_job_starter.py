@@ -9,8 +9,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal.job_starter import JobStarter
+from temporal.namespace import register_search_attributes
 from tests.unit.example import JOB
-from workflows import search_attributes
 
 
 class _Fleeting:
@@ -85,10 +85,10 @@ async def test_nobody_is_told_that_a_workflow_is_closed_when_temporal_does_not_k
 async def test_search_attributes_are_taken_to_be_there_when_only_an_administrator_may_add_them(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await search_attributes.register(cast("Client", _Closed(RPCStatusCode.PERMISSION_DENIED)))
+    await register_search_attributes(cast("Client", _Closed(RPCStatusCode.PERMISSION_DENIED)))
     assert "An administrator of Temporal must add the search attributes OdsTenant" in caplog.text
 
 
 async def test_worker_hears_of_it_when_the_search_attributes_cannot_be_listed() -> None:
     with pytest.raises(RPCError):
-        await search_attributes.register(cast("Client", _Closed(RPCStatusCode.UNAVAILABLE)))
+        await register_search_attributes(cast("Client", _Closed(RPCStatusCode.UNAVAILABLE)))

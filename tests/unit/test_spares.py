@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databases.ownership import Owner
-from databases.spare_pool import Limits, allotted
-from databases.spares import Fingerprint, Spare, SpareMark, Stock, is_spare, new_name
+from databases.spare_pool import Limits, allot
+from databases.spares import Fingerprint, Spare, SpareList, SpareMark, is_spare, new_name
 
 INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
 STATE = Fingerprint(16384, 4_294_967_295)
@@ -17,19 +17,19 @@ MARK = SpareMark(INSTALLATION, "T", STATE, 1000)
 WRITTEN = {"installation": INSTALLATION, "template": "T", "oid": 16384, "xmin": 4_294_967_295, "bytes": 1000}
 
 
-def stock(*templates: str, ready: str = "", unfinished: int = 0) -> Stock:
+def stock(*templates: str, ready: str = "", unfinished: int = 0) -> SpareList:
     """Closed templates, a ready spare for each letter of `ready`, and unfinished ones."""
     made = [
         Spare(f"{letter}{number}", SpareMark(INSTALLATION, letter, STATE, 1000), invalid=False)
         for number, letter in enumerate(ready)
     ]
     rest = [Spare(f"unfinished{number}", None, invalid=False) for number in range(unfinished)]
-    return Stock([*made, *rest], dict.fromkeys(templates, STATE))
+    return SpareList([*made, *rest], dict.fromkeys(templates, STATE))
 
 
-def shares(stock: Stock, limits: Limits, **sizes: int) -> dict[str, str]:
+def shares(stock: SpareList, limits: Limits, **sizes: int) -> dict[str, str]:
     """The places of each template: `r` for one with a ready spare, `-` for an empty one."""
-    places = allotted(stock, sizes, limits)
+    places = allot(stock, sizes, limits)
     return {template: "".join("r" if spare else "-" for spare in found) for template, found in places.items()}
 
 

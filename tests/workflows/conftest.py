@@ -14,10 +14,10 @@ from temporalio.worker import Replayer, Worker
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.status import Operation, Template
 from temporal.client import DATA_CONVERTER
+from temporal.namespace import SEARCH_ATTRIBUTE_TYPES
 from tests.servers import binary
 from tests.workflows.script import Script
 from worker import WORKFLOWS
-from workflows import search_attributes
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -28,9 +28,9 @@ async def time_skipping() -> AsyncIterator[WorkflowEnvironment]:
         test_server_existing_path=binary("temporal-test-server"), data_converter=DATA_CONVERTER
     )
     async with environment:
-        # This server cannot list what it knows, as `search_attributes.register` would ask it to.
+        # This server cannot list what it knows, as `register_search_attributes` would ask it to.
         await environment.client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(namespace="default", search_attributes=search_attributes.TYPES)
+            AddSearchAttributesRequest(namespace="default", search_attributes=SEARCH_ATTRIBUTE_TYPES)
         )
         yield environment
 

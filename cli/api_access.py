@@ -1,0 +1,46 @@
+"""Which API a command calls, and as which client."""
+
+import os
+from pathlib import Path
+
+from cli.client import AdminApi
+from embedded.data_folder import DataFolder
+from embedded.errors import CommandError
+from secret_files import UnreadableSecretError, from_environment
+
+_CLIENT_SECRET = "ODS_CLIENT_SECRET"  # noqa: S105 - the name of a variable
+
+
+def connect(api_url: str | None, data_dir: Path) -> AdminApi:
+    """The API at `api_url`, or else that of the stack that runs in `data_dir`.
+
+    The client is that of ODS_CLIENT_ID and ODS_CLIENT_SECRET, or else the one that the stack has registered.
+
+    Raises:
+        CommandError: there is no address or no client, or ODS_CLIENT_SECRET_FILE cannot be used.
+    """
+    stack = DataFolder(data_dir).running_stack()
+    url = api_url or (stack["api"]["url"] if stack else None)
+    client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
+    client_secret = _client_secret() or (stack["client"]["secret"] if stack else None)
+    if url is None:
+        raise CommandError(
+            f"No stack serves in {data_dir}; `ods up` starts one, --api-url or ODS_API_URL name another API."
+        )
+    if client_id is None or client_secret is None:
+        raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
+    token_url, tenant = os.environ.get("ODS_TOKEN_URL"), os.environ.get("ODS_TENANT")
+    return AdminApi(url.rstrip("/"), client_id, client_secret, token_url, tenant)
+
+
+def _client_secret() -> str | None:
+    """The value of ODS_CLIENT_SECRET, or the content of the file that ODS_CLIENT_SECRET_FILE names.
+
+    Raises:
+        CommandError: both variables are set, or the file holds no secret.
+    """
+    try:
+        secret = from_environment(_CLIENT_SECRET)
+    except UnreadableSecretError as error:
+        raise CommandError(f"{_CLIENT_SECRET}_FILE: {error}.") from None
+    return secret.get_secret_value() if secret else os.environ.get(_CLIENT_SECRET)

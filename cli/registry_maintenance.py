@@ -1,0 +1,87 @@
+"""What commands do to the registries of all tenants: migrations, and the rotation of the encryption key."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli.registry_access import settings_of_environment
+from embedded.errors import CommandError
+from embedded.registry import migrate
+from registry.connection_strings.encryption import Keyring
+from registry.connection_strings.key_rotation import Rotation, rotate
+from registry.storage.engine import create_registry_engine
+from settings import AnySettings, Settings
+
+
+async def migrate_all() -> None:
+    """Bring every tenant's registry database up to date; one that cannot be does not hold up the others.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value, or at least one database is as it was.
+    """
+    settings = settings_of_environment()
+    faults = [fault for name in settings.tenants if (fault := await _fault_of_migration(settings, name))]
+    if faults:
+        raise CommandError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class KeyRotations:
+    """The result of a key rotation.
+
+    Attributes:
+        multi_tenant: whether the service has several tenants.
+        rotations: how many connection strings were encrypted anew, by tenant.
+        faults: why the registries of other tenants could not be used.
+    """
+
+    multi_tenant: bool
+    rotations: Mapping[str, Rotation]
+    faults: Sequence[str]
+
+
+async def rotate_keys(tenant: str | None) -> KeyRotations:
+    """Encrypt the connection strings of `tenant`, or of all, with the current key.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value, or there is no such tenant.
+    """
+    settings = settings_of_environment()
+    names = [name for name in settings.tenants if tenant is None or name.lower() == tenant.lower()]
+    if not names:
+        raise CommandError(f"There is no tenant {tenant}; there are {', '.join(settings.tenants)}.")
+    rotations: dict[str, Rotation] = {}
+    faults = []
+    for name in names:
+        try:
+            rotations[name] = await _rotate(settings.tenants[name])
+        except CommandError as error:
+            faults.append(_of_tenant(settings, name, error))
+    return KeyRotations(settings.multi_tenant, rotations, faults)
+
+
+async def _rotate(settings: Settings) -> Rotation:
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
+    try:
+        return await rotate(engine, Keyring(settings.encryption_keys))
+    except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:
+        raise CommandError(
+            f"The connection strings cannot be re-encrypted, or not all of them ({type(error).__name__});"
+            " check ODS_ADMIN_DSN, or the admin_dsn of the tenant, and run the command again."
+        ) from None
+    finally:
+        await engine.dispose()
+
+
+async def _fault_of_migration(settings: AnySettings, tenant: str) -> str | None:
+    try:
+        await migrate(settings.tenants[tenant].admin_dsn.get_secret_value())
+    except CommandError as error:
+        return _of_tenant(settings, tenant, error)
+    return None
+
+
+def _of_tenant(settings: AnySettings, name: str, error: CommandError) -> str:
+    return f"Tenant {name}: {error}" if settings.multi_tenant else str(error)

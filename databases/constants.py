@@ -1,0 +1,21 @@
+"""What several modules of this folder know of PostgreSQL, and how our own databases are named.
+
+SQLSTATEs are those of PostgreSQL's documentation, appendix A.
+"""
+
+DISK_FULL = "53100"
+INSUFFICIENT_PRIVILEGE = "42501"
+LOCK_NOT_AVAILABLE = "55P03"
+OBJECT_IN_USE = "55006"
+UNDEFINED_DATABASE = "3D000"
+
+NAME_IN_USE = {"42P04", "23505"}
+"""duplicate_database; unique_violation, if the other session commits its CREATE or RENAME meanwhile."""
+
+INVALID_CONNECTION_LIMIT = -2
+"""`datconnlimit` of a database whose DROP was interrupted: it can only be dropped again."""
+
+STAGING_PREFIX = "ods_staging_"
+"""Begins the private name of an instance's database until it is published; the instance's mark follows."""
+SPARE_PREFIX = "ods_spare_"
+"""Begins the private name of a spare; the installation's id and a random part follow."""

@@ -1,0 +1,125 @@
+"""Dropping databases: an instance's, what a clone has left, and spares.
+
+A published database is dropped by `drop` alone, for a delete that a client has requested. Everything here
+runs on a session that holds the fence of the instance, or the lock of the spare, and is safe to repeat after
+any interruption.
+"""
+
+import asyncpg
+
+from databases.constants import INSUFFICIENT_PRIVILEGE, INVALID_CONNECTION_LIMIT, OBJECT_IN_USE
+from databases.errors import DisagreementError, NotOursError
+from databases.locks import name_lock_holder
+from databases.lookup import DatabaseRows, choose, find
+from databases.ownership import Owner
+from databases.statements import execute
+
+_DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+
+
+async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool) -> None:
+    """Drop the instance's database with the sessions on it, and what a clone may have left.
+
+    Only for a delete that a client has requested, and that the registry records under the instance's mark.
+
+    Args:
+        session: a fenced session.
+        owner: the instance, at the attempt at the delete.
+        names: what the registry calls the database, the name that decides first.
+        published: whether the instance ever had that database. If not, a database of the first name that does
+            not carry the mark is the reason why the instance never came to be, and is left alone.
+
+    Raises:
+        NotOursError: `published`, and the database of the first name is not the instance's.
+        DisagreementError: the database was published later than the registry knows, or has another name.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    found = await find(session, owner, *names, owner.staging_name)
+    database = _droppable(found, owner, names, published=published)
+    await drop_found_staging(session, owner, found)
+    if database is not None:
+        invalid = found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT
+        await drop_database(session, database, invalid=invalid)
+
+
+async def drop_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
+    """Why `drop` would refuse the published database of these names; None if it would not.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    found = await find(session, owner, *names)
+    try:
+        _droppable(found, owner, names, published=True)
+    except (NotOursError, DisagreementError) as refusal:
+        return refusal.reason
+    return None
+
+
+async def drop_staging(session: asyncpg.Connection, owner: Owner) -> None:
+    """Drop what a clone for the instance has left, which was never published.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    await drop_found_staging(session, owner, await find(session, owner, owner.staging_name))
+
+
+async def drop_found_staging(session: asyncpg.Connection, owner: Owner, found: DatabaseRows) -> None:
+    """Drop the instance's staging database if it is among those that were `found`.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    if owner.staging_name in found:
+        await execute(session, _DROP, owner.staging_name)
+
+
+async def drop_database(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
+    """Close a database, end the sessions on it, and drop it.
+
+    Args:
+        session: a session on the maintenance database.
+        database: the database's name.
+        invalid: whether an earlier DROP of it was interrupted: then it is closed already.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, a right is missing, …
+    """
+    reasons = {
+        OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
+        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not remove the database"
+        f" '{database}' or end the sessions on it. Make it the owner and grant it pg_signal_backend; close"
+        " the sessions of superusers by hand. Then retry.",
+    }
+    async with name_lock_holder(session, database):
+        if not invalid:
+            # Otherwise connection pools come back as fast as their sessions are ended.
+            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database, reasons=reasons)
+        await execute(session, _DROP, database, reasons=reasons)
+
+
+def _droppable(found: DatabaseRows, owner: Owner, names: list[str], *, published: bool) -> str | None:
+    """The database that a delete may drop; None if the instance has none.
+
+    Raises:
+        NotOursError: `published`, and the database of the first name is not the instance's.
+        DisagreementError: the database was published later than the registry knows, or has another name.
+    """
+    database = choose(found, owner, names)
+    if database is None:
+        if published and names[0] in found:
+            raise NotOursError(names[0])
+        return None
+    latest = Owner.read(found[database]["comment"])
+    # A comment of version 1 does not tell the attempt: it may be one that the registry does not know.
+    is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
+    if latest and is_outdated:
+        raise DisagreementError(
+            database,
+            f"The database '{database}' was published by {latest.job_id}, attempt {latest.attempt}, which is"
+            " later than the registry knows: it was restored to an earlier state. Nothing was dropped."
+            f" `ods drift` tells more; `ods instance adopt {owner.ods_instance_id} --database {database}`"
+            " makes the registry's word count again, then retry.",
+        )
+    return database

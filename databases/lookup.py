@@ -1,0 +1,96 @@
+"""Finding the database of an instance.
+
+Which database is the instance's, two sides must say: the registry, which knows its name, and the database,
+which carries the instance's mark. Where they disagree, nothing is done.
+"""
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.errors import DisagreementError
+from databases.ownership import Owner
+from databases.statements import fetch_rows
+
+DatabaseRows = Mapping[str, asyncpg.Record]
+"""Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`."""
+
+# The oldest first: a restored dump may carry the comment of the database that it was taken of.
+# Names are of the type `name`, which refuses what PostgreSQL would cut.
+_FIND = """
+SELECT datname, description AS comment, datallowconn, datconnlimit FROM pg_database
+LEFT JOIN pg_shdescription ON objoid = oid AND classoid = 'pg_database'::regclass
+WHERE datname = ANY($1::name[]) OR position($2 IN description) > 0
+ORDER BY oid
+"""
+
+
+async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> DatabaseRows:
+    """The databases with these names, and all that carry the mark of the owner's instance.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    rows = await fetch_rows(session, _FIND, names, owner.mark)
+    return {row["datname"]: row for row in rows}
+
+
+def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
+    """Which of `names` is the instance's database; None if it has none.
+
+    The registry's name for it decides. Others that carry the mark as well, such as a copy that was set aside,
+    are left alone.
+
+    Raises:
+        DisagreementError: only databases of other names carry the mark.
+    """
+    for name in names:
+        if name in found and owner.owns(found[name]["comment"]):
+            return name
+    for name, row in found.items():
+        if name not in names and owner.owns(row["comment"]):
+            raise DisagreementError(
+                name,
+                f"The registry calls the instance's database '{names[0]}', but '{name}' carries its mark."
+                f" Nothing was done to it. Rename it back, or hand it to the instance: `ods instance adopt"
+                f" {owner.ods_instance_id} --database {name}`. Then retry.",
+            )
+    return None
+
+
+async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:
+    """The attempt that published the instance's database of that name; None if it has none that is usable.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    found = (await find(session, owner, database)).get(database)
+    if found is None or not owner.owns(found["comment"]) or not _is_usable(found):
+        return None
+    return Owner.read(found["comment"])
+
+
+def require_usable(found: asyncpg.Record) -> None:
+    """Refuse a published database that is closed, or whose DROP was interrupted.
+
+    Raises:
+        DisagreementError: it is one of these.
+    """
+    name = found["datname"]
+    if found["datconnlimit"] == INVALID_CONNECTION_LIMIT:
+        raise DisagreementError(
+            name,
+            f"A DROP of the instance's database '{name}' was interrupted, so it cannot be used. Delete the"
+            " instance, then create it again.",
+        )
+    if not found["datallowconn"]:
+        raise DisagreementError(
+            name,
+            f"The instance's database '{name}' is there, but accepts no connections. Open it (ALTER DATABASE"
+            f' "{name}" ALLOW_CONNECTIONS true), then retry.',
+        )
+
+
+def _is_usable(found: asyncpg.Record) -> bool:
+    return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID_CONNECTION_LIMIT
