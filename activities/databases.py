@@ -1,4 +1,4 @@
-"""Activities that create, rename and drop databases, under the instance's fence and the registry's word."""
+"""Activities that create, rename and drop databases, under the fence and after asking the registry."""
 
 import asyncio
 import logging

@@ -12,7 +12,7 @@ _BARE, _SERVICE = "#9aa5b1", "#1f77b4"
 _MAX_MARKED_POINTS = 20
 """So many points are marked on their curve."""
 _LEAST_MS = 0.1
-"""A logarithmic axis knows no zero, and differences may fall below it."""
+"""A logarithmic axis has no zero, and differences may be negative."""
 
 
 def draw(folder: Path, section: Section) -> None:

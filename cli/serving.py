@@ -72,7 +72,7 @@ def _start_stack(folder: DataFolder, ports: Ports, log: Path) -> subprocess.Pope
         "--temporal-ui-port": ports.temporal_ui,
         "--postgres-port": ports.postgres,
     }
-    arguments = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    arguments = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
     with log.open("wb") as output:
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "cli", "up", *arguments],

@@ -1,7 +1,10 @@
-"""What several modules of this folder know of PostgreSQL, and how our own databases are named.
+"""Constants of PostgreSQL, and prefixes of the names of our own databases, that several modules use.
 
 SQLSTATEs are those of PostgreSQL's documentation, appendix A.
 """
+
+APPLICATION_NAME = "ods instance management"
+"""What `pg_stat_activity` shows of our sessions."""
 
 DISK_FULL = "53100"
 INSUFFICIENT_PRIVILEGE = "42501"

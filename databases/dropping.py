@@ -112,7 +112,7 @@ def _droppable(found: DatabaseRows, owner: Owner, names: list[str], *, published
             raise NotOursError(names[0])
         return None
     latest = Owner.read(found[database]["comment"])
-    # A comment of version 1 does not tell the attempt: it may be one that the registry does not know.
+    # A comment of version 1 does not contain the attempt: it may be later than the registry knows.
     is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
     if latest and is_outdated:
         raise DisagreementError(

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 
 import asyncpg
 
+from databases.constants import APPLICATION_NAME
+
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
@@ -126,7 +128,7 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
             # Between this service and the server may be PgBouncer, which knows no prepared statements and
             # few parameters.
             statement_cache_size=0,
-            server_settings={"application_name": "ods instance management"},
+            server_settings={"application_name": APPLICATION_NAME},
         )
     try:
         with _translate_errors():

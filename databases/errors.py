@@ -29,7 +29,7 @@ class DatabaseFaultError(Exception):
     Attributes:
         reason: what is wrong and what to do about it.
         retryable: whether the same step may succeed later by itself.
-        outage: whether this tells nothing about the step: the server is away, full, locked, or read-only. The
+        outage: whether this says nothing about the step: the server is away, full, locked, or read-only. The
             job waits for its end, which uses up none of the job's attempts.
         sqlstate: what PostgreSQL answered, or would have if the connection had lasted; None if neither.
     """
@@ -77,7 +77,7 @@ def translate_postgres_errors(reasons: Mapping[str, str]) -> Iterator[None]:
     """Turn errors of PostgreSQL and of the connection to it into `DatabaseFaultError`.
 
     Args:
-        reasons: what a SQLSTATE means for the step at hand, in words for the operator who must mend it.
+        reasons: what a SQLSTATE means for this step, and what the operator can do about it.
 
     Raises:
         DatabaseFaultError: PostgreSQL refused, or the connection broke.

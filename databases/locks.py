@@ -1,7 +1,7 @@
 """Locks of other sessions, for which DDL on a database waits until `lock_timeout`; then they are reported.
 
-The timeout is a setting of every session (`databases/server.py`). No session is ended here: the operator
-is told which session holds the lock, and how to end it.
+The timeout is a setting of every session (`databases/server.py`). No session is ended here: the
+message names the session that holds the lock, and how to end it.
 """
 
 from collections.abc import AsyncIterator

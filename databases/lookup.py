@@ -1,7 +1,7 @@
 """Finding the database of an instance.
 
-Which database is the instance's, two sides must say: the registry, which knows its name, and the database,
-which carries the instance's mark. Where they disagree, nothing is done.
+A database is the instance's if two sides say so: the registry, which has its name, and the database, which
+carries the instance's mark. Where they disagree, nothing is done to it.
 """
 
 from collections.abc import Mapping

@@ -104,7 +104,7 @@ class Owner:
 
 
 def published_at(comment: str | None) -> datetime | None:
-    """When the database with this comment was published; None if the comment does not tell."""
+    """When the database with this comment was published; None if the comment does not say."""
     try:
         at = datetime.fromisoformat(_fields(comment)["publishedAt"])
     except (KeyError, TypeError, ValueError):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
+from databases.constants import APPLICATION_NAME
 from databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from registry.storage.connecting import (
@@ -43,7 +44,7 @@ _KEEPALIVE_INTERVAL = 10
 _KEEPALIVE_COUNT = 3
 """Seconds, seconds, probes: without them, a clone on a server that lost its power would wait for ever."""
 
-_APPLICATION = {"application_name": "ods instance management"}
+_APPLICATION = {"application_name": APPLICATION_NAME}
 # Set once a session is open: in the first message, poolers accept the name only.
 _SESSION_SETTINGS = {
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.

@@ -1,7 +1,7 @@
 """The one way to run a statement on a session of the ODS server: every error becomes a `DatabaseFaultError`.
 
-`reasons` says what a SQLSTATE means for the step at hand, in words for the operator who must mend it; without
-one, the general reason of the SQLSTATE is given (`databases/errors.py`).
+`reasons` says, by SQLSTATE, what it means for this step and what the operator can do about it; without one,
+the general reason of the SQLSTATE is given (`databases/errors.py`).
 """
 
 from collections.abc import Mapping

@@ -2,4 +2,4 @@
 
 
 class CommandError(Exception):
-    """A command failed; its message tells the user of the command why, and what to do next."""
+    """A command failed; its message says why, and what the user can do next."""

@@ -94,7 +94,7 @@ def _lower_priority(niceness: int) -> None:
 def _preparation(command: Command) -> Callable[[], None]:
     """A function that the forked child runs before it executes `command`."""
     parent = os.getpid()
-    # Loaded here: a forked child had better not load libraries.
+    # Loaded here: loading a library in a forked child may deadlock.
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def prepare() -> None:

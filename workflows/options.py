@@ -59,7 +59,7 @@ def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
 def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of one try to create, rename or drop a database: the workflow decides whether there is another.
 
-    Temporal cannot tell an outage, which uses up nothing, from an answer about the job.
+    Temporal cannot distinguish an outage, which uses up no attempt, from an answer about the job.
     """
     return _on_server(policy, summary, 1)
 

@@ -134,7 +134,7 @@ async def _sample(pid: int, stack: StackFile, sweep: Sweep) -> None:
 
 
 async def _count(temporal: Client, sweep: Sweep, rows: int) -> None:
-    """Every execution that Temporal knows, by its id; visibility lags a little."""
+    """Count the executions that Temporal lists, by id; wait for its visibility store first."""
     query = f"TaskQueue = '{_QUEUE}' AND WorkflowType = 'CreateInstance'"
 
     async def are_all_known() -> bool:

@@ -24,7 +24,7 @@ NAMES = {
     *("faults_explained", "faults_reported", "faults_told", "Deed", "deed", "Noting", "trail", "Recorder"),
     *("Serving", "NewInstance", "Answer", "InstanceRequests", "switched_on", "Places", "Authority"),
     *("caller", "sealed", "discretion", "DiscreetFormatter", "composed", "misread", "twin", "but_for"),
-    *("apart", "meanwhile", "thorough"),
+    *("apart", "meanwhile", "thorough", "catch_up"),
 }
 PRIVATE_NAMES = {"_faults"}
 # Parts of names, between underscores.
@@ -34,7 +34,7 @@ PARTS = {
 }
 MODULES = {
     *("secrets", "protocol", "launch", "launcher", "stocking", "lives", "looking", "layouts", "spare_hands"),
-    *("test_turns", "test_lives", "test_looking", "test_layouts"),
+    *("route", "routes", "test_turns", "test_lives", "test_looking", "test_layouts"),
 }
 # Words in docstrings, comments, messages and papers. What is plain English in another sense is not here.
 PROSE = re.compile(
