@@ -73,12 +73,12 @@ _logger = logging.getLogger("worker")
 
 def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker of a tenant's workflows and status writes."""
-    settings, instances, server = tenant.settings, tenant.instances, tenant.server
-    statuses = StatusActivities(instances, tenant.connection_strings, server)
+    settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
+    statuses = StatusActivities(jobs, tenant.connection_strings, server)
     starter = JobStarter(temporal, settings.registry_queue)
-    sweep = SweepActivities(instances, starter.start)
+    sweep = SweepActivities(jobs, starter.start)
     reconcile = ReconcileActivities(
-        instances, server, partial(_detect_drift, temporal, tenant), starter.is_open, starter.start
+        jobs, server, partial(_detect_drift, temporal, tenant), starter.is_open, starter.start
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
@@ -212,14 +212,14 @@ async def _require_own(temporal: Client, tenant: Tenant) -> None:
         InstallationNotConfirmedError: the registry is a copy, or was restored, and is not confirmed.
         ForeignScheduleError: the schedules belong to another installation.
     """
-    installation = await tenant.instances.installation.require_confirmed()
+    installation = await tenant.jobs.installation.require_confirmed()
     await schedules.require_own(temporal, installation.id, tenant.name)
 
 
 async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
     """Register search attributes, and create or update the tenant's schedules."""
     await register_search_attributes(temporal)
-    installation = await tenant.instances.installation.require_confirmed()
+    installation = await tenant.jobs.installation.require_confirmed()
     await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
 

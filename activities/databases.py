@@ -23,9 +23,9 @@ from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
 from logs import fault_name
+from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import AT_REST, InstanceStatus, Operation, Undo, after_failure
-from registry.instances.store import Position
+from registry.instances.status import AT_REST, InstanceStatus, Undo, after_failure
 from registry.storage.errors import NameTakenError
 from tenants.tenant import Tenant
 
@@ -91,7 +91,7 @@ class DatabaseActivities:
                     return await self._provision(job)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
-                if await self._tenant.instances.holds(job, InstanceStatus.COMPLETED):
+                if await self._tenant.jobs.holds(job, InstanceStatus.COMPLETED):
                     return ProvisionResult(job.database, size_bytes=None, finished=True)
                 raise
 
@@ -107,10 +107,10 @@ class DatabaseActivities:
                 async with heartbeats(), self._fenced(job) as session:
                     await dropping.drop(session, owner_of(job), job.databases, published=job.published)
             except SupersededError:
-                if await self._tenant.instances.holds(job, InstanceStatus.DELETED):
+                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
                     return True
                 raise
-        return await _try_to_record(self._tenant.instances.finish_delete(job))
+        return await _try_to_record(self._tenant.jobs.finish_delete(job))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
@@ -150,13 +150,13 @@ class DatabaseActivities:
         if not database.claimed:
             await provisioning.verify(self._tenant.server, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
-        finished = await _try_to_record(self._tenant.instances.finish_create(job, connection_string))
+        finished = await _try_to_record(self._tenant.jobs.finish_create(job, connection_string))
         if self._refill and database.claimed:
             self._refill()  # only now: the client waits until the outcome is recorded
         return ProvisionResult(job.database, database.size_bytes, finished)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
-        installation = await self._tenant.instances.installation.require_confirmed()
+        installation = await self._tenant.jobs.installation.require_confirmed()
         return CloneRequest(
             owner_of(job),
             self._tenant.settings.template_databases[job.template],
@@ -185,13 +185,13 @@ class DatabaseActivities:
         publisher = await published_by(session, owner_of(job), job.database)
         if publisher is None:
             return None
-        registry, connection_string = self._tenant.instances, self._tenant.connection_strings
+        jobs, connection_strings = self._tenant.jobs, self._tenant.connection_strings
         try:
-            followed = await registry.follow_database(
-                job, connection_string.encrypted(job.database), publisher.attempt
+            followed = await jobs.follow_database(
+                job, connection_strings.encrypted(job.database), publisher.attempt
             )
         except NameTakenError as error:
-            await registry.explain_failure(
+            await jobs.explain_failure(
                 job,
                 f"{error} The database '{job.database}' of this instance is there and was left. Retry when"
                 " the name is free, or delete the instance together with its database.",
@@ -234,7 +234,7 @@ class DatabaseActivities:
             yield session
 
     async def _require_due(self, job: InstanceJob) -> Position:
-        position = await self._tenant.instances.position(job)
+        position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
         return position
@@ -251,10 +251,10 @@ class DatabaseActivities:
 
     async def _end_wait(self, job: InstanceJob) -> None:
         await asyncio.sleep(_WAIT_OVER_SECONDS)
-        await self._tenant.instances.end_wait(job)
+        await self._tenant.jobs.end_wait(job)
 
     async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
-        position = await self._tenant.instances.position(job)
+        position = await self._tenant.jobs.position(job)
         if position is None or position.status not in AT_REST:
             raise SupersededError
         return position.status
@@ -288,7 +288,5 @@ async def _try_to_record(write: Awaitable[bool]) -> bool:
 
 def owner_of(job: InstanceJob) -> Owner:
     """The instance of the job, and the latest attempt that can have published its database."""
-    number, attempt = job.number, job.attempt
-    if job.operation == Operation.DELETE and job.known_number is not None:
-        number, attempt = job.known_number, job.known_attempt or 0
+    number, attempt = job.publication
     return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation)

@@ -13,9 +13,9 @@ from databases import inspection
 from databases.errors import DatabaseFaultError
 from databases.inspection import Database
 from databases.server import Server
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Undo, after_failure
-from registry.instances.store import InstanceStore
 from tenants.drift import Drift
 
 _MAX_RESULTS = 200
@@ -52,7 +52,7 @@ class ReconcileActivities:
     """Finds jobs without an open workflow, what failed jobs have left on the server, and drift.
 
     Args:
-        instances: the instances and their jobs, in the registry.
+        job_store: the jobs of instances, in the registry.
         server: the server of the ODS databases.
         detect: finds where registry and server contradict each other.
         is_open: whether a workflow is open under the id of a job's instance.
@@ -61,13 +61,13 @@ class ReconcileActivities:
 
     def __init__(
         self,
-        instances: InstanceStore,
+        job_store: JobStore,
         server: Server,
         detect: Callable[[], Awaitable[list[Drift]]],
         is_open: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
     ) -> None:
-        self._instances = instances
+        self._job_store = job_store
         self._server = server
         self._detect = detect
         self._is_open = is_open
@@ -80,7 +80,7 @@ class ReconcileActivities:
         With the first page also the deletes that have failed and are tried again without a person.
         """
         with as_application_error():
-            jobs = await self._instances.running_jobs(page.after, page.size)
+            jobs = await self._job_store.running_jobs(page.after, page.size)
             unfinished = await self._unfinished_deletes() if page.after == 0 else []
         slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
         # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
@@ -99,7 +99,7 @@ class ReconcileActivities:
         except DatabaseFaultError:
             return []  # none can be finished while the server is away
         half_dropped = {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
-        return await self._instances.unfinished_deletes(half_dropped)
+        return await self._job_store.unfinished_deletes(half_dropped)
 
     @activity.defn
     async def restart(self, job: InstanceJob) -> bool:
@@ -108,7 +108,7 @@ class ReconcileActivities:
         Also if Temporal refuses this job: it waits for the next sweep then.
         """
         with as_application_error():
-            due = await self._instances.release(job)
+            due = await self._job_store.release(job)
         return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn
@@ -122,8 +122,8 @@ class ReconcileActivities:
             marks = {one.mark for one in found if one.mark is not None}
             staged = {one.mark for one in found if one.mark is not None and one.staging}
             named = {(one.mark, one.name) for one in found}
-            failed = [job for job in await self._instances.failed_jobs(marks) if _is_left(job, named)]
-            staging = await self._instances.ended_jobs(staged)
+            failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, named)]
+            staging = await self._job_store.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
         page = [left[number] for number in sorted(left)[:_MAX_RESULTS]]
         return Leftovers(page, more=len(left) > len(page))

@@ -11,9 +11,9 @@ from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.instances.jobs import InstanceJob, JobFailure, JobWait
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import Operation
-from registry.instances.store import BeginResult, InstanceStore
 from registry.storage.errors import NameTakenError
 
 _SERVER_SECONDS = 2
@@ -29,10 +29,8 @@ class StatusActivities:
         server: asked before a delete begins whether its database may be dropped.
     """
 
-    def __init__(
-        self, instances: InstanceStore, connection_strings: OdsConnectionStrings, server: Server
-    ) -> None:
-        self._instances = instances
+    def __init__(self, jobs: JobStore, connection_strings: OdsConnectionStrings, server: Server) -> None:
+        self._jobs = jobs
         self._connection_strings = connection_strings
         self._server = server
 
@@ -40,18 +38,18 @@ class StatusActivities:
     async def begin(self, job: InstanceJob) -> BeginResult:
         """Move the instance to `InProgress` for this attempt, or record why a delete is refused."""
         with as_application_error():
-            return await self._instances.begin(job, await self._refusal(job))
+            return await self._jobs.begin(job, await self._refusal(job))
 
     @activity.defn
     async def is_due(self, job: InstanceJob) -> bool:
         """Whether the instance waits for this attempt of the job."""
-        return await self._instances.is_due(job)
+        return await self._jobs.is_due(job)
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         """Record `Completed` and route the ODS/API to the new database."""
         try:
-            return await self._instances.finish_create(job, self._connection_strings.encrypted(job.database))
+            return await self._jobs.finish_create(job, self._connection_strings.encrypted(job.database))
         except NameTakenError as error:
             raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
@@ -59,26 +57,24 @@ class StatusActivities:
     async def finish_rename(self, job: InstanceJob) -> bool:
         """Record `Completed` under the new names and route the ODS/API to the renamed database."""
         try:
-            return await self._instances.finish_rename(
-                job, self._connection_strings.encrypted(job.final_database)
-            )
+            return await self._jobs.finish_rename(job, self._connection_strings.encrypted(job.final_database))
         except NameTakenError as error:
             raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record `Deleted`."""
-        return await self._instances.finish_delete(job)
+        return await self._jobs.finish_delete(job)
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
-        return await self._instances.fail(failure.job, failure.reason, outage=failure.outage)
+        return await self._jobs.fail(failure.job, failure.reason, outage=failure.outage)
 
     @activity.defn
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for."""
-        await self._instances.record_wait(wait)
+        await self._jobs.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
         """Why a delete must not begin: it would end the routing to a database that it may not drop.

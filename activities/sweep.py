@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.store import InstanceStore
 
 _STARTS_AT_ONCE = 10
 """Enough to keep Temporal busy, and few beside the starts that requests cause."""
@@ -46,12 +46,12 @@ class SweepActivities:
     """Starts the workflows of waiting rows.
 
     Args:
-        instances: the instances and their jobs.
+        job_store: finds the jobs of those rows.
         start: starts the workflow of a job, or hands the job to the workflow that is open under its id.
     """
 
-    def __init__(self, instances: InstanceStore, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
-        self._instances = instances
+    def __init__(self, job_store: JobStore, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
+        self._job_store = job_store
         self._start = start
 
     @activity.defn
@@ -61,7 +61,7 @@ class SweepActivities:
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
-        jobs = await self._instances.waiting_jobs(page.after, page.size)
+        jobs = await self._job_store.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:

@@ -16,7 +16,7 @@ from api.http.problems import ProblemError
 from api.middleware.audit import AuditContextDep
 from api.schemas.instances import Instance, describe
 from api.services import ServicesDep
-from registry.instances.naming import MAX_NAME_LENGTH, name_faults
+from registry.instances.naming import MAX_NAME_LENGTH, name_errors
 from registry.instances.status import Template
 from registry.instances.store import Requested
 from registry.storage.rules import is_storable
@@ -159,7 +159,7 @@ InstanceService = Annotated[_InstanceRequests, Depends()]
 
 def _name_faults(name: object) -> list[str]:
     if isinstance(name, str | None):
-        return name_faults(name or "")
+        return name_errors(name or "")
     return ["'Name' must be text."]
 
 

@@ -12,7 +12,7 @@ from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 from cli.output import say, show_json, show_list, show_members, utc
 from embedded.errors import CommandError
 from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
-from registry.storage.rules import required_text_faults
+from registry.storage.rules import required_text_errors
 
 if TYPE_CHECKING:
     from registry.clients.administration import Client, ClientAdministration
@@ -148,7 +148,7 @@ def _require_texts(texts: dict[str, str]) -> None:
     faults = [
         fault
         for name, text in texts.items()
-        for fault in required_text_faults(name.capitalize(), text, LONGEST_CLIENT_TEXT)
+        for fault in required_text_errors(name.capitalize(), text, LONGEST_CLIENT_TEXT)
     ]
     if faults:
         raise CommandError(" ".join(faults))

@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, Insert, delete, func, insert, literal, sel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from registry.storage.engine import fetch_all, single_statements
+from registry.storage.engine import fetch_all
 from registry.storage.models import UTC_NOW, AuditRow
 from registry.storage.rules import printable
+from registry.storage.sessions import RegistrySessions
 
 _PRUNED_AT_ONCE = 1000
 
@@ -48,15 +49,15 @@ class AuditTrail:
     """Reads and extends the trail; nothing in it is ever changed, and only what is old is removed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = single_statements(engine)
+        self._sessions = RegistrySessions(engine)
 
     async def record(self, entry: AuditEntry) -> None:
         """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
         row = _row(entry)
-        # Nobody waits until the disk has it, nor do the commits of requests behind it.
+        # Neither this request nor the commits of later ones wait until the entry is on the disk.
         unhurried = func.set_config("synchronous_commit", "off", True).alias("unhurried")
         values = select(*map(_expression, row, row.values())).select_from(unhurried)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(insert(AuditRow).from_select(list(row), values))
 
     async def prune(self, retention: timedelta) -> bool:
@@ -64,14 +65,14 @@ class AuditTrail:
         # Entries are numbered as time goes: what is old is found without looking at all the others.
         oldest = select(AuditRow.id).order_by(AuditRow.id).limit(_PRUNED_AT_ONCE)
         outdated = delete(AuditRow).where(AuditRow.id.in_(oldest), AuditRow.at < UTC_NOW - retention)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             removed = await session.execute(outdated.returning(AuditRow.id))
             return len(removed.all()) == _PRUNED_AT_ONCE
 
     async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
         """A page of entries, the newest first."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).offset(offset).limit(limit)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return await fetch_all(session, query)
 
 

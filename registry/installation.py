@@ -17,9 +17,9 @@ from sqlalchemy import ARRAY, ColumnElement, Uuid, func, literal, literal_column
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.status import InstanceStatus
-from registry.storage.engine import single_statements
 from registry.storage.errors import InstallationNotConfirmedError
 from registry.storage.models import DbInstance, Installation
+from registry.storage.sessions import RegistrySessions
 
 _KNOWN_SECONDS = 2
 """How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
@@ -76,7 +76,7 @@ class InstallationStore:
     """Reads and confirms the installation of one registry."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = single_statements(engine)
+        self._sessions = RegistrySessions(engine)
         self._state: InstallationState | None = None
         self._read_at = 0.0
 
@@ -125,7 +125,7 @@ class InstallationStore:
         statement = update(Installation).values(**confirmed)
         if first:
             statement = statement.where(Installation.registry_system.is_(None))
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(statement)
         self.forget()
 
@@ -134,7 +134,7 @@ class InstallationStore:
         added = func.array_cat(
             Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid))
         )
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(update(Installation).values(server_system=system, neighbours=added))
         self.forget()
 
@@ -158,7 +158,7 @@ class InstallationStore:
             .values(mark=func.gen_random_uuid())
             .cte("marked")
         )
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(update(Installation).values(**renewed).add_cte(marked))
         self.forget()
         return identifier
@@ -173,7 +173,7 @@ class InstallationStore:
             _SYSTEM.label("system"),
             _DATABASE.label("database"),
         )
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return _state((await session.execute(query)).one())
 
 

@@ -13,8 +13,11 @@ from databases.server import Server
 from databases.spare_pool import SparePool
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
+from registry.installation import InstallationStore
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
+from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
@@ -34,6 +37,7 @@ class Tenant:
     settings: Settings
     engine: AsyncEngine
     instances: InstanceStore
+    jobs: JobStore
     queries: InstanceQueries
     server: Server
     connection_strings: OdsConnectionStrings
@@ -57,22 +61,22 @@ class Tenant:
         engine = create_registry_engine(dsn)
         server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))
         queries = InstanceQueries(engine)
-        instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings), name)
+        own = InstallationStore(engine)
+        factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
         templates = set(settings.template_databases.values())
-        installation = InstallationCheck(
-            instances.installation, name, tenants, shares_server=settings.shared_server
-        )
+        installation = InstallationCheck(own, name, tenants, shares_server=settings.shared_server)
         return cls(
             name=name,
             settings=settings,
             engine=engine,
-            instances=instances,
+            instances=InstanceStore(engine, factory),
+            jobs=JobStore(engine, factory),
             queries=queries,
             server=server,
             connection_strings=connection_strings,
             installation=installation,
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
-            spares=SparePool.from_settings(settings, server, partial(_confirmed_id, instances)),
+            spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
@@ -82,9 +86,9 @@ class Tenant:
         await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
 
 
-async def _confirmed_id(instances: InstanceStore) -> str:
+async def _confirmed_id(installation: InstallationStore) -> str:
     """The id of the installation that may make and remove spares."""
-    return (await instances.installation.require_confirmed()).id
+    return (await installation.require_confirmed()).id
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from temporalio.client import Client
 from embedded import seeding
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
@@ -111,8 +112,14 @@ def engine(tenant: Tenant) -> AsyncEngine:
 
 @pytest.fixture
 def instances(tenant: Tenant) -> InstanceStore:
-    """The test's registry."""
+    """What clients request of the test's registry."""
     return tenant.instances
+
+
+@pytest.fixture
+def job_store(tenant: Tenant) -> JobStore:
+    """The jobs of the test's registry, as workers see them."""
+    return tenant.jobs
 
 
 @pytest.fixture

@@ -27,9 +27,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.concurrency import SLOT_MISSED
     from activities.errors import OUTAGE
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob, JobFailure, JobWait
+    from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
     from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
-    from registry.instances.store import BeginResult
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}

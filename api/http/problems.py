@@ -183,7 +183,7 @@ def _(error: RowNotFoundError) -> ProblemError:
 
 @explained.register
 def _(error: InvalidError) -> ProblemError:
-    return ProblemError.invalid(error.faults)
+    return ProblemError.invalid(error.errors)
 
 
 @explained.register

@@ -21,7 +21,7 @@ from api.schemas.base import Done
 from api.services import Services, ServicesDep
 from registry.clients.credentials import LONGEST_CLIENT_TEXT, OAUTH_SCOPES, STRONG_SECRET, ClientScope
 from registry.clients.store import ClientExistsError
-from registry.storage.rules import required_text_faults
+from registry.storage.rules import required_text_errors
 
 router = APIRouter(prefix="/connect", tags=["Connect"])
 
@@ -80,7 +80,7 @@ async def _valid_registration(form: Form, services: ServicesDep) -> Properties[s
     errors = {
         "ClientId": await _client_id_faults(form.get("ClientId", ""), services),
         "ClientSecret": _secret_faults(form.get("ClientSecret", "")),
-        "DisplayName": required_text_faults("Display Name", form.get("DisplayName"), LONGEST_CLIENT_TEXT),
+        "DisplayName": required_text_errors("Display Name", form.get("DisplayName"), LONGEST_CLIENT_TEXT),
     }
     if any(errors.values()):
         raise ProblemError.invalid(errors)
@@ -249,7 +249,7 @@ def _scope(words: str) -> ClientScope | None:
 
 
 async def _client_id_faults(client_id: str, services: Services) -> list[str]:
-    faults = required_text_faults("Client Id", client_id, LONGEST_CLIENT_TEXT)
+    faults = required_text_errors("Client Id", client_id, LONGEST_CLIENT_TEXT)
     if not faults and await services.clients.exists(client_id):
         return [_taken(client_id)]
     return faults

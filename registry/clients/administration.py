@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import command_entry, insertion
 from registry.clients.credentials import ClientScope
 from registry.clients.store import ClientExistsError
 from registry.storage.models import UTC_NOW, ApiClient
+from registry.storage.sessions import INTEGRITY_VIOLATION, Conflicts, RegistrySessions
 
 
 class ClientNotFoundError(Exception):
@@ -72,13 +72,13 @@ class ClientAdministration:
     """
 
     def __init__(self, engine: AsyncEngine, operator: str) -> None:
-        self._transactions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = RegistrySessions(engine)
         self._operator = operator
 
     async def clients(self) -> Sequence[Client]:
         """All clients, by their ids."""
         query = select(ApiClient).where(ApiClient.client_id.is_not(None)).order_by(ApiClient.client_id)
-        async with self._transactions() as session:
+        async with self._sessions.statement() as session:
             return [_client(row) for row in await session.scalars(query)]
 
     async def add(self, client: NewClient, secret_hash: str) -> Client:
@@ -98,11 +98,9 @@ class ClientAdministration:
             )
             .returning(ApiClient)
         )
-        try:
-            async with self._recorded(f"ods client add {client.client_id} --scope {client.scope}") as session:
-                return _client((await session.scalars(adding)).one())
-        except IntegrityError:
-            raise ClientExistsError from None
+        command = f"ods client add {client.client_id} --scope {client.scope}"
+        async with self._recorded(command, {INTEGRITY_VIOLATION: ClientExistsError}) as session:
+            return _client((await session.scalars(adding)).one())
 
     async def disable(self, client_id: str) -> Client:
         """Refuse the client, and every token that it has: those are not valid again when it is enabled.
@@ -140,21 +138,19 @@ class ClientAdministration:
             ClientInUseError: rows of an Admin API refer to it.
         """
         removing = delete(ApiClient).where(ApiClient.client_id == client_id).returning(ApiClient)
-        try:
-            async with self._recorded(f"ods client remove {client_id}") as session:
-                return _found((await session.scalars(removing)).one_or_none())
-        except IntegrityError:
-            raise ClientInUseError from None
+        command = f"ods client remove {client_id}"
+        async with self._recorded(command, {INTEGRITY_VIOLATION: ClientInUseError}) as session:
+            return _found((await session.scalars(removing)).one_or_none())
 
     async def _change(self, verb: str, client_id: str, **values: object) -> Client:
         changing: Update = update(ApiClient).where(ApiClient.client_id == client_id).values(**values)
-        async with self._recorded(f"ods client {verb} {client_id}") as session:
+        async with self._recorded(f"ods client {verb} {client_id}", {}) as session:
             return _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
 
     @asynccontextmanager
-    async def _recorded(self, command: str) -> AsyncIterator[AsyncSession]:
-        """A transaction that changes something and records `command`, or neither."""
-        async with self._transactions.begin() as session:
+    async def _recorded(self, command: str, conflicts: Conflicts) -> AsyncIterator[AsyncSession]:
+        """A transaction that changes clients and records `command` in the audit trail."""
+        async with self._sessions.transaction(conflicts) as session:
             yield session
             await session.execute(insertion(command_entry(command, self._operator)))
 

@@ -3,19 +3,18 @@
 from datetime import datetime, timedelta
 
 from sqlalchemy import DateTime, func, literal, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.audit import command_entry, insertion
-from registry.storage.engine import single_statements
 from registry.storage.models import UTC_NOW, Registration
+from registry.storage.sessions import RegistrySessions
 
 
 class RegistrationWindow:
     """The time in which registration is open; it ends by itself, by the database's clock."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = single_statements(engine)
-        self._transactions = async_sessionmaker(engine)
+        self._sessions = RegistrySessions(engine)
 
     async def is_open(self) -> bool:
         """Whether clients may register themselves now."""
@@ -24,7 +23,7 @@ class RegistrationWindow:
     async def open_until(self) -> datetime | None:
         """When it will close, in UTC; None if it is closed."""
         query = select(Registration.open_until).where(Registration.open_until > UTC_NOW)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return await session.scalar(query)
 
     async def open(self, minutes: int, operator: str) -> datetime:
@@ -33,7 +32,7 @@ class RegistrationWindow:
         Recorded in the audit trail; `operator` says which user of which host has asked for it.
         """
         end = func.date_trunc("second", UTC_NOW + literal(timedelta(minutes=minutes)), type_=DateTime)
-        async with self._transactions.begin() as session:
+        async with self._sessions.transaction() as session:
             until: datetime = (await session.scalars(select(end))).one()
             await session.execute(update(Registration).values(open_until=until))
             await session.execute(
@@ -43,6 +42,6 @@ class RegistrationWindow:
 
     async def close(self, operator: str) -> None:
         """Close it, and record that in the audit trail as `open` does."""
-        async with self._transactions.begin() as session:
+        async with self._sessions.transaction() as session:
             await session.execute(update(Registration).values(open_until=None))
             await session.execute(insertion(command_entry("ods registration close", operator)))

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.clients.credentials import OAUTH_SCOPES, ClientScope
-from registry.storage.engine import single_statements
 from registry.storage.models import UTC_NOW, ApiClient
 from registry.storage.rules import is_storable
+from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 
 _FULL_ACCESS_PERMISSION = f"scp:{OAUTH_SCOPES[ClientScope.FULL_ACCESS]}"
 """How an Admin API writes down that a client may have the scope."""
@@ -60,7 +59,7 @@ class ClientStore:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = single_statements(engine)
+        self._sessions = RegistrySessions(engine)
 
     async def add(self, client_id: str, secret_hash: str, display_name: str) -> None:
         """Add a client that may do everything, as one that registers itself.
@@ -69,15 +68,12 @@ class ClientStore:
             ClientExistsError: there is a client with this id, in whatever state.
         """
         values = {"client_id": client_id, "client_secret": secret_hash, "display_name": display_name}
-        try:
-            async with self._sessions() as session:
-                await session.execute(insert(ApiClient).values(**values))
-        except IntegrityError:
-            raise ClientExistsError from None
+        async with self._sessions.statement({INTEGRITY_VIOLATION: ClientExistsError}) as session:
+            await session.execute(insert(ApiClient).values(**values))
 
     async def exists(self, client_id: str) -> bool:
         """Whether there is a client with this id, in whatever state."""
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             found = await session.scalar(select(ApiClient.id).where(ApiClient.client_id == client_id))
         return found is not None
 
@@ -91,7 +87,7 @@ class ClientStore:
         if not is_storable(client_id):
             return None
         query = select(ApiClient, ~_USE_IS_DUE).where(ApiClient.client_id == client_id, _IS_ALIVE)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
@@ -105,13 +101,13 @@ class ClientStore:
     async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:
         """Keep `replacement`, unless the hash was changed meanwhile."""
         unchanged = (ApiClient.client_id == client_id, ApiClient.client_secret == outdated)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(update(ApiClient).where(*unchanged).values(client_secret=replacement))
 
     async def note_use(self, client_id: str) -> None:
         """Record that the client was used now, at most once a minute, however many processes try."""
         due = (ApiClient.client_id == client_id, _USE_IS_DUE)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(update(ApiClient).where(*due).values(last_used_at=UTC_NOW))
 
 

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.connection_strings.encryption import Keyring, UndecipherableError
-from registry.storage.engine import single_statements
 from registry.storage.models import Base, OdsInstance, OdsInstanceDerivative
+from registry.storage.sessions import RegistrySessions
 
 _BATCH = 200
 
@@ -52,7 +52,7 @@ class Rotation:
 async def rotate(engine: AsyncEngine, keys: Keyring) -> Rotation:
     """Encrypt with the current key what was encrypted with another one; what no key fits stays as it is."""
     done = Rotation()
-    async with single_statements(engine)() as session:
+    async with RegistrySessions(engine).statement() as session:
         for place in _PLACES:
             async for page in _pages(session, place):
                 await _renew(session, place, keys, page, done)

@@ -40,7 +40,7 @@ _SWITCHES = (
 )
 
 
-def connection_string_faults(text: str | None) -> list[str]:
+def connection_string_errors(text: str | None) -> list[str]:
     """What keeps `text` from being kept and used as a connection string, in words for its author."""
     if text is None or is_blank(text):
         return ["'Connection String' must not be empty."]

@@ -42,7 +42,7 @@ class OdsConnectionStrings:
         return self.encrypted_text(str(self._shape.with_database(database)))
 
     def encrypted_text(self, text: str) -> str:
-        """`text`, which somebody else has composed, as a column holds it."""
+        """`text`, a whole connection string, as a column holds it (encrypted)."""
         return self._keys.encrypt(text)
 
     def decrypted(self, encrypted: str | None) -> ConnectionString:

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.jobs import tenant_id
 from registry.instances.status import JobStatus
-from registry.storage.engine import single_statements
 from registry.storage.models import REFRESH, REFRESH_WAITS, UTC_NOW, Job
+from registry.storage.sessions import RegistrySessions
 from settings import DEFAULT_TENANT, Settings
 
 _UNFINISHED = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
@@ -54,7 +54,7 @@ class RefreshJobs:
     """The state changes of one tenant's refresh jobs, each one statement."""
 
     def __init__(self, engine: AsyncEngine, tenant: str = DEFAULT_TENANT) -> None:
-        self._sessions = single_statements(engine)
+        self._sessions = RegistrySessions(engine)
         self.tenant = tenant
 
     async def request(self, scope: Scope) -> str:
@@ -77,7 +77,7 @@ class RefreshJobs:
         """
         due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
         values = {"status": JobStatus.IN_PROGRESS, "started_at": func.coalesce(Job.started_at, UTC_NOW)}
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             begun = update(Job).where(Job.job_id == due).values(**values).returning(Job.job_id)
             return (await session.scalars(begun)).one_or_none()
 
@@ -85,13 +85,13 @@ class RefreshJobs:
         """Record how a job has ended. Safe to repeat."""
         ended = {"status": status, "error_message": message, "finished_at": UTC_NOW}
         running = (Job.job_id == job_id, Job.status == JobStatus.IN_PROGRESS)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             await session.execute(update(Job).where(*running).values(**ended))
 
     async def unfinished(self) -> Sequence[Scope]:
         """The scopes with jobs that wait or run."""
         query = select(Job.ods_instance_id).where(Job.operation == REFRESH, Job.status.in_(_UNFINISHED))
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return [Scope(found, self.tenant) for found in await session.scalars(query.distinct())]
 
     async def _recorded(self, scope: Scope) -> str | None:
@@ -110,11 +110,11 @@ class RefreshJobs:
             )
             .returning(Job.job_id)
         )
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return (await session.scalars(statement)).one_or_none()
 
     async def _first(self, scope: Scope, *statuses: JobStatus) -> str | None:
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return await session.scalar(_due(scope, *statuses))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass
 
 from sqlalchemy import ARRAY, Integer, any_, delete, func, insert, literal, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.storage.models import UTC_NOW, EducationOrganization, OdsInstance
+from registry.storage.sessions import RegistrySessions
 
 _TAKE_TURN = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
 _COLUMNS = (
@@ -46,7 +47,7 @@ class EducationOrganizations:
     """The education organizations of one tenant's ODS instances."""
 
     def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = RegistrySessions(engine)
         self._connection_strings = connection_strings
 
     async def databases(self, after: int, limit: int, only: int | None = None) -> Sequence[OdsDatabase]:
@@ -55,7 +56,7 @@ class EducationOrganizations:
         query = select(*columns).where(OdsInstance.ods_instance_id > after)
         if only is not None:
             query = query.where(OdsInstance.ods_instance_id == only)
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             rows = await session.execute(query.order_by(OdsInstance.ods_instance_id).limit(limit))
             return [OdsDatabase(*row) for row in rows]
 
@@ -70,7 +71,7 @@ class EducationOrganizations:
         Of several refreshes of an ODS instance one reads at a time, so that the last one to write is also the
         last one to have read. Nothing is written for an ODS instance that was deleted or moved meanwhile.
         """
-        async with self._sessions.begin() as session:
+        async with self._sessions.transaction() as session:
             await session.execute(_TAKE_TURN, {"id": source.ods_instance_id})
             found = await read()
             if await self._is_still(session, source):
@@ -87,7 +88,7 @@ class EducationOrganizations:
     async def forget_deleted(self) -> None:
         """Remove the rows of ODS instances that are there no longer."""
         there = select(OdsInstance.ods_instance_id)
-        async with self._sessions.begin() as session:
+        async with self._sessions.statement() as session:
             await session.execute(
                 delete(EducationOrganization).where(EducationOrganization.instance_id.not_in(there))
             )

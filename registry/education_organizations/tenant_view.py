@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, literal, null, or_, select
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import aliased
 
 from registry.instances.status import InstanceStatus
 from registry.storage.models import DbInstance, EducationOrganization, OdsInstance
+from registry.storage.sessions import RegistrySessions
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class TenantView:
     """Reads one tenant's view."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        # One snapshot for both queries: an instance that is published between them must not be in neither.
-        self._sessions = async_sessionmaker(engine.execution_options(isolation_level="REPEATABLE READ"))
+        self._sessions = RegistrySessions(engine)
 
     async def instances(self) -> Sequence[ViewedInstance]:
         """The ODS instances by name, in the order of UTF-16 code units; then the rows without one, by id."""
-        async with self._sessions() as session:
+        # One snapshot for both queries: an instance that is published between them must not be in neither.
+        async with self._sessions.snapshot() as session:
             routed = [ViewedInstance(*row) for row in await session.execute(_routed())]
             others = [ViewedInstance(*row) for row in await session.execute(_unrouted())]
         routed.sort(key=lambda one: (one.name.encode("utf-16-be"), one.ods_instance_id))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import assert_never
 
 from registry.instances.status import Operation, Template
 from settings import DEFAULT_TENANT, Settings
@@ -82,6 +83,13 @@ class InstanceJob:
         return [self.database] if self.new_database is None else [self.database, self.new_database]
 
     @property
+    def publication(self) -> tuple[int, int]:
+        """Job and attempt that can have published the instance's database last: see `last_publication`."""
+        return last_publication(
+            self.operation, self.number, self.attempt, self.known_number, self.known_attempt
+        )
+
+    @property
     def job_id(self) -> str:
         """Key of the job in `adminapi.jobstatuses`."""
         return job_id(self.operation, self.ods_instance_id, self.number)
@@ -97,6 +105,31 @@ class InstanceJob:
         A job under another mark is that of another instance, to which a restored registry gave the same id.
         """
         return self.mark != other.mark or (self.number, self.attempt) > (other.number, other.attempt)
+
+
+def last_publication(
+    operation: Operation, number: int, attempt: int, known_number: int | None, known_attempt: int | None
+) -> tuple[int, int]:
+    """The job and the attempt at it that can have published an instance's database last.
+
+    A delete publishes nothing. It has a number of its own, which would pass for that of a later publication
+    in a registry that was restored to an earlier state; so the attempt before the first delete counts.
+
+    Args:
+        operation: that of the instance's last job.
+        number: which job of the instance that is.
+        attempt: the last attempt at it.
+        known_number: of a delete, the job before the first delete; None if it was requested before this was
+            recorded.
+        known_attempt: the last attempt at that job.
+    """
+    match operation:
+        case Operation.CREATE | Operation.RENAME:
+            return number, attempt
+        case Operation.DELETE:
+            return (number, attempt) if known_number is None else (known_number, known_attempt or 0)
+        case _:
+            assert_never(operation)
 
 
 def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
@@ -128,6 +161,19 @@ class StartedJob:
     mark: str
     number: int
     at: datetime
+
+
+@dataclass(frozen=True)
+class BeginResult:
+    """Whether a job could begin.
+
+    Attributes:
+        held: whether the instance is at this attempt of the job now.
+        refusal: if it is, why the job must fail all the same.
+    """
+
+    held: bool
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ _ALLOWED = re.compile(r"[A-Za-z0-9 _]*")
 _LEADING_PREFIXES = re.compile(rf"\A(?:{DATABASE_PREFIX}(?:_+|\Z))+", re.IGNORECASE)
 
 
-def name_faults(name: str) -> list[str]:
+def name_errors(name: str) -> list[str]:
     """Everything that is wrong with `name` as the name of an instance, in words for its author."""
     faults = []
     if not name.strip():
@@ -29,7 +29,7 @@ def name_faults(name: str) -> list[str]:
 
 
 def database_name(name: str, template: Template) -> str:
-    """Name of the database of the instance `name`, which `name_faults` found nothing wrong with."""
+    """Name of the database of the instance `name`, which `name_errors` found nothing wrong with."""
     stem = _LEADING_PREFIXES.sub("", name.replace(" ", "_").strip("_"))
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
 
@@ -38,6 +38,6 @@ def instance_named(database: str) -> tuple[str, Template] | None:
     """A name and template whose instance has a database of this name; None if there are none."""
     for template in Template:
         name = database.removeprefix(f"{DATABASE_PREFIX}_").removesuffix(f"_{template}")
-        if not name_faults(name) and database_name(name, template) == database:
+        if not name_errors(name) and database_name(name, template) == database:
             return name, template
     return None

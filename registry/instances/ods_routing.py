@@ -54,7 +54,7 @@ async def change_routing(session: AsyncSession, job: InstanceJob, connection_str
 
 
 async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why the ODS instance cannot have its new name, if so; else, nobody can take it in this transaction."""
+    """Why the ODS instance cannot have its new name, if so; else, no other transaction can take it."""
     await lock_name(session, job.final_name)
     if await ods_instance_has_name(session, job.final_name, excluding=job.ods_instance_id):
         return str(name_taken(job.final_name))
@@ -65,7 +65,8 @@ async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None
 
 async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None:
     """Remove the ODS instance; if rows refer to it, leave it and say so."""
-    # From here on nobody can refer to it: some versions of the ODS/API would have that removed as well.
+    # From here on no other session can add a row that refers to it: in some versions of the ODS/API's tables,
+    # such a row would be deleted together with it.
     await session.get(OdsInstance, ods_instance_id, with_for_update=True)
     if relations := await relations_of(session, ods_instance_id):
         return relations_reason(relations)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.status import InstanceStatus, JobStatus
 from registry.ods_instances.applications import Application, applications_of
-from registry.storage.engine import fetch_all, single_statements
+from registry.storage.engine import fetch_all
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.listing import Listing, Page, by_utf16
 from registry.storage.models import (
@@ -22,6 +22,7 @@ from registry.storage.models import (
     OdsInstanceContext,
     OdsInstanceDerivative,
 )
+from registry.storage.sessions import RegistrySessions
 
 ODS_INSTANCES = Listing(
     OdsInstance.ods_instance_id,
@@ -51,11 +52,11 @@ class InstanceQueries:
     """Reads one tenant's instances, jobs and ODS instances."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = single_statements(engine)
+        self._sessions = RegistrySessions(engine)
 
     async def database(self) -> str:
         """Name of the registry's own database."""
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return str(await session.scalar(select(func.current_database())))
 
     async def require_tables(self) -> None:
@@ -109,7 +110,7 @@ class InstanceQueries:
 
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             at = await session.scalar(select(func.max(DbInstance.last_modified)))
         return at.replace(tzinfo=UTC) if at else None
 
@@ -126,7 +127,7 @@ class InstanceQueries:
         age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double)
         # One array, not a list of parameters: there may be more ids than a statement has room for.
         listed = any_(literal(job_ids, ARRAY(String)))
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             rows = await session.execute(select(Job.job_id, age).where(Job.job_id == listed))
             return dict(rows.all())
 
@@ -173,7 +174,7 @@ class InstanceQueries:
 
     async def applications(self, ods_instance_id: int) -> list[Application]:
         """The applications that may use an ODS instance, by id."""
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return await applications_of(session, ods_instance_id)
 
     async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
@@ -207,11 +208,11 @@ class InstanceQueries:
         return await self._one(select(table).where(table.id == derivative_id))
 
     async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return await fetch_all(session, query)
 
     async def _one(self, query: Select[_Row]) -> _Row | None:
-        async with self._sessions() as session:
+        async with self._sessions.statement() as session:
             return (await session.scalars(query)).one_or_none()
 
 

@@ -71,7 +71,17 @@ ADOPTABLE = frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceS
 
 def _steps(making: Step, deletion: Step) -> dict[Operation, Step]:
     """The step of each operation: a rename moves the instance as its creation did."""
-    return {Operation.CREATE: making, Operation.RENAME: making, Operation.DELETE: deletion}
+
+    def step_of(operation: Operation) -> Step:
+        match operation:
+            case Operation.CREATE | Operation.RENAME:
+                return making
+            case Operation.DELETE:
+                return deletion
+            case _:
+                assert_never(operation)
+
+    return {operation: step_of(operation) for operation in Operation}
 
 
 RETRY = _steps(

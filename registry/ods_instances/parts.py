@@ -1,23 +1,25 @@
-"""Changing what belongs to ODS instances, contexts and derivatives: each change is one transaction.
+"""Changes of the contexts and derivatives of ODS instances: each is one transaction.
 
-Each has a word, a context's key or a derivative's type, that no other of the ODS instance has, in whatever
-case. The indexes of the tables cannot see to that, so whoever writes locks the ODS instance.
+An ODS instance has no two contexts with the same key and no two derivatives of the same type, in whatever
+case these are written. The unique indexes of the tables compare with case, so every change locks the ODS
+instance.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
 from sqlalchemy import Select, select
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.connection_strings.npgsql import connection_string_faults
+from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.ods_instances.store import ODS_INSTANCE
-from registry.storage.errors import RowNotFoundError
+from registry.storage.errors import InvalidError, RowNotFoundError, require_none
 from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
-from registry.storage.rules import is_blank, required_text_faults
-from registry.storage.transactions import UNIQUE_VIOLATION, Faults, locked, require_none, transaction
+from registry.storage.rules import is_blank, required_text_errors
+from registry.storage.sessions import UNIQUE_VIOLATION, Conflicts, RegistrySessions, locked
 
 CONTEXT = "odsInstanceContext"
 """What clients call a context."""
@@ -33,7 +35,14 @@ _Draft = TypeVar("_Draft")
 
 @dataclass(frozen=True)
 class ContextDraft:
-    """A context as somebody wants it; nothing of it has been checked but what is told in `misread`."""
+    """A context as a client wants it: nothing is checked yet but the types of the properties.
+
+    Attributes:
+        ods_instance_id: the ODS instance that it belongs to; None if the client has sent no whole number.
+        key: its key.
+        value: its value.
+        type_errors: what is wrong with the types of the properties, by their names in PascalCase.
+    """
 
     ods_instance_id: int | None
     key: str | None
@@ -43,7 +52,14 @@ class ContextDraft:
 
 @dataclass(frozen=True)
 class DerivativeDraft:
-    """A derivative as somebody wants it; nothing of it has been checked but what is told in `misread`."""
+    """A derivative as a client wants it: nothing is checked yet but the types of the properties.
+
+    Attributes:
+        ods_instance_id: the ODS instance that it belongs to; None if the client has sent no whole number.
+        type: one of `DERIVATIVE_TYPES`, in any case.
+        connection_string: how it is connected to; blank keeps that of an existing derivative.
+        type_errors: what is wrong with the types of the properties, by their names in PascalCase.
+    """
 
     ods_instance_id: int | None
     type: str | None
@@ -52,36 +68,36 @@ class DerivativeDraft:
 
 
 class _Parts(ABC, Generic[_Row, _Draft]):
-    """Creates, changes and deletes one kind of what belongs to a tenant's ODS instances."""
+    """Creates, changes and deletes one kind of rows that belong to a tenant's ODS instances."""
 
     _model: type[_Row]
     _resource: ClassVar[str]
-    _conflicts: ClassVar[dict[str, Faults]]
+    _conflicts: ClassVar[Conflicts]
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = RegistrySessions(engine)
 
     async def create(self, draft: _Draft) -> _Row:
-        """Record what the draft says.
+        """Add the row that the draft describes.
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
             InvalidError: the draft breaks rules.
         """
-        async with transaction(self._sessions, self._conflicts) as session:
+        async with self._sessions.transaction(self._conflicts) as session:
             row = self._model()
             await self._fill(session, row, draft)
             session.add(row)
             return row
 
     async def update(self, identifier: int, draft: _Draft) -> _Row:
-        """Make the row as the draft says.
+        """Give the row the values of the draft.
 
         Raises:
             RowNotFoundError: there is no such row, or no such ODS instance.
             InvalidError: the draft breaks rules.
         """
-        async with transaction(self._sessions, self._conflicts) as session:
+        async with self._sessions.transaction(self._conflicts) as session:
             row = await locked(session, self._model, identifier, self._resource)
             await self._fill(session, row, draft)
             return row
@@ -92,7 +108,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
         Raises:
             RowNotFoundError: there is none.
         """
-        async with transaction(self._sessions, self._conflicts) as session:
+        async with self._sessions.transaction(self._conflicts) as session:
             await session.delete(await locked(session, self._model, identifier, self._resource))
 
     @abstractmethod
@@ -105,23 +121,23 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
 
     _model = OdsInstanceContext
     _resource = CONTEXT
-    _twin: ClassVar = {"": ["The pair of ODS instance and context key must be unique."]}
-    _conflicts: ClassVar = {UNIQUE_VIOLATION: _twin}
+    _duplicate: ClassVar = {"": ["The pair of ODS instance and context key must be unique."]}
+    _conflicts: ClassVar = {UNIQUE_VIOLATION: partial(InvalidError, _duplicate)}
 
     async def _fill(self, session: AsyncSession, row: OdsInstanceContext, draft: ContextDraft) -> None:
         table = OdsInstanceContext
-        faults = {
-            "OdsInstanceId": await _owner_faults(session, draft.ods_instance_id),
-            "ContextKey": required_text_faults("Context Key", draft.key, _LONGEST),
-            "ContextValue": required_text_faults("Context Value", draft.value, _LONGEST),
+        errors = {
+            "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
+            "ContextKey": required_text_errors("Context Key", draft.key, _LONGEST),
+            "ContextValue": required_text_errors("Context Value", draft.value, _LONGEST),
         }
         others = select(table.key).where(
             table.ods_instance_id == draft.ods_instance_id,
             table.id != row.id,
         )
         if await _is_among(session, draft.key, others):
-            faults |= self._twin
-        require_none(faults | draft.type_errors)
+            errors |= self._duplicate
+        require_none(errors | draft.type_errors)
         row.ods_instance_id = draft.ods_instance_id or 0
         row.key = draft.key or ""
         row.value = draft.value or ""
@@ -132,8 +148,8 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
 
     _model = OdsInstanceDerivative
     _resource = DERIVATIVE
-    _twin: ClassVar = {"": ["The pair of ODS instance and derivative type must be unique."]}
-    _conflicts: ClassVar = {UNIQUE_VIOLATION: _twin}
+    _duplicate: ClassVar = {"": ["The pair of ODS instance and derivative type must be unique."]}
+    _conflicts: ClassVar = {UNIQUE_VIOLATION: partial(InvalidError, _duplicate)}
 
     def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
         super().__init__(engine)
@@ -142,26 +158,26 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
     async def _fill(self, session: AsyncSession, row: OdsInstanceDerivative, draft: DerivativeDraft) -> None:
         table = OdsInstanceDerivative
         kept = row.id is not None and is_blank(draft.connection_string)
-        faults = {
-            "OdsInstanceId": await _owner_faults(session, draft.ods_instance_id),
-            "DerivativeType": _type_faults(draft.type),
-            "ConnectionString": [] if kept else connection_string_faults(draft.connection_string),
+        errors = {
+            "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
+            "DerivativeType": _type_errors(draft.type),
+            "ConnectionString": [] if kept else connection_string_errors(draft.connection_string),
         }
         others = select(table.derivative_type).where(
             table.ods_instance_id == draft.ods_instance_id,
             table.id != row.id,
         )
         if await _is_among(session, draft.type, others):
-            faults |= self._twin
-        require_none(faults | draft.type_errors)
+            errors |= self._duplicate
+        require_none(errors | draft.type_errors)
         row.ods_instance_id = draft.ods_instance_id or 0
         row.derivative_type = _known_type(draft.type) or ""
         if not kept:
             row.connection_string = self._connection_strings.encrypted_text(draft.connection_string or "")
 
 
-async def _owner_faults(session: AsyncSession, ods_instance_id: int | None) -> list[str]:
-    """Lock the ODS instance that the row shall belong to, so that no twin of the row comes up meanwhile.
+async def _owner_errors(session: AsyncSession, ods_instance_id: int | None) -> list[str]:
+    """Lock the ODS instance that the row shall belong to, so that no other session adds a duplicate to it.
 
     Raises:
         RowNotFoundError: there is no such ODS instance.
@@ -183,7 +199,7 @@ def _known_type(word: str | None) -> str | None:
     return next((known for known in DERIVATIVE_TYPES if known.lower() == (word or "").lower()), None)
 
 
-def _type_faults(word: str | None) -> list[str]:
+def _type_errors(word: str | None) -> list[str]:
     if is_blank(word):
         return ["'Derivative Type' must not be empty."]
     if _known_type(word) is None:

@@ -1,32 +1,29 @@
-"""Changing ODS instances from outside the life of an instance: each change is one transaction.
+"""Changes of ODS instances that clients ask for: each is one transaction.
 
-Behind an ODS instance there may be an instance, which made it; its row and its job change with it then.
+An ODS instance may have been made by the job of an instance. That instance is renamed with it, and deleted
+with it by a job.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.connection_strings.npgsql import connection_string_faults
+from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.education_organizations.store import forget
 from registry.instances import status
-from registry.instances.naming import name_faults
+from registry.instances.naming import name_errors
 from registry.instances.relations import relations_of
-from registry.instances.reservations import lock_name, reserved_id, somebody_has_name
+from registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from registry.instances.status import InstanceStatus
 from registry.instances.store import InstanceStore, Requested
 from registry.storage import models
+from registry.storage.errors import InvalidError, require_none
 from registry.storage.models import DbInstance, OdsInstance
-from registry.storage.rules import is_blank, required_text_faults, text_faults
-from registry.storage.transactions import (
-    FOREIGN_KEY_VIOLATION,
-    UNIQUE_VIOLATION,
-    locked,
-    require_none,
-    transaction,
-)
+from registry.storage.rules import is_blank, required_text_errors, text_errors
+from registry.storage.sessions import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, RegistrySessions, locked
 
 ODS_INSTANCE = "odsInstance"
 """What clients call an ODS instance."""
@@ -34,14 +31,23 @@ ODS_INSTANCE = "odsInstance"
 _LONGEST = 100
 _TAKEN = "An ODS instance or an instance with this name already exists. Choose another name."
 _CONFLICTS = {
-    UNIQUE_VIOLATION: {"Name": [_TAKEN]},
-    FOREIGN_KEY_VIOLATION: {"Id": ["Rows of another table refer to this ODS instance. Can not be deleted."]},
+    UNIQUE_VIOLATION: partial(InvalidError, {"Name": [_TAKEN]}),
+    FOREIGN_KEY_VIOLATION: partial(
+        InvalidError, {"Id": ["Rows of another table refer to this ODS instance. Can not be deleted."]}
+    ),
 }
 
 
 @dataclass(frozen=True)
 class OdsInstanceDraft:
-    """An ODS instance as somebody wants it; nothing of it has been checked but what is told in `misread`."""
+    """An ODS instance as a client wants it: nothing is checked yet but the types of the properties.
+
+    Attributes:
+        name: its name.
+        instance_type: its type, any text.
+        connection_string: how the ODS/API connects to its database; blank keeps that of an existing one.
+        type_errors: what is wrong with the types of the properties, by their names in PascalCase.
+    """
 
     name: str | None
     instance_type: str | None
@@ -55,45 +61,45 @@ class OdsInstances:
     def __init__(
         self, engine: AsyncEngine, instances: InstanceStore, connection_strings: OdsConnectionStrings
     ) -> None:
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = RegistrySessions(engine)
         self._instances = instances
         self._connection_strings = connection_strings
 
     async def create(self, draft: OdsInstanceDraft) -> OdsInstance:
-        """Record an ODS instance, whose database somebody else looks after.
+        """Add an ODS instance whose database this service does not manage.
 
         Raises:
             InvalidError: the draft breaks rules.
         """
-        faults = {
-            "InstanceType": _type_faults(draft),
-            "ConnectionString": connection_string_faults(draft.connection_string),
+        errors = {
+            "InstanceType": _type_errors(draft),
+            "ConnectionString": connection_string_errors(draft.connection_string),
         }
-        async with transaction(self._sessions, _CONFLICTS) as session:
+        async with self._sessions.transaction(_CONFLICTS) as session:
             name = draft.name or ""
-            faults["Name"] = await _new_name_faults(session, name)
-            require_none(faults | draft.type_errors)
+            errors["Name"] = await _new_name_errors(session, name)
+            require_none(errors | draft.type_errors)
             row = OdsInstance(ods_instance_id=await reserved_id(session), name=name)
             session.add(row)
             return self._filled(row, draft)
 
     async def update(self, ods_instance_id: int, draft: OdsInstanceDraft) -> OdsInstance:
-        """Make the ODS instance as the draft says; without a connection string, it keeps its own.
+        """Give the ODS instance the values of the draft; without a connection string, it keeps its own.
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
             InvalidError: the draft breaks rules, or a job of the instance behind it is under way.
         """
-        async with transaction(self._sessions, _CONFLICTS) as session:
+        async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_behind(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             name = _wanted_name(draft, instance)
-            faults = {"Id": _job_faults(instance, "changed"), "InstanceType": _type_faults(draft)}
+            errors = {"Id": _job_errors(instance, "changed"), "InstanceType": _type_errors(draft)}
             if not is_blank(draft.connection_string):
-                faults["ConnectionString"] = connection_string_faults(draft.connection_string)
+                errors["ConnectionString"] = connection_string_errors(draft.connection_string)
             if name != row.name:
-                faults["Name"] = await _new_name_faults(session, name, instance)
-            require_none(faults | draft.type_errors)
+                errors["Name"] = await _new_name_errors(session, name, instance)
+            require_none(errors | draft.type_errors)
             if name != row.name:
                 _rename(row, name, instance)
             return self._filled(row, draft)
@@ -105,12 +111,12 @@ class OdsInstances:
             RowNotFoundError: there is no such ODS instance.
             InvalidError: other rows refer to it, or a job of the instance behind it is under way.
         """
-        async with transaction(self._sessions, _CONFLICTS) as session:
+        async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_behind(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             relations = await relations_of(session, ods_instance_id)
-            faults = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
-            require_none({"Id": faults + _job_faults(instance, "deleted")})
+            in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
+            require_none({"Id": in_use + _job_errors(instance, "deleted")})
             await session.delete(row)
             await forget(session, ods_instance_id)
             return await self._instances.request_delete_in(session, instance) if instance else None
@@ -122,8 +128,8 @@ class OdsInstances:
         return row
 
 
-def _type_faults(draft: OdsInstanceDraft) -> list[str]:
-    return text_faults("Instance Type", draft.instance_type or "", _LONGEST)
+def _type_errors(draft: OdsInstanceDraft) -> list[str]:
+    return text_errors("Instance Type", draft.instance_type or "", _LONGEST)
 
 
 def _wanted_name(draft: OdsInstanceDraft, instance: DbInstance | None) -> str:
@@ -132,16 +138,16 @@ def _wanted_name(draft: OdsInstanceDraft, instance: DbInstance | None) -> str:
     return name if instance is None else name.strip()
 
 
-async def _new_name_faults(session: AsyncSession, name: str, instance: DbInstance | None = None) -> list[str]:
+async def _new_name_errors(session: AsyncSession, name: str, instance: DbInstance | None = None) -> list[str]:
     """What is wrong with `name` as a new name; the rules of `instance`, if it is behind, are stricter."""
-    faults = required_text_faults("Name", name, _LONGEST) if instance is None else name_faults(name)
-    if faults:
-        return faults
+    errors = required_text_errors("Name", name, _LONGEST) if instance is None else name_errors(name)
+    if errors:
+        return errors
     await lock_name(session, name)
-    return [_TAKEN] if await somebody_has_name(session, name, excluding=instance) else []
+    return [_TAKEN] if await name_is_taken(session, name, excluding=instance) else []
 
 
-def _job_faults(instance: DbInstance | None, verb: str) -> list[str]:
+def _job_errors(instance: DbInstance | None, verb: str) -> list[str]:
     if instance is None or instance.status in status.REQUEST_DELETE.sources:
         return []
     return [f"A job of its instance is under way ({instance.status}). Can not be {verb}. Try again later."]

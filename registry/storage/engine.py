@@ -1,4 +1,4 @@
-"""The registry's connection pool, and sessions of it."""
+"""The registry's connection pool."""
 
 import asyncio
 import math
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import asyncpg
 from sqlalchemy import ExceptionContext, Select, event
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
@@ -58,11 +58,6 @@ def create_registry_engine(
     event.listen(engine.sync_engine, "checkout", _require_answer_to(question(current(dsn))))
     event.listen(engine.sync_engine, "handle_error", _leave_server)
     return engine
-
-
-def single_statements(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
-    """Sessions whose statements are transactions of their own, and need no BEGIN and COMMIT around them."""
-    return async_sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
 
 
 async def fetch_all(session: AsyncSession, query: Select[_Row]) -> list[_Row]:

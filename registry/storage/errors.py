@@ -1,6 +1,10 @@
-"""What the registry answers to a request it cannot grant. Messages are written for the person who asked."""
+"""Errors that say why a request cannot be granted; clients are shown their messages."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+FieldErrors: TypeAlias = Mapping[str, Sequence[str]]
+"""Everything that is wrong with each property of a request, by the property's name in PascalCase."""
 
 
 class InstanceError(Exception):
@@ -57,9 +61,19 @@ class InvalidError(InstanceError):
     """What was asked for breaks rules.
 
     Attributes:
-        faults: per property, in PascalCase, everything that is wrong with it.
+        errors: everything that is wrong with each property.
     """
 
-    def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(f"invalid: {', '.join(faults)}")
-        self.faults = faults
+    def __init__(self, errors: FieldErrors) -> None:
+        super().__init__(f"invalid: {', '.join(errors)}")
+        self.errors = errors
+
+
+def require_none(errors: FieldErrors) -> None:
+    """Go on if nothing is wrong.
+
+    Raises:
+        InvalidError: something is.
+    """
+    if any(errors.values()):
+        raise InvalidError(errors)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from registry.instances.jobs import last_publication
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 
 LIVE_NAME_INDEX = "uq_dbinstances_live_name"
@@ -43,7 +44,7 @@ class Base(DeclarativeBase):
 
 
 class DbInstance(Base):
-    """An instance: what somebody asked for, and how far it is."""
+    """An instance: what a client asked for, and how far its job is."""
 
     __tablename__ = "dbinstances"
     __table_args__ = (
@@ -86,9 +87,9 @@ class DbInstance(Base):
     @property
     def publication(self) -> tuple[int, int]:
         """Job and attempt that can have published the database last, as far as the registry knows."""
-        if self.operation == Operation.DELETE and self.known_number is not None:
-            return self.known_number, self.known_attempt or 0
-        return self.job_number, self.attempt
+        return last_publication(
+            Operation(self.operation), self.job_number, self.attempt, self.known_number, self.known_attempt
+        )
 
 
 class Job(Base):

@@ -20,7 +20,7 @@ def is_blank(text: str | None) -> bool:
     return text is None or not text.strip()
 
 
-def text_faults(words: str, text: str, longest: int) -> list[str]:
+def text_errors(words: str, text: str, longest: int) -> list[str]:
     """Everything that keeps `text` out of a column of `longest` characters; `words` is what it is called."""
     faults = []
     if len(text) > longest:
@@ -30,8 +30,8 @@ def text_faults(words: str, text: str, longest: int) -> list[str]:
     return faults
 
 
-def required_text_faults(words: str, text: str | None, longest: int) -> list[str]:
-    """As `text_faults`, of a text that must be there."""
+def required_text_errors(words: str, text: str | None, longest: int) -> list[str]:
+    """As `text_errors`, of a text that must be there."""
     if text is None or is_blank(text):
         return [f"'{words}' must not be empty."]
-    return text_faults(words, text, longest)
+    return text_errors(words, text, longest)

@@ -16,6 +16,7 @@ from databases.server import Server
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from settings import Settings
@@ -46,8 +47,10 @@ class Case:
 
 
 @pytest.fixture
-async def case(instances: InstanceStore, admin: asyncpg.Connection, name: str) -> AsyncIterator[Case]:
-    job = await bring_to(instances, "Completed", name)
+async def case(
+    instances: InstanceStore, job_store: JobStore, admin: asyncpg.Connection, name: str
+) -> AsyncIterator[Case]:
+    job = await bring_to(instances, job_store, "Completed", name)
     owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
     await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
     yield Case(admin, job.instance_id, owner, job.database)
@@ -117,12 +120,13 @@ ADOPTABLE = {"Completed", "Completed_Rename", "Error_Rename", "Delete_Failed"}
 async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
     api: httpx.AsyncClient,
     instances: InstanceStore,
+    job_store: JobStore,
     queries: InstanceQueries,
     admin: asyncpg.Connection,
     name: str,
     state: str,
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     database = (await queries.instance(job.instance_id)).database_name
     case = Case(admin, job.instance_id, Owner("", 0, "", job.mark), database)
     await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
@@ -139,9 +143,9 @@ async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
 
 @pytest.mark.parametrize("method", ["GET database", "POST adopt"])
 async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
-    api: httpx.AsyncClient, instances: InstanceStore, name: str, method: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str, method: str
 ) -> None:
-    job = await bring_to(instances, "Deleted", name)
+    job = await bring_to(instances, job_store, "Deleted", name)
     verb, _, path = method.partition(" ")
     for instance in (job.instance_id, 10**9, "x"):
         answer = await api.request(verb, f"{INSTANCES}/{instance}/{path}")
@@ -150,9 +154,9 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
 
 
 async def test_database_is_not_found_when_there_is_none_of_the_name(
-    api: httpx.AsyncClient, instances: InstanceStore, name: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     for answer in (
         await api.get(f"{INSTANCES}/{job.instance_id}/database"),
         await api.post(f"{INSTANCES}/{job.instance_id}/adopt"),
@@ -243,20 +247,22 @@ async def adopted(server: Server, owner: Owner, database: str) -> bool:
     return found.adopted
 
 
-async def test_job_waits_when_the_database_is_being_adopted(instances: InstanceStore, name: str) -> None:
-    job = await bring_to(instances, "Delete_Failed", name)
+async def test_job_waits_when_the_database_is_being_adopted(
+    instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Delete_Failed", name)
     retry = job.__class__(**{**vars(job), "attempt": job.attempt + 1})
     async with instances.adopting(job.instance_id):
-        begin = asyncio.create_task(instances.begin(retry))
+        begin = asyncio.create_task(job_store.begin(retry))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done
     assert (await begin).held
 
 
 async def test_adoption_is_unavailable_when_the_server_is_away(
-    postgres: EmbeddedPostgres, registry_dsn: str, instances: InstanceStore, name: str
+    postgres: EmbeddedPostgres, registry_dsn: str, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     away = make_settings(postgres, registry_dsn, master_dsn="postgresql://nobody@127.0.0.1:1/postgres")
     async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as api:
         for answer in (
@@ -314,10 +320,11 @@ class TestAnotherName:
         api: httpx.AsyncClient,
         case: Case,
         instances: InstanceStore,
+        job_store: JobStore,
         queries: InstanceQueries,
         name: str,
     ) -> None:
-        other = await bring_to(instances, "Completed", f"{name} other")
+        other = await bring_to(instances, job_store, "Completed", f"{name} other")
         await case.admin.execute(f'CREATE DATABASE "{other.database}" OWNER {seeding.SERVICE_ROLE}')
         try:
             answer = await api.post(case.adopting, json={"databaseName": other.database})
@@ -356,11 +363,12 @@ class TestAnotherName:
         case: Case,
         renamed: str,
         instances: InstanceStore,
+        job_store: JobStore,
         registry_dsn: str,
         name: str,
     ) -> None:
         number = case.owner.ods_instance_id
-        other = await bring_to(instances, "Completed", f"{name} other")
+        other = await bring_to(instances, job_store, "Completed", f"{name} other")
         async with session(registry_dsn) as rows:  # what ODS instances of others have done to the numbers
             await rows.execute("UPDATE adminapi.dbinstances SET id = $1 WHERE id = $2", 10**6, case.id)
             await rows.execute(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from registry.instances.naming import database_name, name_faults
+from registry.instances.naming import database_name, name_errors
 from registry.instances.status import Template
 from settings import Settings
 from tests.api import server
@@ -86,7 +86,7 @@ async def test_instance_is_exactly_what_was_asked_for_or_refused_when_its_body_i
     answer = await api.post(INSTANCES, content=body, headers={"Content-Type": "application/json"})
 
     assert answer.status_code in {202, 400}
-    lawful = isinstance(name, str) and not name_faults(name) and template in list(Template)
+    lawful = isinstance(name, str) and not name_errors(name) and template in list(Template)
     if not lawful:
         assert answer.status_code == 400
     elif answer.status_code == 400:

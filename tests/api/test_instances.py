@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from embedded.polling import wait_until
+from registry.instances.job_store import JobStore
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore, Requested
 from settings import Settings, Trigger
@@ -36,21 +37,21 @@ def body(name: object = "A name", template: object = "Minimal") -> dict[str, obj
     return {"name": name, "databaseTemplate": template}
 
 
-async def begun(instances: InstanceStore, name: str) -> Requested:
+async def begun(instances: InstanceStore, job_store: JobStore, name: str) -> Requested:
     requested = await instances.reserve(name, Template.MINIMAL)
-    await instances.begin(requested.job)
+    await job_store.begin(requested.job)
     return requested
 
 
-async def completed(instances: InstanceStore, name: str) -> Requested:
-    requested = await begun(instances, name)
-    await instances.finish_create(requested.job, "encrypted")
+async def completed(instances: InstanceStore, job_store: JobStore, name: str) -> Requested:
+    requested = await begun(instances, job_store, name)
+    await job_store.finish_create(requested.job, "encrypted")
     return requested
 
 
-async def failed(instances: InstanceStore, name: str) -> Requested:
-    requested = await begun(instances, name)
-    await instances.fail(requested.job, "The template is missing.")
+async def failed(instances: InstanceStore, job_store: JobStore, name: str) -> Requested:
+    requested = await begun(instances, job_store, name)
+    await job_store.fail(requested.job, "The template is missing.")
     return requested
 
 
@@ -304,14 +305,14 @@ async def test_workflow_page_is_linked_when_the_address_of_the_web_ui_is_known(
 
 
 async def test_estimate_is_shown_when_such_a_job_was_done_before(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
-    await completed(instances, "Before")
+    await completed(instances, job_store, "Before")
     await rows.execute("UPDATE adminapi.jobstatuses SET startedat = finishedat - interval '1.5 s'")
-    running_create = await begun(instances, "Now")
-    running_delete = await completed(instances, "Going")
+    running_create = await begun(instances, job_store, "Now")
+    running_delete = await completed(instances, job_store, "Going")
     delete = await instances.request_delete(running_delete.instance.id)
-    await instances.begin(delete.job)
+    await job_store.begin(delete.job)
 
     create, delete_ = [
         (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()["progress"]
@@ -323,9 +324,9 @@ async def test_estimate_is_shown_when_such_a_job_was_done_before(
 
 
 async def test_progress_is_null_and_the_reason_is_told_when_a_job_has_failed(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    requested = await failed(instances, "Failed")
+    requested = await failed(instances, job_store, "Failed")
     instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
 
     assert instance["status"] == "Error"
@@ -409,12 +410,12 @@ async def test_instance_is_not_found_when_no_live_one_has_the_id(
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("DELETE", ""), ("POST", "/retry")])
 async def test_instance_is_not_found_when_it_is_deleted(
-    api: httpx.AsyncClient, instances: InstanceStore, method: str, suffix: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, method: str, suffix: str
 ) -> None:
-    requested = await completed(instances, "Gone")
+    requested = await completed(instances, job_store, "Gone")
     delete = await instances.request_delete(requested.instance.id)
-    await instances.begin(delete.job)
-    await instances.finish_delete(delete.job)
+    await job_store.begin(delete.job)
+    await job_store.finish_delete(delete.job)
 
     answer = await api.request(method, f"{INSTANCES}/{requested.instance.id}{suffix}")
     assert answer.status_code == 404
@@ -440,9 +441,9 @@ async def test_delete_is_accepted_when_no_job_is_under_way(
 
 
 async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_way(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    requested = await begun(instances, "Busy")
+    requested = await begun(instances, job_store, "Busy")
     answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
 
     assert answer.status_code == 409
@@ -457,9 +458,9 @@ async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_wa
 
 
 async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
-    requested = await completed(instances, "In use")
+    requested = await completed(instances, job_store, "In use")
     await rows.execute(
         "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
         " VALUES ($1, 'year', '2026')",
@@ -473,9 +474,9 @@ async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
 
 
 async def test_retry_is_accepted_when_the_job_has_failed(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    requested = await failed(instances, "Again")
+    requested = await failed(instances, job_store, "Again")
     answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
 
     assert answer.status_code == 202
@@ -484,9 +485,9 @@ async def test_retry_is_accepted_when_the_job_has_failed(
 
 
 async def test_retry_is_refused_when_nothing_has_failed(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    requested = await completed(instances, "Fine")
+    requested = await completed(instances, job_store, "Fine")
     answer = await api.post(f"{INSTANCES}/{requested.instance.id}/retry")
 
     assert answer.status_code == 409

@@ -4,6 +4,7 @@ from datetime import datetime
 import httpx
 import pytest
 
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import JobWait
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -28,11 +29,11 @@ async def test_job_is_shown_with_nulls_when_it_is_pending(
 
 
 async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
     job = (await instances.reserve("Waiting", Template.MINIMAL)).job
-    await instances.begin(job)
-    await instances.record_wait(JobWait(job, "The server cannot be reached.", 60, 3540))
+    await job_store.begin(job)
+    await job_store.record_wait(JobWait(job, "The server cannot be reached.", 60, 3540))
     for answer in (
         await api.get(f"/v2/jobs/{job.job_id}"),
         await api.get(f"/v2/dbInstances/{job.instance_id}"),
@@ -41,16 +42,16 @@ async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
         assert waiting["for"] == "The server cannot be reached."
         since, until = (datetime.fromisoformat(waiting[at]) for at in ("since", "until"))
         assert (until - since).total_seconds() == pytest.approx(3600, abs=1)
-    await instances.fail(job, "It was away for too long.", outage=True)
+    await job_store.fail(job, "It was away for too long.", outage=True)
     assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["waiting"] is None
 
 
 async def test_job_tells_the_reason_when_it_has_failed(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
     requested = await instances.reserve("Failing", Template.MINIMAL)
-    await instances.begin(requested.job)
-    await instances.fail(requested.job, "The template is missing.")
+    await job_store.begin(requested.job)
+    await job_store.fail(requested.job, "The template is missing.")
     job = (await api.get(f"/v2/jobs/{requested.job.job_id}")).json()
 
     assert (job["status"], job["errorMessage"]) == ("Error", "The template is missing.")

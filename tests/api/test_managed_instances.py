@@ -7,6 +7,7 @@ import asyncpg
 import httpx
 import pytest
 
+from registry.instances.job_store import JobStore
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from settings import Settings
@@ -50,9 +51,9 @@ async def test_request_is_accepted_at_the_address_of_this_surface_when_it_is_val
 
 @pytest.mark.parametrize("state", WORDS)
 async def test_status_is_told_in_the_words_of_this_surface_when_the_instance_is_in_any_state(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "Told")
+    job = await bring_to(instances, job_store, state, "Told")
     (listed,) = (await api.get(MANAGE)).json()
     (same,) = (await api.get(INSTANCES)).json()
 
@@ -69,9 +70,9 @@ async def test_status_is_told_in_the_words_of_this_surface_when_the_instance_is_
 
 @pytest.mark.parametrize("state", [state for state in WORDS if state != "Deleted"])
 async def test_instance_is_shown_as_it_is_listed_when_it_lives(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "Shown")
+    job = await bring_to(instances, job_store, state, "Shown")
     (listed,) = (await api.get(MANAGE)).json()
     shown = (await api.get(f"{MANAGE}/{job.instance_id}")).json()
 
@@ -95,9 +96,9 @@ async def test_page_and_filters_are_those_of_the_other_surface_when_a_list_is_as
 
 @pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed"])
 async def test_delete_is_accepted_without_a_body_when_no_job_is_under_way(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "Leaving")
+    job = await bring_to(instances, job_store, state, "Leaving")
     answer = await api.delete(f"{MANAGE}/{job.instance_id}")
 
     assert (answer.status_code, answer.content) == (204, b"")
@@ -108,9 +109,9 @@ async def test_delete_is_accepted_without_a_body_when_no_job_is_under_way(
 
 @pytest.mark.parametrize("state", ["Pending", "InProgress", "Pending_Delete", "InProgress_Delete"])
 async def test_delete_is_refused_under_id_when_a_job_is_under_way(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "Busy")
+    job = await bring_to(instances, job_store, state, "Busy")
     answer = await api.delete(f"{MANAGE}/{job.instance_id}")
 
     assert answer.status_code == 400
@@ -121,9 +122,9 @@ async def test_delete_is_refused_under_id_when_a_job_is_under_way(
 
 
 async def test_delete_is_refused_under_id_when_a_context_refers_to_the_ods_instance(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
-    job = await bring_to(instances, "Completed", "In use")
+    job = await bring_to(instances, job_store, "Completed", "In use")
     await rows.execute(
         "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
         " VALUES ($1, 'year', '2026')",
@@ -149,9 +150,9 @@ async def test_instance_is_not_found_when_no_live_one_has_the_id(
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_instance_is_not_found_when_it_is_deleted(
-    api: httpx.AsyncClient, instances: InstanceStore, method: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, method: str
 ) -> None:
-    job = await bring_to(instances, "Deleted", "Gone")
+    job = await bring_to(instances, job_store, "Deleted", "Gone")
     answer = await api.request(method, f"{MANAGE}/{job.instance_id}")
 
     assert answer.status_code == 404

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from embedded.polling import wait_until
+from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
 from tests.api.server import Server
 from tests.api.service import bearer, faults_of
@@ -347,9 +348,9 @@ async def test_delete_is_refused_under_id_with_a_message_for_each_relation_when_
 
 
 async def test_change_is_refused_under_id_when_a_job_of_the_instance_is_under_way(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    job = await bring_to(instances, "Pending_Delete", "Going")
+    job = await bring_to(instances, job_store, "Pending_Delete", "Going")
     path = f"{ODS_INSTANCES}/{job.ods_instance_id}"
 
     for answer in (await api.delete(path), await api.put(path, json=FIELDS)):

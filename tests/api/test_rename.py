@@ -9,6 +9,7 @@ import pytest
 from temporalio.client import Client
 
 from embedded.polling import wait_until
+from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.servers import session
@@ -61,9 +62,9 @@ async def _finished(api: httpx.AsyncClient, job: str) -> None:
 
 
 async def test_rename_is_accepted_with_its_job_when_the_instance_is_completed(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    job = await bring_to(instances, "Completed", "Before")
+    job = await bring_to(instances, job_store, "Completed", "Before")
     answer = await api.put(
         f"{INSTANCES}/{job.instance_id}", json={"NAME": "After", "databasetemplate": "Minimal"}
     )
@@ -89,9 +90,9 @@ async def test_rename_is_accepted_with_its_job_when_the_instance_is_completed(
 
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Completed_Rename", "Error_Rename"])
 async def test_instance_is_created_in_the_words_of_manage_when_it_is_renamed(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "Before")
+    job = await bring_to(instances, job_store, state, "Before")
     shown = (await api.get(f"{MANAGE}/{job.instance_id}")).json()
 
     assert (shown["status"], shown["odsInstanceId"]) == ("Created", job.ods_instance_id)
@@ -99,9 +100,9 @@ async def test_instance_is_created_in_the_words_of_manage_when_it_is_renamed(
 
 
 async def test_rename_is_accepted_and_refused_as_that_surface_does_it_when_it_is_asked_of_manage(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    job = await bring_to(instances, "Completed", "Before")
+    job = await bring_to(instances, job_store, "Completed", "Before")
     answer = await api.put(f"{MANAGE}/{job.instance_id}", json={"name": "After"})
     again = await api.put(f"{MANAGE}/{job.instance_id}", json={"name": "Other"})
 
@@ -136,11 +137,12 @@ async def test_rename_is_accepted_and_refused_as_that_surface_does_it_when_it_is
 async def test_all_faults_are_reported_together_when_a_rename_breaks_rules(
     api: httpx.AsyncClient,
     instances: InstanceStore,
+    job_store: JobStore,
     surface: str,
     sent: dict[str, Any],
     errors: dict[str, Any],
 ) -> None:
-    job = await bring_to(instances, "Completed", "Before")
+    job = await bring_to(instances, job_store, "Completed", "Before")
     answer = await api.put(f"{surface}/{job.instance_id}", json=sent)
 
     assert answer.status_code == 400
@@ -149,10 +151,14 @@ async def test_all_faults_are_reported_together_when_a_rename_breaks_rules(
 
 @pytest.mark.parametrize("surface", SURFACES)
 async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection, surface: str
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    surface: str,
 ) -> None:
-    job = await bring_to(instances, "Completed", "Before")
-    await bring_to(instances, "Pending", "Other")
+    job = await bring_to(instances, job_store, "Completed", "Before")
+    await bring_to(instances, job_store, "Pending", "Other")
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('By hand')")
     for taken in ("Other", "By hand"):
         answer = await api.put(f"{surface}/{job.instance_id}", json={"name": taken})
@@ -162,9 +168,9 @@ async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
 
 @pytest.mark.parametrize(("surface", "resource"), [(INSTANCES, "dbInstance"), (MANAGE, "odsInstanceManage")])
 async def test_instance_is_not_found_whatever_is_wrong_with_the_body_when_it_is_unknown_or_deleted(
-    api: httpx.AsyncClient, instances: InstanceStore, surface: str, resource: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, surface: str, resource: str
 ) -> None:
-    job = await bring_to(instances, "Deleted", "Gone")
+    job = await bring_to(instances, job_store, "Deleted", "Gone")
     for number in (job.instance_id, job.instance_id + 1, "x"):
         answer = await api.put(f"{surface}/{number}", json={"name": "-"})
         assert answer.status_code == 404
@@ -172,13 +178,13 @@ async def test_instance_is_not_found_whatever_is_wrong_with_the_body_when_it_is_
 
 
 async def test_failed_rename_can_be_retried_and_taken_back_when_its_instance_is_in_error(
-    api: httpx.AsyncClient, instances: InstanceStore
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
-    job = await bring_to(instances, "Error_Rename", "Before")
+    job = await bring_to(instances, job_store, "Error_Rename", "Before")
     retried = await api.post(f"{INSTANCES}/{job.instance_id}/retry")
     assert (retried.status_code, retried.json()["jobId"]) == (202, job.job_id)
-    (due,) = await instances.waiting_jobs(0, 9)
-    await instances.begin(due)
-    await instances.fail(due, "Again.")
+    (due,) = await job_store.waiting_jobs(0, 9)
+    await job_store.begin(due)
+    await job_store.fail(due, "Again.")
     back = await api.put(f"{INSTANCES}/{job.instance_id}", json={"name": "Before"})
     assert (back.status_code, back.json()["jobId"]) == (202, f"RenameInstanceJob-{job.ods_instance_id}-3")

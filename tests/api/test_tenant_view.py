@@ -7,6 +7,7 @@ import asyncpg
 import httpx
 import pytest
 
+from registry.instances.job_store import JobStore
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import STATES, bring_to
@@ -59,9 +60,9 @@ async def test_view_is_empty_when_the_tenant_has_nothing(api: httpx.AsyncClient)
 
 
 async def test_every_member_is_there_when_there_is_an_instance_with_organizations(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
-    job = await bring_to(instances, "Completed", "Grand Bend")
+    job = await bring_to(instances, job_store, "Completed", "Grand Bend")
     await rows.execute(
         "INSERT INTO adminapi.educationorganizations (instanceid, instancename, educationorganizationid,"
         " nameofinstitution, shortnameofinstitution, discriminator, parentid) VALUES"
@@ -119,9 +120,9 @@ async def test_ods_instance_is_created_when_it_was_made_by_hand(
 
 @pytest.mark.parametrize("state", STATES)
 async def test_status_is_in_the_words_of_manage_when_the_instance_is_in_any_state(
-    api: httpx.AsyncClient, instances: InstanceStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
-    job = await bring_to(instances, state, "In a state")
+    job = await bring_to(instances, job_store, state, "In a state")
     (shown,) = await _shown(api)
     (managed,) = (await api.get("/v2/odsInstances/manage")).json()
     assert shown["odsInstanceManageId"] == managed["id"] == job.instance_id
@@ -166,13 +167,13 @@ async def test_newest_row_is_shown_when_an_ods_instance_has_several(
 
 
 async def test_deleted_row_hides_no_live_one_when_both_have_a_name(
-    api: httpx.AsyncClient, instances: InstanceStore, rows: asyncpg.Connection
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     for name in ("Gone", "Made again", "Pending again", "By hand again"):
-        await bring_to(instances, "Deleted", name)
-    gone = await bring_to(instances, "Deleted", "Gone")
-    made = await bring_to(instances, "Completed", "Made again")
-    pending = await bring_to(instances, "Pending", "Pending again")
+        await bring_to(instances, job_store, "Deleted", name)
+    gone = await bring_to(instances, job_store, "Deleted", "Gone")
+    made = await bring_to(instances, job_store, "Completed", "Made again")
+    pending = await bring_to(instances, job_store, "Pending", "Pending again")
     by_hand = await _add(rows, "By hand again")
     shown = await _shown(api)
     assert [(one["name"], one["id"], one["odsInstanceManageId"], one["status"]) for one in shown] == [

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import JobStatus
 from registry.instances.store import InstanceStore
@@ -619,6 +620,7 @@ async def test_foreign_database_is_found_when_it_was_touched(
 
 async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     instances: InstanceStore,
+    job_store: JobStore,
     queries: InstanceQueries,
     quiet_temporal: Client,
     settings: Settings,
@@ -630,7 +632,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     await garden.plant_database(f"EdFi_Ods_Taken_{garden.number}_Minimal")
     before = await _before(target)
     operator = Operator(
-        instances, queries, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
+        instances, job_store, queries, JobStarter(quiet_temporal, settings.registry_queue), quiet_temporal
     )
     async with registry_worker(quiet_temporal, tenant), ddl_worker(quiet_temporal, tenant):
         kept, gone, refused = [

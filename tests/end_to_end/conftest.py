@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 from temporalio.client import Client
 
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import JobStatus, Template
@@ -20,6 +21,7 @@ class Operator:
     """Requests jobs and waits for them."""
 
     instances: InstanceStore
+    jobs: JobStore
     queries: InstanceQueries
     starter: JobStarter
     client: Client
@@ -88,6 +90,10 @@ class Operator:
 
 @pytest.fixture
 def operator(
-    instances: InstanceStore, queries: InstanceQueries, starter: JobStarter, temporal: Client
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    starter: JobStarter,
+    temporal: Client,
 ) -> Operator:
-    return Operator(instances, queries, starter, temporal)
+    return Operator(instances, job_store, queries, starter, temporal)

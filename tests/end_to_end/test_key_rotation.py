@@ -58,7 +58,7 @@ async def operating(settings: Settings) -> AsyncIterator[tuple[Operator, Tenant]
     temporal = await client.connect(settings)
     async with open_tenants(settings) as (tenant,):
         starter = JobStarter(temporal, settings.registry_queue)
-        yield Operator(tenant.instances, tenant.queries, starter, temporal), tenant
+        yield Operator(tenant.instances, tenant.jobs, tenant.queries, starter, temporal), tenant
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ async def test_job_is_restarted_when_its_workflow_is_not_open(
     operator: Operator, temporal: Client, settings: Settings, name: str
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-    await operator.instances.begin(job)
+    await operator.jobs.begin(job)
     assert "1 jobs restarted" in await _reconcile(temporal, settings)
     assert await operator.ended(job) is JobStatus.COMPLETED
 
@@ -62,11 +62,11 @@ async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
     operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-    await operator.instances.begin(job)
+    await operator.jobs.begin(job)
     staging, orphan = f"ods_staging_{job.mark.replace('-', '')}", f"EdFi_Ods_Orphan_{job.ods_instance_id}"
     await admin.execute(f"CREATE DATABASE {staging} OWNER {seeding.SERVICE_ROLE}")
     await admin.execute(f'CREATE DATABASE "{orphan}"')
-    await operator.instances.fail(job, "The server was away.")
+    await operator.jobs.fail(job, "The server was away.")
     try:
         outcome = await _reconcile(temporal, settings)
         assert "1 leftovers removed" in outcome

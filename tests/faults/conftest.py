@@ -13,6 +13,7 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from settings import Settings
@@ -68,10 +69,14 @@ async def worker_process(own_temporal: Client) -> AsyncIterator[WorkerProcess]:
 
 @pytest.fixture
 def operator(
-    instances: InstanceStore, queries: InstanceQueries, settings: Settings, own_temporal: Client
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    settings: Settings,
+    own_temporal: Client,
 ) -> Operator:
     starter = JobStarter(own_temporal, settings.registry_queue)
-    return Operator(instances, queries, starter, own_temporal)
+    return Operator(instances, job_store, queries, starter, own_temporal)
 
 
 @pytest.fixture(scope="session")

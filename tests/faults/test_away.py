@@ -76,8 +76,8 @@ class TestOdsServer:
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
         deletion = (await operator.instances.request_delete(job.instance_id)).job
-        await operator.instances.begin(deletion)
-        assert await operator.instances.fail(deletion, "The server was away for an hour.", outage=True)
+        await operator.jobs.begin(deletion)
+        assert await operator.jobs.fail(deletion, "The server was away for an hour.", outage=True)
         await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
         assert await operator.reached(deletion, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
         async with session(other_postgres.dsn()) as admin:
@@ -184,8 +184,8 @@ async def test_interrupted_drop_is_finished_when_its_delete_has_failed(
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
     deletion = (await operator.instances.request_delete(job.instance_id)).job
-    await operator.instances.begin(deletion)
-    await operator.instances.fail(deletion, "gave up")
+    await operator.jobs.begin(deletion)
+    await operator.jobs.fail(deletion, "gave up")
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
     await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
     assert await operator.reached(deletion, {JobStatus.COMPLETED}) is JobStatus.COMPLETED

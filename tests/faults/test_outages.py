@@ -18,7 +18,6 @@ from embedded.temporal_server import TemporalServer
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.storage.engine import create_registry_engine
 from settings import Settings
@@ -27,6 +26,7 @@ from temporal.job_starter import JobStarter
 from temporal.namespace import register_search_attributes
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
+from tests.postgres.instance_states import stores
 from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
 
 
@@ -87,9 +87,13 @@ async def own_temporal(outage: OwnTemporal) -> Client:
 @pytest.fixture
 async def operator(settings: Settings, own_temporal: Client) -> AsyncIterator[Operator]:
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
-    instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings))
+    instances, jobs = stores(engine, ExecutionPolicy.from_settings(settings))
     yield Operator(
-        instances, InstanceQueries(engine), JobStarter(own_temporal, settings.registry_queue), own_temporal
+        instances,
+        jobs,
+        InstanceQueries(engine),
+        JobStarter(own_temporal, settings.registry_queue),
+        own_temporal,
     )
     await engine.dispose()
 

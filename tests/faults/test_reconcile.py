@@ -53,10 +53,10 @@ async def test_deleted_instance_is_gone_when_temporal_lost_its_store(
 ) -> None:
     # A job that has begun, and of which Temporal knows nothing.
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-    await operator.instances.begin(job)
-    await operator.instances.finish_create(job, "any")
+    await operator.jobs.begin(job)
+    await operator.jobs.finish_create(job, "any")
     deletion = (await operator.instances.request_delete(job.instance_id)).job
-    await operator.instances.begin(deletion)
+    await operator.jobs.begin(deletion)
     await worker_process.start(settings)  # it reconciles at once
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert (await operator.instance(job)).status == InstanceStatus.DELETED
@@ -70,10 +70,10 @@ async def test_leftover_of_a_failed_create_is_removed_when_its_clean_up_had_fail
     name: str,
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-    await operator.instances.begin(job)
+    await operator.jobs.begin(job)
     staging = f"ods_staging_{job.mark.replace('-', '')}"
     await admin.execute(f"CREATE DATABASE {staging} OWNER ods_service")
-    await operator.instances.fail(job, "The server was away.")
+    await operator.jobs.fail(job, "The server was away.")
     await worker_process.start(settings)
     async with asyncio.timeout(20):
         while await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", staging):

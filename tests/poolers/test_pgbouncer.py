@@ -62,7 +62,7 @@ async def test_instance_is_created_renamed_and_deleted_when_a_pooler_keeps_sessi
         for worker in WORKERS:
             await stack.enter_async_context(worker(temporal, tenant))
         starter = JobStarter(temporal, settings.registry_queue)
-        operator = Operator(tenant.instances, tenant.queries, starter, temporal)
+        operator = Operator(tenant.instances, tenant.jobs, tenant.queries, starter, temporal)
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.COMPLETED
         renaming = await operator.rename(job, f"{name} renamed")

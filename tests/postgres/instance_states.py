@@ -1,9 +1,16 @@
 """Brings instances into any state, by the registry's own steps."""
 
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.installation import InstallationStore
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.status import Template
+from registry.instances.steps import JobFactory
+from registry.instances.store import InstanceStore
+from settings import DEFAULT_TENANT
+
+POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 CONNECTION_STRING = "iv|ciphertext|hmac"
 STATES = [
     *("Pending", "InProgress", "Completed", "Error"),
@@ -17,42 +24,54 @@ def status_in(state: str) -> str:
     return "InProgress" if state == "InProgress_Delete" else state.removesuffix("_Rename")
 
 
-async def bring_to(instances: InstanceStore, state: str, name: str) -> InstanceJob:
+def stores(
+    engine: AsyncEngine, policy: ExecutionPolicy = POLICY, tenant: str = DEFAULT_TENANT
+) -> tuple[InstanceStore, JobStore]:
+    """Requests and jobs of another registry than the test's own, or of another tenant."""
+    factory = JobFactory(InstallationStore(engine), policy, tenant)
+    return InstanceStore(engine, factory), JobStore(engine, factory)
+
+
+async def bring_to(instances: InstanceStore, job_store: JobStore, state: str, name: str) -> InstanceJob:
     """A new instance in `state`; returns the job that brought it there."""
     created = await instances.reserve(name, Template.MINIMAL)
     if state == "Pending":
         return created.job
-    await instances.begin(created.job)
+    await job_store.begin(created.job)
     if state == "Error":
-        await instances.fail(created.job, "It could not be created.")
+        await job_store.fail(created.job, "It could not be created.")
     elif state != "InProgress":
-        await instances.finish_create(created.job, CONNECTION_STRING)
+        await job_store.finish_create(created.job, CONNECTION_STRING)
         if state.endswith("_Rename"):
-            return await _bring_to_rename(instances, state, created.job)
+            return await _bring_to_rename(instances, job_store, state, created.job)
         if state != "Completed":
-            return await _bring_to_deletion(instances, state, created.job.instance_id)
+            return await _bring_to_deletion(instances, job_store, state, created.job.instance_id)
     return created.job
 
 
-async def _bring_to_deletion(instances: InstanceStore, state: str, instance_id: int) -> InstanceJob:
+async def _bring_to_deletion(
+    instances: InstanceStore, job_store: JobStore, state: str, instance_id: int
+) -> InstanceJob:
     job = (await instances.request_delete(instance_id)).job
     if state == "Pending_Delete":
         return job
-    await instances.begin(job)
+    await job_store.begin(job)
     if state == "Deleted":
-        await instances.finish_delete(job)
+        await job_store.finish_delete(job)
     elif state == "Delete_Failed":
-        await instances.fail(job, "It could not be deleted.")
+        await job_store.fail(job, "It could not be deleted.")
     return job
 
 
-async def _bring_to_rename(instances: InstanceStore, state: str, created: InstanceJob) -> InstanceJob:
+async def _bring_to_rename(
+    instances: InstanceStore, job_store: JobStore, state: str, created: InstanceJob
+) -> InstanceJob:
     job = (await instances.request_rename(created.instance_id, f"{created.name} new")).job
     if state == "Pending_Rename":
         return job
-    await instances.begin(job)
+    await job_store.begin(job)
     if state == "Completed_Rename":
-        await instances.finish_rename(job, CONNECTION_STRING)
+        await job_store.finish_rename(job, CONNECTION_STRING)
     elif state == "Error_Rename":
-        await instances.fail(job, "It could not be renamed.")
+        await job_store.fail(job, "It could not be renamed.")
     return job

@@ -15,17 +15,14 @@ from api.security.rate_limit import RateLimiter
 from registry.clients.administration import ClientAdministration, ClientInUseError
 from registry.clients.credentials import ClientScope
 from registry.clients.store import ClientExistsError, ClientStore, Standing
-from registry.instances.jobs import ExecutionPolicy
 from registry.instances.status import Template
-from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.migrations.conflicts import ConflictingRowsError
 from registry.storage.engine import create_registry_engine
-from tests.postgres.instance_states import CONNECTION_STRING, bring_to
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API, LAYOUTS, ODS_API, ODS_API_6, ODS_API_FIRST_7
 from tests.postgres.postgres_inspection import CATALOGS, everything
 
-POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 UNLIMITED = LogIn(RateLimiter(1, 1), RateLimiter(1, 1), "a client", "an address", enabled=False)
 
 
@@ -78,17 +75,17 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     dsn: str, engine: AsyncEngine
 ) -> None:
     await upgrade(dsn)
-    instances = InstanceStore(engine, POLICY)
+    instances, job_store = stores(engine)
     created = (await instances.reserve("Ours", Template.MINIMAL)).job
-    assert (await instances.begin(created)).held
-    assert await instances.fail(created, "x" * 2000)
+    assert (await job_store.begin(created)).held
+    assert await job_store.fail(created, "x" * 2000)
     again = (await instances.request_retry(created.instance_id)).job
-    assert (await instances.begin(again)).held
-    assert await instances.finish_create(again, CONNECTION_STRING)
+    assert (await job_store.begin(again)).held
+    assert await job_store.finish_create(again, CONNECTION_STRING)
     deleted = (await instances.request_delete(created.instance_id)).job
-    begun = await instances.begin(deleted)
+    begun = await job_store.begin(deleted)
     assert (begun.held, begun.refusal) == (True, None)
-    assert await instances.finish_delete(deleted)
+    assert await job_store.finish_delete(deleted)
 
     clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
     await clients.register("ours", "a secret", "Ours")
@@ -156,15 +153,15 @@ async def test_delete_is_refused_when_a_client_got_the_instance_meanwhile_and_re
 ) -> None:
     await bare.execute(ODS_API_FIRST_7)
     await upgrade(dsn)
-    instances = InstanceStore(engine, POLICY)
-    deletion = await bring_to(instances, "Pending_Delete", "Ours")
+    instances, job_store = stores(engine)
+    deletion = await bring_to(instances, job_store, "Pending_Delete", "Ours")
     async with bare.transaction():
         await bare.execute(
             "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
             " VALUES (1, $1)",
             deletion.ods_instance_id,
         )
-        begin = asyncio.create_task(instances.begin(deletion))
+        begin = asyncio.create_task(job_store.begin(deletion))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done
     assert "in use by Applications" in ((await begin).refusal or "")

@@ -17,10 +17,11 @@ from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from databases.ownership import Owner
 from databases.server import Server
+from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import DatabaseName, InstanceStore, Position
+from registry.instances.store import DatabaseName, InstanceStore
 from tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
 from tests.servers import NUMBERS
@@ -30,29 +31,29 @@ Activities = Callable[[Any], DatabaseActivities]
 
 @pytest.fixture
 def activities(tenant: Tenant) -> Activities:
-    """The activities with a registry of the test's choice."""
+    """The activities with a job store of the test's choice."""
 
-    def make(instances: Any) -> DatabaseActivities:
-        return DatabaseActivities(replace(tenant, instances=instances), ConcurrencyLimit(1))
+    def make(jobs: Any) -> DatabaseActivities:
+        return DatabaseActivities(replace(tenant, jobs=jobs), ConcurrencyLimit(1))
 
     return make
 
 
 @pytest.fixture
-async def job(instances: InstanceStore, name: str) -> InstanceJob:
+async def job(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
     """A job that has begun."""
     job = (await instances.reserve(name, Template.MINIMAL)).job
-    assert (await instances.begin(job)).held
+    assert (await job_store.begin(job)).held
     return job
 
 
-def _like(instances: InstanceStore, **replaced: Any) -> Any:
-    """The registry, but for the methods that are replaced."""
-    return cast("Any", SimpleNamespace(installation=instances.installation, **replaced))
+def _like(job_store: JobStore, **replaced: Any) -> Any:
+    """The job store, but for the methods that are replaced."""
+    return cast("Any", SimpleNamespace(installation=job_store.installation, **replaced))
 
 
-def _answering(instances: InstanceStore, *answers: bool) -> Any:
-    """A registry that answers the question whether a job holds its instance, each time from the next."""
+def _answering(job_store: JobStore, *answers: bool) -> Any:
+    """A job store that answers the question whether a job holds its instance, each time from the next."""
     remaining = list(answers)
 
     async def position(*_: object) -> Position | None:
@@ -61,7 +62,7 @@ def _answering(instances: InstanceStore, *answers: bool) -> Any:
     async def holds(*_: object) -> bool:
         return False
 
-    return _like(instances, position=position, holds=holds, remaining=remaining)
+    return _like(job_store, position=position, holds=holds, remaining=remaining)
 
 
 _RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False)
@@ -74,53 +75,61 @@ async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
 
 
 async def test_database_is_made_when_the_job_holds_the_instance(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities, job_store: JobStore, job: InstanceJob, admin: asyncpg.Connection
 ) -> None:
-    provisioned = await ActivityEnvironment().run(activities(instances).provision, job)
+    provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
     assert provisioned.database == job.database
     assert (provisioned.size_bytes or 0) > 1_000_000
     assert await _databases(admin, job) == {job.database}
 
 
 async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
-    activities: Activities, instances: InstanceStore, queries: InstanceQueries, job: InstanceJob
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    job: InstanceJob,
 ) -> None:
-    assert (await ActivityEnvironment().run(activities(instances).provision, job)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
     deletion = (await instances.request_delete(job.instance_id)).job
-    await instances.begin(deletion)
-    assert await ActivityEnvironment().run(activities(instances).drop, deletion)
+    await job_store.begin(deletion)
+    assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
     (deleted,) = await queries.instances(offset=0, limit=1, instance_id=job.instance_id)
     assert deleted.status == "Deleted"
 
 
 async def test_outcome_stands_when_temporal_did_not_hear_of_it(
-    activities: Activities, instances: InstanceStore, job: InstanceJob
+    activities: Activities, instances: InstanceStore, job_store: JobStore, job: InstanceJob
 ) -> None:
     for _ in range(2):
-        assert (await ActivityEnvironment().run(activities(instances).provision, job)).finished
+        assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
 
     deletion = (await instances.request_delete(job.instance_id)).job
-    await instances.begin(deletion)
+    await job_store.begin(deletion)
     for _ in range(2):
-        assert await ActivityEnvironment().run(activities(instances).drop, deletion)
+        assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
 
 
 async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
-    activities: Activities, instances: InstanceStore, queries: InstanceQueries, job: InstanceJob
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    job: InstanceJob,
 ) -> None:
     async def away(*_: object) -> bool:
         raise OSError("registry away")
 
-    going = _like(instances, position=instances.position, finish_create=away, finish_delete=away)
+    going = _like(job_store, position=job_store.position, finish_create=away, finish_delete=away)
     assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
     assert (await queries.instance(job.instance_id)).status == "InProgress"
 
 
 async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
-    activities: Activities, instances: InstanceStore, admin: asyncpg.Connection
+    activities: Activities, instances: InstanceStore, job_store: JobStore, admin: asyncpg.Connection
 ) -> None:
     """The others, fetched before it was their turn, hold no fence yet."""
     fences: list[int] = []
@@ -132,7 +141,7 @@ async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
     async def finish_create(*_: object) -> bool:
         return True
 
-    watched = activities(_like(instances, position=position, finish_create=finish_create))
+    watched = activities(_like(job_store, position=position, finish_create=finish_create))
     names = [f"Turn {next(NUMBERS)}" for _ in range(3)]
     jobs = [(await instances.reserve(name, Template.MINIMAL)).job for name in names]
     await asyncio.gather(*(ActivityEnvironment().run(watched.provision, job) for job in jobs))
@@ -142,7 +151,11 @@ async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
 
 
 async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_turn(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
     working, stopping = asyncio.Event(), asyncio.Event()
 
@@ -151,7 +164,7 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_tu
         await stopping.wait()
         return _RUNNING
 
-    watched = activities(_like(instances, position=position, finish_create=instances.finish_create))
+    watched = activities(_like(job_store, position=position, finish_create=job_store.finish_create))
     waiting = (await instances.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
     environments = [ActivityEnvironment() for _ in range(2)]
     first = asyncio.create_task(environments[0].run(watched.provision, job))
@@ -169,30 +182,35 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_tu
 
 @pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "another mark"])
 async def test_nothing_is_made_when_the_job_is_late(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection, stale: str
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
+    stale: str,
 ) -> None:
     if stale == "older attempt":
         job = replace(job, attempt=job.attempt - 1)
     elif stale == "older job":
         job = replace(job, number=job.number - 1)
     elif stale == "failed":
-        await instances.fail(job, "gave up")
+        await job_store.fail(job, "gave up")
     else:
         job = replace(job, mark=str(uuid.uuid4()))
     with pytest.raises(ApplicationError) as refused:
-        await ActivityEnvironment().run(activities(instances).provision, job)
+        await ActivityEnvironment().run(activities(job_store).provision, job)
     assert (refused.value.type, refused.value.non_retryable) == ("Superseded", True)
     assert await _databases(admin, job) == set()
 
 
 async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_taken(
     activities: Activities,
-    instances: InstanceStore,
+    job_store: JobStore,
     server: Server,
     job: InstanceJob,
     admin: asyncpg.Connection,
 ) -> None:
-    answering = _answering(instances, True, False)
+    answering = _answering(job_store, True, False)
     owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
     async with server.fenced(owner):
         late = asyncio.create_task(ActivityEnvironment().run(activities(answering).provision, job))
@@ -204,60 +222,69 @@ async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_ta
 
 
 async def test_fence_is_left_alone_when_the_job_is_late(
-    activities: Activities, instances: InstanceStore, server: Server, job: InstanceJob
+    activities: Activities, job_store: JobStore, server: Server, job: InstanceJob
 ) -> None:
     async with server.fenced(Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)) as session:
         with pytest.raises(ApplicationError):
-            await ActivityEnvironment().run(activities(_answering(instances, False)).provision, job)
+            await ActivityEnvironment().run(activities(_answering(job_store, False)).provision, job)
         assert await session.fetchval("SELECT 1") == 1
 
 
 async def test_nothing_is_dropped_when_the_delete_is_late(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await ActivityEnvironment().run(activities(instances).provision, job)
-    await instances.finish_create(job, "any")
+    await ActivityEnvironment().run(activities(job_store).provision, job)
+    await job_store.finish_create(job, "any")
     deletion = (await instances.request_delete(job.instance_id)).job
     for late in (job, deletion):  # the second has not begun
         with pytest.raises(ApplicationError):
-            await ActivityEnvironment().run(activities(instances).drop, late)
+            await ActivityEnvironment().run(activities(job_store).drop, late)
     assert await _databases(admin, job) == {job.database}
-    assert (await instances.begin(deletion)).held
-    await ActivityEnvironment().run(activities(instances).drop, deletion)
+    assert (await job_store.begin(deletion)).held
+    await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _databases(admin, job) == set()
 
 
 async def test_retried_database_stays_when_the_clean_up_of_the_failure_before_is_late(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await instances.fail(job, "gave up")
+    await job_store.fail(job, "gave up")
     retry = (await instances.request_retry(job.instance_id)).job
-    await instances.begin(retry)
-    await ActivityEnvironment().run(activities(instances).provision, retry)
+    await job_store.begin(retry)
+    await ActivityEnvironment().run(activities(job_store).provision, retry)
     with pytest.raises(ApplicationError):
-        await ActivityEnvironment().run(activities(instances).compensate, job)
+        await ActivityEnvironment().run(activities(job_store).compensate, job)
     assert await _databases(admin, job) == {job.database}
 
 
 async def test_published_database_stays_and_the_instance_follows_it_when_its_create_has_failed(
     activities: Activities,
     instances: InstanceStore,
+    job_store: JobStore,
     queries: InstanceQueries,
     job: InstanceJob,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.name)
-    provisioned = await ActivityEnvironment().run(activities(instances).provision, job)
+    provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
     assert not provisioned.finished
-    await instances.fail(job, "name taken")
-    assert not await ActivityEnvironment().run(activities(instances).compensate, job)
+    await job_store.fail(job, "name taken")
+    assert not await ActivityEnvironment().run(activities(job_store).compensate, job)
     instance = await queries.instance(job.instance_id)
     assert instance.status == "Error"
     assert f"The database '{job.database}' of this instance is there" in (instance.error_message or "")
 
     await rows.execute("DELETE FROM dbo.odsinstances")
-    assert await ActivityEnvironment().run(activities(instances).compensate, job)
+    assert await ActivityEnvironment().run(activities(job_store).compensate, job)
     assert await _databases(admin, job) == {job.database}
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
@@ -266,30 +293,31 @@ async def test_published_database_stays_and_the_instance_follows_it_when_its_cre
 async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_create_succeeded(
     activities: Activities,
     instances: InstanceStore,
+    job_store: JobStore,
     queries: InstanceQueries,
     job: InstanceJob,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
 ) -> None:
-    await instances.fail(job, "template in use")
+    await job_store.fail(job, "template in use")
     retry = (await instances.request_retry(job.instance_id)).job
-    await instances.begin(retry)
-    assert (await ActivityEnvironment().run(activities(instances).provision, retry)).finished
+    await job_store.begin(retry)
+    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
     await rows.execute("DELETE FROM dbo.odsinstances")
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1, publishedat = NULL")
     restored = replace(retry, attempt=1)
 
     deletion = (await instances.request_delete(job.instance_id)).job
-    await instances.begin(deletion)
+    await job_store.begin(deletion)
     with pytest.raises(ApplicationError, match="later than the registry knows") as refused:
-        await ActivityEnvironment().run(activities(instances).drop, deletion)
+        await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert (refused.value.type, refused.value.non_retryable) == ("DisagreementError", True)
     assert await _databases(admin, job) == {job.database}
 
     await rows.execute(
         "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Create', jobnumber = 1, attempt = 1"
     )
-    assert await ActivityEnvironment().run(activities(instances).compensate, restored)
+    assert await ActivityEnvironment().run(activities(job_store).compensate, restored)
     assert await _databases(admin, job) == {job.database}
     instance = await queries.instance(job.instance_id)
     assert (instance.status, instance.attempt) == ("Completed", 2)
@@ -298,46 +326,55 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
 async def test_live_database_stays_when_the_delete_that_a_restored_registry_refused_is_requested_anew(
     activities: Activities,
     instances: InstanceStore,
+    job_store: JobStore,
     job: InstanceJob,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
 ) -> None:
-    await instances.fail(job, "template in use")
+    await job_store.fail(job, "template in use")
     retry = (await instances.request_retry(job.instance_id)).job
-    await instances.begin(retry)
-    assert (await ActivityEnvironment().run(activities(instances).provision, retry)).finished
+    await job_store.begin(retry)
+    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
     await rows.execute("UPDATE adminapi.dbinstances SET attempt = 1")
     for _ in range(2):
         deletion = (await instances.request_delete(job.instance_id)).job
-        assert (await instances.begin(deletion)).held
+        assert (await job_store.begin(deletion)).held
         with pytest.raises(ApplicationError, match="later than the registry knows"):
-            await ActivityEnvironment().run(activities(instances).drop, deletion)
-        assert await instances.fail(deletion, "refused")
+            await ActivityEnvironment().run(activities(job_store).drop, deletion)
+        assert await job_store.fail(deletion, "refused")
         assert await _databases(admin, job) == {job.database}
 
 
 async def test_nothing_begins_when_another_database_was_handed_over_since_the_job_was_read(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    assert (await ActivityEnvironment().run(activities(instances).provision, job)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
     deletion = (await instances.request_delete(job.instance_id)).job
-    await instances.begin(deletion)
-    await instances.fail(deletion, "The server was away.", outage=True)
-    (unfinished,) = await instances.unfinished_deletes({})
+    await job_store.begin(deletion)
+    await job_store.fail(deletion, "The server was away.", outage=True)
+    (unfinished,) = await job_store.unfinished_deletes({})
     async with instances.adopting(job.instance_id, DatabaseName(f"{job.database}_2", "any")):
         pass
-    due = await instances.release(unfinished)
+    due = await job_store.release(unfinished)
     assert due is not None
-    assert not (await instances.begin(due)).held
-    (waiting,) = await instances.waiting_jobs(0, 10)
+    assert not (await job_store.begin(due)).held
+    (waiting,) = await job_store.waiting_jobs(0, 10)
     assert waiting.database == f"{job.database}_2"
-    assert (await instances.begin(waiting)).held
+    assert (await job_store.begin(waiting)).held
 
 
 async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_deleted(
-    activities: Activities, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await ActivityEnvironment().run(activities(instances).provision, job)
+    await ActivityEnvironment().run(activities(job_store).provision, job)
     aside = f"{job.database}_aside"
     comment = await admin.fetchval(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", job.database
@@ -347,25 +384,27 @@ async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_de
         await admin.execute(f'CREATE DATABASE "{job.database}" OWNER ods_service')
         await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{comment}'")
         renaming = (await instances.request_rename(job.instance_id, f"{job.name} new")).job
-        await instances.begin(renaming)
-        await ActivityEnvironment().run(activities(instances).rename, renaming)
-        assert await instances.finish_rename(renaming, "any")
+        await job_store.begin(renaming)
+        await ActivityEnvironment().run(activities(job_store).rename, renaming)
+        assert await job_store.finish_rename(renaming, "any")
         assert await _names(admin, job) == {renaming.new_database, aside}
         deletion = (await instances.request_delete(job.instance_id)).job
-        await instances.begin(deletion)
-        assert await ActivityEnvironment().run(activities(instances).drop, deletion)
+        await job_store.begin(deletion)
+        assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
         assert await _names(admin, job) == {aside}
     finally:
         await admin.execute(f'DROP DATABASE IF EXISTS "{aside}" WITH (FORCE)')
 
 
 @pytest.fixture
-async def renaming(activities: Activities, instances: InstanceStore, job: InstanceJob) -> InstanceJob:
+async def renaming(
+    activities: Activities, instances: InstanceStore, job_store: JobStore, job: InstanceJob
+) -> InstanceJob:
     """A rename that has begun, of a database that is there."""
-    await ActivityEnvironment().run(activities(instances).provision, job)
-    await instances.finish_create(job, "any")
+    await ActivityEnvironment().run(activities(job_store).provision, job)
+    await job_store.finish_create(job, "any")
     renaming = (await instances.request_rename(job.instance_id, f"{job.name} new")).job
-    assert (await instances.begin(renaming)).held
+    assert (await job_store.begin(renaming)).held
     return renaming
 
 
@@ -377,74 +416,98 @@ async def _names(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
 
 
 async def test_database_has_the_new_name_and_again_the_old_when_its_rename_fails_in_the_end(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await ActivityEnvironment().run(activities(instances).rename, renaming)
+    await ActivityEnvironment().run(activities(job_store).rename, renaming)
     assert await _names(admin, renaming) == {renaming.new_database}
-    await instances.fail(renaming, "name taken")
-    await ActivityEnvironment().run(activities(instances).compensate, renaming)
+    await job_store.fail(renaming, "name taken")
+    await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await _names(admin, renaming) == {renaming.database}
 
 
 async def test_nothing_is_renamed_when_the_rename_is_late(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
     for late in (replace(renaming, attempt=0), replace(renaming, number=1)):
         with pytest.raises(ApplicationError) as refused:
-            await ActivityEnvironment().run(activities(instances).rename, late)
+            await ActivityEnvironment().run(activities(job_store).rename, late)
         assert refused.value.type == "Superseded"
-    await instances.fail(renaming, "gave up")
+    await job_store.fail(renaming, "gave up")
     with pytest.raises(ApplicationError):
-        await ActivityEnvironment().run(activities(instances).rename, renaming)
+        await ActivityEnvironment().run(activities(job_store).rename, renaming)
     assert await _names(admin, renaming) == {renaming.database}
 
 
 async def test_retried_rename_stays_when_the_clean_up_of_the_failure_before_is_late(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await instances.fail(renaming, "gave up")
+    await job_store.fail(renaming, "gave up")
     retry = (await instances.request_retry(renaming.instance_id)).job
-    await instances.begin(retry)
-    await ActivityEnvironment().run(activities(instances).rename, retry)
+    await job_store.begin(retry)
+    await ActivityEnvironment().run(activities(job_store).rename, retry)
     with pytest.raises(ApplicationError):
-        await ActivityEnvironment().run(activities(instances).compensate, renaming)
+        await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await _names(admin, renaming) == {renaming.new_database}
 
 
 async def test_database_is_dropped_when_a_failed_rename_has_left_it_another_name(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await ActivityEnvironment().run(activities(instances).rename, renaming)
-    await instances.fail(renaming, "gave up, and the server was away")
+    await ActivityEnvironment().run(activities(job_store).rename, renaming)
+    await job_store.fail(renaming, "gave up, and the server was away")
     deletion = (await instances.request_delete(renaming.instance_id)).job
-    await instances.begin(deletion)
-    await ActivityEnvironment().run(activities(instances).drop, deletion)
+    await job_store.begin(deletion)
+    await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _names(admin, renaming) == set()
 
 
 async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, server: Server
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    server: Server,
 ) -> None:
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(instances, server, unused, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused)
 
     async def leftovers() -> list[InstanceJob]:
         return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
 
-    await ActivityEnvironment().run(activities(instances).rename, renaming)
+    await ActivityEnvironment().run(activities(job_store).rename, renaming)
     assert await leftovers() == []
-    await instances.fail(renaming, "gave up, and the server was away")
+    await job_store.fail(renaming, "gave up, and the server was away")
     assert await leftovers() == [renaming]
-    await ActivityEnvironment().run(activities(instances).compensate, renaming)
+    await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await leftovers() == []
 
 
 async def test_database_is_dropped_when_its_drop_was_interrupted(
-    activities: Activities, instances: InstanceStore, renaming: InstanceJob, admin: asyncpg.Connection
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
 ) -> None:
-    await instances.fail(renaming, "gave up")
+    await job_store.fail(renaming, "gave up")
     deletion = (await instances.request_delete(renaming.instance_id)).job
-    await instances.begin(deletion)
+    await job_store.begin(deletion)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", deletion.database)
-    await ActivityEnvironment().run(activities(instances).drop, deletion)
+    await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _names(admin, deletion) == set()

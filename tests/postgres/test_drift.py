@@ -16,6 +16,7 @@ from databases.server import Server
 from databases.spares import new_name
 from embedded import seeding
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, StartedJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
@@ -33,11 +34,16 @@ def detector(tenant: Tenant) -> DriftDetector:
 
 @pytest.fixture
 async def completed(
-    instances: InstanceStore, server: Server, settings: Settings, admin: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
 ) -> AsyncIterator[InstanceJob]:
     """An instance as it should be."""
     job = (await instances.reserve(name, Template.MINIMAL)).job
-    await instances.begin(job)
+    await job_store.begin(job)
     owner = owner_of(job)
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
@@ -46,7 +52,7 @@ async def completed(
             provisioning.TemplateSizes(),
         )
     strings = OdsConnectionStrings.from_settings(settings)
-    await instances.finish_create(job, strings.encrypted(job.database))
+    await job_store.finish_create(job, strings.encrypted(job.database))
     yield job
     await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}"')
 
@@ -66,12 +72,12 @@ async def test_nothing_is_reported_when_all_is_well(detector: DriftDetector, com
 
 
 async def test_nothing_is_reported_when_jobs_are_under_way(
-    detector: DriftDetector, instances: InstanceStore, completed: InstanceJob, name: str
+    detector: DriftDetector, instances: InstanceStore, job_store: JobStore, completed: InstanceJob, name: str
 ) -> None:
     running = (await instances.reserve(f"{name} b", Template.MINIMAL)).job
-    await instances.begin(running)
+    await job_store.begin(running)
     deletion = (await instances.request_delete(completed.instance_id)).job
-    await instances.begin(deletion)
+    await job_store.begin(deletion)
     about = (name, completed.database, running.database)
     assert not [drift for drift in await detector.detect() if any(word in drift.subject for word in about)]
 
@@ -108,11 +114,15 @@ async def test_database_is_reported_when_its_instance_cannot_use_it(
 
 
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
-    detector: DriftDetector, instances: InstanceStore, admin: asyncpg.Connection, completed: InstanceJob
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
 ) -> None:
     job = (await instances.request_rename(completed.instance_id, f"{completed.name} new")).job
-    await instances.begin(job)
-    await instances.fail(job, "The server was away.")
+    await job_store.begin(job)
+    await job_store.fail(job, "The server was away.")
     assert await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE) == []
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{job.new_database}"')
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
@@ -121,13 +131,17 @@ async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_ha
 
 
 async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
-    detector: DriftDetector, instances: InstanceStore, rows: asyncpg.Connection, completed: InstanceJob
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    completed: InstanceJob,
 ) -> None:
     await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
     deletion = (await instances.request_delete(completed.instance_id)).job
-    await instances.begin(deletion, "It was published later than the registry knows.")
-    await instances.fail(deletion, "It was published later than the registry knows.")
+    await job_store.begin(deletion, "It was published later than the registry knows.")
+    await job_store.fail(deletion, "It was published later than the registry knows.")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
 
 
@@ -195,14 +209,19 @@ async def test_database_of_another_tenant_is_left_out_when_two_tenants_share_a_s
 
 
 async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not_when_it_is_unknown(
-    detector: DriftDetector, instances: InstanceStore, admin: asyncpg.Connection, owner: Owner, name: str
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    admin: asyncpg.Connection,
+    owner: Owner,
+    name: str,
 ) -> None:
     job = (await instances.reserve(name, Template.MINIMAL)).job
-    await instances.begin(job)
-    await instances.fail(job, "no")
+    await job_store.begin(job)
+    await job_store.fail(job, "no")
     deletion = (await instances.request_delete(job.instance_id)).job
-    await instances.begin(deletion)
-    await instances.finish_delete(deletion)
+    await job_store.begin(deletion)
+    await job_store.finish_delete(deletion)
     ours = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).staging_name
     try:
         await admin.execute(f"CREATE DATABASE {ours}")

@@ -16,6 +16,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
 from registry.education_organizations.refreshes import Scope
 from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
+from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
 from tenants.tenant import Tenant
 from tests.ods import ROWS, SCHEMA, add_ods_instance, connection_string, ods_database, organizations
@@ -518,14 +519,14 @@ async def test_rows_are_written_when_the_connection_string_was_only_re_encrypted
 
 
 async def test_rows_go_with_their_ods_instance_when_the_instance_is_deleted(
-    store: EducationOrganizations, instances: InstanceStore, rows: asyncpg.Connection
+    store: EducationOrganizations, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
-    job = await bring_to(instances, "Completed", "Leaving")
+    job = await bring_to(instances, job_store, "Completed", "Leaving")
     reading = _Reading("Leaving")
     reading.may_end.set()
     await store.replace(await _source(store), "ods", reading)
     assert await organizations(rows, job.ods_instance_id) != []
-    await instances.begin((await instances.request_delete(job.instance_id)).job)
+    await job_store.begin((await instances.request_delete(job.instance_id)).job)
     assert await organizations(rows, job.ods_instance_id) == []
 
 

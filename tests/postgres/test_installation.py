@@ -18,7 +18,7 @@ from databases.ownership import Owner
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
-from registry.instances.jobs import ExecutionPolicy
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -28,10 +28,8 @@ from settings import Settings
 from tenants.drift import DriftKind
 from tenants.installation_check import InstallationCheck
 from tenants.tenant import Tenant, open_tenants
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, service_dsn, session
-
-POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 
 
 @pytest.fixture
@@ -74,18 +72,18 @@ async def test_registry_is_confirmed_where_it_is_when_it_is_used_for_the_first_t
 
 
 async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
-    instances: InstanceStore, copied_engine: AsyncEngine, name: str
+    instances: InstanceStore, job_store: JobStore, copied_engine: AsyncEngine, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)  # in the original, after it was copied
-    copy = InstanceStore(copied_engine, POLICY)
+    job = await bring_to(instances, job_store, "Completed", name)  # in the original, after it was copied
+    copy, copied_jobs = stores(copied_engine)
     with pytest.raises(InstallationNotConfirmedError, match="ods installation confirm"):
         await copy.reserve("Another", Template.MINIMAL)
     with pytest.raises(InstallationNotConfirmedError):
-        await copy.begin(job)
+        await copied_jobs.begin(job)
     with pytest.raises(InstallationNotConfirmedError):
         await copy.request_delete(job.instance_id)
     with pytest.raises(InstallationNotConfirmedError):
-        await copy.waiting_jobs(0, 10)
+        await copied_jobs.waiting_jobs(0, 10)
     assert await InstanceQueries(copied_engine).instances(offset=0, limit=1) == []
     assert (await instances.reserve("Another", Template.MINIMAL)).job.number == 1
 
@@ -93,7 +91,7 @@ async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
 async def test_copy_goes_on_when_it_is_confirmed(
     instances: InstanceStore, copied_engine: AsyncEngine
 ) -> None:
-    copy = InstanceStore(copied_engine, POLICY)
+    copy, _ = stores(copied_engine)
     before = await copy.installation.state()
     await copy.installation.confirm(before)
     assert (await copy.installation.require_confirmed()).id == before.id
@@ -119,19 +117,24 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
 
 
 async def test_jobs_of_another_installation_are_not_begun_when_two_share_a_namespace(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
     job = (await instances.reserve(name, Template.MINIMAL)).job
     assert job.installation == (await instances.installation.state()).id
-    assert not (await instances.begin(replace(job, installation=str(uuid.uuid4())))).held
-    assert (await instances.begin(job)).held
+    assert not (await job_store.begin(replace(job, installation=str(uuid.uuid4())))).held
+    assert (await job_store.begin(job)).held
 
 
 async def test_nothing_is_made_and_the_job_waits_when_its_registry_became_a_copy(
-    tenant: Tenant, instances: InstanceStore, name: str, admin: asyncpg.Connection, registry_dsn: str
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
 ) -> None:
     job = (await instances.reserve(name, Template.MINIMAL)).job
-    await instances.begin(job)
+    await job_store.begin(job)
     async with session(registry_dsn) as rows:
         await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
     tenant.instances.installation.forget()

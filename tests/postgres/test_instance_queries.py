@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -38,30 +39,33 @@ async def add_job(
 
 
 async def test_instances_are_listed_by_id_with_deleted_ones_when_they_are_in_any_state(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = [await bring_to(instances, state, f"{name} {state}") for state in STATES]
-    await instances.fail(jobs[1], "touched, so that its row is stored anew")
+    jobs = [await bring_to(instances, job_store, state, f"{name} {state}") for state in STATES]
+    await job_store.fail(jobs[1], "touched, so that its row is stored anew")
     listed = await queries.instances(offset=0, limit=100)
     assert [row.id for row in listed] == sorted(job.instance_id for job in jobs)
     assert [row.status for row in listed].count("Deleted") == 1
 
 
 async def test_pages_follow_each_other_when_offset_and_limit_say_so(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    ids = [(await bring_to(instances, "Pending", f"{name} {number}")).instance_id for number in range(5)]
+    ids = [
+        (await bring_to(instances, job_store, "Pending", f"{name} {number}")).instance_id
+        for number in range(5)
+    ]
     pages = [await queries.instances(offset=offset, limit=2) for offset in (0, 2, 4, 6)]
     assert [[row.id for row in page] for page in pages] == [ids[:2], ids[2:4], ids[4:], []]
     assert await queries.instances(offset=0, limit=0) == []
 
 
 async def test_filters_are_exact_when_instances_are_listed(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    deleted = await bring_to(instances, "Deleted", name)
-    live = await bring_to(instances, "Pending", name)
-    other = await bring_to(instances, "Pending", f"{name} x")
+    deleted = await bring_to(instances, job_store, "Deleted", name)
+    live = await bring_to(instances, job_store, "Pending", name)
+    other = await bring_to(instances, job_store, "Pending", f"{name} x")
     assert [row.id for row in await queries.instances(offset=0, limit=9, name=name)] == [
         deleted.instance_id,
         live.instance_id,
@@ -76,34 +80,37 @@ async def test_filters_are_exact_when_instances_are_listed(
 
 @pytest.mark.parametrize("state", [state for state in STATES if state != "Deleted"])
 async def test_instance_is_found_by_id_when_it_is_live(
-    instances: InstanceStore, queries: InstanceQueries, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     renamed = state == "Completed_Rename"
     assert (await queries.instance(job.instance_id)).name == (job.final_name if renamed else name)
 
 
 async def test_instance_is_not_found_by_id_when_it_is_deleted_or_unknown(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    deleted = await bring_to(instances, "Deleted", name)
+    deleted = await bring_to(instances, job_store, "Deleted", name)
     for instance_id in (deleted.instance_id, deleted.instance_id + 1, 0):
         with pytest.raises(InstanceNotFoundError):
             await queries.instance(instance_id)
 
 
 async def test_all_live_instances_are_told_when_some_are_deleted(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
+    jobs = {state: await bring_to(instances, job_store, state, f"{name} {state}") for state in STATES}
     live = [job.instance_id for state, job in jobs.items() if state != "Deleted"]
     assert [row.id for row in await queries.live_instances()] == live
 
 
 async def test_marks_are_known_when_instances_have_or_had_them(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    jobs = [await bring_to(instances, state, f"{name} {state}") for state in ("Pending", "Deleted", "Error")]
+    jobs = [
+        await bring_to(instances, job_store, state, f"{name} {state}")
+        for state in ("Pending", "Deleted", "Error")
+    ]
     stranger = "6b1f0f6e-1111-4222-8333-444444444444"
     asked = [jobs[0].mark, jobs[1].mark, stranger]
     assert await queries.known_marks(asked) == {jobs[0].mark, jobs[1].mark}
@@ -111,9 +118,9 @@ async def test_marks_are_known_when_instances_have_or_had_them(
 
 
 async def test_job_is_found_by_its_exact_id_when_it_exists(
-    instances: InstanceStore, queries: InstanceQueries, name: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
-    job = await bring_to(instances, "Deleted", name)
+    job = await bring_to(instances, job_store, "Deleted", name)
     found = await queries.job(job.job_id)
     assert found is not None
     assert (found.job_id, found.status) == (job.job_id, "Completed")
@@ -172,12 +179,16 @@ async def test_usual_duration_is_of_the_last_twenty_when_there_were_more(
 
 
 async def test_usual_duration_counts_from_the_begin_when_a_job_waited(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Pending", name)
+    job = await bring_to(instances, job_store, "Pending", name)
     await rows.execute("UPDATE adminapi.jobstatuses SET createdat = createdat - interval '1 day'")
-    await instances.begin(job)
-    await instances.finish_create(job, "iv|ciphertext|hmac")
+    await job_store.begin(job)
+    await job_store.finish_create(job, "iv|ciphertext|hmac")
     usual = await queries.usual_duration("Create", "Minimal")
     assert usual is not None
     assert 0 < usual < 60
@@ -199,12 +210,16 @@ async def test_ages_are_those_of_the_known_jobs_when_jobs_are_asked_for(
 
 
 async def test_times_are_utc_when_the_session_has_another_zone(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     database = await rows.fetchval("SELECT current_database()")
     await rows.execute(f"ALTER DATABASE \"{database}\" SET timezone = 'Pacific/Kiritimati'")
     try:
-        job = await bring_to(instances, "Pending", name)
+        job = await bring_to(instances, job_store, "Pending", name)
         instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     finally:
         await rows.execute(f'ALTER DATABASE "{database}" RESET timezone')

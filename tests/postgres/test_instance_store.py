@@ -9,13 +9,14 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from settings import Settings
-from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
+from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores
 
 RELATIONS = {
     "Applications": (
@@ -32,14 +33,14 @@ RELATIONS = {
     ),
 }
 
-Step = Callable[[InstanceStore, InstanceJob], Awaitable[Any]]
+Step = Callable[[JobStore, InstanceJob], Awaitable[Any]]
 STEPS: dict[str, Step] = {
-    "begin": lambda instances, job: instances.begin(job),
-    "finish_create": lambda instances, job: instances.finish_create(job, CONNECTION_STRING),
-    "finish_delete": lambda instances, job: instances.finish_delete(job),
-    "finish_rename": lambda instances, job: instances.finish_rename(job, CONNECTION_STRING),
-    "fail": lambda instances, job: instances.fail(job, "late words"),
-    "release": lambda instances, job: instances.release(job),
+    "begin": lambda job_store, job: job_store.begin(job),
+    "finish_create": lambda job_store, job: job_store.finish_create(job, CONNECTION_STRING),
+    "finish_delete": lambda job_store, job: job_store.finish_delete(job),
+    "finish_rename": lambda job_store, job: job_store.finish_rename(job, CONNECTION_STRING),
+    "fail": lambda job_store, job: job_store.fail(job, "late words"),
+    "release": lambda job_store, job: job_store.release(job),
 }
 
 
@@ -100,17 +101,17 @@ async def test_instance_and_job_wait_under_an_id_of_the_sequence_when_one_is_res
 
 @pytest.mark.parametrize("state", [it for it in STATES if it not in {"Deleted", "Completed_Rename"}])
 async def test_name_is_refused_when_a_live_instance_has_it(
-    instances: InstanceStore, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, name: str, state: str
 ) -> None:
-    await bring_to(instances, state, name)
+    await bring_to(instances, job_store, state, name)
     with pytest.raises(NameTakenError, match=f"named '{name}' already exists"):
         await instances.reserve(name, Template.SAMPLE)
 
 
 async def test_name_is_free_when_the_instance_that_had_it_is_deleted(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    first = await bring_to(instances, "Deleted", name)
+    first = await bring_to(instances, job_store, "Deleted", name)
     second = await instances.reserve(name, Template.MINIMAL)
     assert second.job.database == first.database
     assert second.job.ods_instance_id > first.ods_instance_id
@@ -159,9 +160,9 @@ async def test_one_reservation_wins_when_two_are_made_at_once(
 
 
 async def test_one_job_is_made_when_deletion_is_requested_many_times_at_once(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     answers = await asyncio.gather(
         *(instances.request_delete(job.instance_id) for _ in range(8)), return_exceptions=True
     )
@@ -172,9 +173,9 @@ async def test_one_job_is_made_when_deletion_is_requested_many_times_at_once(
 
 @pytest.mark.parametrize("state", ["Completed", "Error", "Delete_Failed", "Completed_Rename", "Error_Rename"])
 async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
-    instances: InstanceStore, queries: InstanceQueries, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, state: str
 ) -> None:
-    earlier = await bring_to(instances, state, name)
+    earlier = await bring_to(instances, job_store, state, name)
     requested = await instances.request_delete(earlier.instance_id)
     job = requested.job
     assert requested.instance.status == "Pending_Delete"
@@ -204,9 +205,15 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     ],
 )
 async def test_deletion_is_refused_with_a_next_step_when_a_job_is_under_way(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, status: str, next_step: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
+    status: str,
+    next_step: str,
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
         await instances.request_delete(job.instance_id)
@@ -218,9 +225,9 @@ async def test_deletion_is_refused_with_a_next_step_when_a_job_is_under_way(
 
 @pytest.mark.parametrize("kinds", [[kind] for kind in RELATIONS] + [list(RELATIONS)])
 async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, kinds: list[str]
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, kinds: list[str]
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     for kind in kinds:
         await rows.execute(RELATIONS[kind], job.ods_instance_id)
     before = await everything(rows)
@@ -237,9 +244,14 @@ async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
     [("Error", "Pending"), ("Delete_Failed", "Pending_Delete"), ("Error_Rename", "Pending")],
 )
 async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
-    instances: InstanceStore, queries: InstanceQueries, name: str, state: str, status: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    name: str,
+    state: str,
+    status: str,
 ) -> None:
-    failed = await bring_to(instances, state, name)
+    failed = await bring_to(instances, job_store, state, name)
     requested = await instances.request_retry(failed.instance_id)
     assert requested.job == replace(failed, attempt=failed.attempt + 1)
     assert requested.instance.status == status
@@ -253,9 +265,9 @@ async def test_same_job_waits_for_its_next_attempt_when_a_retry_is_requested(
     "state", [s for s in STATES if status_in(s) not in {"Error", "Delete_Failed", "Deleted"}]
 )
 async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_failed(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
         await instances.request_retry(job.instance_id)
@@ -266,9 +278,9 @@ async def test_retry_is_refused_with_a_next_step_when_the_last_job_has_not_faile
 
 
 async def test_nothing_is_found_when_the_instance_is_unknown_or_deleted(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    deleted = await bring_to(instances, "Deleted", name)
+    deleted = await bring_to(instances, job_store, "Deleted", name)
     for instance_id in (deleted.instance_id, deleted.instance_id + 1000):
         for request in (instances.request_delete, instances.request_retry):
             with pytest.raises(InstanceNotFoundError, match=str(instance_id)):
@@ -281,15 +293,19 @@ async def test_nothing_is_found_when_the_instance_is_unknown_or_deleted(
 
 
 async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_created_and_deleted(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     job = (await instances.reserve(name, Template.MINIMAL)).job
-    begun = await instances.begin(job)
+    begun = await job_store.begin(job)
     assert (begun.held, begun.refusal) == (True, None)
     assert (await status_of(queries, job), await job_status(queries, job)) == ("InProgress", "InProgress")
-    assert await instances.holds(job, InstanceStatus.IN_PROGRESS)
+    assert await job_store.holds(job, InstanceStatus.IN_PROGRESS)
     assert await queries.ods_instance(job.ods_instance_id) is None
-    assert await instances.finish_create(job, CONNECTION_STRING)
+    assert await job_store.finish_create(job, CONNECTION_STRING)
     assert (await status_of(queries, job), await job_status(queries, job)) == ("Completed", "Completed")
     routed = await queries.ods_instance(job.ods_instance_id)
     assert routed is not None
@@ -299,9 +315,9 @@ async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_cr
 
     job = (await instances.request_delete(job.instance_id)).job
     assert job.published
-    assert (await instances.begin(job)).held
+    assert (await job_store.begin(job)).held
     assert await queries.ods_instance(job.ods_instance_id) is None
-    assert await instances.finish_delete(job)
+    assert await job_store.finish_delete(job)
     assert (await status_of(queries, job), await job_status(queries, job)) == ("Deleted", "Completed")
     assert await rows.fetchval("SELECT bool_and(finishedat >= startedat) FROM adminapi.jobstatuses")
 
@@ -311,16 +327,21 @@ async def test_status_job_and_ods_instance_tell_the_story_when_an_instance_is_cr
     [("InProgress", "Error"), ("InProgress_Delete", "Delete_Failed"), ("InProgress_Rename", "Error")],
 )
 async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_again(
-    instances: InstanceStore, queries: InstanceQueries, name: str, state: str, error_state: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    name: str,
+    state: str,
+    error_state: str,
 ) -> None:
-    job = await bring_to(instances, state, name)
-    assert await instances.fail(job, "The template is missing.")
+    job = await bring_to(instances, job_store, state, name)
+    assert await job_store.fail(job, "The template is missing.")
     instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
     assert (instance.status, instance.error_message) == (error_state, "The template is missing.")
     assert (row.status, row.error_message) == ("Error", "The template is missing.")
     assert row.finished_at is not None
-    assert (await instances.begin(replace(job, attempt=2))).held  # as a signalled workflow does
+    assert (await job_store.begin(replace(job, attempt=2))).held  # as a signalled workflow does
     instance, row = await queries.instance(job.instance_id), await queries.job(job.job_id)
     assert row is not None
     assert (instance.status, instance.error_message, instance.attempt) == ("InProgress", None, 2)
@@ -342,11 +363,11 @@ async def test_reason_is_recorded_and_forgotten_when_a_job_fails_and_begins_agai
     ],
 )
 async def test_nothing_changes_and_all_is_well_when_a_step_is_repeated(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, step: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str, step: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = await everything(rows)
-    answer = await STEPS[step](instances, job)
+    answer = await STEPS[step](job_store, job)
     assert was_taken(answer)
     assert await everything(rows) == before
 
@@ -366,11 +387,11 @@ ALLOWED = {
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("state", STATES)
 async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str, step: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str, step: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = await everything(rows)
-    answer = await STEPS[step](instances, job)
+    answer = await STEPS[step](job_store, job)
     assert was_taken(answer) is ((state, step) in ALLOWED)
     if (state, step) not in ALLOWED:
         assert await everything(rows) == before
@@ -378,9 +399,9 @@ async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
 
 @pytest.mark.parametrize("state", STATES)
 async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_operation(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     strangers = [
         replace(job, attempt=job.attempt - (2 if state.startswith("Pending") else 1)),
         replace(job, attempt=job.attempt + 2),
@@ -392,111 +413,124 @@ async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_ope
     before = await everything(rows)
     for stranger in strangers:
         for step in STEPS.values():
-            assert not was_taken(await step(instances, stranger))
+            assert not was_taken(await step(job_store, stranger))
         for status in (InstanceStatus.IN_PROGRESS, InstanceStatus.ERROR):
-            assert not await instances.holds(stranger, status)
+            assert not await job_store.holds(stranger, status)
     assert await everything(rows) == before
 
 
 @pytest.mark.parametrize("state", STATES)
 async def test_job_holds_its_instance_when_it_has_begun_it(
-    instances: InstanceStore, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
-    held = {status for status in InstanceStatus if await instances.holds(job, status)}
+    job = await bring_to(instances, job_store, state, name)
+    held = {status for status in InstanceStatus if await job_store.holds(job, status)}
     assert held == (set() if state.startswith("Pending") else {status_in(state)})
 
 
 async def test_one_attempt_begins_and_all_hear_of_it_when_it_is_begun_many_times_at_once(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "Pending", name)
-    begun = await asyncio.gather(*(instances.begin(job) for _ in range(8)))
+    job = await bring_to(instances, job_store, "Pending", name)
+    begun = await asyncio.gather(*(job_store.begin(job) for _ in range(8)))
     assert all(answer.held for answer in begun)
     assert await rows.fetchval("SELECT attempt FROM adminapi.dbinstances") == 1
 
 
 async def test_create_fails_unchanged_when_an_ods_instance_took_the_name_meanwhile(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress", name)
+    job = await bring_to(instances, job_store, "InProgress", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'District')", name)
     before = await everything(rows)
     with pytest.raises(NameTakenError, match=f"named '{name}' already exists"):
-        await instances.finish_create(job, CONNECTION_STRING)
+        await job_store.finish_create(job, CONNECTION_STRING)
     assert await everything(rows) == before
 
 
 async def test_create_fails_unchanged_when_an_ods_instance_took_the_id_meanwhile(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress", name)
+    job = await bring_to(instances, job_store, "InProgress", name)
     await rows.execute(
         "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
     )
     before = await everything(rows)
     with pytest.raises(NameTakenError, match=f"has the id {job.ods_instance_id}"):
-        await instances.finish_create(job, CONNECTION_STRING)
+        await job_store.finish_create(job, CONNECTION_STRING)
     assert await everything(rows) == before
 
 
 async def test_foreign_ods_instance_stays_when_an_instance_that_was_never_published_is_deleted(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Error", name)
+    job = await bring_to(instances, job_store, "Error", name)
     await rows.execute(
         "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
     )
     await rows.execute(RELATIONS["OdsInstanceContexts"], job.ods_instance_id)
     job = (await instances.request_delete(job.instance_id)).job
-    begun = await instances.begin(job)
+    begun = await job_store.begin(job)
     assert (begun.held, begun.refusal) == (True, None)
-    assert await instances.finish_delete(job)
+    assert await job_store.finish_delete(job)
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
 
 async def test_one_ods_instance_is_routed_when_a_create_is_finished_many_times_at_once(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress", name)
-    answers = await asyncio.gather(*(instances.finish_create(job, CONNECTION_STRING) for _ in range(8)))
+    job = await bring_to(instances, job_store, "InProgress", name)
+    answers = await asyncio.gather(*(job_store.finish_create(job, CONNECTION_STRING) for _ in range(8)))
     assert all(answers)
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 1
 
 
 @pytest.mark.parametrize("kind", RELATIONS)
 async def test_deletion_is_refused_and_routing_stays_when_a_relation_appeared_meanwhile(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str, kind: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+    kind: str,
 ) -> None:
-    job = await bring_to(instances, "Pending_Delete", name)
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
     await rows.execute(RELATIONS[kind], job.ods_instance_id)
-    begun = await instances.begin(job)
+    begun = await job_store.begin(job)
     assert (begun.held, begun.refusal) == (True, f"The ODS instance is in use by {kind}.")
     assert await queries.ods_instance(job.ods_instance_id) is not None
-    assert await instances.fail(job, begun.refusal or "")
+    assert await job_store.fail(job, begun.refusal or "")
     assert await status_of(queries, job) == "Delete_Failed"
 
 
 async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
-    instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Pending_Delete", name)
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
     await rows.execute("CREATE TABLE dbo.extension (odsinstanceid int REFERENCES dbo.odsinstances)")
     await rows.execute("INSERT INTO dbo.extension VALUES ($1)", job.ods_instance_id)
     for _ in range(2):
-        begun = await instances.begin(job)
+        begun = await job_store.begin(job)
         assert (begun.held, begun.refusal) == (True, "The ODS instance is in use by rows of another table.")
     assert await status_of(queries, job) == "InProgress"
     assert await queries.ods_instance(job.ods_instance_id) is not None
     await rows.execute("DROP TABLE dbo.extension")
-    assert (await instances.begin(job)).refusal is None
+    assert (await job_store.begin(job)).refusal is None
     assert await queries.ods_instance(job.ods_instance_id) is None
 
 
 async def test_second_live_instance_is_impossible_when_a_row_is_written_past_the_registry(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    await bring_to(instances, "Pending", name)
+    await bring_to(instances, job_store, "Pending", name)
     others = {"name": "'other'", "databasename": "'other'", "odsinstanceid": "0"}
     for unique in others:
         values = ", ".join((others | {unique: unique}).values())
@@ -509,9 +543,9 @@ async def test_second_live_instance_is_impossible_when_a_row_is_written_past_the
 
 
 async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    await bring_to(instances, "Pending", name)
+    await bring_to(instances, job_store, "Pending", name)
     with pytest.raises(asyncpg.CheckViolationError):
         await rows.execute("UPDATE adminapi.dbinstances SET status = 'Created'")
 
@@ -525,105 +559,108 @@ async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry
 )
 async def test_same_job_waits_for_its_next_attempt_when_it_is_released(
     instances: InstanceStore,
+    job_store: JobStore,
     queries: InstanceQueries,
     rows: asyncpg.Connection,
     name: str,
     state: str,
     status: str,
 ) -> None:
-    lost = await bring_to(instances, state, name)
+    lost = await bring_to(instances, job_store, state, name)
     due = replace(lost, attempt=lost.attempt + 1)
-    assert await instances.release(lost) == due
+    assert await job_store.release(lost) == due
     assert (await status_of(queries, lost), await job_status(queries, lost)) == (status, "Pending")
     before = await everything(rows)
-    assert await instances.release(lost) == due
+    assert await job_store.release(lost) == due
     assert await everything(rows) == before
-    assert not (await instances.begin(lost)).held
-    assert (await instances.begin(due)).held
-    assert await instances.release(lost) is None
+    assert not (await job_store.begin(lost)).held
+    assert (await job_store.begin(due)).held
+    assert await job_store.release(lost) is None
 
 
 async def test_running_jobs_come_page_by_page_at_their_attempt_when_rows_are_in_progress(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
+    jobs = {state: await bring_to(instances, job_store, state, f"{name} {state}") for state in STATES}
     again = (await instances.request_retry(jobs["Error"].instance_id)).job
-    await instances.begin(again)
+    await job_store.begin(again)
     running = [jobs["InProgress"], again, jobs["InProgress_Delete"], jobs["InProgress_Rename"]]
     assert again.attempt == 2
-    assert await instances.running_jobs(0, 100) == running
-    assert await instances.running_jobs(0, 1) == running[:1]
-    assert await instances.running_jobs(running[0].instance_id, 1) == running[1:2]
-    assert await instances.running_jobs(running[3].instance_id, 1) == []
+    assert await job_store.running_jobs(0, 100) == running
+    assert await job_store.running_jobs(0, 1) == running[:1]
+    assert await job_store.running_jobs(running[0].instance_id, 1) == running[1:2]
+    assert await job_store.running_jobs(running[3].instance_id, 1) == []
 
 
 async def test_failed_jobs_are_those_in_error_when_they_are_asked_for_by_mark(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    jobs = {state: await bring_to(instances, state, f"{name} {state}") for state in STATES}
-    failed = await instances.failed_jobs([job.mark for job in jobs.values()])
+    jobs = {state: await bring_to(instances, job_store, state, f"{name} {state}") for state in STATES}
+    failed = await job_store.failed_jobs([job.mark for job in jobs.values()])
     assert failed == [jobs["Error"], jobs["Error_Rename"]]
-    assert await instances.failed_jobs([jobs["Pending"].mark]) == []
-    assert await instances.failed_jobs([]) == []
+    assert await job_store.failed_jobs([jobs["Pending"].mark]) == []
+    assert await job_store.failed_jobs([]) == []
 
 
 # The sweep's view
 
 
-async def test_waiting_jobs_come_page_by_page_when_rows_wait(instances: InstanceStore, name: str) -> None:
-    jobs = [await bring_to(instances, state, f"{name} {state}") for state in STATES]
-    jobs += [await bring_to(instances, "Pending", f"{name} {number}") for number in range(3)]
+async def test_waiting_jobs_come_page_by_page_when_rows_wait(
+    instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    jobs = [await bring_to(instances, job_store, state, f"{name} {state}") for state in STATES]
+    jobs += [await bring_to(instances, job_store, "Pending", f"{name} {number}") for number in range(3)]
     waiting = [jobs[0], jobs[4], jobs[8], *jobs[-3:]]
-    assert await instances.waiting_jobs(0, 100) == waiting
-    assert await instances.waiting_jobs(0, 2) == waiting[:2]
-    assert await instances.waiting_jobs(waiting[1].instance_id, 2) == waiting[2:4]
-    assert await instances.waiting_jobs(waiting[3].instance_id, 3) == waiting[4:]
-    assert await instances.waiting_jobs(waiting[5].instance_id, 2) == []
+    assert await job_store.waiting_jobs(0, 100) == waiting
+    assert await job_store.waiting_jobs(0, 2) == waiting[:2]
+    assert await job_store.waiting_jobs(waiting[1].instance_id, 2) == waiting[2:4]
+    assert await job_store.waiting_jobs(waiting[3].instance_id, 3) == waiting[4:]
+    assert await job_store.waiting_jobs(waiting[5].instance_id, 2) == []
 
 
 async def test_waiting_job_is_the_requested_one_when_a_retry_was_requested(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
     for state in ("Error", "Delete_Failed"):
-        failed = await bring_to(instances, state, f"{name} {state}")
+        failed = await bring_to(instances, job_store, state, f"{name} {state}")
         requested = await instances.request_retry(failed.instance_id)
-        (waiting,) = await instances.waiting_jobs(failed.instance_id - 1, 1)
+        (waiting,) = await job_store.waiting_jobs(failed.instance_id - 1, 1)
         assert waiting == requested.job
 
 
 async def test_job_is_of_the_tenant_when_its_registry_is(
     engine: AsyncEngine, settings: Settings, name: str
 ) -> None:
-    instances = InstanceStore(engine, ExecutionPolicy.from_settings(settings), "tenant1")
+    instances, jobs = stores(engine, ExecutionPolicy.from_settings(settings), "tenant1")
     job = (await instances.reserve(name, Template.MINIMAL)).job
     assert job.workflow_id == f"tenant1:{job.ods_instance_id}"
-    assert await instances.waiting_jobs(0, 9) == [job]
+    assert await jobs.waiting_jobs(0, 9) == [job]
 
 
 async def test_failed_delete_is_unfinished_when_a_drop_of_its_own_database_was_interrupted(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    deletion = await bring_to(instances, "Delete_Failed", name)
-    assert await instances.unfinished_deletes({f"{deletion.database}_copy": deletion.mark}) == []
-    (found,) = await instances.unfinished_deletes({deletion.database: deletion.mark})
+    deletion = await bring_to(instances, job_store, "Delete_Failed", name)
+    assert await job_store.unfinished_deletes({f"{deletion.database}_copy": deletion.mark}) == []
+    (found,) = await job_store.unfinished_deletes({deletion.database: deletion.mark})
     assert found.job_id == deletion.job_id
 
 
 async def test_failed_delete_is_unfinished_a_few_times_when_outages_have_ended_it(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    deletion = await bring_to(instances, "Pending_Delete", name)
+    deletion = await bring_to(instances, job_store, "Pending_Delete", name)
     tries = 0
     while True:
-        assert (await instances.begin(deletion)).held
-        assert await instances.fail(deletion, "away", outage=True)
-        if not await instances.unfinished_deletes({}):
+        assert (await job_store.begin(deletion)).held
+        assert await job_store.fail(deletion, "away", outage=True)
+        if not await job_store.unfinished_deletes({}):
             break
-        due = await instances.release(deletion)
+        due = await job_store.release(deletion)
         assert due is not None
         deletion, tries = due, tries + 1
     assert tries == 5
     retry = (await instances.request_retry(deletion.instance_id)).job  # a person's retry counts anew
-    assert (await instances.begin(retry)).held
-    assert await instances.fail(retry, "away", outage=True)
-    assert len(await instances.unfinished_deletes({})) == 1
+    assert (await job_store.begin(retry)).held
+    assert await job_store.fail(retry, "away", outage=True)
+    assert len(await job_store.unfinished_deletes({})) == 1

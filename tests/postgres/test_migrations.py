@@ -10,17 +10,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from registry.instances.jobs import ExecutionPolicy
 from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.migrations.conflicts import ConflictingRowsError
 from registry.storage.engine import create_registry_engine
 from registry.storage.models import Base
-from tests.postgres.instance_states import CONNECTION_STRING
+from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.postgres_inspection import everything
-
-POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 
 ADOPTED = """
 CREATE SCHEMA dbo;
@@ -176,7 +172,7 @@ async def test_ids_are_kept_or_reserved_above_all_others_when_rows_are_adopted(
     ids = {name: row["odsinstanceid"] for name, row in (await instances_by_name(adopted)).items()}
     assert [ids.pop(name) for name in ("Done", "Half", "Going", "Stuck")] == [7, 11, 8, 9]
     assert sorted(ids.values()) == [61, 62, 63]
-    instances = InstanceStore(engine := create_registry_engine(dsn), POLICY)
+    instances, _ = stores(engine := create_registry_engine(dsn))
     assert (await instances.reserve("Another", Template.MINIMAL)).job.ods_instance_id == 64
     await engine.dispose()
 
@@ -238,15 +234,15 @@ async def test_adopted_instances_are_created_and_deleted_when_the_registry_takes
 ) -> None:
     await upgrade(dsn)
     engine = create_registry_engine(dsn)
-    instances = InstanceStore(engine, POLICY)
-    create, delete = await instances.waiting_jobs(0, 10)
+    instances, job_store = stores(engine)
+    create, delete = await job_store.waiting_jobs(0, 10)
     assert (create.name, create.published) == ("New", False)
     assert (delete.name, delete.published) == ("Going", True)
-    assert (await instances.begin(create)).held
-    assert await instances.holds(create, InstanceStatus.IN_PROGRESS)
-    assert await instances.finish_create(create, CONNECTION_STRING)
-    assert (await instances.begin(delete)).refusal is None
-    assert await instances.finish_delete(delete)
+    assert (await job_store.begin(create)).held
+    assert await job_store.holds(create, InstanceStatus.IN_PROGRESS)
+    assert await job_store.finish_create(create, CONNECTION_STRING)
+    assert (await job_store.begin(delete)).refusal is None
+    assert await job_store.finish_delete(delete)
     ids = await adopted.fetch("SELECT odsinstanceid FROM dbo.odsinstances WHERE name IN ('New', 'Going')")
     assert [row[0] for row in ids] == [create.ods_instance_id]
     assert (
@@ -256,7 +252,7 @@ async def test_adopted_instances_are_created_and_deleted_when_the_registry_takes
     for name in ("Failed", "Stuck"):
         row = (await instances_by_name(adopted))[name]
         job = (await instances.request_retry(row["id"])).job
-        assert (await instances.begin(job)).held
+        assert (await job_store.begin(job)).held
     await engine.dispose()
 
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
@@ -59,9 +60,14 @@ def changes_of(ods_instances: OdsInstances, job: InstanceJob) -> list[Awaitable[
 
 @pytest.mark.parametrize("state", sorted(AT_REST))
 async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
 ) -> None:
-    earlier = await bring_to(instances, state, name)
+    earlier = await bring_to(instances, job_store, state, name)
     requested = await ods_instances.delete(earlier.ods_instance_id)
 
     assert requested is not None
@@ -69,7 +75,7 @@ async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
     assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
     assert await ods_instance_of(rows, job) is None
     assert (await instance_of(rows, job))["status"] == "Pending_Delete"
-    assert [waiting.job_id for waiting in await instances.waiting_jobs(0, 9)] == [job.job_id]
+    assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 9)] == [job.job_id]
     assert (
         await rows.fetchval("SELECT status FROM adminapi.jobstatuses WHERE jobid = $1", job.job_id)
         == "Pending"
@@ -77,29 +83,38 @@ async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
 
 
 async def test_deletion_runs_to_its_end_when_the_ods_instance_is_gone_before_it_begins(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    created = await bring_to(instances, "Completed", name)
+    created = await bring_to(instances, job_store, "Completed", name)
     requested = await ods_instances.delete(created.ods_instance_id)
     assert requested is not None
     job = requested.job
 
-    begun = await instances.begin(job)
+    begun = await job_store.begin(job)
     assert (begun.held, begun.refusal) == (True, None)
-    assert await instances.begin(job) == begun
-    assert await instances.fail(job, "The server is away.")
+    assert await job_store.begin(job) == begun
+    assert await job_store.fail(job, "The server is away.")
     again = (await instances.request_retry(job.instance_id)).job
-    assert (await instances.begin(again)).held
-    assert await instances.finish_delete(again)
+    assert (await job_store.begin(again)).held
+    assert await job_store.finish_delete(again)
     assert (await instance_of(rows, job))["status"] == "Deleted"
     assert (await instances.reserve(name, Template.MINIMAL)).job.name == name
 
 
 @pytest.mark.parametrize("state", sorted(ROUTED - AT_REST))
 async def test_ods_instance_stays_as_it_is_when_a_job_of_its_instance_is_under_way(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = (await ods_instance_of(rows, job), await instance_of(rows, job))
 
     for change in (
@@ -108,7 +123,7 @@ async def test_ods_instance_stays_as_it_is_when_a_job_of_its_instance_is_under_w
     ):
         with pytest.raises(InvalidError) as refusal:
             await change
-        ((property_name, (message,)),) = ((key, told) for key, told in refusal.value.faults.items() if told)
+        ((property_name, (message,)),) = ((key, told) for key, told in refusal.value.errors.items() if told)
         assert property_name == "Id"
         assert status_in(state) in message
     assert (await ods_instance_of(rows, job), await instance_of(rows, job)) == before
@@ -116,9 +131,9 @@ async def test_ods_instance_stays_as_it_is_when_a_job_of_its_instance_is_under_w
 
 @pytest.mark.parametrize("state", [state for state in STATES if state not in ROUTED])
 async def test_ods_instance_is_not_found_when_its_instance_has_none(
-    ods_instances: OdsInstances, instances: InstanceStore, name: str, state: str
+    ods_instances: OdsInstances, instances: InstanceStore, job_store: JobStore, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     for change in (
         ods_instances.delete(job.ods_instance_id),
         ods_instances.update(job.ods_instance_id, draft("x")),
@@ -128,12 +143,16 @@ async def test_ods_instance_is_not_found_when_its_instance_has_none(
 
 
 async def test_deletion_is_requested_anew_when_the_ods_instance_of_a_failed_one_is_deleted(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    created = await bring_to(instances, "Completed", name)
+    created = await bring_to(instances, job_store, "Completed", name)
     deletion = (await instances.request_delete(created.instance_id)).job
-    assert (await instances.begin(deletion, "The database is not ours.")).refusal
-    await instances.fail(deletion, "The database is not ours.")
+    assert (await job_store.begin(deletion, "The database is not ours.")).refusal
+    await job_store.fail(deletion, "The database is not ours.")
     assert await ods_instance_of(rows, created)
 
     requested = await ods_instances.delete(created.ods_instance_id)
@@ -143,21 +162,30 @@ async def test_deletion_is_requested_anew_when_the_ods_instance_of_a_failed_one_
 
 
 async def test_nothing_else_happens_when_the_ods_instance_of_no_instance_is_deleted(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    bystander = await bring_to(instances, "Completed", name)
+    bystander = await bring_to(instances, job_store, "Completed", name)
     row = await ods_instances.create(DRAFT)
 
     assert await ods_instances.delete(row.ods_instance_id) is None
-    assert [waiting.job_id for waiting in await instances.waiting_jobs(0, 9)] == []
+    assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 9)] == []
     assert await ods_instance_of(rows, bystander)
 
 
 @pytest.mark.parametrize("state", sorted(AT_REST))
 async def test_both_rows_have_the_new_name_and_the_database_its_own_when_an_ods_instance_is_renamed(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     before = await instance_of(rows, job)
     await ods_instances.update(job.ods_instance_id, draft(f" {name} renamed "))
 
@@ -172,9 +200,9 @@ async def test_both_rows_have_the_new_name_and_the_database_its_own_when_an_ods_
 
 
 async def test_old_name_is_free_but_for_its_database_when_an_ods_instance_was_renamed(
-    ods_instances: OdsInstances, instances: InstanceStore, name: str
+    ods_instances: OdsInstances, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     await ods_instances.update(job.ods_instance_id, draft(f"{name} renamed"))
 
     with pytest.raises(NameTakenError, match=f"whose database is named '{job.database}'"):
@@ -183,36 +211,40 @@ async def test_old_name_is_free_but_for_its_database_when_an_ods_instance_was_re
 
 
 async def test_later_jobs_know_the_new_name_when_an_ods_instance_was_renamed(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     await ods_instances.update(job.ods_instance_id, draft(f"{name} renamed"))
 
     deletion = (await instances.request_delete(job.instance_id)).job
     assert (deletion.name, deletion.database) == (f"{name} renamed", job.database)
-    assert (await instances.begin(deletion)).held
-    assert await instances.finish_delete(deletion)
+    assert (await job_store.begin(deletion)).held
+    assert await job_store.finish_delete(deletion)
 
 
 async def test_name_keeps_the_rules_of_instances_when_there_is_one_behind(
-    ods_instances: OdsInstances, instances: InstanceStore, name: str
+    ods_instances: OdsInstances, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     for bad in ("", "  ", "n" * 47, "naïve", "a-b"):
         with pytest.raises(InvalidError) as refusal:
             await ods_instances.update(job.ods_instance_id, draft(bad))
-        assert refusal.value.faults["Name"]
+        assert refusal.value.errors["Name"]
     assert (await ods_instances.create(replace(DRAFT, name="naïve-" + "n" * 94))).ods_instance_id
 
 
 async def test_name_is_refused_when_another_has_it_or_shall_have_it(
-    ods_instances: OdsInstances, instances: InstanceStore, name: str
+    ods_instances: OdsInstances, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
-    await bring_to(instances, "Pending", f"{name} pending")
-    await bring_to(instances, "Error", f"{name} failed")
-    await bring_to(instances, "Pending_Rename", f"{name} moving")
-    await bring_to(instances, "Deleted", f"{name} deleted")
+    job = await bring_to(instances, job_store, "Completed", name)
+    await bring_to(instances, job_store, "Pending", f"{name} pending")
+    await bring_to(instances, job_store, "Error", f"{name} failed")
+    await bring_to(instances, job_store, "Pending_Rename", f"{name} moving")
+    await bring_to(instances, job_store, "Deleted", f"{name} deleted")
     other = await ods_instances.create(replace(DRAFT, name=f"{name} other"))
 
     for taken in ("pending", "failed", "moving", "moving new", "other"):
@@ -222,7 +254,7 @@ async def test_name_is_refused_when_another_has_it_or_shall_have_it(
         ):
             with pytest.raises(InvalidError) as refusal:
                 await change
-            assert "already exists" in refusal.value.faults["Name"][0]
+            assert "already exists" in refusal.value.errors["Name"][0]
     with pytest.raises(InvalidError):
         await ods_instances.update(other.ods_instance_id, draft(name))
     assert (
@@ -231,9 +263,13 @@ async def test_name_is_refused_when_another_has_it_or_shall_have_it(
 
 
 async def test_type_and_connection_string_are_replaced_and_the_instance_is_not_when_there_is_one_behind(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     before = await instance_of(rows, job)
     await ods_instances.update(job.ods_instance_id, draft(name, "A type", "host=pooler;database=d"))
 
@@ -245,9 +281,13 @@ async def test_type_and_connection_string_are_replaced_and_the_instance_is_not_w
 
 
 async def test_name_that_no_rule_allows_any_more_is_kept_when_only_the_rest_is_changed(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     await rows.execute("UPDATE dbo.odsinstances SET name = $1", ADOPTED_NAME)
 
     row = await ods_instances.update(job.ods_instance_id, draft(ADOPTED_NAME, None))
@@ -262,14 +302,18 @@ async def test_twins_made_by_others_are_refused_when_a_type_would_make_them_equa
     with pytest.raises(InvalidError) as refusal:
         await ods_instances.update(2, draft("twin", "a"))
 
-    assert "already exists" in refusal.value.faults["Name"][0]
+    assert "already exists" in refusal.value.errors["Name"][0]
     assert (await ods_instances.update(2, draft("twin", "c"))).instance_type == "c"
 
 
 async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     await rows.execute("CREATE TABLE dbo.unknown (id int REFERENCES dbo.odsinstances)")
     try:
         await rows.execute("INSERT INTO dbo.unknown VALUES ($1)", job.ods_instance_id)
@@ -278,7 +322,7 @@ async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_od
     finally:
         await rows.execute("DROP TABLE dbo.unknown")
 
-    assert refusal.value.faults["Id"][0].endswith("Can not be deleted.")
+    assert refusal.value.errors["Id"][0].endswith("Can not be deleted.")
     assert (await instance_of(rows, job))["status"] == "Completed"
     assert await ods_instance_of(rows, job)
 
@@ -296,10 +340,14 @@ async def test_context_or_deletion_wins_when_both_are_asked_for_at_once(
 
 
 async def test_one_deletion_wins_when_both_surfaces_are_asked_at_once(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     for number in range(5):
-        job = await bring_to(instances, "Completed", f"{name} {number}")
+        job = await bring_to(instances, job_store, "Completed", f"{name} {number}")
         answers = await asyncio.gather(
             ods_instances.delete(job.ods_instance_id),
             instances.request_delete(job.instance_id),
@@ -311,9 +359,13 @@ async def test_one_deletion_wins_when_both_surfaces_are_asked_at_once(
 
 
 async def test_id_is_one_that_nobody_has_when_the_sequence_was_set_back(
-    ods_instances: OdsInstances, instances: InstanceStore, rows: asyncpg.Connection, name: str
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
-    job = await bring_to(instances, "Pending", name)
+    job = await bring_to(instances, job_store, "Pending", name)
     await rows.execute(
         "SELECT setval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'), $1, false)",
         job.ods_instance_id,

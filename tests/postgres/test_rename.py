@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from registry.instances.job_store import JobStore
 from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError, RefusedError
@@ -22,9 +23,9 @@ async def was_granted(*requests: object) -> list[bool]:
 
 @pytest.mark.parametrize("state", sorted(RENAMABLE))
 async def test_rename_waits_as_a_new_job_when_the_state_allows_it(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
-    earlier = await bring_to(instances, state, name)
+    earlier = await bring_to(instances, job_store, state, name)
     requested = await instances.request_rename(earlier.instance_id, f"{name} other")
     job = requested.job
     assert (job.operation, job.number, job.attempt) == (Operation.RENAME, earlier.number + 1, 1)
@@ -40,9 +41,9 @@ async def test_rename_waits_as_a_new_job_when_the_state_allows_it(
 
 @pytest.mark.parametrize("state", [state for state in STATES if state not in {*RENAMABLE, "Deleted"}])
 async def test_rename_is_refused_with_a_next_step_when_the_state_does_not_allow_it(
-    instances: InstanceStore, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, name: str, state: str
 ) -> None:
-    job = await bring_to(instances, state, name)
+    job = await bring_to(instances, job_store, state, name)
     with pytest.raises(RefusedError) as refused:
         await instances.request_rename(job.instance_id, f"{name} other")
     assert refused.value.status == status_in(state)
@@ -51,10 +52,10 @@ async def test_rename_is_refused_with_a_next_step_when_the_state_does_not_allow_
 
 
 async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_finished(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress_Rename", name)
-    assert await instances.finish_rename(job, "new|connection|string")
+    job = await bring_to(instances, job_store, "InProgress_Rename", name)
+    assert await job_store.finish_rename(job, "new|connection|string")
     row = await rows.fetchrow(
         "SELECT i.status, i.name, i.odsinstancename, i.databasename, i.newname, i.newdatabasename,"
         " i.errormessage, o.name, o.instancetype, o.connectionstring, j.status"
@@ -73,10 +74,10 @@ async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_
 
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Error_Rename"])
 async def test_both_names_are_taken_when_a_rename_is_not_done(
-    instances: InstanceStore, name: str, state: str
+    instances: InstanceStore, job_store: JobStore, name: str, state: str
 ) -> None:
-    await bring_to(instances, state, name)
-    other = await bring_to(instances, "Completed", f"{name} bystander")
+    await bring_to(instances, job_store, state, name)
+    other = await bring_to(instances, job_store, "Completed", f"{name} bystander")
     for taken in (name, f"{name} new"):
         with pytest.raises(NameTakenError, match=f"named '{taken}' already exists"):
             await instances.reserve(taken, Template.SAMPLE)
@@ -88,40 +89,40 @@ async def test_both_names_are_taken_when_a_rename_is_not_done(
 
 
 async def test_new_name_is_free_when_the_instance_was_deleted_instead(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Error_Rename", name)
+    job = await bring_to(instances, job_store, "Error_Rename", name)
     deletion = (await instances.request_delete(job.instance_id)).job
     with pytest.raises(NameTakenError):  # the database may have that name
         await instances.reserve(f"{name} new", Template.MINIMAL)
-    await instances.begin(deletion)
-    await instances.finish_delete(deletion)
+    await job_store.begin(deletion)
+    await job_store.finish_delete(deletion)
     await instances.reserve(f"{name} new", Template.MINIMAL)
 
 
 async def test_rename_is_refused_when_an_ods_instance_has_the_name(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "Completed", name)
+    job = await bring_to(instances, job_store, "Completed", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('by hand')")
     with pytest.raises(NameTakenError, match="named 'by hand' already exists"):
         await instances.request_rename(job.instance_id, "by hand")
 
 
 async def test_own_name_is_free_when_a_failed_rename_is_taken_back(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    job = await bring_to(instances, "Error_Rename", name)
+    job = await bring_to(instances, job_store, "Error_Rename", name)
     back = (await instances.request_rename(job.instance_id, name)).job
     assert (back.new_name, back.new_database) == (name, job.database)
-    assert (await instances.begin(back)).refusal is None
-    assert await instances.finish_rename(back, CONNECTION_STRING)
+    assert (await job_store.begin(back)).refusal is None
+    assert await job_store.finish_rename(back, CONNECTION_STRING)
 
 
 async def test_one_request_wins_when_creates_and_renames_ask_for_one_name_at_once(
-    instances: InstanceStore, name: str
+    instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
-    first, second = [await bring_to(instances, "Completed", f"{name} {n}") for n in range(2)]
+    first, second = [await bring_to(instances, job_store, "Completed", f"{name} {n}") for n in range(2)]
     for number in range(8):
         wanted = f"{name} wanted {number}"
         granted = await was_granted(
@@ -132,34 +133,34 @@ async def test_one_request_wins_when_creates_and_renames_ask_for_one_name_at_onc
         assert sum(granted) == 1
         for job, won in ((first, granted[0]), (second, granted[2])):
             if won:  # make it free for the next round
-                (renaming,) = await instances.waiting_jobs(job.instance_id - 1, 1)
-                await instances.begin(renaming)
-                await instances.finish_rename(renaming, CONNECTION_STRING)
+                (renaming,) = await job_store.waiting_jobs(job.instance_id - 1, 1)
+                await job_store.begin(renaming)
+                await job_store.finish_rename(renaming, CONNECTION_STRING)
 
 
 async def test_rename_is_refused_at_its_beginning_when_an_ods_instance_took_the_name_meanwhile(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "Pending_Rename", name)
+    job = await bring_to(instances, job_store, "Pending_Rename", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.new_name)
-    begun = await instances.begin(job)
+    begun = await job_store.begin(job)
     assert begun.held
     assert begun.refusal == f"An instance named '{job.new_name}' already exists. Choose another name."
 
 
 async def test_rename_fails_unchanged_when_an_ods_instance_took_the_name_in_the_end(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress_Rename", name)
+    job = await bring_to(instances, job_store, "InProgress_Rename", name)
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.new_name)
     with pytest.raises(NameTakenError):
-        await instances.finish_rename(job, CONNECTION_STRING)
+        await job_store.finish_rename(job, CONNECTION_STRING)
     assert await rows.fetchval("SELECT (name, status) = ($1, 'InProgress') FROM adminapi.dbinstances", name)
 
 
 async def test_rename_is_refused_at_its_beginning_when_its_ods_instance_was_removed(
-    instances: InstanceStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
 ) -> None:
-    job = await bring_to(instances, "Pending_Rename", name)
+    job = await bring_to(instances, job_store, "Pending_Rename", name)
     await rows.execute("DELETE FROM dbo.odsinstances")
-    assert "does not exist any more" in str((await instances.begin(job)).refusal)
+    assert "does not exist any more" in str((await job_store.begin(job)).refusal)

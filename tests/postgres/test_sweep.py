@@ -11,6 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -44,11 +45,11 @@ async def jobs(instances: InstanceStore, name: str) -> list[str]:
 
 @pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "FAILED_PRECONDITION", "ABORTED"])
 async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
-    instances: InstanceStore, jobs: list[str], status: str, caplog: pytest.LogCaptureFixture
+    job_store: JobStore, jobs: list[str], status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode[status]), jobs[12]: refusal(RPCStatusCode[status])}
-    sweep = SweepActivities(instances, starts.start)
+    sweep = SweepActivities(job_store, starts.start)
     with caplog.at_level(logging.WARNING):
         swept = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
 
@@ -73,25 +74,25 @@ async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
     ],
 )
 async def test_page_fails_as_a_whole_when_temporal_is_away(
-    instances: InstanceStore, jobs: list[str], fault: Exception
+    job_store: JobStore, jobs: list[str], fault: Exception
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode.INVALID_ARGUMENT), jobs[3]: fault}
-    sweep = SweepActivities(instances, starts.start)
+    sweep = SweepActivities(job_store, starts.start)
     with pytest.raises(type(fault)) as raised:
         await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert raised.value is fault
 
 
 async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_restart(
-    instances: InstanceStore, server: Server, name: str
+    instances: InstanceStore, job_store: JobStore, server: Server, name: str
 ) -> None:
-    job = await bring_to(instances, "InProgress", name)
+    job = await bring_to(instances, job_store, "InProgress", name)
     starts, unused = Starts(), cast("Any", None)
     starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
-    reconcile = ReconcileActivities(instances, server, unused, unused, starts.start)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, starts.start)
     assert not await ActivityEnvironment().run(reconcile.restart, job)
-    assert [waiting.job_id for waiting in await instances.waiting_jobs(0, 10)] == [job.job_id]
+    assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 10)] == [job.job_id]
 
     starts.faults = {job.job_id: refusal(RPCStatusCode.UNAVAILABLE)}
     with pytest.raises(RPCError):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry.instances.naming import MAX_NAME_LENGTH, database_name, name_faults
+from registry.instances.naming import MAX_NAME_LENGTH, database_name, name_errors
 from registry.instances.status import Template
 
 EMPTY = "'Name' must not be empty."
@@ -43,7 +43,7 @@ def name_by_the_rule(name: str, template: str) -> str:
 def test_database_is_named_by_the_rule_when_the_name_is_an_example(
     name: str, template: Template, database: str
 ) -> None:
-    assert name_faults(name) == []
+    assert name_errors(name) == []
     assert database_name(name, template) == database
 
 
@@ -54,7 +54,7 @@ def test_database_is_named_by_the_rule_when_the_name_is_accepted(name: str, temp
 
 @given(accepted_names, templates)
 def test_database_name_fits_postgresql_when_the_name_is_accepted(name: str, template: Template) -> None:
-    assert name_faults(name) == []
+    assert name_errors(name) == []
     database = database_name(name, template)
     assert database.startswith("EdFi_Ods_")
     assert database.endswith(f"_{template}")
@@ -65,7 +65,7 @@ def test_database_name_fits_postgresql_when_the_name_is_accepted(name: str, temp
 def test_name_is_as_long_as_postgresql_allows_when_it_is_longest(template: Template) -> None:
     lengths = {len(database_name("x" * MAX_NAME_LENGTH, each)) for each in Template}
     assert max(lengths) == 63
-    assert name_faults("x" * (MAX_NAME_LENGTH + 1)) == [TOO_LONG]
+    assert name_errors("x" * (MAX_NAME_LENGTH + 1)) == [TOO_LONG]
 
 
 @given(st.text(max_size=MAX_NAME_LENGTH), st.characters(), st.text(max_size=5))
@@ -73,7 +73,7 @@ def test_name_is_refused_when_it_holds_a_character_that_is_not_allowed(
     before: str, character: str, after: str
 ) -> None:
     assume(not (character.isascii() and (character.isalnum() or character in " _")))
-    assert CHARACTERS in name_faults(before + character + after)
+    assert CHARACTERS in name_errors(before + character + after)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_name_is_refused_when_it_holds_a_character_that_is_not_allowed(
     ],
 )
 def test_all_faults_are_reported_together_when_a_name_has_them(name: str, faults: list[str]) -> None:
-    assert name_faults(name) == faults
+    assert name_errors(name) == faults

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.connection_strings.npgsql import can_read, connection_string_faults
+from registry.connection_strings.npgsql import can_read, connection_string_errors
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from registry.connection_strings.npgsql import can_read, connection_string_fault
 )
 def test_string_is_valid_when_npgsql_knows_its_keywords(text: str) -> None:
     assert can_read(text)
-    assert connection_string_faults(text) == []
+    assert connection_string_errors(text) == []
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_string_is_valid_when_npgsql_knows_its_keywords(text: str) -> None:
 )
 def test_string_is_not_valid_when_npgsql_could_not_read_it(text: str) -> None:
     assert not can_read(text)
-    (fault,) = connection_string_faults(text)
+    (fault,) = connection_string_errors(text)
     assert fault.startswith("'Connection String' is not valid.")
 
 
 @given(st.text(max_size=300))
 def test_string_is_judged_without_being_told_when_it_is_any_text(text: str) -> None:
-    faults = connection_string_faults(f"password=hidden-{text}")
+    faults = connection_string_errors(f"password=hidden-{text}")
     assert len(faults) <= 1
     assert "hidden" not in "".join(faults)
 
@@ -84,7 +84,7 @@ def test_string_is_judged_soon_when_it_is_made_to_take_long() -> None:
         ";" * 1_000_000,
         'a="' + '""' * 500_000,
     ):
-        assert connection_string_faults(f"host=h;{text}=") == [
+        assert connection_string_errors(f"host=h;{text}=") == [
             "'Connection String' is too long to be kept. Leave out what has a default."
         ]
     for text in ("a" + " " * 1000, "a=" + " " * 990 + "x", ";" * 1000, 'a="' + '""' * 490):

@@ -19,8 +19,7 @@ from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweepResult
 from databases.spare_pool import PruneResult, SpareOrder
 from registry.education_organizations.refreshes import Scope
-from registry.instances.jobs import InstanceJob, JobFailure, JobWait
-from registry.instances.store import BeginResult
+from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from tenants.drift import Drift
 
 

@@ -11,9 +11,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from registry.instances.jobs import InstanceJob
+from registry.instances.jobs import BeginResult, InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import BeginResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance

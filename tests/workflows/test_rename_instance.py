@@ -6,9 +6,8 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from registry.instances.jobs import InstanceJob
+from registry.instances.jobs import BeginResult, InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import BeginResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow

@@ -66,7 +66,7 @@ JOIN pg_type ON pg_type.oid = atttypid
 WHERE attnum > 0 AND NOT attisdropped AND attnotnull AND NOT atthasdef AND attidentity = ''
 """
 _NEUTRAL = {"S": "''", "N": "0", "B": "false", "D": "now()"}
-"""By the category of their type, the default of columns that nobody here knows."""
+"""By the category of their type, the default of columns that this service does not know."""
 
 
 def upgrade() -> None:

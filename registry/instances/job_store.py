@@ -1,0 +1,343 @@
+"""What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import assert_never
+
+from sqlalchemy import ColumnElement, Interval, Select, and_, exists, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from registry.installation import InstallationStore
+from registry.instances import status
+from registry.instances.jobs import BeginResult, InstanceJob, JobWait
+from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
+from registry.instances.reservations import name_taken
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from registry.instances.steps import (
+    WAITS_FOR_NOTHING,
+    Guard,
+    JobFactory,
+    fencing_token,
+    fencing_token_of,
+    has_mark,
+    is_at,
+    take_step,
+    take_step_once,
+)
+from registry.storage.models import UTC_NOW, DbInstance, Job
+from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
+
+_RETRIES_AFTER_OUTAGES = 5
+"""How often a delete that an outage ended is tried again without the operator."""
+_NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an instance is at an attempt of a job.
+
+    Attributes:
+        status: the instance's status.
+        waits: whether the job is recorded as waiting for the end of an outage.
+    """
+
+    status: InstanceStatus
+    waits: bool
+
+
+class JobStore:
+    """The steps of the jobs of one tenant's instances.
+
+    Each is one guarded statement or transaction (see `registry.instances.steps`), and may be repeated. Faults
+    of the connection come through as SQLAlchemy's and asyncpg's errors.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs that the queries return.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    @property
+    def installation(self) -> InstallationStore:
+        """The installation whose jobs these are."""
+        return self._factory.installation
+
+    async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
+        """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
+
+        A rename that its ODS instance could not follow is refused.
+
+        Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
+        `refusal` the instance is taken only for the job to fail with it.
+
+        Raises:
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
+                confirmed what it is.
+        """
+        installation = await self.installation.require_confirmed()
+        if job.installation not in {None, installation.id}:
+            return BeginResult(held=False)
+        step = status.BEGIN[job.operation]
+        match job.operation:
+            case Operation.CREATE:
+                async with self._sessions.statement() as session:
+                    return BeginResult(await _begun(session, job, step), refusal)
+            case Operation.DELETE:
+                async with self._sessions.transaction() as session:
+                    held = await _begun(session, job, step)
+                    if held and job.published:
+                        refusal = refusal or await end_routing(session, job.ods_instance_id)
+                    return BeginResult(held, refusal)
+            case Operation.RENAME:
+                async with self._sessions.transaction() as session:
+                    held = await _begun(session, job, step, DbInstance.new_name == job.new_name)
+                    if held:
+                        refusal = refusal or await rename_obstacle(session, job)
+                    return BeginResult(held, refusal)
+            case _:
+                assert_never(job.operation)
+
+    async def is_due(self, job: InstanceJob) -> bool:
+        """Whether the instance waits for this very attempt of `job` to begin."""
+        before = fencing_token(job, job.attempt - 1)
+        async with self._sessions.statement() as session:
+            return await is_at(session, before, status.RELEASE[job.operation].target)
+
+    async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
+        """Whether the instance is at this very attempt of `job`, in `state`."""
+        async with self._sessions.statement() as session:
+            return await is_at(session, fencing_token(job), state)
+
+    async def position(self, job: InstanceJob) -> Position | None:
+        """Where the instance is at this very attempt of `job`; None if it has moved on."""
+        query = (
+            select(DbInstance.status, Job.waiting_for.is_not(None))
+            .outerjoin(Job, Job.job_id == job.job_id)
+            .where(*fencing_token(job))
+        )
+        async with self._sessions.statement() as session:
+            row = (await session.execute(query)).one_or_none()
+        return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]))
+
+    async def record_wait(self, wait: JobWait) -> None:
+        """Record what a running job waits for. Nothing is recorded of one that has ended."""
+        running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        values = {
+            "waiting_for": wait.reason,
+            "waiting_since": UTC_NOW - _seconds(wait.since_seconds),
+            "waiting_until": UTC_NOW + _seconds(wait.until_seconds),
+        }
+        async with self._sessions.statement() as session:
+            await session.execute(update(Job).where(*running).values(**values))
+
+    async def end_wait(self, job: InstanceJob) -> None:
+        """Record that a running job waits for nothing any more."""
+        async with self._sessions.statement() as session:
+            await session.execute(update(Job).where(Job.job_id == job.job_id).values(**WAITS_FOR_NOTHING))
+
+    async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` and route the ODS/API to its database.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a create.
+
+        Args:
+            job: the create, at the attempt that has published the database.
+            connection_string: what routes the ODS/API to the database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name or the reserved id in the meantime.
+        """
+        return await self._complete(job, status.FINISH[Operation.CREATE], connection_string, job.attempt)
+
+    async def follow_database(self, job: InstanceJob, connection_string: str, attempt: int) -> bool:
+        """Record as `Completed` an instance whose create has failed, but whose database was published.
+
+        Safe to repeat. Returns whether the instance was at this attempt of the job, and the job a create.
+
+        Args:
+            job: the create, at the attempt that failed.
+            connection_string: what routes the ODS/API to the database, encrypted.
+            attempt: the attempt that published it; a registry that was restored may know only earlier ones.
+
+        Raises:
+            NameTakenError: an ODS instance has the name or the reserved id.
+        """
+        return await self._complete(job, status.FOLLOW_DATABASE, connection_string, max(attempt, job.attempt))
+
+    async def _complete(self, job: InstanceJob, step: Step, connection_string: str, attempt: int) -> bool:
+        created = {
+            "ods_instance_name": job.name,
+            "published_at": UTC_NOW,
+            "error_message": None,
+            "attempt": attempt,
+        }
+        guard = fencing_token_of(Operation.CREATE, job)
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
+        async with self._sessions.transaction(conflicts) as session:
+            taken = await take_step(session, job, step, created, guard)
+            if taken:
+                await start_routing(session, job, connection_string)
+            return taken or await is_at(session, guard, step.target)
+
+    async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
+
+        Args:
+            job: the rename, at the attempt that has renamed the database.
+            connection_string: what routes the ODS/API to the renamed database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name in the meantime.
+        """
+        step = status.FINISH[Operation.RENAME]
+        renamed = {
+            "name": job.final_name,
+            "ods_instance_name": job.final_name,
+            "database_name": job.final_database,
+            **_NO_NEW_NAMES,
+        }
+        guard = fencing_token_of(Operation.RENAME, job)
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
+        async with self._sessions.transaction(conflicts) as session:
+            taken = await take_step(session, job, step, renamed, guard)
+            if taken:
+                await change_routing(session, job, connection_string)
+            return taken or await is_at(session, guard, step.target)
+
+    async def finish_delete(self, job: InstanceJob) -> bool:
+        """Record the instance as `Deleted`.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a delete.
+        """
+        step, guard = status.FINISH[Operation.DELETE], fencing_token_of(Operation.DELETE, job)
+        async with self._sessions.statement() as session:
+            return await take_step_once(session, job, step, _NO_NEW_NAMES, guard)
+
+    async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
+        """Record that `job` has failed.
+
+        Safe to repeat. Returns whether the instance was the job's to fail.
+
+        Args:
+            job: the job, at the attempt that gave up.
+            reason: why, in words that clients are shown.
+            outage: whether a server was away for longer than the job's policy waits.
+        """
+        failed = {"error_message": reason, "outages": DbInstance.outages + 1 if outage else 0}
+        async with self._sessions.statement() as session:
+            return await take_step_once(session, job, status.FAIL[job.operation], failed, fencing_token(job))
+
+    async def explain_failure(self, job: InstanceJob, reason: str) -> None:
+        """Record another reason why `job` has failed, if the instance is still at that."""
+        failed = DbInstance.status == status.FAIL[job.operation].target
+        explained = (
+            update(DbInstance)
+            .where(*fencing_token(job), failed)
+            .values(error_message=reason)
+            .returning(DbInstance.id)
+            .cte("explained")
+        )
+        recorded = update(Job).where(Job.job_id == job.job_id, exists(select(explained.c.id)))
+        async with self._sessions.statement() as session:
+            await session.execute(recorded.values(error_message=reason).add_cte(explained))
+
+    async def release(self, job: InstanceJob) -> InstanceJob | None:
+        """Put a job back to waiting that has no workflow any more, or a delete that has failed.
+
+        Safe to repeat. Returns the attempt that is due then; None if the instance has moved on, and nothing
+        was changed.
+        """
+        async with self._sessions.statement() as session:
+            released = await take_step_once(
+                session, job, status.RELEASE[job.operation], {}, fencing_token(job)
+            )
+        return replace(job, attempt=job.attempt + 1) if released else None
+
+    async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Up to `limit` jobs of rows in `Pending` and `Pending_Delete`, at the attempt that is due.
+
+        They are those of the rows with the lowest ids above `after`, by id.
+        """
+        waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
+        return [self._factory.next_attempt(row) for row in await self._page(waiting, after, limit)]
+
+    async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
+
+        They are those of the rows with the lowest ids above `after`, by id.
+        """
+        running = DbInstance.status == InstanceStatus.IN_PROGRESS
+        return [self._factory.last_attempt(row) for row in await self._page(running, after, limit)]
+
+    async def unfinished_deletes(self, half_dropped: Mapping[str, str]) -> Sequence[InstanceJob]:
+        """Deletes that have failed and are tried again without the operator, at the attempt that failed.
+
+        Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
+        has begun to remove.
+
+        Args:
+            half_dropped: the marks of those databases, by their names.
+        """
+        query = select(DbInstance).where(
+            DbInstance.status == InstanceStatus.DELETE_FAILED,
+            or_(
+                and_(DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
+                and_(
+                    has_mark(half_dropped.values()),
+                    or_(
+                        DbInstance.database_name.in_(half_dropped),
+                        DbInstance.new_database_name.in_(half_dropped),
+                    ),
+                ),
+            ),
+        )
+        return await self._last_attempts(query)
+
+    async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """Jobs that ended in `Error`, of the instances with these marks, at the attempt that failed."""
+        failed = DbInstance.status == InstanceStatus.ERROR
+        return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
+
+    async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """The last jobs of the instances with these marks that no job works on, at their last attempt."""
+        ended = DbInstance.status.in_(status.AT_REST)
+        return await self._last_attempts(select(DbInstance).where(ended, has_mark(marks)))
+
+    async def _last_attempts(self, query: Select[DbInstance]) -> Sequence[InstanceJob]:
+        await self.installation.state()
+        async with self._sessions.statement() as session:
+            rows = await session.scalars(query.order_by(DbInstance.id))
+            return [self._factory.last_attempt(row) for row in rows]
+
+    async def _page(self, condition: ColumnElement[bool], after: int, limit: int) -> Sequence[DbInstance]:
+        await self.installation.require_confirmed()
+        query = select(DbInstance).where(condition, DbInstance.id > after)
+        async with self._sessions.statement() as session:
+            return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
+
+
+async def _begun(
+    session: AsyncSession, job: InstanceJob, step: Step, *conditions: ColumnElement[bool]
+) -> bool:
+    """Begin this attempt after the one before it; true as well if that was done before.
+
+    Not if another database was handed over to the instance since the job was read: it would work on the old.
+    """
+    before: Guard = (
+        *fencing_token(job, job.attempt - 1),
+        DbInstance.database_name == job.database,
+        *conditions,
+    )
+    taken = await take_step(session, job, step, {"error_message": None}, before)
+    return taken or await is_at(session, fencing_token(job), step.target)
+
+
+def _seconds(seconds: float) -> ColumnElement[timedelta]:
+    return literal(timedelta(seconds=seconds), Interval)

@@ -1,0 +1,141 @@
+"""The guarded writes that move an instance and its job on, and the jobs that are made of its row.
+
+The row is the outbox of its job: a request is committed there first, then a workflow carries it out.
+Every write by a job is guarded by the fencing token and by the statuses that the step may start from. So a
+late or repeated attempt changes nothing, nor does one at another instance that had the same id before the
+registry was restored.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, assert_never
+from uuid import UUID
+
+from sqlalchemy import ARRAY, ColumnElement, Update, Uuid, any_, exists, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.installation import InstallationStore
+from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, Template
+from registry.storage.models import UTC_NOW, DbInstance, Job
+from settings import DEFAULT_TENANT
+
+Guard = Collection[ColumnElement[bool]]
+"""What must hold of an instance's row for a step to be taken."""
+
+WAITS_FOR_NOTHING: Mapping[str, Any] = {"waiting_for": None, "waiting_since": None, "waiting_until": None}
+"""Columns of a job that runs, or has ended."""
+
+
+class JobFactory:
+    """Makes the jobs of one tenant's instances, as workflows get them.
+
+    Args:
+        installation: the installation that the jobs belong to.
+        policy: how they are executed.
+        tenant: the tenant's name.
+    """
+
+    def __init__(
+        self, installation: InstallationStore, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT
+    ) -> None:
+        self.installation = installation
+        self._policy = policy
+        self._tenant = tenant
+
+    def next_attempt(self, instance: DbInstance) -> InstanceJob:
+        """The next attempt at the instance's job, which is due if the instance waits."""
+        return self._job(instance, instance.attempt + 1)
+
+    def last_attempt(self, instance: DbInstance) -> InstanceJob:
+        """The attempt at the instance's job that began last."""
+        return self._job(instance, instance.attempt)
+
+    def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
+        return InstanceJob(
+            tenant=self._tenant,
+            operation=Operation(instance.operation),
+            instance_id=instance.id,
+            ods_instance_id=instance.ods_instance_id,
+            number=instance.job_number,
+            attempt=attempt,
+            name=instance.name,
+            template=Template(instance.database_template),
+            database=instance.database_name,
+            mark=str(instance.mark),
+            published=instance.published_at is not None,
+            policy=self._policy,
+            new_name=instance.new_name,
+            new_database=instance.new_database_name,
+            installation=self.installation.known_id,
+            known_number=instance.known_number,
+            known_attempt=instance.known_attempt,
+        )
+
+
+def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
+    """The row is at this job and this attempt (by default the job's own), under the same mark."""
+    return (
+        DbInstance.id == job.instance_id,
+        DbInstance.mark == UUID(job.mark),
+        DbInstance.operation == job.operation,
+        DbInstance.job_number == job.number,
+        DbInstance.attempt == (job.attempt if attempt is None else attempt),
+    )
+
+
+def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
+    """The same, for a write that only jobs of this operation do: no row fulfils it for another job."""
+    return (*fencing_token(job), DbInstance.operation == operation)
+
+
+def has_mark(marks: Collection[str]) -> ColumnElement[bool]:
+    """The row has one of these marks (UUIDs)."""
+    return DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
+
+
+async def take_step(
+    session: AsyncSession, job: InstanceJob, step: Step, values: Mapping[str, object], guard: Guard
+) -> bool:
+    """Take `step` if the row fulfils `guard` and has one of the step's statuses: one statement.
+
+    It writes `values` to the row as well, and the same outcome to the job's own row.
+
+    Returns whether it was taken now.
+    """
+    moved = (
+        update(DbInstance)
+        .where(*guard, DbInstance.status.in_(step.sources))
+        .values({"status": step.target, "attempt": job.attempt, "last_modified": UTC_NOW, **values})
+        .returning(DbInstance.id)
+        .cte("moved")
+    )
+    recorded = job_record(job, step.job, values.get("error_message")).where(exists(select(moved.c.id)))
+    return await session.scalar(select(moved.c.id).add_cte(recorded.cte("recorded"))) is not None
+
+
+async def take_step_once(
+    session: AsyncSession, job: InstanceJob, step: Step, values: Mapping[str, object], guard: Guard
+) -> bool:
+    """As `take_step`, which may be repeated: true as well if this attempt of the job took the step before."""
+    return await take_step(session, job, step, values, guard) or await is_at(session, guard, step.target)
+
+
+async def is_at(session: AsyncSession, guard: Guard, status: InstanceStatus) -> bool:
+    """Whether there is a row that fulfils `guard` and has this status."""
+    query = select(DbInstance.id).where(*guard, DbInstance.status == status)
+    return await session.scalar(query) is not None
+
+
+def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
+    """The statement that records which status `job` has reached, and why it failed, in the job's own row."""
+    values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING}
+    match reached:
+        case JobStatus.PENDING:
+            values |= {"finished_at": None}
+        case JobStatus.IN_PROGRESS:
+            values |= {"started_at": UTC_NOW, "finished_at": None}
+        case JobStatus.COMPLETED | JobStatus.ERROR:
+            values |= {"finished_at": UTC_NOW}
+        case _:
+            assert_never(reached)
+    return update(Job).where(Job.job_id == job.job_id).values(**values)
