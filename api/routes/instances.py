@@ -42,7 +42,7 @@ async def create_instance(new: NewInstance, requests: InstanceService, response:
     """Request an instance: a database cloned from a template."""
     requested = await requests.create(new)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
-    return Accepted.of(requested)
+    return Accepted.model_validate(requested)
 
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
@@ -65,7 +65,7 @@ async def get_instance(instance_id: InstanceId, requests: InstanceService) -> In
 )
 async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceService) -> Accepted:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    return Accepted.of(await requests.rename(instance_id, body))
+    return Accepted.model_validate(await requests.rename(instance_id, body))
 
 
 @router.delete(
@@ -75,7 +75,7 @@ async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: I
 )
 async def delete_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
     """Request that the instance is deleted, with its database."""
-    return Accepted.of(await requests.delete(instance_id))
+    return Accepted.model_validate(await requests.delete(instance_id))
 
 
 @router.post(
@@ -85,4 +85,4 @@ async def delete_instance(instance_id: InstanceId, requests: InstanceService) ->
 )
 async def retry_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
     """Request that the failed job of the instance is tried again."""
-    return Accepted.of(await requests.retry(instance_id))
+    return Accepted.model_validate(await requests.retry(instance_id))

@@ -34,11 +34,4 @@ async def get_job(jobId: str, services: ServicesDep) -> JobAnswer:  # noqa: N803
     job = await services.queries.job(jobId) if is_storable(jobId) else None
     if job is None:
         raise ProblemError.not_found("job", jobId)
-    return JobAnswer(
-        job_id=job.job_id,
-        status=job.status,
-        created_at=job.created_at,
-        finished_at=job.finished_at,
-        error_message=job.error_message,
-        waiting=Waiting.of(job),
-    )
+    return JobAnswer.model_validate(job)

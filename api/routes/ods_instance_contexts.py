@@ -63,7 +63,7 @@ Draft = Annotated[ContextDraft, Depends(_draft)]
 async def list_contexts(services: ServicesDep, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
     """A page of the contexts of all ODS instances."""
     rows = await services.queries.contexts(page)
-    return await list_response(ContextAnswer.of(row) async for row in paced(rows))
+    return await list_response(ContextAnswer.model_validate(row) async for row in paced(rows))
 
 
 @router.post(
@@ -76,7 +76,7 @@ async def create_context(draft: Draft, services: ServicesDep, response: Response
     """Give an ODS instance a context."""
     row = await services.contexts.create(draft)
     response.headers["Location"] = f"/odsInstanceContexts/{row.id}"
-    return ContextAnswer.of(row)
+    return ContextAnswer.model_validate(row)
 
 
 @router.get("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
@@ -85,7 +85,7 @@ async def get_context(context_id: ContextId, services: ServicesDep) -> ContextAn
     row = await services.queries.context(context_id)
     if row is None:
         raise RowNotFoundError(CONTEXT, context_id)
-    return ContextAnswer.of(row)
+    return ContextAnswer.model_validate(row)
 
 
 @router.put(
@@ -95,7 +95,7 @@ async def get_context(context_id: ContextId, services: ServicesDep) -> ContextAn
 )
 async def update_context(context_id: ContextId, draft: Draft, services: ServicesDep) -> ContextAnswer:
     """Replace all of a context."""
-    return ContextAnswer.of(await services.contexts.update(context_id, draft))
+    return ContextAnswer.model_validate(await services.contexts.update(context_id, draft))
 
 
 @router.delete("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))

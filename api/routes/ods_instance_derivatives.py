@@ -67,7 +67,7 @@ Draft = Annotated[DerivativeDraft, Depends(_draft)]
 async def list_derivatives(services: ServicesDep, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
     """A page of the derivatives of all ODS instances."""
     rows = await services.queries.derivatives(page)
-    return await list_response(DerivativeAnswer.of(row) async for row in paced(rows))
+    return await list_response(DerivativeAnswer.model_validate(row) async for row in paced(rows))
 
 
 @router.post(
@@ -80,7 +80,7 @@ async def create_derivative(draft: Draft, services: ServicesDep, response: Respo
     """Give an ODS instance a derivative."""
     row = await services.derivatives.create(draft)
     response.headers["Location"] = f"/odsInstanceDerivatives/{row.id}"
-    return DerivativeAnswer.of(row)
+    return DerivativeAnswer.model_validate(row)
 
 
 @router.get("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
@@ -89,7 +89,7 @@ async def get_derivative(derivative_id: DerivativeId, services: ServicesDep) -> 
     row = await services.queries.derivative(derivative_id)
     if row is None:
         raise RowNotFoundError(DERIVATIVE, derivative_id)
-    return DerivativeAnswer.of(row)
+    return DerivativeAnswer.model_validate(row)
 
 
 @router.put(
@@ -101,7 +101,7 @@ async def update_derivative(
     derivative_id: DerivativeId, draft: Draft, services: ServicesDep
 ) -> DerivativeAnswer:
     """Replace a derivative; its connection string only if there is one in the body."""
-    return DerivativeAnswer.of(await services.derivatives.update(derivative_id, draft))
+    return DerivativeAnswer.model_validate(await services.derivatives.update(derivative_id, draft))
 
 
 @router.delete("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))

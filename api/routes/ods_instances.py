@@ -76,7 +76,7 @@ async def list_ods_instances(
         rows = await services.queries.ods_instances(
             page, ods_instance_id=id, name=name, instance_type=instanceType
         )
-    return await list_response(OdsInstanceAnswer.of(row) async for row in paced(rows))
+    return await list_response(OdsInstanceAnswer.model_validate(row) async for row in paced(rows))
 
 
 @router.post(
@@ -90,7 +90,7 @@ async def create_ods_instance(draft: Draft, services: ServicesDep, response: Res
     row = await services.ods_instances.create(draft)
     # Clients read the digits; the Admin API leaves its version out.
     response.headers["Location"] = f"/odsInstances/{row.ods_instance_id}"
-    return OdsInstanceAnswer.of(row)
+    return OdsInstanceAnswer.model_validate(row)
 
 
 @router.get("/{instance_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
@@ -101,9 +101,11 @@ async def get_ods_instance(instance_id: OdsInstanceId, services: ServicesDep) ->
         id=row.ods_instance_id,
         name=row.name,
         instance_type=row.instance_type,
-        ods_instance_contexts=[ContextAnswer.of(one) for one in await queries.contexts_of(instance_id)],
+        ods_instance_contexts=[
+            ContextAnswer.model_validate(one) for one in await queries.contexts_of(instance_id)
+        ],
         ods_instance_derivatives=[
-            DerivativeAnswer.of(one) for one in await queries.derivatives_of(instance_id)
+            DerivativeAnswer.model_validate(one) for one in await queries.derivatives_of(instance_id)
         ],
     )
 
@@ -117,7 +119,7 @@ async def update_ods_instance(
     instance_id: OdsInstanceId, draft: Draft, services: ServicesDep
 ) -> OdsInstanceAnswer:
     """Replace name and type, and the connection string if there is one in the body."""
-    return OdsInstanceAnswer.of(await services.ods_instances.update(instance_id, draft))
+    return OdsInstanceAnswer.model_validate(await services.ods_instances.update(instance_id, draft))
 
 
 @router.delete(
@@ -138,7 +140,7 @@ async def delete_ods_instance(
 async def list_applications(instance_id: OdsInstanceId, services: ServicesDep) -> list[ApplicationAnswer]:
     """The applications of the ODS/API that may use the ODS instance."""
     await _existing(services, instance_id)
-    return [ApplicationAnswer.of(one) for one in await services.queries.applications(instance_id)]
+    return [ApplicationAnswer.model_validate(one) for one in await services.queries.applications(instance_id)]
 
 
 async def _existing(services: Services, ods_instance_id: int) -> OdsInstance:

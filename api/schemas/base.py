@@ -1,27 +1,33 @@
-"""How answers look: camelCase, nulls written out, times in ISO 8601 and UTC."""
+"""What response models have in common: camelCase, nulls written out, times in ISO 8601 and UTC."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasGenerator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from registry.storage.models import Job
-
 _AT_ONCE_SECONDS = 0.002
-"""How long a list is worked on before other requests get their turn."""
+"""How long a list is worked on before other requests are served."""
 
 _Item = TypeVar("_Item")
 
 
 class ResponseModel(BaseModel):
-    """A JSON object in an answer."""
+    """A JSON object in an answer, made of the attributes of a row or of another object.
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True)
+    A field has the name of the attribute, or that as its `validation_alias`; on the wire it is camelCase.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(serialization_alias=to_camel),
+        from_attributes=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
 
 
 UtcTime = Annotated[datetime, AfterValidator(lambda time: time.replace(tzinfo=UTC))]
@@ -36,18 +42,11 @@ class Done(ResponseModel):
 
 
 class Waiting(ResponseModel):
-    """What a job waits for: something is away, which uses up none of the job's attempts."""
+    """What a job waits for: a server is away, which uses up none of the job's attempts."""
 
     reason: str = Field(serialization_alias="for")
     since: UtcTime
-    until: UtcTime = Field(description="When the job gives up, if that is away until then.")
-
-    @classmethod
-    def of(cls, job: Job) -> Self | None:
-        """What the job waits for; None if it waits for nothing."""
-        if job.waiting_for is None or job.waiting_since is None or job.waiting_until is None:
-            return None
-        return cls(reason=job.waiting_for, since=job.waiting_since, until=job.waiting_until)
+    until: UtcTime = Field(description="When the job gives up, if the server is away until then.")
 
 
 async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:

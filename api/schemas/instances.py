@@ -1,15 +1,14 @@
 """Instances, as clients see them."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from pydantic import AliasGenerator, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, AliasPath, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting, paced
 from api.services import Services
 from registry.instances.jobs import job_id
 from registry.instances.status import InstanceStatus, Operation
-from registry.instances.store import Requested
 from registry.storage.models import DbInstance
 
 _WAITING = "waiting for a worker"
@@ -23,32 +22,25 @@ _PHASES = {
 }
 
 
+def _job_path(job: str) -> str:
+    return f"/v2/jobs/{job}"
+
+
 class Accepted(ResponseModel):
     """A request that was committed; its job goes on by itself."""
 
-    id: int
-    name: str
-    ods_instance_id: int
-    status: str
-    job_id: str
-    location: str = Field(description="Where to ask how far the job is.")
-
-    @classmethod
-    def of(cls, requested: Requested) -> "Accepted":
-        """The answer to the request that led to `requested`."""
-        instance, job = requested.instance, requested.job.job_id
-        return cls(
-            id=instance.id,
-            name=instance.name,
-            ods_instance_id=instance.ods_instance_id,
-            status=instance.status,
-            job_id=job,
-            location=_job_path(job),
-        )
+    id: int = Field(validation_alias=AliasPath("instance", "id"))
+    name: str = Field(validation_alias=AliasPath("instance", "name"))
+    ods_instance_id: int = Field(validation_alias=AliasPath("instance", "ods_instance_id"))
+    status: str = Field(validation_alias=AliasPath("instance", "status"))
+    job_id: str = Field(validation_alias=AliasPath("job", "job_id"))
+    location: Annotated[str, AfterValidator(_job_path)] = Field(
+        validation_alias=AliasPath("job", "job_id"), description="Where to ask how far the job is."
+    )
 
 
 class Progress(ResponseModel):
-    """How far a job is, for a person who waits."""
+    """How far a job is."""
 
     phase: str
     elapsed_seconds: float = Field(description="Since the job was requested.")
@@ -63,14 +55,7 @@ class Links(ResponseModel):
 
 
 class Instance(ResponseModel):
-    """One instance. A field is the row's column of that name, unless it has a default here."""
-
-    model_config = ConfigDict(
-        from_attributes=True,
-        alias_generator=AliasGenerator(
-            validation_alias=lambda field: field.replace("_", ""), serialization_alias=to_camel
-        ),
-    )
+    """One instance: its row, and what the fields with defaults tell of its last job."""
 
     id: int
     name: str
@@ -80,7 +65,7 @@ class Instance(ResponseModel):
     database_template: str
     database_name: str | None
     last_refreshed: UtcTime
-    last_modified_date: UtcTime | None
+    last_modified_date: UtcTime | None = Field(validation_alias="last_modified")
     operation: str
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
@@ -103,7 +88,7 @@ async def _waits(rows: Sequence[DbInstance], services: Services) -> dict[int, Wa
     if not rows:
         return {}
     jobs = await services.queries.waiting_jobs([job for row in rows if (job := _job_id(row))])
-    waits = {job.job_id: Waiting.of(job) for job in jobs}
+    waits = {job.job_id: Waiting.model_validate(job.waiting) for job in jobs if job.waiting}
     return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
 
 
@@ -149,10 +134,6 @@ def _job_id(row: DbInstance) -> str | None:
     if row.ods_instance_id is None:
         return None
     return job_id(Operation(row.operation), row.ods_instance_id, row.job_number)
-
-
-def _job_path(job: str) -> str:
-    return f"/v2/jobs/{job}"
 
 
 def _rounded(seconds: float | None) -> float | None:

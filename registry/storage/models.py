@@ -4,6 +4,7 @@ Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC 
 """
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import (
@@ -92,6 +93,21 @@ class DbInstance(Base):
         )
 
 
+@dataclass(frozen=True)
+class Wait:
+    """What a running job waits for; times are UTC, without a zone.
+
+    Attributes:
+        reason: which server is away, in words that clients are shown.
+        since: when the job first met that.
+        until: when it will give up.
+    """
+
+    reason: str
+    since: datetime
+    until: datetime
+
+
 class Job(Base):
     """One create, rename or delete of an instance, or one refresh, under the id that clients poll."""
 
@@ -127,6 +143,13 @@ class Job(Base):
     waiting_for: Mapped[str | None] = mapped_column("waitingfor", Text)
     waiting_since: Mapped[datetime | None] = mapped_column("waitingsince")
     waiting_until: Mapped[datetime | None] = mapped_column("waitinguntil")
+
+    @property
+    def waiting(self) -> Wait | None:
+        """What the job waits for; None if it waits for nothing."""
+        if self.waiting_for is None or self.waiting_since is None or self.waiting_until is None:
+            return None
+        return Wait(self.waiting_for, self.waiting_since, self.waiting_until)
 
 
 class ApiClient(Base):
