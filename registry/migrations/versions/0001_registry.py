@@ -213,7 +213,7 @@ def _name_databases() -> None:
     for row in unnamed.all():
         connection.execute(
             text("UPDATE adminapi.dbinstances SET databasename = :database WHERE id = :id"),
-            {"database": database_name(row.name, Template(row.database_template)), "id": row.id},
+            {"database": database_name(row.name, Template(row.databasetemplate)), "id": row.id},
         )
 
 
