@@ -1,4 +1,4 @@
-"""The audit trail: what was asked of the service, by whom, and how it ended."""
+"""The audit trail: which client requested what of the service, and the outcome."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class AuditEntry:
     """One request and its outcome.
 
     Args:
-        client: the client that has proven who it is.
+        client: the id of the authenticated client; None if there is none.
         address: where the request came from.
         method: the HTTP method.
         path: the path, without its query.
@@ -46,7 +46,7 @@ class AuditEntry:
 
 
 class AuditTrail:
-    """Reads and extends the trail; nothing in it is ever changed, and only what is old is removed."""
+    """Reads the trail and appends to it; entries are never changed, and removed only when they are old."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
@@ -55,14 +55,14 @@ class AuditTrail:
         """Append `entry`, at the database's time; what is too long for its column ends in `…`."""
         row = _row(entry)
         # Neither this request nor the commits of later ones wait until the entry is on the disk.
-        unhurried = func.set_config("synchronous_commit", "off", True).alias("unhurried")
-        values = select(*map(_expression, row, row.values())).select_from(unhurried)
+        asynchronous = func.set_config("synchronous_commit", "off", True).alias("asynchronous")
+        values = select(*map(_expression, row, row.values())).select_from(asynchronous)
         async with self._sessions.statement() as session:
             await session.execute(insert(AuditRow).from_select(list(row), values))
 
     async def prune(self, retention: timedelta) -> bool:
-        """Remove some of the entries that are older than `retention`; whether there may be more of them."""
-        # Entries are numbered as time goes: what is old is found without looking at all the others.
+        """Remove up to 1000 entries that are older than `retention`; returns whether there may be more."""
+        # Ids grow with time: old entries are found without reading all the others.
         oldest = select(AuditRow.id).order_by(AuditRow.id).limit(_PRUNED_AT_ONCE)
         outdated = delete(AuditRow).where(AuditRow.id.in_(oldest), AuditRow.at < UTC_NOW - retention)
         async with self._sessions.statement() as session:

@@ -1,7 +1,7 @@
 """Which installation this registry is, and whether it still is the registry that it was made as.
 
 A registry that was copied, for a drill or a staging system, has the installation id of the original, and
-would take the original's databases for its own. So the row that holds the id also holds where the registry
+would drop the original's databases as its own. So the row that holds the id also holds where the registry
 was when the operator last confirmed it: the system identifier of the PostgreSQL cluster, which its standbys
 share, and the OID of the database. Elsewhere, everything but reading is refused until the operator says which
 of the two it is.
@@ -43,7 +43,7 @@ class RegistryPlace:
 
 @dataclass(frozen=True)
 class InstallationState:
-    """What the registry says of its installation.
+    """What the registry holds about its installation.
 
     Attributes:
         id: the installation's id.
@@ -86,7 +86,7 @@ class InstallationStore:
         return self._state.id if self._state else None
 
     async def state(self) -> InstallationState:
-        """What the registry says now, or said at most two seconds ago.
+        """The state as the registry has it now, or had it at most two seconds ago.
 
         A registry that is used for the first time is confirmed to be where it is.
         """
@@ -100,7 +100,7 @@ class InstallationStore:
         return self._state
 
     async def require_confirmed(self) -> InstallationState:
-        """The same, if the registry may be changed.
+        """The state, if the registry may be changed.
 
         Raises:
             InstallationNotConfirmedError: it was copied or moved.

@@ -1,4 +1,4 @@
-"""Where registry and server contradict each other, for a person to look at: nothing here is touched."""
+"""Where registry and server contradict each other, for the operator: nothing is changed here."""
 
 import asyncio
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import assert_never
 
 from databases import inspection
 from databases.inspection import Database
@@ -18,12 +19,12 @@ from registry.instances.status import InstanceStatus, Operation, after_failure
 from registry.storage.models import DbInstance, OdsInstance
 from tenants.installation_check import InstallationCheck
 
-_SECOND_LOOK_SECONDS = 0.5
+_RECHECK_SECONDS = 0.5
 _NAMED_AT_MOST = 20
 
 
 class DriftKind(StrEnum):
-    """What can be wrong."""
+    """The kinds of contradictions."""
 
     DATABASE_WITHOUT_INSTANCE = "DatabaseWithoutInstance"
     INSTANCE_WITHOUT_DATABASE = "InstanceWithoutDatabase"
@@ -49,7 +50,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Both sides, read one after the other.
+    """Registry and server, read one after the other.
 
     `known_marks` are also those of deleted instances; `last_change` is when the registry last changed one of
     its instances, and `obstacle` what the operator must confirm before anything is changed.
@@ -85,18 +86,18 @@ class DriftDetector:
         self._connection_strings = connection_strings
 
     async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
-        """Every contradiction that two looks agree on: what a running job changes meanwhile is none.
+        """Every contradiction that is there twice, half a second apart: others are those of a running job.
 
         Args:
-            started: jobs that Temporal remembers, as far as it was asked.
+            started: jobs whose workflows Temporal still has.
 
         Raises:
-            DatabaseFaultError: the server cannot be looked at.
+            DatabaseFaultError: the server cannot be read.
         """
         first = set(self._contradictions(await self._snapshot(started)))
         if not first:
             return []
-        await asyncio.sleep(_SECOND_LOOK_SECONDS)
+        await asyncio.sleep(_RECHECK_SECONDS)
         return sorted(first & set(self._contradictions(await self._snapshot(started))))
 
     async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
@@ -150,7 +151,7 @@ class DriftDetector:
 def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
     """Databases of this installation that were published later than the registry knows, by name.
 
-    It knows an earlier publication of their instances, or none of the instances: it never forgets one.
+    It knows an earlier publication of their instances, or not even the instances, which it never removes.
     """
     known = {str(row.mark): row.publication for row in seen.instances}
     return [
@@ -168,7 +169,7 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
 
 def _started_later(seen: Snapshot) -> list[StartedJob]:
-    """Jobs of this installation that Temporal remembers, and of which the registry knows nothing."""
+    """Jobs of this installation that Temporal still has, and the registry does not know."""
     known = {str(row.mark): row.job_number for row in seen.instances}
     return [
         job
@@ -192,7 +193,7 @@ def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collectio
 
 
 def _handing_back(later: Collection[Database]) -> str:
-    """What to do about databases of which the registry knows nothing."""
+    """What the operator can do about databases that the registry does not know."""
     if not later:
         return "No database is without its instance. This is told until Temporal forgets the jobs."
     named = "; ".join(
@@ -258,10 +259,23 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
 
 
 def _is_usable(instance: DbInstance) -> bool:
-    """Whether the instance has what it was created for, if only because its last job's failure was undone."""
-    if instance.status == InstanceStatus.ERROR:
-        return after_failure(Operation(instance.operation)).usable
-    return instance.status == InstanceStatus.COMPLETED
+    """Whether the instance must have its database and its ODS instance now."""
+    status = InstanceStatus(instance.status)
+    match status:
+        case InstanceStatus.COMPLETED:
+            return True
+        case InstanceStatus.ERROR:
+            return after_failure(Operation(instance.operation)).usable
+        case (
+            InstanceStatus.PENDING
+            | InstanceStatus.IN_PROGRESS
+            | InstanceStatus.PENDING_DELETE
+            | InstanceStatus.DELETED
+            | InstanceStatus.DELETE_FAILED
+        ):
+            return False
+        case _:
+            assert_never(status)
 
 
 def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
@@ -272,7 +286,7 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
             continue
         if database.spare:
             continue  # those that are of no use are removed by the refill, and shown with the others
-        if _is_anothers(database, seen, tenant):
+        if _belongs_elsewhere(database, seen, tenant):
             continue
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
@@ -285,7 +299,7 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
 
 
-def _is_anothers(database: Database, seen: Snapshot, tenant: str) -> bool:
+def _belongs_elsewhere(database: Database, seen: Snapshot, tenant: str) -> bool:
     """Whether the database belongs to another tenant or installation."""
     owner = database.owner
     if owner is None or database.mark in seen.known_marks:

@@ -1,7 +1,7 @@
 """Whether this installation may change anything on its server, which others may use as well.
 
-The server remembers who has databases on it: each database's comment names its installation. That needs no
-database of ours on the server, is written with the database in one transaction, and goes when it goes.
+The server itself shows which installations have databases on it: the comment of each database names its
+installation. It is written in one transaction with the database's name, and is gone when that is dropped.
 """
 
 import time
@@ -16,7 +16,7 @@ from registry.installation import InstallationStore
 from registry.storage.errors import InstallationNotConfirmedError
 
 _KNOWN_SECONDS = 30
-"""How long the server is not looked at again after it was found in order."""
+"""How long the server is not checked again after it was found in order."""
 
 _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 _COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_database'::regclass"
@@ -51,7 +51,7 @@ class InstallationCheck:
         Raises:
             InstallationNotConfirmedError: the registry was copied or moved, the server is another one, or
                 another installation has databases on it.
-            DatabaseFaultError: the server is away, …
+            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         await self._store.require_confirmed()
         if time.monotonic() < self._in_order_until:
@@ -61,12 +61,12 @@ class InstallationCheck:
         self._in_order_until = time.monotonic() + _KNOWN_SECONDS
 
     async def obstacle(self, session: asyncpg.Connection) -> str | None:
-        """What the operator must confirm before anything is changed; None if nothing.
+        """What the operator must confirm before anything is changed on the server; None if nothing.
 
         A server that is seen for the first time is the installation's from then on.
 
         Raises:
-            DatabaseFaultError: the server is away, …
+            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         state = await self._store.state()
         if state.obstacle is not None:
@@ -89,9 +89,9 @@ class InstallationCheck:
         return None
 
     async def known_obstacle(self, server: Server) -> str | None:
-        """The same, as far as it is known while the server may be away.
+        """As `obstacle`, but also while the server is away: then, what the registry alone knows.
 
-        A server that was in order within the last 30 seconds is not looked at again.
+        A server that was in order within the last 30 seconds is not checked again.
         """
         if time.monotonic() < self._in_order_until:
             return (await self._store.state()).obstacle
@@ -108,7 +108,7 @@ class InstallationCheck:
         """System identifier of the server's PostgreSQL cluster, which its standbys share.
 
         Raises:
-            DatabaseFaultError: the server is away, …
+            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         with translate_postgres_errors({}):
             return str(await session.fetchval(_SYSTEM))
@@ -117,7 +117,7 @@ class InstallationCheck:
         """Ids of other installations with databases on the server, unless any may have some.
 
         Raises:
-            DatabaseFaultError: the server is away, …
+            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         if self._shares_server:
             return set()

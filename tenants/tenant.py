@@ -1,4 +1,4 @@
-"""What belongs to one tenant, composed once for a process: nothing of it is shared with another tenant."""
+"""What one tenant is made of, once in a process: nothing of it is shared with another tenant."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -26,7 +26,7 @@ from tenants.drift import DriftDetector
 from tenants.installation_check import InstallationCheck
 
 _READING_TIMEOUT = 30
-"""Seconds that a statement of those who read ODS databases may take: they wait for one another."""
+"""Seconds that a statement of a refresh may take: refreshes of one ODS instance wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Tenant:
         connection_strings: OdsConnectionStrings,
         tenants: Collection[str],
     ) -> Self:
-        """Put the parts of one of the `tenants` together; nothing is connected to yet."""
+        """Make the parts of the tenant `name`, one of `tenants`; no connection is opened yet."""
         dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
         engine = create_registry_engine(dsn)
         server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))

@@ -1,9 +1,9 @@
-"""The words in which `/v2/odsInstances/manage` tells the status of an instance.
+"""The words for the status of an instance on `/v2/odsInstances/manage`.
 
-`Error` and `Delete_Failed` mean that the service tries no more until a person decides, which in the words of
-that surface is `CreateError` and `DeleteError`. While the service still tries by itself, the job is in
-progress; `CreateFailed` and `DeleteFailed`, which promise another try, are words that it never says. It has
-no words for a rename either: whether that waits, runs or has failed, the instance is there, and `Created`.
+`Error` and `Delete_Failed` mean that the service tries no more until the operator decides: `CreateError` and
+`DeleteError` in the words of that surface. While the service still tries by itself, the job is in progress;
+`CreateFailed` and `DeleteFailed`, which promise another try, are never used. There is no word for a rename
+either: whether that waits, runs or has failed, the instance exists, and is `Created`.
 """
 
 from enum import StrEnum

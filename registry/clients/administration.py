@@ -1,4 +1,4 @@
-"""What the operator does with API clients: every change is recorded in the audit trail."""
+"""The operator's changes of API clients: each is recorded in the audit trail."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ class ClientNotFoundError(Exception):
 
 
 class ClientInUseError(Exception):
-    """Rows of an Admin API, such as authorizations, refer to the client."""
+    """The client cannot be removed: rows of an Admin API, such as authorizations, refer to it."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class NewClient:
     """A client to be added.
 
     Args:
-        client_id: how it will call itself.
-        display_name: what people call it.
+        client_id: the id with which it will ask for tokens.
+        display_name: its name for the operator.
         scope: what it may do.
         expires: when it ends, in UTC without a zone, or how long it lasts; None for never.
     """
@@ -45,11 +45,11 @@ class Client:
     """A client as the operator sees it, without anything of its secret; times are UTC, without a zone.
 
     Args:
-        client_id: how it calls itself.
-        display_name: what people call it.
+        client_id: the id with which it asks for tokens.
+        display_name: its name for the operator.
         scope: what it may do.
         enabled: whether it is not disabled.
-        created: since when it is there; None if that was before this was written down.
+        created: when it was added; None if that was before this was recorded.
         last_used: when it got a token last, to the minute.
         expires: when it ends.
     """

@@ -9,7 +9,7 @@ LONGEST_CLIENT_TEXT = 256
 """Characters of a client's id, and of its display name."""
 
 STRONG_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])(?=.*[^A-Za-z0-9\s]).{32,128}", re.DOTALL)
-"""What a whole secret must match."""
+"""The pattern of a client's secret, from its first character to its last."""
 
 _SECRET_BYTES = 32
 
@@ -35,7 +35,7 @@ OAUTH_SCOPES = {
     ClientScope.FULL_ACCESS: "edfi_admin_api/full_access",
     ClientScope.READ_ONLY: "edfi_admin_api/readonly_access",
 }
-"""What tokens call the scopes: one is the Admin API's, the other that of Ed-Fi's Configuration Service."""
+"""Scopes in tokens: the first is the Admin API's, the other that of Ed-Fi's Configuration Service."""
 
 
 def new_secret() -> str:

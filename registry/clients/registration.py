@@ -1,4 +1,4 @@
-"""Until when clients may register themselves: kept in the registry, where every API process looks."""
+"""Until when clients may register themselves: stored in the registry, where every API process reads it."""
 
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from registry.storage.sessions import RegistrySessions
 
 
 class RegistrationWindow:
-    """The time in which registration is open; it ends by itself, by the database's clock."""
+    """The time in which clients may register themselves; it ends by itself, by the database's clock."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
@@ -27,9 +27,13 @@ class RegistrationWindow:
             return await session.scalar(query)
 
     async def open(self, minutes: int, operator: str) -> datetime:
-        """Open it for so many minutes from now, whatever it was; returns when it will close, in UTC.
+        """Let clients register themselves for so many minutes from now, even if that was open for longer.
 
-        Recorded in the audit trail; `operator` says which user of which host has asked for it.
+        It is recorded in the audit trail. Returns when registration will close, in UTC.
+
+        Args:
+            minutes: for how long.
+            operator: which user of which host has called the command.
         """
         end = func.date_trunc("second", UTC_NOW + literal(timedelta(minutes=minutes)), type_=DateTime)
         async with self._sessions.transaction() as session:

@@ -1,7 +1,7 @@
 """Hashes of clients' secrets: argon2id, and the PBKDF2 hashes that an Admin API left behind.
 
-What a row holds may be anything: it is never worked on for longer than the hashes made here, or by an Admin
-API, take.
+A row may hold anything: a hash that would take longer to verify than those made here, or by an Admin API, is
+refused.
 """
 
 import base64
@@ -36,7 +36,7 @@ class _Pbkdf2Hash:
 
     @classmethod
     def read(cls, stored: str) -> Self | None:
-        """What `stored` says in base64; None if it is not such a hash, or would take too long."""
+        """The hash that `stored` holds in base64; None if it is none, or would take too long to verify."""
         try:
             content = base64.b64decode(stored, validate=True)
             version, function, iterations, salt_length = _HEADER.unpack_from(content)

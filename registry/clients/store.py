@@ -14,10 +14,10 @@ from registry.storage.rules import is_storable
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 
 _FULL_ACCESS_PERMISSION = f"scp:{OAUTH_SCOPES[ClientScope.FULL_ACCESS]}"
-"""How an Admin API writes down that a client may have the scope."""
+"""The permission by which an Admin API lets a client have the scope."""
 
 _USE_NOTED_FOR = timedelta(minutes=1)
-"""How long the time of a client's last use stays as it is."""
+"""The time of a client's last use is not updated more often than this."""
 
 
 class ClientExistsError(Exception):
@@ -26,7 +26,7 @@ class ClientExistsError(Exception):
 
 @dataclass(frozen=True)
 class Standing:
-    """What holds at present for a client that may have tokens.
+    """What a client that may have tokens may do now.
 
     Args:
         scope: what it may do.
@@ -39,7 +39,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What is needed to judge a client's log-in.
+    """What a client's log-in is checked by.
 
     Args:
         secret_hash: the hash of its secret.
@@ -53,7 +53,7 @@ class Credentials:
 
 
 class ClientStore:
-    """What the API asks about clients.
+    """The queries and changes of the API about its clients.
 
     One that is disabled, has expired or may not have the scope has neither credentials nor standing.
     """
@@ -78,12 +78,12 @@ class ClientStore:
         return found is not None
 
     async def standing(self, client_id: str) -> Standing | None:
-        """What holds for the client now; None if it may not have tokens."""
+        """What the client may do now; None if it may not have tokens."""
         found = await self.credentials(client_id)
         return found.standing if found else None
 
     async def credentials(self, client_id: str) -> Credentials | None:
-        """What its log-in is judged by; None if it may not have tokens."""
+        """What its log-in is checked by; None if it may not have tokens."""
         if not is_storable(client_id):
             return None
         query = select(ApiClient, ~_USE_IS_DUE).where(ApiClient.client_id == client_id, _IS_ALIVE)
@@ -99,7 +99,7 @@ class ClientStore:
         )
 
     async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:
-        """Keep `replacement`, unless the hash was changed meanwhile."""
+        """Store the hash `replacement`, unless the hash is another one than `outdated` by now."""
         unchanged = (ApiClient.client_id == client_id, ApiClient.client_secret == outdated)
         async with self._sessions.statement() as session:
             await session.execute(update(ApiClient).where(*unchanged).values(client_secret=replacement))
@@ -120,7 +120,7 @@ _USE_IS_DUE: ColumnElement[bool] = func.coalesce(
 
 
 def _may_do_everything(client: ApiClient) -> bool:
-    """Whether an Admin API lets the client have the full scope; it can have narrowed that down, we do not."""
+    """Whether an Admin API, which can restrict what a client may do, lets it have the full scope."""
     if client.permissions is None:
         return True
     try:

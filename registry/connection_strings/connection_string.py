@@ -91,12 +91,12 @@ class ConnectionString:
 
     @property
     def login(self) -> tuple[str, str]:
-        """User and password."""
+        """User and password; empty if there are none."""
         return (_value(self.pairs, _USER_KEYS) or "", _value(self.pairs, _PASSWORD_KEYS) or "")
 
     @property
     def ssl_mode(self) -> str | None:
-        """How the connection is secured."""
+        """The `SSL Mode`; None if there is none."""
         return _value(self.pairs, _SSL_KEYS)
 
     def with_database(self, database: str) -> Self:
@@ -112,7 +112,7 @@ class ConnectionString:
 
 
 def read_pairs(text: str) -> Pairs:
-    """The keywords and values that `text` lists, whatever they are.
+    """The keywords and values in `text`, also those that Npgsql does not know.
 
     Raises:
         InvalidConnectionStringError: it is no such list.
@@ -148,10 +148,10 @@ def _endpoint(host: str, port: int) -> Endpoint:
         host, port = before, _port(after)
     if not host.strip():
         raise InvalidConnectionStringError("the connection string names no host, or an empty one")
-    return Endpoint(_settled(host), port)
+    return Endpoint(_normalized(host), port)
 
 
-def _settled(host: str) -> str:
+def _normalized(host: str) -> str:
     """`host` in the one spelling that is compared: it is the same server in any case of letters."""
     if host.startswith(("/", "@")):
         return host

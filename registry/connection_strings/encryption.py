@@ -59,7 +59,7 @@ def fits_column(text: str) -> bool:
 
 
 class Keyring:
-    """Encrypts with one key, and decrypts with others as well: those that it takes the place of.
+    """Encrypts with the current key, and decrypts with previous ones as well.
 
     Args:
         keys: each of 32 bytes; the first one encrypts.
@@ -84,7 +84,7 @@ class Keyring:
         raise UndecipherableError("the text was not encrypted with any of the keys, or was altered")
 
     def renewed(self, text: str) -> str | None:
-        """What is in `text` under the current key; None if it is already.
+        """`text`, encrypted with the current key instead; None if it is already.
 
         Raises:
             UndecipherableError: it was not encrypted with any of the keys, or it was altered.

@@ -1,8 +1,8 @@
 """Encrypting the connection strings of the registry anew, when the key that encrypts them has been changed.
 
-Each batch is one statement, and a transaction of its own: a rotation that is killed has done what it has
-done, and the next one does the rest. A row that another session has changed meanwhile is not overwritten but
-looked at again.
+Each batch is one statement, and a transaction of its own: if a rotation is killed, its batches stay, and the
+next rotation does the rest. A row that another session has changed since it was read is not overwritten but
+read again.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -20,8 +20,8 @@ _BATCH = 200
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A table with connection strings."""
+class _Strings:
+    """A table with connection strings: its name in messages, its columns."""
 
     name: str
     model: type[Base]
@@ -29,9 +29,9 @@ class _Place:
     text: InstrumentedAttribute[str | None]
 
 
-_PLACES = (
-    _Place("ODS instance", OdsInstance, OdsInstance.ods_instance_id, OdsInstance.connection_string),
-    _Place(
+_STRINGS = (
+    _Strings("ODS instance", OdsInstance, OdsInstance.ods_instance_id, OdsInstance.connection_string),
+    _Strings(
         "derivative",
         OdsInstanceDerivative,
         OdsInstanceDerivative.id,
@@ -42,7 +42,13 @@ _PLACES = (
 
 @dataclass
 class Rotation:
-    """What became of the connection strings; `unreadable` names the rows that no key fits."""
+    """The outcome for all connection strings.
+
+    Attributes:
+        renewed: how many were encrypted anew.
+        current: how many were encrypted with the current key already.
+        unreadable: the rows whose strings no key fits.
+    """
 
     renewed: int = 0
     current: int = 0
@@ -50,21 +56,23 @@ class Rotation:
 
 
 async def rotate(engine: AsyncEngine, keys: Keyring) -> Rotation:
-    """Encrypt with the current key what was encrypted with another one; what no key fits stays as it is."""
+    """Encrypt with the current key the strings that another key encrypted; those that no key fits stay."""
     done = Rotation()
     async with RegistrySessions(engine).statement() as session:
-        for place in _PLACES:
-            async for page in _pages(session, place):
-                await _renew(session, place, keys, page, done)
+        for strings in _STRINGS:
+            async for page in _pages(session, strings):
+                await _renew(session, strings, keys, page, done)
     return done
 
 
-async def _pages(session: AsyncSession, place: _Place) -> AsyncIterator[Mapping[int, str]]:
-    query = select(place.id, place.text).where(place.text.is_not(None)).order_by(place.id).limit(_BATCH)
+async def _pages(session: AsyncSession, strings: _Strings) -> AsyncIterator[Mapping[int, str]]:
+    query = (
+        select(strings.id, strings.text).where(strings.text.is_not(None)).order_by(strings.id).limit(_BATCH)
+    )
     page = await _read(session, query)
     while page:
         yield page
-        page = await _read(session, query.where(place.id > max(page)))
+        page = await _read(session, query.where(strings.id > max(page)))
 
 
 async def _read(session: AsyncSession, query: Select[int, str | None]) -> dict[int, str]:
@@ -72,7 +80,7 @@ async def _read(session: AsyncSession, query: Select[int, str | None]) -> dict[i
 
 
 async def _renew(
-    session: AsyncSession, place: _Place, keys: Keyring, page: Mapping[int, str], done: Rotation
+    session: AsyncSession, strings: _Strings, keys: Keyring, page: Mapping[int, str], done: Rotation
 ) -> None:
     while page:
         renewed: dict[int, str] = {}
@@ -83,14 +91,14 @@ async def _renew(
                 else:
                     renewed[identifier] = new
             except UndecipherableError:
-                done.unreadable.append(f"{place.name} {identifier}")
-        written = await _write(session, place, page, renewed)
+                done.unreadable.append(f"{strings.name} {identifier}")
+        written = await _write(session, strings, page, renewed)
         done.renewed += len(written)
-        page = await _again(session, place, renewed.keys() - written)
+        page = await _again(session, strings, renewed.keys() - written)
 
 
 async def _write(
-    session: AsyncSession, place: _Place, old: Mapping[int, str], new: Mapping[int, str]
+    session: AsyncSession, strings: _Strings, old: Mapping[int, str], new: Mapping[int, str]
 ) -> set[int]:
     """Write those rows that are as they were read; returns their ids."""
     if not new:
@@ -103,16 +111,18 @@ async def _write(
     )
     rows = unnested.table_valued(*columns, name="renewed").render_derived()
     statement = (
-        update(place.model)
-        .where(place.id == rows.c.id, place.text == rows.c.old)
-        .values({place.text: rows.c.new})
-        .returning(place.id)
+        update(strings.model)
+        .where(strings.id == rows.c.id, strings.text == rows.c.old)
+        .values({strings.text: rows.c.new})
+        .returning(strings.id)
         .execution_options(synchronize_session=False)
     )
     return set(await session.scalars(statement))
 
 
-async def _again(session: AsyncSession, place: _Place, identifiers: Iterable[int]) -> dict[int, str]:
-    """Rows that another session has changed or removed meanwhile, as they are now."""
+async def _again(session: AsyncSession, strings: _Strings, identifiers: Iterable[int]) -> dict[int, str]:
+    """The rows with these ids as they are now: another session has changed or removed them."""
     wanted = list(identifiers)
-    return await _read(session, select(place.id, place.text).where(place.id.in_(wanted))) if wanted else {}
+    return (
+        await _read(session, select(strings.id, strings.text).where(strings.id.in_(wanted))) if wanted else {}
+    )

@@ -41,7 +41,7 @@ _SWITCHES = (
 
 
 def connection_string_errors(text: str | None) -> list[str]:
-    """What keeps `text` from being kept and used as a connection string, in words for its author."""
+    """What keeps `text` from being stored and used as a connection string, in messages for the client."""
     if text is None or is_blank(text):
         return ["'Connection String' must not be empty."]
     if not is_storable(text):

@@ -18,7 +18,7 @@ class OdsConnectionStrings:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Read shape and keys.
+        """Read the connection string without a database (the shape), and the keys, from the settings.
 
         Raises:
             InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column.
@@ -46,16 +46,16 @@ class OdsConnectionStrings:
         return self._keys.encrypt(text)
 
     def decrypted(self, encrypted: str | None) -> ConnectionString:
-        """What `dbo.odsinstances.connectionstring` says.
+        """The connection string in `dbo.odsinstances.connectionstring`.
 
         Raises:
-            UndecipherableError: it was encrypted with a key that is not known, or altered, or there is none.
+            UndecipherableError: it was encrypted with an unknown key, or altered, or is missing.
             InvalidConnectionStringError: it cannot be read.
         """
         return ConnectionString.parse(self._keys.decrypt(encrypted or ""))
 
     def are_alike(self, one: str | None, other: str | None) -> bool:
-        """Whether two encrypted connection strings say the same: one may have been re-encrypted meanwhile."""
+        """Whether two encrypted connection strings are equal when decrypted: their IVs or keys may differ."""
         try:
             return one == other or self._keys.decrypt(one or "") == self._keys.decrypt(other or "")
         except UndecipherableError:
@@ -64,7 +64,7 @@ class OdsConnectionStrings:
     def local_database(self, encrypted: str | None) -> str | None:
         """The database an encrypted connection string names, if it is on the server of the configured shape.
 
-        None as well for what cannot be read: it was made by others, for others.
+        None as well for one that cannot be read: this service did not write it.
         """
         try:
             found = self.decrypted(encrypted)

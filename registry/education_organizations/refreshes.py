@@ -1,9 +1,9 @@
 """Refresh jobs: rows of `adminapi.jobstatuses` that ask for education organizations to be read anew.
 
-The row is the outbox, as everywhere. A *scope* is one ODS instance or, without an id, all of them; of a scope
-one job runs at a time, because one workflow does, and at most one waits. Who asks while one waits is given
-that one: it has read nothing yet, so it will see whatever the asker wants to be seen. Who asks while one
-runs gets a new one, which begins when that has ended.
+The row is the job's outbox: it is committed before the workflow is started. A *scope* is one ODS instance or,
+without an id, all of them. Of a scope one job runs at a time, because one workflow does, and at most one
+waits. A request made while one waits joins it: that job has read nothing yet, so it will read what the client
+has changed before. A request made while one runs gets a new job, which begins when that one has ended.
 """
 
 import uuid
@@ -58,7 +58,7 @@ class RefreshJobs:
         self.tenant = tenant
 
     async def request(self, scope: Scope) -> str:
-        """Record that `scope` shall be refreshed; returns the id of the job that waits for it now."""
+        """Record that `scope` shall be refreshed; returns the id of the job that waits to do it."""
         while True:
             # Between the two, the job that waits may begin; then a new one can be recorded.
             if job := await self._recorded(scope) or await self._first(scope, JobStatus.PENDING):
@@ -72,8 +72,8 @@ class RefreshJobs:
     async def begin(self, scope: Scope) -> str | None:
         """Take the job of `scope` that is due; returns its id, or None if there is none.
 
-        Safe to repeat: a job that has begun is due until it has ended. Only the workflow of the scope asks,
-        so it is its own, or that of a run that could not end it.
+        Safe to repeat: a job that has begun is due until it has ended. Only the workflow of the scope calls
+        this, so a job that has begun is its own, or that of an earlier run that could not record its end.
         """
         due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
         values = {"status": JobStatus.IN_PROGRESS, "started_at": func.coalesce(Job.started_at, UTC_NOW)}

@@ -10,7 +10,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.storage.models import UTC_NOW, EducationOrganization, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
-_TAKE_TURN = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
+_LOCK = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
 _COLUMNS = (
     EducationOrganization.instance_id,
     EducationOrganization.instance_name,
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Organization:
-    """An education organization, as an ODS database tells of it."""
+    """An education organization, as it is in an ODS database."""
 
     id: int
     name: str
@@ -69,16 +69,22 @@ class EducationOrganizations:
         """Make the ODS instance's rows what `read` returns; if it raises, they stay.
 
         Of several refreshes of an ODS instance one reads at a time, so that the last one to write is also the
-        last one to have read. Nothing is written for an ODS instance that was deleted or moved meanwhile.
+        last one to have read. Nothing is written for an ODS instance that was deleted or got another database
+        since it was listed.
+
+        Args:
+            source: the ODS instance, as it was listed.
+            database: the name of its database; None if its connection string has none.
+            read: reads the education organizations of that database.
         """
         async with self._sessions.transaction() as session:
-            await session.execute(_TAKE_TURN, {"id": source.ods_instance_id})
+            await session.execute(_LOCK, {"id": source.ods_instance_id})
             found = await read()
             if await self._is_still(session, source):
                 await _replace(session, source, database, found)
 
     async def _is_still(self, session: AsyncSession, source: OdsDatabase) -> bool:
-        """Whether the ODS instance leads to the same database; from now on, until the transaction ends."""
+        """Whether the ODS instance still has the same database; it keeps it until the transaction ends."""
         query = select(OdsInstance.connection_string).where(
             OdsInstance.ods_instance_id == source.ods_instance_id
         )
@@ -86,7 +92,7 @@ class EducationOrganizations:
         return found is not None and self._connection_strings.are_alike(found[0], source.connection_string)
 
     async def forget_deleted(self) -> None:
-        """Remove the rows of ODS instances that are there no longer."""
+        """Remove the rows of ODS instances that do not exist any more."""
         there = select(OdsInstance.ods_instance_id)
         async with self._sessions.statement() as session:
             await session.execute(
@@ -103,7 +109,7 @@ async def forget(session: AsyncSession, ods_instance_id: int) -> None:
 async def _replace(
     session: AsyncSession, source: OdsDatabase, database: str | None, found: Sequence[Organization]
 ) -> None:
-    """Remove and insert what differs: ids of four bytes would not last for new rows at each refresh."""
+    """Remove and insert only what differs: new rows at each refresh would use up ids of four bytes."""
     table = EducationOrganization
     its = table.instance_id == source.ods_instance_id
     missing = {(source.ods_instance_id, source.name, *astuple(one), database) for one in found}

@@ -1,4 +1,4 @@
-"""All that a tenant has at one moment: ODS instances, instances without one, education organizations."""
+"""The view of a tenant at one moment: ODS instances, instances without one, education organizations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from registry.storage.sessions import RegistrySessions
 
 @dataclass(frozen=True)
 class ViewedInstance:
-    """What belongs to an instance: a row that asked for it, an ODS instance that is routed to, or both.
+    """One line of the view: an ODS instance, a row of `adminapi.dbinstances`, or both of one instance.
 
     `organizations` is the JSON of its education organizations, as clients are shown it: in a large tenant
     they are hundreds of thousands, and nothing but that is done with them.

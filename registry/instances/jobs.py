@@ -1,4 +1,4 @@
-"""A job, as it travels through workflows: everything they need to know, and no secret."""
+"""Jobs as they travel through workflows, with all that these need to know and without secrets."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,9 +13,16 @@ INSTALLATION = "installation"
 
 @dataclass(frozen=True)
 class ExecutionPolicy:
-    """How patiently a job is executed; durations are in seconds.
+    """Timeouts and numbers of tries of a job.
 
     It travels with the job, because a workflow may not read settings: they could differ at a replay.
+
+    Attributes:
+        ddl_queue: task queue of the workers that create and drop databases.
+        ddl_attempts: tries to do that before the job fails.
+        heartbeat_timeout: seconds without a heartbeat after which such a try counts as lost.
+        decision_window: seconds that a failed job waits for the operator's `retry` or `abandon`.
+        outage_timeout: seconds that a job waits for the registry or a server that cannot be reached.
     """
 
     ddl_queue: str
@@ -79,7 +86,7 @@ class InstanceJob:
 
     @property
     def databases(self) -> list[str]:
-        """What the registry calls the instance's database; the name that decides first."""
+        """The names that the instance's database may have: its own, and the one that a rename gives it."""
         return [self.database] if self.new_database is None else [self.database, self.new_database]
 
     @property
@@ -149,13 +156,20 @@ def workflow_id(tenant: str, ods_instance_id: int) -> str:
 
 
 def tenant_id(tenant: str, identifier: str) -> str:
-    """What a tenant's `identifier` is called in Temporal, where all tenants meet."""
+    """A tenant's `identifier` as it is in Temporal, which all tenants share."""
     return identifier if tenant == DEFAULT_TENANT else f"{tenant}:{identifier}"
 
 
 @dataclass(frozen=True)
 class StartedJob:
-    """A job that Temporal remembers: the instance's mark, the job's number, and when it was started."""
+    """A job whose workflow Temporal still has.
+
+    Attributes:
+        installation: the installation that requested it; None in workflows that were started without one.
+        mark: the mark of its instance.
+        number: counts the jobs of the instance.
+        at: when the workflow was started.
+    """
 
     installation: str | None
     mark: str
@@ -178,7 +192,13 @@ class BeginResult:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A job that gave up, and why, in words a person can act on; `outage` if something was away too long."""
+    """A job that has failed.
+
+    Attributes:
+        job: the job, at the attempt that gave up.
+        reason: why, in words that say what the operator can do.
+        outage: whether a server was away for longer than the job's policy waits.
+    """
 
     job: InstanceJob
     reason: str
@@ -187,7 +207,14 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class JobWait:
-    """What a running job waits for, for how long already, and for how long it will, in seconds."""
+    """What a running job waits for.
+
+    Attributes:
+        job: the job.
+        reason: which server is away.
+        since_seconds: for how many seconds it has waited.
+        until_seconds: for how many seconds more it will wait before it fails.
+    """
 
     job: InstanceJob
     reason: str

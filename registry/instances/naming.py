@@ -1,6 +1,6 @@
-"""How an instance's database is named.
+"""The names of instances and of their databases.
 
-The rule is the Admin API's: `EdFi_Ods_<name>_<template>`, with blanks turned into underscores.
+A database is named as the Admin API names it: `EdFi_Ods_<name>_<template>`, with underscores for blanks.
 """
 
 import re
@@ -15,27 +15,27 @@ _LEADING_PREFIXES = re.compile(rf"\A(?:{DATABASE_PREFIX}(?:_+|\Z))+", re.IGNOREC
 
 
 def name_errors(name: str) -> list[str]:
-    """Everything that is wrong with `name` as the name of an instance, in words for its author."""
-    faults = []
+    """Everything that is wrong with `name` as the name of an instance, in messages for the client."""
+    errors = []
     if not name.strip():
-        faults.append("'Name' must not be empty.")
+        errors.append("'Name' must not be empty.")
     if len(name) > MAX_NAME_LENGTH:
-        faults.append(
+        errors.append(
             f"'Name' must be {MAX_NAME_LENGTH} characters or fewer. You entered {len(name)} characters."
         )
     if not _ALLOWED.fullmatch(name):
-        faults.append("'Name' must contain only letters, numbers, spaces and underscores.")
-    return faults
+        errors.append("'Name' must contain only letters, numbers, spaces and underscores.")
+    return errors
 
 
 def database_name(name: str, template: Template) -> str:
-    """Name of the database of the instance `name`, which `name_errors` found nothing wrong with."""
+    """The name of the database of an instance called `name`, a name without `name_errors`."""
     stem = _LEADING_PREFIXES.sub("", name.replace(" ", "_").strip("_"))
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
 
 
 def instance_named(database: str) -> tuple[str, Template] | None:
-    """A name and template whose instance has a database of this name; None if there are none."""
+    """The name and template of an instance whose database has this name; None if no instance can have it."""
     for template in Template:
         name = database.removeprefix(f"{DATABASE_PREFIX}_").removesuffix(f"_{template}")
         if not name_errors(name) and database_name(name, template) == database:

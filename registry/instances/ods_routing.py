@@ -15,7 +15,7 @@ from registry.storage.models import OdsInstance
 
 
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
-    """Add the ODS instance.
+    """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
 
     Raises:
         NameTakenError: another one has its name or its id.
@@ -39,7 +39,7 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
 
 
 async def change_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
-    """Give the ODS instance its new name and the way to the renamed database.
+    """Give the ODS instance its new name, and the connection string of the renamed database.
 
     Raises:
         NameTakenError: it cannot have the name.
@@ -54,7 +54,7 @@ async def change_routing(session: AsyncSession, job: InstanceJob, connection_str
 
 
 async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why the ODS instance cannot have its new name, if so; else, no other transaction can take it."""
+    """Why the ODS instance cannot have its new name; if it can, no other transaction can take it."""
     await lock_name(session, job.final_name)
     if await ods_instance_has_name(session, job.final_name, excluding=job.ods_instance_id):
         return str(name_taken(job.final_name))
@@ -64,7 +64,7 @@ async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None
 
 
 async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None:
-    """Remove the ODS instance; if rows refer to it, leave it and say so."""
+    """Remove the ODS instance; returns why it stays, if rows refer to it."""
     # From here on no other session can add a row that refers to it: in some versions of the ODS/API's tables,
     # such a row would be deleted together with it.
     await session.get(OdsInstance, ods_instance_id, with_for_update=True)

@@ -1,4 +1,4 @@
-"""What the registry shows: pages and single rows."""
+"""Queries of instances, jobs and ODS instances: pages, and single rows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -60,7 +60,13 @@ class InstanceQueries:
             return str(await session.scalar(select(func.current_database())))
 
     async def require_tables(self) -> None:
-        """Make sure that the registry answers, with its tables; what it raises tells why not."""
+        """Check that the registry answers and has its tables.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: it has not.
+            OSError: it cannot be reached.
+            asyncpg.PostgresError: it refuses the connection.
+        """
         await self.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
 
     async def instance(self, instance_id: int) -> DbInstance:
@@ -79,7 +85,7 @@ class InstanceQueries:
     ) -> Sequence[DbInstance]:
         """A page of instances by id, deleted ones included; the filters are exact."""
         ids = _matching(select(DbInstance.id), {DbInstance.id: instance_id, DbInstance.name: name})
-        # Looked for in the index alone: a late page need not read the rows of all pages before it.
+        # Found in the index alone: a late page need not read the rows of all pages before it.
         page = ids.order_by(DbInstance.id).offset(offset).limit(limit)
         return await self._all(select(DbInstance).where(DbInstance.id.in_(page)).order_by(DbInstance.id))
 
@@ -89,19 +95,19 @@ class InstanceQueries:
         return await self._all(select(DbInstance).where(live).order_by(DbInstance.id))
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
-        """Those of `marks` that belong to instances, be they deleted."""
+        """Those of `marks` that belong to instances, deleted ones included."""
         query = select(DbInstance.mark).where(
             DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
         )
         return {str(mark) for mark in await self._all(query)}
 
     async def marked_instance(self, mark: str) -> DbInstance | None:
-        """The live instance with this mark."""
+        """The live instance with this mark; None if there is none."""
         live = DbInstance.status != InstanceStatus.DELETED
         return await self._one(select(DbInstance).where(DbInstance.mark == UUID(mark), live))
 
     async def holder_of(self, ods_instance_id: int) -> str | None:
-        """Name of the ODS instance, or else of the live instance, that has this OdsInstanceId."""
+        """Name of the ODS instance, or else of the live instance, with this OdsInstanceId."""
         ods_instance = await self.ods_instance(ods_instance_id)
         if ods_instance is not None:
             return ods_instance.name
@@ -119,7 +125,7 @@ class InstanceQueries:
         return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
 
     async def job(self, job_id: str) -> Job | None:
-        """The job with this id."""
+        """The job with this id; None if there is none."""
         return await self._one(select(Job).where(Job.job_id == job_id))
 
     async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
@@ -169,7 +175,7 @@ class InstanceQueries:
         return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
 
     async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
-        """The ODS instance with this id."""
+        """The ODS instance with this id; None if there is none."""
         return await self._one(select(OdsInstance).where(OdsInstance.ods_instance_id == ods_instance_id))
 
     async def applications(self, ods_instance_id: int) -> list[Application]:
@@ -188,7 +194,7 @@ class InstanceQueries:
         return await self._all(CONTEXTS.page_of(select(OdsInstanceContext), page))
 
     async def context(self, context_id: int) -> OdsInstanceContext | None:
-        """The context with this id."""
+        """The context with this id; None if there is none."""
         table = OdsInstanceContext
         return await self._one(select(table).where(table.id == context_id))
 
@@ -203,7 +209,7 @@ class InstanceQueries:
         return await self._all(DERIVATIVES.page_of(select(OdsInstanceDerivative), page))
 
     async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
-        """The derivative with this id."""
+        """The derivative with this id; None if there is none."""
         table = OdsInstanceDerivative
         return await self._one(select(table).where(table.id == derivative_id))
 

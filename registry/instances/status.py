@@ -1,4 +1,4 @@
-"""The words of an instance's life, and the only steps by which it moves on."""
+"""The life cycle of instances and jobs: operations, statuses, and the only steps from one to another."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import assert_never
 
 
 class Template(StrEnum):
-    """What a new ODS instance starts from; which database each one is, is configuration."""
+    """The templates of instances; settings say which template database each one is."""
 
     MINIMAL = "Minimal"
     SAMPLE = "Sample"
@@ -21,7 +21,7 @@ class Operation(StrEnum):
 
 
 class InstanceStatus(StrEnum):
-    """Statuses of `adminapi.dbinstances`, as they stand in the table and on the wire."""
+    """Statuses of `adminapi.dbinstances`, in the table and on the wire."""
 
     PENDING = "Pending"
     IN_PROGRESS = "InProgress"
@@ -89,7 +89,7 @@ RETRY = _steps(
     _step(InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
 )
 # `Error` and `Delete_Failed` are sources too because an operator's `retry` signal reaches the waiting
-# workflow without passing the API; the attempt number keeps everybody else from beginning there.
+# workflow without passing the API; the attempt number keeps every other attempt from beginning there.
 BEGIN = _steps(
     _step(
         InstanceStatus.PENDING,
@@ -113,7 +113,7 @@ FAIL = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
 )
 # Only for a job whose workflow is open no longer, so that nothing will finish or fail it, and for a delete
-# that is tried again without a person.
+# that is tried again without the operator.
 RELEASE = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(

@@ -9,10 +9,15 @@ class ConflictingRowsError(Exception):
 
 
 def require_none(rule: str, query: str, remedy: str = "Mend these rows") -> None:
-    """Stop the migration if `query` finds rows; its first column tells which, `remedy` what to do with them.
+    """Stop the migration if `query` finds rows.
+
+    Args:
+        rule: what is wrong with such rows.
+        query: its first column says which rows they are.
+        remedy: what the operator can do with them.
 
     Raises:
-        ConflictingRowsError: it does.
+        ConflictingRowsError: there are such rows.
     """
     rows = [str(row[0]) for row in op.get_bind().execute(text(query))]
     if rows:

@@ -1,4 +1,4 @@
-"""The applications that may use an ODS instance, from the tables of the ODS/API as far as there are any."""
+"""The applications that may use an ODS instance, from those tables of the ODS/API that exist."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _query(present: Collection[str]) -> str:
 
 
 def _ids(table: str, column: str, present: Collection[str]) -> str:
-    """What an application is related to by `table`; nothing, if there is no such table."""
+    """The ids in `column` of the rows of an application in `table`; none if there is no such table."""
     if table not in present:
         return "ARRAY[]::int[]"
     return (

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.ods_instances.store import ODS_INSTANCE
-from registry.storage.errors import InvalidError, RowNotFoundError, require_none
+from registry.storage.errors import InvalidError, RowNotFoundError, require_valid
 from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
 from registry.storage.rules import is_blank, required_text_errors
 from registry.storage.sessions import UNIQUE_VIOLATION, Conflicts, RegistrySessions, locked
@@ -137,7 +137,7 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         )
         if await _is_among(session, draft.key, others):
             errors |= self._duplicate
-        require_none(errors | draft.type_errors)
+        require_valid(errors | draft.type_errors)
         row.ods_instance_id = draft.ods_instance_id or 0
         row.key = draft.key or ""
         row.value = draft.value or ""
@@ -169,7 +169,7 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
         )
         if await _is_among(session, draft.type, others):
             errors |= self._duplicate
-        require_none(errors | draft.type_errors)
+        require_valid(errors | draft.type_errors)
         row.ods_instance_id = draft.ods_instance_id or 0
         row.derivative_type = _known_type(draft.type) or ""
         if not kept:

@@ -20,7 +20,7 @@ from registry.instances.reservations import lock_name, name_is_taken, reserved_i
 from registry.instances.status import InstanceStatus
 from registry.instances.store import InstanceStore, Requested
 from registry.storage import models
-from registry.storage.errors import InvalidError, require_none
+from registry.storage.errors import InvalidError, require_valid
 from registry.storage.models import DbInstance, OdsInstance
 from registry.storage.rules import is_blank, required_text_errors, text_errors
 from registry.storage.sessions import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, RegistrySessions, locked
@@ -78,7 +78,7 @@ class OdsInstances:
         async with self._sessions.transaction(_CONFLICTS) as session:
             name = draft.name or ""
             errors["Name"] = await _new_name_errors(session, name)
-            require_none(errors | draft.type_errors)
+            require_valid(errors | draft.type_errors)
             row = OdsInstance(ods_instance_id=await reserved_id(session), name=name)
             session.add(row)
             return self._filled(row, draft)
@@ -88,10 +88,10 @@ class OdsInstances:
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
-            InvalidError: the draft breaks rules, or a job of the instance behind it is under way.
+            InvalidError: the draft breaks rules, or a job of its instance is under way.
         """
         async with self._sessions.transaction(_CONFLICTS) as session:
-            instance = await _locked_instance_behind(session, ods_instance_id)
+            instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             name = _wanted_name(draft, instance)
             errors = {"Id": _job_errors(instance, "changed"), "InstanceType": _type_errors(draft)}
@@ -99,24 +99,24 @@ class OdsInstances:
                 errors["ConnectionString"] = connection_string_errors(draft.connection_string)
             if name != row.name:
                 errors["Name"] = await _new_name_errors(session, name, instance)
-            require_none(errors | draft.type_errors)
+            require_valid(errors | draft.type_errors)
             if name != row.name:
                 _rename(row, name, instance)
             return self._filled(row, draft)
 
     async def delete(self, ods_instance_id: int) -> Requested | None:
-        """Remove the ODS instance; returns the delete of the instance behind it, if there is one.
+        """Remove the ODS instance; returns the delete of its instance, if it has one.
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
-            InvalidError: other rows refer to it, or a job of the instance behind it is under way.
+            InvalidError: other rows refer to it, or a job of its instance is under way.
         """
         async with self._sessions.transaction(_CONFLICTS) as session:
-            instance = await _locked_instance_behind(session, ods_instance_id)
+            instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             relations = await relations_of(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
-            require_none({"Id": in_use + _job_errors(instance, "deleted")})
+            require_valid({"Id": in_use + _job_errors(instance, "deleted")})
             await session.delete(row)
             await forget(session, ods_instance_id)
             return await self._instances.request_delete_in(session, instance) if instance else None
@@ -139,7 +139,7 @@ def _wanted_name(draft: OdsInstanceDraft, instance: DbInstance | None) -> str:
 
 
 async def _new_name_errors(session: AsyncSession, name: str, instance: DbInstance | None = None) -> list[str]:
-    """What is wrong with `name` as a new name; the rules of `instance`, if it is behind, are stricter."""
+    """What is wrong with `name` as the new name of an ODS instance, and of its `instance` if it has one."""
     errors = required_text_errors("Name", name, _LONGEST) if instance is None else name_errors(name)
     if errors:
         return errors
@@ -161,8 +161,8 @@ def _rename(row: OdsInstance, name: str, instance: DbInstance | None) -> None:
         instance.last_modified = models.UTC_NOW
 
 
-async def _locked_instance_behind(session: AsyncSession, ods_instance_id: int) -> DbInstance | None:
-    """The live instance with this id. It is locked before the ODS instance is, as the steps of jobs do it."""
+async def _locked_instance_of(session: AsyncSession, ods_instance_id: int) -> DbInstance | None:
+    """The live instance with this id; it is locked before the ODS instance, as the steps of jobs do it."""
     live = DbInstance.status != InstanceStatus.DELETED
     query = select(DbInstance).where(DbInstance.ods_instance_id == ods_instance_id, live)
     return (await session.scalars(query.with_for_update())).one_or_none()

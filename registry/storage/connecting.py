@@ -16,17 +16,17 @@ import asyncpg
 
 _READ_WRITE = "read-write"
 _NEXT_HOST_SECONDS = 0.5
-"""How long a host is waited for alone: one that lost its power does not even refuse."""
+"""After this time the next host is tried as well: one that has lost its power does not even refuse."""
 
 _YES = "SELECT 1"
-"""What PostgreSQL says of a question that has one row as its answer."""
+"""The command tag of a query with one row."""
 _ANSWERS = "SELECT 1"
 # During recovery every transaction is read-only, so this covers standbys as well.
 _CAN_WRITE = "SELECT 1 WHERE current_setting('transaction_read_only') = 'off'"
 
 READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
 _SESSIONS_END = {READ_ONLY, "57P01", "57P02", "57P03"}
-"""Read-only; shutting down, crashed, not accepting connections."""
+"""SQLSTATEs: read-only; shutting down, crashed, not accepting connections."""
 _CONNECTION_FAULTS = "08"
 
 
@@ -37,13 +37,14 @@ async def connect(
     settings: Mapping[str, str] = MappingProxyType({}),
     **arguments: Any,  # noqa: ANN401 - asyncpg's
 ) -> asyncpg.Connection:
-    """A session on the first host of `dsn` that has one as it is wanted.
+    """A session on the first host of `dsn` that gives one with the wanted `target_session_attrs`.
 
     Args:
         dsn: the hosts, the login and the database.
         timeout: seconds to wait for a session, whichever host it is on.
-        settings: what the session sets once it is there. Poolers refuse most settings in the first message.
-        arguments: further ones for `asyncpg.connect`.
+        settings: parameters of the session, which are set once it is there: poolers refuse most of them in
+            the message that opens it.
+        arguments: further arguments of `asyncpg.connect`.
 
     Raises:
         asyncpg.ReadOnlySQLTransactionError: hosts answered, but none takes writes.
@@ -59,7 +60,7 @@ async def connect(
 
 
 def question(dsn: str) -> str:
-    """What a session of `dsn` is asked before it is used again: whether it can write, if it must."""
+    """The query that checks a session of `dsn` before it is used again: one row if it can be used."""
     wanted = parse_qs(urlsplit(dsn).query).get("target_session_attrs", [_READ_WRITE])[-1]
     return _CAN_WRITE if wanted == _READ_WRITE else _ANSWERS
 
@@ -69,7 +70,7 @@ async def require_usable(
     question: str,
     timeout: float | None = None,  # noqa: ASYNC109 - asyncpg's
 ) -> None:
-    """Ask `session` a `question`, in one round trip.
+    """Check `session` by the query `question`, in one round trip.
 
     Raises:
         asyncpg.ReadOnlySQLTransactionError: it cannot write.
@@ -82,17 +83,17 @@ async def require_usable(
 
 
 def read_only() -> asyncpg.ReadOnlySQLTransactionError:
-    """What PostgreSQL would say of the first write on a session that cannot write."""
+    """The error with which PostgreSQL refuses a write in a session that cannot write."""
     return asyncpg.ReadOnlySQLTransactionError("the session is read-only")
 
 
 def setting_statements(settings: Mapping[str, str]) -> str:
-    """The statements that give a session these settings, in one text."""
+    """The SET statements for these parameters of a session, in one text."""
     return "".join(f"SET {name} = '{value}'; " for name, value in settings.items())
 
 
 def ends_sessions(sqlstate: str | None) -> bool:
-    """Whether a fault of one session means that no other on the same server is of use any more."""
+    """Whether the SQLSTATE means that no session on the same server can be used any more."""
     return sqlstate is not None and (sqlstate in _SESSIONS_END or sqlstate.startswith(_CONNECTION_FAULTS))
 
 
@@ -105,7 +106,7 @@ def _each_host(dsn: str) -> list[str]:
 
 async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> asyncpg.Connection:
     if question(dsn) == _CAN_WRITE:
-        # Asked below instead: of what asyncpg goes by, a pooler tells how it was at its own first connection.
+        # Checked below instead: asyncpg goes by what a pooler saw at its own first connection.
         arguments = {"target_session_attrs": "any", **arguments}
     try:
         session: asyncpg.Connection = await asyncpg.connect(dsn, **arguments)
@@ -145,11 +146,11 @@ async def _first_success(
                 faults.append(fault)
     finally:
         await _abandon([task for task in started if task is not chosen])
-    raise _most_telling(faults)
+    raise _most_informative(faults)
 
 
-def _most_telling(faults: Sequence[BaseException]) -> BaseException:
-    """The fault that says most about a DSN, of those that its hosts answered with."""
+def _most_informative(faults: Sequence[BaseException]) -> BaseException:
+    """The fault that says most about what is wrong with a DSN, of those of its hosts."""
     for fault in faults:
         # A standby may not have heard of a new database: that it is missing counts if nothing else is wrong.
         if isinstance(fault, asyncpg.PostgresError) and not isinstance(

@@ -17,18 +17,18 @@ from registry.storage.connecting import connect, ends_sessions, question, requir
 from secret_files import DsnSource, current
 
 _CONNECT_TIMEOUT = 5
-"""Seconds to wait for a connection: a registry that is away shall be reported, not waited for."""
+"""Seconds to wait for a connection: that a registry cannot be reached is reported soon."""
 _STATEMENT_TIMEOUT = 10
-"""Seconds to wait for an answer: a registry that is frozen is away as well."""
+"""Seconds to wait for an answer: a registry that does not answer counts as one that cannot be reached."""
 
 _ANSWER_TIMEOUT = 2
 """Seconds to wait for the answer of a connection that was idle: its server may have lost its power."""
 _TRUSTED_SECONDS = 1
-"""How long after its last use a connection is not asked whether it answers: much is asked of it just now."""
+"""How long after its last use a connection is given out without a check."""
 _USED_AT = "used at"
 
 _ROWS_AT_ONCE = 100
-"""Rows that are made of what PostgreSQL has sent before other tasks get their turn: about a millisecond."""
+"""Rows that are made of what PostgreSQL has sent before other tasks run: about a millisecond's work."""
 
 _Row = TypeVar("_Row")
 
@@ -36,7 +36,12 @@ _Row = TypeVar("_Row")
 def create_registry_engine(
     dsn: DsnSource, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
 ) -> AsyncEngine:
-    """A pool for the registry `dsn`.
+    """A pool of connections to a registry.
+
+    Args:
+        dsn: the registry's address.
+        pool_size: the most connections that are open at once.
+        statement_timeout: seconds to wait for the answer to a statement; None for no limit.
 
     A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
     replaced when a write is refused because the server is a standby now, or the server ends a connection.
@@ -61,7 +66,7 @@ def create_registry_engine(
 
 
 async def fetch_all(session: AsyncSession, query: Select[_Row]) -> list[_Row]:
-    """The first column of every row of `query`; making many of them does not hold up other tasks."""
+    """The first column of every row of `query`; other tasks run while the rows of a long result are made."""
     # `AsyncSession` would make all of them at once; what comes from PostgreSQL is here when this returns.
     result = await session.run_sync(lambda synchronous: synchronous.scalars(query))
     rows: list[_Row] = []
@@ -76,7 +81,7 @@ def _note_use(_: object, entry: ConnectionPoolEntry) -> None:
 
 
 def _leave_server(context: ExceptionContext) -> None:
-    """Have the pool replace its connections if this one says that its server is no longer of use."""
+    """Have the pool replace its connections if the fault of this one means that its server cannot be used."""
     if ends_sessions(getattr(context.original_exception, "sqlstate", None)):
         context.is_disconnect = True
 

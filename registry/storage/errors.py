@@ -8,7 +8,7 @@ FieldErrors: TypeAlias = Mapping[str, Sequence[str]]
 
 
 class InstanceError(Exception):
-    """Base of the refusals below."""
+    """Base of the errors with which the registry refuses a request."""
 
 
 class InstanceNotFoundError(InstanceError):
@@ -29,7 +29,7 @@ class RefusedError(InstanceError):
     Attributes:
         status: the status the instance is in.
         reason: why the request is refused.
-        next_step: what the person can do instead.
+        next_step: what the client can do instead.
     """
 
     def __init__(self, status: str, reason: str, next_step: str) -> None:
@@ -40,7 +40,10 @@ class RefusedError(InstanceError):
 
 
 class InstallationNotConfirmedError(InstanceError):
-    """The registry was copied or moved, and the operator has not said yet what it is; the message tells."""
+    """The registry was copied or moved, and the operator has not confirmed yet what it is.
+
+    The message says what the operator can do.
+    """
 
 
 class RowNotFoundError(InstanceError):
@@ -58,7 +61,7 @@ class RowNotFoundError(InstanceError):
 
 
 class InvalidError(InstanceError):
-    """What was asked for breaks rules.
+    """The request breaks rules.
 
     Attributes:
         errors: everything that is wrong with each property.
@@ -69,8 +72,8 @@ class InvalidError(InstanceError):
         self.errors = errors
 
 
-def require_none(errors: FieldErrors) -> None:
-    """Go on if nothing is wrong.
+def require_valid(errors: FieldErrors) -> None:
+    """Refuse a request with which something is wrong.
 
     Raises:
         InvalidError: something is.

@@ -23,11 +23,11 @@ class Page:
 
 
 class Listing:
-    """The orders of a list, by the words that clients choose them with; the first is the usual one.
+    """The orders of a list, by the names that clients choose them by; the first is the default.
 
     Args:
-        key: what keeps rows apart that an order holds equal, so that pages neither overlap nor leave gaps.
-        orders: the values to sort by.
+        key: orders the rows that are equal in the chosen order, so that pages neither overlap nor leave gaps.
+        orders: the value to sort by, for each name.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Listing:
 
     @property
     def words(self) -> list[str]:
-        """What the orders are called."""
+        """The names of the orders."""
         return list(self._orders)
 
     def page_of(self, query: Select[_Row], page: Page) -> Select[_Row]:

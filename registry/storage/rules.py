@@ -1,4 +1,4 @@
-"""Rules that texts keep, each broken one told in words for the person who wrote the text."""
+"""Rules for texts of requests, and messages for clients whose texts break them."""
 
 import re
 
@@ -11,27 +11,27 @@ def is_storable(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey, or a column could not hold."""
+    """`text` with a replacement character for each that a terminal would obey, or a column cannot hold."""
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def is_blank(text: str | None) -> bool:
-    """Whether there is nothing to read in `text`."""
+    """Whether `text` is missing, empty or all white space."""
     return text is None or not text.strip()
 
 
 def text_errors(words: str, text: str, longest: int) -> list[str]:
-    """Everything that keeps `text` out of a column of `longest` characters; `words` is what it is called."""
-    faults = []
+    """Everything that keeps `text` out of a column of `longest` characters; messages call it `words`."""
+    errors = []
     if len(text) > longest:
-        faults.append(f"'{words}' must be {longest} characters or fewer. You entered {len(text)} characters.")
+        errors.append(f"'{words}' must be {longest} characters or fewer. You entered {len(text)} characters.")
     if not is_storable(text):
-        faults.append(f"'{words}' must not contain NUL characters or halves of surrogate pairs.")
-    return faults
+        errors.append(f"'{words}' must not contain NUL characters or halves of surrogate pairs.")
+    return errors
 
 
 def required_text_errors(words: str, text: str | None, longest: int) -> list[str]:
-    """As `text_errors`, of a text that must be there."""
+    """As `text_errors`, for a text that must not be empty."""
     if text is None or is_blank(text):
         return [f"'{words}' must not be empty."]
     return text_errors(words, text, longest)
