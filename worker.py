@@ -177,14 +177,14 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
         ExceptionGroup: of InvalidSettingsError, if that is found later because the server was away at first.
     """
     poolers = PoolerCheck(settings)
-    await poolers.look()
+    await poolers.check()
     temporal = await _connected(settings, stop)
     if temporal is None:
         return
     async with open_tenants(settings) as tenants, asyncio.TaskGroup() as running:
         for tenant in tenants:
             running.create_task(_serve(temporal, tenant, stop))
-        pooler_check = running.create_task(poolers.keep_looking())
+        pooler_check = running.create_task(poolers.keep_checking())
         await stop.wait()
         pooler_check.cancel()
 

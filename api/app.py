@@ -138,7 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _poolers_examined(settings: AnySettings) -> PoolerCheck:
     poolers = PoolerCheck(settings)
     try:
-        await poolers.look()
+        await poolers.check()
     except InvalidSettingsError as invalid:
         _logger.error("The API cannot start.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
         raise
@@ -148,7 +148,7 @@ async def _poolers_examined(settings: AnySettings) -> PoolerCheck:
 async def _stop_if_refused(poolers: PoolerCheck) -> None:
     """Go on with those whose server was away at the start; in the end it is as if it had been there."""
     try:
-        await poolers.keep_looking()
+        await poolers.keep_checking()
     except InvalidSettingsError as invalid:
         _logger.error("The API cannot go on.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
         signal.raise_signal(signal.SIGTERM)  # the server's own way to stop

@@ -55,7 +55,7 @@ class Links(ResponseModel):
 
 
 class Instance(ResponseModel):
-    """One instance: its row, and what the fields with defaults tell of its last job."""
+    """One instance: its row and, in the fields that have defaults, its last job."""
 
     id: int
     name: str

@@ -8,7 +8,7 @@ from registry.instances.status import Operation, Template
 from settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
-"""Key of the memo that tells which installation's a workflow or schedule is."""
+"""Key of the memo with the id of the installation that a workflow or schedule belongs to."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,27 @@ class ExecutionPolicy:
 class InstanceJob:
     """One attempt at one job of one instance.
 
-    `number` counts the jobs of the instance, `attempt` the times this job has begun; together they are the
-    fencing token of every status write, together with `mark`, the identity that the instance's database
-    carries: a restored registry may give ids and numbers again, but never a mark. `published` tells whether
-    that database was ever handed over to the ODS/API. A rename knows the new names, and so does the delete of
-    an instance whose rename has failed. `installation` is the one whose registry requested the job. A delete
-    knows the last attempt before it (`known_number`, `known_attempt`): a database that was published later is
-    not dropped.
+    `mark`, `operation`, `number` and `attempt` are the fencing token of every status write.
+
+    Attributes:
+        tenant: the instance's tenant.
+        operation: what the job does.
+        instance_id: key of the instance in `adminapi.dbinstances`.
+        ods_instance_id: its OdsInstanceId.
+        number: counts the jobs of the instance.
+        attempt: counts the times that this job has begun.
+        name: the instance's name.
+        template: what its database is made from.
+        database: the name of its database.
+        mark: the UUID that its database carries. A restored registry may give ids and numbers again, but never
+            a mark.
+        published: whether the database was ever handed over to the ODS/API.
+        policy: timeouts and numbers of tries.
+        new_name: the name that a rename gives the instance; a delete has it as well if a rename has failed.
+        new_database: the name that such a rename gives the database.
+        installation: the installation whose registry requested the job.
+        known_number: of a delete, the last job before it: a database that was published later is not dropped.
+        known_attempt: the last attempt at that job.
     """
 
     tenant: str

@@ -77,7 +77,7 @@ async def require_usable(
         asyncpg.PostgresError: it cannot answer.
         OSError: its connection has broken, or there is no answer within `timeout` seconds.
     """
-    # By the simple protocol, which every pooler understands; it tells only how many rows there are.
+    # By the simple protocol, which every pooler understands; it returns only how many rows there are.
     if await session.execute(question, timeout=timeout) != _YES:
         raise read_only()
 

@@ -178,7 +178,7 @@ class ApiClient(Base):
 
 
 class Registration(Base):
-    """The one row that tells until when clients may register themselves."""
+    """The one row with the time until which clients may register themselves."""
 
     __tablename__ = "registration"
     __table_args__ = (CheckConstraint("single", name="registration_single_check"), {"schema": "adminapi"})
@@ -207,7 +207,7 @@ class AuditRow(Base):
 
 
 class Installation(Base):
-    """The one row that tells this installation from others."""
+    """The one row with the identity of this installation."""
 
     __tablename__ = "installation"
     __table_args__ = (CheckConstraint("single", name="installation_single_check"), {"schema": "adminapi"})

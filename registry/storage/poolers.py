@@ -1,15 +1,15 @@
-"""Recognising a pooler that gives the transactions of one client to sessions of several.
+"""Recognising a pooler in transaction mode, which runs the transactions of one client in several sessions.
 
-The service holds advisory locks over many transactions and relies on the settings of its sessions. PgBouncer
-in transaction mode would lose both without a word: two workers could work on one database. So such a pooler
-is refused. In session mode, a client keeps its session, and all is well.
+The service holds advisory locks over many transactions and relies on the parameters of its sessions.
+PgBouncer in transaction mode would lose both without an error: two workers could work on one database. So such
+a pooler is refused. In session mode, a client keeps its session, which is all that is needed.
 
-How it is recognised: a session is of the server itself if the process id in the server's greeting is the one
-that answers. A pooler has to make up that id, which serves to cancel statements. Then a second client opens a
-transaction as soon as the first one's has ended. If each client keeps its session, neither ever gets the
-other's; else the second one gets what the first one has left or, if a third client was faster, the first one
-gets another session while the second one holds its own. One client would not do: alone, it gets the same
-session each time.
+A session is the server's own if the process id in the server's first message is the one that
+`pg_backend_pid()` returns. A pooler has to make up that id, which serves to cancel statements. Behind one, a
+second client opens a transaction as soon as the first one's has ended. If each client keeps its session,
+neither ever gets the other's. Else the second one gets the session that the first one has left or, if a third
+client was faster, the first one gets another session while the second one holds its own. One client is not
+enough: alone, it gets the same session each time.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from registry.storage.connecting import connect
 from settings import AnySettings, InvalidSettingsError
 
 _SECONDS = 5
-"""For all questions about one DSN together: the start waits for it."""
+"""Seconds for the whole check of one DSN: the start of the process waits for it."""
 _AT_ONCE = 20
 _AGAIN_SECONDS = 5
 _CLOSE_SECONDS = 1
 _ROUNDS = 5
-"""A third client that is faster in one round is not in all of them."""
+"""How often the two clients are compared: a third one may be faster once, but not each time."""
 
 _STATEMENT_MODE = "statement pooling"
-"""Of what PgBouncer says to a client that begins a transaction in this mode."""
+"""Part of the error that PgBouncer sends to a client that begins a transaction in this mode."""
 _SESSION = "SELECT pg_backend_pid() || ' of ' || pg_postmaster_start_time()"
 
 _REFUSAL = (
@@ -44,33 +44,33 @@ _logger = logging.getLogger(__name__)
 
 
 class PoolerCheck:
-    """Looks once at each DSN of `settings`, as soon as its server can be reached."""
+    """Checks each DSN of `settings` once, as soon as its server can be reached."""
 
     def __init__(self, settings: AnySettings) -> None:
         self._open: Mapping[str, SecretStr] = dict(_dsns(settings))
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def look(self) -> None:
-        """Look at every DSN; one that cannot be reached is left for later.
+    async def check(self) -> None:
+        """Check every DSN; one that cannot be reached is left for `keep_checking`.
 
         Raises:
             InvalidSettingsError: naming each variable whose DSN leads to a pooler in transaction mode.
         """
-        await self._look()
+        await self._check()
         if self._open:
             _logger.warning("Whether a pooler is there is not known yet: %s.", ", ".join(self._open))
 
-    async def keep_looking(self) -> None:
-        """Go on until every DSN has been looked at.
+    async def keep_checking(self) -> None:
+        """Go on until every DSN has been checked.
 
         Raises:
-            InvalidSettingsError: as `look` does.
+            InvalidSettingsError: as `check` does.
         """
         while self._open:
             await asyncio.sleep(_AGAIN_SECONDS)
-            await self._look()
+            await self._check()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         found = await asyncio.gather(*(self._keeps_sessions(dsn) for dsn in self._open.values()))
         kept = dict(zip(self._open, found, strict=True))
         self._open = {name: dsn for name, dsn in self._open.items() if kept[name] is None}
@@ -120,7 +120,7 @@ async def _meet(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
 
 @asynccontextmanager
 async def _client(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    # Prepared statements would be among what is lost.
+    # A pooler in transaction mode would lose prepared statements as well.
     connection = await connect(dsn, timeout=_SECONDS, statement_cache_size=0)
     try:
         yield connection
@@ -130,7 +130,7 @@ async def _client(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 def _dsns(settings: AnySettings) -> Iterator[tuple[str, SecretStr]]:
-    """Every DSN, by what an operator knows it as."""
+    """Every DSN, by the name of its setting."""
     for tenant, own in settings.tenants.items():
         place = f"ODS_TENANTS: {tenant}: " if settings.multi_tenant else "ODS_"
         for field in ("admin_dsn", "master_dsn"):

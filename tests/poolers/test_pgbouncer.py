@@ -57,7 +57,7 @@ async def test_instance_is_created_renamed_and_deleted_when_a_pooler_keeps_sessi
 ) -> None:
     async with pooler(pool_mode="session") as bouncer, AsyncExitStack() as stack:
         settings = _through(bouncer, postgres, registry_dsn, spares=1)
-        await PoolerCheck(settings).look()
+        await PoolerCheck(settings).check()
         (tenant,) = await stack.enter_async_context(open_tenants(settings))
         for worker in WORKERS:
             await stack.enter_async_context(worker(temporal, tenant))
