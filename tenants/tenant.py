@@ -31,7 +31,24 @@ _READING_TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them."""
+    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them.
+
+    Attributes:
+        name: its name; tenants without one are called `settings.DEFAULT_TENANT`.
+        settings: its own settings.
+        engine: connections to its registry.
+        instances: the requests for its instances, for the API.
+        jobs: the steps of its jobs, for workers.
+        queries: what the registry holds.
+        server: the server of its ODS databases.
+        connection_strings: those by which the ODS/API connects to them.
+        installation: checks that this installation may change registry and server.
+        drift: finds where the two contradict each other.
+        spares: its spare databases.
+        refreshes: its jobs that read education organizations.
+        reading_engine: connections for these jobs. They are held while an ODS database is read, which may
+            hang; status writes have others.
+    """
 
     name: str
     settings: Settings
@@ -46,7 +63,6 @@ class Tenant:
     spares: SparePool
     refreshes: RefreshJobs
     reading_engine: AsyncEngine
-    """Its connections are held while an ODS database is read, which may hang: status writes have others."""
 
     @classmethod
     def compose(

@@ -59,8 +59,8 @@ class InstanceJob:
         name: the instance's name.
         template: what its database is made from.
         database: the name of its database.
-        mark: the UUID that its database carries. A restored registry may give ids and numbers again, but never
-            a mark.
+        mark: the UUID that its database carries. A restored registry may give ids and numbers again, but
+            never a mark.
         published: whether the database was ever handed over to the ODS/API.
         policy: timeouts and numbers of tries.
         new_name: the name that a rename gives the instance; a delete has it as well if a rename has failed.

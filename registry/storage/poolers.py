@@ -1,8 +1,8 @@
 """Recognising a pooler in transaction mode, which runs the transactions of one client in several sessions.
 
 The service holds advisory locks over many transactions and relies on the parameters of its sessions.
-PgBouncer in transaction mode would lose both without an error: two workers could work on one database. So such
-a pooler is refused. In session mode, a client keeps its session, which is all that is needed.
+PgBouncer in transaction mode would lose both without an error: two workers could work on one database. So
+such a pooler is refused. In session mode, a client keeps its session, which is all that is needed.
 
 A session is the server's own if the process id in the server's first message is the one that
 `pg_backend_pid()` returns. A pooler has to make up that id, which serves to cancel statements. Behind one, a
