@@ -61,7 +61,7 @@ def create_app() -> FastAPI:
     if settings.allowed_hosts is None:
         _logger.warning("ODS_ALLOWED_HOSTS is not set: requests are served whatever host they name.")
     app = app_with(settings)
-    # What is here by now stays. To look through it for garbage takes 100 ms, in which nobody is answered.
+    # What is loaded by now stays. To search it for garbage takes 100 ms, in which no request is served.
     gc.freeze()
     return app
 
@@ -88,7 +88,7 @@ def app_with(settings: AnySettings) -> FastAPI:
     if settings.oidc_issuer is None:
         app.include_router(connect.router)
     hosts = AllowedHosts(settings.allowed_hosts)
-    app.add_middleware(ProtocolMiddleware, hosts=hosts, places=RouteTable(app.routes))
+    app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=RouteTable(app.routes))
     return app
 
 
@@ -96,7 +96,7 @@ class _App(FastAPI):
     """FastAPI, in two respects as this service wants it."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put the audit trail around everything, so that it hears of unforeseen faults as well."""
+        """Put the audit middleware around everything, so that it records unforeseen faults as well."""
         return AuditMiddleware(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: AnySettings = app.state.settings
-    poolers = await _poolers_examined(settings)
+    poolers = await _inspect_poolers(settings)
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     temporal = await client.connect(settings, lazy=True)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
@@ -135,7 +135,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.gather(app.state.health.close(), *(one.recorder.flush() for one in services))
 
 
-async def _poolers_examined(settings: AnySettings) -> PoolerCheck:
+async def _inspect_poolers(settings: AnySettings) -> PoolerCheck:
     poolers = PoolerCheck(settings)
     try:
         await poolers.check()
@@ -146,7 +146,7 @@ async def _poolers_examined(settings: AnySettings) -> PoolerCheck:
 
 
 async def _stop_if_refused(poolers: PoolerCheck) -> None:
-    """Go on with those whose server was away at the start; in the end it is as if it had been there."""
+    """Inspect poolers whose server was away at the start; stop the process as the start would have."""
     try:
         await poolers.keep_checking()
     except InvalidSettingsError as invalid:

@@ -1,4 +1,4 @@
-"""How the service is, and its parts: found out for all who ask at a time, and at most every two seconds."""
+"""The health of the service and its parts: examined at most every two seconds, however many clients ask."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from api.health_checks import Check, HealthStatus, Result, checks
-from api.http.temporal_calls import PATIENCE
+from api.http.temporal_calls import TIMEOUT
 from api.middleware.tenancy import Tenancy
 from api.schemas.base import ResponseModel
 
 _FRESH_SECONDS = 2.0
-"""How long what was found out is told again."""
+"""How long a report is given again."""
 
 
 class Health(ResponseModel):
@@ -29,7 +29,7 @@ class Health(ResponseModel):
 
 @dataclass(frozen=True)
 class Report:
-    """What was found out, as it is answered.
+    """The health of the service, as it is answered.
 
     Args:
         status: 503 if no tenant's requests can be accepted.
@@ -41,10 +41,10 @@ class Report:
 
 
 class HealthMonitor:
-    """Finds out how the parts of the service are, once for all who ask meanwhile and shortly after.
+    """Examines the parts of the service, once for all requests that ask meanwhile or shortly after.
 
     Args:
-        tenants: whose parts they are.
+        tenants: the tenants whose parts are examined.
     """
 
     def __init__(self, tenants: Tenancy) -> None:
@@ -57,20 +57,20 @@ class HealthMonitor:
         """How the service is, or was two seconds ago."""
         if self._examining is None or (self._examining.done() and monotonic() >= self._fresh_until):
             self._examining = asyncio.create_task(self._examine())
-        return await asyncio.shield(self._examining)  # others wait for it as well
+        return await asyncio.shield(self._examining)  # other requests wait for it as well
 
     async def close(self) -> None:
-        """Wait for what was asked and has not been answered."""
+        """Wait for checks that have not been answered."""
         examining = [self._examining] if self._examining else []
         await asyncio.gather(*examining, *self._late, return_exceptions=True)
 
     async def _examine(self) -> Report:
-        """Look at every part at once, for at most two seconds."""
+        """Check every part at once, for at most two seconds."""
         asked = {asyncio.create_task(check.results()): check for check in checks(self._tenants)}
-        _, late = await asyncio.wait(asked, timeout=PATIENCE)
+        _, late = await asyncio.wait(asked, timeout=TIMEOUT)
         for task in late:
             self._abandon(task)
-        results = chain.from_iterable(_told(task, check, late) for task, check in asked.items())
+        results = chain.from_iterable(_results_of(task, check, late) for task, check in asked.items())
         report = _report(list(results))
         self._fresh_until = monotonic() + _FRESH_SECONDS
         return report
@@ -82,7 +82,7 @@ class HealthMonitor:
         task.add_done_callback(self._late.discard)
 
 
-def _told(
+def _results_of(
     task: asyncio.Task[list[Result]], check: Check, late: Iterable[asyncio.Task[list[Result]]]
 ) -> list[Result]:
     return check.unanswered() if task in late else task.result()
@@ -100,10 +100,10 @@ def _report(results: list[Result]) -> Report:
     return Report(code, Health(status=status, results=results).model_dump_json(exclude_none=True).encode())
 
 
-def health_monitor(connection: HTTPConnection) -> HealthMonitor:
+async def health_monitor(connection: HTTPConnection) -> HealthMonitor:
     """The monitor of this process."""
     monitor: HealthMonitor = connection.app.state.health
     return monitor
 
 
-Monitor = Annotated[HealthMonitor, Depends(health_monitor)]
+HealthMonitorDep = Annotated[HealthMonitor, Depends(health_monitor)]

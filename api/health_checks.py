@@ -1,4 +1,4 @@
-"""What is looked at to tell how the service is: one function for each kind of part, listed in `checks`."""
+"""The health checks of the service: one function for each kind of part, listed in `checks`."""
 
 import asyncio
 import logging
@@ -58,7 +58,7 @@ class Result(ResponseModel):
 
 @dataclass(frozen=True)
 class Check:
-    """A question that tells of one part or several how they are.
+    """A question whose answer shows how one part is, or several are.
 
     Args:
         names: what the parts are called.
@@ -90,7 +90,7 @@ class Check:
 
 
 def checks(tenants: Tenancy) -> Iterator[Check]:
-    """Everything that is looked at, in the order in which it is told."""
+    """Every check, in the order of the answer."""
     temporal = next(iter(tenants)).temporal
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
@@ -104,7 +104,7 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
 def _registry(tenants: Tenancy, services: Services) -> Check:
     """Without its registry, no request of a tenant can be accepted."""
     name = _named("database", services, tenants)
-    find = partial(_read_only, [name], services.queries.require_tables)
+    find = partial(_read_only, [name], services.tenant.queries.require_tables)
     return Check([name], find, HealthStatus.UNHEALTHY)
 
 
@@ -112,10 +112,10 @@ def _servers(tenants: Tenancy) -> Iterator[Check]:
     """The servers of the ODS databases; one that several tenants share is asked once."""
     sharing: dict[str, list[Services]] = {}
     for services in tenants:
-        sharing.setdefault(services.settings.master_dsn.get_secret_value(), []).append(services)
+        sharing.setdefault(services.tenant.settings.master_dsn.get_secret_value(), []).append(services)
     for group in sharing.values():
         names = [_named("odsServer", services, tenants) for services in group]
-        yield Check(names, partial(_read_only, names, group[0].server.require_session))
+        yield Check(names, partial(_read_only, names, group[0].tenant.server.require_session))
 
 
 def _installation(tenants: Tenancy, services: Services) -> Check:
@@ -123,7 +123,7 @@ def _installation(tenants: Tenancy, services: Services) -> Check:
     name = _named("installation", services, tenants)
 
     async def find() -> Faults:
-        obstacle = await services.installation.known_obstacle(services.server)
+        obstacle = await services.tenant.installation.known_obstacle(services.tenant.server)
         return {} if obstacle is None else {name: obstacle}
 
     return Check([name], find)
@@ -134,8 +134,8 @@ async def _read_only(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -
     try:
         await ask()
     except (DBAPIError, DatabaseFaultError, asyncpg.PostgresError) as error:
-        told = error.orig if isinstance(error, DBAPIError) else error
-        if getattr(told, "sqlstate", None) != READ_ONLY:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(cause, "sqlstate", None) != READ_ONLY:
             raise
         return dict.fromkeys(names, "It is read-only, or a standby.")
     return {}
@@ -152,9 +152,9 @@ def _reachable(temporal: Client) -> Check:
 def _queues(temporal: Client, services: Services) -> Iterator[Check]:
     """Whether a worker polls the task queues of a tenant."""
     for queue, kinds in (
-        (services.settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
-        (services.settings.ddl_queue, (_ACTIVITIES,)),
-        (services.settings.refresh_queue, (_ACTIVITIES,)),
+        (services.tenant.settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
+        (services.tenant.settings.ddl_queue, (_ACTIVITIES,)),
+        (services.tenant.settings.refresh_queue, (_ACTIVITIES,)),
     ):
         name = f"taskQueue:{queue}"
         yield Check([name], partial(_unpolled, name, temporal, queue, kinds))
@@ -180,11 +180,11 @@ async def _has_poller(temporal: Client, queue: str, kind: TaskQueueType.ValueTyp
 def _passes(temporal: Client, tenants: Tenancy) -> Check:
     """Whether the passes that finish what was left have run lately, of all tenants by one question."""
     intervals = {
-        schedules.schedule_id(services.tenant, name): timedelta(seconds=interval)
+        schedules.schedule_id(services.tenant.name, name): timedelta(seconds=interval)
         for services in tenants
         for name, interval in (
-            (schedules.PENDING_SWEEP, services.settings.sweep_interval),
-            (schedules.RECONCILE, services.settings.reconcile_interval),
+            (schedules.PENDING_SWEEP, services.tenant.settings.sweep_interval),
+            (schedules.RECONCILE, services.tenant.settings.reconcile_interval),
         )
     }
 
@@ -210,4 +210,4 @@ def _late(run: schedules.LastRun | None, interval: timedelta) -> str | None:
 
 
 def _named(part: str, services: Services, tenants: Tenancy) -> str:
-    return f"{part}:{services.tenant}" if tenants.multi_tenant else part
+    return f"{part}:{services.tenant.name}" if tenants.multi_tenant else part

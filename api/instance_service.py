@@ -11,14 +11,21 @@ from typing import Annotated, Any
 from fastapi import Depends
 from pydantic import BaseModel, Field
 
+from api.dependencies import (
+    InstanceDescriptionsDep,
+    InstanceQueriesDep,
+    InstanceStoreDep,
+    JobDispatcherDep,
+    SettingsDep,
+)
+from api.http.audit_context import AuditContextDep
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Limit, Offset, Properties, documented_body
 from api.http.problems import ProblemError
-from api.middleware.audit import AuditContextDep
-from api.schemas.instances import Instance, describe
-from api.services import ServicesDep
-from registry.instances.naming import MAX_NAME_LENGTH, name_errors
+from api.schemas.instances import Instance
+from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.status import Template
 from registry.instances.store import Requested
+from registry.storage.errors import require_valid
 from registry.storage.rules import is_storable
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -28,7 +35,7 @@ RENAME_REFUSALS = (*CREATE_REFUSALS, HTTPStatus.NOT_FOUND)
 
 
 class _NamedBody(BaseModel):
-    name: str = Field(max_length=MAX_NAME_LENGTH, pattern="^[A-Za-z0-9 _]*[A-Za-z0-9_][A-Za-z0-9 _]*$")
+    name: str = Field(max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN)
 
 
 class _NewInstanceBody(_NamedBody):
@@ -48,26 +55,25 @@ RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 
 
 @dataclass(frozen=True)
-class _NewInstance:
+class CreateRequest:
     """A request for an instance that keeps all rules."""
 
     name: str
     template: Template
 
 
-def _new_instance(body: JsonObject) -> _NewInstance:
+async def _create_request(body: JsonObject) -> CreateRequest:
     name, template = body.get("name"), body.get("databaseTemplate")
-    errors = {"Name": _name_faults(name), "DatabaseTemplate": _template_faults(template)}
-    if any(errors.values()):
-        raise ProblemError.invalid(errors)
-    return _NewInstance(name=str(name).strip(), template=Template(str(template)))
+    errors = {"Name": _name_errors(name), "DatabaseTemplate": _template_errors(template)}
+    require_valid(errors)
+    return CreateRequest(name=str(name).strip(), template=Template(str(template)))
 
 
-NewInstance = Annotated[_NewInstance, Depends(_new_instance)]
+CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
 
 
 @dataclass(frozen=True)
-class _Selection:
+class Selection:
     """Which instances a list shows; the filters are exact."""
 
     offset: Offset = 0
@@ -76,94 +82,98 @@ class _Selection:
     name: str | None = None
 
 
-Selection = Annotated[_Selection, Depends()]
+SelectionDep = Annotated[Selection, Depends()]
 
 
-def require_instance_management(services: ServicesDep) -> None:
+async def require_instance_management(settings: SettingsDep) -> None:
     """The dependency of every endpoint of either surface: whether instances are managed here at all."""
-    if not services.settings.instance_management:
+    if not settings.instance_management:
         raise ProblemError.invalid(
             {"OdsInstance": ["This endpoint has been disabled on application settings."]}
         )
 
 
-class _InstanceRequests:
-    """The requests; what cannot be granted is an error of `registry.storage.errors`."""
+class InstanceService:
+    """Carries such requests out; one that cannot be granted raises an error of `registry.storage.errors`."""
 
-    def __init__(self, services: ServicesDep, audit: AuditContextDep) -> None:
-        self._services = services
-        self._noting = audit
+    def __init__(
+        self,
+        instances: InstanceStoreDep,
+        queries: InstanceQueriesDep,
+        descriptions: InstanceDescriptionsDep,
+        dispatcher: JobDispatcherDep,
+        audit: AuditContextDep,
+    ) -> None:
+        self._instances = instances
+        self._queries = queries
+        self._descriptions = descriptions
+        self._dispatcher = dispatcher
+        self._audit = audit
 
-    async def create(self, new: _NewInstance) -> Requested:
+    async def create(self, new: CreateRequest) -> Requested:
         """Request an instance."""
-        return await self.launched(await self._services.instances.reserve(new.name, new.template))
+        return await self.launched(await self._instances.reserve(new.name, new.template))
 
-    async def select(self, selection: _Selection) -> Sequence[Instance]:
+    async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances by id, deleted ones included."""
         if selection.name is not None and not is_storable(selection.name):
             return []
-        rows = await self._services.queries.instances(
+        rows = await self._queries.instances(
             offset=selection.offset,
             limit=selection.limit,
             instance_id=selection.id,
             name=selection.name,
         )
-        return await describe(rows, self._services)
+        return await self._descriptions.describe(rows)
 
     async def show(self, requested: Requested) -> Instance:
         """An instance as a request has left it."""
-        (described,) = await describe([requested.instance], self._services)
-        return described
+        return await self._descriptions.describe_one(requested.instance)
 
     async def get(self, instance_id: int) -> Instance:
         """One live instance."""
-        row = await self._services.queries.instance(instance_id)
-        (described,) = await describe([row], self._services)
-        return described
+        return await self._descriptions.describe_one(await self._queries.instance(instance_id))
 
     async def rename(self, instance_id: int, body: Properties[Any]) -> Requested:
         """Request that the instance gets the name in `body`."""
-        self._noting.instance = instance_id
+        self._audit.instance = instance_id
         # Before the body is judged: that there is no such instance counts for more.
-        template = (await self._services.queries.instance(instance_id)).database_template
+        template = (await self._queries.instance(instance_id)).database_template
         name = body.get("name")
         errors = {
-            "Name": _name_faults(name),
-            "DatabaseTemplate": _kept_template_faults(body.get("databaseTemplate"), template),
+            "Name": _name_errors(name),
+            "DatabaseTemplate": _kept_template_errors(body.get("databaseTemplate"), template),
         }
-        if any(errors.values()):
-            raise ProblemError.invalid(errors)
-        return await self.launched(
-            await self._services.instances.request_rename(instance_id, str(name).strip())
-        )
+        require_valid(errors)
+        return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
 
     async def delete(self, instance_id: int) -> Requested:
         """Request that the instance is deleted, with its database."""
-        self._noting.instance = instance_id
-        return await self.launched(await self._services.instances.request_delete(instance_id))
+        self._audit.instance = instance_id
+        return await self.launched(await self._instances.request_delete(instance_id))
 
     async def retry(self, instance_id: int) -> Requested:
         """Request that the failed job of the instance is tried again."""
-        self._noting.instance = instance_id
-        return await self.launched(await self._services.instances.request_retry(instance_id))
+        self._audit.instance = instance_id
+        return await self.launched(await self._instances.request_retry(instance_id))
 
     async def launched(self, requested: Requested) -> Requested:
         """Start what was committed, as far as possible."""
-        self._noting.instance, self._noting.job = requested.instance.id, requested.job.job_id
-        await self._services.dispatcher.launch(requested.job, self._noting.client)
+        self._audit.instance, self._audit.job = requested.instance.id, requested.job.job_id
+        await self._dispatcher.launch(requested.job, self._audit.client)
         return requested
 
 
-InstanceService = Annotated[_InstanceRequests, Depends()]
+InstanceServiceDep = Annotated[InstanceService, Depends()]
 
 
-def _name_faults(name: object) -> list[str]:
+def _name_errors(name: object) -> list[str]:
     if isinstance(name, str | None):
         return name_errors(name or "")
     return ["'Name' must be text."]
 
 
-def _template_faults(template: object) -> list[str]:
+def _template_errors(template: object) -> list[str]:
     words = " or ".join(f"'{word}'" for word in Template)
     faults = []
     if template is None or (isinstance(template, str) and not template.strip()):
@@ -173,10 +183,10 @@ def _template_faults(template: object) -> list[str]:
     return faults
 
 
-def _kept_template_faults(template: object, kept: str) -> list[str]:
+def _kept_template_errors(template: object, kept: str) -> list[str]:
     """What is wrong with a template that may be left out, and stays what it was."""
     if template is None or template == kept:
         return []
     if template in list(Template):
         return [f"'Database Template' cannot be changed: this instance was made from '{kept}'."]
-    return _template_faults(template)
+    return _template_errors(template)

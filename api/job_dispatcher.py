@@ -14,8 +14,8 @@ from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
 
 _PAUSE_SECONDS = 2
-_PATIENCE_SECONDS = 0.01
-"""What was committed will be started; who has asked for it does not wait until Temporal finds the time."""
+_ANSWER_TIMEOUT_SECONDS = 0.01
+"""How long a request waits for the start of its job, which goes on after the answer."""
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class JobDispatcher:
     Args:
         starter: starts one job of an instance.
         refreshes: starts the refreshes of one scope.
-        sweep: has everything started that is still pending.
+        sweep: starts all jobs that are still pending.
         trigger: whether to start jobs at all.
     """
 
@@ -45,7 +45,7 @@ class JobDispatcher:
         self._starting: set[asyncio.Task[None]] = set()
 
     async def launch(self, job: InstanceJob, requester: str | None) -> None:
-        """Start `job`, for which `requester` waits; one that cannot be started now is caught up with.
+        """Start `job` for `requester`; one that cannot be started is started when Temporal answers.
 
         Returns when it has been started, or after a moment, while it still is being started.
         """
@@ -58,14 +58,14 @@ class JobDispatcher:
             await self._begin(self._attempt(job_id, self._refreshes.start(scope)))
 
     async def drain(self) -> None:
-        """Wait for what is still being started: not for long, for nothing waits for Temporal for long."""
+        """Wait for jobs that are being started: at most as long as a call to Temporal may take."""
         await asyncio.gather(*self._starting)
 
     async def _begin(self, attempt: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(attempt)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
-        await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
+        await asyncio.wait({task}, timeout=_ANSWER_TIMEOUT_SECONDS)
 
     async def _attempt(self, job_id: str, start: Awaitable[None]) -> None:
         try:

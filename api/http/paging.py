@@ -15,7 +15,7 @@ def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dep
     """The dependency that reads the page that is wanted of `listing`."""
     words = {word.lower(): word for word in listing.words}
 
-    def read(
+    async def read(
         offset: Offset = 0,
         limit: Limit = 25,
         order_by: Annotated[

@@ -1,4 +1,4 @@
-"""Reading requests: what cannot be read is refused, what can be read is judged by its endpoint.
+"""Reading parameters and bodies of requests; the rules of their content are judged elsewhere.
 
 A body is bounded before it is parsed, so that parsing it never takes longer than some milliseconds. The
 process does nothing else meanwhile, and a thread would not help: the parser does not let go of the
@@ -17,7 +17,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
 from api.http.problems import ProblemError
-from api.services import ServicesDep
+from settings import AnySettings
 
 MAX_INT32 = 2**31 - 1
 """The largest number that an `integer` column holds."""
@@ -51,7 +51,7 @@ Limit = Annotated[int, Query(ge=0, le=10_000)]
 def path_id(resource: str, name: str = "instance_id") -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
     """The dependency that reads a row's id from the path; text that is no id is an id that does not exist."""
 
-    def read(text: Annotated[str, Path(alias=name, json_schema_extra={"type": "integer"})]) -> int:
+    async def read(text: Annotated[str, Path(alias=name, json_schema_extra={"type": "integer"})]) -> int:
         if not _DIGITS.fullmatch(text) or int(text) > MAX_INT32:
             raise ProblemError.not_found(resource, text)
         return int(text)
@@ -88,11 +88,11 @@ def whole_number(value: object) -> int | None:
 
 
 class Texts:
-    """The texts in a body; properties that are there and are something else are told in `faults`."""
+    """The texts in a body. `errors` names, in PascalCase, the properties that are there and are no texts."""
 
     def __init__(self, body: Properties[Any]) -> None:
         self._body = body
-        self.faults: dict[str, list[str]] = {}
+        self.errors: dict[str, list[str]] = {}
 
     def get(self, name: str) -> str | None:
         """The text under `name`, if there is one."""
@@ -101,7 +101,7 @@ class Texts:
             return value
         pascal = name[0].upper() + name[1:]
         words = re.sub("(?<=.)(?=[A-Z])", " ", pascal)
-        self.faults[pascal] = [f"'{words}' must be text."]
+        self.errors[pascal] = [f"'{words}' must be text."]
         return None
 
 
@@ -140,8 +140,9 @@ def _too_large(limit: int) -> ProblemError:
     )
 
 
-async def _json_object(request: Request, services: ServicesDep) -> Properties[Any]:
-    body = await _body(request, services.settings.json_limit)
+async def _json_object(request: Request) -> Properties[Any]:
+    settings: AnySettings = request.app.state.settings
+    body = await _body(request, settings.json_limit)
     if not body:
         return Properties({})
     _require_type(request, _JSON, JSON_TYPE)

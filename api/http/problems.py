@@ -1,13 +1,13 @@
-"""What a request that cannot be granted is answered: `application/problem+json`.
+"""Answers to requests that cannot be granted, as `application/problem+json` (RFC 9457).
 
-Every fault has one explanation here, in words for the client; nothing else of it leaves the process.
+Each kind of error has one answer, in words for the client; nothing else of the error leaves the process.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +18,8 @@ from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.middleware.audit import audit_context
+from api.http.audit_context import audit_context
+from databases.errors import DatabaseFaultError
 from logs import fault_name
 from registry.storage.connecting import READ_ONLY
 from registry.storage.errors import (
@@ -29,6 +30,7 @@ from registry.storage.errors import (
     RefusedError,
     RowNotFoundError,
 )
+from tenants.adoption import AdoptionRefusedError, DatabaseNotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -37,6 +39,14 @@ _RETRY_SECONDS = 5
 # of room, shutting down.
 _AWAY = ("08", READ_ONLY, "28", "3D", "40", "53", "57")
 _WITHOUT_BODY = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+
+ODS_SERVER_REFUSALS = (HTTPStatus.CONFLICT,)
+"""How an endpoint answers a fault of the ODS server that needs a person, for the endpoint's documentation.
+
+Other faults of the server are answered 503, as those of the registry are.
+"""
+
+_Found = TypeVar("_Found")
 
 _logger = logging.getLogger(__name__)
 
@@ -103,6 +113,22 @@ class ProblemError(Exception):
         return JSONResponse(self.content, self.status, self.headers, MEDIA_TYPE)
 
 
+def found(row: _Found | None, resource: str, identifier: object) -> _Found:
+    """What was looked for.
+
+    Args:
+        row: it, or None if there is none.
+        resource: what it is, in the word that clients use.
+        identifier: the id that it was looked for by.
+
+    Raises:
+        ProblemError: 404, there is none.
+    """
+    if row is None:
+        raise ProblemError.not_found(resource, identifier)
+    return row
+
+
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of the refusals of an endpoint that needs the registry."""
     schema = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
@@ -130,8 +156,8 @@ async def answer(request: Request, error: Exception) -> Response:
 
 
 @singledispatch
-def explained(error: object) -> ProblemError:  # noqa: ARG001 - told by its type
-    """What the client is told about `error`."""
+def explained(error: object) -> ProblemError:  # noqa: ARG001 - dispatched on its type
+    """The answer to a request that met `error`."""
     message = "The service met an unexpected fault. Its log tells more."
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error", message=message)
 
@@ -148,7 +174,9 @@ def _(error: HTTPException) -> ProblemError:
 
 @explained.register
 def _(_: ClientDisconnect) -> ProblemError:
-    return ProblemError(HTTPStatus.BAD_REQUEST, "The request ended too early")  # for the log: nobody listens
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST, "The request ended too early"
+    )  # for the log: the client is gone
 
 
 @explained.register
@@ -165,6 +193,18 @@ def _(error: RequestValidationError) -> ProblemError:
 @explained.register
 def _(error: InstanceNotFoundError) -> ProblemError:
     return ProblemError.not_found("dbInstance", error.instance_id)
+
+
+@explained.register
+def _(error: DatabaseNotFoundError) -> ProblemError:
+    return ProblemError.not_found("database", error.database)
+
+
+@explained.register
+def _(error: AdoptionRefusedError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.CONFLICT, "The database cannot be adopted", state=error.status, detail=error.obstacle
+    )
 
 
 @explained.register
@@ -200,6 +240,14 @@ def _(error: RefusedError) -> ProblemError:
         state=error.status,
         nextStep=error.next_step,
     )
+
+
+@explained.register
+def _(error: DatabaseFaultError) -> ProblemError:
+    """503 while the same request may succeed later by itself; 409 if a person must mend something first."""
+    if error.retryable:
+        return ProblemError.unavailable(error.reason)
+    return ProblemError(HTTPStatus.CONFLICT, "The server of the ODS databases refuses", detail=error.reason)
 
 
 @explained.register(exc.TimeoutError)

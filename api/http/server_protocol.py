@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, without patience for clients that begin a request and do not end it.
+"""HTTP/1.1 as uvicorn speaks it, with a time limit for clients that begin a request and do not end it.
 
 uvicorn itself limits only how long a connection may be silent between two requests. The API is started with
 `--http api.server_protocol:TimedProtocol`.
@@ -15,7 +15,7 @@ _READ_SECONDS = 10
 class TimedProtocol(H11Protocol):
     """Closes a connection that is not in the service of a request for too long.
 
-    While a request is served, its endpoint decides how long the body is waited for (`api.requests`).
+    While a request is served, its endpoint decides how long the body is waited for (`api.http.parsing`).
     """
 
     _deadline: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""What holds for every request, before any endpoint sees it: the checks, in the order agreed with clients."""
+"""The checks that every request passes before its endpoint, in the order agreed with clients."""
 
 import logging
 import re
@@ -27,10 +27,10 @@ _PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
 class ProtocolMiddleware:
     """Lets a request through to the endpoint that it means, or answers why not."""
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, places: RouteTable) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, route_table: RouteTable) -> None:
         self._app = app
         self._hosts = hosts
-        self._places = places
+        self._route_table = route_table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -56,16 +56,16 @@ class ProtocolMiddleware:
         require_tenant(connection, path)
         if _PROTECTED.match(path):
             services = services_of(connection)
-            await authenticate(connection, services.verifier, services.tenant)
+            await authenticate(connection, services.verifier, services.tenant.name)
             if connection.scope["method"] not in READING:
                 await _require_confirmed(services)
-        self._places.normalize(connection.scope)
+        self._route_table.normalize(connection.scope)
 
 
 async def _require_confirmed(services: Services) -> None:
     """Refuse to change a registry that was copied or moved, until its operator says what it is."""
     try:
-        await services.instances.installation.require_confirmed()
+        await services.tenant.instances.installation.require_confirmed()
     except InstallationNotConfirmedError as obstacle:
         raise problems.explained(obstacle) from None
     except Exception as error:  # noqa: BLE001 - the registry is away: the endpoint answers that as always

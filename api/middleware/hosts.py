@@ -1,4 +1,4 @@
-"""Which hosts the service answers as: a page of another site that was given its address is refused."""
+"""Which hosts requests may name, so that a page of another site cannot reach the API under its own name."""
 
 import re
 from http import HTTPStatus

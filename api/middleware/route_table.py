@@ -20,8 +20,8 @@ _ANY_CASE = re.IGNORECASE | re.ASCII  # of Latin letters: no other is in our pat
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A path of the API, what may be done there, and how the names of queries are spelled there."""
+class _PathEntry:
+    """A path of the API, its methods, and how its query names are spelled."""
 
     template: str
     pattern: re.Pattern[str]
@@ -30,7 +30,7 @@ class _Place:
 
     @classmethod
     def of(cls, routes: Sequence[RouteContext]) -> Self:
-        """The place that these endpoints have in common."""
+        """The entry of these endpoints, which have one path."""
         template = str(routes[0].path_format)
         return cls(
             template=template,
@@ -66,8 +66,8 @@ class RouteTable:
         together: dict[str, list[RouteContext]] = {}
         for route in iter_route_contexts(routes):
             together.setdefault(str(route.path_format), []).append(route)
-        places = [_Place.of(endpoints) for endpoints in together.values()]
-        self._places = sorted(places, key=lambda place: place.parameters)
+        entries = [_PathEntry.of(endpoints) for endpoints in together.values()]
+        self._entries = sorted(entries, key=lambda entry: entry.parameters)
 
     def normalize(self, scope: Scope) -> None:
         """Make path and query of the request those of the endpoint that it means.
@@ -76,10 +76,10 @@ class RouteTable:
             ProblemError: 404, there is no such path; 405, the verb cannot be used there; 400, the query has
                 too many fields.
         """
-        place, scope["path"] = self._find(scope)
-        if scope["method"] not in place.verbs:
+        entry, scope["path"] = self._find(scope)
+        if scope["method"] not in entry.verbs:
             raise ProblemError.of_status(
-                HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(place.verbs))}
+                HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(entry.verbs))}
             )
         if scope["query_string"].count(b"&") >= _MOST_FIELDS:
             raise ProblemError(
@@ -87,13 +87,13 @@ class RouteTable:
                 "The query has too many fields",
                 detail=f"Send at most {_MOST_FIELDS} fields.",
             )
-        scope["query_string"] = place.query(scope["query_string"])
+        scope["query_string"] = entry.query(scope["query_string"])
 
-    def _find(self, scope: Scope) -> tuple[_Place, str]:
+    def _find(self, scope: Scope) -> tuple[_PathEntry, str]:
         path = path_of(scope).removesuffix("/") or "/"
-        for place in self._places:
-            if spelled := place.spelled(path):
-                return place, scope.get("root_path", "") + spelled
+        for entry in self._entries:
+            if spelled := entry.spelled(path):
+                return entry, scope.get("root_path", "") + spelled
         raise ProblemError.of_status(HTTPStatus.NOT_FOUND)
 
 

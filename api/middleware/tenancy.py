@@ -20,12 +20,12 @@ class Tenancy:
 
     Args:
         services: of each.
-        multi_tenant: whether requests name their tenant; else there is one, and it is everybody's.
+        multi_tenant: whether requests name their tenant; else there is one, which every request is for.
     """
 
     def __init__(self, services: Iterable[Services], *, multi_tenant: bool) -> None:
         self.multi_tenant = multi_tenant
-        self._services = {one.tenant.lower(): one for one in services}
+        self._services = {one.tenant.name.lower(): one for one in services}
 
     def __iter__(self) -> Iterator[Services]:
         return iter(self._services.values())
@@ -35,7 +35,7 @@ class Tenancy:
         return self._services.get(name.lower()) if TENANT_NAME.fullmatch(name) else None
 
     def of(self, connection: HTTPConnection) -> Services | None:
-        """The tenant that the request is for; None if it does not tell one that there is."""
+        """The tenant that the request is for; None if it names none that there is."""
         if not self.multi_tenant:
             return next(iter(self))
         return self.named(_header(connection))
@@ -47,7 +47,11 @@ def tenancy(connection: HTTPConnection) -> Tenancy:
     return found
 
 
-Tenants = Annotated[Tenancy, Depends(tenancy)]
+async def _tenancy(connection: HTTPConnection) -> Tenancy:
+    return tenancy(connection)
+
+
+TenantsDep = Annotated[Tenancy, Depends(_tenancy)]
 
 
 def require_tenant(connection: HTTPConnection, path: str) -> None:

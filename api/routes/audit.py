@@ -4,12 +4,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import AuditTrailDep
 from api.http import problems
 from api.http.parsing import Limit, Offset
 from api.schemas.base import ResponseModel, UtcTime, list_response, paced
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
-from registry.storage.models import AuditRow
 
 router = APIRouter(prefix="/v2/audit", tags=["Audit"], dependencies=[Depends(bearer_token)])
 
@@ -35,27 +34,13 @@ class AuditAnswer(ResponseModel):
     response_model=list[AuditAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def list_audit(services: ServicesDep, offset: Offset = 0, limit: Limit = 25) -> Response:
+async def list_audit(audit: AuditTrailDep, offset: Offset = 0, limit: Limit = 25) -> Response:
     """A page of what was asked, the newest first.
 
     Refusals of callers who have not proven who they are have one entry a minute and network of addresses:
     the last of them, and in `omitted` how many there were before it.
     """
-    rows = await services.audit.page(offset=offset, limit=limit)
-    return await list_response(_answer(row) async for row in paced(rows))
-
-
-def _answer(row: AuditRow) -> AuditAnswer:
-    return AuditAnswer(
-        id=row.id,
-        at=row.at,
-        client=row.client,
-        address=row.address,
-        method=row.method,
-        path=row.path,
-        instance_id=row.instance_id,
-        job_id=row.job_id,
-        status=row.status,
-        title=row.title,
-        omitted=row.omitted,
+    rows = await audit.page(offset=offset, limit=limit)
+    return await list_response(
+        AuditAnswer.model_validate(row, from_attributes=True) async for row in paced(rows)
     )

@@ -1,15 +1,13 @@
-"""Where registry and server contradict each other, on request."""
+"""Where the registry and the server of the ODS databases contradict each other."""
 
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 
+from api.dependencies import DriftDetectorDep, TemporalDep, TenantNameDep
 from api.http import problems
-from api.http.problems import ProblemError
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
-from databases.errors import DatabaseFaultError
 from temporal.job_starter import started_jobs
 from tenants.drift import DriftKind
 
@@ -17,7 +15,7 @@ router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bea
 
 
 class DriftAnswer(ResponseModel):
-    """One contradiction, for a person to look at."""
+    """One contradiction between registry and server, for an operator to settle."""
 
     kind: DriftKind
     subject: str
@@ -26,14 +24,13 @@ class DriftAnswer(ResponseModel):
 
 @router.get(
     "",
-    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    responses=problems.documented(
+        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, *problems.ODS_SERVER_REFUSALS
+    ),
 )
-async def get_drift(services: ServicesDep) -> list[DriftAnswer]:
+async def get_drift(
+    detector: DriftDetectorDep, temporal: TemporalDep, tenant: TenantNameDep
+) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
-    try:
-        found = await services.drift.detect(await started_jobs(services.temporal, services.tenant))
-    except DatabaseFaultError as fault:
-        raise ProblemError.unavailable(fault.reason) from None
-    return [
-        DriftAnswer(kind=drift.kind, subject=drift.subject, explanation=drift.explanation) for drift in found
-    ]
+    found = await detector.detect(await started_jobs(temporal, tenant))
+    return [DriftAnswer.model_validate(drift, from_attributes=True) for drift in found]

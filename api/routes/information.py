@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api.health import Health, Monitor
+from api.health import Health, HealthMonitorDep
 from api.http.parsing import JSON_TYPE
-from api.middleware.tenancy import Tenants
+from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
 
 router = APIRouter(tags=["Information"])
@@ -35,11 +35,11 @@ class Information(ResponseModel):
 
 @router.head("/", operation_id="head_information")
 @router.get("/")
-async def get_information(tenants: Tenants) -> Information:
+async def get_information(tenants: TenantsDep) -> Information:
     """Versions and tenancy."""
     if not tenants.multi_tenant:
         return Information()
-    return Information(tenancy=Tenancy(multitenant_mode=True, tenants=[one.tenant for one in tenants]))
+    return Information(tenancy=Tenancy(multitenant_mode=True, tenants=[one.tenant.name for one in tenants]))
 
 
 _UNHEALTHY: dict[int | str, dict[str, Any]] = {HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}}
@@ -47,7 +47,7 @@ _UNHEALTHY: dict[int | str, dict[str, Any]] = {HTTPStatus.SERVICE_UNAVAILABLE.va
 
 @router.head("/health", response_model=Health, responses=_UNHEALTHY, operation_id="head_health")
 @router.get("/health", response_model=Health, responses=_UNHEALTHY)
-async def get_health(monitor: Monitor) -> Response:
+async def get_health(monitor: HealthMonitorDep) -> Response:
     """How registries, servers, Temporal, workers and passes are; 503 if no request can be accepted."""
     report = await monitor.report()
     return Response(report.body, report.status, media_type=JSON_TYPE)

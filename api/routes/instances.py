@@ -14,9 +14,9 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
-    InstanceService,
-    NewInstance,
-    Selection,
+    CreateRequestDep,
+    InstanceServiceDep,
+    SelectionDep,
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
@@ -38,23 +38,23 @@ InstanceId = Annotated[int, path_id("dbInstance")]
     openapi_extra=NEW_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS),
 )
-async def create_instance(new: NewInstance, requests: InstanceService, response: Response) -> Accepted:
+async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, response: Response) -> Accepted:
     """Request an instance: a database cloned from a template."""
-    requested = await requests.create(new)
+    requested = await service.create(new)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
     return Accepted.model_validate(requested)
 
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
-async def list_instances(selection: Selection, requests: InstanceService) -> Response:
+async def list_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
     """A page of instances by id, deleted ones included."""
-    return await list_response(paced(await requests.select(selection)))
+    return await list_response(paced(await service.select(selection)))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
-async def get_instance(instance_id: InstanceId, requests: InstanceService) -> Instance:
+async def get_instance(instance_id: InstanceId, service: InstanceServiceDep) -> Instance:
     """One live instance."""
-    return await requests.get(instance_id)
+    return await service.get(instance_id)
 
 
 @router.put(
@@ -63,9 +63,9 @@ async def get_instance(instance_id: InstanceId, requests: InstanceService) -> In
     openapi_extra=RENAMED_INSTANCE_BODY,
     responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: InstanceService) -> Accepted:
+async def rename_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    return Accepted.model_validate(await requests.rename(instance_id, body))
+    return Accepted.model_validate(await service.rename(instance_id, body))
 
 
 @router.delete(
@@ -73,9 +73,9 @@ async def rename_instance(instance_id: InstanceId, body: JsonObject, requests: I
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def delete_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
+async def delete_instance(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
     """Request that the instance is deleted, with its database."""
-    return Accepted.model_validate(await requests.delete(instance_id))
+    return Accepted.model_validate(await service.delete(instance_id))
 
 
 @router.post(
@@ -83,6 +83,6 @@ async def delete_instance(instance_id: InstanceId, requests: InstanceService) ->
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def retry_instance(instance_id: InstanceId, requests: InstanceService) -> Accepted:
+async def retry_instance(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
     """Request that the failed job of the instance is tried again."""
-    return Accepted.model_validate(await requests.retry(instance_id))
+    return Accepted.model_validate(await service.retry(instance_id))

@@ -4,11 +4,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 
+from api.dependencies import InstanceQueriesDep
 from api.http import problems
-from api.http.problems import ProblemError
+from api.http.problems import found
 from api.schemas.base import ResponseModel, UtcTime, Waiting
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
 from registry.storage.rules import is_storable
 
 router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
@@ -29,9 +29,7 @@ class JobAnswer(ResponseModel):
     "/{jobId}",
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
 )
-async def get_job(jobId: str, services: ServicesDep) -> JobAnswer:  # noqa: N803 - the path's own word
+async def get_job(jobId: str, queries: InstanceQueriesDep) -> JobAnswer:  # noqa: N803 - the path's own word
     """How far a job is."""
-    job = await services.queries.job(jobId) if is_storable(jobId) else None
-    if job is None:
-        raise ProblemError.not_found("job", jobId)
+    job = found(await queries.job(jobId) if is_storable(jobId) else None, "job", jobId)
     return JobAnswer.model_validate(job)

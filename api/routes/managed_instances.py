@@ -16,9 +16,9 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
-    InstanceService,
-    NewInstance,
-    Selection,
+    CreateRequestDep,
+    InstanceServiceDep,
+    SelectionDep,
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
@@ -59,25 +59,25 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
     responses=problems.documented(*CREATE_REFUSALS),
 )
 async def create_managed_instance(
-    new: NewInstance, requests: InstanceService, response: Response
+    new: CreateRequestDep, service: InstanceServiceDep, response: Response
 ) -> Instance:
     """Request an instance: a database cloned from a template."""
-    requested = await requests.create(new)
+    requested = await service.create(new)
     response.headers["Location"] = f"/odsinstances/manage/{requested.instance.id}"
-    return _managed(await requests.show(requested))
+    return _managed(await service.show(requested))
 
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
-async def list_managed_instances(selection: Selection, requests: InstanceService) -> Response:
+async def list_managed_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
     """A page of instances by id, deleted ones included."""
-    instances = await requests.select(selection)
+    instances = await service.select(selection)
     return await list_response(_managed(instance) async for instance in paced(instances))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
-async def get_managed_instance(instance_id: ManagedId, requests: InstanceService) -> Instance:
+async def get_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> Instance:
     """One live instance."""
-    return _managed(await requests.get(instance_id))
+    return _managed(await service.get(instance_id))
 
 
 @router.put(
@@ -87,18 +87,18 @@ async def get_managed_instance(instance_id: ManagedId, requests: InstanceService
     responses=problems.documented(*RENAME_REFUSALS),
 )
 async def rename_managed_instance(
-    instance_id: ManagedId, body: JsonObject, requests: InstanceService
+    instance_id: ManagedId, body: JsonObject, service: InstanceServiceDep
 ) -> Instance:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    return _managed(await requests.show(await requests.rename(instance_id, body)))
+    return _managed(await service.show(await service.rename(instance_id, body)))
 
 
 @router.delete(
     "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
 )
-async def delete_managed_instance(instance_id: ManagedId, requests: InstanceService) -> None:
+async def delete_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> None:
     """Request that the instance is deleted, with its database."""
-    await requests.delete(instance_id)
+    await service.delete(instance_id)
 
 
 def _managed(instance: Instance) -> Instance:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import ContextsDep, InstanceQueriesDep
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import (
@@ -17,13 +18,12 @@ from api.http.parsing import (
     path_id,
     whole_number,
 )
+from api.http.problems import found
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import ContextAnswer
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
 from registry.instances.queries import CONTEXTS
-from registry.ods_instances.parts import CONTEXT, ContextDraft
-from registry.storage.errors import RowNotFoundError
+from registry.ods_instances.parts import CONTEXT, LONGEST_CONTEXT_TEXT, ContextDraft
 from registry.storage.listing import Page
 
 router = APIRouter(
@@ -38,17 +38,17 @@ ContextId = Annotated[int, path_id(CONTEXT, "context_id")]
 
 class _ContextBody(BaseModel):
     odsInstanceId: int = Field(ge=1, le=MAX_INT32)  # noqa: N815 - on the wire
-    contextKey: str = Field(min_length=1, max_length=50)  # noqa: N815 - on the wire
-    contextValue: str = Field(min_length=1, max_length=50)  # noqa: N815 - on the wire
+    contextKey: str = Field(min_length=1, max_length=LONGEST_CONTEXT_TEXT)  # noqa: N815 - on the wire
+    contextValue: str = Field(min_length=1, max_length=LONGEST_CONTEXT_TEXT)  # noqa: N815 - on the wire
 
 
-def _draft(body: JsonObject) -> ContextDraft:
+async def _draft(body: JsonObject) -> ContextDraft:
     texts = Texts(body)
     return ContextDraft(
         ods_instance_id=whole_number(body.get("odsInstanceId")),
         key=texts.get("contextKey"),
         value=texts.get("contextValue"),
-        type_errors=texts.faults,
+        type_errors=texts.errors,
     )
 
 
@@ -60,9 +60,9 @@ Draft = Annotated[ContextDraft, Depends(_draft)]
     response_model=list[ContextAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
-async def list_contexts(services: ServicesDep, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
+async def list_contexts(queries: InstanceQueriesDep, page: Annotated[Page, page_of(CONTEXTS)]) -> Response:
     """A page of the contexts of all ODS instances."""
-    rows = await services.queries.contexts(page)
+    rows = await queries.contexts(page)
     return await list_response(ContextAnswer.model_validate(row) async for row in paced(rows))
 
 
@@ -72,20 +72,17 @@ async def list_contexts(services: ServicesDep, page: Annotated[Page, page_of(CON
     openapi_extra=documented_body(_ContextBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def create_context(draft: Draft, services: ServicesDep, response: Response) -> ContextAnswer:
+async def create_context(draft: Draft, contexts: ContextsDep, response: Response) -> ContextAnswer:
     """Give an ODS instance a context."""
-    row = await services.contexts.create(draft)
+    row = await contexts.create(draft)
     response.headers["Location"] = f"/odsInstanceContexts/{row.id}"
     return ContextAnswer.model_validate(row)
 
 
 @router.get("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_context(context_id: ContextId, services: ServicesDep) -> ContextAnswer:
+async def get_context(context_id: ContextId, queries: InstanceQueriesDep) -> ContextAnswer:
     """One context."""
-    row = await services.queries.context(context_id)
-    if row is None:
-        raise RowNotFoundError(CONTEXT, context_id)
-    return ContextAnswer.model_validate(row)
+    return ContextAnswer.model_validate(found(await queries.context(context_id), CONTEXT, context_id))
 
 
 @router.put(
@@ -93,13 +90,13 @@ async def get_context(context_id: ContextId, services: ServicesDep) -> ContextAn
     openapi_extra=documented_body(_ContextBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def update_context(context_id: ContextId, draft: Draft, services: ServicesDep) -> ContextAnswer:
+async def update_context(context_id: ContextId, draft: Draft, contexts: ContextsDep) -> ContextAnswer:
     """Replace all of a context."""
-    return ContextAnswer.model_validate(await services.contexts.update(context_id, draft))
+    return ContextAnswer.model_validate(await contexts.update(context_id, draft))
 
 
 @router.delete("/{context_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def delete_context(context_id: ContextId, services: ServicesDep) -> Done:
+async def delete_context(context_id: ContextId, contexts: ContextsDep) -> Done:
     """Remove a context."""
-    await services.contexts.delete(context_id)
+    await contexts.delete(context_id)
     return Done(title="ODS instance context deleted successfully.", status=HTTPStatus.OK)

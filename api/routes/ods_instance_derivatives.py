@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import DerivativesDep, InstanceQueriesDep
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import (
@@ -17,13 +18,12 @@ from api.http.parsing import (
     path_id,
     whole_number,
 )
+from api.http.problems import found
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import DerivativeAnswer
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
 from registry.instances.queries import DERIVATIVES
 from registry.ods_instances.parts import DERIVATIVE, DERIVATIVE_TYPES, DerivativeDraft
-from registry.storage.errors import RowNotFoundError
 from registry.storage.listing import Page
 
 router = APIRouter(
@@ -46,13 +46,13 @@ class _NewDerivativeBody(_DerivativeBody):
     connectionString: str = Field(description="As Npgsql reads it. It is never shown.")  # noqa: N815 - on the wire
 
 
-def _draft(body: JsonObject) -> DerivativeDraft:
+async def _draft(body: JsonObject) -> DerivativeDraft:
     texts = Texts(body)
     return DerivativeDraft(
         ods_instance_id=whole_number(body.get("odsInstanceId")),
         type=texts.get("derivativeType"),
         connection_string=texts.get("connectionString"),
-        type_errors=texts.faults,
+        type_errors=texts.errors,
     )
 
 
@@ -64,9 +64,11 @@ Draft = Annotated[DerivativeDraft, Depends(_draft)]
     response_model=list[DerivativeAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
-async def list_derivatives(services: ServicesDep, page: Annotated[Page, page_of(DERIVATIVES)]) -> Response:
+async def list_derivatives(
+    queries: InstanceQueriesDep, page: Annotated[Page, page_of(DERIVATIVES)]
+) -> Response:
     """A page of the derivatives of all ODS instances."""
-    rows = await services.queries.derivatives(page)
+    rows = await queries.derivatives(page)
     return await list_response(DerivativeAnswer.model_validate(row) async for row in paced(rows))
 
 
@@ -76,20 +78,21 @@ async def list_derivatives(services: ServicesDep, page: Annotated[Page, page_of(
     openapi_extra=documented_body(_NewDerivativeBody),
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
-async def create_derivative(draft: Draft, services: ServicesDep, response: Response) -> DerivativeAnswer:
+async def create_derivative(
+    draft: Draft, derivatives: DerivativesDep, response: Response
+) -> DerivativeAnswer:
     """Give an ODS instance a derivative."""
-    row = await services.derivatives.create(draft)
+    row = await derivatives.create(draft)
     response.headers["Location"] = f"/odsInstanceDerivatives/{row.id}"
     return DerivativeAnswer.model_validate(row)
 
 
 @router.get("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_derivative(derivative_id: DerivativeId, services: ServicesDep) -> DerivativeAnswer:
+async def get_derivative(derivative_id: DerivativeId, queries: InstanceQueriesDep) -> DerivativeAnswer:
     """One derivative."""
-    row = await services.queries.derivative(derivative_id)
-    if row is None:
-        raise RowNotFoundError(DERIVATIVE, derivative_id)
-    return DerivativeAnswer.model_validate(row)
+    return DerivativeAnswer.model_validate(
+        found(await queries.derivative(derivative_id), DERIVATIVE, derivative_id)
+    )
 
 
 @router.put(
@@ -98,14 +101,14 @@ async def get_derivative(derivative_id: DerivativeId, services: ServicesDep) -> 
     responses=problems.documented(*_CHANGE_REFUSALS),
 )
 async def update_derivative(
-    derivative_id: DerivativeId, draft: Draft, services: ServicesDep
+    derivative_id: DerivativeId, draft: Draft, derivatives: DerivativesDep
 ) -> DerivativeAnswer:
     """Replace a derivative; its connection string only if there is one in the body."""
-    return DerivativeAnswer.model_validate(await services.derivatives.update(derivative_id, draft))
+    return DerivativeAnswer.model_validate(await derivatives.update(derivative_id, draft))
 
 
 @router.delete("/{derivative_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def delete_derivative(derivative_id: DerivativeId, services: ServicesDep) -> Done:
+async def delete_derivative(derivative_id: DerivativeId, derivatives: DerivativesDep) -> Done:
     """Remove a derivative."""
-    await services.derivatives.delete(derivative_id)
+    await derivatives.delete(derivative_id)
     return Done(title="ODS instance derivative deleted successfully.", status=HTTPStatus.OK)

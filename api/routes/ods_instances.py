@@ -7,10 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import InstanceQueriesDep, OdsInstancesDep
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
-from api.instance_service import InstanceService
+from api.http.problems import found
+from api.instance_service import InstanceServiceDep
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import (
     ApplicationAnswer,
@@ -20,10 +22,8 @@ from api.schemas.ods_instances import (
     OdsInstanceDetails,
 )
 from api.security.tokens import bearer_token
-from api.services import Services, ServicesDep
 from registry.instances.queries import ODS_INSTANCES
-from registry.ods_instances.store import ODS_INSTANCE, OdsInstanceDraft
-from registry.storage.errors import RowNotFoundError
+from registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT, ODS_INSTANCE, OdsInstanceDraft
 from registry.storage.listing import Page
 from registry.storage.models import OdsInstance
 from registry.storage.rules import is_storable
@@ -36,8 +36,8 @@ OdsInstanceId = Annotated[int, path_id(ODS_INSTANCE)]
 
 
 class _OdsInstanceBody(BaseModel):
-    name: str = Field(max_length=100)
-    instanceType: str | None = Field(None, max_length=100)  # noqa: N815 - on the wire
+    name: str = Field(max_length=LONGEST_ODS_INSTANCE_TEXT)
+    instanceType: str | None = Field(None, max_length=LONGEST_ODS_INSTANCE_TEXT)  # noqa: N815 - on the wire
     connectionString: str | None = Field(None, description="Left out, it stays as it is.")  # noqa: N815 - on the wire
 
 
@@ -45,13 +45,13 @@ class _NewOdsInstanceBody(_OdsInstanceBody):
     connectionString: str = Field(description="As Npgsql reads it. It is never shown.")  # noqa: N815 - on the wire
 
 
-def _draft(body: JsonObject) -> OdsInstanceDraft:
+async def _draft(body: JsonObject) -> OdsInstanceDraft:
     texts = Texts(body)
     return OdsInstanceDraft(
         name=texts.get("name"),
         instance_type=texts.get("instanceType"),
         connection_string=texts.get("connectionString"),
-        type_errors=texts.faults,
+        type_errors=texts.errors,
     )
 
 
@@ -64,7 +64,7 @@ Draft = Annotated[OdsInstanceDraft, Depends(_draft)]
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS),
 )
 async def list_ods_instances(
-    services: ServicesDep,
+    queries: InstanceQueriesDep,
     page: Annotated[Page, page_of(ODS_INSTANCES)],
     id: Count | None = None,  # noqa: A002 - the query's own word
     name: str | None = None,
@@ -73,9 +73,7 @@ async def list_ods_instances(
     """A page of ODS instances; the filters are exact."""
     rows: Sequence[OdsInstance] = []
     if is_storable((name or "") + (instanceType or "")):
-        rows = await services.queries.ods_instances(
-            page, ods_instance_id=id, name=name, instance_type=instanceType
-        )
+        rows = await queries.ods_instances(page, ods_instance_id=id, name=name, instance_type=instanceType)
     return await list_response(OdsInstanceAnswer.model_validate(row) async for row in paced(rows))
 
 
@@ -85,18 +83,20 @@ async def list_ods_instances(
     openapi_extra=documented_body(_NewOdsInstanceBody),
     responses=problems.documented(*BODY_REFUSALS, *_REFUSALS),
 )
-async def create_ods_instance(draft: Draft, services: ServicesDep, response: Response) -> OdsInstanceAnswer:
-    """Record an ODS instance, whose database somebody else looks after."""
-    row = await services.ods_instances.create(draft)
+async def create_ods_instance(
+    draft: Draft, ods_instances: OdsInstancesDep, response: Response
+) -> OdsInstanceAnswer:
+    """Record an ODS instance whose database another product looks after."""
+    row = await ods_instances.create(draft)
     # Clients read the digits; the Admin API leaves its version out.
     response.headers["Location"] = f"/odsInstances/{row.ods_instance_id}"
     return OdsInstanceAnswer.model_validate(row)
 
 
 @router.get("/{instance_id}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def get_ods_instance(instance_id: OdsInstanceId, services: ServicesDep) -> OdsInstanceDetails:
+async def get_ods_instance(instance_id: OdsInstanceId, queries: InstanceQueriesDep) -> OdsInstanceDetails:
     """One ODS instance, with its contexts and derivatives."""
-    row, queries = await _existing(services, instance_id), services.queries
+    row = found(await queries.ods_instance(instance_id), ODS_INSTANCE, instance_id)
     return OdsInstanceDetails(
         id=row.ods_instance_id,
         name=row.name,
@@ -116,10 +116,10 @@ async def get_ods_instance(instance_id: OdsInstanceId, services: ServicesDep) ->
     responses=problems.documented(*BODY_REFUSALS, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def update_ods_instance(
-    instance_id: OdsInstanceId, draft: Draft, services: ServicesDep
+    instance_id: OdsInstanceId, draft: Draft, ods_instances: OdsInstancesDep
 ) -> OdsInstanceAnswer:
     """Replace name and type, and the connection string if there is one in the body."""
-    return OdsInstanceAnswer.model_validate(await services.ods_instances.update(instance_id, draft))
+    return OdsInstanceAnswer.model_validate(await ods_instances.update(instance_id, draft))
 
 
 @router.delete(
@@ -127,24 +127,19 @@ async def update_ods_instance(
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def delete_ods_instance(
-    instance_id: OdsInstanceId, services: ServicesDep, requests: InstanceService
+    instance_id: OdsInstanceId, ods_instances: OdsInstancesDep, service: InstanceServiceDep
 ) -> Done:
     """Remove the ODS instance; if this service made its database, that is deleted, too."""
-    requested = await services.ods_instances.delete(instance_id)
+    requested = await ods_instances.delete(instance_id)
     if requested is not None:
-        await requests.launched(requested)
+        await service.launched(requested)
     return Done(title="ODS instance deleted successfully.", status=HTTPStatus.OK)
 
 
 @router.get("/{instance_id}/applications", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
-async def list_applications(instance_id: OdsInstanceId, services: ServicesDep) -> list[ApplicationAnswer]:
+async def list_applications(
+    instance_id: OdsInstanceId, queries: InstanceQueriesDep
+) -> list[ApplicationAnswer]:
     """The applications of the ODS/API that may use the ODS instance."""
-    await _existing(services, instance_id)
-    return [ApplicationAnswer.model_validate(one) for one in await services.queries.applications(instance_id)]
-
-
-async def _existing(services: Services, ods_instance_id: int) -> OdsInstance:
-    row = await services.queries.ods_instance(ods_instance_id)
-    if row is None:
-        raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
-    return row
+    found(await queries.ods_instance(instance_id), ODS_INSTANCE, instance_id)
+    return [ApplicationAnswer.model_validate(one) for one in await queries.applications(instance_id)]

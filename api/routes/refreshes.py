@@ -5,14 +5,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import path_id
-from api.http.problems import ProblemError
-from api.middleware.audit import AuditContext, AuditContextDep
+from api.http.problems import found
+from api.refresh_service import RefreshServiceDep
 from api.schemas.base import ResponseModel
+from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
-from api.services import Services, ServicesDep
-from registry.education_organizations.refreshes import Scope
+from registry.ods_instances.store import ODS_INSTANCE
 
 router = APIRouter(prefix="/v2/odsInstances", tags=["OdsInstances"], dependencies=[Depends(bearer_token)])
 
@@ -27,9 +28,10 @@ class RefreshAnswer(ResponseModel):
 
 
 @router.post("/edOrgs/refresh", status_code=HTTPStatus.ACCEPTED, responses=problems.documented(*_REFUSALS))
-async def refresh_all(services: ServicesDep, audit: AuditContextDep, response: Response) -> RefreshAnswer:
+async def refresh_all(refreshes: RefreshServiceDep, response: Response) -> RefreshAnswer:
     """Request that the education organizations of every ODS database are read."""
-    job = await _requested(Scope(None, services.tenant), services, audit, response)
+    job = await refreshes.request(None)
+    response.headers["Location"] = job_path(job)
     message = "The education organizations of all ODS instances are about to be read."
     return RefreshAnswer(job_id=job, message=message)
 
@@ -40,24 +42,14 @@ async def refresh_all(services: ServicesDep, audit: AuditContextDep, response: R
     responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def refresh_one(
-    instance_id: Annotated[int, path_id("odsInstance")],
-    services: ServicesDep,
-    audit: AuditContextDep,
+    instance_id: Annotated[int, path_id(ODS_INSTANCE)],
+    queries: InstanceQueriesDep,
+    refreshes: RefreshServiceDep,
     response: Response,
 ) -> RefreshAnswer:
     """Request that the education organizations of one ODS database are read."""
-    found = await services.queries.ods_instance(instance_id)
-    if found is None:
-        raise ProblemError.not_found("odsInstance", instance_id)
-    job = await _requested(Scope(instance_id, services.tenant), services, audit, response)
-    return RefreshAnswer(
-        job_id=job, message=f"The education organizations of '{found.name}' are about to be read."
-    )
-
-
-async def _requested(scope: Scope, services: Services, audit: AuditContext, response: Response) -> str:
-    """Record the request and start it, as far as possible; returns the id of its job."""
-    audit.job = await services.refreshes.request(scope)
-    await services.dispatcher.launch_refresh(audit.job, scope)
-    response.headers["Location"] = f"/v2/jobs/{audit.job}"
-    return audit.job
+    ods_instance = found(await queries.ods_instance(instance_id), ODS_INSTANCE, instance_id)
+    job = await refreshes.request(instance_id)
+    response.headers["Location"] = job_path(job)
+    message = f"The education organizations of '{ods_instance.name}' are about to be read."
+    return RefreshAnswer(job_id=job, message=message)

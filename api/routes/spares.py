@@ -1,16 +1,14 @@
-"""The stock of spare databases, and refilling it now instead of at the next interval."""
+"""The spare databases, and making those that are missing now instead of at the next interval."""
 
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
+from api.dependencies import RefillDep, SparePoolDep
 from api.http import problems, temporal_calls
-from api.http.problems import ProblemError
 from api.schemas.base import Done, ResponseModel
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
-from databases.errors import DatabaseFaultError
 
 router = APIRouter(prefix="/v2/spares", tags=["Spares"], dependencies=[Depends(bearer_token)])
 
@@ -24,7 +22,7 @@ class TemplateSpares(ResponseModel):
     )
     ready: int
     stale: int = Field(description="Copies of a template that has changed since; they are removed.")
-    bytes: int = Field(description="What these databases take on the disk.")
+    bytes: int = Field(validation_alias="size_bytes", description="What these databases take on the disk.")
 
 
 class Spares(ResponseModel):
@@ -34,26 +32,16 @@ class Spares(ResponseModel):
     unfinished: int = Field(description="Spares that are being made, or were left in the middle of it.")
 
 
-@router.get("", responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
-async def get_spares(services: ServicesDep) -> Spares:
+@router.get(
+    "",
+    responses=problems.documented(
+        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, *problems.ODS_SERVER_REFUSALS
+    ),
+)
+async def get_spares(pool: SparePoolDep) -> Spares:
     """Show how many spare databases there are, and how many there shall be."""
-    try:
-        shelves = await services.spares.report()
-    except DatabaseFaultError as fault:
-        raise ProblemError.unavailable(fault.reason) from None
-    return Spares(
-        templates=[
-            TemplateSpares(
-                template=shelf.template,
-                wanted=shelf.wanted,
-                ready=shelf.ready,
-                stale=shelf.stale,
-                bytes=shelf.size_bytes,
-            )
-            for shelf in shelves.templates
-        ],
-        unfinished=shelves.unfinished,
-    )
+    found = await pool.report()
+    return Spares.model_validate(found)
 
 
 @router.post(
@@ -61,10 +49,10 @@ async def get_spares(services: ServicesDep) -> Spares:
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def refill(services: ServicesDep) -> Done:
+async def refill(begin_refill: RefillDep) -> Done:
     """Remove spares that are of no use, and make those that are missing."""
-    await temporal_calls.begun(
-        services.refill(),
+    await temporal_calls.require_begun(
+        begin_refill(),
         "No worker has set up the schedule of the refill yet; one does if ODS_SPARES is not 0",
     )
     return Done(title="The refill begins.", status=HTTPStatus.ACCEPTED)

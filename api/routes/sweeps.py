@@ -4,10 +4,10 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 
+from api.dependencies import SweepDep
 from api.http import problems, temporal_calls
 from api.schemas.base import Done
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
 
 router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bearer_token)])
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v2/sweep", tags=["Sweep"], dependencies=[Depends(bea
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def sweep(services: ServicesDep) -> Done:
+async def sweep(begin_sweep: SweepDep) -> Done:
     """Start the jobs of all instances that are pending."""
-    await temporal_calls.begun(services.sweep(), "No worker has set up the schedule of the sweep yet")
+    await temporal_calls.require_begun(begin_sweep(), "No worker has set up the schedule of the sweep yet")
     return Done(title="The sweep begins.", status=HTTPStatus.ACCEPTED)

@@ -6,13 +6,13 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import TenantNameDep, TenantViewDep
 from api.http import problems
 from api.http.parsing import JSON_TYPE
-from api.middleware.tenancy import Tenants
+from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel, paced
 from api.schemas.managed_status import ManagedStatus, managed_status
 from api.security.tokens import bearer_token
-from api.services import ServicesDep
 from registry.education_organizations.tenant_view import ViewedInstance
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
@@ -55,12 +55,14 @@ class Tenant(ResponseModel):
     responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     | {HTTPStatus.NOT_FOUND.value: {"description": "No such tenant"}},
 )
-async def get_tenant_view(name: str, services: ServicesDep, tenants: Tenants) -> Response:
+async def get_tenant_view(
+    name: str, own: TenantNameDep, tenants: TenantsDep, view: TenantViewDep
+) -> Response:
     """Every ODS instance, and every instance without one, with the education organizations last read."""
-    if tenants.named(name) is not services:  # of another tenant, nothing is told
+    named = tenants.named(name)
+    if named is None or named.tenant.name != own:  # of another tenant, nothing is shown
         return Response(status_code=HTTPStatus.NOT_FOUND)
-    instances = await services.tenant_view.instances()
-    return Response(await _written(services.tenant, instances), media_type=JSON_TYPE)
+    return Response(await _written(own, await view.instances()), media_type=JSON_TYPE)
 
 
 async def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:

@@ -5,11 +5,11 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Response
 
 from api.http import problems
-from api.middleware.tenancy import Tenants
+from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from api.services import Services
 from settings import Address
+from tenants.tenant import Tenant
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
 
@@ -32,9 +32,9 @@ class TenantAnswer(ResponseModel):
 
 
 @router.get("", responses=problems.documented(*_REFUSALS))
-async def list_tenants(tenants: Tenants) -> list[TenantAnswer]:
+async def list_tenants(tenants: TenantsDep) -> list[TenantAnswer]:
     """All tenants of the service."""
-    return [_answer(services) for services in tenants]
+    return [_answer(services.tenant) for services in tenants]
 
 
 @router.get(
@@ -42,16 +42,16 @@ async def list_tenants(tenants: Tenants) -> list[TenantAnswer]:
     response_model=TenantAnswer,
     responses=problems.documented(*_REFUSALS) | {HTTPStatus.NOT_FOUND.value: {"description": "Not Found"}},
 )
-async def get_tenant(name: str, tenants: Tenants) -> TenantAnswer | Response:
+async def get_tenant(name: str, tenants: TenantsDep) -> TenantAnswer | Response:
     """The tenant of that name."""
     services = tenants.named(name)
-    return Response(status_code=HTTPStatus.NOT_FOUND) if services is None else _answer(services)
+    return Response(status_code=HTTPStatus.NOT_FOUND) if services is None else _answer(services.tenant)
 
 
-def _answer(services: Services) -> TenantAnswer:
-    admin = Address.of(services.settings.admin_dsn)
+def _answer(tenant: Tenant) -> TenantAnswer:
+    admin = Address.of(tenant.settings.admin_dsn)
     return TenantAnswer(
-        tenant_name=services.tenant,
+        tenant_name=tenant.name,
         admin_connection_string=Connection(host=admin.host, database=admin.database),
-        security_connection_string=Connection(host=admin.host, database=services.settings.security_database),
+        security_connection_string=Connection(host=admin.host, database=tenant.settings.security_database),
     )

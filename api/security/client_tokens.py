@@ -1,4 +1,4 @@
-"""Tokens of registered clients, which die with their client."""
+"""Tokens of registered clients, which are valid only as long as their client is."""
 
 import time
 
@@ -21,7 +21,7 @@ class ClientTokens:
     without one was issued before there were generations, and counts as long as the client has none.
 
     Args:
-        tokens: tells our tokens from others.
+        tokens: verifies our own tokens.
         standings: what holds for each client.
     """
 
@@ -35,26 +35,26 @@ class ClientTokens:
         Raises:
             ProblemError: 503, the registry cannot be asked.
         """
-        caller = await self._tokens.verify(token)
-        if caller is None:
+        identity = await self._tokens.verify(token)
+        if identity is None:
             return None
         try:
-            return caller if await self._counts(caller) else None
+            return identity if await self._counts(identity) else None
         except (OSError, SQLAlchemyError) as error:
             raise explained(error) from error
 
-    async def _counts(self, caller: Caller) -> bool:
+    async def _counts(self, identity: Caller) -> bool:
         now = time.monotonic()
-        if _permits(await self._standings.find(caller.client, now - FRESH_SECONDS), caller):
+        if _permits(await self._standings.find(identity.client, now - FRESH_SECONDS), identity):
             return True
         # What is remembered may be older than the token, and so may be the generation.
-        issued = now - (time.time() - caller.issued_at) + _CLOCK_DIFFERENCE_SECONDS
-        return _permits(await self._standings.find(caller.client, min(now, issued)), caller)
+        issued = now - (time.time() - identity.issued_at) + _CLOCK_DIFFERENCE_SECONDS
+        return _permits(await self._standings.find(identity.client, min(now, issued)), identity)
 
 
-def _permits(standing: Standing | None, caller: Caller) -> bool:
-    if standing is None or caller.generation != (standing.generation and str(standing.generation)):
+def _permits(standing: Standing | None, identity: Caller) -> bool:
+    if standing is None or identity.generation != (standing.generation and str(standing.generation)):
         return False
     return all(
-        standing.scope.includes(scope) for scope, word in OAUTH_SCOPES.items() if word in caller.scopes
+        standing.scope.includes(scope) for scope, word in OAUTH_SCOPES.items() if word in identity.scopes
     )

@@ -58,7 +58,7 @@ class ApiClients:
         return credentials if verdict.matches else None
 
     async def note_use(self, client_id: str) -> None:
-        """Record that the client was used now; if that fails, the log tells."""
+        """Record that the client was used now; a failure is only logged."""
         try:
             await self._store.note_use(client_id)
         except Exception as error:  # noqa: BLE001 - the client has its answer

@@ -1,4 +1,4 @@
-"""The limits of what anybody may ask without a token; each address has its own."""
+"""Limits of requests that need no token; each address has its own."""
 
 import asyncio
 import math
@@ -6,8 +6,9 @@ from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
 
+from api.http.addresses import peer, subscriber
 from api.http.problems import ProblemError
-from api.security.rate_limit import RateLimiter, peer, subscriber
+from api.security.rate_limit import RateLimiter
 from registry.clients.credentials import LONGEST_CLIENT_TEXT
 
 _HASHES_AT_ONCE = 2
@@ -33,7 +34,7 @@ class ConnectLimits:
         self._tokens = RateLimiter(burst=60, interval=1)
         # A mistaken configuration tries again and again; secrets of 32 characters are not found by trying.
         self._failures = RateLimiter(burst=5, interval=10)
-        # From many addresses: nobody is refused for what others do, so these only cost the others time.
+        # From many addresses: no client is refused for what others do, so that only costs the others time.
         self._failures_anywhere = RateLimiter(burst=20, interval=10)
 
     def admit_registration(self, connection: HTTPConnection) -> None:

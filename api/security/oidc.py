@@ -28,7 +28,7 @@ _LEEWAY_SECONDS = 30  # the issuer has a clock of its own
 
 _FRESH_SECONDS = 600  # after that, a key that the issuer has withdrawn is not accepted any more
 _TRUSTED_SECONDS = 3600  # how long the keys count if the issuer cannot be asked again
-_PATIENCE_SECONDS = 5
+_TIMEOUT_SECONDS = 5
 _LARGEST_DOCUMENT = 1024 * 1024  # bytes; a document of the issuer takes some thousands
 
 _Key = dict[str, Any]
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 class IssuerKeys:
     """The public keys of an issuer: fetched when one is needed, and remembered.
 
-    Keys that are not known are asked for, too, but only so often: anybody can make up a key id.
+    A key id that is not known makes it fetch them, but only so often: any sender can make up a key id.
 
     Args:
         issuer: its address.
@@ -66,7 +66,7 @@ class IssuerKeys:
         key = self._known(key_id, algorithm)
         if key is None or not self._is_younger_than(_FRESH_SECONDS):
             asking = self._ask()
-            if key is None or not self._away:  # nobody with a known key waits again for who did not answer
+            if key is None or not self._away:  # with a known key, no request waits again
                 await asyncio.wait([asking])
                 key = self._known(key_id, algorithm)
         if self._away and (key is None or not self._is_younger_than(_TRUSTED_SECONDS)):
@@ -104,7 +104,7 @@ class IssuerKeys:
             self._away, self._fetched_at = False, monotonic()
 
     async def _fetch(self) -> list[_Key]:
-        async with httpx.AsyncClient() as client, asyncio.timeout(_PATIENCE_SECONDS):
+        async with httpx.AsyncClient() as client, asyncio.timeout(_TIMEOUT_SECONDS):
             address = self._jwks_url or await self._discovered(client)
             keys = (await self._document(client, address)).get("keys")
         if not isinstance(keys, list):
@@ -164,7 +164,7 @@ class IssuerTokens:
         return cls(keys, settings.oidc_issuer, settings.oidc_audience)
 
     async def verify(self, token: str) -> Caller | None:
-        """Whom the token speaks for; None if it is not the issuer's, changed, too old, or for somebody else.
+        """Whom the token speaks for; None if it is not the issuer's, changed, too old, or another audience's.
 
         Raises:
             ProblemError: 503, the issuer cannot be asked for its keys.

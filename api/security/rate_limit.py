@@ -1,17 +1,10 @@
-"""How often somebody may do something: counted in this process, in memory that does not grow."""
+"""A rate limit for each key (GCRA), counted in this process, in memory that does not grow."""
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 
-from starlette.requests import HTTPConnection
-
 _REMEMBERED = 10_000
-_SUBSCRIBER_BITS = 64  # an IPv6 client chooses the rest of its address itself
-
-_LONGEST_ADDRESS = 64  # a proxy may forward anything as one
-_NOBODY = "unknown"
 
 
 class RateLimiter:
@@ -27,7 +20,7 @@ class RateLimiter:
     """
 
     def __init__(self, burst: int, interval: float, clock: Callable[[], float] = monotonic) -> None:
-        self._patience = burst * interval
+        self._tolerance = burst * interval
         self._interval = interval
         self._clock = clock
         self._regained: OrderedDict[str, float] = OrderedDict()
@@ -56,26 +49,8 @@ class RateLimiter:
         self._regained.pop(key, None)
 
     def _wait(self, key: str, now: float) -> float:
-        return max(0, self._next(key, now) - now - self._patience)
+        return max(0, self._next(key, now) - now - self._tolerance)
 
     def _next(self, key: str, now: float) -> float:
         """When `key` will have regained everything if it is admitted once more."""
         return max(self._regained.get(key, now), now) + self._interval
-
-
-def peer(connection: HTTPConnection) -> str:
-    """The address the request comes from, as the server tells it: that of the client, or of its proxy."""
-    return connection.client.host[:_LONGEST_ADDRESS] if connection.client else _NOBODY
-
-
-def subscriber(address: str) -> str:
-    """What stands for everybody who can send from `address`: an IPv6 client has a whole network."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), _SUBSCRIBER_BITS), strict=False))

@@ -12,8 +12,8 @@ import jwt
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
+from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
-from api.middleware.audit import audit_context
 from registry.clients.credentials import OAUTH_SCOPES, ClientScope
 from settings import DEFAULT_TENANT
 
@@ -59,14 +59,14 @@ class Caller:
 
 
 class TokenVerifier(Protocol):
-    """Whoever can tell valid tokens from others."""
+    """Verifies bearer tokens."""
 
     async def verify(self, token: str) -> Caller | None:
         """Whom the token speaks for; None if it is not valid."""
 
 
 class Tokens:
-    """Issues tokens to one tenant's clients, and tells them from others: any API process can.
+    """Issues tokens to one tenant's clients, and verifies them: any API process can.
 
     Args:
         keys: each of 32 bytes; the first one signs, and tokens of the others are valid as well.
@@ -100,8 +100,8 @@ class Tokens:
         for key in self._keys:
             # A token's header is JSON, nested as deeply as the sender likes.
             with suppress(jwt.PyJWTError, RecursionError):
-                caller = Caller.of(_claims(token, key))
-                return caller if caller.tenant.lower() == self._tenant.lower() else None
+                identity = Caller.of(_claims(token, key))
+                return identity if identity.tenant.lower() == self._tenant.lower() else None
         return None
 
 
@@ -128,13 +128,13 @@ async def authenticate(connection: HTTPConnection, verifier: TokenVerifier, tena
         ProblemError: 401 without a valid token, 403 without such a scope.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    caller = await verifier.verify(token.strip()) if scheme.lower() == "bearer" else None
-    if caller is None or caller.tenant.lower() != tenant.lower():
+    identity = await verifier.verify(token.strip()) if scheme.lower() == "bearer" else None
+    if identity is None or identity.tenant.lower() != tenant.lower():
         raise ProblemError(
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
-    audit_context(connection).client = caller.client
-    if not _allow(caller.scopes, connection.scope["method"]):
+    audit_context(connection).client = identity.client
+    if not _allow(identity.scopes, connection.scope["method"]):
         raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
 
 

@@ -8,8 +8,14 @@ from typing import assert_never
 LONGEST_CLIENT_TEXT = 256
 """Characters of a client's id, and of its display name."""
 
-STRONG_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])(?=.*[^A-Za-z0-9\s]).{32,128}", re.DOTALL)
-"""The pattern of a client's secret, from its first character to its last."""
+_SHORTEST_SECRET = 32
+_LONGEST_SECRET = 128
+
+STRONG_SECRET = re.compile(
+    rf"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])(?=.*[^A-Za-z0-9\s]).{{{_SHORTEST_SECRET},{_LONGEST_SECRET}}}",
+    re.DOTALL,
+)
+"""What a whole secret must match."""
 
 _SECRET_BYTES = 32
 
@@ -36,6 +42,17 @@ OAUTH_SCOPES = {
     ClientScope.READ_ONLY: "edfi_admin_api/readonly_access",
 }
 """Scopes in tokens: the first is the Admin API's, the other that of Ed-Fi's Configuration Service."""
+
+
+def secret_errors(secret: str) -> list[str]:
+    """Everything that is wrong with `secret` as the secret of a new client, in words for its author."""
+    if not secret.strip():
+        return ["'Client Secret' must not be empty."]
+    if not STRONG_SECRET.fullmatch(secret):
+        lengths = f"{_SHORTEST_SECRET} to {_LONGEST_SECRET} characters"
+        kinds = "a lower case letter, an upper case letter, a digit and a special character"
+        return [f"'Client Secret' must have {lengths}, among them {kinds}."]
+    return []
 
 
 def new_secret() -> str:

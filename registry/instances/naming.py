@@ -10,7 +10,13 @@ from registry.instances.status import Template
 DATABASE_PREFIX = "EdFi_Ods"
 MAX_NAME_LENGTH = 46
 
-_ALLOWED = re.compile(r"[A-Za-z0-9 _]*")
+_CHARACTER = "[A-Za-z0-9 _]"
+_VISIBLE = _CHARACTER.replace(" ", "")
+_ALLOWED = re.compile(f"{_CHARACTER}*")
+
+NAME_PATTERN = f"^{_CHARACTER}*{_VISIBLE}{_CHARACTER}*$"
+"""For ECMAScript. A name matches if `name_errors` finds nothing wrong with it but its length."""
+
 _LEADING_PREFIXES = re.compile(rf"\A(?:{DATABASE_PREFIX}(?:_+|\Z))+", re.IGNORECASE)
 
 

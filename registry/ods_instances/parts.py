@@ -27,7 +27,8 @@ DERIVATIVE = "odsInstanceDerivative"
 """What clients call a derivative."""
 DERIVATIVE_TYPES = ("ReadReplica", "Snapshot")
 
-_LONGEST = 50
+LONGEST_CONTEXT_TEXT = 50
+"""Characters of a context's key, and of its value."""
 
 _Row = TypeVar("_Row", bound=Base)
 _Draft = TypeVar("_Draft")
@@ -128,8 +129,8 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         table = OdsInstanceContext
         errors = {
             "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
-            "ContextKey": required_text_errors("Context Key", draft.key, _LONGEST),
-            "ContextValue": required_text_errors("Context Value", draft.value, _LONGEST),
+            "ContextKey": required_text_errors("Context Key", draft.key, LONGEST_CONTEXT_TEXT),
+            "ContextValue": required_text_errors("Context Value", draft.value, LONGEST_CONTEXT_TEXT),
         }
         others = select(table.key).where(
             table.ods_instance_id == draft.ods_instance_id,

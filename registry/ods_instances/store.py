@@ -28,7 +28,8 @@ from registry.storage.sessions import FOREIGN_KEY_VIOLATION, UNIQUE_VIOLATION, R
 ODS_INSTANCE = "odsInstance"
 """What clients call an ODS instance."""
 
-_LONGEST = 100
+LONGEST_ODS_INSTANCE_TEXT = 100
+"""Characters of an ODS instance's name, and of its type."""
 _TAKEN = "An ODS instance or an instance with this name already exists. Choose another name."
 _CONFLICTS = {
     UNIQUE_VIOLATION: partial(InvalidError, {"Name": [_TAKEN]}),
@@ -129,7 +130,7 @@ class OdsInstances:
 
 
 def _type_errors(draft: OdsInstanceDraft) -> list[str]:
-    return text_errors("Instance Type", draft.instance_type or "", _LONGEST)
+    return text_errors("Instance Type", draft.instance_type or "", LONGEST_ODS_INSTANCE_TEXT)
 
 
 def _wanted_name(draft: OdsInstanceDraft, instance: DbInstance | None) -> str:
@@ -140,7 +141,11 @@ def _wanted_name(draft: OdsInstanceDraft, instance: DbInstance | None) -> str:
 
 async def _new_name_errors(session: AsyncSession, name: str, instance: DbInstance | None = None) -> list[str]:
     """What is wrong with `name` as the new name of an ODS instance, and of its `instance` if it has one."""
-    errors = required_text_errors("Name", name, _LONGEST) if instance is None else name_errors(name)
+    errors = (
+        required_text_errors("Name", name, LONGEST_ODS_INSTANCE_TEXT)
+        if instance is None
+        else name_errors(name)
+    )
     if errors:
         return errors
     await lock_name(session, name)

@@ -4,6 +4,9 @@ import re
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+REQUIRED_TEXT_PATTERN = r"^[^\x00]*[^\s\x00-\x1f\x85][^\x00]*$"
+"""For ECMAScript. A text that matches keeps the rules of `required_text_errors`, but perhaps its length."""
+
 
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL can hold `text`: it refuses NUL characters, and halves of characters."""

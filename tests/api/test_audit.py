@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.middleware import audit as audit_middleware
-from api.middleware.audit import AuditRecorder
+from api import audit_recorder
+from api.audit_recorder import AuditRecorder
 from embedded.polling import wait_until
 from registry.audit import AuditEntry, AuditTrail
 from settings import Settings
@@ -279,7 +279,7 @@ async def test_request_is_granted_and_one_line_tells_when_the_trail_cannot_be_wr
     api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await api.post(INSTANCES, json=NEW)).status_code == 202
-    lines = [record.getMessage() for record in caplog.records if record.name == "api.middleware.audit"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "api.audit_recorder"]
 
     assert len(lines) == 1
     assert lines[0].startswith(
@@ -381,7 +381,7 @@ async def test_entries_are_given_up_and_told_when_too_many_wait(caplog: pytest.L
 async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_middleware, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(audit_recorder, "_TIMEOUT_SECONDS", 0.05)
     trail_ = Trail()
     trail_.open.clear()
     recorder = AuditRecorder(trail_.record, nothing_old)
@@ -410,7 +410,7 @@ async def aged(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def test_old_entries_are_removed_in_batches_when_the_service_runs(
     settings: Settings, aged: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_middleware, "_COUNTING_SECONDS", 0.05)
+    monkeypatch.setattr(audit_recorder, "_COUNTING_SECONDS", 0.05)
     left = "SELECT count(*) FROM adminapi.audit"
     async with running(settings, NOBODY):
 
@@ -432,8 +432,8 @@ async def test_batch_is_small_when_old_entries_are_removed(
 async def test_pruning_is_tried_again_and_told_when_the_registry_refuses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(audit_middleware, "_COUNTING_SECONDS", 0.001)
-    monkeypatch.setattr(audit_middleware, "_COUNTS_PER_PRUNING", 1)
+    monkeypatch.setattr(audit_recorder, "_COUNTING_SECONDS", 0.001)
+    monkeypatch.setattr(audit_recorder, "_COUNTS_PER_PRUNING", 1)
     asked = asyncio.Event()
 
     async def prune() -> bool:

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.security.rate_limit import RateLimiter, subscriber
+from api.http.addresses import subscriber
+from api.security.rate_limit import RateLimiter
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api import server

@@ -397,7 +397,7 @@ async def test_reading_ends_early_when_a_document_has_no_end(
 async def test_service_is_unavailable_soon_when_the_issuer_does_not_answer(
     client: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oidc, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(oidc, "_TIMEOUT_SECONDS", 0.1)
     issuer.delay = 0.5
     started = time.monotonic()
     answers = await asyncio.gather(*(ask(client, issuer.token()) for _ in range(10)))

@@ -18,6 +18,6 @@ async def test_waiting_ends_when_it_is_cancelled_at_the_moment_of_the_answer() -
 
 
 async def test_waiting_ends_when_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temporal_calls, "PATIENCE", 0.01)
+    monkeypatch.setattr(temporal_calls, "TIMEOUT", 0.01)
     with pytest.raises(TimeoutError):
         await temporal_calls.answer_of(asyncio.get_running_loop().create_future())

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from api.security.rate_limit import subscriber
+from api.http.addresses import subscriber
 from registry.audit import AuditEntry
 
 _MOST_NETWORKS = 10

@@ -1,0 +1,62 @@
+"""What an endpoint works with, each part by its name: an endpoint declares those that it uses.
+
+Each is the part that belongs to the tenant of the request.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from temporalio.client import Client
+
+from api.instance_descriptions import InstanceDescriptions
+from api.job_dispatcher import JobDispatcher
+from api.security.grants import TokenGrants
+from api.security.registration import ClientRegistration
+from api.services import Services, services_of
+from databases.spare_pool import SparePool
+from registry.audit import AuditTrail
+from registry.education_organizations.refreshes import RefreshJobs
+from registry.education_organizations.tenant_view import TenantView
+from registry.instances.queries import InstanceQueries
+from registry.instances.store import InstanceStore
+from registry.ods_instances.parts import Contexts, Derivatives
+from registry.ods_instances.store import OdsInstances
+from settings import Settings
+from tenants.adoption import DatabaseAdoption
+from tenants.drift import DriftDetector
+
+
+def _part(choose: Callable[[Services], object]) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
+    async def read(connection: HTTPConnection) -> object:
+        return choose(services_of(connection))
+
+    return Depends(read)
+
+
+TenantNameDep = Annotated[str, _part(lambda services: services.tenant.name)]
+SettingsDep = Annotated[Settings, _part(lambda services: services.tenant.settings)]
+InstanceStoreDep = Annotated[InstanceStore, _part(lambda services: services.tenant.instances)]
+InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.tenant.queries)]
+InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
+DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
+DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
+SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
+
+OdsInstancesDep = Annotated[OdsInstances, _part(lambda services: services.ods_instances)]
+ContextsDep = Annotated[Contexts, _part(lambda services: services.contexts)]
+DerivativesDep = Annotated[Derivatives, _part(lambda services: services.derivatives)]
+RefreshJobsDep = Annotated[RefreshJobs, _part(lambda services: services.tenant.refreshes)]
+TenantViewDep = Annotated[TenantView, _part(lambda services: services.tenant_view)]
+AuditTrailDep = Annotated[AuditTrail, _part(lambda services: services.audit)]
+
+TemporalDep = Annotated[Client, _part(lambda services: services.temporal)]
+JobDispatcherDep = Annotated[JobDispatcher, _part(lambda services: services.dispatcher)]
+SweepDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.sweep)]
+"""Has the pass over pending instances begin now."""
+RefillDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.refill)]
+"""Has the pass that makes missing spares begin now."""
+
+ClientRegistrationDep = Annotated[ClientRegistration, _part(lambda services: services.registration)]
+TokenGrantsDep = Annotated[TokenGrants, _part(lambda services: services.grants)]

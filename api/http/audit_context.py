@@ -1,0 +1,42 @@
+"""What the parts of the service find out about a request, for its entry in the audit trail."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+
+@dataclass
+class AuditContext:
+    """What is known of a request so far.
+
+    Attributes:
+        client: the id of the client, once it has proven who it is.
+        instance: the id of the instance that the request is about.
+        job: the id of the job that the request has led to.
+        title: why the request was refused.
+    """
+
+    client: str | None = None
+    instance: int | None = None
+    job: str | None = None
+    title: str | None = None
+
+
+def begin_audit(connection: HTTPConnection) -> None:
+    """Give the request a context, before any other part of the service sees it."""
+    connection.scope.setdefault("state", {})["audit"] = AuditContext()
+
+
+def audit_context(connection: HTTPConnection) -> AuditContext:
+    """The context of the request."""
+    context: AuditContext = connection.scope["state"]["audit"]
+    return context
+
+
+async def _audit_context(connection: HTTPConnection) -> AuditContext:
+    return audit_context(connection)
+
+
+AuditContextDep = Annotated[AuditContext, Depends(_audit_context)]

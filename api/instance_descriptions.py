@@ -1,0 +1,97 @@
+"""Instances as clients see them: their rows, with how far their jobs are."""
+
+from collections.abc import Callable, Sequence
+
+from api.schemas.base import Waiting, paced
+from api.schemas.instances import Instance, Links, Progress, job_path
+from registry.instances.jobs import job_id
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, Operation
+from registry.storage.models import DbInstance
+
+_WAITING = "waiting for a worker"
+_PHASES = {
+    (InstanceStatus.PENDING, Operation.CREATE): _WAITING,
+    (InstanceStatus.PENDING_DELETE, Operation.DELETE): _WAITING,
+    (InstanceStatus.PENDING, Operation.RENAME): _WAITING,
+    (InstanceStatus.IN_PROGRESS, Operation.CREATE): "cloning the template",
+    (InstanceStatus.IN_PROGRESS, Operation.DELETE): "dropping the database",
+    (InstanceStatus.IN_PROGRESS, Operation.RENAME): "renaming the database",
+}
+
+
+class InstanceDescriptions:
+    """Describes instances of one tenant.
+
+    Args:
+        queries: reads their jobs.
+        workflow_url: the page of the workflow with an OdsInstanceId in the Temporal Web UI, if there is one.
+    """
+
+    def __init__(self, queries: InstanceQueries, workflow_url: Callable[[int], str | None]) -> None:
+        self._queries = queries
+        self._workflow_url = workflow_url
+
+    async def describe(self, rows: Sequence[DbInstance]) -> list[Instance]:
+        """The answers for `rows`, in their order."""
+        under_way = [row async for row in paced(rows) if _phase(row)]
+        progress = await self._progress(under_way)
+        waits = await self._waits(under_way)
+        return [self._instance(row, progress.get(row.id), waits.get(row.id)) async for row in paced(rows)]
+
+    async def describe_one(self, row: DbInstance) -> Instance:
+        """The answer for `row`."""
+        (described,) = await self.describe([row])
+        return described
+
+    async def _waits(self, rows: Sequence[DbInstance]) -> dict[int, Waiting]:
+        """What the jobs of `rows`, which are under way, wait for, by the id of their instances."""
+        if not rows:
+            return {}
+        jobs = await self._queries.waiting_jobs([job for row in rows if (job := _job_id(row))])
+        waits = {job.job_id: Waiting.model_validate(job.waiting) for job in jobs if job.waiting}
+        return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
+
+    async def _progress(self, rows: Sequence[DbInstance]) -> dict[int, Progress]:
+        """The progress of each of `rows`, which are under way, by its id."""
+        if not rows:
+            return {}
+        ages = await self._queries.job_ages([job for row in rows if (job := _job_id(row))])
+        usual = {
+            kind: await self._queries.usual_duration(*kind)
+            for kind in {(row.operation, row.database_template) for row in rows}
+        }
+        return {
+            row.id: Progress(
+                phase=_phase(row) or row.status,
+                elapsed_seconds=round(ages.get(_job_id(row) or "", 0), 3),
+                estimated_seconds=_rounded(usual[row.operation, row.database_template]),
+            )
+            async for row in paced(rows)
+        }
+
+    def _instance(self, row: DbInstance, progress: Progress | None, waiting: Waiting | None) -> Instance:
+        job = _job_id(row)
+        links = Links(
+            job=job_path(job) if job else None,
+            workflow=self._workflow_url(row.ods_instance_id) if job else None,
+        )
+        columns = Instance.model_validate(row)
+        return columns.model_copy(
+            update={"job_id": job, "progress": progress, "waiting": waiting, "links": links}
+        )
+
+
+def _phase(row: DbInstance) -> str | None:
+    return _PHASES.get((InstanceStatus(row.status), Operation(row.operation)))
+
+
+def _job_id(row: DbInstance) -> str | None:
+    """The row's last job; deleted rows that an Admin API left behind may have none."""
+    if row.ods_instance_id is None:
+        return None
+    return job_id(Operation(row.operation), row.ods_instance_id, row.job_number)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

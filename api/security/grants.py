@@ -1,0 +1,225 @@
+"""Granting bearer tokens for the credentials of clients (OAuth 2.0, RFC 6749, 4.4)."""
+
+import asyncio
+import base64
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Self
+from urllib.parse import unquote_plus
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
+
+from api.http import problems
+from api.http.audit_context import audit_context
+from api.http.parsing import FORM_TYPE, Form, documented_body
+from api.http.problems import ProblemError
+from api.security.clients import ApiClients
+from api.security.limits import ConnectLimits
+from api.security.tokens import Tokens
+from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+
+_GRANT_TYPE = "client_credentials"
+
+
+class _TokenForm(BaseModel):
+    grant_type: str = Field(json_schema_extra={"const": _GRANT_TYPE})
+    scope: str = Field(json_schema_extra={"enum": list(OAUTH_SCOPES.values())})
+    client_id: str = Field("", description="Left out with HTTP Basic authentication.")
+    client_secret: str = Field("", description="Left out with HTTP Basic authentication.")
+
+
+TOKEN_BODY = documented_body(_TokenForm, FORM_TYPE)
+
+
+class _GrantRefusal(BaseModel):
+    error: str
+    error_description: str
+
+
+def _documented_refusals() -> dict[int | str, dict[str, Any]]:
+    refusal, problem = _GrantRefusal.model_json_schema(), problems.Problem.model_json_schema()
+    schema, either = {"schema": refusal}, {"schema": {"anyOf": [refusal, problem]}}
+    return {
+        HTTPStatus.BAD_REQUEST.value: {
+            "description": "Refused, as OAuth 2.0 words it.",
+            "content": {"application/json": schema, problems.MEDIA_TYPE: either},
+        },
+        HTTPStatus.UNAUTHORIZED.value: {
+            "description": "Refused, as OAuth 2.0 words it.",
+            "content": {"application/json": schema},
+        },
+    }
+
+
+GRANT_REFUSALS = _documented_refusals()
+"""The OpenAPI description of the refusals that OAuth 2.0 defines."""
+
+
+class GrantRefusedError(ProblemError):
+    """A refusal as OAuth 2.0 words it (RFC 6749, 5.2)."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        error: str,
+        description: str,
+        headers: dict[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(status, error, headers)
+        self._refusal = {"error": error, "error_description": description}
+        self._media_type = media_type
+
+    def response(self) -> Response:
+        """The answer."""
+        return JSONResponse(self._refusal, self.status, self.headers, self._media_type)
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A request for a token; nothing of it has been judged.
+
+    Attributes:
+        grant_type: the kind of credentials that the client says it has.
+        scope: the scope that the client asks for; None if there is none of that name.
+        client_id: the client.
+        secret: its secret.
+        challenges: how the client may authenticate, for the header `WWW-Authenticate` of a refusal.
+    """
+
+    grant_type: str
+    scope: ClientScope | None
+    client_id: str
+    secret: str
+    challenges: str
+
+    @classmethod
+    async def read(cls, request: Request, form: Form) -> Self:
+        """The request as its form and its header `Authorization` have it."""
+        basic = _basic_credentials(request.headers.get("authorization", ""))
+        client_id, secret = basic or (form.get("client_id", ""), form.get("client_secret", ""))
+        return cls(
+            grant_type=form.get("grant_type", ""),
+            scope=_scope(form.get("scope", "")),
+            client_id=client_id,
+            secret=secret,
+            # As every refusal names it; a client that has used HTTP Basic is told of that as well.
+            challenges='Bearer, Basic realm="connect"' if basic else "Bearer",
+        )
+
+    def require_scope(self) -> ClientScope:
+        """The scope that the client asks for, unless the request is wrong, whichever client sent it.
+
+        Raises:
+            GrantRefusedError: another grant type, no credentials, or no scope that there is.
+        """
+        if self.grant_type != _GRANT_TYPE:
+            raise _access_denied(self.challenges)
+        if not self.client_id.strip() or not self.secret.strip():
+            raise GrantRefusedError(
+                HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
+            )
+        if self.scope is None:
+            raise _invalid_scope()
+        return self.scope
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A token that was granted.
+
+    Attributes:
+        token: the bearer token.
+        lifetime: seconds for which it is valid.
+        afterwards: what is to be done once the client has the token.
+    """
+
+    token: str
+    lifetime: int
+    afterwards: BackgroundTask | None
+
+
+class TokenGrants:
+    """Grants tokens to the clients of one tenant.
+
+    Args:
+        tenant: its name.
+        clients: verifies secrets.
+        tokens: issues tokens.
+        limits: how often an address may ask for tokens, and a client fail.
+    """
+
+    def __init__(self, tenant: str, clients: ApiClients, tokens: Tokens, limits: ConnectLimits) -> None:
+        self._tenant = tenant
+        self._clients = clients
+        self._tokens = tokens
+        self._limits = limits
+
+    def admit(self, connection: Request) -> None:
+        """Let the request pass.
+
+        Raises:
+            ProblemError: 429, the address has asked for tokens too often.
+        """
+        self._limits.admit_token(connection)
+
+    async def grant(self, connection: Request, asked: TokenRequest) -> Grant:
+        """The token that the client has asked for.
+
+        Raises:
+            GrantRefusedError: the request is wrong, the secret is, or the client may not have the scope.
+            ProblemError: 429, the client has failed too often at this address.
+        """
+        scope = asked.require_scope()
+        log_in = self._limits.log_in(connection, self._tenant, asked.client_id)
+        credentials = await self._clients.verify(asked.client_id, asked.secret, log_in)
+        if credentials is None:
+            await asyncio.sleep(log_in.delay)
+            raise _access_denied(asked.challenges)
+        audit_context(connection).client = asked.client_id
+        if not credentials.standing.scope.includes(scope):
+            raise _invalid_scope()
+        return Grant(
+            token=self._tokens.issue(asked.client_id, OAUTH_SCOPES[scope], credentials.standing.generation),
+            lifetime=self._tokens.lifetime,
+            afterwards=None
+            if credentials.use_is_noted
+            else BackgroundTask(self._clients.note_use, asked.client_id),
+        )
+
+
+def _invalid_scope() -> GrantRefusedError:
+    description = "The request is missing required scope claims or has invalid scope values"
+    return GrantRefusedError(
+        HTTPStatus.BAD_REQUEST, "invalid_scope", description, media_type=problems.MEDIA_TYPE
+    )
+
+
+def _access_denied(challenges: str) -> GrantRefusedError:
+    return GrantRefusedError(
+        HTTPStatus.UNAUTHORIZED,
+        "invalid_client",
+        "Access Denied. Please review your information and try again.",
+        headers={"WWW-Authenticate": challenges},
+    )
+
+
+def _basic_credentials(authorization: str) -> tuple[str, str] | None:
+    """Client id and secret of HTTP Basic, each of them form-encoded (RFC 6749, 2.3.1)."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (Base64Error, UnicodeDecodeError):
+        return "", ""
+    return unquote_plus(client_id), unquote_plus(secret)
+
+
+def _scope(words: str) -> ClientScope | None:
+    """The only scope that is asked for, if there is one of this name."""
+    return next((scope for scope, name in OAUTH_SCOPES.items() if words.split() == [name]), None)

@@ -1,0 +1,273 @@
+"""Handing a database over to an instance that did not make it, or that the registry has lost.
+
+Both registry and server decide whether that may be: the row of the instance on the one side, the mark (the
+comment that names an owner), owner and name of the database on the other.
+"""
+
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from databases import adoption
+from databases.adoption import Candidate
+from databases.ownership import Owner
+from registry.instances.naming import instance_named
+from registry.instances.status import Template
+from registry.instances.store import DatabaseName, LostInstance
+from registry.storage.errors import InstanceNotFoundError
+from registry.storage.models import DbInstance
+from tenants.tenant import Tenant
+
+_JOB = "adopted"
+"""Stands in the mark in place of the job that made the database."""
+
+_NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
+
+
+class DatabaseNotFoundError(Exception):
+    """The server has no database of this name."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f"there is no database {database}")
+        self.database = database
+
+
+class AdoptionRefusedError(Exception):
+    """The database cannot be handed over to the instance.
+
+    Attributes:
+        status: the status of the instance; empty if the registry has lost it.
+        obstacle: why the database cannot be handed over, and what to do about it.
+    """
+
+    def __init__(self, status: str, obstacle: str) -> None:
+        super().__init__(obstacle)
+        self.status = status
+        self.obstacle = obstacle
+
+
+@dataclass(frozen=True)
+class AdoptionCandidate:
+    """A database, and the instance that has it or would get it.
+
+    Attributes:
+        id: the instance's id; of one that the registry has lost, its OdsInstanceId.
+        name: the instance's name; empty if the registry has lost it and the database's name tells none.
+        status: the instance's status; empty if the registry has lost it.
+        ods_instance_id: the instance's OdsInstanceId.
+        database_name: the database's name.
+        owner: the role that owns the database.
+        size_bytes: the database's size; None if our role may not see it.
+        sessions: how many sessions there are on the database.
+        comment: the database's comment.
+        adopted: whether the database carries the instance's mark.
+        obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
+    """
+
+    id: int
+    name: str
+    status: str
+    ods_instance_id: int
+    database_name: str
+    owner: str
+    size_bytes: int | None
+    sessions: int
+    comment: str | None
+    adopted: bool
+    obstacle: str | None
+
+
+class DatabaseAdoption:
+    """Inspects and adopts databases for the instances of one tenant."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    async def inspect(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
+        """The database of an instance, or `database` as the instance would get it; nothing is changed.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
+            DatabaseNotFoundError: there is no such database.
+            DatabaseFaultError: the server is away, …
+        """
+        async with self._tenant.server.session() as session:
+            instance = await self._instance(session, instance_id, database)
+            if instance is None:
+                return await self._lost_instance(session, instance_id, str(database))
+            name = database or instance.database_name
+            found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
+        return _candidate(instance, name, _judged(found, instance))
+
+    async def adopt(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
+        """Write the mark of an instance on its database, or on `database`, which the registry records then.
+
+        An instance that the registry has lost is recorded again.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
+            DatabaseNotFoundError: there is no such database.
+            AdoptionRefusedError: the database is not one that the instance may get.
+            RefusedError: the instance has a job under way, or never had a database.
+            NameTakenError: another instance has a database of that name.
+            InstallationNotConfirmedError: the operator must first say that changes are meant.
+            DatabaseFaultError: the server is away, …
+        """
+        tenant = self._tenant
+        async with tenant.server.session() as session:
+            instance = await self._instance(session, instance_id, database)
+        if instance is None:
+            return await self._restore(instance_id, str(database))
+        owner, needed = self._owner(instance), await self._needed()
+        name = database or instance.database_name
+        recorded = None if database is None else self._database_name(database)
+        async with tenant.server.session() as session:
+            found = await adoption.inspect(session, owner, name, needed)
+        marked = found is not None and found.adopted
+        # Before the fence is taken, which would end the session of a running job.
+        async with tenant.instances.adopting(instance.id, marked=marked):
+            _require_adoptable(_candidate(instance, name, _judged(found, instance)))
+        async with (
+            tenant.server.fenced(owner) as session,
+            tenant.instances.adopting(instance.id, recorded, marked=marked) as row,
+        ):
+            await tenant.installation.require_confirmed(session)
+            found = await adoption.adopt(session, self._owner(row), name, needed)
+            return _require_adoptable(_candidate(row, name, found))
+
+    async def _instance(
+        self, session: asyncpg.Connection, instance_id: int, database: str | None
+    ) -> DbInstance | None:
+        """The instance; None if there is none, and a database is named that may be that of a lost one.
+
+        With a database, the id may be an OdsInstanceId: drift and the reasons of failed jobs know no other.
+        The mark of the database then tells which instance that is.
+        """
+        queries = self._tenant.queries
+        if database is None:
+            return await queries.instance(instance_id)
+        owner = await adoption.owner_of(session, database)
+        if owner is not None and owner.ods_instance_id == instance_id:
+            return await queries.marked_instance(owner.mark)
+        try:
+            return await queries.instance(instance_id)
+        except InstanceNotFoundError:
+            return None
+
+    async def _restore(self, ods_instance_id: int, database: str) -> AdoptionCandidate:
+        """Record the instance again that the registry has lost and `database` belongs to."""
+        tenant = self._tenant
+        async with tenant.server.session() as session:
+            candidate = _require_adoptable(await self._lost_instance(session, ods_instance_id, database))
+            owner = await adoption.owner_of(session, database)
+        named = instance_named(database)
+        if owner is None or named is None:
+            raise DatabaseNotFoundError(database)
+        lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
+        own = replace(owner, number=lost.number, installation=tenant.instances.installation.known_id)
+        async with tenant.server.fenced(own) as session:
+            await tenant.installation.require_confirmed(session)
+            # A comment of version 1 names no installation: from now on, it is this one's.
+            await adoption.adopt(session, own, database, await self._needed())
+            row = await tenant.instances.restore_lost(lost, self._database_name(database))
+        return replace(candidate, id=row.id, name=row.name, status=row.status, adopted=True)
+
+    async def _lost_instance(
+        self, session: asyncpg.Connection, ods_instance_id: int, database: str
+    ) -> AdoptionCandidate:
+        """The database of an instance that the registry does not know, as the instance would get it."""
+        owner = await adoption.owner_of(session, database)
+        found = await adoption.inspect(session, owner, database, await self._needed()) if owner else None
+        if owner is None or found is None:
+            raise InstanceNotFoundError(ods_instance_id)
+        named = instance_named(database)
+        return AdoptionCandidate(
+            id=ods_instance_id,
+            name=named[0] if named else "",
+            status="",
+            ods_instance_id=owner.ods_instance_id,
+            database_name=database,
+            owner=found.owner,
+            size_bytes=found.size_bytes,
+            sessions=found.sessions,
+            comment=found.comment,
+            adopted=False,
+            obstacle=await self._obstacle_of_lost(owner, ods_instance_id, named) or found.obstacle,
+        )
+
+    async def _obstacle_of_lost(
+        self, owner: Owner, ods_instance_id: int, named: tuple[str, Template] | None
+    ) -> str | None:
+        """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
+        queries = self._tenant.queries
+        installation = (await self._tenant.instances.installation.state()).id
+        if owner.ods_instance_id != ods_instance_id:
+            return f"It belongs to the instance with the OdsInstanceId {owner.ods_instance_id}."
+        if owner.tenant != self._tenant.name or owner.installation not in {None, installation}:
+            return f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
+        if await queries.known_marks([owner.mark]):
+            return (
+                "The registry knows its instance, under another id, or as deleted. If it is deleted, drop the"
+                " database, or remove its comment (COMMENT ON DATABASE … IS NULL)."
+            )
+        if (taken_by := await queries.holder_of(ods_instance_id)) is not None:
+            return (
+                f"The OdsInstanceId {ods_instance_id} was given to '{taken_by}' since the registry lost the"
+                " instance. Remove the comment of the database (COMMENT ON DATABASE … IS NULL), and let the"
+                " ODS/API route to it under another id: POST /v2/odsInstances."
+            )
+        return _NO_INSTANCES_NAME if named is None else None
+
+    def _database_name(self, database: str) -> DatabaseName:
+        return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
+
+    def _owner(self, instance: DbInstance) -> Owner:
+        """The instance, at the latest attempt that the registry knows to have published its database."""
+        number, attempt = instance.publication
+        return Owner(
+            self._tenant.name,
+            instance.ods_instance_id,
+            _JOB,
+            str(instance.mark),
+            number,
+            attempt,
+            self._tenant.instances.installation.known_id,
+        )
+
+    async def _needed(self) -> set[str]:
+        """Databases that are no instance's: the templates and the registry."""
+        return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
+
+
+def _judged(found: Candidate | None, instance: DbInstance) -> Candidate | None:
+    """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
+
+    On a server may be the registries of other tenants, of the same role: none shall be dropped as a database.
+    """
+    if found is None or found.obstacle or found.adopted or found.name == instance.database_name:
+        return found
+    return found if instance_named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
+
+
+def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:
+    if candidate.obstacle:
+        raise AdoptionRefusedError(candidate.status, candidate.obstacle)
+    return candidate
+
+
+def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> AdoptionCandidate:
+    if found is None:
+        raise DatabaseNotFoundError(database)
+    return AdoptionCandidate(
+        id=instance.id,
+        name=instance.name,
+        status=instance.status,
+        ods_instance_id=instance.ods_instance_id,
+        database_name=found.name,
+        owner=found.owner,
+        size_bytes=found.size_bytes,
+        sessions=found.sessions,
+        comment=found.comment,
+        adopted=found.adopted,
+        obstacle=found.obstacle,
+    )
