@@ -19,7 +19,16 @@ from api.dependencies import (
     SettingsDep,
 )
 from api.http.audit_context import AuditContextDep
-from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Limit, Offset, Properties, documented_body
+from api.http.parsing import (
+    BODY_REFUSALS,
+    DEFAULT_LIMIT,
+    Count,
+    JsonObject,
+    Limit,
+    Offset,
+    Properties,
+    documented_body,
+)
 from api.http.problems import ProblemError
 from api.schemas.instances import Instance
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
@@ -77,7 +86,7 @@ class Selection:
     """Which instances a list shows; the filters are exact."""
 
     offset: Offset = 0
-    limit: Limit = 25
+    limit: Limit = DEFAULT_LIMIT
     id: Count | None = None
     name: str | None = None
 

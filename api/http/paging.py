@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query
 
-from api.http.parsing import Limit, Offset
+from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
 from api.http.problems import ProblemError
 from registry.storage.listing import Listing, Page
 
@@ -17,7 +17,7 @@ def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dep
 
     async def read(
         offset: Offset = 0,
-        limit: Limit = 25,
+        limit: Limit = DEFAULT_LIMIT,
         order_by: Annotated[
             str, Query(alias="orderBy", description=f"One of {', '.join(listing.words)}, in any case.")
         ] = "",

@@ -44,6 +44,8 @@ _LONGEST_NUMBER = 100
 Count = Annotated[int, Query(ge=0, le=MAX_INT32)]
 Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 """Rows of a list to leave out. PostgreSQL reads each of them."""
+DEFAULT_LIMIT = 25
+"""Rows of a list that are shown unless the client says how many."""
 Limit = Annotated[int, Query(ge=0, le=10_000)]
 """Rows of a list to show. Clients that want them all ask for 10,000."""
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 
 from api.dependencies import AuditTrailDep
 from api.http import problems
-from api.http.parsing import Limit, Offset
+from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
 from api.schemas.base import ResponseModel, UtcTime, list_response, paced
 from api.security.tokens import bearer_token
 
@@ -34,7 +34,7 @@ class AuditAnswer(ResponseModel):
     response_model=list[AuditAnswer],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
-async def list_audit(audit: AuditTrailDep, offset: Offset = 0, limit: Limit = 25) -> Response:
+async def list_audit(audit: AuditTrailDep, offset: Offset = 0, limit: Limit = DEFAULT_LIMIT) -> Response:
     """A page of what was asked, the newest first.
 
     Refusals of callers who have not proven who they are have one entry a minute and network of addresses:
