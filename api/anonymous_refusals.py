@@ -1,4 +1,4 @@
-"""Refusals of callers who have not proven who they are: counted, so that they cannot fill the audit trail."""
+"""Refusals of unauthenticated requests: counted, so that they cannot fill the audit trail."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """Writing entries of the audit trail after requests were answered, so that no request waits for it.
 
-Refusals of callers who have not proven who they are are counted: one entry a minute and network says how
-many there were.
+Refusals of unauthenticated requests are counted: one entry a minute and network says how many there
+were.
 """
 
 import asyncio

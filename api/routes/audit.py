@@ -37,7 +37,7 @@ class AuditAnswer(ResponseModel):
 async def list_audit(audit: AuditTrailDep, offset: Offset = 0, limit: Limit = DEFAULT_LIMIT) -> Response:
     """A page of what was asked, the newest first.
 
-    Refusals of callers who have not proven who they are have one entry a minute and network of addresses:
+    Refusals of unauthenticated requests have one entry a minute and network of addresses:
     the last of them, and in `omitted` how many there were before it.
     """
     rows = await audit.page(offset=offset, limit=limit)

@@ -1,4 +1,4 @@
-"""What holds for the clients that send requests, remembered for a few seconds."""
+"""A cache of the scope and generation of clients, which every request is checked against."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from time import monotonic
 from registry.clients.store import Standing
 
 FRESH_SECONDS = 3
-"""How old what is remembered may be. A client that was disabled is refused after that."""
+"""How old an entry may be. A client that was disabled is refused after that."""
 _TRUSTED_SECONDS = 5
 """The same, while the registry cannot be asked."""
 _REMEMBERED = 10_000
@@ -22,7 +22,7 @@ class _Known:
 
 
 class Standings:
-    """Asks the registry what holds for a client, once for all requests that want to know it.
+    """Asks the registry for a client's standing, once for all requests of the client at a time.
 
     Args:
         ask: asks the registry.
@@ -41,9 +41,9 @@ class Standings:
         return len(self._known)
 
     async def find(self, client_id: str, since: float) -> Standing | None:
-        """What held for the client at `since`, a time of the clock, or later; None if it may not have tokens.
+        """The client's standing at `since`, a time of the clock, or later; None if it may not have tokens.
 
-        While the registry cannot be asked, what is known counts a little longer; then its fault is raised.
+        While the registry cannot be asked, an entry counts for five seconds; then its fault is raised.
         """
         while (known := self._known.get(client_id)) is None or known.asked_at < since:
             asking = self._refreshing(client_id)

@@ -1,4 +1,4 @@
-"""Registering API clients, and the proof that one of them is asking."""
+"""API clients: registering them, and verifying their secrets."""
 
 import asyncio
 import logging
