@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
+from activities.databases import owner_of
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
 from registry.instances.status import Operation
+from registry.storage.models import DbInstance
 from settings import Settings
 from tests.unit.example import JOB
 
@@ -23,6 +25,28 @@ def test_workflow_is_named_alike_when_only_tenant_and_id_are_known() -> None:
 
 def test_jobs_of_an_instance_share_a_workflow_id_when_they_follow_each_other() -> None:
     assert replace(JOB, operation=Operation.DELETE, number=4, attempt=1).workflow_id == JOB.workflow_id
+
+
+@pytest.mark.parametrize(
+    ("operation", "known", "publication"),
+    [
+        (Operation.CREATE, (None, None), (3, 2)),
+        (Operation.RENAME, (None, None), (3, 2)),
+        (Operation.RENAME, (1, 1), (3, 2)),  # after a delete that failed
+        (Operation.DELETE, (1, 4), (1, 4)),
+        (Operation.DELETE, (1, None), (1, 0)),
+        (Operation.DELETE, (None, None), (3, 2)),  # requested before that was recorded
+    ],
+)
+def test_job_and_its_row_name_the_same_last_publication_when_deletes_publish_nothing(
+    operation: Operation, known: tuple[int | None, int | None], publication: tuple[int, int]
+) -> None:
+    number, attempt = known
+    job = replace(JOB, operation=operation, number=3, attempt=2, known_number=number, known_attempt=attempt)
+    row = DbInstance(operation=operation, job_number=3, attempt=2, known_number=number, known_attempt=attempt)
+    assert job.publication == row.publication == publication
+    owner = owner_of(job)
+    assert owner.publication == publication
 
 
 @pytest.mark.parametrize(
