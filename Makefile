@@ -28,7 +28,7 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
 test-postgres: setup  ## the tests that need PgBouncer: apt-get install pgbouncer

@@ -7,30 +7,59 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from embedded import seeding
-from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
-from registry.migrations import upgrade
 from settings import Settings
 from temporal.job_starter import JobStarter
 from temporal.namespace import register_search_attributes
 from tenants.tenant import Tenant, open_tenants
+from tests import registries
 from tests.servers import (
-    MINIMAL_TEMPLATE,
     NUMBERS,
     SAMPLE_TEMPLATE,
-    SERVICE_PASSWORD,
-    TOKEN_HOLDER,
     development_server,
     make_settings,
+    seeded_postgres,
     service_dsn,
-    session,
 )
 from worker import WORKERS
+
+_SLOWEST_FIRST = (
+    *("embedded", "chaos", "faults", "end_to_end", "api", "deployment", "postgres"),
+    *("benchmarks", "workflows", "unit"),
+)
+"""Folders, so that in the end no process of pytest waits for long for another."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        order = {folder: place for place, folder in enumerate(_SLOWEST_FIRST)}
+        items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """A file's tests run in one process; those that share the embedded stack, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return _STACK if file in _STACK_FILES else file
+
+
+_STACK = "tests/embedded"
+_STACK_FILES = {
+    f"{_STACK}/test_{name}.py"
+    for name in ("audit_command", "client_command", "command_line", "demo", "embedded_stack")
+}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,15 +69,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
     """PostgreSQL 18 with the service role and both templates."""
-    folder = tmp_path_factory.mktemp("postgres")
-    server = EmbeddedPostgres(
-        folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", "autovacuum": "off"}
-    )
-    async with server:
-        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
-        service = service_dsn(server, "postgres")
-        await seeding.ensure_template(service, MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS)
-        await seeding.ensure_template(service, SAMPLE_TEMPLATE, seeding.SAMPLE_SCRIPTS)
+    async with seeded_postgres(tmp_path_factory.mktemp("postgres"), autovacuum="off") as server:
+        await seeding.ensure_template(
+            service_dsn(server, "postgres"), SAMPLE_TEMPLATE, seeding.SAMPLE_SCRIPTS
+        )
         yield server
 
 
@@ -61,39 +85,22 @@ async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]
 
 
 @pytest.fixture(scope="session")
-async def migrated_registry(postgres: EmbeddedPostgres) -> str:
-    """A registry database with tables and one client, to be cloned for each test."""
-    name = "EdFi_Admin_migrated"
-    async with session(service_dsn(postgres, "postgres")) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    await upgrade(service_dsn(postgres, name))
-    async with session(service_dsn(postgres, name)) as connection:
-        await connection.execute(TOKEN_HOLDER)
-    return name
+async def prepared_postgres(postgres: EmbeddedPostgres) -> EmbeddedPostgres:
+    """The server, ready for `registries.clone`."""
+    await registries.prepare(postgres)
+    return postgres
 
 
 @pytest.fixture
-async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[str]:
+async def registry_dsn(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A registry of the test's own; its OdsInstanceIds and its spares are no other test's."""
-    number = next(NUMBERS)
-    name = f"EdFi_Admin_{number}"
-    maintenance = service_dsn(postgres, "postgres")
-    async with session(maintenance) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_registry}"')
-    dsn = service_dsn(postgres, name)
-    async with session(dsn) as connection:
-        await connection.execute(
-            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number * 100_000}"
-        )
-        await connection.execute("UPDATE adminapi.installation SET id = gen_random_uuid()")
-    yield dsn
-    async with session(maintenance) as connection:
-        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    async with registries.cloned(prepared_postgres) as dsn:
+        yield dsn
 
 
 @pytest.fixture
 def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
-    """Settings as an operator would give them, with task queues of the test's own and little patience."""
+    """Settings as an operator would give them, with task queues of the test's own and short timeouts."""
     return make_settings(postgres, registry_dsn)
 
 

@@ -17,6 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from embedded import seeding
+from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from embedded.temporal_server import DYNAMIC_CONFIG
 from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
@@ -33,8 +34,6 @@ SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
 
 INSTALLATION = str(uuid.uuid4())
 """Of schedules that tests set by themselves."""
-TOKEN_HOLDER = "INSERT INTO adminapi.applications (clientid, generation) VALUES ('a-client', NULL)"
-"""Adds the client for which tests issue tokens themselves: `a-client`, which has no secret."""
 
 NUMBERS = itertools.count(1)
 """For names, ids and queues that no other test uses."""
@@ -96,6 +95,24 @@ def _text(value: object) -> str:
 
 
 @asynccontextmanager
+async def seeded_postgres(folder: Path, **settings: str) -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL server of the caller's own, with the service role and the template `Minimal`.
+
+    Args:
+        folder: where it has its data.
+        settings: further run-time parameters.
+    """
+    async with EmbeddedPostgres(
+        folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", **settings}
+    ) as server:
+        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
+        await seeding.ensure_template(
+            service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
+        )
+        yield server
+
+
+@asynccontextmanager
 async def development_server() -> AsyncIterator[Client]:
     """A Temporal development server of the caller's own."""
     environment = await WorkflowEnvironment.start_local(
@@ -150,7 +167,7 @@ async def session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def in_use(admin: asyncpg.Connection, server: EmbeddedPostgres, template: str) -> AsyncIterator[None]:
-    """Somebody works on the template: PostgreSQL waits for that session before it copies."""
+    """Another session works on the template: PostgreSQL waits for that session before it copies."""
     await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
     try:
         async with session(server.dsn(template)):

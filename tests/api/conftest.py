@@ -9,10 +9,11 @@ from temporalio.client import Client
 
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
+from tests import registries
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.servers import NUMBERS, TOKEN_HOLDER, make_settings, service_dsn, session
+from tests.servers import make_settings, session
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ _TABLES = (
 
 
 @pytest.fixture(scope="session")
-async def api_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+async def api_registry(prepared_postgres: EmbeddedPostgres) -> str:
     """A registry for all these tests, one after the other: cheaper than one for each of so many."""
-    return await _registry(postgres, migrated_registry, "EdFi_Admin_api")
+    return await registries.clone(prepared_postgres, "EdFi_Admin_api")
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ async def registry_dsn(api_registry: str) -> str:
 
 
 @pytest.fixture(scope="session")
-async def second_api_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+async def second_api_registry(prepared_postgres: EmbeddedPostgres) -> str:
     """The registry of a second tenant."""
-    return await _registry(postgres, migrated_registry, "EdFi_Admin_second_api")
+    return await registries.clone(prepared_postgres, "EdFi_Admin_second_api")
 
 
 @pytest.fixture
@@ -60,33 +61,23 @@ async def second_registry_dsn(second_api_registry: str) -> str:
 async def _emptied(registry: str) -> str:
     async with session(registry) as connection:
         await connection.execute(f"TRUNCATE {_TABLES} CASCADE")
-        await connection.execute(TOKEN_HOLDER)
+        await connection.execute(registries.TOKEN_HOLDER)
         await connection.execute("UPDATE adminapi.registration SET openuntil = NULL")
     return registry
 
 
 @pytest.fixture(scope="session")
-async def idle_settings(postgres: EmbeddedPostgres, migrated_registry: str) -> Settings:
+async def idle_settings(prepared_postgres: EmbeddedPostgres) -> Settings:
     """Settings of an API whose registry stays empty."""
-    idle = await _registry(postgres, migrated_registry, "EdFi_Admin_idle")
-    return make_settings(postgres, idle, rate_limiting=False)
-
-
-async def _registry(postgres: EmbeddedPostgres, template: str, name: str) -> str:
-    async with session(service_dsn(postgres, "postgres")) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    dsn = service_dsn(postgres, name)
-    async with session(dsn) as connection:
-        first = next(NUMBERS) * 100_000
-        await connection.execute(f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first}")
-    return dsn
+    idle = await registries.clone(prepared_postgres, "EdFi_Admin_idle")
+    return make_settings(prepared_postgres, idle, rate_limiting=False)
 
 
 @pytest.fixture(scope="session")
-async def contract(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[Server]:
+async def contract(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
     """One API in a process of its own, for tests that send bytes; each uses names that no other does."""
-    registry = await _registry(postgres, migrated_registry, "EdFi_Admin_contract")
-    async with server.serving(make_settings(postgres, registry, rate_limiting=False)) as started:
+    registry = await registries.clone(prepared_postgres, "EdFi_Admin_contract")
+    async with server.serving(make_settings(prepared_postgres, registry, rate_limiting=False)) as started:
         yield started
 
 
@@ -109,7 +100,7 @@ async def idle_api(idle_app: FastAPI, idle_settings: Settings) -> AsyncIterator[
         yield client
 
 
-_SETTLED_ROWS = """
+_FILLED_ROWS = """
 INSERT INTO dbo.odsinstances VALUES (1, 'b', 'Minimal', 's'), (2, 'B', 'Minimal', 's'), (3, 'a', NULL, 's');
 INSERT INTO dbo.odsinstancecontexts
     VALUES (1, 2, 'a', '4'), (2, 1, U&'\\FFFF', '1'), (3, 2, 'B', '2'), (4, 1, U&'\\+010000', '3');
@@ -119,12 +110,12 @@ INSERT INTO dbo.odsinstancederivatives
 
 
 @pytest.fixture(scope="session")
-async def settled_api(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[httpx.AsyncClient]:
+async def filled_api(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API whose registry has some rows, for requests that only read or are refused."""
-    registry = await _registry(postgres, migrated_registry, "EdFi_Admin_settled")
+    registry = await registries.clone(prepared_postgres, "EdFi_Admin_filled")
     async with session(registry) as connection:
-        await connection.execute(_SETTLED_ROWS)
-    settings = make_settings(postgres, registry, rate_limiting=False)
+        await connection.execute(_FILLED_ROWS)
+    settings = make_settings(prepared_postgres, registry, rate_limiting=False)
     headers = bearer(settings, lifetime=3600)
     async with running(settings, NOBODY) as app, client_of(app, headers=headers) as client:
         yield client

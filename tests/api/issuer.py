@@ -72,7 +72,7 @@ class Issuer:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Serve until the end of the block; nobody answers after that."""
+        """Serve until the end of the block; there are no answers after that."""
         thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

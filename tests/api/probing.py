@@ -10,7 +10,7 @@ from time import perf_counter
 @contextmanager
 def probing(port: int) -> Iterator[list[float]]:
     """How many seconds each small request takes that is sent during the block, one after the other."""
-    taken: list[float] = []
+    durations: list[float] = []
     stop = Event()
 
     def probe() -> None:
@@ -19,13 +19,13 @@ def probing(port: int) -> Iterator[list[float]]:
             started = perf_counter()
             connection.request("GET", "/")
             connection.getresponse().read()
-            taken.append(perf_counter() - started)
+            durations.append(perf_counter() - started)
         connection.close()
 
     thread = Thread(target=probe)
     thread.start()
     try:
-        yield taken
+        yield durations
     finally:
         stop.set()
         thread.join()

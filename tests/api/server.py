@@ -3,12 +3,9 @@
 import asyncio
 import json
 import os
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Self
 
@@ -17,6 +14,7 @@ import httpx
 from embedded.polling import wait_until
 from embedded.ports import free_port
 from settings import Settings
+from tests import preloaded
 from tests.api.service import NOBODY
 from tests.servers import ENCRYPTION_KEY, TOKEN_KEY
 
@@ -44,16 +42,11 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-async def start(
-    port: int, variables: Mapping[str, str], *options: str, output: int | IO[bytes] = PIPE
-) -> Process:
-    arguments = (
-        *("-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port)),
-        *("--http", "api.http.server_protocol:TimedProtocol", *options),
-    )
-    root = Path(__file__).parents[2]
-    return await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=variables, cwd=root, stdout=output, stderr=output
+def command(port: int) -> tuple[str, ...]:
+    """The module that serves the API, and its arguments."""
+    return (
+        *("uvicorn", "--factory", "api.app:create_app", "--port", str(port)),
+        *("--http", "api.http.server_protocol:TimedProtocol"),
     )
 
 
@@ -80,7 +73,7 @@ class ResponseModel:
 class Server:
     """A server that serves."""
 
-    def __init__(self, port: int, process: Process, settings: Settings, log: IO[bytes]) -> None:
+    def __init__(self, port: int, process: preloaded.Process, settings: Settings, log: IO[bytes]) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.settings = settings
@@ -125,7 +118,9 @@ async def serving(settings: Settings, *options: str, **changes: str | None) -> A
     """A server that serves, with further `options` of uvicorn, and `changes` of its environment."""
     port = free_port()
     with TemporaryFile() as log:
-        process = await start(port, environment(settings, **changes), *options, output=log)
+        process = await preloaded.start(
+            *command(port), *options, env=environment(settings, **changes), stdout=log, stderr=log
+        )
         server = Server(port, process, settings, log)
         try:
             await wait_until(server.serves, 20)

@@ -1,4 +1,4 @@
-"""Databases that somebody else made, handed over to instances."""
+"""Databases that the service did not make, handed over to instances."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Case:
         self.id = instance_id
         self.owner = owner
         self.database = database
-        self.looking = f"{INSTANCES}/{instance_id}/database"
+        self.inspecting = f"{INSTANCES}/{instance_id}/database"
         self.adopting = f"{INSTANCES}/{instance_id}/adopt"
 
     async def comment(self) -> str | None:
@@ -61,7 +61,7 @@ async def test_everything_is_shown_when_a_database_could_be_adopted(
     api: httpx.AsyncClient, case: Case, postgres: EmbeddedPostgres, name: str
 ) -> None:
     async with session(postgres.dsn(case.database)):
-        answer = await api.get(case.looking)
+        answer = await api.get(case.inspecting)
 
     assert answer.status_code == 200
     shown = answer.json()
@@ -90,7 +90,7 @@ async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
         assert (answer.status_code, answer.json()["adopted"]) == (200, True)
         assert case.owner.owns(await case.comment())
     assert case.database not in str(await tenant.drift.detect())
-    assert (await api.get(case.looking)).json()["obstacle"] is None
+    assert (await api.get(case.inspecting)).json()["obstacle"] is None
 
 
 async def test_adoption_is_refused_when_the_server_is_not_the_one_that_the_installation_knows(
@@ -186,7 +186,7 @@ async def test_database_is_left_alone_and_the_reason_told_when_there_is_an_obsta
     await case.admin.execute(statement.replace("{literal}", f"'{case.database}'"))
     before = await case.comment()
     try:
-        shown, refused = await api.get(case.looking), await api.post(case.adopting)
+        shown, refused = await api.get(case.inspecting), await api.post(case.adopting)
     finally:
         await case.admin.execute(
             "UPDATE pg_database SET datistemplate = false WHERE datname = $1", case.database
@@ -228,7 +228,7 @@ async def test_one_of_two_registries_gets_the_database_when_both_adopt_it_at_onc
 
 @asynccontextmanager
 async def blocked(case: Case) -> AsyncIterator[None]:
-    """Nobody can comment the database meanwhile."""
+    """No other session can comment the database meanwhile."""
     async with case.admin.transaction():
         await case.admin.execute(f'COMMENT ON DATABASE "{case.database}" IS NULL')
         yield
@@ -263,7 +263,7 @@ async def test_adoption_is_unavailable_when_the_server_is_away(
     postgres: EmbeddedPostgres, registry_dsn: str, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
     job = await bring_to(instances, job_store, "Completed", name)
-    away = make_settings(postgres, registry_dsn, master_dsn="postgresql://nobody@127.0.0.1:1/postgres")
+    away = make_settings(postgres, registry_dsn, master_dsn="postgresql://service@127.0.0.1:1/postgres")
     async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as api:
         for answer in (
             await api.get(f"{INSTANCES}/{job.instance_id}/database"),
@@ -289,7 +289,7 @@ class TestAnotherName:
     async def test_registry_calls_the_database_so_and_routes_there_when_it_is_adopted(
         self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, tenant: Tenant
     ) -> None:
-        assert (await api.get(case.looking, params={"databaseName": renamed})).json()["adopted"]
+        assert (await api.get(case.inspecting, params={"databaseName": renamed})).json()["adopted"]
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
         assert (await queries.instance(case.id)).database_name == renamed
@@ -447,7 +447,7 @@ async def test_database_is_left_alone_when_no_instance_could_have_made_one_of_it
     name = f"EdFi_Admin_of_another_tenant_{case.id}"
     await case.admin.execute(f'CREATE DATABASE "{name}" OWNER {seeding.SERVICE_ROLE}')
     try:
-        shown = await api.get(case.looking, params={"databaseName": name})
+        shown = await api.get(case.inspecting, params={"databaseName": name})
         refused = await api.post(case.adopting, json={"databaseName": name})
         row = await row_of(case.admin, name)
     finally:

@@ -26,7 +26,7 @@ INSERT INTO dbo.applications (applicationid, applicationname, vendor_vendorid, c
     VALUES (1, 'A SIS', 7, 'SIS Vendor'), (2, NULL, NULL, NULL), (3, 'Elsewhere', 7, 'SIS Vendor');
 INSERT INTO dbo.apiclients (apiclientid, isapproved, application_applicationid)
     VALUES (11, true, 1), (12, true, 1), (21, true, 2), (22, false, 2), (31, true, 3), (41, true, NULL);
-INSERT INTO dbo.odsinstances VALUES (1, 'one'), (2, 'two'), (3, 'nobody''s');
+INSERT INTO dbo.odsinstances VALUES (1, 'one'), (2, 'two'), (3, 'no application''s');
 INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)
     VALUES (11, 1), (12, 1), (12, 2), (21, 1), (31, 2), (41, 1);
 """

@@ -1,4 +1,4 @@
-"""The audit trail: what is written, for whom, and that writing it holds nobody up."""
+"""The audit trail: what is written, for whom, and that writing it holds up no request."""
 
 import asyncio
 import json
@@ -27,10 +27,10 @@ AUDIT = "/v2/audit"
 INSTANCES = "/v2/dbInstances"
 NEW = {"name": "Audited", "databaseTemplate": "Minimal"}
 SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
-REGISTRATION = {"ClientId": "somebody", "ClientSecret": SECRET, "DisplayName": "Some Body"}
+REGISTRATION = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "An app"}
 GRANT = {
     "grant_type": "client_credentials",
-    "client_id": "somebody",
+    "client_id": "an-app",
     "client_secret": SECRET,
     "scope": "edfi_admin_api/full_access",
 }
@@ -129,7 +129,7 @@ async def test_client_is_written_when_its_token_has_not_the_scope(
     assert (entry["client"], entry["status"]) == ("a-client", 403)
 
 
-async def test_nothing_is_written_when_somebody_reads(
+async def test_nothing_is_written_when_a_client_reads(
     api: httpx.AsyncClient, stranger: httpx.AsyncClient
 ) -> None:
     for path in (INSTANCES, f"{INSTANCES}/1", "/v2/odsInstances", AUDIT, f"{INSTANCES}?limit=-1"):
@@ -147,8 +147,8 @@ async def test_client_is_written_when_it_registers_and_gets_a_token(
     await stranger.post("/connect/token", data=GRANT | {"client_secret": "wrong"})
     refused, issued, registered = await entries(api)
 
-    assert (registered["client"], registered["status"]) == ("somebody", 200)
-    assert (issued["client"], issued["status"]) == ("somebody", 200)
+    assert (registered["client"], registered["status"]) == ("an-app", 200)
+    assert (issued["client"], issued["status"]) == ("an-app", 200)
     # Not who it says it is: that was not proven.
     assert (refused["client"], refused["status"], refused["title"]) == (None, 401, "invalid_client")
 
@@ -161,7 +161,7 @@ async def test_no_secret_is_written_wherever_a_request_has_it(
         token = client.headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
         await client.post("/connect/register", **form)  # type: ignore[arg-type] # httpx's own
         await client.post("/connect/token", data=GRANT, params={"client_secret": SECRET})
-        await client.post("/connect/token", data=GRANT, auth=("somebody", SECRET))
+        await client.post("/connect/token", data=GRANT, auth=("an-app", SECRET))
         await client.post(INSTANCES, json=NEW | {"name": SECRET}, params={"password": SECRET})
         await client.post(INSTANCES, json=NEW, headers={"X-Secret": SECRET, "Cookie": f"a={SECRET}"})
         await client.delete(f"{INSTANCES}/1?token={token}#{token}")
@@ -297,7 +297,7 @@ async def without_jobs(registry_dsn: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("without_jobs")
-async def test_fault_is_written_when_nobody_foresaw_it(api: httpx.AsyncClient) -> None:
+async def test_fault_is_written_when_it_was_not_foreseen(api: httpx.AsyncClient) -> None:
     assert (await api.post(INSTANCES, json=NEW)).status_code == 500
     (entry,) = await entries(api)
     assert (entry["status"], entry["title"]) == (500, "Internal server error")

@@ -88,7 +88,7 @@ async def get(client: httpx.AsyncClient, bearer_token: str) -> httpx.Response:
     "changes",
     [
         {"key": b"another key, of thirty-two bytes"},
-        {"iss": "somebody else"},
+        {"iss": "another issuer"},
         {"aud": "something else"},
         {"exp": 1},
         *({claim: None} for claim in ("iss", "aud", "sub", "scope", "iat", "exp", "tenant")),

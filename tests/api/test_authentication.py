@@ -140,7 +140,7 @@ async def test_secret_is_accepted_when_it_is_strong(contract: Server, secret: st
     assert (await post(contract, REGISTER, registration(ClientSecret=secret))).status == 200
 
 
-async def test_id_already_exists_when_somebody_has_it(contract: Server, client_id: str) -> None:
+async def test_id_already_exists_when_another_client_has_it(contract: Server, client_id: str) -> None:
     told = faults(await post(contract, REGISTER, registration(ClientId=client_id)))
 
     assert set(told) == {"ClientId"}
@@ -226,7 +226,7 @@ async def test_access_is_denied_when_the_grant_type_is_another(
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"client_id": "nobody"}, {"client_id": "NUL \x00"}, {"client_id": "CLIENT"}),
+        *({"client_id": "unknown"}, {"client_id": "NUL \x00"}, {"client_id": "CLIENT"}),
         {"client_secret": f"{SECRET}x"},
     ],
 )

@@ -29,7 +29,7 @@ READ_ONLY = "edfi_admin_api/readonly_access"
 BAD_SCOPE = "The request is missing required scope claims or has invalid scope values"
 SECRET = new_secret()
 INSTANCES = "/v2/dbInstances"
-REGISTRATION = {"ClientId": "somebody", "ClientSecret": SECRET, "DisplayName": "Some Body"}
+REGISTRATION = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "An app"}
 OPERATOR = "operator@host"
 
 
@@ -56,7 +56,7 @@ async def operator(registry_dsn: str) -> AsyncIterator[ClientAdministration]:
 @pytest.fixture
 async def client(operator: ClientAdministration, hashed: str) -> str:
     """A client that may do everything."""
-    return (await operator.add(NewClient("somebody", "Some Body"), hashed)).client_id
+    return (await operator.add(NewClient("an-app", "An app"), hashed)).client_id
 
 
 @pytest.fixture
@@ -223,9 +223,9 @@ async def _expire(operator: ClientAdministration, rows: asyncpg.Connection) -> N
 
 
 ENDS: dict[str, Callable[[ClientAdministration, asyncpg.Connection], Awaitable[object]]] = {
-    "disabled": lambda operator, _: operator.disable("somebody"),
-    "rotated": lambda operator, _: operator.rotate("somebody", SecretHasher().hash(new_secret())),
-    "removed": lambda operator, _: operator.remove("somebody"),
+    "disabled": lambda operator, _: operator.disable("an-app"),
+    "rotated": lambda operator, _: operator.rotate("an-app", SecretHasher().hash(new_secret())),
+    "removed": lambda operator, _: operator.remove("an-app"),
     "expired": _expire,
 }
 
@@ -290,7 +290,7 @@ async def test_token_without_generation_counts_when_its_client_never_had_one(
 async def test_token_without_generation_is_refused_when_its_client_has_one_or_there_is_none(
     stranger: httpx.AsyncClient, settings: Settings, client: str
 ) -> None:
-    for client_id in (client, "nobody"):
+    for client_id in (client, "unknown"):
         headers = {"Authorization": f"Bearer {tokens(settings).issue(client_id)}"}
         assert await status(stranger, headers) == 401
 
@@ -298,7 +298,7 @@ async def test_token_without_generation_is_refused_when_its_client_has_one_or_th
 async def test_request_is_unavailable_when_the_registry_cannot_tell_whether_the_client_is_there(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dsn = SecretStr("postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin")
+    dsn = SecretStr("postgresql://service:a-password@127.0.0.1:1/EdFi_Admin")
     away = settings.model_copy(update={"admin_dsn": dsn})
     async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as api:
         answer = await api.post("/v2/sweep")
@@ -335,20 +335,20 @@ async def test_client_lasts_as_long_as_was_said_when_it_was_added(
 async def test_every_change_is_in_the_audit_trail_without_secrets_when_the_operator_makes_it(
     operator: ClientAdministration, rows: asyncpg.Connection, hashed: str
 ) -> None:
-    await operator.add(NewClient("somebody", "Some Body", ClientScope.READ_ONLY), hashed)
-    await operator.disable("somebody")
-    await operator.enable("somebody")
-    await operator.rotate("somebody", hashed)
-    await operator.remove("somebody")
+    await operator.add(NewClient("an-app", "An app", ClientScope.READ_ONLY), hashed)
+    await operator.disable("an-app")
+    await operator.enable("an-app")
+    await operator.rotate("an-app", hashed)
+    await operator.remove("an-app")
     told = await audited(rows)
     assert [path for _, _, path in told] == [
-        "ods client add somebody --scope read_only",
-        *(f"ods client {verb} somebody" for verb in ("disable", "enable", "rotate", "remove")),
+        "ods client add an-app --scope read_only",
+        *(f"ods client {verb} an-app" for verb in ("disable", "enable", "rotate", "remove")),
     ]
     assert {(client, address) for client, address, _ in told} == {("command line", OPERATOR)}
 
 
-LAST_USED = "SELECT lastusedat FROM adminapi.applications WHERE clientid = 'somebody'"
+LAST_USED = "SELECT lastusedat FROM adminapi.applications WHERE clientid = 'an-app'"
 
 
 async def test_last_use_is_written_once_a_minute_when_a_client_gets_tokens(

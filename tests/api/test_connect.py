@@ -16,13 +16,13 @@ from tests.servers import session
 
 SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
 SCOPE = "edfi_admin_api/full_access"
-REGISTRATION = {"ClientId": "somebody", "ClientSecret": SECRET, "DisplayName": "Some Body"}
+REGISTRATION = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "An app"}
 
 
 def grant(**changes: str | None) -> dict[str, str]:
     form = {
         "grant_type": "client_credentials",
-        "client_id": "somebody",
+        "client_id": "an-app",
         "client_secret": SECRET,
         "scope": SCOPE,
     }
@@ -43,10 +43,10 @@ async def test_client_is_registered_with_a_hash_when_the_form_is_valid(
     answer = await stranger.post("/connect/register", data=REGISTRATION)
 
     assert answer.status_code == 200
-    assert answer.json() == {"title": "Registered client somebody successfully.", "status": 200}
+    assert answer.json() == {"title": "Registered client an-app successfully.", "status": 200}
     async with session(registry_dsn) as connection:
-        (row,) = await connection.fetch("SELECT * FROM adminapi.applications WHERE clientid = 'somebody'")
-    assert (row["clientid"], row["displayname"]) == ("somebody", "Some Body")
+        (row,) = await connection.fetch("SELECT * FROM adminapi.applications WHERE clientid = 'an-app'")
+    assert (row["clientid"], row["displayname"]) == ("an-app", "An app")
     assert row["clientsecret"].startswith("$argon2id$")
 
 
@@ -81,7 +81,7 @@ async def test_token_opens_the_api_when_the_secret_is_right(
     assert (await registered.get("/v2/dbInstances", headers=headers)).status_code == 200
     claims = jwt.decode(issued["access_token"], options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == settings.token_lifetime
-    assert (claims["sub"], claims["scope"], claims["tenant"]) == ("somebody", SCOPE, "default")
+    assert (claims["sub"], claims["scope"], claims["tenant"]) == ("an-app", SCOPE, "default")
 
 
 @pytest.mark.parametrize("path", ["/connect/register", "/connect/token"])
@@ -114,11 +114,11 @@ def hashed_by_an_admin_api(secret: str = SECRET) -> str:
 
 @pytest.fixture
 async def applications(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A session on the registry, where an Admin API has registered `somebody`."""
+    """A session on the registry, where an Admin API has registered the client."""
     async with session(registry_dsn) as connection:
         await connection.execute(
             "INSERT INTO adminapi.applications (clientid, clientsecret, permissions) VALUES ($1, $2, $3)",
-            "somebody",
+            "an-app",
             hashed_by_an_admin_api(),
             f'["ept:token","gt:client_credentials","scp:{SCOPE}"]',
         )
@@ -130,7 +130,7 @@ async def test_hash_of_an_admin_api_is_replaced_when_its_secret_is_first_used(
 ) -> None:
     wrong = await stranger.post("/connect/token", data=grant(client_secret="wrong"))
     assert wrong.status_code == 401
-    stored = "SELECT clientsecret FROM adminapi.applications WHERE clientid = 'somebody'"
+    stored = "SELECT clientsecret FROM adminapi.applications WHERE clientid = 'an-app'"
     assert await applications.fetchval(stored) == hashed_by_an_admin_api()
 
     answers = await asyncio.gather(*(stranger.post("/connect/token", data=grant()) for _ in range(3)))
@@ -207,7 +207,7 @@ async def test_refusals_cost_as_much_when_the_client_is_unknown_as_when_the_secr
         return verify_secret(encoded, secret, kind)
 
     monkeypatch.setattr("argon2._password_hasher.verify_secret", counted)
-    for client_id in ("somebody", "nobody", "broken", "adopted"):
+    for client_id in ("an-app", "unknown", "broken", "adopted"):
         hashed.clear()
         answer = await registered.post(
             "/connect/token", data=grant(client_id=client_id, client_secret="wrong")

@@ -157,7 +157,7 @@ async def test_row_is_pending_when_temporal_accepts_connections_and_says_nothing
             elapsed = time.monotonic() - started
 
     assert [answer.status_code for answer in answers] == [202] * 5
-    assert elapsed < 1  # nobody waits for Temporal to time out
+    assert elapsed < 1  # the client does not wait for Temporal to time out
 
 
 async def test_row_is_pending_when_temporal_goes_away_after_it_was_reached(settings: Settings) -> None:

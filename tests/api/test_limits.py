@@ -20,7 +20,7 @@ from tests.servers import make_settings
 SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
 REGISTRATIONS = 30
 TOKENS = 60
-GRANT = {"grant_type": "client_credentials", "client_id": "nobody", "client_secret": "x", "scope": "another"}
+GRANT = {"grant_type": "client_credentials", "client_id": "unknown", "client_secret": "x", "scope": "another"}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_other_limit_is_untouched_when_one_is_reached(stranger: httpx.Asyn
     assert await statuses(stranger, "/connect/token", 1) == [400]
 
 
-async def test_nobody_is_refused_when_limiting_is_switched_off(idle_settings: Settings) -> None:
+async def test_no_client_is_refused_when_limiting_is_switched_off(idle_settings: Settings) -> None:
     assert not idle_settings.rate_limiting
     async with running(idle_settings, NOBODY) as app, client_of(app) as client:
         assert set(await statuses(client, "/connect/token", 2 * TOKENS)) == {400}
@@ -85,7 +85,7 @@ async def test_clients_behind_a_proxy_have_limits_of_their_own_when_the_proxy_is
         assert await statuses(client, "/connect/register", 1, headers=other) == [400]
 
 
-async def test_limit_is_not_evaded_when_somebody_forges_the_address(settings: Settings) -> None:
+async def test_limit_is_not_evaded_when_a_client_forges_the_address(settings: Settings) -> None:
     async with (
         server.serving(settings, "--forwarded-allow-ips", "10.0.0.1") as serving,
         httpx.AsyncClient(base_url=serving.url) as client,

@@ -90,18 +90,18 @@ def steps_timed() -> Iterator[list[float]]:
     No other request is answered during a step. Unlike the time until another request is answered, this does
     not depend on what else the machine does.
     """
-    taken: list[float] = []
+    durations: list[float] = []
     run = asyncio.Handle._run  # noqa: SLF001 - each step of the event loop passes it
 
     def timed(handle: asyncio.Handle) -> None:
         started = thread_time()
         run(handle)
-        taken.append(thread_time() - started)
+        durations.append(thread_time() - started)
 
     # As the API does when it starts: what was loaded before is not looked through for garbage.
     gc.freeze()
     try:
         with patch.object(asyncio.Handle, "_run", timed):
-            yield taken
+            yield durations
     finally:
         gc.unfreeze()

@@ -77,18 +77,18 @@ async def test_id_may_be_text_and_properties_in_any_case_when_a_context_is_poste
     ],
 )
 async def test_context_is_refused_when_a_value_breaks_a_rule(
-    settled_api: httpx.AsyncClient, changes: dict[str, object], expected: dict[str, list[str]]
+    filled_api: httpx.AsyncClient, changes: dict[str, object], expected: dict[str, list[str]]
 ) -> None:
-    assert faults_of(await settled_api.post(CONTEXTS, json=body() | changes)) == expected
-    assert faults_of(await settled_api.put(f"{CONTEXTS}/1", json=body() | changes)) == expected
+    assert faults_of(await filled_api.post(CONTEXTS, json=body() | changes)) == expected
+    assert faults_of(await filled_api.put(f"{CONTEXTS}/1", json=body() | changes)) == expected
 
 
 @pytest.mark.parametrize("number", [0, "0", None, "x", 1.5, True, [], 10**12])
 async def test_context_is_refused_under_odsinstanceid_when_that_is_zero_or_no_number(
-    settled_api: httpx.AsyncClient, number: object
+    filled_api: httpx.AsyncClient, number: object
 ) -> None:
-    assert list(faults_of(await settled_api.post(CONTEXTS, json=body(number)))) == ["OdsInstanceId"]
-    assert list(faults_of(await settled_api.put(f"{CONTEXTS}/1", json=body(number)))) == ["OdsInstanceId"]
+    assert list(faults_of(await filled_api.post(CONTEXTS, json=body(number)))) == ["OdsInstanceId"]
+    assert list(faults_of(await filled_api.put(f"{CONTEXTS}/1", json=body(number)))) == ["OdsInstanceId"]
 
 
 async def test_all_faults_are_told_together_when_a_context_breaks_several_rules(
@@ -102,12 +102,12 @@ async def test_all_faults_are_told_together_when_a_context_breaks_several_rules(
 
 @pytest.mark.parametrize("number", [4, "4", -1, 2**31 - 1])
 async def test_ods_instance_is_not_found_when_a_context_names_an_unknown_one(
-    settled_api: httpx.AsyncClient, number: object
+    filled_api: httpx.AsyncClient, number: object
 ) -> None:
     for answer in (
-        await settled_api.post(CONTEXTS, json=body(number)),
-        await settled_api.post(CONTEXTS, json=body(number, "", "v" * 51)),
-        await settled_api.put(f"{CONTEXTS}/1", json=body(number, 1)),
+        await filled_api.post(CONTEXTS, json=body(number)),
+        await filled_api.post(CONTEXTS, json=body(number, "", "v" * 51)),
+        await filled_api.put(f"{CONTEXTS}/1", json=body(number, 1)),
     ):
         assert answer.status_code == 404
         assert answer.json()["title"].startswith(f"Not found: odsInstance with ID {number}. ")
@@ -143,7 +143,7 @@ async def test_context_is_refused_under_the_empty_key_when_its_pair_is_not_uniqu
         assert property_name == ""
         assert "must be unique" in message
     assert set(faults_of(await api.post(CONTEXTS, json=body(1, key, "")))) == {"", "ContextValue"}
-    assert (await api.put(first, json=body(1, key, "new"))).status_code == 200  # it is no twin of itself
+    assert (await api.put(first, json=body(1, key, "new"))).status_code == 200  # it is no duplicate of itself
 
 
 @pytest.mark.usefixtures("rows")
@@ -194,9 +194,9 @@ async def test_context_is_gone_when_it_is_deleted(api: httpx.AsyncClient) -> Non
     ],
 )
 async def test_contexts_are_listed_as_asked_when_there_are_some(
-    settled_api: httpx.AsyncClient, query: str, keys: str
+    filled_api: httpx.AsyncClient, query: str, keys: str
 ) -> None:
-    answer = await settled_api.get(f"{CONTEXTS}?{query}")
+    answer = await filled_api.get(f"{CONTEXTS}?{query}")
 
     assert [row["contextKey"] for row in answer.json()] == keys.split()
 

@@ -98,11 +98,11 @@ async def test_type_is_kept_as_the_ods_api_spells_it_when_it_is_posted_in_anothe
     ],
 )
 async def test_derivative_is_refused_when_a_value_breaks_a_rule(
-    settled_api: httpx.AsyncClient, changes: dict[str, object], property_name: str, message: str
+    filled_api: httpx.AsyncClient, changes: dict[str, object], property_name: str, message: str
 ) -> None:
     for answer in (
-        await settled_api.post(DERIVATIVES, json=body(3) | changes),
-        await settled_api.put(f"{DERIVATIVES}/1", json=body(3) | changes),
+        await filled_api.post(DERIVATIVES, json=body(3) | changes),
+        await filled_api.put(f"{DERIVATIVES}/1", json=body(3) | changes),
     ):
         ((found, (told,)),) = faults_of(answer).items()
         assert found == property_name
@@ -135,11 +135,11 @@ async def test_connection_string_is_replaced_when_put_has_another(
 
 
 async def test_ods_instance_is_not_found_when_a_derivative_names_an_unknown_one(
-    settled_api: httpx.AsyncClient,
+    filled_api: httpx.AsyncClient,
 ) -> None:
     for answer in (
-        await settled_api.post(DERIVATIVES, json=body(4, "", "")),
-        await settled_api.put(f"{DERIVATIVES}/1", json=body(4, "")),
+        await filled_api.post(DERIVATIVES, json=body(4, "", "")),
+        await filled_api.put(f"{DERIVATIVES}/1", json=body(4, "")),
     ):
         assert answer.status_code == 404
         assert answer.json()["title"].startswith("Not found: odsInstance with ID 4. ")
@@ -205,9 +205,9 @@ async def test_derivative_is_gone_when_it_is_deleted(api: httpx.AsyncClient) -> 
     ],
 )
 async def test_derivatives_are_listed_as_asked_when_there_are_some(
-    settled_api: httpx.AsyncClient, query: str, order: list[int]
+    filled_api: httpx.AsyncClient, query: str, order: list[int]
 ) -> None:
-    answer = await settled_api.get(f"{DERIVATIVES}?{query}")
+    answer = await filled_api.get(f"{DERIVATIVES}?{query}")
 
     assert [row["id"] for row in answer.json()] == order
 

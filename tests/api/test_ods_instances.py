@@ -44,9 +44,9 @@ async def create(api: httpx.AsyncClient, **changes: object) -> int:
 
 
 async def test_ods_instances_are_listed_by_name_without_connection_string_when_no_order_is_asked_for(
-    settled_api: httpx.AsyncClient,
+    filled_api: httpx.AsyncClient,
 ) -> None:
-    answer = await settled_api.get(ODS_INSTANCES)
+    answer = await filled_api.get(ODS_INSTANCES)
 
     assert answer.json() == [
         {"id": 2, "name": "B", "instanceType": "Minimal"},
@@ -85,9 +85,9 @@ async def test_ods_instances_are_listed_by_name_without_connection_string_when_n
     ],
 )
 async def test_list_is_what_was_asked_for_when_a_query_says_so(
-    settled_api: httpx.AsyncClient, query: str, ids: list[int]
+    filled_api: httpx.AsyncClient, query: str, ids: list[int]
 ) -> None:
-    answer = await settled_api.get(f"{ODS_INSTANCES}?{query}")
+    answer = await filled_api.get(f"{ODS_INSTANCES}?{query}")
 
     assert [row["id"] for row in answer.json()] == ids
 
@@ -119,9 +119,9 @@ async def test_whole_list_is_told_when_ten_thousand_are_asked_for(
 
 
 async def test_contexts_and_derivatives_are_shown_when_one_ods_instance_is_asked_for(
-    settled_api: httpx.AsyncClient,
+    filled_api: httpx.AsyncClient,
 ) -> None:
-    answer = await settled_api.get(f"{ODS_INSTANCES}/1")
+    answer = await filled_api.get(f"{ODS_INSTANCES}/1")
 
     assert answer.json() == {
         "id": 1,
@@ -193,12 +193,12 @@ async def test_post_is_refused_with_every_fault_when_values_break_rules(
 
 
 async def test_what_is_no_text_is_told_with_the_rest_when_the_ods_instance_exists(
-    settled_api: httpx.AsyncClient,
+    filled_api: httpx.AsyncClient,
 ) -> None:
     body = {"name": 5, "instanceType": "t" * 101, "connectionString": {}}
     for answer in (
-        await settled_api.post(ODS_INSTANCES, json=body),
-        await settled_api.put(f"{ODS_INSTANCES}/1", json=body),
+        await filled_api.post(ODS_INSTANCES, json=body),
+        await filled_api.put(f"{ODS_INSTANCES}/1", json=body),
     ):
         errors = faults_of(answer)
         assert set(errors) == {"Name", "InstanceType", "ConnectionString"}
@@ -206,7 +206,7 @@ async def test_what_is_no_text_is_told_with_the_rest_when_the_ods_instance_exist
             ["'Name' must be text."],
             ["'Connection String' must be text."],
         )
-    assert (await settled_api.put(f"{ODS_INSTANCES}/4", json=body)).status_code == 404
+    assert (await filled_api.put(f"{ODS_INSTANCES}/4", json=body)).status_code == 404
 
 
 @pytest.mark.parametrize("property_name", ["name", "instanceType", "connectionString"])

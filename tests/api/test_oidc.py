@@ -326,7 +326,7 @@ async def test_known_keys_count_for_a_while_when_the_issuer_goes_away(
     assert_unavailable(await ask(client, issuer.token()))
 
 
-async def test_nobody_waits_again_when_the_issuer_has_failed_and_the_key_is_known(
+async def test_no_request_waits_again_when_the_issuer_has_failed_and_the_key_is_known(
     client: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await status(client, issuer.token()) == 200

@@ -42,7 +42,7 @@ checks.ensure_resource_availability.enabled = false # no worker makes the databa
 
 @pytest.fixture
 async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]:
-    """The API with all that it needs, but nothing is started: nobody would work on it."""
+    """The API with all that it needs, but no job is started: no worker would do it."""
     address = temporal.service_client.config.target_host
     async with (
         scheduled(temporal, settings.model_copy(update={"spares": 1})),

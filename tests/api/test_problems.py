@@ -110,8 +110,8 @@ REQUESTS = [
 @pytest.mark.parametrize(
     "dsn",
     [
-        "postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin",
-        "postgresql://somebody:a-password@nowhere.invalid/EdFi_Admin",
+        "postgresql://service:a-password@127.0.0.1:1/EdFi_Admin",
+        "postgresql://service:a-password@nowhere.invalid/EdFi_Admin",
         "{registry}_that_is_gone",
         "{wrong_password}",
     ],
@@ -149,7 +149,7 @@ async def test_request_succeeds_when_the_registry_has_ended_the_connections_of_t
 
 @pytest.fixture
 async def without_jobs(registry_dsn: str) -> AsyncIterator[None]:
-    """A registry that lacks a table: nobody foresaw that."""
+    """A registry that lacks a table, which no code foresees."""
     async with session(registry_dsn) as connection:
         await connection.execute("ALTER TABLE adminapi.jobstatuses RENAME TO hidden")
         yield

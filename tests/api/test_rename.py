@@ -160,8 +160,8 @@ async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
     job = await bring_to(instances, job_store, "Completed", "Before")
     await bring_to(instances, job_store, "Pending", "Other")
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ('By hand')")
-    for taken in ("Other", "By hand"):
-        answer = await api.put(f"{surface}/{job.instance_id}", json={"name": taken})
+    for occupied in ("Other", "By hand"):
+        answer = await api.put(f"{surface}/{job.instance_id}", json={"name": occupied})
         assert answer.status_code == 400
         assert "already exists" in answer.json()["errors"]["Name"][0]
 

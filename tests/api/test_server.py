@@ -1,7 +1,6 @@
 """The API as it runs in production: a server process of its own, configured by its environment."""
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -9,7 +8,8 @@ import pytest
 
 from embedded.ports import free_port
 from settings import Settings
-from tests.api.server import Server, environment, start
+from tests import preloaded
+from tests.api.server import Server, command, environment
 from tests.api.service import bearer
 from tests.servers import ENCRYPTION_KEY, INSTANCE_PASSWORD, SERVICE_PASSWORD, TOKEN_KEY, session
 
@@ -28,15 +28,11 @@ CLIENT_SECRET = "Secret of a client: 0123456789 abcdef"
 async def test_server_ends_with_one_clean_line_when_a_setting_is_invalid(
     idle_settings: Settings, variable: str, value: str
 ) -> None:
-    process = await start(free_port(), environment(idle_settings, **{variable: value}))
-    try:
-        printed = await asyncio.wait_for(process.communicate(), 20)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-    lines = b"".join(printed).decode().splitlines()
+    variables = environment(idle_settings, **{variable: value})
+    run = await asyncio.to_thread(preloaded.run, *command(free_port()), env=variables, seconds=20)
+    lines = (run.stdout + run.stderr).splitlines()
 
-    assert process.returncode == 1
+    assert run.returncode == 1
     assert lines[0] == "The API cannot start."
     assert lines[1].startswith(variable)
     assert len(lines) == 2

@@ -30,7 +30,7 @@ async def answer(request: Request) -> PlainTextResponse:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """A server with little patience."""
+    """A server with short timeouts."""
     monkeypatch.setattr(server_protocol, "_READ_SECONDS", READ_SECONDS)
     routes = [Route("/slow", answer_slowly), Route("/", answer, methods=["GET", "POST"])]
     port = free_port()

@@ -38,7 +38,7 @@ async def _spares(api: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.usefixtures("own_spares", "workers")  # in the end, removed when nobody makes more
+@pytest.mark.usefixtures("own_spares", "workers")  # in the end, removed when no worker makes more
 async def test_spares_are_made_and_taken_and_made_again_when_instances_are_created(
     api_with_temporal: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
 ) -> None:
@@ -63,7 +63,7 @@ async def test_spares_are_made_and_taken_and_made_again_when_instances_are_creat
             return bool((await api.get(f"/v2/dbInstances/{created['id']}")).json()["status"] == "Completed")
 
         await wait_until(completed, 20)
-        await wait_until(full, 30)  # nobody but the claim has asked for it
+        await wait_until(full, 30)  # only the claim has asked for it
         assert (await api.post(f"{SPARES}/refill")).status_code == 202
 
 

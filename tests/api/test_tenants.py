@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 
 from embedded.postgres import EmbeddedPostgres
 from settings import MultiTenantSettings, Settings
+from tests import preloaded
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import (
@@ -26,7 +26,7 @@ from tests.servers import (
 )
 
 SECRET = "A-secret-of-32-characters-or-more-1!"
-AWAY = SecretStr("postgresql://somebody:a-password@127.0.0.1:1/EdFi_Admin")
+AWAY = SecretStr("postgresql://service:a-password@127.0.0.1:1/EdFi_Admin")
 NEW = {"name": "Grand Bend", "databaseTemplate": "Minimal"}
 
 
@@ -194,8 +194,11 @@ async def test_rows_are_seen_by_their_tenant_only_when_names_and_ids_are_equal(
     ]
     assert [job["errorMessage"] for job in told] == ["of the first", None]
     assert (await stranger.delete("/v2/dbInstances/7000", headers=second)).status_code == 409
-    trails = [(await stranger.get("/v2/audit", headers=headers)).json() for headers in (first, second)]
-    assert [[entry["method"] for entry in trail] for trail in trails] == [["POST"], ["DELETE", "POST"]]
+    entries = [(await stranger.get("/v2/audit", headers=headers)).json() for headers in (first, second)]
+    assert [[entry["method"] for entry in own] for own in entries] == [
+        ["POST"],
+        ["DELETE", "POST"],
+    ]
 
 
 async def test_view_and_refreshes_are_those_of_the_tenant_when_ids_are_equal(
@@ -286,7 +289,7 @@ async def test_tenant_works_when_the_registry_of_another_is_away(
 
 async def test_service_is_unhealthy_when_no_tenants_registry_answers(settings: Settings) -> None:
     def away(port: int) -> Settings:
-        dsn = SecretStr(f"postgresql://somebody:a-password@127.0.0.1:{port}/EdFi_Admin")
+        dsn = SecretStr(f"postgresql://service:a-password@127.0.0.1:{port}/EdFi_Admin")
         return settings.model_copy(update={"admin_dsn": dsn})
 
     none = make_tenant_settings({"a": away(1), "b": away(2)})
@@ -298,14 +301,9 @@ async def test_service_is_unhealthy_when_no_tenants_registry_answers(settings: S
 
 async def _ods(url: str, *arguments: str, **variables: str) -> tuple[int, str]:
     """The exit code and all that the command line has printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", *arguments),
-        env={"PATH": os.defpath, "ODS_API_URL": url, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    printed, _ = await process.communicate()
-    return process.returncode or 0, printed.decode()
+    env = {"PATH": os.defpath, "ODS_API_URL": url, **variables}
+    run = await asyncio.to_thread(preloaded.run, "cli", *arguments, env=env)
+    return run.returncode, run.stdout + run.stderr
 
 
 async def test_command_line_names_its_tenant_when_it_is_told(several: MultiTenantSettings) -> None:

@@ -18,7 +18,7 @@ from tests.chaos.checker import Storm, Violation, check_drift, judge
 from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
-from tests.chaos.workload import PATIENCE_SECONDS, Customer, Ledger, Service, insist
+from tests.chaos.workload import TIMEOUT_SECONDS, Customer, Ledger, Service, insist
 from tests.replication import ReplicatedPair
 
 _CUSTOMERS = 6
@@ -121,8 +121,8 @@ async def campaign(
     foreign = await foreign_databases(target)
     outcome = Outcome(Ledger(), heartbeat_timeout)
     stack = Injector.read(folder)
-    patience = PATIENCE_SECONDS + plan.outage
-    service = Service(stack["api"]["url"], stack["client"], outcome.ledger, patience)
+    timeout = TIMEOUT_SECONDS + plan.outage
+    service = Service(stack["api"]["url"], stack["client"], outcome.ledger, timeout)
     watching = asyncio.create_task(watch(target, outcome.ledger.history))
     try:
         async with busy(plan.busy):
@@ -261,7 +261,7 @@ async def _plant_foreign_databases(target: Target) -> None:
         await insist(target.master_dsn, f'CREATE DATABASE "{name}"')
         async with connected(target.master_dsn, name) as database:
             await database.execute("CREATE TABLE precious AS SELECT generate_series(1, 100) AS row")
-    comment = '{"tenant": "default", "odsInstanceId": 1, "job": "another", "mark": "somebody else"}'
+    comment = '{"tenant": "default", "odsInstanceId": 1, "job": "another", "mark": "another mark"}'
     await insist(target.master_dsn, f"COMMENT ON DATABASE \"{names[-1]}\" IS '{comment}'")
 
 

@@ -68,7 +68,7 @@ class Kind(StrEnum):
     UNFINISHED_JOB = "job that did not come to an end"
     DISAGREEMENT = "job and instance disagree"
     RETRACTED = "job that was told to be done and is not"
-    UNREQUESTED = "job that nobody requested"
+    UNREQUESTED = "job that no client requested"
     NO_DATABASE = "instance without its database"
     WRONG_MARK = "database with another mark than its instance"
     WRONG_CONTENTS = "database that is no whole copy of its template"
@@ -117,7 +117,7 @@ class Request:
     Attributes:
         operation: `Create`, `Delete` or `Rename`; a retry is a request for the operation that had failed.
         name: that the instance was created under.
-        job: what the answer said; None if the connection broke before there was an answer, so that nobody
+        job: what the answer said; None if the connection broke before there was an answer, so that no client
             knows whether the request was accepted.
         outcome: the last status of the job that the client was told.
     """
@@ -162,7 +162,7 @@ async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violat
 async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
     """Wait until nothing is under way, for `seconds` at most, and then judge everything."""
     temporal = await Client.connect(target.temporal_address, namespace=target.namespace)
-    evidence = await _settled(target, temporal, storm, seconds)
+    evidence = await _final(target, temporal, storm, seconds)
     foreign = await foreign_databases(target, list(storm.foreign)) if storm.foreign else {}
     published = [it for it in evidence.databases if it.mark and it.name not in storm.foreign]
     found = [
@@ -226,7 +226,7 @@ def _names(drift: Mapping[str, object], names: Collection[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(drift)) for name in names)
 
 
-async def _settled(target: Target, temporal: Client, storm: Storm, seconds: float) -> Evidence:
+async def _final(target: Target, temporal: Client, storm: Storm, seconds: float) -> Evidence:
     """The evidence once things are quiet; if they never are, the checks say what is not."""
     deadline = time.monotonic() + seconds
     while True:
@@ -265,7 +265,7 @@ def _judged(
 
 
 def _unfinished(evidence: Evidence) -> Iterator[Violation]:
-    """Rows that nobody has brought to an end."""
+    """Rows of jobs that have not ended."""
     for instance in evidence.instances:
         if instance.status not in _ENDED:
             open_now = [

@@ -109,13 +109,13 @@ class Garden:
         return name
 
     async def plant_workflow(self, workflow_id: str, ods_instance_id: int) -> None:
-        """An open workflow that no worker serves, visible to whoever lists workflows."""
+        """An open workflow that no worker serves, which lists of workflows show."""
         pairs = [SearchAttributePair(search_attributes.INSTANCE_ID, ods_instance_id)]
         self.workflows.append(workflow_id)
         await self.temporal.start_workflow(
             "CreateInstance",
             id=workflow_id,
-            task_queue="nobody",
+            task_queue="no-worker",
             search_attributes=TypedSearchAttributes(pairs),
         )
         async with asyncio.timeout(10):

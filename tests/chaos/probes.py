@@ -127,7 +127,7 @@ class Probes:
             accepted = await self._service.create(name, template)
             if accepted is not None:
                 return Probe(accepted["id"], name, template, accepted["jobId"])
-            # A try without an answer had been accepted: its job is good, but nobody was told its id.
+            # A try without an answer had been accepted: its job is good, but no client was told its id.
 
     def _next_name(self) -> str:
         self._names += 1

@@ -39,7 +39,7 @@ from worker import ddl_worker, registry_worker
 Plant = Callable[[Garden], Awaitable[object]]
 
 _OTHER_KEY = bytes(32)
-_PATIENCE = 0.2
+_TIMEOUT = 0.2
 
 
 def _sql(statement: str) -> Plant:
@@ -194,7 +194,7 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         lambda garden: garden.plant_job("Delete", 2, "Completed", garden.number),
         {Kind.DISAGREEMENT},
     ),
-    "job of nobody": (
+    "job of no instance": (
         lambda garden: garden.plant_job("Create", 1, "Completed", 999_999),
         {Kind.DISAGREEMENT},
     ),
@@ -217,12 +217,12 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         {Kind.WRONG_MARK, Kind.UNMARKED_DATABASE},
     ),
     "database of a deleted instance": (_plant_left_database, {Kind.SURPLUS_DATABASE}),
-    "database of nobody": (
-        lambda garden: garden.plant_database("EdFi_Ods_Nobody_Minimal", "mark"),
+    "database of no instance": (
+        lambda garden: garden.plant_database("EdFi_Ods_Foreign_Minimal", "mark"),
         {Kind.SURPLUS_DATABASE},
     ),
     "unmarked database": (
-        lambda garden: garden.plant_database("EdFi_Ods_Nobody_Minimal"),
+        lambda garden: garden.plant_database("EdFi_Ods_Foreign_Minimal"),
         {Kind.UNMARKED_DATABASE},
     ),
     "staging database": (
@@ -243,8 +243,8 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         _sql("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1"),
         {Kind.NO_ODS_INSTANCE},
     ),
-    "ODS instance of nobody": (
-        _sql("INSERT INTO dbo.odsinstances VALUES ($1 + 500, 'Nobody', 'Minimal', NULL)"),
+    "ODS instance of no instance": (
+        _sql("INSERT INTO dbo.odsinstances VALUES ($1 + 500, 'Of no instance', 'Minimal', NULL)"),
         {Kind.SURPLUS_ODS_INSTANCE},
     ),
     "ODS instance of another name": (
@@ -296,7 +296,7 @@ async def test_nothing_is_found_when_all_is_in_order(garden: Garden, target: Tar
         [garden.request, Request("Create", "Failed", f"CreateInstanceJob-{garden.number + 500}-1")],
         before.foreign,
     )
-    assert await check(target, storm, _PATIENCE) == []
+    assert await check(target, storm, _TIMEOUT) == []
 
 
 @pytest.mark.parametrize("case", SPOILED)
@@ -305,14 +305,14 @@ async def test_violation_is_found_when_it_was_planted(garden: Garden, target: Ta
     before = await _before(target)
     await garden.plant_completed()
     await plant(garden)
-    assert _kinds(await check(target, before, _PATIENCE)) == kinds
+    assert _kinds(await check(target, before, _TIMEOUT)) == kinds
 
 
 async def test_request_is_lost_when_its_job_does_not_exist(garden: Garden, target: Target) -> None:
     before = await _before(target)
     await garden.plant_completed()
     lost = Request("Delete", garden.name, f"DeleteInstanceJob-{garden.number}-2")
-    found = await check(target, Storm([garden.request, lost], before.foreign), _PATIENCE)
+    found = await check(target, Storm([garden.request, lost], before.foreign), _TIMEOUT)
     assert _kinds(found) == {Kind.LOST_REQUEST}
 
 
@@ -320,7 +320,7 @@ async def test_job_is_retracted_when_it_had_been_completed(garden: Garden, targe
     before = await _before(target)
     await _plant_failed(garden)
     told = Request("Create", "Failed", f"CreateInstanceJob-{garden.number + 500}-1", "Completed")
-    assert _kinds(await check(target, Storm([told], before.foreign), _PATIENCE)) == {Kind.RETRACTED}
+    assert _kinds(await check(target, Storm([told], before.foreign), _TIMEOUT)) == {Kind.RETRACTED}
 
 
 async def test_job_is_unrequested_when_no_request_is_left_for_it(garden: Garden, target: Target) -> None:
@@ -329,7 +329,7 @@ async def test_job_is_unrequested_when_no_request_is_left_for_it(garden: Garden,
     await _plant_failed(garden)
     unknown = Request("Create", "Failed")
     for requests, kinds in (([garden.request], {Kind.UNREQUESTED}), ([garden.request, unknown], set())):
-        assert _kinds(await check(target, Storm(requests, before.foreign), _PATIENCE)) == kinds
+        assert _kinds(await check(target, Storm(requests, before.foreign), _TIMEOUT)) == kinds
 
 
 async def test_contents_are_found_wrong_when_most_copies_have_others(garden: Garden, target: Target) -> None:
@@ -337,10 +337,10 @@ async def test_contents_are_found_wrong_when_most_copies_have_others(garden: Gar
     await garden.plant_completed()
     for number in (garden.number + 500, garden.number + 501):
         await garden.plant_completed(number)
-    assert await check(target, before, _PATIENCE) == []
+    assert await check(target, before, _TIMEOUT) == []
     async with connected(target.master_dsn, garden.database) as database:
         await database.execute("CREATE TABLE half AS SELECT 1 AS id")
-    (found,) = await check(target, before, _PATIENCE)
+    (found,) = await check(target, before, _TIMEOUT)
     assert found.kind is Kind.WRONG_CONTENTS
     assert garden.name in found.words
 
@@ -367,10 +367,10 @@ async def test_instance_is_crossed_when_its_create_was_requested_for_another_nam
     before = await _before(target)
     await garden.plant_completed()
     other = replace(garden.request, name="Another")
-    assert _kinds(await check(target, replace(before, requests=[other]), _PATIENCE)) == {Kind.CROSSED}
+    assert _kinds(await check(target, replace(before, requests=[other]), _TIMEOUT)) == {Kind.CROSSED}
     forgotten = History(forgotten={(str(other.job), other.name)})
     both = replace(before, requests=[other, garden.request], history=forgotten)
-    assert await check(target, both, _PATIENCE) == []
+    assert await check(target, both, _TIMEOUT) == []
 
 
 async def _dropped(garden: Garden) -> History:
@@ -401,11 +401,11 @@ async def test_published_database_is_gone_when_no_delete_was_requested(
     before = await _before(target)
     history = await _dropped(garden)
     gone = replace(before, history=history)
-    assert _kinds(await check(target, gone, _PATIENCE)) == {Kind.PUBLISHED_GONE}
+    assert _kinds(await check(target, gone, _TIMEOUT)) == {Kind.PUBLISHED_GONE}
     # Another database of the mark does not replace it: its contents are lost.
     ((mark, _),) = history.published
     await garden.plant_database(garden.database, mark)
-    assert Kind.PUBLISHED_GONE in _kinds(await check(target, gone, _PATIENCE))
+    assert Kind.PUBLISHED_GONE in _kinds(await check(target, gone, _TIMEOUT))
 
 
 async def test_published_database_may_go_when_a_delete_was_recorded(garden: Garden, target: Target) -> None:
@@ -413,11 +413,11 @@ async def test_published_database_may_go_when_a_delete_was_recorded(garden: Gard
     history = await _dropped(garden)
     ((mark, _),) = history.published
     lost = replace(history, deleted={mark})
-    assert await check(target, replace(before, history=lost), _PATIENCE) == []
+    assert await check(target, replace(before, history=lost), _TIMEOUT) == []
     await garden.registry.execute("UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete'")
     await garden.registry.execute("UPDATE adminapi.dbinstances SET errormessage = NULL, jobnumber = 2")
     await garden.plant_job("Delete", 2, "Completed", garden.number)
-    assert await check(target, replace(before, history=history), _PATIENCE) == []
+    assert await check(target, replace(before, history=history), _TIMEOUT) == []
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ async def test_job_may_not_fail_when_something_was_away(garden: Garden, target: 
     before = await _before(target)
     await _plant_failed(garden)
     await garden.registry.execute("UPDATE adminapi.jobstatuses SET errormessage = $1", reason)
-    assert _kinds(await check(target, before, _PATIENCE)) == {Kind.AWAY}
+    assert _kinds(await check(target, before, _TIMEOUT)) == {Kind.AWAY}
 
 
 async def test_job_may_fail_when_the_reason_is_its_own(garden: Garden, target: Target) -> None:
@@ -444,14 +444,14 @@ async def test_job_may_fail_when_the_reason_is_its_own(garden: Garden, target: T
     await _plant_failed(garden)
     reason = "A database named 'EdFi_Ods_Away_Minimal' exists that does not belong to this instance."
     await garden.registry.execute("UPDATE adminapi.jobstatuses SET errormessage = $1", reason)
-    assert await check(target, before, _PATIENCE) == []
+    assert await check(target, before, _TIMEOUT) == []
 
 
 async def test_failure_is_found_when_the_job_was_retried_afterwards(garden: Garden, target: Target) -> None:
     before = await _before(target)
     await garden.plant_completed()
     history = History(errors={(str(garden.request.job), "Unexpected fault (DBAPIError)")})
-    assert _kinds(await check(target, replace(before, history=history), _PATIENCE)) == {Kind.AWAY}
+    assert _kinds(await check(target, replace(before, history=history), _TIMEOUT)) == {Kind.AWAY}
 
 
 async def _forget(garden: Garden) -> None:
@@ -491,10 +491,10 @@ async def test_leftover_is_allowed_when_a_restore_is_the_cause(
     lost = await read_rows(garden.registry)
     await plant(garden)
     restored = replace(before, requests=[garden.request], history=History())
-    assert kinds <= _kinds(await check(target, restored, _PATIENCE))
+    assert kinds <= _kinds(await check(target, restored, _TIMEOUT))
     # All that the restore replaced, it has changed: there was nothing before.
     restored.history.see_restore(lost, Rows([], []))
-    verdict = await judge(target, restored, _PATIENCE)
+    verdict = await judge(target, restored, _TIMEOUT)
     assert (verdict.violations, {it.kind for it in verdict.leftovers}) == ([], kinds)
 
 
@@ -514,8 +514,8 @@ _LEFT = Verdict(
 async def test_leftover_is_a_violation_when_no_finding_names_it() -> None:
     other = {"kind": "DatabaseWithoutInstance", "subject": "EdFi_Ods_A_Minimal_2", "explanation": "Why."}
     named = {**other, "subject": "EdFi_Ods_A_Minimal"}
-    settled = {**other, "subject": "7 Client 1"}
-    assert await check_drift(_reporting(named, settled), Storm(), _LEFT) == []
+    final = {**other, "subject": "7 Client 1"}
+    assert await check_drift(_reporting(named, final), Storm(), _LEFT) == []
     found = await check_drift(_reporting(named, other), Storm(), _LEFT)
     assert _kinds(found) == {Kind.DRIFT}
     assert _kinds(await check_drift(_reporting(other), Storm(), _LEFT)) == {Kind.DRIFT, Kind.UNREPORTED}
@@ -573,14 +573,14 @@ async def test_spare_is_found_when_it_is_not_as_it_should_be(
     plant, kinds = SPOILED_SPARES[case]
     before = replace(await _before(target), spares=1)
     await plant(garden)
-    assert _kinds(await check(target, before, _PATIENCE)) == kinds
+    assert _kinds(await check(target, before, _TIMEOUT)) == kinds
 
 
 async def test_spare_is_not_foreign_when_it_was_there_before(garden: Garden, target: Target) -> None:
     spare = await garden.plant_spare()
     before = replace(await _before(target), spares=1)
     await garden.server.execute(f"DROP DATABASE {spare}")
-    assert await check(target, before, _PATIENCE) == []
+    assert await check(target, before, _TIMEOUT) == []
 
 
 async def _add_row(garden: Garden, target: Target) -> None:
@@ -613,9 +613,9 @@ async def test_foreign_database_is_found_when_it_was_touched(
 ) -> None:
     await _plant_reports(garden, target)
     before = await _before(target)
-    assert _kinds(await check(target, before, _PATIENCE)) == set()
+    assert _kinds(await check(target, before, _TIMEOUT)) == set()
     await touch(garden, target)
-    assert _kinds(await check(target, before, _PATIENCE)) == {Kind.FOREIGN_DATABASE}
+    assert _kinds(await check(target, before, _TIMEOUT)) == {Kind.FOREIGN_DATABASE}
 
 
 async def test_nothing_is_found_when_real_workers_have_done_real_jobs(

@@ -107,7 +107,7 @@ def _first(count: int, seed: int) -> list[Fault]:
     return list(itertools.islice(plan(seeded(seed), 5, ALONE, 90), count))
 
 
-def test_every_hand_has_its_turns_when_the_plan_goes_once_round() -> None:
+def test_every_fault_comes_when_the_plan_goes_once_round() -> None:
     blows = Counter(fault.blow for fault in _first(_ROUND, 1))
     assert (blows[Blow.RESTORE], blows[Blow.LOCK], blows[Blow.INTERRUPT], blows[Blow.LEAVE]) == (2, 1, 1, 1)
     assert blows[Blow.OUTAGE] + blows[Blow.FREEZE] == 1

@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 20
 _PAUSE_SECONDS = 0.3
 _POLL_SECONDS = 0.05
 _HURRY_SECONDS = 10
-PATIENCE_SECONDS = 180
+TIMEOUT_SECONDS = 180
 _OBSTACLE_SECONDS = 60
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _ENDED = ("Completed", "Error")
@@ -60,13 +60,11 @@ class Service:
         url: where it is.
         credentials: id and secret of a registered client.
         ledger: where doubts and oddities are noted.
-        patience: how many seconds it repeats a request, or waits for the end of a job.
+        timeout: how many seconds it repeats a request, or waits for the end of a job.
     """
 
-    def __init__(
-        self, url: str, credentials: Json, ledger: Ledger, patience: float = PATIENCE_SECONDS
-    ) -> None:
-        self._patience = patience
+    def __init__(self, url: str, credentials: Json, ledger: Ledger, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._timeout = timeout
         self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False)
         self._form = {
             "grant_type": "client_credentials",
@@ -98,7 +96,7 @@ class Service:
         Raises:
             TimeoutError: there was none for minutes.
         """
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._timeout):
             while True:
                 answer = await self._tried(method, path, body, doubt)
                 if answer is not None:
@@ -192,7 +190,7 @@ class Service:
             TimeoutError: it has not for minutes.
         """
         started = time.monotonic()
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._timeout):
             while (told := await self.job(job))["status"] not in _ENDED:
                 # Clients that ask often take the processors from the jobs that they ask for.
                 hurried = time.monotonic() - started < _HURRY_SECONDS
@@ -213,7 +211,7 @@ class Customer:
         service: the API.
         rng: decides what it does.
         contested: names that every client may post.
-        taken: names whose database exists already, and is somebody else's.
+        taken: names whose database exists already, and is no instance's.
         server_dsn: a superuser's address of the server, to put obstacles into the way.
     """
 
@@ -315,7 +313,7 @@ class Customer:
         return answer
 
     async def _obstructed(self, name: str, request: Callable[[], Awaitable[str]]) -> str:
-        """Make a request while the database that `name` leads to is somebody else's, and let it fail."""
+        """Make a request while the database that `name` leads to is no instance's, and let it fail."""
         database = f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
         await insist(self._server_dsn, f'CREATE DATABASE "{database}"')
         try:

@@ -18,7 +18,7 @@ from tests.deployment import compose
 
 SERVICES = compose.services(compose.made_dotenv())
 PROGRAMS = Path(sys.executable).parent
-NOBODY_LISTENS = "127.0.0.1:1"
+NO_SERVER = "127.0.0.1:1"
 
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
@@ -26,7 +26,7 @@ Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 def environment(service: str) -> dict[str, str]:
     """The container's, but for addresses: names of other containers mean nothing here."""
     variables = {
-        name: value.replace("postgres:5432", NOBODY_LISTENS).replace("temporal:7233", NOBODY_LISTENS)
+        name: value.replace("postgres:5432", NO_SERVER).replace("temporal:7233", NO_SERVER)
         for name, value in SERVICES[service]["environment"].items()
     }
     return variables | {"PATH": f"{PROGRAMS}:{os.defpath}", "HOME": "/nonexistent"}

@@ -15,13 +15,29 @@ from embedded.data_folder import DataFolder
 from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.process import Command
+from tests import preloaded
 
 Run = subprocess.CompletedProcess[str]
+
+
+def ods_environment(**changes: str) -> dict[str, str]:
+    """The variables of this process without settings of the product, with `changes`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ODS_")} | changes
 
 
 @pytest.fixture(scope="session")
 def ods() -> Callable[..., Run]:
     """Runs the command `ods` with arguments, and with further environment variables."""
+
+    def run(*arguments: object, **environment: str) -> Run:
+        return preloaded.run("cli", *map(str, arguments), env=ods_environment(**environment))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def started_ods() -> Callable[..., Run]:
+    """The same, but started afresh: for what leaves processes behind."""
 
     def run(*arguments: object, **environment: str) -> Run:
         return subprocess.run(  # noqa: S603 - our own command
@@ -30,8 +46,7 @@ def ods() -> Callable[..., Run]:
             capture_output=True,
             text=True,
             timeout=100,
-            env={name: value for name, value in os.environ.items() if not name.startswith("ODS_")}
-            | environment,
+            env=ods_environment(**environment),
         )
 
     return run

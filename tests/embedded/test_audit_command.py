@@ -22,7 +22,7 @@ def test_newest_calls_are_listed_when_commanded(ods: Ods, stack: DataFolder) -> 
     assert running["client"]["secret"] not in listed.stdout
 
 
-def test_calls_are_plain_lines_when_nobody_asks_for_json(ods: Ods, stack: DataFolder) -> None:
+def test_calls_are_plain_lines_when_json_is_not_asked_for(ods: Ods, stack: DataFolder) -> None:
     heading, *lines = ods("audit", "--data-dir", stack.path).stdout.splitlines()
 
     assert heading.split()[:5] == ["WHEN", "CLIENT", "ADDRESS", "METHOD", "PATH"]

@@ -239,7 +239,7 @@ def test_next_step_is_told_when_there_is_no_registry(ods: Ods, tmp_path: Path) -
 def test_variable_is_blamed_when_the_registry_cannot_be_reached(
     ods: Ods, settings_of_stack: dict[str, str]
 ) -> None:
-    unreachable = f"postgresql://somebody:a-secret@127.0.0.1:{free_port()}/EdFi_Admin"
+    unreachable = f"postgresql://service:a-secret@127.0.0.1:{free_port()}/EdFi_Admin"
     told = error(ods("client", "list", **(settings_of_stack | {"ODS_ADMIN_DSN": unreachable})))
     assert "check ODS_ADMIN_DSN" in told
     assert "a-secret" not in told

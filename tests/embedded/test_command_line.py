@@ -94,13 +94,13 @@ def test_instance_lives_and_dies_when_commanded(instance: Ods, name: str) -> Non
     assert "Not found" in error(instance("show", created["id"]))
 
 
-def test_answer_names_the_job_when_nobody_waits(instance: Ods, name: str) -> None:
+def test_answer_names_the_job_when_the_command_does_not_wait(instance: Ods, name: str) -> None:
     accepted = content(instance("create", name, "--template", "Sample", "--json"))
     assert accepted["jobId"].startswith("CreateInstanceJob-")
     assert accepted["location"] == f"/v2/jobs/{accepted['jobId']}"
 
 
-def test_output_is_plain_lines_when_nobody_sees_it(instance: Ods, name: str) -> None:
+def test_output_is_plain_lines_when_it_goes_to_no_terminal(instance: Ods, name: str) -> None:
     created = instance("create", name, "--wait").stdout
     listed = instance("list").stdout
     assert ["databaseName", database_of(name)] in [line.split() for line in created.splitlines()]
@@ -186,7 +186,7 @@ def test_start_is_proposed_when_no_stack_runs(ods: Ods, tmp_path: Path) -> None:
     assert "`ods up` starts one" in error(ods("instance", "list", "--data-dir", tmp_path))
 
 
-def test_start_is_proposed_when_nobody_listens(ods: Ods, tmp_path: Path) -> None:
+def test_start_is_proposed_when_no_server_listens(ods: Ods, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     told = error(
         ods(
@@ -222,7 +222,7 @@ def test_registry_is_migrated_when_the_settings_name_it(ods: Ods, settings_of_st
 def test_variable_is_blamed_when_the_registry_cannot_be_reached(
     ods: Ods, settings_of_stack: dict[str, str]
 ) -> None:
-    unreachable = f"postgresql://somebody:a-secret@127.0.0.1:{free_port()}/EdFi_Admin"
+    unreachable = f"postgresql://service:a-secret@127.0.0.1:{free_port()}/EdFi_Admin"
     told = error(ods("migrate", **(settings_of_stack | {"ODS_ADMIN_DSN": unreachable})))
     assert "check ODS_ADMIN_DSN" in told
     assert "a-secret" not in told

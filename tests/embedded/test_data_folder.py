@@ -44,7 +44,7 @@ def test_no_stack_is_found_when_the_folder_does_not_exist(tmp_path: Path) -> Non
 
 def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, signal; from cli.data_folder import DataFolder\n"
+        "import os, pathlib, signal; from embedded.data_folder import DataFolder\n"
         f"with DataFolder(pathlib.Path({str(tmp_path)!r})).locked(): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9  # noqa: S603 - our own script

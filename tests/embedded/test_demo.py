@@ -19,17 +19,17 @@ Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 
 async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ran(
-    ods: Ods, folder: DataFolder
+    started_ods: Ods, folder: DataFolder
 ) -> None:
     options = ["--data-dir", folder.path, *port_options()]
-    kept = ods("demo", "--keep", *options)
+    kept = started_ods("demo", "--keep", *options)
     require_life(kept)
     assert f"stop it with `kill {folder.holder()}`" in kept.stdout
     assert folder.running_stack() is not None
     os.kill(int(folder.holder()), signal.SIGTERM)
     await wait_until(lambda: ended(folder), 60)
 
-    require_life(ods("demo", *options))
+    require_life(started_ods("demo", *options))
     assert await ended(folder)
 
 
@@ -104,6 +104,6 @@ def test_demo_is_refused_naming_the_option_when_a_port_that_was_chosen_is_taken(
 
 @contextmanager
 def listening() -> Iterator[int]:
-    """A port that somebody listens on."""
+    """A port that another process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]

@@ -46,7 +46,7 @@ def mode_of(path: Path) -> int:
 
 @pytest.fixture
 def closed_folder(tmp_path: Path) -> Path:
-    """A folder that nobody but root may enter."""
+    """A folder that only root may enter."""
     tmp_path.chmod(0o700)
     return tmp_path
 
@@ -112,7 +112,7 @@ async def test_data_move_to_a_reachable_folder_when_the_system_user_cannot_reach
 
 
 @needs_root
-async def test_data_folder_is_refused_when_it_holds_files_nobody_else_can_reach(closed_folder: Path) -> None:
+async def test_data_folder_is_refused_when_it_holds_files_only_root_can_reach(closed_folder: Path) -> None:
     data = closed_folder / "data"
     data.mkdir()
     (data / "precious").touch()

@@ -84,8 +84,8 @@ async def test_children_die_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     script = f"""
 import asyncio
 from pathlib import Path
-from cli.process import Command
-from cli.supervisor import Supervisor
+from embedded.process import Command
+from embedded.supervisor import Supervisor
 
 async def main():
     async with Supervisor(Path({str(tmp_path)!r}), print) as supervisor:

@@ -65,7 +65,7 @@ async def _reached(rows: asyncpg.Connection, job_id: str, *statuses: str) -> asy
 
 
 async def _read(postgres: EmbeddedPostgres, database: str) -> None:
-    """Wait until somebody tries to read the database."""
+    """Wait until the worker tries to read the database."""
     async with session(service_dsn(postgres, database)) as watcher, asyncio.timeout(30):
         while not await watcher.fetch("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"):
             await asyncio.sleep(0.01)

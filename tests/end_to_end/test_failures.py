@@ -172,7 +172,7 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     assert await operator.ended(deletion) is JobStatus.ERROR
     assert "does not belong to this instance" in ((await operator.instance(job)).error_message or "")
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
-    assert await operator.queries.ods_instance(job.ods_instance_id), "whoever uses it shall go on to do so"
+    assert await operator.queries.ods_instance(job.ods_instance_id), "its users shall go on to use it"
 
 
 async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: InstanceJob) -> InstanceJob:

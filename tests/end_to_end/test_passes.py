@@ -44,7 +44,7 @@ async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(
     async with template_missing(admin):
         job = await operator.create(name)
         assert await operator.ended(job) is JobStatus.ERROR
-    await operator.instances.request_retry(job.instance_id)  # and nobody told the workflow, which waits
+    await operator.instances.request_retry(job.instance_id)  # but the workflow, which waits, was not told
     assert await _sweep(temporal, settings) == 1
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
 

@@ -36,8 +36,8 @@ def serving(temporal: Client, settings: Settings) -> ServicesDep:
 
 async def _reached(tenant: Tenant, expected: int) -> None:
     async def reached() -> bool:
-        shelves = await tenant.spares.report()
-        return [shelf.ready for shelf in shelves.templates] == [expected] * 2 and not shelves.unfinished
+        found = await tenant.spares.report()
+        return [template.ready for template in found.templates] == [expected] * 2 and not found.unfinished
 
     await wait_until(reached, 30)
 

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -18,10 +16,35 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal.job_starter import JobStarter
+from tests import preloaded, registries
 from tests.end_to_end.conftest import Operator
-from tests.servers import environment, make_settings, service_dsn, session
+from tests.servers import MINIMAL_TEMPLATE, environment, make_settings, seeded_postgres, service_dsn, session
 
 BIG_TEMPLATE = "Big_Template"
+
+
+@pytest.fixture(scope="session")
+async def second_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    async with seeded_postgres(tmp_path_factory.mktemp("second")) as server:
+        await registries.prepare(server)
+        yield server
+
+
+@pytest.fixture
+async def other_postgres(second_postgres: EmbeddedPostgres) -> AsyncIterator[EmbeddedPostgres]:
+    """A second server, which the test may take away and whose template it may open."""
+    yield second_postgres
+    if not await second_postgres.answers():
+        await second_postgres.start()
+    async with session(second_postgres.dsn()) as admin:
+        await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false')
+
+
+@pytest.fixture
+async def other_registry_dsn(other_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A registry of the test's own on the second server."""
+    async with registries.cloned(other_postgres) as dsn:
+        yield dsn
 
 
 class WorkerProcess:
@@ -29,13 +52,12 @@ class WorkerProcess:
 
     def __init__(self, temporal: Client) -> None:
         self._address = temporal.service_client.config.target_host
-        self._processes: list[Process] = []
+        self._processes: list[preloaded.Process] = []
 
-    async def start(self, settings: Settings) -> Process:
+    async def start(self, settings: Settings) -> preloaded.Process:
         """Start one more worker."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "worker"),
+        process = await preloaded.start(
+            "worker",
             env={
                 "PATH": os.environ["PATH"],
                 **environment(settings),

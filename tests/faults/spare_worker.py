@@ -1,4 +1,4 @@
-"""`python -m tests.faults.spare_hands`: fills and claims spares in a process of its own, until it is killed.
+"""`python -m tests.faults.spare_worker`: fills and claims spares in a process of its own, until it is killed.
 
 Prints a line for each claim: the name of the database, its oid and the mark it got.
 """
@@ -29,17 +29,17 @@ async def main(dsn: str, installation: str, template: str) -> None:
         return installation
 
     server = Server(dsn)
-    stock = SparePool(server, identity, [template], CloneStrategy.AUTO, Limits(3, 3, 10**12))
+    pool = SparePool(server, identity, [template], CloneStrategy.AUTO, Limits(3, 3, 10**12))
     rng = random.SystemRandom()
     for number in itertools.count():
         try:
             if rng.random() < _SHARE_OF_CLAIMS:
                 await _claim(server, installation, template, number)
                 continue
-            for order in (await stock.prune()).missing:
-                await stock.replenish(order)
+            for order in (await pool.prune()).missing:
+                await pool.replenish(order)
         except DatabaseFaultError as fault:
-            print(f"fault {fault.reason}", file=sys.stderr, flush=True)  # noqa: T201 - for whoever reads why
+            print(f"fault {fault.reason}", file=sys.stderr, flush=True)  # noqa: T201 - says why
 
 
 async def _claim(server: Server, installation: str, template: str, number: int) -> None:

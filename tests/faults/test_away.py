@@ -1,39 +1,21 @@
 """A server that is away for longer than a job has attempts costs no job: it is waited for."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
-from embedded import seeding
-from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.migrations import upgrade
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
-from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
+from tests.servers import make_settings, service_dsn, session
 
 QUEUED = 12
 RECOVERY_SECONDS = 30
 """Within which everything is done after the server's return."""
-
-
-@pytest.fixture
-async def other_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    """A second server, which the test may take away."""
-    folder = tmp_path_factory.mktemp("other")
-    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as server:
-        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
-        await seeding.ensure_registry_database(server.dsn())
-        await upgrade(service_dsn(server, seeding.REGISTRY_DATABASE))
-        await seeding.ensure_template(
-            service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
-        )
-        yield server
 
 
 class TestOdsServer:
@@ -113,8 +95,8 @@ class TestRegistry:
     """The registry is away; the ODS databases are on another server."""
 
     @pytest.fixture
-    def registry_dsn(self, other_postgres: EmbeddedPostgres) -> str:
-        return service_dsn(other_postgres, seeding.REGISTRY_DATABASE)
+    def registry_dsn(self, other_registry_dsn: str) -> str:
+        return other_registry_dsn
 
     @pytest.fixture
     def settings(self, postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:

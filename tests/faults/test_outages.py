@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from embedded import process, seeding
+from embedded import process
 from embedded.polling import wait_until
-from embedded.ports import free_port, free_ports
+from embedded.ports import free_ports
 from embedded.postgres import EmbeddedPostgres
 from embedded.temporal_server import TemporalServer
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.migrations import upgrade
 from registry.storage.engine import create_registry_engine
 from settings import Settings
 from temporal.client import DATA_CONVERTER
@@ -27,27 +26,13 @@ from temporal.namespace import register_search_attributes
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.postgres.instance_states import stores
-from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
+from tests.servers import MINIMAL_TEMPLATE, make_settings, session
 
 
 @pytest.fixture
-async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    """A server that the test may take away from everybody."""
-    folder = tmp_path_factory.mktemp("outage")
-    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as server:
-        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
-        await seeding.ensure_registry_database(server.dsn())
-        await seeding.ensure_template(
-            service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
-        )
-        await upgrade(service_dsn(server, seeding.REGISTRY_DATABASE))
-        yield server
-
-
-@pytest.fixture
-def settings(own_postgres: EmbeddedPostgres) -> Settings:
-    instances = service_dsn(own_postgres, seeding.REGISTRY_DATABASE)
-    return make_settings(own_postgres, instances, ddl_attempts=8)
+def settings(other_postgres: EmbeddedPostgres, other_registry_dsn: str) -> Settings:
+    """Registry and ODS databases are on the server that is taken away."""
+    return make_settings(other_postgres, other_registry_dsn, ddl_attempts=8)
 
 
 class OwnTemporal:
@@ -107,34 +92,34 @@ async def _template_is_in_use(server: EmbeddedPostgres) -> None:
 async def test_instance_is_completed_when_postgresql_was_away_in_the_middle_of_its_clone(
     operator: Operator,
     worker_process: WorkerProcess,
-    own_postgres: EmbeddedPostgres,
+    other_postgres: EmbeddedPostgres,
     settings: Settings,
     name: str,
 ) -> None:
     await worker_process.start(settings)
-    await _template_is_in_use(own_postgres)
-    async with session(own_postgres.dsn(MINIMAL_TEMPLATE)):
+    await _template_is_in_use(other_postgres)
+    async with session(other_postgres.dsn(MINIMAL_TEMPLATE)):
         job = await operator.create(name)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
-        await own_postgres.stop()
-    await own_postgres.start()
+        await other_postgres.stop()
+    await other_postgres.start()
     assert await operator.ended(job) is JobStatus.COMPLETED
 
 
 async def test_status_is_written_when_postgresql_was_away_at_that_moment(
     operator: Operator,
     worker_process: WorkerProcess,
-    own_postgres: EmbeddedPostgres,
+    other_postgres: EmbeddedPostgres,
     settings: Settings,
     name: str,
 ) -> None:
     await worker_process.start(settings)
     await passes_are_over(operator.client)
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-    await own_postgres.stop()
+    await other_postgres.stop()
     await operator.starter.start(job)
     await _has_failed_once(operator.client, job.workflow_id)
-    await own_postgres.start()
+    await other_postgres.start()
     assert await operator.ended(job) is JobStatus.COMPLETED
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
@@ -143,14 +128,14 @@ async def test_status_is_written_when_postgresql_was_away_at_that_moment(
 async def test_instance_is_completed_when_temporal_was_away_in_the_middle_of_its_clone(
     operator: Operator,
     worker_process: WorkerProcess,
-    own_postgres: EmbeddedPostgres,
+    other_postgres: EmbeddedPostgres,
     outage: OwnTemporal,
     settings: Settings,
     name: str,
 ) -> None:
     await worker_process.start(settings)
-    await _template_is_in_use(own_postgres)
-    async with session(own_postgres.dsn(MINIMAL_TEMPLATE)):
+    await _template_is_in_use(other_postgres)
+    async with session(other_postgres.dsn(MINIMAL_TEMPLATE)):
         job = await operator.create(name)
         await operator.reached(job, {JobStatus.IN_PROGRESS})
         await outage.kill()

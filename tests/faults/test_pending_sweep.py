@@ -1,4 +1,4 @@
-"""Rows that nobody started are found by the sweep."""
+"""Rows whose workflows were not started are found by the sweep."""
 
 import asyncio
 from datetime import timedelta
@@ -88,4 +88,4 @@ async def test_interval_follows_the_setting_when_a_worker_starts(
             await asyncio.sleep(0.05)
     schedule = (await _described(own_temporal)).schedule
     assert schedule.policy.catchup_window == timedelta(seconds=180)
-    assert schedule.state.paused, "whoever paused the schedule meant it"
+    assert schedule.state.paused, "the operator who paused the schedule meant it"

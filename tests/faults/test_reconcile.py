@@ -1,4 +1,4 @@
-"""What nobody works on any more is found and goes on by itself."""
+"""Jobs that no workflow works on any more are found and go on by themselves."""
 
 import asyncio
 

@@ -1,13 +1,11 @@
-"""Processes that fill, claim and tidy the same spares at once, and are killed at any moment."""
+"""Processes that fill, claim and prune the same spares at once, and are killed at any moment."""
 
 import asyncio
 import os
 import random
 import signal
-import sys
 import tempfile
 import uuid
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +18,7 @@ from databases.spare_pool import Limits, SparePool
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
+from tests import preloaded
 from tests.postgres.postgres_inspection import until
 from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
 
@@ -27,7 +26,7 @@ _PROCESSES = 5
 _INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
 _LEAST_KILLED = 8
 _LEAST_CLAIMED = 20
-_PATIENCE_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 _DATABASES = "SELECT datname FROM pg_database"
 
 
@@ -40,31 +39,30 @@ async def admin(admin: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def _hand(dsn: str, installation: str, output: IO[str]) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.faults.spare_worker", dsn, installation, MINIMAL_TEMPLATE),
-        stdout=output,
+async def _worker(dsn: str, installation: str, output: IO[str]) -> preloaded.Process:
+    return await preloaded.start(
+        *("tests.faults.spare_worker", dsn, installation, MINIMAL_TEMPLATE), env=os.environ, stdout=output
     )
 
 
 async def _storm(dsn: str, installation: str, output: IO[str]) -> list[list[str]]:
     """Kill one process after the other and put a new one in its place; returns what they told."""
-    hands = [await _hand(dsn, installation, output) for _ in range(_PROCESSES)]
+    workers = [await _worker(dsn, installation, output) for _ in range(_PROCESSES)]
     killed, told = 0, list[list[str]]()
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             while killed < _LEAST_KILLED or len(told) < _LEAST_CLAIMED:
                 await asyncio.sleep(random.uniform(0.3, 1.0))  # noqa: S311 - the moment is the point
-                victim = hands.pop(0)
+                victim = workers.pop(0)
                 victim.kill()
                 await victim.wait()
                 killed += 1
-                hands.append(await _hand(dsn, installation, output))
+                workers.append(await _worker(dsn, installation, output))
                 told = [line.split() for line in Path(output.name).read_text().splitlines() if line]  # noqa: ASYNC240 - small
     finally:
-        for hand in hands:
-            hand.kill()
-            await hand.wait()
+        for worker in workers:
+            worker.kill()
+            await worker.wait()
     return told
 
 
@@ -90,11 +88,11 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
 
     nothing = Limits(of_template=0, in_all=0, size_bytes=0)
     server = Server(dsn)
-    stock = SparePool(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
+    pool = SparePool(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, nothing)
     prefix = f"ods_spare_{installation.replace('-', '')[:16]}_"
 
     async def none_is_left() -> bool:
-        await stock.prune()  # a killed client's session may live for half a second longer
+        await pool.prune()  # a killed client's session may live for half a second longer
         left = f"{_DATABASES} WHERE starts_with(datname, $1)"
         return not await admin.fetch(left, prefix)
 
@@ -112,12 +110,12 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
 
     async with EmbeddedPostgres(tmp_path / "data", free_port(), "a-password", {"fsync": "off"}) as server:
         reached = Server(server.dsn())
-        stock = SparePool(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
+        pool = SparePool(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
         async with session(server.dsn()) as connection:
             for template in templates:
                 await connection.execute(f"CREATE DATABASE {template} ALLOW_CONNECTIONS false")
-            for order in (await stock.prune()).missing:
-                await stock.replenish(order)
+            for order in (await pool.prune()).missing:
+                await pool.replenish(order)
             await connection.execute("ALTER DATABASE changed ALLOW_CONNECTIONS true")
             async with session(server.dsn("changed")) as editor:
                 await editor.execute("CREATE TABLE later AS SELECT 1 AS id")
@@ -125,6 +123,6 @@ async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_
         os.kill(server.pid, signal.SIGQUIT)  # the server ends as in a crash, and recovers when it starts
         await server.stop()
         await server.start()
-        found = {shelf.template: (shelf.ready, shelf.stale) for shelf in (await stock.report()).templates}
+        found = {it.template: (it.ready, it.stale) for it in (await pool.report()).templates}
         await reached.close()
     assert found == {"changed": (0, 1), "kept": (1, 0)}

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,48 +11,28 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded import seeding
 from embedded.polling import wait_until
-from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
-from registry.migrations import upgrade
 from settings import MultiTenantSettings
 from tests.api.service import bearer, served
 from tests.servers import (
-    MINIMAL_TEMPLATE,
     NUMBERS,
-    SERVICE_PASSWORD,
-    TOKEN_HOLDER,
     make_settings,
     make_tenant_settings,
-    service_dsn,
     session,
 )
 
 TENANTS = ("tenant1", "tenant2")
-REGISTRY = seeding.REGISTRY_DATABASE
-
-
-@pytest.fixture(scope="module")
-async def second(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    """The server of the second tenant, with its registry and one template."""
-    folder = tmp_path_factory.mktemp("second")
-    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as server:
-        await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
-        await seeding.ensure_registry_database(server.dsn())
-        await upgrade(service_dsn(server, REGISTRY))
-        async with session(service_dsn(server, REGISTRY)) as connection:
-            await connection.execute(TOKEN_HOLDER)
-        service = service_dsn(server, "postgres")
-        await seeding.ensure_template(service, MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS)
-        yield server
 
 
 @pytest.fixture
-def several(postgres: EmbeddedPostgres, registry_dsn: str, second: EmbeddedPostgres) -> MultiTenantSettings:
+def several(
+    postgres: EmbeddedPostgres, registry_dsn: str, other_postgres: EmbeddedPostgres, other_registry_dsn: str
+) -> MultiTenantSettings:
+    """The second tenant has the second server."""
     first = make_settings(postgres, registry_dsn, rate_limiting=False)
     return make_tenant_settings(
-        {"tenant1": first, "tenant2": make_settings(second, service_dsn(second, REGISTRY))}
+        {"tenant1": first, "tenant2": make_settings(other_postgres, other_registry_dsn)}
     )
 
 
@@ -86,7 +66,7 @@ class Requests:
 
 @contextmanager
 def paused(server: EmbeddedPostgres) -> Iterator[None]:
-    """The server says nothing any more, to nobody, but its connections stay open."""
+    """The server answers no client any more, but its connections stay open."""
     processes = [
         server.pid,
         *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()),
@@ -109,7 +89,10 @@ async def _databases(server: EmbeddedPostgres, name: str) -> int:
 
 
 async def test_tenants_share_nothing_when_names_and_ids_are_equal(
-    several: MultiTenantSettings, own_temporal: Client, postgres: EmbeddedPostgres, second: EmbeddedPostgres
+    several: MultiTenantSettings,
+    own_temporal: Client,
+    postgres: EmbeddedPostgres,
+    other_postgres: EmbeddedPostgres,
 ) -> None:
     number = next(NUMBERS) * 100_000
     for own in several.tenants.values():
@@ -126,11 +109,11 @@ async def test_tenants_share_nothing_when_names_and_ids_are_equal(
             described = await own_temporal.get_workflow_handle(f"{tenant}:{number}").describe()
             assert described.workflow_type == "CreateInstance"
         database = f"EdFi_Ods_Same_{number}_Minimal"
-        assert [await _databases(server, database) for server in (postgres, second)] == [1, 1]
+        assert [await _databases(server, database) for server in (postgres, other_postgres)] == [1, 1]
 
         deleted = (await requests.ask("tenant1", "DELETE", f"/v2/dbInstances/{number}")).json()
         assert (await requests.ends("tenant1", deleted["jobId"]))["status"] == "Completed"
-        assert [await _databases(server, database) for server in (postgres, second)] == [0, 1]
+        assert [await _databases(server, database) for server in (postgres, other_postgres)] == [0, 1]
         assert (await requests.ask("tenant1", "GET", f"/v2/dbInstances/{number}")).status_code == 404
         kept = (await requests.ask("tenant2", "GET", f"/v2/dbInstances/{number}")).json()
         assert kept["status"] == "Completed"
@@ -143,10 +126,10 @@ async def test_tenants_share_nothing_when_names_and_ids_are_equal(
 
 
 async def test_tenant_works_when_the_server_of_another_is_stopped_before_the_start(
-    several: MultiTenantSettings, own_temporal: Client, second: EmbeddedPostgres
+    several: MultiTenantSettings, own_temporal: Client, other_postgres: EmbeddedPostgres
 ) -> None:
     name = f"Alone {next(NUMBERS)}"
-    await second.stop()
+    await other_postgres.stop()
     async with served(several, own_temporal) as client:
         requests = Requests(client, several)
         for _ in range(2):
@@ -157,19 +140,19 @@ async def test_tenant_works_when_the_server_of_another_is_stopped_before_the_sta
         created = await requests.create("tenant1", name)
         assert (await requests.ends("tenant1", created["jobId"]))["status"] == "Completed"
 
-        await second.start()
+        await other_postgres.start()
         created = await requests.create("tenant2", name)
         assert (await requests.ends("tenant2", created["jobId"]))["status"] == "Completed"
 
 
 async def test_tenant_works_when_the_server_of_another_hangs_with_all_its_jobs(
-    several: MultiTenantSettings, own_temporal: Client, second: EmbeddedPostgres
+    several: MultiTenantSettings, own_temporal: Client, other_postgres: EmbeddedPostgres
 ) -> None:
     async with served(several, own_temporal) as client:
         requests = Requests(client, several)
         many = 2 * several.ddl_concurrency + 1
         waiting = [await requests.create("tenant2", f"Waits {next(NUMBERS)}") for _ in range(many)]
-        with paused(second):
+        with paused(other_postgres):
             created = await requests.create("tenant1", f"Goes on {next(NUMBERS)}")
             assert (await requests.ends("tenant1", created["jobId"]))["status"] == "Completed"
         for job in waiting:

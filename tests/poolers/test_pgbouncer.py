@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from registry.storage.poolers import PoolerCheck, keeps_sessions
 from settings import InvalidSettingsError, Settings
 from temporal.job_starter import JobStarter
 from tenants.tenant import open_tenants
+from tests import preloaded
 from tests.api import server as api_server
 from tests.end_to_end.conftest import Operator
 from tests.pgbouncer import PgBouncer
@@ -149,17 +149,13 @@ async def test_api_does_not_start_when_a_pooler_is_in_transaction_mode(
 ) -> None:
     async with pooler(pool_mode="transaction") as bouncer:
         settings = _through(bouncer, postgres, registry_dsn)
-        process = await api_server.start(free_port(), api_server.environment(settings))
-        output = await _ended(process)
+        command, env = api_server.command(free_port()), api_server.environment(settings)
+        run = await asyncio.to_thread(preloaded.run, *command, env=env, seconds=30)
+    assert run.returncode != 0
+    output = run.stderr
     for variable in ("ODS_ADMIN_DSN", "ODS_MASTER_DSN"):
         assert f"{variable}: leads to a pooler in transaction or statement mode" in output
     assert SERVICE_PASSWORD not in output
-
-
-async def _ended(process: Process) -> str:
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode != 0
-    return errors.decode()
 
 
 async def test_worker_ends_later_when_the_pooler_was_away_at_its_start(

@@ -11,18 +11,16 @@ from databases.provisioning import CloneRequest
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
+from tests import registries
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, service_dsn, session
 
 READER_PASSWORD = "reader-password-for-tests"
 
 
 @pytest.fixture(scope="session")
-async def shared_registry(postgres: EmbeddedPostgres, migrated_registry: str) -> str:
+async def shared_registry(prepared_postgres: EmbeddedPostgres) -> str:
     """A registry for one test after the other: making one for each would take longer than the tests."""
-    name = f"EdFi_Admin_shared_{next(NUMBERS)}"
-    async with session(service_dsn(postgres, "postgres")) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_registry}"')
-    return service_dsn(postgres, name)
+    return await registries.clone(prepared_postgres)
 
 
 @pytest.fixture

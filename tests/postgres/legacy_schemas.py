@@ -126,7 +126,7 @@ INSERT INTO dbo.odsinstances (name, instancetype, status, isextended, version)
 UPDATE dbo.applications SET odsinstance_odsinstanceid = 1;
 """
 )
-"""Version 6: one ODS, of which nobody reads a connection string."""
+"""Version 6: one ODS, whose connection string is not read."""
 
 ADMIN_API_FIRST_2 = """
 CREATE SCHEMA adminapi;

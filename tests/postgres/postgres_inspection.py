@@ -52,7 +52,7 @@ async def fingerprint(admin: asyncpg.Connection, database: str) -> tuple[asyncpg
 async def make_foreign(
     admin: asyncpg.Connection, dsn: str, database: str, comment: str | None = None
 ) -> None:
-    """Somebody else's database, with content, under the given name."""
+    """A database that is no instance's, with content, under the given name."""
     await admin.execute(f'CREATE DATABASE "{database}"')
     if comment is not None:
         await admin.execute(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
@@ -15,16 +16,19 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
+from databases import spares
 from databases.ownership import Owner
 from databases.server import Server
+from databases.spare_pool import Limits, SpareOrder, SparePool
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import DatabaseName, InstanceStore
+from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
-from tests.servers import NUMBERS
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS
 
 Activities = Callable[[Any], DatabaseActivities]
 
@@ -83,6 +87,43 @@ async def test_database_is_made_when_the_job_holds_the_instance(
     assert await _databases(admin, job) == {job.database}
 
 
+async def test_refill_is_not_requested_when_the_template_was_cloned(tenant: Tenant, job: InstanceJob) -> None:
+    refill = Mock()
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1), refill)
+    assert (await ActivityEnvironment().run(activities.provision, job)).finished
+    refill.assert_not_called()
+
+
+@pytest.mark.parametrize("refilled", [True, False])
+async def test_spare_is_taken_and_a_refill_requested_when_spares_are_refilled(
+    tenant: Tenant, instances: InstanceStore, job: InstanceJob, admin: asyncpg.Connection, *, refilled: bool
+) -> None:
+    installation = (await instances.installation.require_confirmed()).id
+    spare = await _spare(tenant.server, installation)
+    before = await admin.fetchval(_OID, spare)
+    refill = Mock()
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1), refill if refilled else None)
+    provisioned = await ActivityEnvironment().run(activities.provision, job)
+    assert provisioned.finished
+    assert refill.call_count == refilled
+    assert (await admin.fetchval(_OID, job.database) == before) is refilled
+    await admin.execute(f'DROP DATABASE IF EXISTS "{spare}"')
+
+
+_OID = "SELECT oid::int8 FROM pg_database WHERE datname = $1"
+
+
+async def _spare(server: Server, installation: str) -> str:
+    async def identity() -> str:
+        return installation
+
+    limits = Limits(of_template=1, in_all=1, size_bytes=10**12)
+    pool = SparePool(server, identity, [MINIMAL_TEMPLATE], CloneStrategy.AUTO, limits)
+    order = SpareOrder(spares.new_name(installation), MINIMAL_TEMPLATE)
+    await pool.replenish(order)
+    return order.name
+
+
 async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
     activities: Activities,
     instances: InstanceStore,
@@ -128,7 +169,7 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
     assert (await queries.instance(job.instance_id)).status == "InProgress"
 
 
-async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
+async def test_as_many_databases_are_worked_on_at_once_as_there_are_slots(
     activities: Activities, instances: InstanceStore, job_store: JobStore, admin: asyncpg.Connection
 ) -> None:
     """The others, fetched before it was their turn, hold no fence yet."""
@@ -150,7 +191,7 @@ async def test_as_many_databases_are_worked_on_at_once_as_there_are_turns(
         assert await _databases(admin, job) == {job.database}
 
 
-async def test_job_is_left_to_another_worker_when_its_worker_stops_before_its_turn(
+async def test_job_is_left_to_another_worker_when_its_worker_stops_before_it_has_a_slot(
     activities: Activities,
     instances: InstanceStore,
     job_store: JobStore,

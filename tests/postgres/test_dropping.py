@@ -1,4 +1,4 @@
-"""Removing an instance's database, with its users, and nobody else's."""
+"""Removing an instance's database, with its users, and no other database."""
 
 import asyncio
 from dataclasses import replace

@@ -206,7 +206,7 @@ async def test_database_is_read_when_its_server_is_written_as_npgsql_understands
     read: Read, postgres: EmbeddedPostgres, rows: asyncpg.Connection, north: str, servers: str
 ) -> None:
     where = servers.format(port=postgres.port, away=free_port())
-    login = f"uid=nobody;username=ods_service;password=wrong;pwd={SERVICE_PASSWORD}"
+    login = f"uid=unknown;username=ods_service;password=wrong;pwd={SERVICE_PASSWORD}"
     added = await add_ods_instance(rows, "North", f"{where};port=1;database=gone;db={north};{login}")
     page = await read()
     assert page.faults == []
@@ -267,7 +267,7 @@ async def test_each_fault_is_told_and_the_others_are_read_when_databases_are_unr
                 connection_string(port, forbidden, "stranger"),
                 "its role may not read the education organizations",
             ),
-            "stranger": (connection_string(port, north, "nobody"), "the server refused the login"),
+            "stranger": (connection_string(port, north, "unknown"), "the server refused the login"),
             "gone": (connection_string(port, "gone"), "the database does not exist"),
             "untrusted": (
                 connection_string(port, north, more=";SSL Mode=Verify-Full"),

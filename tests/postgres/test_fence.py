@@ -1,4 +1,4 @@
-"""The fence around one instance: one session at a time, and no way back for whoever has lost it."""
+"""The fence around one instance: one session at a time, and no way back for a session that has lost it."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
 @pytest.fixture
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases_server, "_FENCE_TIMEOUT", "200ms")
 
 
@@ -33,7 +33,7 @@ async def backend_of(fenced: asyncpg.Connection) -> int:
     return pid
 
 
-async def taken(server: Server, owner: Owner) -> int:
+async def is_held(server: Server, owner: Owner) -> int:
     async with server.fenced(owner) as fenced:
         return await backend_of(fenced)
 
@@ -42,7 +42,7 @@ async def test_second_attempt_waits_when_the_first_holds_the_fence(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(owner) as fenced:
-        second = asyncio.create_task(taken(server, owner))
+        second = asyncio.create_task(is_held(server, owner))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
         assert not second.done()
         assert await backend_of(fenced)
@@ -58,7 +58,7 @@ async def _none(admin: asyncpg.Connection, query: str) -> bool:
 async def test_session_is_used_again_without_its_fence_when_all_went_well(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
-    first = await taken(server, owner)
+    first = await is_held(server, owner)
     async with server.session() as again:
         assert await backend_of(again) == first
         assert await admin.fetchval(HELD) == 0
@@ -67,18 +67,18 @@ async def test_session_is_used_again_without_its_fence_when_all_went_well(
 async def test_session_is_closed_when_anything_went_wrong_on_it(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
-    first = await taken(server, owner)
+    first = await is_held(server, owner)
     with pytest.raises(asyncpg.DivisionByZeroError):
         async with server.fenced(owner) as fenced:
             await fenced.execute("SELECT 1 / 0")
     assert await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", first) == 0
-    assert await taken(server, owner) != first
+    assert await is_held(server, owner) != first
 
 
 async def test_next_session_is_a_new_one_when_the_server_ended_the_one_that_was_kept(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
-    first = await taken(server, owner)
+    first = await is_held(server, owner)
     assert await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
     await until(lambda: _is_replaced(server, first))
 
@@ -95,21 +95,21 @@ async def test_fault_is_told_when_the_server_ends_a_session_that_is_used(
     with pytest.raises(DatabaseFaultError) as caught:
         await interrupted()
     assert caught.value.retryable
-    assert await taken(server, owner)
+    assert await is_held(server, owner)
 
 
 async def test_fault_is_told_soon_and_passes_when_a_session_that_was_kept_is_dead(
     server: Server, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await taken(server, owner)
+    first = await is_held(server, owner)
     monkeypatch.setattr(databases_server, "_CONNECT_TIMEOUT", 0.2)
     os.kill(first, signal.SIGSTOP)  # as if its machine had lost its power
     try:
         async with asyncio.timeout(2):
             with pytest.raises(DatabaseFaultError) as caught:
-                await taken(server, owner)
+                await is_held(server, owner)
             monkeypatch.undo()
-            assert await taken(server, owner) != first
+            assert await is_held(server, owner) != first
     finally:
         os.kill(first, signal.SIGCONT)
     assert caught.value.retryable
@@ -123,7 +123,7 @@ async def _is_replaced(server: Server, backend: int) -> bool:
     return False
 
 
-async def test_nobody_is_waited_for_when_the_caller_finds_that_it_must_not(
+async def test_fence_is_not_waited_for_when_the_caller_finds_that_it_must_not(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
     async def refuse() -> None:
@@ -141,16 +141,16 @@ async def test_fence_is_free_when_its_holder_was_killed(server: Server, owner: O
     async with server.fenced(owner) as fenced:
         fenced.terminate()
         async with asyncio.timeout(1.5):
-            await taken(server, owner)
+            await is_held(server, owner)
 
 
 async def test_holder_is_ended_and_can_do_nothing_more_when_it_does_not_let_go(
-    server: Server, owner: Owner, impatience: None
+    server: Server, owner: Owner, short_timeout: None
 ) -> None:
     async with server.fenced(owner) as fenced:
         before = time.monotonic()
         async with asyncio.timeout(5):
-            await taken(server, owner)
+            await is_held(server, owner)
         assert time.monotonic() - before > 0.2
         with pytest.raises((asyncpg.AdminShutdownError, asyncpg.InterfaceError, OSError)):
             await fenced.execute("SELECT 1")
@@ -161,7 +161,7 @@ async def test_holder_is_ended_in_the_middle_of_its_statement_when_it_does_not_l
     wanted: CloneRequest,
     admin: asyncpg.Connection,
     postgres: EmbeddedPostgres,
-    impatience: None,
+    short_timeout: None,
 ) -> None:
     await admin.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
@@ -169,7 +169,7 @@ async def test_holder_is_ended_in_the_middle_of_its_statement_when_it_does_not_l
             stuck = asyncio.create_task(provision(fenced, wanted, TemplateSizes()))
             await until(lambda: admin.fetchval(_creating()))
             async with asyncio.timeout(2):
-                await taken(server, wanted.owner)
+                await is_held(server, wanted.owner)
             with pytest.raises(DatabaseFaultError) as caught:
                 await stuck
     finally:
@@ -192,11 +192,11 @@ async def test_instances_do_not_wait_for_each_other_when_both_are_fenced(
 
 
 async def test_holders_of_other_fences_live_on_when_one_is_ended(
-    server: Server, owner: Owner, impatience: None
+    server: Server, owner: Owner, short_timeout: None
 ) -> None:
     other = replace(owner, mark="6b1f0f6e-1111-4222-8333-444444444444")
     async with server.fenced(other) as bystander, server.fenced(owner):
-        await taken(server, owner)
+        await is_held(server, owner)
         assert await bystander.fetchval("SELECT 1") == 1
 
 
@@ -204,7 +204,7 @@ async def test_jobs_of_an_instance_share_its_fence_when_they_follow_each_other(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(owner):
-        second = asyncio.create_task(taken(server, replace(owner, job_id="DeleteInstanceJob-1-2")))
+        second = asyncio.create_task(is_held(server, replace(owner, job_id="DeleteInstanceJob-1-2")))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
     await second
 
@@ -227,21 +227,21 @@ async def _lock_timeout_behind_a_fence(server: Server, owner: Owner) -> str:
 
 
 async def test_attempt_may_be_repeated_when_the_holder_cannot_be_ended(
-    server: Server, owner: Owner, admin: asyncpg.Connection, impatience: None
+    server: Server, owner: Owner, admin: asyncpg.Connection, short_timeout: None
 ) -> None:
     await admin.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", owner.mark)
     with pytest.raises(DatabaseFaultError) as caught:
-        await taken(server, owner)
+        await is_held(server, owner)
     assert caught.value.reason
     await admin.execute("SELECT pg_advisory_unlock_all()")
-    await taken(server, owner)
+    await is_held(server, owner)
 
 
 async def test_nothing_stays_behind_when_a_waiting_attempt_is_cancelled(
     server: Server, owner: Owner, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(owner):
-        second = asyncio.create_task(taken(server, owner))
+        second = asyncio.create_task(is_held(server, owner))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
         second.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -28,19 +28,16 @@ from settings import Settings
 from tenants.drift import DriftKind
 from tenants.installation_check import InstallationCheck
 from tenants.tenant import Tenant, open_tenants
+from tests import registries
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, service_dsn, session
 
 
 @pytest.fixture
-async def registry_dsn(postgres: EmbeddedPostgres, migrated_registry: str) -> AsyncIterator[str]:
+async def registry_dsn(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A registry of the test's own, which it may copy."""
-    name = f"EdFi_Admin_{next(NUMBERS)}"
-    async with session(service_dsn(postgres, "postgres")) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_registry}"')
-    yield service_dsn(postgres, name)
-    async with session(service_dsn(postgres, "postgres")) as connection:
-        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    async with registries.cloned(prepared_postgres) as dsn:
+        yield dsn
 
 
 @pytest.fixture

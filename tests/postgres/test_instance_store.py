@@ -453,7 +453,7 @@ async def test_create_fails_unchanged_when_an_ods_instance_took_the_id_meanwhile
 ) -> None:
     job = await bring_to(instances, job_store, "InProgress", name)
     await rows.execute(
-        "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
+        "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'another')", job.ods_instance_id
     )
     before = await everything(rows)
     with pytest.raises(NameTakenError, match=f"has the id {job.ods_instance_id}"):
@@ -470,7 +470,7 @@ async def test_foreign_ods_instance_stays_when_an_instance_that_was_never_publis
 ) -> None:
     job = await bring_to(instances, job_store, "Error", name)
     await rows.execute(
-        "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'somebody else')", job.ods_instance_id
+        "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'another')", job.ods_instance_id
     )
     await rows.execute(RELATIONS["OdsInstanceContexts"], job.ods_instance_id)
     job = (await instances.request_delete(job.instance_id)).job

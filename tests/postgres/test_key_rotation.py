@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from registry.connection_strings import key_rotation
 from registry.connection_strings.encryption import Keyring, decrypt, encrypt
 from registry.connection_strings.key_rotation import Rotation, rotate
 from settings import Settings
+from tests import preloaded
 from tests.servers import environment, make_settings, make_tenant_settings
 
 OLD, NEW, LOST = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -155,15 +155,9 @@ def variables(settings: Any, **changes: str) -> dict[str, str]:
 
 async def ods_keys_rotate(settings: Any, *options: str, **changes: str) -> tuple[int, str]:
     """Exit code and output of the command."""
-    run = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *options,
-        env=variables(settings, **changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    output, _ = await run.communicate()
-    return run.returncode or 0, output.decode()
+    env = variables(settings, **changes)
+    run = await asyncio.to_thread(preloaded.run, "cli", "keys", "rotate", *options, env=env)
+    return run.returncode, run.stdout + run.stderr
 
 
 async def test_command_says_what_it_did_and_succeeds_when_nothing_is_left(

@@ -262,7 +262,7 @@ class Walk:
             self.tokens.append(due)
 
     async def interfere(self) -> None:
-        """Somebody else's rows come and go."""
+        """Rows of other instances come and go."""
         if self.model.routed and not self.model.related:
             await self.rows.execute(
                 "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"

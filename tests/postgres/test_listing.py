@@ -45,7 +45,7 @@ def by_code_unit(text: str) -> list[int]:
     return [int.from_bytes(units[start : start + 2]) for start in range(0, len(units), 2)]
 
 
-async def fill(dsn: str, rows: list[tuple[str, str | None]]) -> None:
+async def fill_table(dsn: str, rows: list[tuple[str, str | None]]) -> None:
     async with session(dsn) as connection:
         await connection.execute("DELETE FROM dbo.odsinstances")
         await connection.executemany(
@@ -61,7 +61,7 @@ async def fill(dsn: str, rows: list[tuple[str, str | None]]) -> None:
 async def test_list_is_sorted_by_utf16_code_unit_when_names_are_any_text(
     queries: InstanceQueries, registry_dsn: str, names: list[str]
 ) -> None:
-    await fill(registry_dsn, [(name, None) for name in names])
+    await fill_table(registry_dsn, [(name, None) for name in names])
     expected = sorted(names, key=by_code_unit)
 
     ascending = await queries.ods_instances(Page("Name", limit=1000))
@@ -103,7 +103,7 @@ async def test_long_list_begins_at_once_when_its_names_are_sorted(
 async def test_nulls_come_last_when_ascending_and_first_when_descending(
     queries: InstanceQueries, registry_dsn: str
 ) -> None:
-    await fill(registry_dsn, [("1", None), ("2", "b"), ("3", None), ("4", "\U0001f986"), ("5", "a")])
+    await fill_table(registry_dsn, [("1", None), ("2", "b"), ("3", None), ("4", "\U0001f986"), ("5", "a")])
     ascending = await queries.ods_instances(Page("InstanceType"))
     descending = await queries.ods_instances(Page("InstanceType", descending=True))
 

@@ -247,10 +247,10 @@ async def test_name_is_refused_when_another_has_it_or_shall_have_it(
     await bring_to(instances, job_store, "Deleted", f"{name} deleted")
     other = await ods_instances.create(replace(DRAFT, name=f"{name} other"))
 
-    for taken in ("pending", "failed", "moving", "moving new", "other"):
+    for occupied in ("pending", "failed", "moving", "moving new", "other"):
         for change in (
-            ods_instances.update(job.ods_instance_id, draft(f"{name} {taken}")),
-            ods_instances.create(replace(DRAFT, name=f"{name} {taken}")),
+            ods_instances.update(job.ods_instance_id, draft(f"{name} {occupied}")),
+            ods_instances.create(replace(DRAFT, name=f"{name} {occupied}")),
         ):
             with pytest.raises(InvalidError) as refusal:
                 await change
@@ -295,7 +295,7 @@ async def test_name_that_no_rule_allows_any_more_is_kept_when_only_the_rest_is_c
     assert (await instance_of(rows, job))["name"] == name
 
 
-async def test_twins_made_by_others_are_refused_when_a_type_would_make_them_equal(
+async def test_duplicates_made_by_others_are_refused_when_a_type_would_make_them_equal(
     ods_instances: OdsInstances, rows: asyncpg.Connection
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances VALUES (1, 'twin', 'a'), (2, 'twin', 'b')")
@@ -358,7 +358,7 @@ async def test_one_deletion_wins_when_both_surfaces_are_asked_at_once(
         assert (row["status"], row["jobnumber"]) == ("Pending_Delete", 2)
 
 
-async def test_id_is_one_that_nobody_has_when_the_sequence_was_set_back(
+async def test_id_is_a_free_one_when_the_sequence_was_set_back(
     ods_instances: OdsInstances,
     instances: InstanceStore,
     job_store: JobStore,

@@ -52,7 +52,7 @@ async def content(dsn: str) -> dict[str, str]:
 @pytest.fixture
 async def odd_template(admin: asyncpg.Connection, database: str) -> AsyncIterator[str]:
     """A superuser's template that is not the service's."""
-    name = f"{database} of somebody else"
+    name = f"{database} of another"
     await admin.execute(f'CREATE DATABASE "{name}" IS_TEMPLATE true')
     yield name
     await admin.execute(f'ALTER DATABASE "{name}" IS_TEMPLATE false')
@@ -268,7 +268,7 @@ async def test_nothing_is_left_at_work_when_the_attempt_is_cancelled(
 # Databases that are not ours
 
 
-@pytest.mark.parametrize("comment", [None, "somebody's", "{", "another instance"])
+@pytest.mark.parametrize("comment", [None, "of another", "{", "another instance"])
 async def test_foreign_database_is_untouched_when_it_has_the_name(
     server: Server,
     wanted: CloneRequest,

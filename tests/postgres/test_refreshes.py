@@ -1,4 +1,4 @@
-"""Refresh jobs: at most one of a scope runs and at most one waits, whoever asks and however often."""
+"""Refresh jobs: at most one of a scope runs and at most one waits, however many clients ask."""
 
 import asyncio
 

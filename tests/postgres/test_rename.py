@@ -78,12 +78,12 @@ async def test_both_names_are_taken_when_a_rename_is_not_done(
 ) -> None:
     await bring_to(instances, job_store, state, name)
     other = await bring_to(instances, job_store, "Completed", f"{name} bystander")
-    for taken in (name, f"{name} new"):
-        with pytest.raises(NameTakenError, match=f"named '{taken}' already exists"):
-            await instances.reserve(taken, Template.SAMPLE)
-        with pytest.raises(NameTakenError, match=f"named '{taken}' already exists"):
-            await instances.request_rename(other.instance_id, taken)
-        duplicate = taken.replace(" ", "_")
+    for occupied in (name, f"{name} new"):
+        with pytest.raises(NameTakenError, match=f"named '{occupied}' already exists"):
+            await instances.reserve(occupied, Template.SAMPLE)
+        with pytest.raises(NameTakenError, match=f"named '{occupied}' already exists"):
+            await instances.request_rename(other.instance_id, occupied)
+        duplicate = occupied.replace(" ", "_")
         with pytest.raises(NameTakenError, match="database is named"):
             await instances.reserve(duplicate, Template.MINIMAL)
 

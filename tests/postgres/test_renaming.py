@@ -1,4 +1,4 @@
-"""Giving an instance's database another name, with its users, and nobody else's."""
+"""Giving an instance's database another name, with its users, and no other database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -110,7 +110,7 @@ async def test_nothing_changes_and_the_reason_is_told_when_a_superuser_is_connec
 
 
 @pytest.mark.parametrize("comment", [None, "mine"])
-async def test_both_databases_are_untouched_when_the_new_name_is_somebody_elses(
+async def test_both_databases_are_untouched_when_a_foreign_database_has_the_new_name(
     server: Server,
     provisioned: CloneRequest,
     admin: asyncpg.Connection,

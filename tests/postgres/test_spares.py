@@ -64,19 +64,19 @@ def other(wanted: CloneRequest, admin: asyncpg.Connection) -> CloneRequest:
 
 
 @pytest.fixture
-def stock(server: Server, installation: str, template: str) -> SparePool:
-    return stock_of(server, installation, template, PLENTY)
+def pool(server: Server, installation: str, template: str) -> SparePool:
+    return pool_of(server, installation, template, PLENTY)
 
 
 @pytest.fixture
-async def spare(stock: SparePool, installation: str, template: str) -> str:
+async def spare(pool: SparePool, installation: str, template: str) -> str:
     """A ready spare."""
     order = SpareOrder(spares.new_name(installation), template)
-    await stock.replenish(order)
+    await pool.replenish(order)
     return order.name
 
 
-def stock_of(server: Server, installation: str, template: str, limits: Limits) -> SparePool:
+def pool_of(server: Server, installation: str, template: str, limits: Limits) -> SparePool:
     async def identity() -> str:
         return installation
 
@@ -109,7 +109,7 @@ async def provisioned(server: Server, wanted: CloneRequest) -> ProvisionedDataba
 
 @asynccontextmanager
 async def locked(admin: asyncpg.Connection, spare: str) -> AsyncIterator[None]:
-    """Somebody else works on the spare."""
+    """Another session works on the spare."""
     await admin.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", spare)
     yield
     await admin.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", spare)
@@ -141,10 +141,10 @@ async def test_spare_is_a_closed_and_marked_copy_when_it_was_filled(
 
 
 async def test_spare_is_made_once_when_its_filling_is_repeated(
-    stock: SparePool, spare: str, template: str, admin: asyncpg.Connection
+    pool: SparePool, spare: str, template: str, admin: asyncpg.Connection
 ) -> None:
     before = await row_of(admin, spare)
-    await stock.replenish(SpareOrder(spare, template))
+    await pool.replenish(SpareOrder(spare, template))
     assert await row_of(admin, spare) == before
 
 
@@ -152,7 +152,7 @@ async def test_spare_is_made_once_when_its_filling_is_repeated(
     ("module", "step"), [(provisioning, "clone"), (provisioning, "verify"), (spare_pool, "execute")]
 )
 async def test_spare_is_unfinished_and_made_anew_when_its_filler_died(
-    stock: SparePool,
+    pool: SparePool,
     installation: str,
     template: str,
     admin: asyncpg.Connection,
@@ -173,16 +173,16 @@ async def test_spare_is_unfinished_and_made_anew_when_its_filler_died(
     with monkeypatch.context() as patch:
         patch.setattr(module, step, dying)
         with pytest.raises(DatabaseFaultError):
-            await stock.replenish(order)
+            await pool.replenish(order)
     left = await oid(admin, order.name)
-    assert (await stock.report()).unfinished == 1
-    await stock.replenish(order)
+    assert (await pool.report()).unfinished == 1
+    await pool.replenish(order)
     assert await oid(admin, order.name) != left
-    assert (await stock.report()).templates[0].ready == 1
+    assert (await pool.report()).templates[0].ready == 1
 
 
 async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
-    stock: SparePool,
+    pool: SparePool,
     server: Server,
     installation: str,
     template: str,
@@ -211,13 +211,13 @@ async def test_ghost_is_waited_for_when_a_filler_was_killed_while_it_copied(
     async with in_use(admin, postgres, template):
         ghost = asyncio.create_task(kill())
         await killed.wait()
-    await stock.replenish(order)
+    await pool.replenish(order)
     await ghost
     assert await names(admin, installation) == [order.name]
 
 
 async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copied(
-    stock: SparePool,
+    pool: SparePool,
     installation: str,
     template: str,
     admin: asyncpg.Connection,
@@ -232,24 +232,24 @@ async def test_spare_is_not_finished_when_the_template_changes_while_it_is_copie
 
     monkeypatch.setattr(provisioning, "clone", overtaken)
     with pytest.raises(DatabaseFaultError, match="changed meanwhile") as caught:
-        await stock.replenish(SpareOrder(spares.new_name(installation), template))
+        await pool.replenish(SpareOrder(spares.new_name(installation), template))
     assert caught.value.retryable
-    assert (await stock.report()).unfinished == 1
+    assert (await pool.report()).unfinished == 1
 
 
 async def test_no_spare_is_made_when_the_template_is_open(
-    stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
+    pool: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
     await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
     with pytest.raises(DatabaseFaultError, match=template) as caught:
-        await stock.replenish(SpareOrder(spares.new_name(installation), template))
+        await pool.replenish(SpareOrder(spares.new_name(installation), template))
     assert not caught.value.retryable
     assert await names(admin, installation) == []
-    assert (await stock.prune()).missing == []
+    assert (await pool.prune()).missing == []
 
 
-async def test_spare_is_not_finished_when_somebody_stays_connected_to_it(
-    stock: SparePool,
+async def test_spare_is_not_finished_when_another_session_stays_connected_to_it(
+    pool: SparePool,
     server: Server,
     installation: str,
     template: str,
@@ -264,7 +264,7 @@ async def test_spare_is_not_finished_when_somebody_stays_connected_to_it(
 
     monkeypatch.setattr(provisioning, "verify", crowded)
     with pytest.raises(DatabaseFaultError, match="connected"):
-        await stock.replenish(order)
+        await pool.replenish(order)
     await strangers[0].close()
 
 
@@ -280,7 +280,7 @@ async def _altered(admin: asyncpg.Connection, postgres: EmbeddedPostgres, templa
     await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
     async with session(postgres.dsn(template)) as connection:
         await connection.execute("CREATE TABLE later AS SELECT 1 AS id")
-        # Closed while somebody is still at it.
+        # Closed while a session is still on it.
         await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS false')
         await connection.execute("INSERT INTO later VALUES (2)")
 
@@ -309,7 +309,7 @@ CHANGES: list[Change] = [_opened_and_closed, _altered, _replaced, _swapped, _ope
 @pytest.mark.parametrize("change", CHANGES)
 async def test_stale_spare_is_not_handed_out_and_removed_when_its_template_changed(
     server: Server,
-    stock: SparePool,
+    pool: SparePool,
     spare: str,
     wanted: CloneRequest,
     installation: str,
@@ -321,9 +321,9 @@ async def test_stale_spare_is_not_handed_out_and_removed_when_its_template_chang
     assert not (await provisioned(server, wanted)).claimed
     await verify(server, wanted.database)
     assert await exists(admin, spare)
-    (shelf,) = (await stock.report()).templates
-    assert (shelf.ready, shelf.stale) == (0, 1)
-    assert (await stock.prune()).removed == 1
+    (found,) = (await pool.report()).templates
+    assert (found.ready, found.stale) == (0, 1)
+    assert (await pool.prune()).removed == 1
     assert await names(admin, installation) == []
 
 
@@ -403,7 +403,7 @@ async def test_one_gets_the_spare_and_the_other_a_clone_when_two_claims_race(
     assert oids[True] == before != oids[False]
 
 
-async def test_template_is_cloned_when_somebody_else_works_on_the_spare(
+async def test_template_is_cloned_when_another_session_works_on_the_spare(
     server: Server, wanted: CloneRequest, spare: str, admin: asyncpg.Connection
 ) -> None:
     async with locked(admin, spare):
@@ -435,14 +435,14 @@ async def test_template_is_cloned_when_the_spare_is_lost_during_the_claim(
     *,
     checked: bool,
 ) -> None:
-    look, looks = spares.list_spares, []
+    list_spares, calls = spares.list_spares, []
 
     async def lost(*arguments: Any) -> spares.SpareList:
-        stock = await look(*arguments)
-        looks.append(stock)
-        if len(looks) == 1 + checked:
+        pool = await list_spares(*arguments)
+        calls.append(pool)
+        if len(calls) == 1 + checked:
             await admin.execute(meanwhile.format(spare))
-        return stock
+        return pool
 
     monkeypatch.setattr(spares, "list_spares", lost)
     made = await provisioned(server, wanted)
@@ -472,7 +472,7 @@ async def test_spare_stays_when_a_claim_is_interrupted_in_its_last_step(
     assert (await provisioned(server, wanted)).claimed
 
 
-async def test_spare_stays_when_somebody_has_the_wanted_name(
+async def test_spare_stays_when_another_database_has_the_wanted_name(
     server: Server,
     wanted: CloneRequest,
     spare: str,
@@ -498,43 +498,43 @@ async def test_spare_stays_when_somebody_has_the_wanted_name(
 async def test_spare_is_removed_or_claimed_but_not_both_when_both_race(
     server: Server, wanted: CloneRequest, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
-    stock = stock_of(server, installation, template, PLENTY)
+    pool = pool_of(server, installation, template, PLENTY)
     for _ in range(3):
-        await stock.replenish(SpareOrder(spares.new_name(installation), template))
-        tidying = stock_of(server, installation, template, NONE).prune()
-        made, tidied = await asyncio.gather(provisioned(server, wanted), tidying)
-        assert tidied.removed == (not made.claimed)
+        await pool.replenish(SpareOrder(spares.new_name(installation), template))
+        pruning = pool_of(server, installation, template, NONE).prune()
+        made, pruned = await asyncio.gather(provisioned(server, wanted), pruning)
+        assert pruned.removed == (not made.claimed)
         await verify(server, wanted.database)
         assert await names(admin, installation) == []
         await admin.execute(f'DROP DATABASE "{wanted.database}" WITH (FORCE)')
 
 
-async def test_what_is_unfinished_or_invalid_is_removed_unless_somebody_works_on_it(
-    stock: SparePool, spare: str, installation: str, admin: asyncpg.Connection
+async def test_what_is_unfinished_or_invalid_is_removed_unless_another_session_works_on_it(
+    pool: SparePool, spare: str, installation: str, admin: asyncpg.Connection
 ) -> None:
     unfinished = spares.new_name(installation)
     await admin.execute(f"CREATE DATABASE {unfinished} OWNER {seeding.SERVICE_ROLE}")
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", spare)
     async with locked(admin, unfinished):
-        tidied = await stock.prune()
-        assert (tidied.removed, len(tidied.missing)) == (1, 2)
+        pruned = await pool.prune()
+        assert (pruned.removed, len(pruned.missing)) == (1, 2)
         assert await names(admin, installation) == [unfinished]
-    assert (await stock.prune()).removed == 1
+    assert (await pool.prune()).removed == 1
     assert await names(admin, installation) == []
 
 
-async def test_rest_is_tidied_when_one_spare_cannot_be_removed(
-    stock: SparePool, installation: str, admin: asyncpg.Connection
+async def test_rest_is_pruned_when_one_spare_cannot_be_removed(
+    pool: SparePool, installation: str, admin: asyncpg.Connection
 ) -> None:
-    ours, taken = spares.new_name(installation), spares.new_name(installation)
-    await admin.execute(f"CREATE DATABASE {taken}")  # a superuser's
+    ours, occupied = spares.new_name(installation), spares.new_name(installation)
+    await admin.execute(f"CREATE DATABASE {occupied}")  # a superuser's
     await admin.execute(f"CREATE DATABASE {ours} OWNER {seeding.SERVICE_ROLE}")
-    assert (await stock.prune()).removed == 1
-    assert await names(admin, installation) == [taken]
+    assert (await pool.prune()).removed == 1
+    assert await names(admin, installation) == [occupied]
 
 
-async def test_databases_of_others_are_untouched_when_spares_are_tidied(
-    server: Server, stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
+async def test_databases_of_others_are_untouched_when_spares_are_pruned(
+    server: Server, pool: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
     stranger = str(uuid.uuid4())
     theirs = [
@@ -546,8 +546,8 @@ async def test_databases_of_others_are_untouched_when_spares_are_tidied(
         await admin.execute(f"CREATE DATABASE {name} OWNER {seeding.SERVICE_ROLE}")
     before = [await fingerprint(admin, name) for name in theirs]
     try:
-        assert (await stock.prune()).removed == 0
-        assert (await stock.report()).unfinished == 0
+        assert (await pool.prune()).removed == 0
+        assert (await pool.report()).unfinished == 0
         assert [await fingerprint(admin, name) for name in theirs] == before
     finally:
         for name in theirs:
@@ -555,31 +555,31 @@ async def test_databases_of_others_are_untouched_when_spares_are_tidied(
 
 
 async def test_missing_spares_are_ordered_and_surplus_ones_removed_when_the_limits_say_so(
-    server: Server, stock: SparePool, installation: str, template: str, admin: asyncpg.Connection
+    server: Server, pool: SparePool, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
-    orders = (await stock.prune()).missing
+    orders = (await pool.prune()).missing
     assert [order.template for order in orders] == [template] * 2
     for order in orders:
-        await stock.replenish(order)
-    assert (await stock.prune()).missing == []
+        await pool.replenish(order)
+    assert (await pool.prune()).missing == []
     size = await admin.fetchval("SELECT pg_database_size($1)", template)
-    (shelf,) = (await stock.report()).templates
-    assert shelf == TemplatePool(template, wanted=2, ready=2, stale=0, size_bytes=shelf.size_bytes)
-    assert shelf.size_bytes == pytest.approx(2 * size, rel=0.1)
-    fewer = stock_of(server, installation, template, replace(PLENTY, size_bytes=int(1.5 * size)))
+    (found,) = (await pool.report()).templates
+    assert found == TemplatePool(template, wanted=2, ready=2, stale=0, size_bytes=found.size_bytes)
+    assert found.size_bytes == pytest.approx(2 * size, rel=0.1)
+    fewer = pool_of(server, installation, template, replace(PLENTY, size_bytes=int(1.5 * size)))
     assert (await fewer.prune()).removed == 1
     assert len(await names(admin, installation)) == 1
-    assert (await stock_of(server, installation, template, NONE).prune()).removed == 1
+    assert (await pool_of(server, installation, template, NONE).prune()).removed == 1
     assert await names(admin, installation) == []
 
 
 async def test_template_gets_no_spares_when_it_is_missing_or_may_not_be_read(
     server: Server, installation: str, template: str, admin: asyncpg.Connection
 ) -> None:
-    assert (await stock_of(server, installation, "Nowhere", PLENTY).prune()).missing == []
+    assert (await pool_of(server, installation, "Nowhere", PLENTY).prune()).missing == []
     await admin.execute(f'REVOKE CONNECT ON DATABASE "{template}" FROM PUBLIC')
     await admin.execute(f'ALTER DATABASE "{template}" OWNER TO postgres')
-    assert (await stock_of(server, installation, template, PLENTY).prune()).missing == []
+    assert (await pool_of(server, installation, template, PLENTY).prune()).missing == []
 
 
 async def test_templates_size_is_read_again_only_when_its_state_has_changed(
@@ -599,5 +599,5 @@ async def test_templates_size_is_read_again_only_when_its_state_has_changed(
         assert [await sizes.of(asking, template), read.call_count] == [after, 2]
         await admin.execute(f'ALTER DATABASE "{template}" ALLOW_CONNECTIONS true')
         assert [await sizes.of(asking, template), await sizes.of(asking, template)] == [after] * 2
-        assert read.call_count == 4  # whoever is connected may change it meanwhile
+        assert read.call_count == 4  # sessions on it may change it meanwhile
     assert before < after == await admin.fetchval("SELECT pg_database_size($1)", template)

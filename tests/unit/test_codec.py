@@ -144,7 +144,7 @@ async def test_words_of_a_failure_stay_ciphertext_when_it_was_read_and_is_writte
     assert (str(read), str(read.__cause__)) == ("Outer: outer words", "Inner: inner words")
 
 
-async def test_exceptions_words_are_not_even_encrypted_when_nobody_foresaw_them(
+async def test_exceptions_words_are_not_even_encrypted_when_they_were_not_foreseen(
     converter: DataConverter,
 ) -> None:
     failure = Failure()

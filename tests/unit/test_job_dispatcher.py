@@ -35,7 +35,7 @@ def dispatcher(temporal: SlowTemporal) -> JobDispatcher:
 async def test_job_is_started_after_the_answer_when_temporal_is_slow() -> None:
     temporal = SlowTemporal()
     launching = dispatcher(temporal)
-    await asyncio.wait_for(launching.launch(JOB, "somebody"), 1)
+    await asyncio.wait_for(launching.launch(JOB, "a-client"), 1)
     assert temporal.started == []
     temporal.ready.set()
     await launching.drain()
@@ -45,7 +45,7 @@ async def test_job_is_started_after_the_answer_when_temporal_is_slow() -> None:
 async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
     temporal = SlowTemporal()
     launching = dispatcher(temporal)
-    request = asyncio.create_task(launching.launch(JOB, "somebody"))
+    request = asyncio.create_task(launching.launch(JOB, "a-client"))
     await asyncio.sleep(0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
@@ -54,10 +54,12 @@ async def test_job_is_started_all_the_same_when_its_requester_leaves() -> None:
     assert temporal.started == [JOB.job_id]
 
 
-async def test_fault_is_told_discreetly_when_nobody_foresaw_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_text_of_a_fault_is_not_logged_when_it_is_unforeseen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     temporal = SlowTemporal()
     temporal.fault = KeyError("password=hunter2")
     temporal.ready.set()
-    await dispatcher(temporal).launch(JOB, "somebody")
+    await dispatcher(temporal).launch(JOB, "a-client")
     assert f"{JOB.job_id} waits for the next sweep: KeyError" in caplog.text
     assert "hunter2" not in caplog.text

@@ -77,7 +77,7 @@ async def test_fairness_key_fits_when_the_requester_has_a_long_name() -> None:
     assert len(priority.fairness_key.encode()) <= 64
 
 
-async def test_nobody_is_told_that_a_workflow_is_closed_when_temporal_does_not_know() -> None:
+async def test_caller_is_not_told_that_a_workflow_is_closed_when_temporal_does_not_know() -> None:
     with pytest.raises(RPCError):
         await _starter(_Closed(RPCStatusCode.UNAVAILABLE)).is_open(JOB)
 

@@ -17,7 +17,7 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
-    logger = logging.Logger("discreet")  # noqa: LOG001 - known to nobody but the test
+    logger = logging.Logger("redacting")  # noqa: LOG001 - known to the test only
     handler = logging.StreamHandler(stream)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
     logger.addHandler(handler)
@@ -107,7 +107,7 @@ def test_kind_alone_is_told_when_an_exception_was_never_raised() -> None:
     assert fault_name(ValueError(SECRET)) == "ValueError"
 
 
-def test_every_logger_is_discreet_when_logging_is_configured(
+def test_every_logger_redacts_when_logging_is_configured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stdout)])

@@ -84,7 +84,7 @@ def test_database_is_not_ours_when_it_carries_another_mark() -> None:
     [
         None,
         "",
-        "somebody's database",
+        "a database",
         OWNER.mark,
         f'"{OWNER.mark}"',
         "null",

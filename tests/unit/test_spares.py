@@ -17,7 +17,7 @@ MARK = SpareMark(INSTALLATION, "T", STATE, 1000)
 WRITTEN = {"installation": INSTALLATION, "template": "T", "oid": 16384, "xmin": 4_294_967_295, "bytes": 1000}
 
 
-def stock(*templates: str, ready: str = "", unfinished: int = 0) -> SpareList:
+def found(*templates: str, ready: str = "", unfinished: int = 0) -> SpareList:
     """Closed templates, a ready spare for each letter of `ready`, and unfinished ones."""
     made = [
         Spare(f"{letter}{number}", SpareMark(INSTALLATION, letter, STATE, 1000), invalid=False)
@@ -27,9 +27,9 @@ def stock(*templates: str, ready: str = "", unfinished: int = 0) -> SpareList:
     return SpareList([*made, *rest], dict.fromkeys(templates, STATE))
 
 
-def shares(stock: SpareList, limits: Limits, **sizes: int) -> dict[str, str]:
+def shares(found: SpareList, limits: Limits, **sizes: int) -> dict[str, str]:
     """The places of each template: `r` for one with a ready spare, `-` for an empty one."""
-    places = allot(stock, sizes, limits)
+    places = allot(found, sizes, limits)
     return {template: "".join("r" if spare else "-" for spare in found) for template, found in places.items()}
 
 
@@ -70,7 +70,7 @@ def test_name_is_private_and_fits_when_a_spare_is_ordered(installation: uuid.UUI
 
 
 def test_every_closed_template_gets_its_number_when_there_is_room() -> None:
-    assert shares(stock("A", "B", ready="A"), Limits(2, 10, 10**9), A=1, B=1, C=1) == {"A": "r-", "B": "--"}
+    assert shares(found("A", "B", ready="A"), Limits(2, 10, 10**9), A=1, B=1, C=1) == {"A": "r-", "B": "--"}
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_every_closed_template_gets_its_number_when_there_is_room() -> None:
         ("", 3, {"A": "", "B": ""}),
     ],
 )
-def test_templates_take_turns_when_the_number_in_all_is_limited(
+def test_templates_are_served_fairly_when_the_number_in_all_is_limited(
     ready: str, unfinished: int, expected: dict[str, str]
 ) -> None:
-    there = stock("A", "B", ready=ready, unfinished=unfinished)
+    there = found("A", "B", ready=ready, unfinished=unfinished)
     assert shares(there, Limits(3, 3, 10**9), A=1000, B=1000) == expected
 
 
 def test_small_templates_get_what_a_large_one_leaves_when_the_bytes_are_limited() -> None:
-    assert shares(stock("A", "B", ready="B"), Limits(2, 10, 5000), A=3000, B=1000) == {"A": "-", "B": "r-"}
-    assert shares(stock("A", "B"), Limits(2, 10, 2000), A=3000, B=1000) == {"A": "", "B": "--"}
+    assert shares(found("A", "B", ready="B"), Limits(2, 10, 5000), A=3000, B=1000) == {"A": "-", "B": "r-"}
+    assert shares(found("A", "B"), Limits(2, 10, 2000), A=3000, B=1000) == {"A": "", "B": "--"}
 
 
 @pytest.mark.parametrize("limits", [Limits(0, 10, 10**9), Limits(2, 0, 10**9), Limits(2, 10, 0)])
 def test_nothing_is_kept_when_a_limit_is_zero(limits: Limits) -> None:
-    assert shares(stock("A", ready="A"), limits, A=1) == {"A": ""}
+    assert shares(found("A", ready="A"), limits, A=1) == {"A": ""}

@@ -194,7 +194,7 @@ def test_setting_is_refused_when_tenants_cannot_have_it_of_their_own(
 def test_tenants_are_refused_when_they_share_a_registry(
     monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
 ) -> None:
-    tenants["Tenant-2"]["admin_dsn"] = "postgres://somebody:secret@LOCALHOST/EdFi_Admin?sslmode=require"
+    tenants["Tenant-2"]["admin_dsn"] = "postgres://service:secret@LOCALHOST/EdFi_Admin?sslmode=require"
     assert "tenant1 and Tenant-2 have the same admin_dsn" in refusal(monkeypatch, tenants)
 
 

@@ -47,7 +47,7 @@ class Script:
         self.stuck: list[StuckPage] = []
         self.leftovers: list[Leftovers] = []
         self.drifts: list[Drift] = []
-        self.tidied = PruneResult(0, [])
+        self.pruned = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
         self.results: list[RefreshResult] = []
@@ -144,7 +144,7 @@ class Script:
     @activity.defn(name="tidy_spares")
     async def prune_spares(self) -> PruneResult:
         await self._follow("tidy_spares")
-        return self.tidied
+        return self.pruned
 
     @activity.defn(name="fill_spare")
     async def replenish_spare(self, order: SpareOrder) -> None:

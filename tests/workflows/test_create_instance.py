@@ -227,7 +227,7 @@ async def test_workflow_ends_as_failed_when_abandoned(
     await keep("create-abandoned", handle)
 
 
-async def test_workflow_ends_as_failed_when_nobody_decides_within_the_window(
+async def test_workflow_ends_as_failed_when_there_is_no_decision_within_the_window(
     start: Start, job: InstanceJob, script: Script, keep: Keep, time_skipping: WorkflowEnvironment
 ) -> None:
     script.faults["provision"] = [refused("no")]

@@ -27,7 +27,7 @@ def start(client: Client, queue: str) -> Start:
 
 
 async def test_nothing_is_made_when_no_spare_is_missing(start: Start, script: Script, keep: Keep) -> None:
-    script.tidied = PruneResult(3, [])
+    script.pruned = PruneResult(3, [])
     handle = await start()
     assert await handle.result() == "3 removed, 0 of 0 missing spares made."
     assert script.calls == ["tidy_spares"]
@@ -37,7 +37,7 @@ async def test_nothing_is_made_when_no_spare_is_missing(start: Start, script: Sc
 async def test_spares_are_made_one_after_the_other_after_all_requests_when_some_are_missing(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.tidied = PruneResult(0, [SpareOrder("s1", "A"), SpareOrder("s2", "B"), SpareOrder("s3", "A")])
+    script.pruned = PruneResult(0, [SpareOrder("s1", "A"), SpareOrder("s2", "B"), SpareOrder("s3", "A")])
     script.faults["fill_spare s2"] = [OSError("server away")]
     handle = await start()
     assert await handle.result() == "0 removed, 3 of 3 missing spares made."
@@ -51,7 +51,7 @@ async def test_spares_are_made_one_after_the_other_after_all_requests_when_some_
 async def test_other_templates_are_served_and_the_fault_is_told_when_one_cannot_be_copied(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.tidied = PruneResult(0, [SpareOrder("s1", "A"), SpareOrder("s2", "B"), SpareOrder("s3", "A")])
+    script.pruned = PruneResult(0, [SpareOrder("s1", "A"), SpareOrder("s2", "B"), SpareOrder("s3", "A")])
     script.faults["fill_spare s1"] = [refused("The template is open.")]
     handle = await start()
     assert await handle.result() == "0 removed, 1 of 3 missing spares made."
@@ -61,7 +61,7 @@ async def test_other_templates_are_served_and_the_fault_is_told_when_one_cannot_
 
 
 async def test_pass_gives_up_soon_when_nothing_can_be_made(start: Start, script: Script, keep: Keep) -> None:
-    script.tidied = PruneResult(0, [SpareOrder("s1", "A")])
+    script.pruned = PruneResult(0, [SpareOrder("s1", "A")])
     script.faults["fill_spare s1"] = [OSError("server away")] * 3
     handle = await start()
     assert await handle.result() == "0 removed, 0 of 1 missing spares made."

@@ -46,16 +46,16 @@ async def test_person_does_not_wait_when_a_sweep_has_filled_the_queue(
 ) -> None:
     async with registry_worker(temporal, tenant):
         swept = await _requested(operator, None, 8)
-        (asked,) = await _requested(operator, "somebody", 1)
+        (asked,) = await _requested(operator, "a-client", 1)
         async with ddl_worker(temporal, tenant):
             assert asked in (await _order(operator, [*swept, asked]))[:2]
 
 
-async def test_requesters_take_turns_when_one_of_them_has_filled_the_queue(
+async def test_requesters_are_served_fairly_when_one_of_them_has_filled_the_queue(
     operator: Operator, temporal: Client, tenant: Tenant
 ) -> None:
     async with registry_worker(temporal, tenant):
         batch = await _requested(operator, "batch", 8)
-        (asked,) = await _requested(operator, "somebody", 1)
+        (asked,) = await _requested(operator, "a-client", 1)
         async with ddl_worker(temporal, tenant):
             assert asked in (await _order(operator, [*batch, asked]))[:3]

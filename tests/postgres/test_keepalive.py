@@ -1,0 +1,52 @@
+"""A session that runs DDL notices within a minute that its server has lost its power."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from databases.server import Server
+
+_KEEPALIVE = 2
+"""The kind of the timer in /proc/net/tcp that runs while nothing is sent (Linux, `tcp(5)`)."""
+_ESTABLISHED = 1
+_PROBED_AFTER_SECONDS = 30
+_TICKS_PER_SECOND = 100
+
+Open = Callable[[Server], AbstractAsyncContextManager[asyncpg.Connection]]
+SESSIONS: dict[str, Open] = {
+    "kept": lambda server: server.session(),
+    "locked": lambda server: server.locked("a key"),
+    "of its own": lambda server: server.connected("postgres"),
+}
+
+
+def _timer(port: int) -> tuple[int, int]:
+    """The kind of the timer of the connection from this local port, and the ticks it has left."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, _, timer, *_ = line.split()
+        if int(local.partition(":")[2], 16) == port and int(state, 16) == _ESTABLISHED:
+            kind, _, ticks = timer.partition(":")
+            return int(kind, 16), int(ticks, 16)
+    raise LookupError(port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems show no timers")
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_server_is_probed_when_it_is_silent(server: Server, kind: str) -> None:
+    async with SESSIONS[kind](server) as session:
+        port = await session.fetchval("SELECT inet_client_port()")
+        timer, ticks = _timer(port)
+    assert timer == _KEEPALIVE
+    assert ticks <= _PROBED_AFTER_SECONDS * _TICKS_PER_SECOND
+
+
+async def test_server_probes_the_client_too_when_it_runs_ddl(server: Server) -> None:
+    async with server.session() as session:
+        told = [
+            await session.fetchval(f"SHOW tcp_keepalives_{name}") for name in ("idle", "interval", "count")
+        ]
+    assert told == ["30", "10", "3"]
