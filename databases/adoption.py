@@ -118,8 +118,8 @@ def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str], *, 
         )
     if found["comment"] is not None and not adopted:
         return (
-            f"The database '{database}' has a comment that this service has not written, and that the mark"
-            " would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."
+            f"The database '{database}' has a comment, which may mean something to somebody, and which the"
+            " mark would replace. Remove it (COMMENT ON DATABASE … IS NULL), then adopt the database."
         )
     if found["invalid"]:
         return f"A DROP of the database '{database}' was interrupted. Drop it again, by hand."
