@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup demo up test test-postgres lint bench chaos lock
+.PHONY: help setup demo up test test-fast test-postgres coverage mutants lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -28,7 +29,17 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
+	$(PYTEST) tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
+
+coverage: setup  ## the whole test suite, and which branches of the code it takes
+	$(PYTEST) --cov --cov-report=term:skip-covered $(ARGS)
+
+# Tries every change for hours; for a few: make mutants ARGS="databases/adoption.py --sample 20"
+mutants: setup  ## changes of the code that can lose data: is each noticed by a test?
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 # Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
 test-postgres: setup  ## the tests that need PgBouncer: apt-get install pgbouncer

@@ -20,7 +20,7 @@ _NEEDED = "or a database that this service itself needs"
 @pytest.fixture
 async def stranger(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A database that belongs to the service's role, without a comment."""
-    async with ods_database(postgres, script="") as name:
+    async with ods_database(postgres, script="SELECT") as name:
         yield name
 
 

@@ -1,0 +1,140 @@
+"""`make mutants`: change the code that can lose data, one place at a time, and see that a test fails.
+
+    make mutants                                                 # everything, for hours
+    make mutants ARGS="databases/adoption.py --sample 20"        # twenty changes of one module
+
+Works on a copy of the tree, which it removes. What survived, and why, is in `tests/mutants.md`.
+"""
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.testing import run_tests
+from cosmic_ray.work_db import use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+
+_ROOT = Path(__file__).parents[1]
+_SECONDS = 600
+_LEFT_OUT = ("BitOr", "NumberReplacer")
+"""In types, `|` means no arithmetic; nearly all numbers are timeouts, which no test measures."""
+
+_ACTIVITIES = ("tests/postgres/test_database_activities.py", "tests/end_to_end")
+_TESTS: dict[str, tuple[str, ...]] = {
+    "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
+    "registry/instances/reservations.py": (
+        "tests/postgres/test_instance_store.py",
+        "tests/postgres/test_rename.py",
+    ),
+    "databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
+    "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
+    "databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
+    "databases/inspection.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
+    "databases/locks.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_renaming.py"),
+    "databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
+    "databases/provisioning.py": (
+        *("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+        "tests/postgres/test_spares.py",
+    ),
+    "databases/renaming.py": ("tests/postgres/test_renaming.py",),
+    "databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
+    "databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
+    "databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
+    "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
+    "activities/databases.py": _ACTIVITIES,
+    "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
+    "activities/errors.py": ("tests/unit/test_database_errors.py", *_ACTIVITIES),
+    "activities/heartbeats.py": _ACTIVITIES,
+    "activities/reconcile.py": (
+        "tests/postgres/test_database_activities.py",
+        "tests/end_to_end/test_passes.py",
+    ),
+    "activities/refreshes.py": ("tests/end_to_end/test_education_organizations.py",),
+    "activities/spares.py": ("tests/end_to_end/test_spares.py",),
+    "activities/statuses.py": _ACTIVITIES,
+    "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
+}
+"""The tests that must notice a change of each module."""
+
+
+def main() -> None:
+    """Exit with 1 if a change of a module was not noticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module", help="files; all of them by default")
+    parser.add_argument(
+        "--sample", type=int, help="how many changes of each module are tried; all by default"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="chooses them")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ods-mutants-") as folder:
+        copy = Path(folder) / "tree"
+        _copy_tree(copy)
+        survived = [_try(module, copy, options.sample, options.seed) for module in options.modules or _TESTS]
+    sys.exit(any(survived))
+
+
+def _copy_tree(to: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - the developer's
+        check=True,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in listed.splitlines():
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_ROOT / name, to / name)
+
+
+def _try(module: str, tree: Path, sample: int | None, seed: int) -> bool:
+    """Whether a change of `module` has survived; prints what became of them."""
+    test = f"{sys.executable} -m pytest -q -x -p no:cacheprovider --rootdir {tree} {_paths(module, tree)}"
+    outcome, output = run_tests(test, _SECONDS)
+    if outcome is not TestOutcome.SURVIVED:
+        sys.exit(f"{module}: its tests fail before anything is changed.\n{output}")
+    changes, survived = _changes(tree / module, sample, seed), 0
+    for change in changes:
+        result = mutate_and_test([change], test, _SECONDS)
+        if result.test_outcome is TestOutcome.SURVIVED:
+            survived += 1
+            _say(
+                f"{module}:{change.start_pos[0]}: {change.operator_name}", *_changed_lines(result.diff or "")
+            )
+    _say(f"{module}: {len(changes)} changes tried, {survived} not noticed")
+    return survived > 0
+
+
+def _paths(module: str, tree: Path) -> str:
+    return " ".join(str(tree / test) for test in _TESTS[module])
+
+
+def _changes(path: Path, sample: int | None, seed: int) -> list[MutationSpec]:
+    """What can be changed and means something, or a sample of that."""
+    with use_db(":memory:") as work:
+        init([path], work, {})
+        every = [change for item in work.work_items for change in item.mutations]
+    every = [it for it in every if not any(word in it.operator_name for word in _LEFT_OUT)]
+    if sample is None or sample >= len(every):
+        return every
+    return random.Random(seed).sample(every, sample)  # noqa: S311 - no secret
+
+
+def _changed_lines(diff: str) -> Iterable[str]:
+    return (
+        f"    {line}" for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}
+    )
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - its output
+
+
+if __name__ == "__main__":
+    main()
