@@ -67,9 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
     """PostgreSQL 18 with the service role and both templates."""
-    async with seeded_postgres(tmp_path_factory.mktemp("postgres"), autovacuum="off") as server:
+    async with seeded_postgres(autovacuum="off") as server:
         await seeding.ensure_template(
             service_dsn(server, "postgres"), SAMPLE_TEMPLATE, seeding.SAMPLE_SCRIPTS
         )

@@ -26,7 +26,7 @@ async def clone(server: EmbeddedPostgres, name: str | None = None) -> str:
     number = next(NUMBERS)
     name = name or f"EdFi_Admin_{number}"
     async with session(service_dsn(server, "postgres")) as maintenance:
-        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{_MIGRATED}"')
+        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{_MIGRATED}" STRATEGY file_copy')
     dsn = service_dsn(server, name)
     async with session(dsn) as registry:
         await registry.execute(

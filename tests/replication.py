@@ -12,7 +12,8 @@ told is lost in a crash.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -25,7 +26,7 @@ from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from embedded.process import Command
-from tests.servers import session
+from tests.servers import server_folder, session
 
 _PASSWORD = "superuser-password-of-a-pair"
 _SECONDS = 60
@@ -113,6 +114,14 @@ class Node(EmbeddedPostgres):
             *("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"),
         )
         return Command("pg_basebackup", arguments, {"LC_ALL": "C"}, self._account)
+
+
+@asynccontextmanager
+async def replicated_pair() -> AsyncIterator["ReplicatedPair"]:
+    """A pair of the caller's own, which does not wait for disks."""
+    with server_folder() as folder:
+        async with ReplicatedPair(folder, {"fsync": "off"}) as pair:
+            yield pair
 
 
 class ReplicatedPair:

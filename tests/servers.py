@@ -3,10 +3,12 @@
 import base64
 import itertools
 import json
+import shutil
 import sys
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ SERVICE_PASSWORD = "service-password-for-tests"
 INSTANCE_PASSWORD = "instance-password-for-tests"
 ENCRYPTION_KEY = base64.b64encode(b"encryption key of 32 bytes, yes!").decode()
 TOKEN_KEY = base64.b64encode(b"signing key of 32 bytes, really!").decode()
+_ROOM_BYTES = 4 * 2**30
 MINIMAL_TEMPLATE = "EdFi_Ods_Minimal_Template"
 SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
 
@@ -94,22 +97,45 @@ def _text(value: object) -> str:
     return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder for the data of servers, which PostgreSQL's own account may enter.
+
+    It is in memory if there is room: a database is three hundred files, and on some disks to make them takes
+    ten times as long.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - only `TemporaryDirectory` creates something in it
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
+    with tempfile.TemporaryDirectory(prefix="ods-tests-", dir=memory if roomy else None) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
 @asynccontextmanager
-async def seeded_postgres(folder: Path, **settings: str) -> AsyncIterator[EmbeddedPostgres]:
+async def seeded_postgres(**settings: str) -> AsyncIterator[EmbeddedPostgres]:
     """A PostgreSQL server of the caller's own, with the service role and the template `Minimal`.
 
     Args:
-        folder: where it has its data.
         settings: further run-time parameters.
     """
-    async with EmbeddedPostgres(
-        folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", **settings}
-    ) as server:
+    with server_folder() as folder:
+        server = EmbeddedPostgres(
+            folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", **settings}
+        )
+        async with seeded(server):
+            yield server
+
+
+@asynccontextmanager
+async def seeded(server: EmbeddedPostgres) -> AsyncIterator[None]:
+    """Start the server, and give it the service role and the template `Minimal`."""
+    async with server:
         await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
         await seeding.ensure_template(
             service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
         )
-        yield server
+        yield
 
 
 @asynccontextmanager

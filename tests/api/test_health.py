@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import asyncpg
 import httpx
@@ -249,9 +248,9 @@ async def test_other_probes_are_answered_when_one_of_them_goes_away(
 
 
 @pytest.fixture
-async def roomy(tmp_path: Path) -> AsyncIterator[Settings]:
+async def roomy() -> AsyncIterator[Settings]:
     """Settings with a PostgreSQL that admits the sessions of very many tenants."""
-    async with seeded_postgres(tmp_path, autovacuum="off", max_connections="300") as server:
+    async with seeded_postgres(autovacuum="off", max_connections="300") as server:
         await registries.prepare(server)
         yield make_settings(server, await registries.clone(server))
 

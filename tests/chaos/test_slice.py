@@ -9,7 +9,8 @@ from tests.chaos.campaign import Plan, campaign, drift_command
 from tests.chaos.checker import Kind, Storm, check_drift
 from tests.chaos.evidence import Target, connected
 from tests.chaos.faults import Blow, Fault, Victim, plan, seeded
-from tests.embedded.conftest import port_options, running, vanishing
+from tests.embedded.conftest import port_options, running
+from tests.servers import server_folder
 
 _HEARTBEAT_TIMEOUT = 2
 _SEED = 7
@@ -38,7 +39,8 @@ async def test_nothing_is_lost_stuck_or_doubled_when_everything_dies_once(
     monkeypatch.setenv("ODS_RECONCILE_INTERVAL", "10")
     storm = Plan(_SEED, 24, 8, 0.5, iter(_FAULTS), least_faults=len(_FAULTS))
     told: list[str] = []
-    with vanishing(DataFolder(tmp_path / "data")) as folder:
+    with server_folder() as parent:
+        folder = DataFolder(parent / "data")
         async with running(folder, port_options(), tmp_path / "up.log"):
             outcome = await campaign(folder.path, storm, _HEARTBEAT_TIMEOUT, told.append)
             await _assert_drift_is_found(folder.path)

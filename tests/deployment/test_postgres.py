@@ -13,7 +13,7 @@ import pytest
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose
-from tests.servers import session
+from tests.servers import server_folder, session
 
 SERVICES = compose.services(compose.made_dotenv())
 ENVIRONMENT: dict[str, str] = SERVICES["postgres"]["environment"]
@@ -82,15 +82,16 @@ def migrate(server: EmbeddedPostgres) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+async def server() -> AsyncIterator[EmbeddedPostgres]:
     """A server as the container leaves it after its first start."""
-    folder = tmp_path_factory.mktemp("deployed") / "data"
-    async with EmbeddedPostgres(
-        folder, free_port(), ENVIRONMENT["POSTGRES_PASSWORD"], {"fsync": "off"}
-    ) as running:
-        for script in scripts():
-            psql(running, "--file", str(script))
-        yield running
+    with server_folder() as folder:
+        running = EmbeddedPostgres(
+            folder / "data", free_port(), ENVIRONMENT["POSTGRES_PASSWORD"], {"fsync": "off"}
+        )
+        async with running:
+            for script in scripts():
+                psql(running, "--file", str(script))
+            yield running
 
 
 @pytest.fixture

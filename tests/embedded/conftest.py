@@ -1,11 +1,10 @@
 """One embedded stack for the tests of the command line, run as its users run it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.process import Command
 from tests import preloaded
+from tests.servers import server_folder
 
 Run = subprocess.CompletedProcess[str]
 
@@ -61,28 +61,22 @@ def port_options(besides: Collection[int] = ()) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[DataFolder]:
+def folder() -> Iterator[DataFolder]:
     """The folder of a stack that the test starts."""
-    with vanishing(DataFolder(tmp_path / "data")) as folder:
-        yield folder
+    with server_folder() as parent:
+        yield DataFolder(parent / "data")
 
 
 @pytest.fixture(scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DataFolder]:
     """The folder of a stack that serves."""
-    with vanishing(DataFolder(tmp_path_factory.mktemp("stack") / "data")) as folder:
-        log = folder.path.with_name("up.log")
+    log = tmp_path_factory.mktemp("stack") / "up.log"
+    with server_folder() as parent:
+        folder = DataFolder(parent / "data")
         async with running(folder, port_options(), log):
             yield folder
         assert not folder.stack_file.exists()
         assert log.read_text().endswith("Stopping ...\n")
-
-
-@contextmanager
-def vanishing(folder: DataFolder) -> Iterator[DataFolder]:
-    """Removes the database files afterwards, which may lie outside of `folder`."""
-    yield folder
-    shutil.rmtree((folder.path / "postgres").resolve(), ignore_errors=True)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import pytest
 from embedded import seeding
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
+from tests.servers import server_folder
 
 PASSWORD = "service-password"
 TEMPLATE = "EdFi_Ods_Template"
@@ -15,11 +16,12 @@ _numbers = count(1)
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    folder = tmp_path_factory.mktemp("seeding")
-    async with EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"}) as running:
-        await seeding.ensure_service_role(running.dsn(), PASSWORD)
-        yield running
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    with server_folder() as folder:
+        running = EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"})
+        async with running:
+            await seeding.ensure_service_role(running.dsn(), PASSWORD)
+            yield running
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from embedded import seeding
+from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus
@@ -119,6 +120,11 @@ async def test_published_database_stays_for_a_retry_when_its_name_was_taken_amon
                 "INSERT INTO dbo.odsinstances (name, instancetype) VALUES ($1, 'Other')", name
             )
     await _failed(operator, job, f"An instance named '{name}' already exists.")
+
+    async def is_compensated() -> bool:
+        return "is there and was left" in ((await operator.instance(job)).error_message or "")
+
+    await wait_until(is_compensated, 30)  # which would complete the instance if its name were free already
     published = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database)
     assert published
     async with session(registry_dsn) as connection:

@@ -24,8 +24,8 @@ BIG_TEMPLATE = "Big_Template"
 
 
 @pytest.fixture(scope="session")
-async def second_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    async with seeded_postgres(tmp_path_factory.mktemp("second")) as server:
+async def second_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    async with seeded_postgres() as server:
         await registries.prepare(server)
         yield server
 

@@ -16,7 +16,7 @@ from registry.migrations import upgrade
 from settings import Settings
 from tests.api.server import serving
 from tests.faults.conftest import WorkerProcess
-from tests.replication import ReplicatedPair
+from tests.replication import ReplicatedPair, replicated_pair
 from tests.servers import MINIMAL_TEMPLATE, SERVICE_PASSWORD, make_settings, service_dsn, session
 
 _ACCEPTED_SECONDS = 5
@@ -24,8 +24,8 @@ _SECRET = "A-secret-of-32-characters-or-more-1!"
 
 
 @pytest.fixture(scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ReplicatedPair]:
-    async with ReplicatedPair(tmp_path_factory.mktemp("pair"), {"fsync": "off"}) as pair:
+async def pair() -> AsyncIterator[ReplicatedPair]:
+    async with replicated_pair() as pair:
         await seeding.ensure_service_role(pair.primary.dsn(), SERVICE_PASSWORD)
         await seeding.ensure_template(
             service_dsn(pair.primary, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS

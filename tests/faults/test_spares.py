@@ -15,12 +15,11 @@ import pytest
 
 from databases.server import Server
 from databases.spare_pool import Limits, SparePool
-from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
 from tests import preloaded
 from tests.postgres.postgres_inspection import until
-from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
+from tests.servers import MINIMAL_TEMPLATE, seeded_postgres, service_dsn, session
 
 _PROCESSES = 5
 _INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
@@ -100,15 +99,13 @@ async def test_no_spare_is_handed_out_twice_or_left_when_processes_are_killed_al
     await server.close()
 
 
-async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_crashed_meanwhile(
-    tmp_path: Path,
-) -> None:
+async def test_changed_template_is_noticed_and_the_other_is_not_when_the_server_crashed_meanwhile() -> None:
     templates = ["changed", "kept"]
 
     async def identity() -> str:
         return _INSTALLATION
 
-    async with EmbeddedPostgres(tmp_path / "data", free_port(), "a-password", {"fsync": "off"}) as server:
+    async with seeded_postgres() as server:
         reached = Server(server.dsn())
         pool = SparePool(reached, identity, templates, CloneStrategy.AUTO, Limits(1, 2, 10**12))
         async with session(server.dsn()) as connection:

@@ -17,15 +17,15 @@ from registry.storage import connecting
 from registry.storage import engine as instances_engine
 from registry.storage.connecting import connect
 from registry.storage.engine import create_registry_engine
-from tests.replication import ReplicatedPair
+from tests.replication import ReplicatedPair, replicated_pair
 from tests.servers import SERVICE_PASSWORD
 
 _MAKE_READ_ONLY = "SET default_transaction_read_only = on"
 
 
 @pytest.fixture(scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ReplicatedPair]:
-    async with ReplicatedPair(tmp_path_factory.mktemp("pair"), {"fsync": "off"}) as pair:
+async def pair() -> AsyncIterator[ReplicatedPair]:
+    async with replicated_pair() as pair:
         await pair.switchover()  # so that the standby is named first
         await seeding.ensure_service_role(pair.primary.dsn(), SERVICE_PASSWORD)
         yield pair

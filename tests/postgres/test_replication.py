@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tests.replication import ReplicatedPair
+from tests.replication import ReplicatedPair, replicated_pair
 from tests.servers import session
 
 _READ_WRITE = "?target_session_attrs=read-write"
 
 
 @pytest.fixture(scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ReplicatedPair]:
-    async with ReplicatedPair(tmp_path_factory.mktemp("pair"), {"fsync": "off"}) as pair:
+async def pair() -> AsyncIterator[ReplicatedPair]:
+    async with replicated_pair() as pair:
         async with session(pair.primary.dsn()) as primary:
             await primary.execute("CREATE TABLE kept (id int)")
         yield pair
