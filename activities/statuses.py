@@ -24,7 +24,7 @@ class StatusActivities:
     """The first and the last step of every job: each is one guarded transaction and safe to repeat.
 
     Args:
-        instances: the instances and their jobs.
+        jobs: the jobs of instances, in the registry.
         connection_strings: encrypts what the ODS/API shall connect with.
         server: asked before a delete begins whether its database may be dropped.
     """

@@ -1,7 +1,7 @@
 """The API: composes its parts and its endpoints.
 
-Run it with `uvicorn --factory api.app:create_app --http api.server_protocol:TimedProtocol`; as many processes
-as wanted may serve one registry.
+Run it with `uvicorn --factory api.app:create_app --http api.http.server_protocol:TimedProtocol`; as many
+processes as wanted may serve one registry.
 """
 
 import asyncio

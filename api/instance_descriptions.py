@@ -6,18 +6,10 @@ from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, Links, Progress, job_path
 from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import InstanceStatus, Operation, traits
 from registry.storage.models import DbInstance
 
 _WAITING = "waiting for a worker"
-_PHASES = {
-    (InstanceStatus.PENDING, Operation.CREATE): _WAITING,
-    (InstanceStatus.PENDING_DELETE, Operation.DELETE): _WAITING,
-    (InstanceStatus.PENDING, Operation.RENAME): _WAITING,
-    (InstanceStatus.IN_PROGRESS, Operation.CREATE): "cloning the template",
-    (InstanceStatus.IN_PROGRESS, Operation.DELETE): "dropping the database",
-    (InstanceStatus.IN_PROGRESS, Operation.RENAME): "renaming the database",
-}
 
 
 class InstanceDescriptions:
@@ -83,7 +75,14 @@ class InstanceDescriptions:
 
 
 def _phase(row: DbInstance) -> str | None:
-    return _PHASES.get((InstanceStatus(row.status), Operation(row.operation)))
+    """What is done for the row's job, if that waits or runs."""
+    match InstanceStatus(row.status):
+        case InstanceStatus.PENDING | InstanceStatus.PENDING_DELETE:
+            return _WAITING
+        case InstanceStatus.IN_PROGRESS:
+            return traits(Operation(row.operation)).work
+        case _:
+            return None
 
 
 def _job_id(row: DbInstance) -> str | None:

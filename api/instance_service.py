@@ -3,7 +3,7 @@
 They differ in addresses, status words and the form of their answers and refusals; everything else is here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -156,15 +156,10 @@ class InstanceService:
         require_valid(errors)
         return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
 
-    async def delete(self, instance_id: int) -> Requested:
-        """Request that the instance is deleted, with its database."""
+    async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:
+        """Make a `request` of the instance store that needs nothing but the id, and start its job."""
         self._audit.instance = instance_id
-        return await self.launched(await self._instances.request_delete(instance_id))
-
-    async def retry(self, instance_id: int) -> Requested:
-        """Request that the failed job of the instance is tried again."""
-        self._audit.instance = instance_id
-        return await self.launched(await self._instances.request_retry(instance_id))
+        return await self.launched(await request(instance_id))
 
     async def launched(self, requested: Requested) -> Requested:
         """Start what was committed, as far as possible."""

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
 
 from databases import inspection
 from databases.inspection import Database
@@ -15,7 +14,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.instances.jobs import StartedJob
 from registry.instances.naming import DATABASE_PREFIX
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, after_failure
+from registry.instances.status import InstanceStatus, Operation, is_usable
 from registry.storage.models import DbInstance, OdsInstance
 from tenants.installation_check import InstallationCheck
 
@@ -260,22 +259,7 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
 
 def _is_usable(instance: DbInstance) -> bool:
     """Whether the instance must have its database and its ODS instance now."""
-    status = InstanceStatus(instance.status)
-    match status:
-        case InstanceStatus.COMPLETED:
-            return True
-        case InstanceStatus.ERROR:
-            return after_failure(Operation(instance.operation)).usable
-        case (
-            InstanceStatus.PENDING
-            | InstanceStatus.IN_PROGRESS
-            | InstanceStatus.PENDING_DELETE
-            | InstanceStatus.DELETED
-            | InstanceStatus.DELETE_FAILED
-        ):
-            return False
-        case _:
-            assert_never(status)
+    return is_usable(InstanceStatus(instance.status), Operation(instance.operation))
 
 
 def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:

@@ -31,7 +31,8 @@ with workflow.unsafe.imports_passed_through():
     from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
-WORKFLOW_TYPES = {"Create": "CreateInstance", "Delete": "DeleteInstance", "Rename": "RenameInstance"}
+WORKFLOW_TYPES = {operation: f"{operation}Instance" for operation in Operation}
+"""The workflow of each operation, as Temporal knows it: `CreateInstance`."""
 
 _BEGINS_LOCALLY = "begin-locally"
 """Patch: workflows that were started before it have `begin` as an activity in their histories."""

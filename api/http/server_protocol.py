@@ -1,7 +1,7 @@
 """HTTP/1.1 as uvicorn speaks it, with a time limit for clients that begin a request and do not end it.
 
 uvicorn itself limits only how long a connection may be silent between two requests. The API is started with
-`--http api.server_protocol:TimedProtocol`.
+`--http api.http.server_protocol:TimedProtocol`.
 """
 
 import asyncio

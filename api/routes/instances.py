@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.instance_service import (
@@ -73,9 +74,11 @@ async def rename_instance(instance_id: InstanceId, body: JsonObject, service: In
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def delete_instance(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
+async def delete_instance(
+    instance_id: InstanceId, service: InstanceServiceDep, instances: InstanceStoreDep
+) -> Accepted:
     """Request that the instance is deleted, with its database."""
-    return Accepted.model_validate(await service.delete(instance_id))
+    return Accepted.model_validate(await service.change(instance_id, instances.request_delete))
 
 
 @router.post(
@@ -83,6 +86,8 @@ async def delete_instance(instance_id: InstanceId, service: InstanceServiceDep) 
     status_code=HTTPStatus.ACCEPTED,
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def retry_instance(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
+async def retry_instance(
+    instance_id: InstanceId, service: InstanceServiceDep, instances: InstanceStoreDep
+) -> Accepted:
     """Request that the failed job of the instance is tried again."""
-    return Accepted.model_validate(await service.retry(instance_id))
+    return Accepted.model_validate(await service.change(instance_id, instances.request_retry))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
@@ -96,9 +97,11 @@ async def rename_managed_instance(
 @router.delete(
     "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
 )
-async def delete_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> None:
+async def delete_managed_instance(
+    instance_id: ManagedId, service: InstanceServiceDep, instances: InstanceStoreDep
+) -> None:
     """Request that the instance is deleted, with its database."""
-    await service.delete(instance_id)
+    await service.change(instance_id, instances.request_delete)
 
 
 def _managed(instance: Instance) -> Instance:

@@ -7,9 +7,8 @@ either: whether that waits, runs or has failed, the instance exists, and is `Cre
 """
 
 from enum import StrEnum
-from typing import assert_never
 
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import InstanceStatus, Operation, traits
 
 
 class ManagedStatus(StrEnum):
@@ -35,20 +34,13 @@ _WORDS = {
     InstanceStatus.DELETED: ManagedStatus.DELETED,
     InstanceStatus.DELETE_FAILED: ManagedStatus.DELETE_ERROR,
 }
-_RUNNING = {
-    Operation.CREATE: ManagedStatus.CREATE_IN_PROGRESS,
-    Operation.DELETE: ManagedStatus.DELETE_IN_PROGRESS,
-}
 
 
 def managed_status(status: str, operation: str) -> ManagedStatus:
     """The word for an instance in `status` whose last job is an `operation`."""
-    known = Operation(operation)
-    match known:
-        case Operation.RENAME:
-            return ManagedStatus.CREATED
-        case Operation.CREATE | Operation.DELETE:
-            running = status == InstanceStatus.IN_PROGRESS
-            return _RUNNING[known] if running else _WORDS[InstanceStatus(status)]
-        case _:
-            assert_never(known)
+    kind = traits(Operation(operation))
+    if kind.keeps_instance:
+        return ManagedStatus.CREATED
+    if status == InstanceStatus.IN_PROGRESS:
+        return ManagedStatus.CREATE_IN_PROGRESS if kind.publishes else ManagedStatus.DELETE_IN_PROGRESS
+    return _WORDS[InstanceStatus(status)]

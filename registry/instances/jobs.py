@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import assert_never
 
-from registry.instances.status import Operation, Template
+from registry.instances.status import Operation, Template, traits
 from settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
@@ -144,13 +143,9 @@ def last_publication(
             recorded.
         known_attempt: the last attempt at that job.
     """
-    match operation:
-        case Operation.CREATE | Operation.RENAME:
-            return number, attempt
-        case Operation.DELETE:
-            return (number, attempt) if known_number is None else (known_number, known_attempt or 0)
-        case _:
-            assert_never(operation)
+    if traits(operation).publishes or known_number is None:
+        return number, attempt
+    return known_number, known_attempt or 0
 
 
 def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:

@@ -163,3 +163,72 @@ def after_failure(operation: Operation) -> AfterFailure:
             return AfterFailure(Undo.NOTHING, usable=False)
         case _:
             assert_never(operation)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What distinguishes the jobs of an operation.
+
+    Attributes:
+        publishes: whether such a job can publish the instance's database.
+        keeps_instance: whether the ODS/API uses the instance while the job waits, runs, and after it failed.
+        work: what a worker does meanwhile, in words for clients.
+    """
+
+    publishes: bool
+    keeps_instance: bool
+    work: str
+
+
+def traits(operation: Operation) -> Traits:
+    """What distinguishes the jobs of this operation."""
+    match operation:
+        case Operation.CREATE:
+            return Traits(publishes=True, keeps_instance=False, work="cloning the template")
+        case Operation.RENAME:
+            return Traits(publishes=True, keeps_instance=True, work="renaming the database")
+        case Operation.DELETE:
+            return Traits(publishes=False, keeps_instance=False, work="dropping the database")
+        case _:
+            assert_never(operation)
+
+
+def is_usable(status: InstanceStatus, operation: Operation) -> bool:
+    """Whether an instance in `status`, whose last job is an `operation`, must have a database and routing."""
+    match status:
+        case InstanceStatus.COMPLETED:
+            return True
+        case InstanceStatus.ERROR:
+            return after_failure(operation).usable
+        case (
+            InstanceStatus.PENDING
+            | InstanceStatus.IN_PROGRESS
+            | InstanceStatus.PENDING_DELETE
+            | InstanceStatus.DELETED
+            | InstanceStatus.DELETE_FAILED
+        ):
+            return False
+        case _:
+            assert_never(status)
+
+
+def next_step(status: InstanceStatus) -> str:
+    """What a client can do with an instance in `status`, which does not allow what was requested."""
+    match status:
+        case InstanceStatus.PENDING:
+            step = "Its job is about to start; wait until it is Completed or Error."
+        case InstanceStatus.IN_PROGRESS:
+            step = "A job is running; ask again when it has ended."
+        case InstanceStatus.COMPLETED:
+            step = "Nothing has failed; delete the instance if it is no longer needed."
+        case InstanceStatus.ERROR:
+            step = "Retry the job that failed, or delete the instance."
+        case InstanceStatus.PENDING_DELETE:
+            step = "Its deletion is about to start; wait until it is Deleted."
+        case InstanceStatus.DELETE_FAILED:
+            step = "Retry the deletion."
+        case InstanceStatus.DELETED:
+            step = "Create another instance."
+        case _:
+            assert_never(status)
+    return step

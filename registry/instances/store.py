@@ -36,16 +36,6 @@ from registry.storage.models import (
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
 
-_NEXT_STEPS = {
-    InstanceStatus.PENDING: "Its job is about to start; wait until it is Completed or Error.",
-    InstanceStatus.IN_PROGRESS: "A job is running; ask again when it has ended.",
-    InstanceStatus.COMPLETED: "Nothing has failed; delete the instance if it is no longer needed.",
-    InstanceStatus.ERROR: "Retry the job that failed, or delete the instance.",
-    InstanceStatus.PENDING_DELETE: "Its deletion is about to start; wait until it is Deleted.",
-    InstanceStatus.DELETE_FAILED: "Retry the deletion.",
-}
-"""What a client can do when an instance in this status does not allow a request."""
-
 
 @dataclass(frozen=True)
 class DatabaseName:
@@ -312,7 +302,7 @@ def _require_created(instance: DbInstance, verb: str) -> None:
 def _refusal(instance: DbInstance, verb: str) -> RefusedError:
     current = InstanceStatus(instance.status)
     reason = f"An instance in state {current} cannot be {verb}."
-    return RefusedError(current, reason, _NEXT_STEPS[current])
+    return RefusedError(current, reason, status.next_step(current))
 
 
 def _advance(instance: DbInstance, step: Step) -> None:
