@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup demo up test test-fast test-postgres coverage mutants lint bench chaos lock
+.PHONY: help setup demo up test test-fast coverage mutants test-postgres lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list

@@ -44,7 +44,7 @@ class TenantView:
         # One snapshot for both queries: an instance that is published between them must not be in neither.
         async with self._sessions.snapshot() as session:
             routed = [ViewedInstance(*row) for row in await session.execute(_routed())]
-            others = [ViewedInstance(*row) for row in await session.execute(_unrouted())]
+            others = [ViewedInstance(*row) for row in await session.execute(_without_routing())]
         routed.sort(key=lambda one: (one.name.encode("utf-16-be"), one.ods_instance_id))
         return routed + others
 
@@ -95,7 +95,7 @@ def _organizations() -> Select[int, str]:
     return select(table.instance_id, cast(everyone, Text).label("list")).group_by(table.instance_id)
 
 
-def _unrouted() -> Select[*tuple[Any, ...]]:
+def _without_routing() -> Select[*tuple[Any, ...]]:
     """Rows without an ODS instance; deleted ones only until their name is used again."""
     other = aliased(DbInstance)
     newer = and_(other.name == DbInstance.name, or_(~_is_deleted(other), other.id > DbInstance.id))

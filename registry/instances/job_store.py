@@ -179,10 +179,10 @@ class JobStore:
         guard = fencing_token_of(Operation.CREATE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
-            taken = await take_step(session, job, step, created, guard)
-            if taken:
+            took_step = await take_step(session, job, step, created, guard)
+            if took_step:
                 await start_routing(session, job, connection_string)
-            return taken or await is_at(session, guard, step.target)
+            return took_step or await is_at(session, guard, step.target)
 
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
@@ -206,10 +206,10 @@ class JobStore:
         guard = fencing_token_of(Operation.RENAME, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
         async with self._sessions.transaction(conflicts) as session:
-            taken = await take_step(session, job, step, renamed, guard)
-            if taken:
+            took_step = await take_step(session, job, step, renamed, guard)
+            if took_step:
                 await change_routing(session, job, connection_string)
-            return taken or await is_at(session, guard, step.target)
+            return took_step or await is_at(session, guard, step.target)
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`.
@@ -335,8 +335,8 @@ async def _begun(
         DbInstance.database_name == job.database,
         *conditions,
     )
-    taken = await take_step(session, job, step, {"error_message": None}, before)
-    return taken or await is_at(session, fencing_token(job), step.target)
+    took_step = await take_step(session, job, step, {"error_message": None}, before)
+    return took_step or await is_at(session, fencing_token(job), step.target)
 
 
 def _seconds(seconds: float) -> ColumnElement[timedelta]:

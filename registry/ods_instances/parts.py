@@ -87,7 +87,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
         """
         async with self._sessions.transaction(self._conflicts) as session:
             row = self._model()
-            await self._fill(session, row, draft)
+            await self._write_values(session, row, draft)
             session.add(row)
             return row
 
@@ -100,7 +100,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
         """
         async with self._sessions.transaction(self._conflicts) as session:
             row = await locked(session, self._model, identifier, self._resource)
-            await self._fill(session, row, draft)
+            await self._write_values(session, row, draft)
             return row
 
     async def delete(self, identifier: int) -> None:
@@ -113,7 +113,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
             await session.delete(await locked(session, self._model, identifier, self._resource))
 
     @abstractmethod
-    async def _fill(self, session: AsyncSession, row: _Row, draft: _Draft) -> None:
+    async def _write_values(self, session: AsyncSession, row: _Row, draft: _Draft) -> None:
         """Give `row` the values of the draft, if they keep the rules."""
 
 
@@ -125,7 +125,9 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
     _duplicate: ClassVar = {"": ["The pair of ODS instance and context key must be unique."]}
     _conflicts: ClassVar = {UNIQUE_VIOLATION: partial(InvalidError, _duplicate)}
 
-    async def _fill(self, session: AsyncSession, row: OdsInstanceContext, draft: ContextDraft) -> None:
+    async def _write_values(
+        self, session: AsyncSession, row: OdsInstanceContext, draft: ContextDraft
+    ) -> None:
         table = OdsInstanceContext
         errors = {
             "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
@@ -156,7 +158,9 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
         super().__init__(engine)
         self._connection_strings = connection_strings
 
-    async def _fill(self, session: AsyncSession, row: OdsInstanceDerivative, draft: DerivativeDraft) -> None:
+    async def _write_values(
+        self, session: AsyncSession, row: OdsInstanceDerivative, draft: DerivativeDraft
+    ) -> None:
         table = OdsInstanceDerivative
         kept = row.id is not None and is_blank(draft.connection_string)
         errors = {

@@ -137,8 +137,8 @@ async def _first_success(
             if waiting:
                 started.append(asyncio.ensure_future(waiting.pop(0)()))
                 pending.add(started[-1])
-            patience = _NEXT_HOST_SECONDS if waiting else None
-            done, pending = await asyncio.wait(pending, timeout=patience, return_when=FIRST_COMPLETED)
+            timeout = _NEXT_HOST_SECONDS if waiting else None
+            done, pending = await asyncio.wait(pending, timeout=timeout, return_when=FIRST_COMPLETED)
             for task in done:
                 if (fault := task.exception()) is None:
                     chosen = task

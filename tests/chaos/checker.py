@@ -374,7 +374,7 @@ def _crossed(evidence: Evidence, storm: Storm, target: Target) -> Iterator[Viola
     known |= {mark for mark, _ in storm.history.published}
     routes = {row.ods_instance_id: _routed_database(row, target) for row in evidence.ods_instances}
     for instance in evidence.instances:
-        if not instance.whole:
+        if not instance.is_complete:
             continue
         for what, name in (
             ("has", instance.database_name),
@@ -414,7 +414,7 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
     """Each completed instance has its database, open to sessions, with its mark."""
     databases = {database.name: database for database in evidence.databases}
     for instance in evidence.instances:
-        if not instance.whole:
+        if not instance.is_complete:
             continue
         database = databases.get(instance.database_name)
         if database is None or database.invalid or not database.open:
@@ -431,7 +431,7 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
 
 def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[Violation]:
     """All copies of a template are alike; the template itself is closed, so most of them tell what it is."""
-    completed = [it for it in instances if it.whole and it.database_name in sums]
+    completed = [it for it in instances if it.is_complete and it.database_name in sums]
     counted = Counter((it.database_template, sums[it.database_name]) for it in completed)
     usual = {template: checksum for (template, checksum), _ in reversed(counted.most_common())}
     for instance in completed:
@@ -446,7 +446,7 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
     owners = {
         (instance.database_name, instance.mark)
         for instance in evidence.instances
-        if instance.whole or instance.status == "Delete_Failed"
+        if instance.is_complete or instance.status == "Delete_Failed"
     }
     deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
     for database in evidence.databases:
@@ -500,7 +500,7 @@ def _foreign(
 
 def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
     """Each completed instance has its ODS instance, which leads to its database, and there are no others."""
-    completed = {row.ods_instance_id: row for row in evidence.instances if row.whole}
+    completed = {row.ods_instance_id: row for row in evidence.instances if row.is_complete}
     routed = {row.ods_instance_id: row for row in evidence.ods_instances}
     for missing in completed.keys() - routed.keys():
         yield Violation(Kind.NO_ODS_INSTANCE, str(completed[missing]))

@@ -71,7 +71,7 @@ class Instance:
     new_name: str | None
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it has its database: it is completed, or was and could not be renamed."""
         return self.status == "Completed" or (self.status, self.operation) == ("Error", "Rename")
 

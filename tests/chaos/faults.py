@@ -153,9 +153,9 @@ def plan(
     """
     kinds = {hand: _shuffled(rng, _KINDS[hand]) for hand in Hand if hand in hands}
     while True:
-        turns = [hand for hand in kinds for _ in range(_SHARES[hand])]
-        rng.shuffle(turns)
-        for hand in turns:
+        round_of_hands = [hand for hand in kinds for _ in range(_SHARES[hand])]
+        rng.shuffle(round_of_hands)
+        for hand in round_of_hands:
             victim, blow = next(kinds[hand])
             yield Fault(victim, blow, _pause(rng, victim, blow, heartbeat_timeout, outage))
 

@@ -628,7 +628,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     garden: Garden,
     target: Target,
 ) -> None:
-    taken = f"Taken {garden.number}"
+    taken_name = f"Taken {garden.number}"
     await garden.plant_database(f"EdFi_Ods_Taken_{garden.number}_Minimal")
     before = await _before(target)
     operator = Operator(
@@ -636,7 +636,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     )
     async with registry_worker(quiet_temporal, tenant), ddl_worker(quiet_temporal, tenant):
         kept, gone, refused = [
-            await operator.create(name) for name in (f"Kept {garden.number}", garden.name, taken)
+            await operator.create(name) for name in (f"Kept {garden.number}", garden.name, taken_name)
         ]
         assert await operator.ended(gone) is JobStatus.COMPLETED
         await operator.delete(gone)

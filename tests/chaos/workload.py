@@ -221,14 +221,14 @@ class Customer:
         service: Service,
         rng: random.Random,
         contested: Sequence[str],
-        taken: Sequence[str],
+        names_in_use: Sequence[str],
         server_dsn: str,
     ) -> None:
         self._number = number
         self._service = service
         self._rng = rng
         self._contested = contested
-        self._taken = taken
+        self._names_in_use = names_in_use
         self._server_dsn = server_dsn
         self._names = 0
         self._instances: dict[int, str] = {}
@@ -292,7 +292,7 @@ class Customer:
         return await self._request(self._rng.choice(self._contested), "Minimal")
 
     async def _create_taken(self) -> str:
-        return await self._request(self._rng.choice(self._taken), "Minimal")
+        return await self._request(self._rng.choice(self._names_in_use), "Minimal")
 
     async def _create_twice(self) -> str:
         name, template = self._new_name(), self._template()
@@ -365,7 +365,7 @@ class Customer:
         return "accepted"
 
     async def _retry(self) -> str:
-        failed = [instance for instance, name in self._instances.items() if name in self._taken]
+        failed = [instance for instance, name in self._instances.items() if name in self._names_in_use]
         instance = self._rng.choice(failed or list(self._instances))
         accepted = await self._service.retry(instance, self._instances[instance])
         return "accepted" if accepted else "refused"

@@ -416,7 +416,7 @@ _GIVEN_AWAY = 'ALTER DATABASE "{}" OWNER TO postgres'
 
 
 @pytest.mark.parametrize(
-    ("meanwhile", "checked"),
+    ("statement", "checked"),
     [
         (_DROPPED, False),
         (_DROPPED, True),
@@ -431,7 +431,7 @@ async def test_template_is_cloned_when_the_spare_is_lost_during_the_claim(
     spare: str,
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
-    meanwhile: str,
+    statement: str,
     *,
     checked: bool,
 ) -> None:
@@ -441,7 +441,7 @@ async def test_template_is_cloned_when_the_spare_is_lost_during_the_claim(
         pool = await list_spares(*arguments)
         calls.append(pool)
         if len(calls) == 1 + checked:
-            await admin.execute(meanwhile.format(spare))
+            await admin.execute(statement.format(spare))
         return pool
 
     monkeypatch.setattr(spares, "list_spares", lost)

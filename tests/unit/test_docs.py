@@ -87,6 +87,11 @@ def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> 
 
 def require_command(said: str) -> None:
     """Follow the words of a command from `ods` to its options."""
+    for quote in "'\"":
+        if (
+            said.count(quote) % 2
+        ):  # it closes what began before the command, or opens what ends on another line
+            said = said.rpartition(quote)[0]
     lexer = shlex.shlex(said, posix=True, punctuation_chars="|&;)")
     lexer.whitespace_split = True
     words = list(lexer)
