@@ -3,7 +3,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -423,9 +423,12 @@ async def test_instance_is_not_found_when_it_is_deleted(
 
 @pytest.mark.parametrize("reach", [completed, failed])
 async def test_delete_is_accepted_when_no_job_is_under_way(
-    api: httpx.AsyncClient, instances: InstanceStore, reach: Any
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    reach: Callable[[InstanceStore, JobStore, str], Awaitable[Requested]],
 ) -> None:
-    requested: Requested = await reach(instances, "Leaving")
+    requested = await reach(instances, job_store, "Leaving")
     answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
 
     job = f"DeleteInstanceJob-{requested.job.ods_instance_id}-2"
