@@ -9,7 +9,7 @@ import asyncpg
 
 from databases.constants import INSUFFICIENT_PRIVILEGE, INVALID_CONNECTION_LIMIT, OBJECT_IN_USE
 from databases.errors import DisagreementError, NotOursError
-from databases.locks import name_lock_holder
+from databases.lock_holders import name_lock_holder
 from databases.lookup import DatabaseRows, choose, find
 from databases.ownership import Owner
 from databases.statements import execute

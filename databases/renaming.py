@@ -14,7 +14,7 @@ import asyncpg
 
 from databases.constants import INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.locks import name_lock_holder
+from databases.lock_holders import name_lock_holder
 from databases.lookup import choose, find
 from databases.ownership import Owner
 from databases.server import Server

@@ -3,8 +3,8 @@
 A registry that was copied, for a drill or a staging system, has the installation id of the original, and
 would drop the original's databases as its own. So the row that holds the id also holds where the registry
 was when the operator last confirmed it: the system identifier of the PostgreSQL cluster, which its standbys
-share, and the OID of the database. Elsewhere, everything but reading is refused until the operator says which
-of the two it is.
+share, and the OID of the database. Elsewhere, requests under `/v2` that change something, the beginnings of
+jobs and all DDL are refused until the operator says which of the two it is.
 """
 
 import time

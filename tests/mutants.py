@@ -37,7 +37,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
     "databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
     "databases/inspection.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
-    "databases/locks.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_renaming.py"),
+    "databases/lock_holders.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_renaming.py"),
     "databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
     "databases/provisioning.py": (
         *("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),

@@ -123,8 +123,8 @@ class JobWorkflow(ABC):
     ) -> _Result:
         """Run an activity on the ODS server until it answers about the job; outages are waited out.
 
-        An answer about the job uses up one of its attempts; an outage, or a worker that dies, none. `retry`
-        ends the pause between two tries.
+        An answer that may change by itself uses up one of the job's attempts, any other ends the job; an
+        outage, or a worker that dies, uses up none. `retry` ends the pause between two tries.
 
         Raises:
             ActivityError: the last attempt has failed, or an outage lasted longer than the policy allows.

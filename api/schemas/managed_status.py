@@ -7,6 +7,7 @@ either: whether that waits, runs or has failed, the instance exists, and is `Cre
 """
 
 from enum import StrEnum
+from typing import assert_never
 
 from registry.instances.status import InstanceStatus, Operation, traits
 
@@ -26,21 +27,26 @@ class ManagedStatus(StrEnum):
     DELETE_ERROR = "DeleteError"
 
 
-_WORDS = {
-    InstanceStatus.PENDING: ManagedStatus.PENDING_CREATE,
-    InstanceStatus.COMPLETED: ManagedStatus.CREATED,
-    InstanceStatus.ERROR: ManagedStatus.CREATE_ERROR,
-    InstanceStatus.PENDING_DELETE: ManagedStatus.PENDING_DELETE,
-    InstanceStatus.DELETED: ManagedStatus.DELETED,
-    InstanceStatus.DELETE_FAILED: ManagedStatus.DELETE_ERROR,
-}
-
-
 def managed_status(status: str, operation: str) -> ManagedStatus:
     """The word for an instance in `status` whose last job is an `operation`."""
-    kind = traits(Operation(operation))
+    kind, known = traits(Operation(operation)), InstanceStatus(status)
     if kind.keeps_instance:
         return ManagedStatus.CREATED
-    if status == InstanceStatus.IN_PROGRESS:
-        return ManagedStatus.CREATE_IN_PROGRESS if kind.publishes else ManagedStatus.DELETE_IN_PROGRESS
-    return _WORDS[InstanceStatus(status)]
+    match known:
+        case InstanceStatus.PENDING:
+            word = ManagedStatus.PENDING_CREATE
+        case InstanceStatus.IN_PROGRESS:
+            word = ManagedStatus.CREATE_IN_PROGRESS if kind.publishes else ManagedStatus.DELETE_IN_PROGRESS
+        case InstanceStatus.COMPLETED:
+            word = ManagedStatus.CREATED
+        case InstanceStatus.ERROR:
+            word = ManagedStatus.CREATE_ERROR
+        case InstanceStatus.PENDING_DELETE:
+            word = ManagedStatus.PENDING_DELETE
+        case InstanceStatus.DELETED:
+            word = ManagedStatus.DELETED
+        case InstanceStatus.DELETE_FAILED:
+            word = ManagedStatus.DELETE_ERROR
+        case _:
+            assert_never(known)
+    return word

@@ -23,7 +23,15 @@ from registry.instances.reservations import (
     require_free,
     reserved_id,
 )
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, Template, after_failure
+from registry.instances.status import (
+    InstanceStatus,
+    JobStatus,
+    Operation,
+    Step,
+    Template,
+    after_failure,
+    traits,
+)
 from registry.instances.steps import JobFactory, job_record
 from registry.storage.errors import InstanceNotFoundError, RefusedError
 from registry.storage.models import (
@@ -143,7 +151,6 @@ class InstanceStore:
 
         The names that a failed rename has reserved stay: the database may have the new one.
         """
-        instance.known_number, instance.known_attempt = instance.publication
         return await self._next_job(session, instance, Operation.DELETE, status.REQUEST_DELETE)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
@@ -246,6 +253,8 @@ class InstanceStore:
     async def _next_job(
         self, session: AsyncSession, instance: DbInstance, operation: Operation, step: Step
     ) -> Requested:
+        if not traits(operation).publishes:  # its number would pass for that of a later publication
+            instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation
         instance.job_number += 1
         instance.attempt = 0

@@ -314,16 +314,20 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 
 
 _INSTANCES = """
-SELECT id, name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber,
-       mark::text AS mark, publishedat IS NOT NULL AS published, errormessage, newname
+SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
+       databasename AS database_name, operation, jobnumber AS job_number, mark::text AS mark,
+       publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name
 FROM adminapi.dbinstances ORDER BY id
 """
 _JOBS = """
-SELECT jobid, status, errormessage, finishedat IS NOT NULL AS finished, dbinstanceid
+SELECT jobid AS job_id, status, errormessage AS error_message, finishedat IS NOT NULL AS finished,
+       dbinstanceid AS instance_id
 FROM adminapi.jobstatuses WHERE operation IS DISTINCT FROM 'Refresh' ORDER BY id
 """
 _ODS_INSTANCES = """
-SELECT odsinstanceid, name, instancetype, connectionstring FROM dbo.odsinstances ORDER BY odsinstanceid
+SELECT odsinstanceid AS ods_instance_id, name, instancetype AS instance_type,
+       connectionstring AS connection_string
+FROM dbo.odsinstances ORDER BY odsinstanceid
 """
 _INSTALLATION = "SELECT id::text FROM adminapi.installation"
 _REGISTRY = "SELECT current_database(), id::text FROM adminapi.installation"
