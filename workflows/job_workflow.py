@@ -149,13 +149,15 @@ class JobWorkflow(ABC):
                     if outage.lasted >= timedelta(seconds=policy.outage_timeout):
                         raise
                     await self._publish_outage(outage)
-                    self._act_on_cancellation()
                     pause = options.pause_after(outage.tries)
                 else:
                     answers, outage = answers + 1, _Outage()
                     if answers >= policy.ddl_attempts:
                         raise
                     pause = options.pause_after(answers)
+            # A try that was cancelled may have failed for another reason: the cancellation is still meant.
+            self._cancelled = self._cancelled or workflow.cancellation_reason() is not None
+            self._act_on_cancellation()
             await self._pause(pause)
 
     async def _pause(self, pause: timedelta) -> None:

@@ -1,5 +1,6 @@
 """What is away is waited for: it uses up none of a job's attempts."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
@@ -143,6 +145,28 @@ async def test_job_is_undone_when_it_is_cancelled_while_it_waits(
     assert script.reasons == ["The job was cancelled."]
     assert script.calls[-1] == "discard"
     await keep("create-outage-cancelled", handle)
+
+
+async def test_job_is_undone_when_it_is_cancelled_during_a_try_that_meets_an_outage(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    async def meet_an_outage() -> None:
+        try:
+            while True:
+                activity.heartbeat()
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            raise away() from None
+
+    script.holds["provision"] = meet_an_outage
+    handle = await start(job)
+    await until(lambda: "provision" in script.calls)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.reasons == ["The job was cancelled."]
+    assert script.calls == ["begin", "provision", "fail", "discard"]
+    await keep("create-outage-while-cancelled", handle)
 
 
 async def test_instance_is_completed_when_the_database_of_a_failed_create_was_published(
