@@ -37,6 +37,7 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
         "ODS_TOKEN_SIGNING_KEY": TOKEN_KEY,
         "ODS_RATE_LIMITING": str(settings.rate_limiting),
         "ODS_REGISTRATION": str(settings.registration),
+        "ODS_SHARED_SERVER": str(settings.shared_server),
         **changes,
     }
     return {name: value for name, value in variables.items() if value is not None}
