@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three on two processors: tests wait for servers more than they compute.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help setup demo up test test-fast coverage mutants test-postgres lint bench chaos lock
