@@ -1,6 +1,7 @@
 """Activities that write the status of an instance and its job."""
 
 import asyncio
+from typing import assert_never
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -77,13 +78,21 @@ class StatusActivities:
         await self._jobs.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why a delete must not begin: it would end the routing to a database that it may not drop.
+        """Why a job must not begin: a delete would end the routing to a database that it may not drop.
 
         Raises:
             DatabaseFaultError: the server is away, so that this cannot be known yet.
         """
-        if job.operation != Operation.DELETE or not job.published:
-            return None
+        match job.operation:
+            case Operation.CREATE | Operation.RENAME:
+                return None
+            case Operation.DELETE:
+                return await self._drop_obstacle(job) if job.published else None
+            case _:
+                assert_never(job.operation)
+
+    async def _drop_obstacle(self, job: InstanceJob) -> str | None:
+        """Why the delete may not drop the instance's database, if the server says so in time."""
         try:
             async with asyncio.timeout(_SERVER_SECONDS), self._server.session() as session:
                 return await drop_obstacle(session, owner_of(job), job.databases)

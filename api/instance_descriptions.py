@@ -1,6 +1,7 @@
 """Instances as clients see them: their rows, with how far their jobs are."""
 
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
 from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, Links, Progress, job_path
@@ -76,13 +77,21 @@ class InstanceDescriptions:
 
 def _phase(row: DbInstance) -> str | None:
     """What is done for the row's job, if that waits or runs."""
-    match InstanceStatus(row.status):
+    status = InstanceStatus(row.status)
+    match status:
         case InstanceStatus.PENDING | InstanceStatus.PENDING_DELETE:
             return _WAITING
         case InstanceStatus.IN_PROGRESS:
             return traits(Operation(row.operation)).work
-        case _:
+        case (
+            InstanceStatus.COMPLETED
+            | InstanceStatus.ERROR
+            | InstanceStatus.DELETED
+            | InstanceStatus.DELETE_FAILED
+        ):
             return None
+        case _:
+            assert_never(status)
 
 
 def _job_id(row: DbInstance) -> str | None:
