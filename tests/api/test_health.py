@@ -274,10 +274,13 @@ async def test_probe_costs_nothing_when_there_are_a_hundred_tenants(
             told = await statuses(client)
             return all(told[f"database:{name}"] == told[f"odsServer:{name}"] == "Healthy" for name in names)
 
-        await wait_until(registries_answer, 30)  # the first time, it takes a session of each
-        started = time.perf_counter()
-        told = await statuses(client)
-        examined = time.perf_counter() - started
+        await wait_until(registries_answer, 30)
+        examinations = []
+        for _ in range(4):  # the first ones open sessions on each registry
+            started = time.perf_counter()
+            told = await statuses(client)
+            examinations.append(time.perf_counter() - started)
+        examined = min(examinations)
         assert len(told) == 1 + 8 * TENANTS
         assert told["temporal"] == "Healthy"
         monkeypatch.setattr(health, "_FRESH_SECONDS", 60.0)
@@ -288,5 +291,5 @@ async def test_probe_costs_nothing_when_there_are_a_hundred_tenants(
             await client.get("/health")
             durations.append(time.perf_counter() - started)
     print(f"examined in {1000 * examined:.0f} ms, told in {1000 * max(durations):.1f} ms")  # noqa: T201 - the figures
-    assert examined < 2.5
+    assert examined < 1.5
     assert min(durations) < 0.05
