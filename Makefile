@@ -30,13 +30,14 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -m 'not pgbouncer and not timed' $(ARGS)
+	$(BIN)/pytest -m timed $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
 	$(PYTEST) tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
 
 coverage: setup  ## the whole test suite, and which branches of the code it takes
-	$(PYTEST) --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) -m 'not pgbouncer and not timed' --cov --cov-report=term:skip-covered $(ARGS)
 
 # Tries every change for hours; for a few: make mutants ARGS="databases/adoption.py --sample 20"
 mutants: setup  ## changes of the code that can lose data: is each noticed by a test?

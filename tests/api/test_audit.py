@@ -303,6 +303,7 @@ async def test_fault_is_written_when_it_was_not_foreseen(api: httpx.AsyncClient)
     assert (entry["status"], entry["title"]) == (500, "Internal server error")
 
 
+@pytest.mark.timed
 async def test_answer_comes_at_once_when_writing_the_trail_takes_long(
     serving: Server,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from time import perf_counter
 
@@ -106,6 +106,7 @@ async def test_reading_ends_early_when_a_body_has_no_end(idle_stranger: httpx.As
     assert read < 20
 
 
+@pytest.mark.timed
 async def test_request_times_out_when_its_body_does_not_arrive(
     idle_stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,15 +135,20 @@ async def test_request_is_refused_when_its_query_has_too_many_fields(
     assert_problem(answer, 400, "The query has too many fields", "Send at most 100 fields.")
 
 
-def seconds_to_parse(body: bytes) -> float:
-    """How long it takes to read a body as JSON, at best."""
+def seconds_to_read(read: Callable[[], object]) -> float:
+    """How long it takes to read a body, at best."""
     durations = []
     for _ in range(5):
         started = perf_counter()
         with suppress(ProblemError):
-            parsed_json(body)
+            read()
         durations.append(perf_counter() - started)
     return min(durations)
+
+
+def most_seconds() -> float:
+    """What reading a body may take: 10 ms where Python reads the largest body of empty objects in 17 ms."""
+    return 0.6 * seconds_to_read(lambda: json.loads(b"[" + b"{}," * (LARGEST_JSON // 3 - 2) + b"{}]"))
 
 
 @pytest.mark.parametrize(
@@ -164,20 +170,19 @@ def seconds_to_parse(body: bytes) -> float:
     ],
     ids=range(13),
 )
-def test_json_is_read_within_ten_milliseconds_when_it_is_made_to_take_long(body: bytes) -> None:
+@pytest.mark.timed
+def test_json_is_read_soon_when_it_is_made_to_take_long(body: bytes) -> None:
     assert len(body) <= LARGEST_JSON
-    assert seconds_to_parse(body) < 0.01
+    assert seconds_to_read(lambda: parsed_json(body)) < most_seconds()
 
 
-def test_form_is_read_within_ten_milliseconds_when_it_is_made_to_take_long() -> None:
-    durations = []
-    for _ in range(5):
-        started = perf_counter()
-        parsed_form(b"&".join([b"%41" * (LARGEST_FORM // 60 - 1)] * 20))
-        durations.append(perf_counter() - started)
-    assert min(durations) < 0.01
+@pytest.mark.timed
+def test_form_is_read_soon_when_it_is_made_to_take_long() -> None:
+    body = b"&".join([b"%41" * (LARGEST_FORM // 60 - 1)] * 20)
+    assert seconds_to_read(lambda: parsed_form(body)) < most_seconds()
 
 
+@pytest.mark.timed
 async def test_others_are_answered_meanwhile_when_many_large_forms_come_at_once(serving: Server) -> None:
     body = b"%41&" * (LARGEST_JSON // 4)
     form = "Content-Type: application/x-www-form-urlencoded"

@@ -379,6 +379,7 @@ async def test_last_use_is_written_once_when_processes_note_it_at_once(
     await engine.dispose()
 
 
+@pytest.mark.timed
 async def test_token_does_not_wait_when_the_last_use_cannot_be_written(
     settings: Settings, client: str, rows: asyncpg.Connection
 ) -> None:
@@ -451,6 +452,7 @@ async def test_row_of_failures_ends_when_a_log_in_succeeds(
     assert {answer.status_code for answer in many} == {200}
 
 
+@pytest.mark.timed
 async def test_failures_take_longer_and_no_client_is_kept_out_when_they_come_from_everywhere(
     limited: Callable[[str], httpx.AsyncClient], client: str
 ) -> None:

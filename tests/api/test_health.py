@@ -171,6 +171,7 @@ async def test_pass_is_degraded_when_it_is_late_or_was_never_scheduled(
             assert (await statuses(client))["pass:reconcile"] == "Degraded"
 
 
+@pytest.mark.timed
 async def test_health_is_told_soon_when_nothing_that_is_asked_says_anything(idle_settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -255,6 +256,7 @@ async def roomy() -> AsyncIterator[Settings]:
         yield make_settings(server, await registries.clone(server))
 
 
+@pytest.mark.timed
 async def test_probe_costs_nothing_when_there_are_a_hundred_tenants(
     roomy: Settings, temporal: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

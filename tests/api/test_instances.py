@@ -148,6 +148,7 @@ async def test_row_is_pending_when_temporal_refuses_connections(
     assert line.startswith(f"{answer.json()['jobId']} waits for the next sweep: RuntimeError at ")
 
 
+@pytest.mark.timed
 async def test_row_is_pending_when_temporal_accepts_connections_and_says_nothing(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -160,6 +161,7 @@ async def test_row_is_pending_when_temporal_accepts_connections_and_says_nothing
     assert elapsed < 1  # the client does not wait for Temporal to time out
 
 
+@pytest.mark.timed
 async def test_row_is_pending_when_temporal_goes_away_after_it_was_reached(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(AsyncExitStack())

@@ -394,6 +394,7 @@ async def test_reading_ends_early_when_a_document_has_no_end(
     assert most < 20_000_000
 
 
+@pytest.mark.timed
 async def test_service_is_unavailable_soon_when_the_issuer_does_not_answer(
     client: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

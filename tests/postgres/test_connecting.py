@@ -95,6 +95,7 @@ async def test_next_host_is_taken_when_the_first_refuses(pair: ReplicatedPair) -
     assert await _port(dsn) == pair.primary.port
 
 
+@pytest.mark.timed
 async def test_next_host_is_taken_soon_when_the_first_is_silent(
     pair: ReplicatedPair, silent_port: int
 ) -> None:
@@ -132,6 +133,7 @@ async def test_database_is_missing_only_when_no_host_is_away(pair: ReplicatedPai
         await connect(standby, timeout=5)
 
 
+@pytest.mark.timed
 async def test_time_is_up_when_no_host_answers(silent_port: int) -> None:
     before = time.monotonic()
     with pytest.raises(TimeoutError):

@@ -119,6 +119,7 @@ async def test_attempts_count_as_before_when_an_outage_is_over(
     await keep("create-outage-between-attempts", handle)
 
 
+@pytest.mark.timed
 async def test_next_try_is_made_at_once_when_a_person_signals_retry(
     client: Client, start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
