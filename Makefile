@@ -34,7 +34,7 @@ test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Tempora
 	$(BIN)/pytest -m timed $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
-	$(PYTEST) tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
+	$(PYTEST) -m 'not timed' -p no:schemathesis tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
 
 coverage: setup  ## the whole test suite, and which branches of the code it takes
 	$(PYTEST) -m 'not pgbouncer and not timed' --cov --cov-report=term:skip-covered $(ARGS)

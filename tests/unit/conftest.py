@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture
-def values() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def required_values() -> dict[str, Any]:
     """The settings that must be given, with values that do."""
     return {
         "admin_dsn": "postgresql://service:admin-secret@localhost:5432/EdFi_Admin",
@@ -16,3 +16,9 @@ def values() -> dict[str, Any]:
         "encryption_key": base64.b64encode(b"encryption-secret".ljust(32)).decode(),
         "token_signing_key": base64.b64encode(b"signing-secret".ljust(32)).decode(),
     }
+
+
+@pytest.fixture
+def values(required_values: dict[str, Any]) -> dict[str, Any]:
+    """The same, for a test to change."""
+    return dict(required_values)

@@ -66,10 +66,10 @@ LIMITS: list[tuple[str, str, Limits]] = [
 ]
 
 
-@pytest.fixture
-def document(values: dict[str, Any]) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def document(required_values: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI document."""
-    return app_with(Settings(**values)).openapi()
+    return app_with(Settings(**required_values)).openapi()
 
 
 def documented(document: dict[str, Any], request: str, name: str) -> dict[str, Any]:

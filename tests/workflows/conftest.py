@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,13 +10,14 @@ import pytest
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Worker
 
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.status import Operation, Template
 from temporal.client import DATA_CONVERTER
 from temporal.namespace import SEARCH_ATTRIBUTE_TYPES
 from tests.servers import binary
+from tests.workflows.sandbox import Sandbox, replay
 from tests.workflows.script import Script
 from worker import WORKFLOWS
 
@@ -49,7 +51,14 @@ def script() -> Script:
 async def queue(client: Client, script: Script) -> AsyncIterator[str]:
     """Task queue of a worker whose activities follow the script."""
     queue = f"queue-{uuid.uuid4().hex}"
-    async with Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=script.activities):
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=WORKFLOWS,
+        activities=script.activities,
+        workflow_runner=Sandbox(),
+        max_heartbeat_throttle_interval=timedelta(milliseconds=100),  # cancellations arrive with a heartbeat
+    ):
         yield queue
 
 
@@ -82,7 +91,7 @@ def keep(client: Client, request: pytest.FixtureRequest) -> Keep:
 
     async def keep(name: str, handle: WorkflowHandle[Any, Any]) -> None:
         for number, history in enumerate([run async for run in _runs(client, handle)], start=1):
-            await Replayer(workflows=WORKFLOWS, data_converter=DATA_CONVERTER).replay_workflow(history)
+            await replay(history)
             path = HISTORIES / f"{name}-{number}.json"
             if record:
                 path.write_text(history.to_json())

@@ -12,6 +12,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
+from embedded.polling import wait_until
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
 from tests.workflows.conftest import Keep
@@ -134,12 +135,27 @@ async def test_next_try_is_made_at_once_when_a_person_signals_retry(
     await keep("create-outage-retried", handle)
 
 
+async def pauses_after_tries(handle: WorkflowHandle[Any, str], tries: int) -> None:
+    """Wait until the workflow has met the outage `tries` times, and waits before it tries again.
+
+    A cancellation while a try fails can make the time-skipping server stand still: it neither takes the
+    completion of the workflow task nor that of the activity.
+    """
+
+    async def pauses() -> bool:
+        events = (await handle.fetch_history()).events
+        failed = [event for event in events if event.HasField("activity_task_failed_event_attributes")]
+        return len(failed) == tries and events[-1].HasField("timer_started_event_attributes")
+
+    await wait_until(pauses, 10)
+
+
 async def test_job_is_undone_when_it_is_cancelled_while_it_waits(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [away()] * 1000
     handle = await start(job)
-    await until(lambda: script.calls.count("provision") >= 4)
+    await pauses_after_tries(handle, 4)
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowHistory
-from temporalio.worker import Replayer
 
-from temporal.client import DATA_CONVERTER
-from worker import WORKFLOWS
+from tests.workflows.sandbox import replay
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("**/*.json"))
 
@@ -20,4 +18,4 @@ HISTORIES = sorted((Path(__file__).parent / "histories").glob("**/*.json"))
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_history_replays_when_it_was_recorded_earlier(path: Path) -> None:
     history = WorkflowHistory.from_json(path.stem, path.read_text())  # noqa: ASYNC240 - a small file
-    await Replayer(workflows=WORKFLOWS, data_converter=DATA_CONVERTER).replay_workflow(history)
+    await replay(history)
