@@ -20,6 +20,8 @@ from tests.servers import make_settings
 SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
 REGISTRATIONS = 30
 TOKENS = 60
+REGAINED = 10
+"""Requests after the burst, more than the pace admits meanwhile."""
 GRANT = {"grant_type": "client_credentials", "client_id": "unknown", "client_secret": "x", "scope": "another"}
 
 
@@ -55,8 +57,10 @@ async def test_address_is_refused_when_it_asks_too_often(
     stranger: httpx.AsyncClient, neighbour: httpx.AsyncClient, path: str, burst: int
 ) -> None:
     assert await statuses(stranger, path, burst) == [400] * burst
-    # What is not read cannot be expensive, either.
-    assert_too_many(await stranger.post(path, content=b"x" * 100_000, headers={"Content-Type": "text/plain"}))
+    # What is not read cannot be expensive, either. On a slow machine, time has admitted a few more by now.
+    large = {"content": b"x" * 100_000, "headers": {"Content-Type": "text/plain"}}
+    answers = [await stranger.post(path, **large) for _ in range(REGAINED)]  # type: ignore[arg-type] # httpx's own
+    assert_too_many(answers[-1])
     assert (await stranger.get("/")).status_code == 200
     assert (await stranger.get("/health")).status_code == 200
     assert await statuses(neighbour, path, 1) == [400]

@@ -52,7 +52,8 @@ async def _claim(server: Server, installation: str, template: str, number: int) 
         made = await provision(session, request, TemplateSizes())
         oid = await _oid(session, database)
     if made.claimed:
-        print(database, oid, owner.mark, flush=True)  # noqa: T201 - the answer
+        # A process that is killed may have written a part: the next one begins a line of its own.
+        print(f"\n{database} {oid} {owner.mark} claimed", flush=True)  # noqa: T201 - the answer
 
 
 async def _oid(session: asyncpg.Connection, database: str) -> int:

@@ -57,7 +57,8 @@ async def _storm(dsn: str, installation: str, output: IO[str]) -> list[list[str]
                 await victim.wait()
                 killed += 1
                 workers.append(await _worker(dsn, installation, output))
-                told = [line.split() for line in Path(output.name).read_text().splitlines() if line]  # noqa: ASYNC240 - small
+                lines = Path(output.name).read_text().splitlines()  # noqa: ASYNC240 - small
+                told = [line.split()[:3] for line in lines if line.endswith(" claimed")]
     finally:
         for worker in workers:
             worker.kill()
