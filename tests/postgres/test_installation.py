@@ -1,8 +1,9 @@
 """A registry that was copied, a server that is another one, and installations that share a server."""
 
 import json
+import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import asyncpg
@@ -28,9 +29,13 @@ from settings import Settings
 from tenants.drift import DriftKind
 from tenants.installation_check import InstallationCheck
 from tenants.tenant import Tenant, open_tenants
-from tests import registries
+from tests import preloaded, registries
+from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, service_dsn, session
+
+Run = subprocess.CompletedProcess[str]
+Installation = Callable[..., Run]
 
 
 @pytest.fixture
@@ -210,3 +215,72 @@ async def test_drift_says_it_when_the_installation_must_be_confirmed(
         ]
     assert [drift.subject for drift in found] == [await copy.installation.id()]
     assert "ods installation new" in found[0].explanation
+
+
+@pytest.fixture
+def installation(postgres: EmbeddedPostgres, copied_dsn: str) -> Installation:
+    """Runs `ods installation` on a copy of the registry."""
+    variables = environment(make_settings(postgres, copied_dsn))
+    return lambda *words: preloaded.run("cli", "installation", *words, env=variables)
+
+
+def shown(installation: Installation) -> dict[str, str]:
+    run = installation("show", "--json")
+    assert run.returncode == 0, run.stderr
+    found: dict[str, str] = json.loads(run.stdout)
+    return found
+
+
+async def test_copy_is_told_and_goes_on_when_the_operator_confirms_it(
+    installation: Installation, copied_engine: AsyncEngine, copied_dsn: str
+) -> None:
+    before = shown(installation)
+    assert before["registry"] != before["confirmedRegistry"]
+    assert "ods installation confirm" in before["obstacle"]
+    with pytest.raises(InstallationNotConfirmedError):
+        await InstallationStore(copied_engine).require_confirmed()
+
+    run = installation("confirm", "--yes")
+    assert run.returncode == 0, run.stderr
+    assert "Confirmed." in run.stderr + run.stdout
+
+    after = shown(installation)
+    assert (after["installation"], after["obstacle"]) == (before["installation"], "none")
+    assert after["registry"] == after["confirmedRegistry"]
+    assert after["server"] == after["confirmedServer"]
+    assert (await InstallationStore(copied_engine).require_confirmed()).id == before["installation"]
+    async with session(copied_dsn) as rows:
+        assert await rows.fetchval("SELECT path FROM adminapi.audit") == "ods installation confirm"
+
+
+async def test_copy_is_an_installation_of_its_own_when_the_operator_renews_it(
+    installation: Installation, copied_engine: AsyncEngine, tenant: Tenant
+) -> None:
+    before = shown(installation)
+    run = installation("new", "--yes")
+    assert run.returncode == 0, run.stderr
+    after = shown(installation)
+    assert after["installation"] != before["installation"]
+    assert after["installation"] in run.stderr + run.stdout
+    assert (await InstallationStore(copied_engine).require_confirmed()).id == after["installation"]
+    assert (await tenant.instances.installation.state()).id == before["installation"]
+
+
+@pytest.mark.parametrize("command", ["confirm", "new"])
+def test_nothing_is_changed_when_the_operator_does_not_agree(
+    installation: Installation, command: str
+) -> None:
+    before = shown(installation)
+    run = installation(command)  # there is no terminal that could answer
+    assert run.returncode == 1
+    assert "installation" in run.stdout
+    assert shown(installation) == before
+
+
+def test_registry_is_shown_when_the_server_is_away(postgres: EmbeddedPostgres, copied_dsn: str) -> None:
+    variables = environment(make_settings(postgres, copied_dsn))
+    variables["ODS_MASTER_DSN"] = "postgresql://service:a-password@127.0.0.1:1/postgres"
+    run = preloaded.run("cli", "installation", "show", env=variables)
+    assert run.returncode == 0, run.stderr
+    assert "cannot be reached" in run.stdout
+    assert "a-password" not in run.stdout + run.stderr
