@@ -75,6 +75,17 @@ async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_f
     assert await exists(admin, new_name)
 
 
+async def test_database_has_its_old_name_when_a_rename_is_undone(
+    server: Server, provisioned: CloneRequest, admin: asyncpg.Connection, new_name: str
+) -> None:
+    await renamed(server, provisioned, new_name)
+    async with server.fenced(provisioned.owner) as fenced:
+        for _ in range(2):  # the second time there is nothing to do
+            await rename_back(server, fenced, provisioned.owner, provisioned.database, new_name)
+            assert await exists(admin, provisioned.database)
+            assert not await exists(admin, new_name)
+
+
 async def test_nothing_is_done_when_a_rename_is_undone_that_left_the_database_its_name(
     server: Server, provisioned: CloneRequest, admin: asyncpg.Connection
 ) -> None:

@@ -57,6 +57,12 @@ def test_comment_of_version_1_is_understood_when_it_is_read() -> None:
     assert published_at(json.dumps(WRITTEN)) is None
 
 
+@pytest.mark.parametrize("mark", [OURS.replace("a", "0"), OURS.replace("a", "f")])
+def test_database_is_not_ours_when_it_has_another_mark(mark: str) -> None:
+    owner = replace(OWNER, mark=OURS)
+    assert not owner.owns(replace(owner, mark=mark).comment)
+
+
 @pytest.mark.parametrize(("other", "owns"), [(OURS, True), (None, True), (OTHERS, False)])
 def test_database_of_another_installation_is_not_ours_when_a_copied_registry_has_its_mark(
     other: str | None, *, owns: bool
