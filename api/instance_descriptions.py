@@ -95,8 +95,8 @@ def _phase(row: DbInstance) -> str | None:
 
 
 def _job_id(row: DbInstance) -> str | None:
-    """The row's last job; deleted rows that an Admin API left behind may have none."""
-    if row.ods_instance_id is None:
+    """The row's last job; rows that an Admin API has added or left behind may have none."""
+    if row.ods_instance_id is None or not row.is_adopted:
         return None
     return job_id(Operation(row.operation), row.ods_instance_id, row.job_number)
 

@@ -263,7 +263,8 @@ class JobStore:
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `Pending` and `Pending_Delete`, at the attempt that is due.
 
-        They are those of the rows with the lowest ids above `after`, by id.
+        They are those of the rows with the lowest ids above `after`, by id. What another product has added,
+        and this service has not adopted, is the other product's to do.
         """
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         return [self._factory.next_attempt(row) for row in await self._page(waiting, after, limit)]
@@ -318,7 +319,7 @@ class JobStore:
 
     async def _page(self, condition: ColumnElement[bool], after: int, limit: int) -> Sequence[DbInstance]:
         await self.installation.require_confirmed()
-        query = select(DbInstance).where(condition, DbInstance.id > after)
+        query = select(DbInstance).where(condition, DbInstance.is_adopted, DbInstance.id > after)
         async with self._sessions.statement() as session:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
 

@@ -294,6 +294,12 @@ async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
     instance = await session.get(DbInstance, instance_id, with_for_update=True)
     if instance is None or instance.status == InstanceStatus.DELETED:
         raise InstanceNotFoundError(instance_id)
+    if not instance.is_adopted:
+        raise RefusedError(
+            instance.status,
+            "Another product has added the instance, and this service has not adopted it yet.",
+            "Wait until the other product is done with it; then the operator can adopt it by `ods migrate`.",
+        )
     return instance
 
 

@@ -4,9 +4,15 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from registry.migrations import shared_table, status_words
 from registry.storage.engine import create_registry_engine
+
+VERSION_TABLE = {"version_table": "ods_migrations", "version_table_schema": "adminapi"}
+"""Where Alembic notes which migrations were run."""
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('ods registry migrations', 0))"
 
@@ -31,4 +37,15 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    shared_table.lock(connection)
+    status_words.create_functions(connection)
+    name = shared_table.find(connection)
+    if _is_behind(config, connection):
+        with shared_table.under_first_name(connection, name):
+            command.upgrade(config, "head")
+    shared_table.share(connection, name)
+
+
+def _is_behind(config: Config, connection: Connection) -> bool:
+    done = MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()
+    return set(done) != set(ScriptDirectory.from_config(config).get_heads())

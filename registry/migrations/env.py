@@ -2,12 +2,13 @@
 
 from alembic import context
 
+from registry.migrations import VERSION_TABLE
 from registry.storage.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
-    version_table="ods_migrations",
-    version_table_schema="adminapi",
+    version_table=VERSION_TABLE["version_table"],
+    version_table_schema=VERSION_TABLE["version_table_schema"],
 )
 context.run_migrations()

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.instances.jobs import last_publication
@@ -31,8 +32,8 @@ LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
 NEW_NAME_INDEX = "uq_dbinstances_newname"
 NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
-_LIVE = text(f"status <> '{InstanceStatus.DELETED}'")
-_WAITING = text(f"status IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
+_LIVE = text(f"state <> '{InstanceStatus.DELETED}'")
+_WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
 REFRESH = "Refresh"
 """`operation` of the jobs that read education organizations."""
@@ -45,26 +46,32 @@ class Base(DeclarativeBase):
 
 
 class DbInstance(Base):
-    """An instance: what a client asked for, and how far its job is."""
+    """An instance: what a client asked for, and how far its job is.
 
-    __tablename__ = "dbinstances"
+    A view of the table that an Admin API has as well, under either of two names; the indexes are that table's
+    (see `registry/migrations/shared_table.py`). Its column `status` is the Admin API's, and is left out.
+    """
+
+    __tablename__ = "managed_instances"
     __table_args__ = (
         Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_LIVE),
         Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_LIVE),
         Index(LIVE_ODS_INSTANCE_INDEX, "odsinstanceid", unique=True, postgresql_where=_LIVE),
         Index(NEW_NAME_INDEX, "newname", unique=True),
         Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True),
-        Index("ix_dbinstances_name", "name"),
+        Index("idx_dbinstances_name", "name"),
+        Index("idx_dbinstances_odsinstanceid", "odsinstanceid"),
         Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
         {"schema": "adminapi"},
     )
 
     id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
-    # Null only in deleted rows that an Admin API left behind.
+    # Null only in rows that an Admin API has left behind as deleted, or added since `ods migrate`.
     ods_instance_id: Mapped[int] = mapped_column("odsinstanceid", nullable=True)
     ods_instance_name: Mapped[str | None] = mapped_column("odsinstancename", String(100))
-    status: Mapped[str] = mapped_column(String(75))
+    # In our words; a trigger keeps the Admin API's column in step.
+    status: Mapped[str] = mapped_column("state", String(75))
     database_template: Mapped[str] = mapped_column("databasetemplate", String(100))
     database_name: Mapped[str] = mapped_column("databasename", String(255), nullable=True)
     last_refreshed: Mapped[datetime] = mapped_column("lastrefreshed", server_default=text("now()"))
@@ -84,6 +91,11 @@ class DbInstance(Base):
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
+
+    @hybrid_property
+    def is_adopted(self) -> bool:
+        """Whether it is ours to work on: not if another product has added it since `ods migrate`."""
+        return self.job_number > 0
 
     @property
     def publication(self) -> tuple[int, int]:

@@ -254,3 +254,39 @@ LAYOUTS = {
     "ODS/API 7 alone": ODS_API,
     "Admin API 2 alone": ADMIN_API,
 }
+
+ADMIN_API_INSTANCES = """
+CREATE SCHEMA IF NOT EXISTS adminapi;
+CREATE TABLE IF NOT EXISTS adminapi.dbinstances (
+    id int GENERATED ALWAYS AS IDENTITY,
+    name varchar(100) NOT NULL,
+    odsinstanceid int,
+    odsinstancename varchar(100),
+    status varchar(75) NOT NULL,
+    databasetemplate varchar(100) NOT NULL,
+    databasename varchar(255),
+    lastrefreshed timestamp NOT NULL DEFAULT now(),
+    lastmodifieddate timestamp,
+    CONSTRAINT pk_dbinstances PRIMARY KEY (id)
+);
+CREATE INDEX IF NOT EXISTS idx_dbinstances_name ON adminapi.dbinstances (name);
+CREATE INDEX IF NOT EXISTS idx_dbinstances_odsinstanceid ON adminapi.dbinstances (odsinstanceid);
+"""
+"""The script that makes the table of the instances, under the name that it had at first."""
+
+ADMIN_API_RENAME = """
+DO $$
+DECLARE
+    found text[] := ARRAY(
+        SELECT table_name FROM information_schema.tables
+        WHERE table_schema = 'adminapi' AND table_name IN ('dbinstances', 'odsinstancemanages'));
+BEGIN
+    IF found = ARRAY['dbinstances'] THEN
+        ALTER TABLE adminapi.dbinstances RENAME TO odsinstancemanages;
+        ALTER TABLE adminapi.odsinstancemanages RENAME CONSTRAINT pk_dbinstances TO pk_odsinstancemanages;
+        ALTER INDEX adminapi.idx_dbinstances_name RENAME TO idx_odsinstancemanages_name;
+        ALTER INDEX adminapi.idx_dbinstances_odsinstanceid RENAME TO idx_odsinstancemanages_odsinstanceid;
+    END IF;
+END $$
+"""
+"""The script of July 2026, which gives it another name."""

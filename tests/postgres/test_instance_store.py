@@ -547,7 +547,7 @@ async def test_unknown_status_is_impossible_when_it_is_written_past_the_registry
 ) -> None:
     await bring_to(instances, job_store, "Pending", name)
     with pytest.raises(asyncpg.CheckViolationError):
-        await rows.execute("UPDATE adminapi.dbinstances SET status = 'Created'")
+        await rows.execute("UPDATE adminapi.dbinstances SET status = 'Ready'")
 
 
 # What the reconcile pass asks

@@ -1,0 +1,123 @@
+"""Rows that an Admin API has written become instances with a job: what they lack is added."""
+
+from sqlalchemy import Connection, text
+
+from registry.instances.naming import database_name
+from registry.instances.status import Template
+from registry.migrations.conflicts import require_none
+from settings import MAX_DATABASE_NAME_BYTES
+
+ODS_INSTANCE_SEQUENCE = "SELECT pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')"
+
+_HIGHEST_ID = """
+SELECT greatest((SELECT max(odsinstanceid) FROM dbo.odsinstances),
+                (SELECT max(odsinstanceid) FROM {table}),
+                pg_sequence_last_value(CAST(:sequence AS regclass)), 0)
+"""
+_RESERVE_IDS = """
+UPDATE {table} AS instance SET odsinstanceid = :highest + lacking.number
+FROM (SELECT id, row_number() OVER (ORDER BY id) AS number
+      FROM {table} WHERE odsinstanceid IS NULL AND {status} <> 'Deleted') AS lacking
+WHERE instance.id = lacking.id
+"""
+_ADOPT = """
+WITH adopted AS (
+    UPDATE {table} SET
+        operation = coalesce(operation, CASE
+            WHEN {status} IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
+        publishedat = coalesce(publishedat, CASE
+            WHEN {status} IN ('Completed', 'Pending_Delete', 'Delete_Failed')
+                OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
+            THEN coalesce(lastmodifieddate, lastrefreshed) END),
+        jobnumber = 1
+    WHERE jobnumber = 0
+    RETURNING id, {status} AS status, operation, odsinstanceid, databasetemplate, lastrefreshed,
+              coalesce(lastmodifieddate, lastrefreshed) AS changed
+)
+INSERT INTO adminapi.jobstatuses
+    (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)
+    SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid),
+           CASE WHEN status IN ('Error', 'Delete_Failed') THEN 'Error'
+                WHEN status IN ('Completed', 'Deleted') THEN 'Completed'
+                WHEN status = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
+           lastrefreshed,
+           CASE WHEN status NOT IN ('Pending', 'InProgress', 'Pending_Delete') THEN changed END,
+           id, operation, databasetemplate
+    FROM adopted WHERE odsinstanceid IS NOT NULL
+    ON CONFLICT (jobid) DO NOTHING
+"""
+
+
+def adopt_rows(connection: Connection, table: str, status: str) -> None:
+    """Give rows without a job what an instance has: names, an OdsInstanceId, an operation and a job.
+
+    Args:
+        connection: the transaction of the migrations.
+        table: the table with the rows; the `jobnumber` of those to adopt is 0.
+        status: its column with the status, in the words of this service.
+
+    Raises:
+        ConflictingRowsError: rows break a rule of instances; nothing was changed.
+    """
+    require_none(
+        f"Unknown templates in {table}",
+        f"SELECT format('id %s: %s', id, databasetemplate) FROM {table}"  # noqa: S608 - constants
+        f" WHERE databasetemplate NOT IN ('Minimal', 'Sample') AND {status} <> 'Deleted'",
+        connection=connection,
+    )
+    _name_databases(connection, table, status)
+    require_none(
+        f"Database names in {table} exceed {MAX_DATABASE_NAME_BYTES} bytes",
+        f"SELECT format('id %s: %s', id, databasename) FROM {table}"  # noqa: S608 - constants
+        f" WHERE octet_length(databasename) > {MAX_DATABASE_NAME_BYTES} AND {status} <> 'Deleted'",
+        connection=connection,
+    )
+    require_unique(connection, table, status)
+    _reserve_ids(connection, table, status)
+    connection.execute(text(_ADOPT.format(table=table, status=status)))
+
+
+def require_unique(connection: Connection, table: str, status: str) -> None:
+    """Stop the migration if live rows of `table` share what only one instance can have.
+
+    Args:
+        connection: the transaction of the migrations.
+        table: the table with the rows.
+        status: its column with the status, or the expression that translates it to the words of this service.
+
+    Raises:
+        ConflictingRowsError: there are such rows; the message names them.
+    """
+    for column in ("name", "databasename", "odsinstanceid"):
+        require_none(
+            f"Live rows of {table} share a {column}",
+            f"SELECT format('ids %s: %s', string_agg(id::text, ', ' ORDER BY id), {column})"  # noqa: S608 - constants
+            f" FROM {table} WHERE {status} <> 'Deleted' AND {column} IS NOT NULL"
+            f" GROUP BY {column} HAVING count(*) > 1",
+            connection=connection,
+        )
+
+
+def _name_databases(connection: Connection, table: str, status: str) -> None:
+    """Give live rows the database name that a create would have given them later."""
+    unnamed = connection.execute(
+        text(
+            f"SELECT id, name, databasetemplate FROM {table}"  # noqa: S608 - constants
+            f" WHERE databasename IS NULL AND {status} <> 'Deleted'"
+        )
+    )
+    for row in unnamed.all():
+        connection.execute(
+            text(f"UPDATE {table} SET databasename = :database WHERE id = :id"),  # noqa: S608 - constants
+            {"database": database_name(row.name, Template(row.databasetemplate)), "id": row.id},
+        )
+
+
+def _reserve_ids(connection: Connection, table: str, status: str) -> None:
+    """Give live rows the OdsInstanceId that they lack, above all others."""
+    sequence = connection.scalar(text(ODS_INSTANCE_SEQUENCE))
+    highest = connection.scalar(text(_HIGHEST_ID.format(table=table)), {"sequence": sequence})
+    reserve = text(_RESERVE_IDS.format(table=table, status=status))
+    reserved = connection.execute(reserve, {"highest": highest}).rowcount
+    # Unlike setval() and nextval(), this is undone if the migration stops later.
+    connection.execute(text(f"ALTER SEQUENCE {sequence} RESTART WITH {highest + reserved + 1}"))

@@ -1,0 +1,92 @@
+"""The table of the instances, which this service and an Admin API share under either of its two names.
+
+It is `adminapi.dbinstances`; a script of the Admin API renames it to `adminapi.odsinstancemanages`, before
+this service is installed, afterwards, or while it runs. So this service reads and writes through a view of a
+name of its own, which stays with the table. Only the migrations name the table.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, text
+
+from registry.migrations import two_tables
+from registry.migrations.adoption import adopt_rows
+from registry.migrations.status_words import keep_in_step, uses_manage
+from registry.migrations.table_names import FIRST_NAME, RENAMED_TABLE, exists, rename
+from registry.storage.models import DbInstance
+
+VIEW = f"adminapi.{DbInstance.__tablename__}"
+
+_FOUND = """
+SELECT relname FROM pg_class
+WHERE relnamespace = to_regnamespace('adminapi') AND relkind IN ('r', 'p') AND relname IN (:first, :renamed)
+"""
+_COLUMNS = """
+SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+WHERE attrelid = CAST(:table AS regclass) AND attname = ANY (:names)
+"""
+# Words of `manage` are translated for the migrations, which know only ours. What is being deleted waits for
+# its delete: the migrations take what is in progress for a create.
+_SET_WORDS_ASIDE = f"""
+CREATE TEMPORARY TABLE foreign_words ON COMMIT DROP AS
+    SELECT id, status FROM adminapi.{FIRST_NAME} WHERE status <> adminapi.state_of_status(status);
+UPDATE adminapi.{FIRST_NAME}
+    SET status = CASE WHEN status = 'DeleteInProgress' THEN 'Pending_Delete'
+                      ELSE adminapi.state_of_status(status) END
+    WHERE status <> adminapi.state_of_status(status)
+"""  # noqa: S608 - constants
+
+
+def lock(connection: Connection) -> None:
+    """Have the running service wait until the migrations are done.
+
+    Its sessions lock the view before the table; in another order, they and the migrations could wait for each
+    other.
+    """
+    if connection.scalar(text("SELECT to_regclass(:view)"), {"view": VIEW}) is not None:
+        connection.execute(text(f"LOCK TABLE {VIEW} IN ACCESS EXCLUSIVE MODE"))
+
+
+def find(connection: Connection) -> str:
+    """The name of the table, or the one that it will get if there is none; of two, one is set aside.
+
+    Raises:
+        ConflictingRowsError: there are tables of both names, and both have rows.
+    """
+    names = {"first": FIRST_NAME, "renamed": RENAMED_TABLE}
+    found = connection.scalars(text(_FOUND), names).all()
+    if len(found) > 1:
+        return two_tables.make_one(connection)
+    return found[0] if found else FIRST_NAME
+
+
+@contextmanager
+def under_first_name(connection: Connection, name: str) -> Iterator[None]:
+    """While the block runs, the table `name` has the name and the words that the migrations know."""
+    rename(connection, name, FIRST_NAME)
+    if exists(connection, FIRST_NAME) and not _has_state(connection) and uses_manage(connection, FIRST_NAME):
+        for statement in _SET_WORDS_ASIDE.split(";"):
+            connection.execute(text(statement))
+    yield
+    rename(connection, FIRST_NAME, name)
+
+
+def share(connection: Connection, name: str) -> None:
+    """Make or repair what lets this service use the table `name`, and adopt the rows that were added to it.
+
+    Raises:
+        ConflictingRowsError: these rows break a rule of instances.
+    """
+    table = f"adminapi.{name}"
+    ours = {"table": table, "names": list(DbInstance.__table__.columns.keys())}
+    columns = connection.scalar(text(_COLUMNS), ours)
+    connection.execute(text(f"CREATE OR REPLACE VIEW {VIEW} AS SELECT {columns} FROM {table}"))  # noqa: S608 - the catalog's names
+    keep_in_step(connection, name)
+    if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE jobnumber = 0)")):  # noqa: S608 - a constant
+        adopt_rows(connection, table, "state")
+
+
+def _has_state(connection: Connection) -> bool:
+    columns = {"table": f"adminapi.{FIRST_NAME}", "names": ["state"]}
+    return connection.scalar(text(_COLUMNS), columns) is not None

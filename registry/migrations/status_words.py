@@ -1,0 +1,121 @@
+"""The status of an instance in two columns: `state` for this service, `status` for every product.
+
+`state` holds the words of this service. `status` is the column that an Admin API reads and writes; it holds
+the words of `/v2/dbInstances` or those of `/v2/odsInstances/manage`, whichever the installation uses. A
+trigger keeps both in step, and stays with the table when that is renamed.
+"""
+
+from enum import StrEnum
+
+from sqlalchemy import Connection, text
+
+from registry.migrations.table_names import RENAMED_TABLE
+
+
+class Words(StrEnum):
+    """The words that `status` is written in, by the surface of the API that they come from."""
+
+    DB_INSTANCES = "dbInstances"
+    MANAGE = "manage"
+
+
+# As `api/schemas/managed_status.py` has it; a test compares them.
+_MANAGED_STATUS = """
+CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN operation = 'Rename' THEN 'Created'
+        WHEN state = 'Pending' THEN 'PendingCreate'
+        WHEN state = 'InProgress' AND operation = 'Create' THEN 'CreateInProgress'
+        WHEN state = 'InProgress' THEN 'DeleteInProgress'
+        WHEN state = 'Completed' THEN 'Created'
+        WHEN state = 'Error' THEN 'CreateError'
+        WHEN state = 'Pending_Delete' THEN 'PendingDelete'
+        WHEN state = 'Delete_Failed' THEN 'DeleteError'
+        ELSE state
+    END
+"""
+# Words of neither product stay as they are: the column's CHECK refuses them.
+_STATE = """
+CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE status
+        WHEN 'PendingCreate' THEN 'Pending'
+        WHEN 'CreateInProgress' THEN 'InProgress'
+        WHEN 'Created' THEN 'Completed'
+        WHEN 'CreateFailed' THEN 'Error'
+        WHEN 'CreateError' THEN 'Error'
+        WHEN 'PendingDelete' THEN 'Pending_Delete'
+        WHEN 'DeleteInProgress' THEN 'InProgress'
+        WHEN 'DeleteFailed' THEN 'Delete_Failed'
+        WHEN 'DeleteError' THEN 'Delete_Failed'
+        ELSE status
+    END
+"""
+# This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
+# what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
+# Of other products' words only those of `manage` tell which operation they are about.
+_KEEP_IN_STEP = f"""
+CREATE OR REPLACE FUNCTION adminapi.keep_status_in_step() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    is_ours boolean := NEW.state IS NOT NULL;
+    is_theirs boolean := NOT is_ours;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        is_ours := NEW.state <> OLD.state;
+        is_theirs := NOT is_ours AND NEW.status <> OLD.status
+            AND NEW.status NOT IN (NEW.state, adminapi.managed_status(NEW.state, NEW.operation));
+    ELSIF NEW.status IS NOT NULL THEN
+        is_ours := false;
+    END IF;
+    IF is_ours THEN
+        NEW.status := CASE WHEN '{Words.MANAGE}' = TG_ARGV[0] OR TG_TABLE_NAME = '{RENAMED_TABLE}'
+            THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
+    ELSIF is_theirs THEN
+        NEW.state := adminapi.state_of_status(NEW.status);
+        IF NEW.operation IS NULL OR NEW.state <> NEW.status THEN
+            NEW.operation := CASE WHEN NEW.status LIKE '%Delete%' THEN 'Delete' ELSE 'Create' END;
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$
+"""
+_TRIGGER = """
+CREATE OR REPLACE TRIGGER keep_status_in_step BEFORE INSERT OR UPDATE ON adminapi.{table}
+    FOR EACH ROW EXECUTE FUNCTION adminapi.keep_status_in_step('{words}')
+"""
+_IS_MANAGE = f"""
+SELECT EXISTS (SELECT FROM adminapi.{{table}} WHERE status <> adminapi.state_of_status(status))
+    OR EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = 'adminapi.{{table}}'::regclass AND tgname = 'keep_status_in_step'
+            AND encode(tgargs, 'escape') LIKE '{Words.MANAGE}%'
+    )
+"""  # noqa: S608 - constants
+_WRITE_ANEW = """
+UPDATE adminapi.{table} SET status = adminapi.managed_status(state, operation)
+WHERE status = adminapi.state_of_status(status) AND status <> adminapi.managed_status(state, operation)
+"""
+
+
+def create_functions(connection: Connection) -> None:
+    """Create the functions that translate the words, or bring them up to date."""
+    for statement in (_MANAGED_STATUS, _STATE, _KEEP_IN_STEP):
+        connection.execute(text(statement))
+
+
+def keep_in_step(connection: Connection, table: str) -> None:
+    """Have `state` and `status` of the table kept in step from now on.
+
+    The installation uses the words of `manage` as soon as the table has its newer name or a row with one of
+    them, and does not leave them again. Rows with other words get them then.
+    """
+    words = Words.MANAGE if uses_manage(connection, table) else Words.DB_INSTANCES
+    connection.execute(text(_TRIGGER.format(table=table, words=words)))
+    if words is Words.MANAGE:
+        connection.execute(text(_WRITE_ANEW.format(table=table)))
+
+
+def uses_manage(connection: Connection, table: str) -> bool:
+    """Whether `status` is written in the words of `manage`."""
+    return table == RENAMED_TABLE or bool(connection.scalar(text(_IS_MANAGE.format(table=table))))
