@@ -3,18 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.status import InstanceStatus, Operation
-from registry.storage import models
 from registry.storage.errors import NameTakenError
 from registry.storage.models import DbInstance, Job, OdsInstance
 
 _DATABASES = (DbInstance.database_name, DbInstance.new_database_name)
 _NAMES = 0x4F6453
 """Keeps the locks of names apart from other locks of this database."""
+_NUMBERS = 0x4F64534E756D
+"""The lock of a transaction that brings the sequences of both tables in step."""
+
+_TABLES = ("adminapi.odsinstancemanages", "adminapi.dbinstances")
+"""What the table of the instances may be called: the Admin API renames it, also while the service runs."""
+_ODS_INSTANCE_IDS = func.pg_get_serial_sequence("dbo.odsinstances", "odsinstanceid")
+_INSTANCE_IDS = func.coalesce(
+    *(func.pg_get_serial_sequence(cast(func.to_regclass(table), Text), "id") for table in _TABLES)
+)
+_MOST_SKIPPED = 100_000
+"""How many numbers one request draws of a sequence that lags behind the other, which takes some 30 ms."""
 
 
 async def require_free(
@@ -84,18 +94,53 @@ async def name_is_taken(session: AsyncSession, name: str, excluding: DbInstance 
 
 
 async def reserved_id(session: AsyncSession) -> int:
-    """The next OdsInstanceId that no row has, even if rows or the sequence were changed by hand."""
-    following = select(models.NEXT_ODS_INSTANCE_ID.label("id")).cte()
-    has_it = or_(
-        exists().where(OdsInstance.ods_instance_id == following.c.id),
-        exists().where(DbInstance.ods_instance_id == following.c.id),
+    """The next number that is free as OdsInstanceId and as id of an instance: a new instance has it as both.
+
+    It is drawn from the sequences of both tables, so that neither gives it to a row of another product. No
+    row has it, even if rows or sequences were changed by hand.
+    """
+    number = await _common_number(session)
+    if number is None:
+        # The sequences are out of step, or behind the rows: one transaction at a time mends that.
+        await session.execute(select(func.pg_advisory_xact_lock(_NUMBERS)))
+        while number is None:
+            number = await _common_number(session, keep_in_step=True)
+    return number
+
+
+async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
+    """The id of an instance that is recorded anew: its OdsInstanceId, unless another instance has that id."""
+    query = select(exists().where(DbInstance.id == ods_instance_id))
+    return await reserved_id(session) if (await session.scalars(query)).one() else ods_instance_id
+
+
+async def _common_number(session: AsyncSession, *, keep_in_step: bool = False) -> int | None:
+    """A number that both sequences have given, and no row has; None if they gave another one each.
+
+    Args:
+        session: the transaction.
+        keep_in_step: whether the sequence that lags behind is brought in step with the other. Unlike with
+            `setval`, it is never taken back.
+    """
+    drawn = select(
+        func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")
+    ).cte()
+    number = drawn.c.ods
+    is_taken = or_(
+        exists().where(OdsInstance.ods_instance_id == number),
+        exists().where(DbInstance.ods_instance_id == number),
+        exists().where(DbInstance.id == number),
         # What is left of an instance whose row is gone, as after a restore of some of the tables.
-        exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", following.c.id, "-1")),
+        exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", number, "-1")),
     )
-    while True:
-        reserved, is_taken = (await session.execute(select(following.c.id, has_it))).one()
-        if not is_taken:
-            return int(reserved)
+    ods, own, in_use = (await session.execute(select(drawn.c.ods, drawn.c.own, is_taken))).one()
+    if ods == own:
+        return None if in_use else int(ods)
+    if keep_in_step:
+        sequence = _ODS_INSTANCE_IDS if ods < own else _INSTANCE_IDS
+        numbers = func.generate_series(1, literal(min(abs(ods - own), _MOST_SKIPPED))).alias()
+        await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
+    return None
 
 
 def _name_in_use(name: str, excluding: DbInstance | None) -> ColumnElement[bool]:

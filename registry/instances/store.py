@@ -18,6 +18,7 @@ from registry.instances.relations import relations_of
 from registry.instances.reservations import (
     database_is_taken,
     database_taken,
+    instance_id_for,
     lock_name,
     name_taken,
     require_free,
@@ -104,7 +105,7 @@ class InstanceStore:
         return self._factory.installation
 
     async def reserve(self, name: str, template: Template) -> Requested:
-        """Reserve an OdsInstanceId, and record that an instance of this name shall be created.
+        """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
@@ -113,11 +114,13 @@ class InstanceStore:
         database = database_name(name, template)
         async with self._sessions.transaction(_name_conflicts(name, database)) as session:
             await require_free(session, name, database)
+            number = await reserved_id(session)
             row = insert(DbInstance).values(
+                id=number,
                 name=name,
                 database_template=template,
                 database_name=database,
-                ods_instance_id=await reserved_id(session),
+                ods_instance_id=number,
                 status=InstanceStatus.PENDING,
                 operation=Operation.CREATE,
                 job_number=1,
@@ -226,6 +229,7 @@ class InstanceStore:
         async with self._sessions.transaction(_name_conflicts(lost.name, database.name)) as session:
             await require_free(session, lost.name, database.name)
             instance = DbInstance(
+                id=await instance_id_for(session, lost.ods_instance_id),
                 name=lost.name,
                 database_template=lost.template,
                 database_name=database.name,

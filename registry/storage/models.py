@@ -320,8 +320,3 @@ class EducationOrganization(Base):
 
 UTC_NOW = func.timezone("utc", func.clock_timestamp())
 """The database's clock, as the registry's timestamps hold it."""
-
-NEXT_ODS_INSTANCE_ID = func.nextval(
-    func.pg_get_serial_sequence(text("'dbo.odsinstances'"), text("'odsinstanceid'"))
-)
-"""Reserves an OdsInstanceId from the sequence behind `dbo.odsinstances`."""

@@ -178,7 +178,7 @@ async def test_rows_are_seen_by_their_tenant_only_when_names_and_ids_are_equal(
     for own in several.tenants.values():
         async with session(own.admin_dsn.get_secret_value()) as registry:
             await registry.execute("ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH 7000000")
-            await registry.execute("ALTER TABLE adminapi.dbinstances ALTER COLUMN id RESTART WITH 7000")
+            await registry.execute("ALTER TABLE adminapi.dbinstances ALTER COLUMN id RESTART WITH 7000000")
     one = await stranger.post("/v2/dbInstances", headers=first, json=NEW)
     assert (await stranger.get("/v2/dbInstances", headers=second)).json() == []
     assert (await stranger.get(one.headers["Location"], headers=second)).status_code == 404
@@ -193,7 +193,7 @@ async def test_rows_are_seen_by_their_tenant_only_when_names_and_ids_are_equal(
         (await stranger.get(one.json()["location"], headers=headers)).json() for headers in (first, second)
     ]
     assert [job["errorMessage"] for job in told] == ["of the first", None]
-    assert (await stranger.delete("/v2/dbInstances/7000", headers=second)).status_code == 409
+    assert (await stranger.delete("/v2/dbInstances/7000000", headers=second)).status_code == 409
     entries = [(await stranger.get("/v2/audit", headers=headers)).json() for headers in (first, second)]
     assert [[entry["method"] for entry in own] for own in entries] == [
         ["POST"],
@@ -248,7 +248,8 @@ async def test_addresses_are_told_without_credentials_when_tenants_are_listed(
         for name, database in (("tenant1", "EdFi_Admin_api"), ("Tenant-2", "EdFi_Admin_second_api"))
     ]
     assert listed.json() == expected
-    assert (await stranger.get("/v2/tenants/TENANT-2", headers=headers)).json() == expected[1]
+    assert (await stranger.get("/v2/tenants/TENANT1", headers=headers)).json() == expected[0]
+    assert_tenant_refused(await stranger.get("/v2/tenants/TENANT-2", headers=headers))
     assert (await stranger.get("/v2/tenants")).status_code == 400
 
 

@@ -1,0 +1,154 @@
+"""The number of a new instance: its id and its OdsInstanceId, which clients take for one."""
+
+import asyncio
+import uuid
+
+import asyncpg
+import pytest
+
+from registry.instances.status import Template
+from registry.instances.store import DatabaseName, InstanceStore, LostInstance
+from registry.migrations import upgrade
+from registry.storage.engine import create_registry_engine
+from tests.postgres.instance_states import CONNECTION_STRING, stores
+from tests.postgres.legacy_schemas import LAYOUTS
+
+ODS_IDS = "dbo.odsinstances_odsinstanceid_seq"
+OWN_IDS = "adminapi.dbinstances_id_seq"
+BY_ADMIN_API = (
+    "INSERT INTO adminapi.dbinstances (name, status, databasetemplate, operation)"
+    " VALUES ('theirs ' || gen_random_uuid(), 'Deleted', 'Minimal', 'Delete') RETURNING id"
+)
+BY_ODS_API = (
+    "INSERT INTO dbo.odsinstances (name) VALUES ('theirs ' || gen_random_uuid()) RETURNING odsinstanceid"
+)
+
+
+@pytest.fixture
+async def highest(rows: asyncpg.Connection) -> int:
+    """A number above all that other tests have used, from which both sequences have gone on."""
+    return await level(rows)
+
+
+async def level(rows: asyncpg.Connection) -> int:
+    first, second = [await rows.fetchval(f"SELECT nextval('{sequence}')") for sequence in (ODS_IDS, OWN_IDS)]
+    for sequence in (ODS_IDS, OWN_IDS):
+        await rows.execute(f"SELECT setval('{sequence}', $1)", max(first, second))
+    return int(max(first, second))
+
+
+async def reserved(instances: InstanceStore, name: str) -> int:
+    """The one number of a new instance."""
+    instance = (await instances.reserve(name, Template.MINIMAL)).instance
+    assert instance.id == instance.ods_instance_id
+    return instance.id
+
+
+async def test_numbers_are_the_next_ones_when_instances_are_reserved(
+    instances: InstanceStore, highest: int, name: str
+) -> None:
+    assert [await reserved(instances, f"{name} {n}") for n in range(3)] == [highest + n for n in (1, 2, 3)]
+
+
+async def test_number_is_one_when_many_are_reserved_at_once_while_others_add_rows(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str
+) -> None:
+    async def add_rows() -> list[int]:
+        return [await rows.fetchval(statement) for _ in range(20) for statement in (BY_ADMIN_API, BY_ODS_API)]
+
+    ours = (reserved(instances, f"{name} {n}") for n in range(20))
+    numbers, theirs = await asyncio.gather(asyncio.gather(*ours), add_rows())
+    assert len(set(numbers)) == 20
+    assert not set(numbers) & set(theirs)
+    assert min(numbers) > highest
+
+
+IN_USE = {
+    "OdsInstanceId": "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'theirs')",
+    "id": "INSERT INTO adminapi.dbinstances (id, name, status, databasetemplate, operation)"
+    " VALUES ($1, 'theirs', 'Deleted', 'Minimal', 'Delete')",
+    "reserved OdsInstanceId": "INSERT INTO adminapi.dbinstances"
+    " (name, odsinstanceid, status, databasetemplate, operation)"
+    " VALUES ('theirs', $1, 'Completed', 'Minimal', 'Create')",
+}
+
+
+@pytest.mark.parametrize("column", IN_USE)
+async def test_next_free_number_is_used_when_a_row_of_either_table_has_the_first(
+    instances: InstanceStore, rows: asyncpg.Connection, name: str, column: str
+) -> None:
+    before = await level(rows)
+    used = before + 2  # the last statement draws an id as well
+    await rows.execute(IN_USE[column], used)
+    await level(rows)
+    numbers = [await reserved(instances, f"{name} {n}") for n in range(2)]
+    assert used not in numbers
+    assert numbers[1] <= used + 2
+
+
+@pytest.mark.parametrize("behind", [ODS_IDS, OWN_IDS])
+async def test_sequence_is_brought_in_step_when_it_is_behind_as_after_a_restore(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str, behind: str
+) -> None:
+    before = [await reserved(instances, f"{name} {n}") for n in range(5)]
+    await rows.execute(f"SELECT setval('{behind}', $1)", highest)
+
+    after = [await reserved(instances, f"{name} {n} again") for n in range(5)]
+    assert before[-1] < after[0] < before[-1] + 5
+    assert after == [after[0] + n for n in range(5)]
+    assert await rows.fetchval(BY_ADMIN_API) == after[-1] + 1
+    assert await rows.fetchval(BY_ODS_API) == after[-1] + 1
+
+
+async def test_number_is_free_when_both_sequences_are_behind(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str
+) -> None:
+    before = [await reserved(instances, f"{name} {n}") for n in range(3)]
+    for sequence in (ODS_IDS, OWN_IDS):
+        await rows.execute(f"SELECT setval('{sequence}', $1)", highest)
+    assert await reserved(instances, f"{name} again") == before[-1] + 1
+
+
+async def test_sequences_are_brought_in_step_when_one_is_far_ahead(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str
+) -> None:
+    far = highest + 250_000
+    await rows.execute(f"SELECT setval('{ODS_IDS}', $1)", far)
+    numbers = [await reserved(instances, f"{name} {n}") for n in range(2)]
+    assert far < numbers[0] < far + 10
+    assert numbers[1] == numbers[0] + 1
+    assert await rows.fetchval(BY_ADMIN_API) == await rows.fetchval(BY_ODS_API)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_rows_keep_their_numbers_and_new_ones_have_one_when_tables_are_adopted(
+    dsn: str, bare: asyncpg.Connection, layout: str
+) -> None:
+    await bare.execute(LAYOUTS[layout])
+    await upgrade(dsn)
+    ids = "SELECT array_agg(id ORDER BY id) FROM adminapi.dbinstances"
+    before = await bare.fetchval(ids) or []
+    engine = create_registry_engine(dsn)
+    try:
+        numbers = [await reserved(stores(engine)[0], f"New {n}") for n in range(2)]
+    finally:
+        await engine.dispose()
+    assert numbers[1] == numbers[0] + 1
+    assert await bare.fetchval(ids) == before + numbers
+    assert numbers[0] > (await bare.fetchval("SELECT max(odsinstanceid) FROM dbo.odsinstances") or 0)
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_it(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str, *, used: bool
+) -> None:
+    number = highest + 10
+    if used:
+        await rows.execute(
+            IN_USE["id"],
+            number,
+        )
+    lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), 1, 1)
+    restored = await instances.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    assert restored.ods_instance_id == number
+    assert (restored.id == number) is not used
