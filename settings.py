@@ -466,7 +466,7 @@ class MultiTenantSettings(ServiceSettings):
     master_dsn: _Unused = None
     instance_connection_string: _Unused = None
     tenants: Annotated[Mapping[str, Settings], NoDecode] = Field(
-        min_length=1, description="Several tenants instead of one: see [below](#several-tenants)."
+        description="Several tenants instead of one: see [below](#several-tenants)."
     )
 
     @field_validator("tenants", mode="before")
@@ -497,14 +497,20 @@ class MultiTenantSettings(ServiceSettings):
 AnySettings: TypeAlias = Settings | MultiTenantSettings
 
 
-def load_settings() -> AnySettings:
+def load_settings(*, tenants_needed: bool = True) -> AnySettings:
     """Read the settings, of one tenant or of several, from the environment.
+
+    Args:
+        tenants_needed: whether `ODS_TENANTS` must name a tenant. The API tells its clients if it names none.
 
     Raises:
         InvalidSettingsError: naming each variable that is missing or has an unusable value.
     """
     several = not os.environ.keys().isdisjoint({"ODS_TENANTS", "ODS_TENANTS_FILE"})
-    return MultiTenantSettings.load() if several else Settings.load()
+    settings = MultiTenantSettings.load() if several else Settings.load()
+    if tenants_needed and not settings.tenants:
+        raise InvalidSettingsError(f"{_variable('tenants')}: must name at least one tenant")
+    return settings
 
 
 def _tenants(source: str | FileSecret | _RefusedSecret) -> dict[str, dict[str, Any]]:

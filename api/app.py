@@ -157,7 +157,7 @@ async def _stop_if_refused(poolers: PoolerCheck) -> None:
 def _settings_of_environment() -> AnySettings:
     """The settings; ends the process with one line for each that it cannot run with."""
     try:
-        settings = load_settings()
+        settings = load_settings(tenants_needed=False)
         connection_strings(settings)  # no worker could carry out what we would accept
         client.configuration()
     except InvalidSettingsError as invalid:

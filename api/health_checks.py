@@ -90,8 +90,11 @@ class Check:
 
 
 def checks(tenants: Tenancy) -> Iterator[Check]:
-    """Every check, in the order of the answer."""
-    temporal = next(iter(tenants)).temporal
+    """Every check, in the order of the answer; none if there is no tenant."""
+    first = next(iter(tenants), None)
+    if first is None:
+        return
+    temporal = first.temporal
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
     yield from map(partial(_installation, tenants), tenants)

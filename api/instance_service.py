@@ -35,6 +35,7 @@ from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.status import Template
 from registry.instances.store import Requested
 from registry.storage.errors import require_valid
+from registry.storage.models import DbInstance
 from registry.storage.rules import is_storable
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -124,20 +125,19 @@ class InstanceService:
         return await self.launched(await self._instances.reserve(new.name, new.template))
 
     async def select(self, selection: Selection) -> Sequence[Instance]:
+        """A page of instances by id, deleted ones included, with how far their jobs are."""
+        return await self._descriptions.describe(await self.rows(selection))
+
+    async def rows(self, selection: Selection) -> Sequence[DbInstance]:
         """A page of instances by id, deleted ones included."""
         if selection.name is not None and not is_storable(selection.name):
             return []
-        rows = await self._queries.instances(
+        return await self._queries.instances(
             offset=selection.offset,
             limit=selection.limit,
             instance_id=selection.id,
             name=selection.name,
         )
-        return await self._descriptions.describe(rows)
-
-    async def show(self, requested: Requested) -> Instance:
-        """An instance as a request has left it."""
-        return await self._descriptions.describe_one(requested.instance)
 
     async def get(self, instance_id: int) -> Instance:
         """One live instance."""

@@ -1,8 +1,12 @@
-"""Addresses that requests come from."""
+"""Addresses that requests come from, and those that clients reach the service at."""
 
 import ipaddress
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+FORWARDED_HOST = "forwarded_host"
+"""In the state of a request: the host that the client has named to a proxy which the operator has named."""
 
 _SUBSCRIBER_BITS = 64  # an IPv6 client chooses the rest of its address itself
 
@@ -26,3 +30,22 @@ def subscriber(address: str) -> str:
     if parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((int(parsed), _SUBSCRIBER_BITS), strict=False))
+
+
+def hosts(connection: HTTPConnection) -> list[str]:
+    """The names that the request has for the service: its `Host`, and the one that its proxy was sent."""
+    forwarded = connection.scope["state"].get(FORWARDED_HOST)
+    named = connection.headers.get("host", "")
+    return [named] if forwarded is None else [named, forwarded]
+
+
+def prefix_of(scope: Scope) -> str:
+    """The path that the service is mounted at, as in `/ods`; empty if it has its host for itself."""
+    prefix: str = scope.get("root_path", "")
+    return prefix.rstrip("/")
+
+
+def public_url(connection: HTTPConnection, path: str) -> str:
+    """The address of `path`, with the scheme, host and prefix that the client has used."""
+    scheme, host = connection.scope["scheme"], hosts(connection)[-1]
+    return f"{scheme}://{host}{prefix_of(connection.scope)}{path}"

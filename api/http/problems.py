@@ -91,7 +91,7 @@ class ProblemError(Exception):
         """No such resource."""
         return cls(
             HTTPStatus.NOT_FOUND,
-            f"Not found: {resource} with ID {identifier}. It never existed, or it exists no longer.",
+            f"Not found: {resource} with ID {identifier}. It may have been recently deleted.",
         )
 
     @classmethod

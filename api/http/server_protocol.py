@@ -5,8 +5,12 @@ uvicorn itself limits only how long a connection may be silent between two reque
 """
 
 import asyncio
+from typing import Any
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from api.http.forwarded_host import ForwardedHost
 
 _READ_SECONDS = 10
 """How long the head of a request is waited for, and the rest of a body that was answered before its end."""
@@ -16,9 +20,16 @@ class TimedProtocol(H11Protocol):
     """Closes a connection that is not in the service of a request for too long.
 
     While a request is served, its endpoint decides how long the body is waited for (`api.http.parsing`).
+
+    What a proxy that the operator has named says about the client's host is passed on to the application.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+
+    def __init__(self, config: Config, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as uvicorn has them
+        super().__init__(config, *arguments, **options)
+        if config.proxy_headers:
+            self.app = ForwardedHost(self.app, config.forwarded_allow_ips)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Wait for the first request."""

@@ -21,7 +21,7 @@ from registry.storage.errors import InstallationNotConfirmedError
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
 _logger = logging.getLogger(__name__)
 
-_PROTECTED = re.compile(r"/v2(/|$)", re.IGNORECASE)
+_PROTECTED = re.compile(r"/v2(?!/tenancy/?\Z)(/|\Z)", re.IGNORECASE)
 
 
 class ProtocolMiddleware:

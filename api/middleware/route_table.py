@@ -13,10 +13,12 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from api.http.addresses import prefix_of
 from api.http.problems import ProblemError
 
 _MOST_FIELDS = 100  # of a query; each is looked at, whether or not the endpoint knows it
 _ANY_CASE = re.IGNORECASE | re.ASCII  # of Latin letters: no other is in our paths
+_SLASHES = re.compile("/{2,}")
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,23 @@ class RouteTable:
         path = path_of(scope).removesuffix("/") or "/"
         for entry in self._entries:
             if spelled := entry.spelled(path):
-                return entry, scope.get("root_path", "") + spelled
+                return entry, prefix_of(scope) + spelled
         raise ProblemError.of_status(HTTPStatus.NOT_FOUND)
 
 
 def path_of(scope: Scope) -> str:
-    """The path that is asked for, without the one under which a proxy has mounted the service."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    """The path that is asked for, without the service's prefix; slashes in a row count as one.
+
+    uvicorn puts the prefix before every path, and a proxy may have left it there as well.
+    """
+    prefix, path = prefix_of(scope), _SLASHES.sub("/", scope["path"])
+    return _below(prefix, _below(prefix, path))
+
+
+def _below(prefix: str, path: str) -> str:
+    """`path` without `prefix`, if it begins with that."""
+    rest = path.removeprefix(prefix)
+    return (rest or "/") if rest.startswith("/") or not rest else path
 
 
 def _query_names(route: RouteContext) -> Iterator[str]:

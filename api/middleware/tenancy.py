@@ -1,5 +1,6 @@
 """Which tenants there are, and which of them a request is for."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from settings import TENANT_NAME
 
 HEADER = "tenant"
 
-_ANONYMOUS = {"/", "/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+_ANONYMOUS = re.compile(r"/|/health/?|/v2/tenancy/?|/openapi\.json/?|/docs(/.*)?", re.IGNORECASE)
+"""The paths that belong to no tenant."""
 
 
 class Tenancy:
@@ -29,6 +31,11 @@ class Tenancy:
 
     def __iter__(self) -> Iterator[Services]:
         return iter(self._services.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names that requests have for the tenants; none if there is one, which they need not name."""
+        return [one.tenant.name for one in self] if self.multi_tenant else []
 
     def named(self, name: str) -> Services | None:
         """The tenant of this name, in any case."""
@@ -61,7 +68,7 @@ def require_tenant(connection: HTTPConnection, path: str) -> None:
         ProblemError: 400, it has to name a tenant.
     """
     services = connection.scope["state"].get("services")
-    if services is None and (path.rstrip("/") or "/").lower() not in _ANONYMOUS:
+    if services is None and not _ANONYMOUS.fullmatch(path):
         raise ProblemError.invalid({"Tenant": [_fault(_header(connection))]})
 
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies import InstanceStoreDep
+from api.dependencies import InstanceQueriesDep, InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
-from api.http.problems import ProblemError
+from api.http.problems import ProblemError, found
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
@@ -23,10 +23,11 @@ from api.instance_service import (
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
-from api.schemas.instances import Instance
+from api.schemas.instances import ManagedInstance
 from api.schemas.managed_status import managed_status
 from api.security.tokens import bearer_token
 from registry.storage.errors import InstanceNotFoundError, RefusedError
+from registry.storage.models import DbInstance
 
 _RESOURCE = "odsInstanceManage"
 
@@ -61,24 +62,24 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
 )
 async def create_managed_instance(
     new: CreateRequestDep, service: InstanceServiceDep, response: Response
-) -> Instance:
+) -> ManagedInstance:
     """Request an instance: a database cloned from a template."""
     requested = await service.create(new)
     response.headers["Location"] = f"/odsinstances/manage/{requested.instance.id}"
-    return _managed(await service.show(requested))
+    return _managed(requested.instance)
 
 
-@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
+@router.get("", response_model=list[ManagedInstance], responses=problems.documented(*READ_REFUSALS))
 async def list_managed_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
     """A page of instances by id, deleted ones included."""
-    instances = await service.select(selection)
-    return await list_response(_managed(instance) async for instance in paced(instances))
+    rows = await service.rows(selection)
+    return await list_response(_managed(row) async for row in paced(rows))
 
 
 @router.get("/{instance_id}", responses=problems.documented(*CHANGE_REFUSALS))
-async def get_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> Instance:
-    """One live instance."""
-    return _managed(await service.get(instance_id))
+async def get_managed_instance(instance_id: ManagedId, queries: InstanceQueriesDep) -> ManagedInstance:
+    """One instance, also a deleted one."""
+    return _managed(found(await queries.any_instance(instance_id), _RESOURCE, instance_id))
 
 
 @router.put(
@@ -89,9 +90,9 @@ async def get_managed_instance(instance_id: ManagedId, service: InstanceServiceD
 )
 async def rename_managed_instance(
     instance_id: ManagedId, body: JsonObject, service: InstanceServiceDep
-) -> Instance:
+) -> ManagedInstance:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    return _managed(await service.show(await service.rename(instance_id, body)))
+    return _managed((await service.rename(instance_id, body)).instance)
 
 
 @router.delete(
@@ -104,12 +105,12 @@ async def delete_managed_instance(
     await service.change(instance_id, instances.request_delete)
 
 
-def _managed(instance: Instance) -> Instance:
-    """The same instance in this surface's words; the id of its ODS instance only once there is one."""
-    exists = instance.ods_instance_name is not None
-    return instance.model_copy(
+def _managed(row: DbInstance) -> ManagedInstance:
+    """The instance in this surface's words; the id of its ODS instance only once there is one."""
+    exists = row.ods_instance_name is not None
+    return ManagedInstance.model_validate(row).model_copy(
         update={
-            "status": managed_status(instance.status, instance.operation),
-            "ods_instance_id": instance.ods_instance_id if exists else None,
+            "status": managed_status(row.status, row.operation),
+            "ods_instance_id": row.ods_instance_id if exists else None,
         }
     )

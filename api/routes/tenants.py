@@ -4,7 +4,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Response
 
+from api.dependencies import TenantNameDep
 from api.http import problems
+from api.http.problems import ProblemError
 from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
@@ -40,12 +42,19 @@ async def list_tenants(tenants: TenantsDep) -> list[TenantAnswer]:
 @router.get(
     "/{name}",
     response_model=TenantAnswer,
-    responses=problems.documented(*_REFUSALS) | {HTTPStatus.NOT_FOUND.value: {"description": "Not Found"}},
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS)
+    | {HTTPStatus.NOT_FOUND.value: {"description": "Not Found"}},
 )
-async def get_tenant(name: str, tenants: TenantsDep) -> TenantAnswer | Response:
-    """The tenant of that name."""
+async def get_tenant(name: str, own: TenantNameDep, tenants: TenantsDep) -> TenantAnswer | Response:
+    """The tenant of that name, which must be the one that the request is for."""
     services = tenants.named(name)
-    return Response(status_code=HTTPStatus.NOT_FOUND) if services is None else _answer(services.tenant)
+    if services is None:
+        return Response(status_code=HTTPStatus.NOT_FOUND)
+    if services.tenant.name != own:
+        raise ProblemError.invalid(
+            {"Tenant": ["'Tenant' must be the tenant in the path. Send its name in the header 'tenant'."]}
+        )
+    return _answer(services.tenant)
 
 
 def _answer(tenant: Tenant) -> TenantAnswer:

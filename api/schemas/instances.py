@@ -40,8 +40,8 @@ class Links(ResponseModel):
     workflow: str | None = Field(description="The page of the workflow in the Temporal Web UI.")
 
 
-class Instance(ResponseModel):
-    """One instance: its row and, in the fields that have defaults, its last job."""
+class ManagedInstance(ResponseModel):
+    """One instance with exactly the fields that the Admin API has: its clients may refuse others."""
 
     id: int
     name: str
@@ -52,6 +52,11 @@ class Instance(ResponseModel):
     database_name: str | None
     last_refreshed: UtcTime
     last_modified_date: UtcTime | None = Field(validation_alias="last_modified")
+
+
+class Instance(ManagedInstance):
+    """One instance: its row and, in the fields that have defaults, its last job."""
+
     operation: str
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None

@@ -49,9 +49,9 @@ def secret_errors(secret: str) -> list[str]:
     if not secret.strip():
         return ["'Client Secret' must not be empty."]
     if not STRONG_SECRET.fullmatch(secret):
-        lengths = f"{_SHORTEST_SECRET} to {_LONGEST_SECRET} characters"
-        kinds = "a lower case letter, an upper case letter, a digit and a special character"
-        return [f"'Client Secret' must have {lengths}, among them {kinds}."]
+        kinds = "one lowercase letter, one uppercase letter, one number, and one special character"
+        lengths = f"must be {_SHORTEST_SECRET} to {_LONGEST_SECRET} characters"
+        return [f"'Client Secret' must contain at least {kinds}, and {lengths} long."]
     return []
 
 

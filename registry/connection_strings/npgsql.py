@@ -13,7 +13,7 @@ from registry.connection_strings.encryption import fits_column
 from registry.storage.rules import is_blank, is_storable
 
 _INVALID = (
-    "'Connection String' is not valid."
+    "The connection string is not valid."
     " Write it as host=…;port=…;username=…;password=…;database=…, with keywords that Npgsql knows."
 )
 _HOST_KEYS = {"host", "server"}

@@ -75,10 +75,14 @@ class InstanceQueries:
         Raises:
             InstanceNotFoundError: there is none, or it is deleted.
         """
-        instance = await self._one(select(DbInstance).where(DbInstance.id == instance_id))
+        instance = await self.any_instance(instance_id)
         if instance is None or instance.status == InstanceStatus.DELETED:
             raise InstanceNotFoundError(instance_id)
         return instance
+
+    async def any_instance(self, instance_id: int) -> DbInstance | None:
+        """The instance with this id, be it deleted; None if there never was one."""
+        return await self._one(select(DbInstance).where(DbInstance.id == instance_id))
 
     async def instances(
         self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None

@@ -122,7 +122,7 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
 
     _model = OdsInstanceContext
     _resource = CONTEXT
-    _duplicate: ClassVar = {"": ["The pair of ODS instance and context key must be unique."]}
+    _duplicate: ClassVar = {"": ["The combined key ODS instance id and context key must be unique."]}
     _conflicts: ClassVar = {UNIQUE_VIOLATION: partial(InvalidError, _duplicate)}
 
     async def _write_values(
@@ -151,7 +151,7 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
 
     _model = OdsInstanceDerivative
     _resource = DERIVATIVE
-    _duplicate: ClassVar = {"": ["The pair of ODS instance and derivative type must be unique."]}
+    _duplicate: ClassVar = {"": ["The combined key ODS instance id and derivative type must be unique."]}
     _conflicts: ClassVar = {UNIQUE_VIOLATION: partial(InvalidError, _duplicate)}
 
     def __init__(self, engine: AsyncEngine, connection_strings: OdsConnectionStrings) -> None:
@@ -188,7 +188,7 @@ async def _owner_errors(session: AsyncSession, ods_instance_id: int | None) -> l
         RowNotFoundError: there is no such ODS instance.
     """
     if not ods_instance_id:
-        return ["'Ods Instance Id' must be the id of an ODS instance, which is never 0."]
+        return ["'Ods Instance Id' is the id of no ODS instance. Please provide valid ods instance id."]
     if await session.get(OdsInstance, ods_instance_id, with_for_update={"key_share": True}) is None:
         raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
     return []
@@ -209,5 +209,5 @@ def _type_errors(word: str | None) -> list[str]:
         return ["'Derivative Type' must not be empty."]
     if _known_type(word) is None:
         words = " or ".join(f"'{known}'" for known in DERIVATIVE_TYPES)
-        return [f"'Derivative Type' must be {words}."]
+        return [f"The value for the Derivative type is not allowed. The only accepted values are: {words}."]
     return []

@@ -130,7 +130,7 @@ async def test_one_message_says_all_when_the_secret_is_weak(contract: Server, se
 
     assert set(told) == {"ClientSecret"}
     (message,) = told["ClientSecret"]
-    for word in ("lower", "upper", "digit", "special", "32", "128"):
+    for word in ("lower", "upper", "number", "special", "32", "128"):
         assert word in message
     assert secret not in message
 

@@ -2,6 +2,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from api.routes.information import VERSION
 from tests.api.server import Server, spellings
 
 
@@ -9,11 +10,13 @@ async def test_versions_and_tenancy_are_told_when_anybody_asks(idle_stranger: ht
     answer = await idle_stranger.get("/")
 
     information = answer.json()
-    assert information.pop("version")
-    assert information.pop("build")
+    assert information.pop("build") == information.pop("informationalVersion") == VERSION
     assert information == {
+        "version": "2.4.0",
         "specificationVersion": "v2",
+        "applicationName": "ODS instance management",
         "tenancy": {"multitenantMode": False, "tenants": []},
+        "urls": {"openApiMetadata": "http://api/openapi.json", "tenancy": "http://api/v2/tenancy"},
     }
 
 
@@ -22,7 +25,10 @@ async def test_information_is_as_agreed_when_it_is_asked_for_by_bytes(contract: 
     answer = await contract.ask(f"GET {target}")
 
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    assert set(answer.json()) == {"version", "build", "specificationVersion", "tenancy"}
+    assert set(answer.json()) == {
+        *("version", "build", "specificationVersion", "applicationName", "informationalVersion"),
+        *("tenancy", "urls"),
+    }
     assert b'"specificationVersion":"v2"' in answer.body
     assert b'"tenancy":{"multitenantMode":false,"tenants":[]}' in answer.body
 
@@ -88,12 +94,15 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "GET /v2/drift",
         "POST /v2/odsInstances/{instance_id}/edOrgs/refresh",
         "POST /v2/odsInstances/edOrgs/refresh",
+        "GET /v2/tenancy",
         "GET /v2/tenants",
         "GET /v2/tenants/{name}",
         "GET /v2/tenants/{name}/odsInstances/edOrgs",
         "POST /v2/spares/refill",
         "GET /v2/spares",
     }
+    anonymous = operations.pop("GET /v2/tenancy")
+    assert "security" not in anonymous
     protected = {name: operation for name, operation in operations.items() if " /v2/" in name}
     for operation in protected.values():
         assert operation["security"] == [{"bearerToken": []}]

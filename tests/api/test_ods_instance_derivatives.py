@@ -14,6 +14,10 @@ from tests.servers import ENCRYPTION_KEY, session
 
 DERIVATIVES = "/v2/odsInstanceDerivatives"
 CONNECTION_STRING = "host=test;port=90;username=test;password=test;database=X;pooling=false"
+OTHER_TYPE = (
+    "The value for the Derivative type is not allowed."
+    " The only accepted values are: 'ReadReplica' or 'Snapshot'."
+)
 
 
 @pytest.fixture
@@ -81,20 +85,24 @@ async def test_type_is_kept_as_the_ods_api_spells_it_when_it_is_posted_in_anothe
         (
             {"derivativeType": "Snapshots"},
             "DerivativeType",
-            "'Derivative Type' must be 'ReadReplica' or 'Snapshot'.",
+            OTHER_TYPE,
         ),
         (
             {"derivativeType": " Snapshot"},
             "DerivativeType",
-            "'Derivative Type' must be 'ReadReplica' or 'Snapshot'.",
+            OTHER_TYPE,
         ),
-        ({"connectionString": "WrongConnection"}, "ConnectionString", "'Connection String' is not valid."),
+        ({"connectionString": "WrongConnection"}, "ConnectionString", "The connection string is not valid."),
         (
             {"connectionString": f"host=h;password={'p' * 1200}"},
             "ConnectionString",
             "'Connection String' is too long",
         ),
-        ({"odsInstanceId": 0}, "OdsInstanceId", "'Ods Instance Id' must be"),
+        (
+            {"odsInstanceId": 0},
+            "OdsInstanceId",
+            "'Ods Instance Id' is the id of no ODS instance. Please provide valid ods instance id.",
+        ),
     ],
 )
 async def test_derivative_is_refused_when_a_value_breaks_a_rule(

@@ -67,7 +67,7 @@ def test_string_is_valid_when_npgsql_knows_its_keywords(text: str) -> None:
 def test_string_is_not_valid_when_npgsql_could_not_read_it(text: str) -> None:
     assert not can_read(text)
     (fault,) = connection_string_errors(text)
-    assert fault.startswith("'Connection String' is not valid.")
+    assert fault.startswith("The connection string is not valid.")
 
 
 @given(st.text(max_size=300))

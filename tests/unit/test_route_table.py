@@ -39,6 +39,7 @@ def scope(path: str, query: bytes = b"", method: str = "GET", root_path: str = "
     ("asked", "meant"),
     [
         ("/V2/THINGS/", "/v2/things"),
+        ("//V2///things//", "/v2/things"),
         ("/v2/Things/aB", "/v2/things/aB"),
         ("/v2/things/aB/", "/v2/things/aB"),
         ("/v2/things/{x}", "/v2/things/{x}"),
@@ -56,7 +57,8 @@ def test_path_is_spelled_as_the_endpoint_spells_it_when_it_comes_in_another_case
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v2", "/v2/things/a/b", "/v2/things//", "//v2/things", "/v2/things\n", "/v2/thing\u017f"]
+    "path",
+    ["/", "/v2", "/v2/things/a/b", "/v2/things/a/b/", "/ /v2/things", "/v2/things\n", "/v2/thing\u017f"],
 )
 def test_path_is_not_found_when_no_endpoint_has_it(places: RouteTable, path: str) -> None:
     with pytest.raises(ProblemError) as refusal:
@@ -96,9 +98,26 @@ def test_names_of_queries_are_spelled_as_the_endpoint_spells_them_when_they_come
     assert request["query_string"] == meant
 
 
+@pytest.mark.parametrize(
+    ("path", "root_path"),
+    [
+        ("/ods/V2/things", "/ods"),
+        ("/ods//v2//things", "/ods"),
+        ("/ods/ods/v2/things", "/ods"),  # the proxy has left the prefix, and uvicorn has put it there as well
+        ("/ods//v2/things", "/ods/"),
+        ("/v2/things", "/ods"),
+    ],
+)
 def test_path_of_a_mounted_service_is_found_when_a_proxy_has_put_something_before_it(
-    places: RouteTable,
+    places: RouteTable, path: str, root_path: str
 ) -> None:
-    request = scope("/ods/V2/things", root_path="/ods")
+    request = scope(path, root_path=root_path)
     places.normalize(request)
     assert request["path"] == "/ods/v2/things"
+
+
+@pytest.mark.parametrize("path", ["/odsv2/things", "/other/v2/things", "/ods/ods/ods/v2/things"])
+def test_path_is_not_found_when_it_is_below_another_prefix(places: RouteTable, path: str) -> None:
+    with pytest.raises(ProblemError) as refusal:
+        places.normalize(scope(path, root_path="/ods"))
+    assert refusal.value.status is HTTPStatus.NOT_FOUND
