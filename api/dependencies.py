@@ -19,11 +19,14 @@ from databases.spare_pool import SparePool
 from registry.audit import AuditTrail
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.education_organizations.tenant_view import TenantView
+from registry.instances.cancelling import JobCancellations
+from registry.instances.job_list import JobList
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
 from settings import Settings
+from temporal.job_canceller import JobCanceller
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftDetector
 
@@ -39,6 +42,8 @@ TenantNameDep = Annotated[str, _part(lambda services: services.tenant.name)]
 SettingsDep = Annotated[Settings, _part(lambda services: services.tenant.settings)]
 InstanceStoreDep = Annotated[InstanceStore, _part(lambda services: services.tenant.instances)]
 InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.tenant.queries)]
+JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
+JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
@@ -53,6 +58,7 @@ AuditTrailDep = Annotated[AuditTrail, _part(lambda services: services.audit)]
 
 TemporalDep = Annotated[Client, _part(lambda services: services.temporal)]
 JobDispatcherDep = Annotated[JobDispatcher, _part(lambda services: services.dispatcher)]
+JobCancellerDep = Annotated[JobCanceller, _part(lambda services: services.canceller)]
 SweepDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.sweep)]
 """Has the pass over pending instances begin now."""
 RefillDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.refill)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from api.dependencies import (
@@ -19,6 +19,7 @@ from api.dependencies import (
     SettingsDep,
 )
 from api.http.audit_context import AuditContextDep
+from api.http.paging import page_of, words_of
 from api.http.parsing import (
     BODY_REFUSALS,
     DEFAULT_LIMIT,
@@ -31,12 +32,13 @@ from api.http.parsing import (
 )
 from api.http.problems import ProblemError
 from api.schemas.instances import Instance
+from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from registry.instances.status import Template
+from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import Requested
 from registry.storage.errors import require_valid
+from registry.storage.listing import Page
 from registry.storage.models import DbInstance
-from registry.storage.rules import is_storable
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
@@ -84,15 +86,37 @@ CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which instances a list shows; the filters are exact."""
+    """Which instances a list shows, and which page of them."""
 
-    offset: Offset = 0
-    limit: Limit = DEFAULT_LIMIT
-    id: Count | None = None
-    name: str | None = None
+    chosen: InstanceFilter
+    page: Page
 
 
-SelectionDep = Annotated[Selection, Depends()]
+async def _exact_selection(
+    offset: Offset = 0,
+    limit: Limit = DEFAULT_LIMIT,
+    id: Count | None = None,  # noqa: A002 - the query's own word
+    name: str | None = None,
+) -> Selection:
+    return Selection(InstanceFilter(id=id, name=name), Page("Id", offset=offset, limit=limit))
+
+
+async def _selection(  # noqa: PLR0913, PLR0917 - the filters of a list
+    page: Annotated[Page, page_of(INSTANCES)],
+    statuses: Annotated[list[InstanceStatus], words_of("status", InstanceStatus)],
+    id: Count | None = None,  # noqa: A002 - the query's own word
+    name: Annotated[str | None, Query(description="The whole name.")] = None,
+    template: Annotated[str | None, Query(alias="databaseTemplate")] = None,
+    search: Annotated[
+        str | None, Query(description="A part of the name, in any case of letters; taken literally.")
+    ] = None,
+) -> Selection:
+    return Selection(InstanceFilter(id, name, statuses, template, search), page)
+
+
+ExactSelectionDep = Annotated[Selection, Depends(_exact_selection)]
+"""What the contract allows on every surface: exact filters, by id."""
+SelectionDep = Annotated[Selection, Depends(_selection)]
 
 
 async def require_instance_management(settings: SettingsDep) -> None:
@@ -125,19 +149,14 @@ class InstanceService:
         return await self.launched(await self._instances.reserve(new.name, new.template))
 
     async def select(self, selection: Selection) -> Sequence[Instance]:
-        """A page of instances by id, deleted ones included, with how far their jobs are."""
+        """A page of instances, deleted ones included, with how far their jobs are."""
         return await self._descriptions.describe(await self.rows(selection))
 
     async def rows(self, selection: Selection) -> Sequence[DbInstance]:
-        """A page of instances by id, deleted ones included."""
-        if selection.name is not None and not is_storable(selection.name):
+        """A page of instances, deleted ones included."""
+        if not selection.chosen.is_storable:
             return []
-        return await self._queries.instances(
-            offset=selection.offset,
-            limit=selection.limit,
-            instance_id=selection.id,
-            name=selection.name,
-        )
+        return await self._queries.chosen_instances(selection.chosen, selection.page)
 
     async def get(self, instance_id: int) -> Instance:
         """One live instance."""

@@ -25,10 +25,12 @@ from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.tenant_view import TenantView
+from registry.instances.job_list import JobList
 from registry.instances.jobs import workflow_id
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
 from temporal import schedules
+from temporal.job_canceller import JobCanceller
 from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
 from tenants.adoption import DatabaseAdoption
@@ -47,6 +49,8 @@ class Services:
     contexts: Contexts
     derivatives: Derivatives
     tenant_view: TenantView
+    job_list: JobList
+    canceller: JobCanceller
     sweep: Callable[[], Awaitable[None]]
     refill: Callable[[], Awaitable[None]]
     dispatcher: JobDispatcher
@@ -75,6 +79,8 @@ class Services:
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             tenant_view=TenantView(tenant.engine),
+            job_list=JobList(tenant.engine),
+            canceller=JobCanceller(temporal),
             sweep=sweep,
             refill=partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL),
             dispatcher=JobDispatcher(

@@ -1,7 +1,5 @@
 """Starting the workflows of jobs, and asking Temporal which jobs were started."""
 
-from temporalio.api.common.v1 import WorkflowExecution as ExecutionId
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecution
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -10,6 +8,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from registry.instances.jobs import INSTALLATION, InstanceJob, StartedJob, job_number
 from registry.instances.status import InstanceStatus
 from temporal.codec import UnreadablePayloadError
+from temporal.executions import open_run
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
@@ -76,18 +75,7 @@ class JobStarter:
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
-        asked = DescribeWorkflowExecutionRequest(
-            namespace=self._client.namespace, execution=ExecutionId(workflow_id=job.workflow_id)
-        )
-        service = self._client.workflow_service
-        try:
-            described = await service.describe_workflow_execution(asked, timeout=options.RPC_TIMEOUT)
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        # Not by its status: a paused workflow, for one, is open as well.
-        return not described.workflow_execution_info.HasField("close_time")
+        return await open_run(self._client, job.workflow_id) is not None
 
     async def _started(self, job: InstanceJob, priority: Priority) -> bool:
         try:

@@ -14,6 +14,7 @@ from databases.spare_pool import SparePool
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
+from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
@@ -39,6 +40,7 @@ class Tenant:
         engine: connections to its registry.
         instances: the requests for its instances, for the API.
         jobs: the steps of its jobs, for workers.
+        cancellations: cancels its jobs that no workflow works on.
         queries: what the registry holds.
         server: the server of its ODS databases.
         connection_strings: those by which the ODS/API connects to them.
@@ -55,6 +57,7 @@ class Tenant:
     engine: AsyncEngine
     instances: InstanceStore
     jobs: JobStore
+    cancellations: JobCancellations
     queries: InstanceQueries
     server: Server
     connection_strings: OdsConnectionStrings
@@ -87,6 +90,7 @@ class Tenant:
             engine=engine,
             instances=InstanceStore(engine, factory),
             jobs=JobStore(engine, factory),
+            cancellations=JobCancellations(engine, factory),
             queries=queries,
             server=server,
             connection_strings=connection_strings,

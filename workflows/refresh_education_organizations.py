@@ -9,7 +9,7 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
     from activities.refreshes import RefreshActivities, RefreshResult
-    from registry.education_organizations.refreshes import RefreshPolicy, Scope
+    from registry.education_organizations.refreshes import CANCELLED, RefreshPolicy, Scope
     from registry.instances.status import JobStatus
     from workflows import options, search_attributes
 
@@ -18,7 +18,6 @@ _PAGES_PER_RUN = 50
 """After so many pages the workflow continues as new, so that its history stays short."""
 _MAX_NAMED = 20
 
-_CANCELLED = "The refresh was cancelled. Request another one."
 _GAVE_UP = (
     "The registry could not be reached for long, or no worker finished in time. Request another refresh."
 )
@@ -86,7 +85,13 @@ class RefreshEducationOrganizations:
     def __init__(self, refresh: Refresh) -> None:
         self._refresh = refresh
         self._requested = False
+        self._cancelled: set[str] = set()
         self._pages = 0
+
+    @workflow.signal
+    def cancel_job(self, job_id: str) -> None:
+        """End this job as cancelled, if it is the one that is carried out."""
+        self._cancelled.add(job_id)
 
     @workflow.signal
     def request(self) -> None:
@@ -123,8 +128,10 @@ class RefreshEducationOrganizations:
             progress = await self._read(progress)
         except (ActivityError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):
-                await self._finish(progress.job_id, JobStatus.ERROR, _CANCELLED)
-                raise
+                outcome = await self._finish(progress.job_id, JobStatus.ERROR, CANCELLED)
+                if workflow.cancellation_reason() is not None:
+                    raise
+                return outcome
             return await self._finish(progress.job_id, JobStatus.ERROR, _GAVE_UP)
         return await self._finish(progress.job_id, progress.status, progress.message)
 
@@ -133,15 +140,33 @@ class RefreshEducationOrganizations:
             if self._pages == _PAGES_PER_RUN:
                 workflow.continue_as_new(replace(self._refresh, progress=progress))
             self._pages += 1
-            page = await workflow.execute_activity_method(
-                EducationOrganizationActivities.read_page,
-                PageToRead(self._refresh.scope, progress.after, _PAGE_SIZE),
-                **options.read_page(self._refresh.policy, f"ODS instances after id {progress.after}"),
-            )
+            page = await self._read_page(progress)
             if page.last_id is None:
                 return progress
             progress = progress.with_page(page)
             self._set_details(progress)
+
+    async def _read_page(self, progress: Progress) -> PageRead:
+        """Read the next page; ended early if the job or the workflow is cancelled.
+
+        Raises:
+            ActivityError: it could not be read, or was ended.
+            asyncio.CancelledError: it was ended before it had begun.
+        """
+        reading = asyncio.ensure_future(
+            workflow.execute_activity_method(
+                EducationOrganizationActivities.read_page,
+                PageToRead(self._refresh.scope, progress.after, _PAGE_SIZE),
+                **options.read_page(self._refresh.policy, f"ODS instances after id {progress.after}"),
+            )
+        )
+        try:
+            await workflow.wait_condition(lambda: reading.done() or progress.job_id in self._cancelled)
+        except asyncio.CancelledError:
+            if reading.done():
+                raise
+        reading.cancel()  # which changes nothing if it is done
+        return await reading
 
     async def _finish(self, job_id: str, status: JobStatus, message: str | None) -> str:
         await workflow.execute_activity_method(

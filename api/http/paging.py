@@ -1,11 +1,12 @@
-"""Reading which part of a list is wanted, and in what order."""
+"""Reading which rows of a list are wanted, in what order, and which part of them."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
 
 from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
-from api.http.problems import ProblemError
+from api.http.problems import ProblemError, pascal
 from registry.storage.listing import Listing, Page
 
 _DESCENDING = {"desc", "descending"}
@@ -29,5 +30,29 @@ def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dep
                 {"orderBy": [f"'Order By' must be one of {', '.join(listing.words)}."]}
             )
         return Page(order, direction.lower() in _DESCENDING, offset, limit)
+
+    return Depends(read)
+
+
+def words_of(name: str, words: Collection[str]) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
+    """The dependency that reads the `words` under `name`, a filter that lets several values pass.
+
+    They may be repeated, or separated by commas, and are written in any case; none stands for all.
+    """
+    known = {word.lower(): word for word in words}
+    listed = ", ".join(words)
+
+    async def read(
+        values: Annotated[
+            list[str] | None,
+            Query(alias=name, description=f"One or several of {listed}, repeated or separated by commas."),
+        ] = None,
+    ) -> list[str]:
+        written = [word.strip().lower() for value in values or [] for word in value.split(",")]
+        chosen = {word for word in written if word}
+        if not chosen <= known.keys():
+            title = pascal(name)
+            raise ProblemError.invalid({title: [f"'{title}' must be one or several of {listed}."]})
+        return [known[word] for word in sorted(chosen)]
 
     return Depends(read)

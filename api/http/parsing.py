@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
-from api.http.problems import ProblemError
+from api.http.problems import ProblemError, in_words, pascal
 from settings import AnySettings
 
 MAX_INT32 = 2**31 - 1
@@ -101,9 +101,7 @@ class Texts:
         value = self._body.get(name)
         if isinstance(value, str | None):
             return value
-        pascal = name[0].upper() + name[1:]
-        words = re.sub("(?<=.)(?=[A-Z])", " ", pascal)
-        self.errors[pascal] = [f"'{words}' must be text."]
+        self.errors[pascal(name)] = [f"'{in_words(pascal(name))}' must be text."]
         return None
 
 

@@ -4,6 +4,7 @@ Each kind of error has one answer, in words for the client; nothing else of the 
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from http import HTTPStatus
@@ -13,7 +14,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from pydantic.alias_generators import to_pascal
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -26,6 +26,7 @@ from registry.storage.errors import (
     InstallationNotConfirmedError,
     InstanceNotFoundError,
     InvalidError,
+    JobRefusedError,
     NameTakenError,
     RefusedError,
     RowNotFoundError,
@@ -58,7 +59,7 @@ class Problem(BaseModel):
     status: int
     detail: str | None = None
     errors: dict[str, list[str]] | None = Field(None, description="Per property, everything wrong with it.")
-    state: str | None = Field(None, description="On 409: the status the instance is in.")
+    state: str | None = Field(None, description="On 409: the status that the instance or job is in.")
     nextStep: str | None = Field(None, description="On 409: what to do instead.")  # noqa: N815 - on the wire
 
 
@@ -101,16 +102,26 @@ class ProblemError(Exception):
         return cls(HTTPStatus.BAD_REQUEST, "Validation failed", errors=faults)
 
     @classmethod
-    def unavailable(cls, title: str) -> Self:
-        """Something the service needs is away."""
+    def unavailable(cls, title: str, detail: str = "Try again in a few seconds.") -> Self:
+        """Something the service needs is away; `detail` says what to do."""
         headers = {"Retry-After": str(_RETRY_SECONDS)}
-        return cls(HTTPStatus.SERVICE_UNAVAILABLE, title, headers, detail="Try again in a few seconds.")
+        return cls(HTTPStatus.SERVICE_UNAVAILABLE, title, headers, detail=detail)
 
     def response(self) -> Response:
         """The answer."""
         if self.status in _WITHOUT_BODY:
             return Response(status_code=self.status, headers=self.headers)
         return JSONResponse(self.content, self.status, self.headers, MEDIA_TYPE)
+
+
+def pascal(name: str) -> str:
+    """A name of the wire, which is in camelCase, as errors are filed under it: in PascalCase."""
+    return name[:1].upper() + name[1:]
+
+
+def in_words(name: str) -> str:
+    """A name in PascalCase as messages write it: in split words."""
+    return re.sub("(?<=.)(?=[A-Z])", " ", name)
 
 
 def found(row: _Found | None, resource: str, identifier: object) -> _Found:
@@ -183,10 +194,10 @@ def _(_: ClientDisconnect) -> ProblemError:
 def _(error: RequestValidationError) -> ProblemError:
     errors: dict[str, list[str]] = {}
     for fault in error.errors():
-        name = to_pascal(str(fault["loc"][-1]))
+        name = pascal(str(fault["loc"][-1]))
         rule = fault["msg"].split(",")[0].partition("Input should be ")[2]
         # Only numbers of thousands of digits are refused in other words.
-        errors.setdefault(name, []).append(f"'{name}' must be {rule or 'a smaller number'}.")
+        errors.setdefault(name, []).append(f"'{in_words(name)}' must be {rule or 'a smaller number'}.")
     return ProblemError.invalid(errors)
 
 
@@ -233,12 +244,17 @@ def _(error: NameTakenError) -> ProblemError:
 
 @explained.register
 def _(error: RefusedError) -> ProblemError:
+    return _conflict("The instance's state does not allow this", error)
+
+
+@explained.register
+def _(error: JobRefusedError) -> ProblemError:
+    return _conflict("The job's state does not allow this", error)
+
+
+def _conflict(title: str, error: RefusedError) -> ProblemError:
     return ProblemError(
-        HTTPStatus.CONFLICT,
-        "The instance's state does not allow this",
-        detail=error.reason,
-        state=error.status,
-        nextStep=error.next_step,
+        HTTPStatus.CONFLICT, title, detail=error.reason, state=error.status, nextStep=error.next_step
     )
 
 

@@ -48,7 +48,7 @@ async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, re
 
 @router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
 async def list_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
-    """A page of instances by id, deleted ones included."""
+    """A page of instances, by id unless `orderBy` says otherwise; deleted ones included."""
     return await list_response(paced(await service.select(selection)))
 
 

@@ -1,17 +1,20 @@
-"""Jobs, as clients poll them."""
+"""Jobs, as clients list, poll and cancel them."""
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
-from api.dependencies import InstanceQueriesDep
+from api.dependencies import JobListDep
 from api.http import problems
-from api.http.problems import found
-from api.schemas.base import ResponseModel, UtcTime, Waiting
+from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
+from api.job_service import JobFilterDep, JobServiceDep
+from api.schemas.base import ResponseModel, UtcTime, Waiting, list_response, paced
+from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
-from registry.storage.rules import is_storable
 
 router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class JobAnswer(ResponseModel):
@@ -19,17 +22,39 @@ class JobAnswer(ResponseModel):
 
     job_id: str
     status: str
+    operation: str | None
+    instance_id: int | None
     created_at: UtcTime
+    started_at: UtcTime | None
     finished_at: UtcTime | None
     error_message: str | None
     waiting: Waiting | None
 
 
 @router.get(
-    "/{jobId}",
-    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND),
+    "", response_model=list[JobAnswer], responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS)
 )
-async def get_job(jobId: str, queries: InstanceQueriesDep) -> JobAnswer:  # noqa: N803 - the path's own word
+async def list_jobs(
+    jobs: JobListDep, chosen: JobFilterDep, offset: Offset = 0, limit: Limit = DEFAULT_LIMIT
+) -> Response:
+    """A page of jobs, the newest first."""
+    rows = await jobs.page(chosen, offset=offset, limit=limit)
+    return await list_response(JobAnswer.model_validate(row) async for row in paced(rows))
+
+
+@router.get("/{jobId}", responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+async def get_job(jobId: str, service: JobServiceDep) -> JobAnswer:  # noqa: N803 - the path's own word
     """How far a job is."""
-    job = found(await queries.job(jobId) if is_storable(jobId) else None, "job", jobId)
+    return JobAnswer.model_validate(await service.get(jobId))
+
+
+@router.post(
+    "/{jobId}/cancel",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+async def cancel_job(jobId: str, service: JobServiceDep, response: Response) -> JobAnswer:  # noqa: N803 - as above
+    """Cancel a job that waits or runs: what it has done is undone, and it ends in `Error`."""
+    job = await service.cancel(jobId)
+    response.headers["Location"] = job_path(job.job_id)
     return JobAnswer.model_validate(job)

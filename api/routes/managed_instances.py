@@ -18,8 +18,8 @@ from api.instance_service import (
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
     CreateRequestDep,
+    ExactSelectionDep,
     InstanceServiceDep,
-    SelectionDep,
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
@@ -70,7 +70,7 @@ async def create_managed_instance(
 
 
 @router.get("", response_model=list[ManagedInstance], responses=problems.documented(*READ_REFUSALS))
-async def list_managed_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
+async def list_managed_instances(selection: ExactSelectionDep, service: InstanceServiceDep) -> Response:
     """A page of instances by id, deleted ones included."""
     rows = await service.rows(selection)
     return await list_response(_managed(row) async for row in paced(rows))

@@ -20,6 +20,9 @@ from registry.storage.models import REFRESH, REFRESH_WAITS, UTC_NOW, Job
 from registry.storage.sessions import RegistrySessions
 from settings import DEFAULT_TENANT, Settings
 
+CANCELLED = "The refresh was cancelled. Request another one."
+"""Why a refresh that was cancelled has failed."""
+
 _UNFINISHED = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 
 
@@ -87,6 +90,21 @@ class RefreshJobs:
         running = (Job.job_id == job_id, Job.status == JobStatus.IN_PROGRESS)
         async with self._sessions.statement() as session:
             await session.execute(update(Job).where(*running).values(**ended))
+
+    async def cancel(self, job_id: str, state: JobStatus) -> bool:
+        """Record that a job was cancelled, if it is in `state`; returns whether it was.
+
+        A job that is in progress must have no workflow: only that would end the reading as well.
+        """
+        ended = {"status": JobStatus.ERROR, "error_message": CANCELLED, "finished_at": UTC_NOW}
+        cancelled = (
+            update(Job)
+            .where(Job.job_id == job_id, Job.operation == REFRESH, Job.status == state)
+            .values(**ended)
+            .returning(Job.id)
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(cancelled) is not None
 
     async def unfinished(self) -> Sequence[Scope]:
         """The scopes with jobs that wait or run."""

@@ -9,6 +9,7 @@ from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal,
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from registry.instances.instance_list import InstanceFilter, page_of_instances
 from registry.instances.status import InstanceStatus, JobStatus
 from registry.ods_instances.applications import Application, applications_of
 from registry.storage.engine import fetch_all
@@ -88,10 +89,12 @@ class InstanceQueries:
         self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
     ) -> Sequence[DbInstance]:
         """A page of instances by id, deleted ones included; the filters are exact."""
-        ids = _matching(select(DbInstance.id), {DbInstance.id: instance_id, DbInstance.name: name})
-        # Found in the index alone: a late page need not read the rows of all pages before it.
-        page = ids.order_by(DbInstance.id).offset(offset).limit(limit)
-        return await self._all(select(DbInstance).where(DbInstance.id.in_(page)).order_by(DbInstance.id))
+        page = Page("Id", offset=offset, limit=limit)
+        return await self.chosen_instances(InstanceFilter(id=instance_id, name=name), page)
+
+    async def chosen_instances(self, chosen: InstanceFilter, page: Page) -> Sequence[DbInstance]:
+        """A page of the chosen instances."""
+        return await self._all(page_of_instances(chosen, page))
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""

@@ -39,6 +39,10 @@ class RefusedError(InstanceError):
         self.next_step = next_step
 
 
+class JobRefusedError(RefusedError):
+    """The job's state does not allow the request; `status` is the job's."""
+
+
 class InstallationNotConfirmedError(InstanceError):
     """The registry was copied or moved, and the operator has not confirmed yet what it is.
 

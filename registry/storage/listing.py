@@ -43,9 +43,12 @@ class Listing:
 
     def page_of(self, query: Select[_Row], page: Page) -> Select[_Row]:
         """The rows of `query` that belong to `page`; nulls come last, or first if it is descending."""
+        return self.ordered(query, page).offset(page.offset).limit(page.limit)
+
+    def ordered(self, query: Select[_Row], page: Page) -> Select[_Row]:
+        """All rows of `query`, in the order of `page`."""
         order = self._orders[page.order_by]
-        ordered = query.order_by(order.desc() if page.descending else order.asc(), self._key)
-        return ordered.offset(page.offset).limit(page.limit)
+        return query.order_by(order.desc() if page.descending else order.asc(), self._key)
 
 
 def by_utf16(text: InstrumentedAttribute[Any]) -> ColumnElement[str]:

@@ -61,6 +61,9 @@ class DbInstance(Base):
         Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True),
         Index("idx_dbinstances_name", "name"),
         Index("idx_dbinstances_odsinstanceid", "odsinstanceid"),
+        # Collated "C"; how an expression is collated is not told when tables are compared with these.
+        Index("ix_dbinstances_order", text("adminapi.utf16_order(name)"), "id"),
+        Index("ix_dbinstances_search", text("adminapi.trigrams(name)"), postgresql_using="gin"),
         Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
         {"schema": "adminapi"},
     )
@@ -126,6 +129,8 @@ class Job(Base):
     __tablename__ = "jobstatuses"
     __table_args__ = (
         Index("ix_jobstatuses_dbinstanceid", "dbinstanceid"),
+        Index("ix_jobstatuses_newest", "createdat", "id"),
+        Index("ix_jobstatuses_status", "status", "createdat", "id"),
         Index("ix_jobstatuses_duration", "operation", "databasetemplate", "finishedat"),
         # At most one refresh of a scope waits: a request that finds one joins it.
         Index(

@@ -22,6 +22,9 @@ async def test_job_is_shown_with_nulls_when_it_is_pending(
     assert job == {
         "jobId": requested.job.job_id,
         "status": "Pending",
+        "operation": "Create",
+        "instanceId": requested.instance.id,
+        "startedAt": None,
         "finishedAt": None,
         "errorMessage": None,
         "waiting": None,

@@ -21,6 +21,7 @@ LISTS = [
     "/v2/odsInstanceContexts",
     "/v2/odsInstanceDerivatives",
     "/v2/audit",
+    "/v2/jobs",
 ]
 LONGEST = 10_000
 FARTHEST = 1_000_000
@@ -34,7 +35,9 @@ INSERT INTO dbo.odsinstances SELECT n, 'Instance ' || n, 'Minimal', 's' FROM gen
 INSERT INTO dbo.odsinstancecontexts SELECT n, n, 'key', 'value' FROM generate_series(1, 10000) n;
 INSERT INTO dbo.odsinstancederivatives SELECT n, n, 'Snapshot', 's' FROM generate_series(1, 10000) n;
 INSERT INTO adminapi.audit (at, address, method, path, status, omitted)
-    SELECT now(), '192.0.2.1', 'POST', '/v2/dbInstances', 202, 0 FROM generate_series(1, 10000) n
+    SELECT now(), '192.0.2.1', 'POST', '/v2/dbInstances', 202, 0 FROM generate_series(1, 10000) n;
+INSERT INTO adminapi.jobstatuses (jobid, status, createdat, operation)
+    SELECT 'CreateInstanceJob-' || n || '-1', 'Completed', now(), 'Create' FROM generate_series(1, 10000) n
 """
 
 

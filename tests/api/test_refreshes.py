@@ -49,6 +49,9 @@ async def test_refresh_of_everything_is_accepted_when_temporal_is_away(api: http
     assert followed == {
         "jobId": job,
         "status": "Pending",
+        "operation": "Refresh",
+        "instanceId": None,
+        "startedAt": None,
         "finishedAt": None,
         "errorMessage": None,
         "waiting": None,

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import asyncpg
 
+from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
+from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
+from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING
 
 EDGES = {
@@ -32,6 +35,9 @@ EDGES = {
     ("InProgress", "Pending"),  # the reconcile pass puts back what a lost workflow has left
     ("InProgress", "Pending_Delete"),
     ("Completed", "Pending"),  # a rename
+    ("Pending", "Error"),  # a job that is cancelled before it begins
+    ("Pending_Delete", "Delete_Failed"),
+    ("Pending_Delete", "Completed"),  # as above, while the ODS/API routes to the instance
 }
 SEEDS = range(20)
 STEPS = 90
@@ -133,6 +139,24 @@ class Model:
             self.status, self.job = target, "Pending"
         return self.status == target
 
+    def cancel(self) -> bool:
+        """Cancel the job that waits, if one does."""
+        if self.status == "Pending":
+            self.status = "Error"
+        elif self.status == "Pending_Delete":
+            works = self.routed and self.published and self.new_name is None
+            self.status = "Completed" if works else "Delete_Failed"
+        else:
+            return False
+        self.job, self.attempt = "Error", self.attempt + 1
+        return True
+
+    def cancel_lost(self, token: Token) -> bool:
+        if not self.is_at(token) or self.status != "InProgress":
+            return False
+        self.release(token)
+        return self.cancel()
+
 
 @dataclass
 class Walk:
@@ -141,6 +165,8 @@ class Walk:
     chance: random.Random
     instances: InstanceStore
     jobs: JobStore
+    cancellations: JobCancellations
+    queries: InstanceQueries
     rows: asyncpg.Connection
     name: str
     tokens: list[InstanceJob] = field(default_factory=list)
@@ -153,6 +179,7 @@ class Walk:
             *(self.request_delete, self.request_retry, self.request_rename, self.begin, self.begin),
             *(self.finish_create, self.finish_delete, self.finish_rename),
             *(self.fail, self.fail, self.release, self.interfere),
+            *(self.cancel, self.cancel_lost),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -261,6 +288,19 @@ class Walk:
         if released:
             self.tokens.append(due)
 
+    async def cancel(self) -> None:
+        token = self.token()
+        job = await self.queries.job(token.job_id)
+        assert job is not None
+        model = self.model_of(token)
+        is_last = (model.operation, model.number) == (token.operation, token.number)
+        assert await self.cancellations.cancel_waiting(job) is (is_last and model.cancel())
+
+    async def cancel_lost(self) -> None:
+        job = self.token()
+        expected = self.model_of(job).cancel_lost(token_of(job))
+        assert await self.cancellations.cancel_lost(job) is expected
+
     async def interfere(self) -> None:
         """Rows of other instances come and go."""
         if self.model.routed and not self.model.related:
@@ -299,11 +339,13 @@ class Walk:
 
 
 async def test_status_moves_along_the_diagram_alone_when_anything_is_asked_in_any_order(
-    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+    tenant: Tenant, rows: asyncpg.Connection, name: str
 ) -> None:
     walked: set[tuple[str, str]] = set()
     for seed in SEEDS:
-        walk = Walk(random.Random(seed), instances, job_store, rows, f"{name} {seed}")  # noqa: S311 - for repeatable walks
+        chance = random.Random(seed)  # noqa: S311 - for repeatable walks
+        stores = (tenant.instances, tenant.jobs, tenant.cancellations, tenant.queries)
+        walk = Walk(chance, *stores, rows, f"{name} {seed}")
         try:
             await walk.go()
         except AssertionError as error:

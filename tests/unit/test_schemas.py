@@ -50,12 +50,22 @@ JOB = InstanceJob(
     published=False,
     policy=ExecutionPolicy("ods-ddl", 2, 2, 60),
 )
-RUNNING = {"job_id": "CreateInstanceJob-42-1", "status": "InProgress", "created_at": AT}
+RUNNING = {
+    "job_id": "CreateInstanceJob-42-1",
+    "status": "InProgress",
+    "operation": "Create",
+    "instance_id": 7,
+    "created_at": AT,
+    "started_at": AT,
+}
 WAITING = {"waiting_for": "The server is away.", "waiting_since": AT, "waiting_until": AT}
 SHOWN_JOB = {
     "jobId": "CreateInstanceJob-42-1",
     "status": "InProgress",
+    "operation": "Create",
+    "instanceId": 7,
     "createdAt": WIRE_AT,
+    "startedAt": WIRE_AT,
     "finishedAt": None,
     "errorMessage": None,
 }

@@ -18,6 +18,7 @@ CREATION = {
     "fail": {("InProgress", "Error")},
     # What a lost workflow left in `InProgress`, the reconcile pass puts back.
     "release": {("InProgress", "Pending")},
+    "cancel": {("Pending", "Error")},
 }
 DELETION = {
     "retry": {("Delete_Failed", "Pending_Delete")},
@@ -25,6 +26,7 @@ DELETION = {
     "finish": {("InProgress", "Deleted")},
     "fail": {("InProgress", "Delete_Failed")},
     "release": {("InProgress", "Pending_Delete"), ("Delete_Failed", "Pending_Delete")},
+    "cancel": {("Pending_Delete", "Delete_Failed")},
 }
 TABLES = {
     "retry": status.RETRY,
@@ -32,6 +34,7 @@ TABLES = {
     "finish": status.FINISH,
     "fail": status.FAIL,
     "release": status.RELEASE,
+    "cancel": status.CANCEL,
 }
 
 
@@ -42,6 +45,7 @@ def edges(step: Step) -> set[tuple[str, str]]:
 def steps() -> Iterator[Step]:
     yield status.REQUEST_DELETE
     yield status.REQUEST_RENAME
+    yield status.KEEP
     for table in TABLES.values():
         yield from table.values()
 
@@ -53,6 +57,7 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
 def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted() -> None:
     assert {name: edges(table[Operation.DELETE]) for name, table in TABLES.items()} == DELETION
     assert edges(status.REQUEST_DELETE) == REQUESTS
+    assert edges(status.KEEP) == {("Pending_Delete", "Completed")}
 
 
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
@@ -85,7 +90,9 @@ def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
         "finish": {JobStatus.COMPLETED},
         "fail": {JobStatus.ERROR},
         "release": {JobStatus.PENDING},
+        "cancel": {JobStatus.ERROR},
     }
+    assert status.KEEP.job is JobStatus.ERROR
     assert status.REQUEST_DELETE.job is status.REQUEST_RENAME.job is JobStatus.PENDING
 
 

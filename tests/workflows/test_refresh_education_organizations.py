@@ -153,6 +153,28 @@ async def test_job_fails_when_the_workflow_is_cancelled(start: Start, script: Sc
     await keep("refresh-cancelled", handle)
 
 
+async def test_next_job_is_carried_out_when_the_one_before_is_cancelled_while_it_reads(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.refreshes, script.read = ["job-1"], [NO_MORE, NO_MORE]
+    handle = await start()
+
+    async def cancel() -> None:
+        del script.holds["read_page after 0"]
+        script.refreshes = ["job-2"]
+        for job_id in ("job-0", "job-1"):  # the first has ended long since
+            await handle.signal(RefreshEducationOrganizations.cancel_job, job_id)
+        await until(lambda: "finish_refresh" in script.calls)
+
+    script.holds["read_page after 0"] = cancel
+    assert await handle.result() == "job-2 is Completed."
+    assert [(one.job_id, one.status, one.message) for one in script.results] == [
+        ("job-1", JobStatus.ERROR, "The refresh was cancelled. Request another one."),
+        ("job-2", JobStatus.COMPLETED, None),
+    ]
+    await keep("refresh-job-cancelled", handle)
+
+
 async def test_refresh_is_requested_when_the_schedule_says_so(
     client: Client, queue: str, script: Script, keep: Keep
 ) -> None:

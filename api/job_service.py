@@ -1,0 +1,178 @@
+"""What clients may do with jobs: list them, and cancel one that waits or runs."""
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar, assert_never
+
+from fastapi import Depends, Query
+
+from api.dependencies import (
+    InstanceQueriesDep,
+    JobCancellationsDep,
+    JobCancellerDep,
+    RefreshJobsDep,
+)
+from api.http import temporal_calls
+from api.http.audit_context import AuditContextDep
+from api.http.paging import words_of
+from api.http.parsing import Count
+from api.http.problems import ProblemError, found, in_words
+from registry.education_organizations.refreshes import Scope
+from registry.instances.cancelling import refusal
+from registry.instances.job_list import OPERATIONS, JobFilter
+from registry.instances.status import JobStatus
+from registry.storage.errors import JobRefusedError
+from registry.storage.models import REFRESH, Job
+from registry.storage.rules import is_storable
+from temporal.job_canceller import CancelOutcome, UnreadableJobError
+
+_ROUNDS = 5
+"""How often a job is looked at anew that has moved on while it was about to be cancelled."""
+
+_Result = TypeVar("_Result")
+
+
+async def _filter(
+    statuses: Annotated[list[str], words_of("status", JobStatus)],
+    operations: Annotated[list[str], words_of("operation", OPERATIONS)],
+    instance_id: Annotated[
+        Count | None, Query(alias="instanceId", description="The `id` of an instance in `/v2/dbInstances`.")
+    ] = None,
+    created_from: Annotated[
+        datetime | None, Query(alias="createdFrom", description="ISO 8601; UTC if it names no zone.")
+    ] = None,
+    created_to: Annotated[
+        datetime | None, Query(alias="createdTo", description="Jobs that were created before this time.")
+    ] = None,
+) -> JobFilter:
+    return JobFilter(
+        statuses, operations, instance_id, _utc("CreatedFrom", created_from), _utc("CreatedTo", created_to)
+    )
+
+
+JobFilterDep = Annotated[JobFilter, Depends(_filter)]
+
+
+def _utc(name: str, time: datetime | None) -> datetime | None:
+    """The time in UTC without a zone, as the registry holds times."""
+    if time is None or time.tzinfo is None:
+        return time
+    try:
+        return time.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise ProblemError.invalid(
+            {name: [f"'{in_words(name)}' must be a time of the years 1 to 9999 UTC."]}
+        ) from None
+
+
+class JobService:
+    """Cancels jobs. A request that cannot be granted raises an error that says why.
+
+    A job that has not begun is cancelled in the registry; a job that runs, by its workflow, which undoes what
+    it has done and records the end. A job whose workflow is gone is cancelled in the registry as well.
+    """
+
+    def __init__(
+        self,
+        queries: InstanceQueriesDep,
+        cancellations: JobCancellationsDep,
+        refreshes: RefreshJobsDep,
+        canceller: JobCancellerDep,
+        audit: AuditContextDep,
+    ) -> None:
+        self._queries = queries
+        self._cancellations = cancellations
+        self._refreshes = refreshes
+        self._canceller = canceller
+        self._audit = audit
+
+    async def get(self, job_id: str) -> Job:
+        """The job with this id.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        return found(await self._queries.job(job_id) if is_storable(job_id) else None, "job", job_id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; returns its row as it is then.
+
+        Raises:
+            ProblemError: 404, there is none; 503, Temporal is needed and away.
+            JobRefusedError: it has ended, or cannot be found where it should run.
+        """
+        await self._cancellations.require_confirmed()
+        for _ in range(_ROUNDS):
+            job = await self.get(job_id)
+            self._audit.job, self._audit.instance = job.job_id, job.instance_id
+            if await self._is_cancelled(job):
+                return await self.get(job_id)
+        raise JobRefusedError(
+            job.status,
+            "The instance, or the workflow under its id, is at another job.",
+            "Look at the job again in some minutes: the pass `reconcile` mends such contradictions.",
+        )
+
+    async def _is_cancelled(self, job: Job) -> bool:
+        """Cancel the job where it is; false if it is there no longer."""
+        if job.operation is None:
+            raise refusal(job)
+        status = JobStatus(job.status)
+        match status:
+            case JobStatus.PENDING:
+                if job.operation == REFRESH:
+                    return await self._refreshes.cancel(job.job_id, status)
+                return await self._cancellations.cancel_waiting(job)
+            case JobStatus.IN_PROGRESS:
+                if job.operation == REFRESH:
+                    return await self._cancel_refresh(job)
+                return await self._cancel_running(job)
+            case JobStatus.COMPLETED | JobStatus.ERROR:
+                raise refusal(job)
+            case _:
+                assert_never(status)
+
+    async def _cancel_refresh(self, job: Job) -> bool:
+        scope = Scope(job.ods_instance_id, self._refreshes.tenant)
+        if await _answer_of(self._canceller.cancel_refresh(scope, job.job_id)):
+            return True
+        return await self._refreshes.cancel(job.job_id, JobStatus.IN_PROGRESS)
+
+    async def _cancel_running(self, job: Job) -> bool:
+        attempt = await self._cancellations.running_attempt(job)
+        if attempt is None:
+            return False
+        # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
+        outcome = await _answer_of(self._canceller.cancel(attempt))
+        match outcome:
+            case CancelOutcome.REQUESTED:
+                return True
+            case CancelOutcome.MOVED_ON:
+                return False
+            case CancelOutcome.NO_WORKFLOW:
+                return await self._cancellations.cancel_lost(attempt)
+            case _:
+                assert_never(outcome)
+
+
+JobServiceDep = Annotated[JobService, Depends()]
+
+
+async def _answer_of(call: Awaitable[_Result]) -> _Result:
+    """What Temporal answers.
+
+    Raises:
+        ProblemError: 503, it is away, or holds what this process cannot read.
+    """
+    try:
+        return await temporal_calls.answer_of(call)
+    except UnreadableJobError:
+        raise ProblemError.unavailable(
+            "The job's workflow cannot be read",
+            "Give the API the keys that the workers have: ODS_PAYLOAD_KEY, ODS_PAYLOAD_KEY_PREVIOUS.",
+        ) from None
+    except temporal_calls.FAULTS:
+        raise ProblemError.unavailable(
+            "Temporal cannot be reached",
+            "The job goes on. Ask for its cancellation again when Temporal is back.",
+        ) from None

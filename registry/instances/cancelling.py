@@ -1,0 +1,126 @@
+"""Cancelling jobs that no workflow works on: those that have not begun, and those whose workflow is gone.
+
+Each is a guarded step that takes the next attempt of the job for itself. So a workflow that would begin that
+attempt finds it gone, and a late activity of an earlier one finds itself superseded.
+"""
+
+from typing import assert_never
+
+from sqlalchemy import exists, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from registry.instances import status
+from registry.instances.jobs import InstanceJob, job_id
+from registry.instances.status import InstanceStatus, Operation, Step
+from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
+from registry.storage.errors import JobRefusedError
+from registry.storage.models import DbInstance, Job, OdsInstance
+from registry.storage.sessions import RegistrySessions
+
+CANCELLED = "The job was cancelled before it began."
+"""Why a job has failed that was cancelled while it waited."""
+
+
+class JobCancellations:
+    """Cancels jobs of one tenant's instances in the registry alone.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs that are compared with those that workflows carry out.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    async def require_confirmed(self) -> None:
+        """Check that this installation may cancel jobs: a copy has those of the original in its rows.
+
+        Raises:
+            InstallationNotConfirmedError: the registry is a copy that the operator has not confirmed.
+        """
+        await self._factory.installation.require_confirmed()
+
+    async def running_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that is under way; None if its instance has moved on."""
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        if instance is None or instance.status != InstanceStatus.IN_PROGRESS:
+            return None
+        return self._factory.last_attempt(instance)
+
+    async def cancel_waiting(self, job: Job) -> bool:
+        """Record that a job which has not begun was cancelled; false if it has begun, or ended.
+
+        A delete of an instance that the ODS/API still routes to leaves it `Completed`.
+        """
+        async with self._sessions.transaction() as session:
+            instance = await _instance_at(session, job, lock=True)
+            return instance is not None and await self._cancel_next(session, instance)
+
+    async def cancel_lost(self, job: InstanceJob) -> bool:
+        """Record that a job in progress which has no workflow any more was cancelled; false if it moved on.
+
+        As the reconcile pass would, it is put back to waiting first, in the same transaction.
+        """
+        lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+        async with self._sessions.transaction() as session:
+            if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
+                return False
+            instance = await session.get_one(DbInstance, job.instance_id)
+            return await self._cancel_next(session, instance)
+
+    async def _cancel_next(self, session: AsyncSession, instance: DbInstance) -> bool:
+        """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
+        due = self._factory.next_attempt(instance)
+        step = await _step(session, instance)
+        reason = None if step is status.KEEP else CANCELLED
+        values = {"error_message": reason, "outages": 0}
+        if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
+            return False
+        await session.execute(job_record(due, step.job, CANCELLED))
+        return True
+
+
+def refusal(job: Job) -> JobRefusedError:
+    """Why a job that does not wait or run cannot be cancelled, or that of another product."""
+    if job.operation is None:
+        reason, next_step = "The job is another product's.", "Cancel it in the product that started it."
+    else:
+        reason = f"A job in state {job.status} cannot be cancelled: it has ended."
+        next_step = "Nothing is left to cancel. What it did can be undone, or tried again, by another."
+    return JobRefusedError(job.status, reason, next_step)
+
+
+async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -> DbInstance | None:
+    """The instance whose last job this is; None if it has another one by now."""
+    if job.instance_id is None:
+        return None
+    instance = await session.get(DbInstance, job.instance_id, with_for_update=lock)
+    if instance is None or instance.ods_instance_id is None:
+        return None
+    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    return instance if last == job.job_id else None
+
+
+async def _step(session: AsyncSession, instance: DbInstance) -> Step:
+    """The step of an instance whose job is cancelled before it begins.
+
+    A delete ends the routing when it begins, and drops nothing before: while the ODS/API routes to the
+    instance, it works. After a failed rename this is not sure, for the database may have the new name.
+    """
+    operation = Operation(instance.operation)
+    match operation:
+        case Operation.CREATE | Operation.RENAME:
+            return status.CANCEL[operation]
+        case Operation.DELETE:
+            its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
+            if (
+                instance.published_at
+                and instance.new_name is None
+                and await session.scalar(select(exists(its)))
+            ):
+                return status.KEEP
+            return status.CANCEL[operation]
+        case _:
+            assert_never(operation)

@@ -1,0 +1,107 @@
+"""Cancelling the workflow of one job, and of no other.
+
+An instance's jobs all run under one workflow id, but each attempt at a job is a run of its own, whose first
+event has the job. So the run that is cancelled is named, after its job was compared with the one that is
+meant; when it has ended since, Temporal refuses, and what follows under the id is left alone.
+"""
+
+from enum import Enum, auto
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from registry.education_organizations.refreshes import Scope
+from registry.instances.jobs import InstanceJob
+from temporal.codec import UnreadablePayloadError
+from temporal.executions import open_run
+from workflows import options
+from workflows.refresh_education_organizations import RefreshEducationOrganizations
+
+
+class CancelOutcome(Enum):
+    """What came of cancelling a job."""
+
+    REQUESTED = auto()
+    """Its workflow has the request, and acts on it as soon as a worker takes it up."""
+    MOVED_ON = auto()
+    """Another job is carried out under the id, or the run has just ended."""
+    NO_WORKFLOW = auto()
+    """No workflow is open under the id."""
+
+
+class UnreadableJobError(Exception):
+    """It cannot be read which job a workflow carries out: the payload was encrypted with an unknown key."""
+
+
+class JobCanceller:
+    """Cancels jobs whose workflows run."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def cancel(self, job: InstanceJob) -> CancelOutcome:
+        """Cancel the run that carries out this very attempt of `job`. Safe to repeat.
+
+        Raises:
+            UnreadableJobError: it cannot be read which job the open workflow carries out.
+            temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+        """
+        run = await open_run(self._client, job.workflow_id)
+        if run is None:
+            return CancelOutcome.NO_WORKFLOW
+        handle = self._client.get_workflow_handle(job.workflow_id, run_id=run)
+        try:
+            if not _is_same_attempt(await self._job_of(handle), job):
+                return CancelOutcome.MOVED_ON
+            await handle.cancel(
+                reason=f"A client of the API has cancelled {job.job_id}.", rpc_timeout=options.RPC_TIMEOUT
+            )
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return CancelOutcome.MOVED_ON
+            raise
+        return CancelOutcome.REQUESTED
+
+    async def cancel_refresh(self, scope: Scope, job_id: str) -> bool:
+        """Tell the workflow of `scope` to end this job, if it still carries it out; false if none is open.
+
+        One run carries out several of a scope's jobs: so the workflow compares, at the moment it acts.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+        """
+        handle = self._client.get_workflow_handle(scope.workflow_id)
+        try:
+            await handle.signal(
+                RefreshEducationOrganizations.cancel_job, job_id, rpc_timeout=options.RPC_TIMEOUT
+            )
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def _job_of(self, handle: WorkflowHandle[Any, Any]) -> InstanceJob | None:
+        """The job that a run was started, or continued, with; None if it is no run of a job."""
+        events = handle.fetch_history_events(page_size=1, rpc_timeout=options.RPC_TIMEOUT)
+        started = (await anext(events)).workflow_execution_started_event_attributes
+        try:
+            (job,) = await self._client.data_converter.decode(started.input.payloads, [InstanceJob])
+        except (TypeError, ValueError):
+            return None
+        except (KeyError, RuntimeError, UnreadablePayloadError):
+            raise UnreadableJobError from None
+        return job if isinstance(job, InstanceJob) else None
+
+
+def _is_same_attempt(found: InstanceJob | None, job: InstanceJob) -> bool:
+    """Whether a workflow's job is this attempt, requested by the same installation if it names one."""
+    if found is None or found.installation not in {None, job.installation}:
+        return False
+    return (found.mark, found.operation, found.number, found.attempt) == (
+        job.mark,
+        job.operation,
+        job.number,
+        job.attempt,
+    )

@@ -1,0 +1,328 @@
+"""Jobs that a client cancels, carried out by real workers: each ends, and no database is lost or left."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client
+
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.education_organizations.refreshes import RefreshPolicy, Scope
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus
+from settings import Settings
+from temporal.job_canceller import CancelOutcome, JobCanceller
+from temporal.refresh_starter import RefreshStarter
+from tenants.tenant import Tenant
+from tests.api.service import bearer, client_of, running
+from tests.end_to_end.conftest import Operator
+from tests.ods import add_ods_instance, connection_string, ods_database
+from tests.servers import MINIMAL_TEMPLATE, in_use, service_dsn, session
+from worker import WORKERS
+
+CANCELLED = "The job was cancelled."
+BEFORE = "The job was cancelled before it began."
+
+
+@pytest.fixture
+async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API that reaches Temporal."""
+    address = temporal.service_client.config.target_host
+    async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as client:
+        yield client
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+async def cancel(api: httpx.AsyncClient, job_id: str) -> httpx.Response:
+    return await api.post(f"/v2/jobs/{job_id}/cancel")
+
+
+async def databases(admin: asyncpg.Connection, mark: str) -> set[str]:
+    """Every database of the instance, published or not."""
+    rows = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
+        " OR datname = $2",
+        mark,
+        f"ods_staging_{mark.replace('-', '')}",
+    )
+    return {row["datname"] for row in rows}
+
+
+async def is_copied(admin: asyncpg.Connection) -> None:
+    """Wait until a template is being copied, which `in_use` makes take seconds."""
+
+    async def copies() -> bool:
+        query = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE ods_staging%'"
+        return bool(await admin.fetch(f"{query} AND state = 'active'"))
+
+    await wait_until(copies, 20)
+
+
+async def is_closed(temporal: Client, job: InstanceJob) -> None:
+    """Wait until no workflow is open under the instance's id."""
+
+    async def closed() -> bool:
+        return (await temporal.get_workflow_handle(job.workflow_id).describe()).close_time is not None
+
+    await wait_until(closed, 20)
+
+
+async def ends_as(operator: Operator, job: InstanceJob, status: InstanceStatus, reason: str) -> None:
+    """Check how a cancelled job ends: the row has left `InProgress`, and both tell why."""
+    assert await operator.ended(job) is JobStatus.ERROR
+    row, instance = await operator.queries.job(job.job_id), await operator.instance(job)
+    assert row is not None
+    assert (row.error_message, instance.error_message) == (reason, reason)
+    assert instance.status == status
+
+
+@pytest.mark.usefixtures("workers")
+async def test_database_is_removed_when_a_create_is_cancelled_in_the_middle_of_its_clone(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    temporal: Client,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
+        job = await operator.create(name)
+        await is_copied(admin)
+        answer = await cancel(api, job.job_id)
+        assert (answer.status_code, answer.json()["jobId"]) == (202, job.job_id)
+        assert answer.headers["Location"] == f"/v2/jobs/{job.job_id}"
+        await ends_as(operator, job, InstanceStatus.ERROR, CANCELLED)
+    await is_closed(temporal, job)
+    assert await databases(admin, job.mark) == set()
+    assert (await cancel(api, job.job_id)).status_code == 409
+    retried = await api.post(f"/v2/dbInstances/{job.instance_id}/retry")
+    assert retried.status_code == 202
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {job.database}
+
+
+@pytest.mark.usefixtures("workers")
+async def test_job_ends_once_when_many_clients_cancel_it_at_once(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    temporal: Client,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
+        job = await operator.create(name)
+        await is_copied(admin)
+        answers = await asyncio.gather(*(cancel(api, job.job_id) for _ in range(20)))
+        assert {answer.status_code for answer in answers} <= {202, 409}
+        assert answers[0].status_code == 202
+        await ends_as(operator, job, InstanceStatus.ERROR, CANCELLED)
+    await is_closed(temporal, job)
+    assert await databases(admin, job.mark) == set()
+
+
+@pytest.mark.usefixtures("workers")
+async def test_job_is_done_or_undone_when_it_is_cancelled_at_any_moment(
+    api: httpx.AsyncClient, operator: Operator, temporal: Client, admin: asyncpg.Connection, name: str
+) -> None:
+    chance = random.Random(1)  # noqa: S311 - for moments that can be repeated
+
+    async def create_and_cancel(number: int) -> tuple[int, InstanceJob]:
+        job = await operator.create(f"{name} {number}")
+        await asyncio.sleep(chance.uniform(0, 0.4))  # the moment is what is tested, nothing is waited for
+        return (await cancel(api, job.job_id)).status_code, job
+
+    outcomes = await asyncio.gather(*(create_and_cancel(number) for number in range(16)))
+    for status, job in outcomes:
+        assert status in {202, 409}
+        ended = await operator.ended(job)
+        await is_closed(temporal, job)
+        ended = await operator.ended(job)  # a create that was published is done after all
+        instance = await operator.instance(job)
+        done = ended is JobStatus.COMPLETED
+        assert instance.status == (InstanceStatus.COMPLETED if done else InstanceStatus.ERROR)
+        assert await databases(admin, job.mark) == ({job.database} if done else set())
+        assert bool(await operator.queries.ods_instance(job.ods_instance_id)) is done
+        assert done or status == 202
+
+
+@pytest.mark.usefixtures("workers")
+async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_waits_for_a_lock(
+    api: httpx.AsyncClient, operator: Operator, admin: asyncpg.Connection, temporal: Client, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{job.database}" CONNECTION LIMIT -1')
+        deletion = await operator.delete(job)
+        await operator.reached(deletion, {JobStatus.IN_PROGRESS})
+        assert (await cancel(api, deletion.job_id)).status_code == 202
+        await ends_as(operator, deletion, InstanceStatus.DELETE_FAILED, CANCELLED)
+    await is_closed(temporal, job)
+    assert await databases(admin, job.mark) == {job.database}
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == set()
+
+
+@pytest.mark.usefixtures("workers")
+async def test_rename_is_undone_when_it_is_cancelled_while_it_waits_for_a_lock(
+    api: httpx.AsyncClient, operator: Operator, admin: asyncpg.Connection, temporal: Client, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{job.database}" CONNECTION LIMIT -1')
+        rename = await operator.rename(job, f"{name} new")
+        await operator.reached(rename, {JobStatus.IN_PROGRESS})
+        assert (await cancel(api, rename.job_id)).status_code == 202
+        await ends_as(operator, rename, InstanceStatus.ERROR, CANCELLED)
+    await is_closed(temporal, job)
+    assert await databases(admin, job.mark) == {job.database}
+    assert (await operator.instance(job)).name == name
+
+
+async def test_nothing_is_made_when_a_create_is_cancelled_before_a_worker_takes_it_up(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    temporal: Client,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await operator.create(name)  # its workflow is started, and nothing carries it out
+    answer = await cancel(api, job.job_id)
+    assert (answer.status_code, answer.json()["status"]) == (202, "Error")
+    await ends_as(operator, job, InstanceStatus.ERROR, BEFORE)
+    async with AsyncExitStack() as stack:
+        for worker in WORKERS:
+            await stack.enter_async_context(worker(temporal, tenant))
+        assert "no longer due" in await temporal.get_workflow_handle(job.workflow_id).result()
+        await ends_as(operator, job, InstanceStatus.ERROR, BEFORE)
+        assert await databases(admin, job.mark) == set()
+        again = await operator.retry(job)
+        assert await operator.reached(again, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+
+
+@pytest.mark.usefixtures("workers")
+async def test_instance_is_what_it_was_when_its_delete_is_cancelled_before_it_begins(
+    api: httpx.AsyncClient, operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    for _ in range(2):
+        deletion = (await operator.instances.request_delete(job.instance_id)).job
+        assert (await cancel(api, deletion.job_id)).json()["errorMessage"] == BEFORE
+        instance = await operator.instance(job)
+        assert (instance.status, instance.error_message) == (InstanceStatus.COMPLETED, None)
+        await operator.starter.start(deletion)  # a sweep that is late
+    renamed = await operator.rename(job, f"{name} new")
+    assert await operator.ended(renamed) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {renamed.final_database}
+    assert (await operator.queries.ods_instance(job.ods_instance_id)) is not None
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == set()
+
+
+@pytest.mark.usefixtures("workers")
+async def test_job_ends_when_it_is_cancelled_and_its_workflow_was_terminated(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    temporal: Client,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
+        job = await operator.create(name)
+        await is_copied(admin)
+        await temporal.get_workflow_handle(job.workflow_id).terminate()
+        answer = await cancel(api, job.job_id)
+        assert (answer.status_code, answer.json()["status"]) == (202, "Error")
+    await ends_as(operator, job, InstanceStatus.ERROR, BEFORE)
+    assert (await operator.instance(job)).attempt == 2, "the activity that may still run is superseded"
+
+
+@pytest.mark.usefixtures("workers")
+async def test_workflow_is_left_alone_when_it_carries_out_another_job_or_attempt(
+    operator: Operator,
+    temporal: Client,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    canceller = JobCanceller(temporal)
+    async with in_use(admin, postgres, MINIMAL_TEMPLATE):
+        job = await operator.create(name)
+        await is_copied(admin)
+        for other in (
+            replace(job, attempt=2),
+            replace(job, number=2),
+            replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10"),
+            replace(job, installation="another"),
+        ):
+            assert await canceller.cancel(other) is CancelOutcome.MOVED_ON
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    assert await canceller.cancel(replace(job, ods_instance_id=2**31 - 1)) is CancelOutcome.NO_WORKFLOW
+
+
+@pytest.mark.usefixtures("workers")
+async def test_next_refresh_goes_on_when_the_one_before_is_cancelled(
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    operator: Operator,
+    rows: asyncpg.Connection,
+) -> None:
+    starter = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
+    async with ods_database(postgres) as database, session(service_dsn(postgres, database)) as holder:
+        scope = Scope(await add_ods_instance(rows, "North", connection_string(postgres.port, database)))
+        await holder.execute("BEGIN; LOCK TABLE edfi.educationorganization")
+        first = await tenant.refreshes.request(scope)
+        await starter.start(scope)
+
+        async def begun() -> bool:
+            job = await operator.queries.job(first)
+            return job is not None and job.status == JobStatus.IN_PROGRESS
+
+        await wait_until(begun, 20)
+        second = await tenant.refreshes.request(scope)
+        await starter.start(scope)
+        assert (await cancel(api, first)).status_code == 202
+
+        async def ended(job_id: str, status: JobStatus) -> bool:
+            job = await operator.queries.job(job_id)
+            return job is not None and job.status == status and job.finished_at is not None
+
+        await wait_until(lambda: ended(first, JobStatus.ERROR), 20)
+        assert (await api.get(f"/v2/jobs/{first}")).json()["errorMessage"] == (
+            "The refresh was cancelled. Request another one."
+        )
+        await holder.execute("ROLLBACK")
+        await wait_until(lambda: ended(second, JobStatus.COMPLETED), 20)
+    assert (await cancel(api, second)).status_code == 409
+
+
+@pytest.mark.usefixtures("workers")
+async def test_refresh_ends_when_it_is_cancelled_and_no_workflow_carries_it_out(
+    api: httpx.AsyncClient, tenant: Tenant
+) -> None:
+    scope = Scope(2**31 - 1)
+    waiting = await tenant.refreshes.request(scope)
+    assert (await cancel(api, waiting)).json()["status"] == "Error"
+    lost = await tenant.refreshes.request(scope)
+    assert await tenant.refreshes.begin(scope) == lost
+    assert (await cancel(api, lost)).json()["status"] == "Error"
+    assert await tenant.refreshes.begin(scope) is None
