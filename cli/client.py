@@ -1,6 +1,6 @@
 """An HTTP client of the service's API, for the command line."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
@@ -106,6 +106,16 @@ class AdminApi:
     def job(self, job: str) -> Json:
         """A job."""
         return self._object("GET", f"/v2/jobs/{job}")
+
+    def jobs(self, limit: int, **filters: Sequence[str] | int | None) -> list[Json]:
+        """The newest jobs that match `filters`, the newest first; None and an empty list stand for all."""
+        given = {name: value for name, value in filters.items() if value not in (None, [])}
+        listed: list[Json] = self._request("GET", "/v2/jobs", params={"limit": limit, **given}).json()
+        return listed
+
+    def cancel(self, job: str) -> Json:
+        """Request that a job is cancelled; returns the job as it is then."""
+        return self._object("POST", f"/v2/jobs/{job}/cancel")
 
     def sweep(self) -> None:
         """Request a sweep, which starts every pending job."""

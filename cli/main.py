@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, clients, edorgs, installation, instance, keys, registration, spares
+from cli import audit, clients, edorgs, installation, instance, job, keys, registration, spares
 from cli.api_access import connect
 from cli.options import (
     DEFAULT_API_PORT,
@@ -40,6 +40,7 @@ _commands = typer.Typer(
 _commands.add_typer(
     instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
 )
+_commands.add_typer(job.app, name="job", help="List, inspect and cancel jobs.")
 _commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
 _commands.add_typer(
     clients.app, name="client", help="Add, list, disable, enable, rotate and remove API clients."

@@ -1,0 +1,72 @@
+"""`ods job …`: jobs from a terminal, through the service's HTTP API."""
+
+from typing import Annotated
+
+import typer
+
+from cli.api_access import connect
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
+from cli.output import show_json, show_list, show_members
+from registry.instances.job_list import OPERATIONS
+from registry.instances.status import JobStatus
+
+app = typer.Typer(no_args_is_help=True)
+
+_MAX_JOBS = 10_000
+_COLUMNS = {
+    "jobId": "JOB",
+    "operation": "OPERATION",
+    "instanceId": "INSTANCE",
+    "status": "STATUS",
+    "createdAt": "CREATED",
+    "finishedAt": "FINISHED",
+    "errorMessage": "REASON",
+}
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
+
+
+@app.command("list")
+def list_newest(  # noqa: PLR0913 - a command line's options
+    status: Annotated[
+        list[str] | None, typer.Option(help=f"Only of this status: {', '.join(JobStatus)}. May be repeated.")
+    ] = None,
+    operation: Annotated[
+        list[str] | None, typer.Option(help=f"Only of this kind: {', '.join(OPERATIONS)}. May be repeated.")
+    ] = None,
+    instance: Annotated[
+        int | None, typer.Option(help="Only jobs of the instance with this id.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_JOBS, help="How many of the newest jobs.")] = 25,
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """List the newest jobs, the newest first."""
+    with connect(api_url, data_dir) as api:
+        rows = api.jobs(limit, status=status, operation=operation, instanceId=instance)
+    if as_json:
+        show_json(rows)
+    else:
+        show_list(rows, _COLUMNS)
+
+
+@app.command()
+def show(
+    job: JobId, *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Show everything about a job."""
+    with connect(api_url, data_dir) as api:
+        found = api.job(job)
+    (show_json if as_json else show_members)(found)
+
+
+@app.command()
+def cancel(
+    job: JobId, *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Cancel a job that waits or runs: what it has done is undone."""
+    with connect(api_url, data_dir) as api:
+        cancelled = api.cancel(job)
+    (show_json if as_json else show_members)(cancelled)
