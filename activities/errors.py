@@ -12,6 +12,7 @@ from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
 from databases.errors import LOST, DatabaseFaultError, means_outage
+from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
 
 OUTAGE = "Outage"
@@ -34,7 +35,7 @@ def as_application_error() -> Iterator[None]:
     except DatabaseFaultError as fault:
         kind = OUTAGE if fault.outage else type(fault).__name__
         raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
-    except InstallationNotConfirmedError as obstacle:
+    except (InstallationNotConfirmedError, MissingRightsError) as obstacle:
         raise ApplicationError(str(obstacle), type=OUTAGE) from None
     except (*LOST, exc.SQLAlchemyError, asyncpg.PostgresError) as error:
         if not _is_outage(error):

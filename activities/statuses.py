@@ -1,6 +1,8 @@
 """Activities that write the status of an instance and its job."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import assert_never
 
 from temporalio import activity
@@ -15,6 +17,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import Operation
+from registry.rights.missing import MissingRightsError
 from registry.storage.errors import NameTakenError
 
 _SERVER_SECONDS = 2
@@ -49,23 +52,20 @@ class StatusActivities:
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         """Record `Completed` and route the ODS/API to the new database."""
-        try:
+        with _final_refusals():
             return await self._jobs.finish_create(job, self._connection_strings.encrypted(job.database))
-        except NameTakenError as error:
-            raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
     @activity.defn
     async def finish_rename(self, job: InstanceJob) -> bool:
         """Record `Completed` under the new names and route the ODS/API to the renamed database."""
-        try:
+        with _final_refusals():
             return await self._jobs.finish_rename(job, self._connection_strings.encrypted(job.final_database))
-        except NameTakenError as error:
-            raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record `Deleted`."""
-        return await self._jobs.finish_delete(job)
+        with _final_refusals():
+            return await self._jobs.finish_delete(job)
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
@@ -100,3 +100,18 @@ class StatusActivities:
             raise DatabaseFaultError(
                 "The PostgreSQL server of the ODS databases does not answer.", outage=True
             ) from None
+
+
+@contextmanager
+def _final_refusals() -> Iterator[None]:
+    """Let a job fail with its reason if the registry refuses its end: an operator must act, then retry it.
+
+    Raises:
+        ApplicationError: the name belongs to another instance by now, or the service's role lacks a right.
+    """
+    try:
+        yield
+    except NameTakenError as error:
+        raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
+    except MissingRightsError as error:
+        raise ApplicationError(str(error), type="MissingRights", non_retryable=True) from None

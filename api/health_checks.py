@@ -21,6 +21,7 @@ from api.schemas.base import ResponseModel
 from api.services import Services
 from databases.errors import DatabaseFaultError
 from logs import fault_name
+from registry.rights.missing import MissingRightsError, explanation
 from registry.storage.connecting import READ_ONLY
 from temporal import schedules
 
@@ -98,6 +99,7 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
     yield from map(partial(_installation, tenants), tenants)
+    yield from map(partial(_rights, tenants), tenants)
     yield _reachable(temporal)
     for services in tenants:
         yield from _queues(temporal, services)
@@ -132,10 +134,23 @@ def _installation(tenants: Tenancy, services: Services) -> Check:
     return Check([name], find)
 
 
+def _rights(tenants: Tenancy, services: Services) -> Check:
+    """Whether the service's role has the rights that requests and jobs need."""
+    name = _named("rights", services, tenants)
+
+    async def find() -> Faults:
+        missing = await services.tenant.rights.missing()
+        return {name: explanation("registry or server", missing)} if missing else {}
+
+    return Check([name], find)
+
+
 async def _read_only(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:
     """Ask what gives out sessions that can write, or refuses."""
     try:
         await ask()
+    except MissingRightsError as error:
+        return dict.fromkeys(names, str(error))
     except (DBAPIError, DatabaseFaultError, asyncpg.PostgresError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if getattr(cause, "sqlstate", None) != READ_ONLY:

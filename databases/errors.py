@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from databases.constants import DISK_FULL, LOCK_NOT_AVAILABLE, OBJECT_IN_USE
+from databases.constants import DISK_FULL, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from registry.storage.connecting import READ_ONLY
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -104,6 +104,8 @@ _GENERAL_REASONS = {
     LOCK_NOT_AVAILABLE: "Another session holds a lock that this step needs. End its transaction.",
     DISK_FULL: "The PostgreSQL server has run out of disk space. Free some.",
     "53300": "The PostgreSQL server has no free connections. Close some, or raise max_connections.",
+    INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN lacks a right on the PostgreSQL server. `ods grants"
+    " --check` says which.",
     READ_ONLY: "The PostgreSQL server is read-only: it is a standby, or was made one. Wait until it has"
     " taken over, or correct ODS_MASTER_DSN.",
 }

@@ -23,6 +23,7 @@ from databases.dropping import drop_found_staging, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.lookup import choose, find, require_usable
 from databases.ownership import Owner
+from databases.rights import grants_named
 from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark
 from databases.statements import execute, fetch_value
@@ -143,8 +144,9 @@ async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -
     Raises:
         DatabaseFaultError: the template is missing or in use, a right is missing, …
     """
-    expected = await sizes.of(session, copy.template)
-    await _copy(session, copy, _strategy(copy, expected))
+    async with grants_named(session, copy.template):
+        expected = await sizes.of(session, copy.template)
+        await _copy(session, copy, _strategy(copy, expected))
     actual = await _size(session, copy.name) or 0
     if abs(actual - expected) > _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES:
         raise DatabaseFaultError(

@@ -25,6 +25,7 @@ from secret_files import CurrentDsn
 from settings import AnySettings, Settings
 from tenants.drift import DriftDetector
 from tenants.installation_check import InstallationCheck
+from tenants.rights_check import RightsCheck
 
 _READING_TIMEOUT = 30
 """Seconds that a statement of a refresh may take: refreshes of one ODS instance wait for each other."""
@@ -45,6 +46,7 @@ class Tenant:
         server: the server of its ODS databases.
         connection_strings: those by which the ODS/API connects to them.
         installation: checks that this installation may change registry and server.
+        rights: finds which rights the service's role lacks on either.
         drift: finds where the two contradict each other.
         spares: its spare databases.
         refreshes: its jobs that read education organizations.
@@ -62,6 +64,7 @@ class Tenant:
     server: Server
     connection_strings: OdsConnectionStrings
     installation: InstallationCheck
+    rights: RightsCheck
     drift: DriftDetector
     spares: SparePool
     refreshes: RefreshJobs
@@ -95,6 +98,7 @@ class Tenant:
             server=server,
             connection_strings=connection_strings,
             installation=installation,
+            rights=RightsCheck(engine, server, templates),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             refreshes=RefreshJobs(engine, name),

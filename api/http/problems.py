@@ -19,8 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.audit_context import audit_context
+from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError
 from logs import fault_name
+from registry.rights.missing import MissingRightsError
 from registry.storage.connecting import READ_ONLY
 from registry.storage.errors import (
     InstallationNotConfirmedError,
@@ -166,6 +168,11 @@ async def answer(request: Request, error: Exception) -> Response:
     return problem.response()
 
 
+def _rights_missing(reason: str) -> ProblemError:
+    title = "The service lacks a right on its database"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, title, detail=reason)
+
+
 @singledispatch
 def explained(error: object) -> ProblemError:  # noqa: ARG001 - dispatched on its type
     """The answer to a request that met `error`."""
@@ -259,8 +266,18 @@ def _conflict(title: str, error: RefusedError) -> ProblemError:
 
 
 @explained.register
+def _(error: MissingRightsError) -> ProblemError:
+    return _rights_missing(str(error))
+
+
+@explained.register
 def _(error: DatabaseFaultError) -> ProblemError:
-    """503 while the same request may succeed later by itself; 409 if a person must mend something first."""
+    """503 while the same request may succeed later by itself; 409 if a person must mend something first.
+
+    A missing right is a fault of the installation, and not of what was requested: 503.
+    """
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+        return _rights_missing(error.reason)
     if error.retryable:
         return ProblemError.unavailable(error.reason)
     return ProblemError(HTTPStatus.CONFLICT, "The server of the ODS databases refuses", detail=error.reason)

@@ -1,13 +1,15 @@
 """Sessions on a registry: the one place that says how they begin and end."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
-from sqlalchemy.exc import IntegrityError
+import asyncpg
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from registry.rights.missing import is_missing_right, missing_rights_error
 from registry.storage.errors import RowNotFoundError
 from registry.storage.models import Base
 
@@ -42,9 +44,13 @@ class RegistrySessions:
     The rules of a request are checked before its rows are written. Only PostgreSQL can refuse what another
     session has written since, past the locks of this service: for that, `statement` and `transaction` take
     the `conflicts` to be expected.
+
+    If the service's role lacks a right for a statement, each of them raises `MissingRightsError`, which names
+    the grants.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         one_moment = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._statements = async_sessionmaker(autocommit, expire_on_commit=False)
@@ -56,28 +62,44 @@ class RegistrySessions:
         """A session in which each statement is committed by itself (autocommit).
 
         Raises:
+            MissingRightsError: the service's role may not run a statement.
             Exception: that of `conflicts`, if PostgreSQL refuses a row for one of these reasons.
             sqlalchemy.exc.IntegrityError: it refuses a row for another reason.
         """
-        with _explained(conflicts):
-            async with self._statements() as session:
-                yield session
+        async with self._rights_explained():
+            with _explained(conflicts):
+                async with self._statements() as session:
+                    yield session
 
     @asynccontextmanager
     async def transaction(self, conflicts: Conflicts = _NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
         """One transaction (READ COMMITTED), committed at the end of the block, rolled back if that raises.
 
         Raises:
+            MissingRightsError: the service's role may not run a statement.
             Exception: that of `conflicts`, if PostgreSQL refuses a row for one of these reasons.
             sqlalchemy.exc.IntegrityError: it refuses a row for another reason.
         """
-        with _explained(conflicts):
-            async with self._transactions.begin() as session:
-                yield session
+        async with self._rights_explained():
+            with _explained(conflicts):
+                async with self._transactions.begin() as session:
+                    yield session
 
-    def snapshot(self) -> AbstractAsyncContextManager[AsyncSession]:
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
         """A session whose queries all see the state of its first one (REPEATABLE READ, READ ONLY)."""
-        return self._snapshots()
+        async with self._rights_explained(), self._snapshots() as session:
+            yield session
+
+    @asynccontextmanager
+    async def _rights_explained(self) -> AsyncIterator[None]:
+        """Raise what names the grants instead of PostgreSQL's refusal for a missing right."""
+        try:
+            yield
+        except (DBAPIError, asyncpg.PostgresError) as error:
+            if not is_missing_right(error):
+                raise
+            raise await missing_rights_error(self._engine) from None
 
 
 @contextmanager

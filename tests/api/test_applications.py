@@ -6,45 +6,9 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES
 from tests.servers import session
 
-TABLES = """
-CREATE TABLE dbo.applications (
-    applicationid serial PRIMARY KEY,
-    applicationname varchar,
-    vendor_vendorid int,
-    claimsetname varchar(255),
-    operationalcontexturi varchar(255) NOT NULL DEFAULT ''
-);
-CREATE TABLE dbo.apiclients (
-    apiclientid serial PRIMARY KEY,
-    key varchar(50) NOT NULL DEFAULT 'key',
-    isapproved boolean NOT NULL,
-    application_applicationid int REFERENCES dbo.applications
-);
-INSERT INTO dbo.applications (applicationid, applicationname, vendor_vendorid, claimsetname)
-    VALUES (1, 'A SIS', 7, 'SIS Vendor'), (2, NULL, NULL, NULL), (3, 'Elsewhere', 7, 'SIS Vendor');
-INSERT INTO dbo.apiclients (apiclientid, isapproved, application_applicationid)
-    VALUES (11, true, 1), (12, true, 1), (21, true, 2), (22, false, 2), (31, true, 3), (41, true, NULL);
-INSERT INTO dbo.odsinstances VALUES (1, 'one'), (2, 'two'), (3, 'no application''s');
-INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)
-    VALUES (11, 1), (12, 1), (12, 2), (21, 1), (31, 2), (41, 1);
-"""
-DETAILS = """
-CREATE TABLE dbo.applicationeducationorganizations (
-    applicationeducationorganizationid serial PRIMARY KEY,
-    educationorganizationid bigint NOT NULL,
-    application_applicationid int REFERENCES dbo.applications
-);
-CREATE TABLE dbo.profileapplications (
-    profile_profileid int NOT NULL,
-    application_applicationid int NOT NULL REFERENCES dbo.applications,
-    PRIMARY KEY (profile_profileid, application_applicationid)
-);
-INSERT INTO dbo.applicationeducationorganizations (educationorganizationid, application_applicationid)
-    VALUES (255901, 1), (6000203000000, 1), (255901, 3);
-INSERT INTO dbo.profileapplications VALUES (5, 1), (4, 1), (4, 3);
-"""
 SIS = {
     "id": 1,
     "applicationName": "A SIS",
@@ -88,7 +52,7 @@ async def applications(api: httpx.AsyncClient, ods_instance_id: int) -> list[obj
 async def test_applications_are_those_with_a_client_of_the_ods_instance_when_there_are_some(
     api: httpx.AsyncClient, rows: asyncpg.Connection
 ) -> None:
-    await rows.execute(TABLES + DETAILS)
+    await rows.execute(APPLICATION_TABLES + APPLICATION_DETAILS)
 
     assert await applications(api, 1) == [SIS, NAMELESS]
     assert [one["id"] for one in await applications(api, 2) if isinstance(one, dict)] == [1, 3]
@@ -98,7 +62,7 @@ async def test_applications_are_those_with_a_client_of_the_ods_instance_when_the
 async def test_details_are_empty_when_their_tables_are_missing(
     api: httpx.AsyncClient, rows: asyncpg.Connection
 ) -> None:
-    await rows.execute(TABLES)
+    await rows.execute(APPLICATION_TABLES)
 
     assert await applications(api, 1) == [
         SIS | {"educationOrganizationIds": [], "profileIds": []},

@@ -63,6 +63,7 @@ async def test_service_is_healthy_when_workers_poll_and_passes_run(
             {"name": "database", "status": "Healthy"},
             {"name": "odsServer", "status": "Healthy"},
             {"name": "installation", "status": "Healthy"},
+            {"name": "rights", "status": "Healthy"},
             {"name": "temporal", "status": "Healthy"},
             {"name": f"taskQueue:{settings.registry_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.ddl_queue}", "status": "Healthy"},
@@ -91,7 +92,7 @@ async def test_service_is_degraded_when_temporal_is_away(idle_stranger: httpx.As
     answer = await idle_stranger.get("/health")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "Degraded")
-    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 3 + ["Degraded"] * 6
+    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 4 + ["Degraded"] * 6
     assert all(set(part) == {"name", "status"} for part in answer.json()["results"])
 
 
@@ -283,7 +284,7 @@ async def test_probe_costs_nothing_when_there_are_a_hundred_tenants(
             told = await statuses(client)
             examinations.append(time.perf_counter() - started)
         examined = min(examinations)
-        assert len(told) == 1 + 8 * TENANTS
+        assert len(told) == 1 + 9 * TENANTS
         assert told["temporal"] == "Healthy"
         monkeypatch.setattr(health, "_FRESH_SECONDS", 60.0)
         await client.get("/health")

@@ -1,0 +1,46 @@
+"""Rights that the service's role lacks on the ODS server: which grants a step needs that was refused."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from databases.constants import INSUFFICIENT_PRIVILEGE
+from databases.errors import DatabaseFaultError, translate_postgres_errors
+from registry.rights.missing import missing_grants
+from registry.rights.needs import server_needs
+
+
+async def missing_on_server(
+    session: asyncpg.Connection, templates: Iterable[str], owner: str | None = None
+) -> list[str]:
+    """The statements that give the session's role what it lacks on the server.
+
+    Args:
+        session: a session on the maintenance database.
+        templates: the databases that are cloned.
+        owner: the role that new databases are given to, if they are.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    with translate_postgres_errors({}):
+        database = await session.fetchval("SELECT current_database()")
+        return await missing_grants(session, server_needs(database, templates, owner))
+
+
+@asynccontextmanager
+async def grants_named(session: asyncpg.Connection, template: str) -> AsyncIterator[None]:
+    """Add the grants to the reason of a step with `template` that is refused for a missing right.
+
+    Raises:
+        DatabaseFaultError: the step failed.
+    """
+    try:
+        yield
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != INSUFFICIENT_PRIVILEGE:
+            raise
+        grants = await missing_on_server(session, [template])
+        reason = f"{fault.reason} {'; '.join(grants)};" if grants else fault.reason
+        raise DatabaseFaultError(reason, sqlstate=fault.sqlstate) from None

@@ -1,0 +1,178 @@
+"""What the service's role needs on a registry and on the server of the ODS databases: the one table of it.
+
+From it come the statements of `ods grants`, its `--check`, the doctor's line about rights, and the reason
+that a request or job gets when PostgreSQL has refused it for a missing right.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Privileges that the role needs on one object.
+
+    Attributes:
+        held: for each privilege, SQL that says whether the session's role holds it; null: there is no such
+            object.
+        grant: the statement that gives privileges, with commas between, to a role; both as SQL writes them.
+        only_if: SQL that says of a role, a literal, whether the statement is to be run; None: it always is.
+    """
+
+    held: Mapping[str, str]
+    grant: Callable[[str, str], str]
+    only_if: Callable[[str], str] | None = None
+
+
+def registry_needs(database: str) -> list[Need]:
+    """What the role needs in the registry, whose database has this name."""
+    return [
+        _on_database(database),
+        _on_schema("adminapi"),
+        _on_schema("dbo"),
+        _on_table("dbo", "odsinstances", *_ALL),
+        # Each request of an instance takes its OdsInstanceId from this sequence.
+        _on_sequence("dbo", "odsinstances", "odsinstanceid"),
+        _on_table("dbo", "odsinstancecontexts", *_ALL),
+        _on_sequence("dbo", "odsinstancecontexts", "odsinstancecontextid"),
+        _on_table("dbo", "odsinstancederivatives", *_ALL),
+        _on_sequence("dbo", "odsinstancederivatives", "odsinstancederivativeid"),
+        _on_table("dbo", "apiclientodsinstances", "SELECT"),
+        _on_table("adminapi", "dbinstances", "SELECT", "INSERT", "UPDATE"),
+        _on_table("adminapi", "jobstatuses", "SELECT", "INSERT", "UPDATE"),
+        _on_sequence("adminapi", "jobstatuses", "id"),
+        _on_table("adminapi", "applications", *_ALL),
+        _on_sequence("adminapi", "applications", "id"),
+        _on_table("adminapi", "audit", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "installation", "SELECT", "UPDATE"),
+        _on_table("adminapi", "registration", "SELECT", "UPDATE"),
+        _on_table("adminapi", "educationorganizations", *_ALL),
+        _on_table("adminapi", "ods_migrations", "SELECT"),
+        _on_function("adminapi", "utf16_order", "text"),
+        _on_function("pg_catalog", "pg_control_system"),
+        # Tables of the ODS/API, where it has made them, for `GET /v2/odsInstances/{id}/applications`.
+        _if_there("dbo", "applications"),
+        _if_there("dbo", "apiclients"),
+        _if_there("dbo", "applicationeducationorganizations"),
+        _if_there("dbo", "profileapplications"),
+    ]
+
+
+def server_needs(database: str, templates: Iterable[str], owner: str | None = None) -> list[Need]:
+    """What the role needs on the server of the ODS databases.
+
+    Args:
+        database: the maintenance database.
+        templates: the databases that are cloned.
+        owner: the role that new databases are given to, if they are.
+    """
+    return [
+        Need(
+            {"CREATEDB": "(SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user)"},
+            lambda privilege, role: f"ALTER ROLE {role} {privilege}",
+        ),
+        # Renaming and dropping a database end the sessions of other roles on it.
+        _member_of("pg_signal_backend"),
+        *([_member_of(owner)] if owner else []),
+        _on_database(database),
+        _on_function("pg_catalog", "pg_control_system"),
+        *(need for template in templates for need in _on_template(template)),
+    ]
+
+
+def quoted(identifier: str) -> str:
+    """A name as SQL writes it."""
+    is_plain = identifier.isascii() and identifier.islower() and identifier.isidentifier()
+    return identifier if is_plain else '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _granting(on: str) -> Callable[[str, str], str]:
+    return lambda privileges, role: f"GRANT {privileges} ON {on} TO {role}"
+
+
+def _on_schema(schema: str) -> Need:
+    held = f"(SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = {literal(schema)})"  # noqa: S608 - quoted
+    return Need({"USAGE": held}, _granting(f"SCHEMA {schema}"))
+
+
+def _on_table(schema: str, table: str, *privileges: str) -> Need:
+    """On a table, or on the view that stands in its place."""
+    held = {
+        privilege: "(SELECT has_table_privilege(pg_class.oid, "
+        f"{literal(privilege)}) {_from_class(schema, table)})"
+        for privilege in privileges
+    }
+    return Need(held, _granting(f"{schema}.{table}"))
+
+
+def _on_sequence(schema: str, table: str, column: str) -> Need:
+    """On the sequence of a table's key, which is found by the table: that may have been renamed since.
+
+    Either of two privileges lets a role take values; USAGE is the lesser one.
+    """
+    held = (
+        "(SELECT bool_and(has_sequence_privilege(objid, 'USAGE, UPDATE')) FROM pg_depend"  # noqa: S608 - quoted
+        " JOIN pg_class sequence ON sequence.oid = objid AND relkind = 'S'"
+        f" WHERE refobjid = (SELECT pg_class.oid {_from_class(schema, table)}))"
+    )
+    return Need({"USAGE": held}, _granting(f"SEQUENCE {schema}.{table}_{column}_seq"))
+
+
+def _if_there(schema: str, table: str) -> Need:
+    """Reading a table of another product, which need not be there."""
+    is_there = f"to_regclass('{schema}.{table}') IS NOT NULL"
+    return replace(_on_table(schema, table, "SELECT"), only_if=lambda _: is_there)
+
+
+def _on_function(schema: str, name: str, arguments: str = "") -> Need:
+    """Every role has this right, unless an administrator has taken it away."""
+    function = f"{schema}.{name}({arguments})"
+    held = (
+        "(SELECT has_function_privilege(pg_proc.oid, 'EXECUTE') FROM pg_proc"  # noqa: S608 - quoted
+        " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
+        f" WHERE nspname = {literal(schema)} AND proname = {literal(name)})"
+    )
+    return Need(
+        {"EXECUTE": held},
+        _granting(f"FUNCTION {function}"),
+        lambda role: f"NOT has_function_privilege({role}, '{function}', 'EXECUTE')",
+    )
+
+
+def _on_database(database: str, only_if: Callable[[str], str] | None = None) -> Need:
+    held = f"(SELECT has_database_privilege(oid, 'CONNECT') {_from_database(database)})"
+    return Need({"CONNECT": held}, _granting(f"DATABASE {quoted(database)}"), only_if)
+
+
+def _on_template(template: str) -> Iterator[Need]:
+    """Its size is asked, and roles other than its owner clone it; both once it has been loaded."""
+    is_there = f"EXISTS (SELECT {_from_database(template)})"
+    yield _on_database(template, lambda _: is_there)
+    yield Need(
+        {"IS_TEMPLATE": f"(SELECT datistemplate OR pg_has_role(datdba, 'USAGE') {_from_database(template)})"},
+        lambda privilege, _: f"ALTER DATABASE {quoted(template)} {privilege} true",
+        lambda _: is_there,
+    )
+
+
+def _member_of(role: str) -> Need:
+    held = f"(SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = {literal(role)})"  # noqa: S608 - quoted
+    return Need({quoted(role): held}, lambda privilege, to: f"GRANT {privilege} TO {to}")
+
+
+def _from_class(schema: str, table: str, join: str = "") -> str:
+    return (
+        f"FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace {join}"
+        f" WHERE nspname = {literal(schema)} AND relname = {literal(table)}"
+    )
+
+
+def _from_database(database: str) -> str:
+    return f"FROM pg_database WHERE datname = {literal(database)}"
