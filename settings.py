@@ -193,6 +193,11 @@ class Address(NamedTuple):
         return cls(",".join(hosts), ",".join(ports), unquote((url.path or "").strip("/")))
 
 
+def login_of(dsn: SecretStr) -> str:
+    """The role that `dsn` logs in as."""
+    return unquote(str(PostgresDsn(dsn.get_secret_value()).hosts()[0]["username"] or ""))
+
+
 class _SecretFiles(PydanticBaseSettingsSource):
     """A source of pydantic settings: the secrets that are in files."""
 

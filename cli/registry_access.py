@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from getpass import getuser
@@ -12,11 +12,11 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from databases.constants import INSUFFICIENT_PRIVILEGE
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
+from registry.rights.missing import MissingRightsError
 from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, AnySettings, InvalidSettingsError, load_settings
+from settings import DEFAULT_TENANT, AnySettings, InvalidSettingsError, Settings, load_settings
 
 _SETTINGS = ("ODS_ADMIN_DSN", "ODS_TENANTS")
 _UNDEFINED = {"42P01", "42703"}
@@ -75,7 +75,7 @@ class RegistryAccess:
         """
         engine = create_registry_engine(self.dsn, pool_size=1)
         try:
-            with _translate_errors():
+            with faults_translated():
                 yield engine
         finally:
             await engine.dispose()
@@ -91,6 +91,23 @@ def settings_of_environment() -> AnySettings:
         return load_settings()
     except InvalidSettingsError as error:
         raise CommandError(str(error)) from None
+
+
+def chosen_tenants(tenant: str | None) -> Mapping[str, Settings]:
+    """The settings of `tenant`, or of all tenants, by their names.
+
+    Raises:
+        CommandError: a variable is missing or has an unusable value, or there is no such tenant.
+    """
+    settings = settings_of_environment()
+    chosen = {
+        name: own
+        for name, own in settings.tenants.items()
+        if tenant is None or name.lower() == tenant.lower()
+    }
+    if not chosen:
+        raise CommandError(f"There is no tenant {tenant}; there are {', '.join(settings.tenants)}.")
+    return chosen
 
 
 def operator() -> str:
@@ -114,7 +131,12 @@ def _tenant(settings: AnySettings) -> str:
 
 
 @contextmanager
-def _translate_errors() -> Iterator[None]:
+def faults_translated() -> Iterator[None]:
+    """Turn faults of the registry into `CommandError`s.
+
+    Raises:
+        CommandError: the registry cannot be used.
+    """
     try:
         yield
     except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:
@@ -122,11 +144,11 @@ def _translate_errors() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MissingRightsError):
+        return str(error)
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
     if state in _UNDEFINED:
         return "The registry database is not up to date; run `ods migrate` first."
-    if state == INSUFFICIENT_PRIVILEGE:
-        return "The role of ODS_ADMIN_DSN may not do this; use that of the service."
     return (
         f"The registry database cannot be used ({type(error).__name__}); check ODS_ADMIN_DSN, or the"
         " admin_dsn of the tenant, and look at the log of its server."

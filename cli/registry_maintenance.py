@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.registry_access import settings_of_environment
+from cli.registry_access import chosen_tenants, settings_of_environment
 from embedded.errors import CommandError
 from embedded.registry import migrate
 from registry.connection_strings.encryption import Keyring
@@ -49,14 +49,11 @@ async def rotate_keys(tenant: str | None) -> KeyRotations:
         CommandError: a variable is missing or has an unusable value, or there is no such tenant.
     """
     settings = settings_of_environment()
-    names = [name for name in settings.tenants if tenant is None or name.lower() == tenant.lower()]
-    if not names:
-        raise CommandError(f"There is no tenant {tenant}; there are {', '.join(settings.tenants)}.")
     rotations: dict[str, Rotation] = {}
     faults = []
-    for name in names:
+    for name, own in chosen_tenants(tenant).items():
         try:
-            rotations[name] = await _rotate(settings.tenants[name])
+            rotations[name] = await _rotate(own)
         except CommandError as error:
             faults.append(_of_tenant(settings, name, error))
     return KeyRotations(settings.multi_tenant, rotations, faults)

@@ -1,0 +1,79 @@
+"""`ods grants`: what the service's role needs on registry and server, and what it lacks of that."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Tenant
+from cli.output import say
+from embedded.errors import CommandError
+
+if TYPE_CHECKING:
+    from registry.rights.script import Part
+    from settings import Settings
+
+Check = Annotated[bool, typer.Option("--check", help="Ask what is missing; exit 1 if anything is.")]
+
+
+def grants(*, check: Check = False, tenant: Tenant = None) -> None:
+    """Print the SQL that gives the service's role what it needs, for a database administrator."""
+    # Imported here: it takes half a second, which other commands need not wait for.
+    from cli.registry_access import chosen_tenants  # noqa: PLC0415
+    from registry.rights.script import script  # noqa: PLC0415
+
+    settings = chosen_tenants(tenant)
+    if not check:
+        parts = [part for own in settings.values() for part in parts_of(own)]
+        for line in script(parts):
+            say(line)
+        return
+    missing = {name: asyncio.run(_missing(own)) for name, own in settings.items()}
+    for name, statements in missing.items():
+        for statement in statements:
+            say(f"{statement};" if len(settings) == 1 else f"{statement}; -- tenant {name}")
+    if any(missing.values()):
+        raise typer.Exit(1)
+    say("The service's role has all rights that it needs.")
+
+
+def parts_of(settings: "Settings") -> "list[Part]":
+    """What the roles of a tenant's DSNs need, in the registry and on the server of its ODS databases."""
+    from registry.rights.needs import registry_needs, server_needs  # noqa: PLC0415 - as above
+    from registry.rights.script import Part  # noqa: PLC0415 - as above
+    from settings import Address, login_of  # noqa: PLC0415 - as above
+
+    registry = Address.of(settings.admin_dsn).database
+    maintenance = Address.of(settings.master_dsn).database
+    templates = settings.template_databases.values()
+    return [
+        Part("The registry", login_of(settings.admin_dsn), registry, registry_needs(registry)),
+        Part(
+            "The server of the ODS databases",
+            login_of(settings.master_dsn),
+            maintenance,
+            server_needs(maintenance, templates),
+        ),
+    ]
+
+
+async def _missing(settings: "Settings") -> list[str]:
+    from cli.registry_access import faults_translated  # noqa: PLC0415 - as above
+    from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
+    from databases.rights import missing_on_server  # noqa: PLC0415 - as above
+    from databases.server import Server  # noqa: PLC0415 - as above
+    from registry.rights.missing import missing_in_registry  # noqa: PLC0415 - as above
+    from registry.storage.engine import create_registry_engine  # noqa: PLC0415 - as above
+
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
+    server = Server(settings.master_dsn.get_secret_value())
+    try:
+        with faults_translated():
+            missing = await missing_in_registry(engine)
+        async with server.session() as session:
+            return missing + await missing_on_server(session, settings.template_databases.values())
+    except DatabaseFaultError as fault:
+        raise CommandError(fault.reason) from None
+    finally:
+        await engine.dispose()
+        await server.close()

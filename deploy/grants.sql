@@ -1,0 +1,42 @@
+-- What the service needs as the role ods_service, and no more: for psql, as a superuser.
+-- The role is there, and `ods migrate`, as the tables' owner, has made what they lacked.
+
+-- The registry
+\connect "EdFi_Admin"
+GRANT CONNECT ON DATABASE "EdFi_Admin" TO ods_service;
+GRANT USAGE ON SCHEMA adminapi TO ods_service;
+GRANT USAGE ON SCHEMA dbo TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstances TO ods_service;
+GRANT USAGE ON SEQUENCE dbo.odsinstances_odsinstanceid_seq TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstancecontexts TO ods_service;
+GRANT USAGE ON SEQUENCE dbo.odsinstancecontexts_odsinstancecontextid_seq TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstancederivatives TO ods_service;
+GRANT USAGE ON SEQUENCE dbo.odsinstancederivatives_odsinstancederivativeid_seq TO ods_service;
+GRANT SELECT ON dbo.apiclientodsinstances TO ods_service;
+GRANT SELECT, INSERT, UPDATE ON adminapi.dbinstances TO ods_service;
+GRANT SELECT, INSERT, UPDATE ON adminapi.jobstatuses TO ods_service;
+GRANT USAGE ON SEQUENCE adminapi.jobstatuses_id_seq TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.applications TO ods_service;
+GRANT USAGE ON SEQUENCE adminapi.applications_id_seq TO ods_service;
+GRANT SELECT, INSERT, DELETE ON adminapi.audit TO ods_service;
+GRANT SELECT, UPDATE ON adminapi.installation TO ods_service;
+GRANT SELECT, UPDATE ON adminapi.registration TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_service;
+GRANT SELECT ON adminapi.ods_migrations TO ods_service;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.utf16_order(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.utf16_order(text) TO ods_service; END IF; END $$;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
+DO $$ BEGIN IF to_regclass('dbo.applications') IS NOT NULL THEN GRANT SELECT ON dbo.applications TO ods_service; END IF; END $$;
+DO $$ BEGIN IF to_regclass('dbo.apiclients') IS NOT NULL THEN GRANT SELECT ON dbo.apiclients TO ods_service; END IF; END $$;
+DO $$ BEGIN IF to_regclass('dbo.applicationeducationorganizations') IS NOT NULL THEN GRANT SELECT ON dbo.applicationeducationorganizations TO ods_service; END IF; END $$;
+DO $$ BEGIN IF to_regclass('dbo.profileapplications') IS NOT NULL THEN GRANT SELECT ON dbo.profileapplications TO ods_service; END IF; END $$;
+
+-- The server of the ODS databases
+\connect "EdFi_Master"
+ALTER ROLE ods_service CREATEDB;
+GRANT pg_signal_backend TO ods_service;
+GRANT CONNECT ON DATABASE "EdFi_Master" TO ods_service;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
+DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Minimal_Template') THEN GRANT CONNECT ON DATABASE "EdFi_Ods_Minimal_Template" TO ods_service; END IF; END $$;
+DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Minimal_Template') THEN ALTER DATABASE "EdFi_Ods_Minimal_Template" IS_TEMPLATE true; END IF; END $$;
+DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Populated_Template') THEN GRANT CONNECT ON DATABASE "EdFi_Ods_Populated_Template" TO ods_service; END IF; END $$;
+DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Populated_Template') THEN ALTER DATABASE "EdFi_Ods_Populated_Template" IS_TEMPLATE true; END IF; END $$;

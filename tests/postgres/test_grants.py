@@ -1,0 +1,84 @@
+"""`ods grants`: what it prints is the file in deploy/, and its check names what is missing."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from embedded.postgres import EmbeddedPostgres
+from settings import Settings
+from tests import preloaded
+from tests.servers import environment, make_settings, make_tenant_settings, right_missing, session
+
+DEPLOYED = Path(__file__).parents[2] / "deploy" / "grants.sql"
+COMPOSED = {
+    "ODS_ADMIN_DSN": "postgresql://ods_service:a-password@postgres/EdFi_Admin",
+    "ODS_MASTER_DSN": "postgresql://ods_service:a-password@postgres/EdFi_Master",
+}
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    return make_settings(postgres, registry_dsn)
+
+
+async def ods_grants(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(preloaded.run, "cli", "grants", *options, env=variables)
+
+
+async def test_command_prints_the_deployed_file_when_the_names_are_those_of_the_composed_stack(
+    settings: Settings,
+) -> None:
+    run = await ods_grants(**(environment(settings) | COMPOSED))
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == DEPLOYED.read_text()
+
+
+async def test_check_is_content_when_the_role_owns_all(settings: Settings) -> None:
+    run = await ods_grants("--check", **environment(settings))
+
+    assert (run.returncode, run.stdout) == (0, "The service's role has all rights that it needs.\n")
+
+
+async def test_check_names_each_grant_when_rights_are_missing(
+    settings: Settings, postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    missing = "INSERT, DELETE ON adminapi.audit"
+    database = settings.admin_dsn.get_secret_value().rpartition("/")[2]
+    async with session(postgres.dsn(database)) as superuser, right_missing(admin):
+        await superuser.execute(f"REVOKE {missing} FROM ods_service")
+        try:
+            run = await ods_grants("--check", **environment(settings))
+        finally:
+            await superuser.execute(f"GRANT {missing} TO ods_service")
+
+    assert run.returncode == 1
+    assert run.stdout == f"GRANT {missing} TO ods_service;\nALTER ROLE ods_service CREATEDB;\n"
+
+
+async def test_check_names_the_tenant_when_there_are_several(
+    settings: Settings, admin: asyncpg.Connection
+) -> None:
+    several = environment(make_tenant_settings({"one": settings}))
+    other = settings.model_copy(update={"admin_dsn": settings.master_dsn})
+    both = environment(make_tenant_settings({"one": settings, "two": other}))
+    async with right_missing(admin):
+        run = await ods_grants("--check", "--tenant", "two", **both)
+        every = await ods_grants("--check", **both)
+
+    assert run.stdout == "ALTER ROLE ods_service CREATEDB;\n"
+    assert every.stdout.splitlines() == [
+        f"ALTER ROLE ods_service CREATEDB; -- tenant {name}" for name in ("one", "two")
+    ]
+    assert (await ods_grants("--check", "--tenant", "two", **several)).returncode == 1
+
+
+async def test_check_says_that_the_registry_is_away_when_it_is(settings: Settings) -> None:
+    away = {"ODS_ADMIN_DSN": "postgresql://ods_service:a-password@127.0.0.1:1/EdFi_Admin"}
+    run = await ods_grants("--check", **(environment(settings) | away))
+
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("Error: The registry database cannot be used")
