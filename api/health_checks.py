@@ -4,15 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from api.http.temporal_calls import answer_of
@@ -23,17 +21,7 @@ from databases.errors import DatabaseFaultError
 from logs import fault_name
 from registry.rights.missing import MissingRightsError, explanation
 from registry.storage.connecting import READ_ONLY
-from temporal import schedules
-
-_POLLER_MEMORY = timedelta(seconds=70)
-"""A poll lasts up to a minute, and Temporal remembers pollers for five: older ones are gone."""
-
-_MOST_INTERVALS = 3
-_GRACE = timedelta(seconds=10)
-"""What a pass may be late beyond that: where the interval is a second, not every delay is worth an alarm."""
-
-_WORKFLOWS = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-_ACTIVITIES = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+from temporal import liveness, schedules
 
 Faults = Mapping[str, str]
 """What is wrong with parts that answer, by their names; parts that are well are not in it."""
@@ -169,11 +157,7 @@ def _reachable(temporal: Client) -> Check:
 
 def _queues(temporal: Client, services: Services) -> Iterator[Check]:
     """Whether a worker polls the task queues of a tenant."""
-    for queue, kinds in (
-        (services.tenant.settings.registry_queue, (_WORKFLOWS, _ACTIVITIES)),
-        (services.tenant.settings.ddl_queue, (_ACTIVITIES,)),
-        (services.tenant.settings.refresh_queue, (_ACTIVITIES,)),
-    ):
+    for queue, kinds in liveness.task_queues(services.tenant.settings).items():
         name = f"taskQueue:{queue}"
         yield Check([name], partial(_unpolled, name, temporal, queue, kinds))
 
@@ -181,29 +165,17 @@ def _queues(temporal: Client, services: Services) -> Iterator[Check]:
 async def _unpolled(
     name: str, temporal: Client, queue: str, kinds: Sequence[TaskQueueType.ValueType]
 ) -> Faults:
-    polled = await answer_of(asyncio.gather(*(_has_poller(temporal, queue, kind) for kind in kinds)))
+    asked = (liveness.pollers(temporal, queue, kind) for kind in kinds)
+    polled = await answer_of(asyncio.gather(*asked))
     return {} if all(polled) else {name: "No worker polls it."}
-
-
-async def _has_poller(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
-    described = await temporal.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=temporal.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
-        )
-    )
-    oldest = datetime.now(UTC) - _POLLER_MEMORY
-    return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in described.pollers)
 
 
 def _passes(temporal: Client, tenants: Tenancy) -> Check:
     """Whether the passes that finish what was left have run lately, of all tenants by one question."""
     intervals = {
-        schedules.schedule_id(services.tenant.name, name): timedelta(seconds=interval)
+        schedules.schedule_id(services.tenant.name, name): interval
         for services in tenants
-        for name, interval in (
-            (schedules.PENDING_SWEEP, services.tenant.settings.sweep_interval),
-            (schedules.RECONCILE, services.tenant.settings.reconcile_interval),
-        )
+        for name, interval in liveness.pass_intervals(services.tenant.settings).items()
     }
 
     async def find() -> Faults:
@@ -220,8 +192,7 @@ def _late(run: schedules.LastRun | None, interval: timedelta) -> str | None:
         return "It has no schedule yet: a worker makes it when it starts."
     if run.at is None:
         return "It has not run yet."
-    age = datetime.now(UTC) - run.at
-    if age <= _MOST_INTERVALS * interval + _GRACE:
+    if (age := liveness.lateness(run.at, interval)) is None:
         return None
     last = f"It last ran {age.total_seconds():.0f} s ago"
     return f"{last}: its schedule is paused." if run.is_paused else f"{last}: see the schedule in Temporal."

@@ -40,14 +40,22 @@ async def register_search_attributes(client: Client) -> None:
         )
 
 
-async def _add_missing(client: Client) -> None:
+async def missing_search_attributes(client: Client) -> dict[str, IndexedValueType.ValueType]:
+    """The search attributes that the namespace lacks, with their types.
+
+    Raises:
+        temporalio.service.RPCError: Temporal cannot be reached, or the service may not ask.
+    """
     listed = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    missing = {
+    return {
         name: kind for name, kind in SEARCH_ATTRIBUTE_TYPES.items() if name not in listed.custom_attributes
     }
-    if missing:
+
+
+async def _add_missing(client: Client) -> None:
+    if missing := await missing_search_attributes(client):
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
         )

@@ -1,20 +1,18 @@
 """Calls to Temporal that a request waits for, with a time limit."""
 
-import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.http.problems import ProblemError
+from temporal.calls import answer_within
 
 TIMEOUT = 2.0
 """Seconds after which Temporal counts as away."""
 
 FAULTS = (RPCError, RuntimeError, ValueError, TimeoutError)
 """What a call raises if Temporal refuses, cannot be reached, has an impossible address, does not answer."""
-
-_DISCONNECT_SECONDS = 0.2
 
 _Result = TypeVar("_Result")
 
@@ -25,14 +23,7 @@ async def answer_of(call: Awaitable[_Result]) -> _Result:
     Raises:
         TimeoutError: it does not answer within two seconds.
     """
-    try:
-        async with asyncio.timeout(TIMEOUT):  # wait_for loses a cancellation that comes with the answer
-            return await call
-    except (TimeoutError, asyncio.CancelledError):
-        # A connection attempt that was cancelled still reports to the interpreter, and crashes the process
-        # if that is gone. This call, which a shutdown waits for, outlasts it.
-        await asyncio.sleep(_DISCONNECT_SECONDS)
-        raise
+    return await answer_within(call, TIMEOUT)
 
 
 async def require_begun(request: Awaitable[None], unscheduled: str) -> None:

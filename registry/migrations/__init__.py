@@ -33,9 +33,14 @@ async def upgrade(dsn: str) -> None:
         await engine.dispose()
 
 
+def revisions() -> list[str]:
+    """The revisions of the registry's tables, the newest first."""
+    scripts = ScriptDirectory.from_config(_config())
+    return [script.revision for script in scripts.walk_revisions()]
+
+
 def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config = _config()
     config.attributes["connection"] = connection
     shared_table.lock(connection)
     status_words.create_functions(connection)
@@ -49,3 +54,9 @@ def _upgrade(connection: Connection) -> None:
 def _is_behind(config: Config, connection: Connection) -> bool:
     done = MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()
     return set(done) != set(ScriptDirectory.from_config(config).get_heads())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config

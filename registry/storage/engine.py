@@ -16,6 +16,9 @@ from sqlalchemy.util import await_only
 from registry.storage.connecting import connect, ends_sessions, question, require_usable
 from secret_files import DsnSource, current
 
+POOL_SIZE = 10
+"""Connections to a registry that one process opens at most, beside those for refreshes."""
+
 _CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection: that a registry cannot be reached is reported soon."""
 _STATEMENT_TIMEOUT = 10
@@ -34,7 +37,7 @@ _Row = TypeVar("_Row")
 
 
 def create_registry_engine(
-    dsn: DsnSource, pool_size: int = 10, statement_timeout: float | None = _STATEMENT_TIMEOUT
+    dsn: DsnSource, pool_size: int = POOL_SIZE, statement_timeout: float | None = _STATEMENT_TIMEOUT
 ) -> AsyncEngine:
     """A pool of connections to a registry.
 

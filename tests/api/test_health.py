@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 
-from api import health, health_checks
+from api import health
 from api.health_checks import Check, HealthStatus
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
-from temporal import schedules
+from temporal import liveness, schedules
 from tests import registries
 from tests.api.server import Server
 from tests.api.service import NOBODY, client_of, running
@@ -160,8 +160,8 @@ async def test_pass_is_degraded_when_it_is_late_or_was_never_scheduled(
 
             await wait_until(have_run, 10)
             await own_temporal.get_schedule_handle(schedules.RECONCILE).pause()
-            monkeypatch.setattr(health_checks, "_MOST_INTERVALS", 0)
-            monkeypatch.setattr(health_checks, "_GRACE", timedelta(seconds=0.5))
+            monkeypatch.setattr(liveness, "_MOST_INTERVALS", 0)
+            monkeypatch.setattr(liveness, "_GRACE", timedelta(seconds=0.5))
 
             async def is_late() -> bool:
                 return str((await details(client))["pass:reconcile"]).endswith(
