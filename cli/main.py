@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import audit, clients, edorgs, grants, installation, instance, job, keys, registration, spares
+from cli import (
+    audit,
+    clients,
+    doctor,
+    edorgs,
+    grants,
+    installation,
+    instance,
+    job,
+    keys,
+    registration,
+    spares,
+)
 from cli.api_access import connect
 from cli.options import (
     DEFAULT_API_PORT,
@@ -54,6 +66,7 @@ _commands.add_typer(registration.app, name="registration", help="Let API clients
 _commands.add_typer(keys.app, name="keys", help="Change the keys of the service.")
 _commands.command()(audit.audit)
 _commands.command()(grants.grants)
+_commands.command()(doctor.doctor)
 _commands.command()(spares.spares)
 
 

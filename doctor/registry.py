@@ -1,0 +1,131 @@
+"""The registry: rights, tables, migrations, stored connection strings, and jobs that wait for too long."""
+
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+
+from doctor.findings import Finding, fault, ok, warning
+from doctor.postgres import Examine, one_row
+from registry.connection_strings.encryption import Keyring, UndecipherableError
+from registry.migrations import revisions
+from registry.rights.missing import missing_grants
+from registry.rights.needs import registry_needs
+from registry.storage.models import Base
+from settings import Settings
+
+_GRACE_SECONDS = 60
+"""What a job may wait beyond the interval of the sweep, which starts what was not started at once."""
+_NAMED_AT_MOST = 10
+
+_TABLES = """
+SELECT nspname || '.' || relname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relkind IN ('r', 'p', 'v') AND nspname IN ('dbo', 'adminapi', 'public')
+"""
+_OTHER_PRODUCTS = {
+    "the ODS/API": {"dbo.applications", "dbo.apiclients"},
+    "an Admin API": {"public.DeployJournal", "adminapi.odsinstancemanages"},
+}
+"""Products that may have tables in the registry as well, by the names of some of these."""
+
+_STRINGS = """
+SELECT 'ODS instance ' || odsinstanceid AS name, connectionstring AS text FROM dbo.odsinstances
+WHERE connectionstring IS NOT NULL
+UNION ALL
+SELECT 'derivative ' || odsinstancederivativeid, connectionstring FROM dbo.odsinstancederivatives
+WHERE connectionstring IS NOT NULL
+"""
+_WAITING = """
+SELECT count(*) AS jobs, extract(epoch FROM max(timezone('utc', now()) - createdat))::int8 AS longest
+FROM adminapi.jobstatuses
+WHERE status = 'Pending' AND createdat < timezone('utc', now()) - make_interval(secs => $1)
+"""
+
+
+def registry_parts(subject: str, database: str, settings: Settings) -> list[tuple[str, Examine]]:
+    """What there is to examine in a registry.
+
+    Args:
+        subject: what the registry is called.
+        database: the name of its database.
+        settings: those of the tenant.
+    """
+
+    async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
+        return of_rights(f"{subject}: rights", await missing_grants(session, registry_needs(database)))
+
+    async def tables(session: asyncpg.Connection) -> Sequence[Finding]:
+        names = {row["name"] for row in await session.fetch(_TABLES)}
+        return [_tables(f"{subject}: tables", names)]
+
+    async def migrations(session: asyncpg.Connection) -> Sequence[Finding]:
+        revision = await session.fetchval("SELECT version_num FROM adminapi.ods_migrations")
+        return [_migrations(f"{subject}: migrations", revision)]
+
+    async def strings(session: asyncpg.Connection) -> Sequence[Finding]:
+        rows = {row["name"]: row["text"] for row in await session.fetch(_STRINGS)}
+        return [_strings(f"{subject}: encryption", rows, Keyring(settings.encryption_keys))]
+
+    async def waiting(session: asyncpg.Connection) -> Sequence[Finding]:
+        row = await one_row(session, _WAITING, settings.sweep_interval + _GRACE_SECONDS)
+        return [_waiting(f"{subject}: jobs", row)]
+
+    return [
+        (f"{subject}: rights", rights),
+        (f"{subject}: tables", tables),
+        (f"{subject}: migrations", migrations),
+        (f"{subject}: encryption", strings),
+        (f"{subject}: jobs", waiting),
+    ]
+
+
+def of_rights(subject: str, grants: Sequence[str]) -> list[Finding]:
+    """A finding for each right that is missing."""
+    if not grants:
+        return [ok(subject, "The service's role has all that it needs")]
+    return [fault(subject, "The service's role lacks a right", f"{grant};") for grant in grants]
+
+
+def _tables(subject: str, names: set[str]) -> Finding:
+    missing = sorted(Base.metadata.tables.keys() - names)
+    if missing:
+        words = f"{len(missing)} are missing: {', '.join(missing[:_NAMED_AT_MOST])}"
+        return fault(subject, words, "ods migrate")
+    products = [product for product, marks in _OTHER_PRODUCTS.items() if marks & names]
+    beside = " and ".join(products) or "no other product"
+    return ok(subject, f"All {len(Base.metadata.tables)} are there, beside those of {beside}")
+
+
+def _migrations(subject: str, revision: str | None) -> Finding:
+    known = revisions()
+    if revision == known[0]:
+        return ok(subject, f"The tables are up to date, at revision {revision}")
+    if revision is not None and revision not in known:
+        words = f"A newer version of the service has migrated the registry, to revision {revision}"
+        return fault(subject, words, "install that version, or a newer one")
+    pending = len(known) if revision is None else known.index(revision)
+    return fault(subject, f"{pending} migrations are pending, up to revision {known[0]}", "ods migrate")
+
+
+def _strings(subject: str, rows: Mapping[str, str], keys: Keyring) -> Finding:
+    earlier, unreadable = 0, []
+    for name, text in rows.items():
+        try:
+            earlier += keys.renewed(text) is not None
+        except UndecipherableError:
+            unreadable.append(name)
+    if unreadable:
+        words = (
+            f"{len(unreadable)} of {len(rows)} connection strings cannot be read with any key:"
+            f" {', '.join(unreadable[:_NAMED_AT_MOST])}"
+        )
+        return fault(subject, words, "ODS_ENCRYPTION_KEY_PREVIOUS=<the key before> ods keys rotate")
+    if earlier:
+        return warning(subject, f"{earlier} of {len(rows)} have an earlier key", "ods keys rotate")
+    return ok(subject, f"ODS_ENCRYPTION_KEY reads all {len(rows)} connection strings")
+
+
+def _waiting(subject: str, row: asyncpg.Record) -> Finding:
+    if not row["jobs"]:
+        return ok(subject, "None has waited for longer than a sweep takes to start it")
+    words = f"{row['jobs']} have waited to be started, the longest for {row['longest']} s"
+    return fault(subject, words, "ods sweep")

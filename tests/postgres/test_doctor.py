@@ -1,0 +1,333 @@
+"""`ods doctor` on real faults of registry and server: it names each, and a command that mends it."""
+
+import asyncio
+import base64
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from doctor.examination import examine
+from doctor.findings import Finding, Level
+from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import encrypt
+from settings import Settings
+from tests import preloaded
+from tests.ods import add_ods_instance, connection_string
+from tests.servers import (
+    MINIMAL_TEMPLATE,
+    NUMBERS,
+    SERVICE_PASSWORD,
+    environment,
+    make_settings,
+    make_tenant_settings,
+    service_dsn,
+    session,
+)
+
+NOBODY = "127.0.0.1:1"
+"""An address that refuses connections."""
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """Settings of an installation without faults, but that Temporal is away."""
+    return make_settings(
+        postgres, registry_dsn, instance_connection_string=connection_string(postgres.port, "any")
+    )
+
+
+@pytest.fixture(autouse=True)
+def temporal_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", NOBODY)
+
+
+@pytest.fixture
+async def superuser(postgres: EmbeddedPostgres, registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session of a superuser on the registry, where commands of the doctor are run."""
+    async with session(postgres.dsn(registry_dsn.rpartition("/")[2])) as connection:
+        yield connection
+
+
+async def complaints(settings: Settings) -> list[Finding]:
+    """Everything of registry and server that is not well; crash safety is off in tests."""
+    return [
+        finding
+        for finding in await examine(settings)
+        if finding.level is not Level.OK
+        and not finding.subject.startswith("temporal")
+        and finding.subject not in {"server: fsync", "server: full_page_writes"}
+    ]
+
+
+async def complaint(settings: Settings, subject: str, words: str) -> str:
+    """The remedy for the one thing that is not well."""
+    (found,) = [one for one in await complaints(settings) if not one.found.startswith("Not examined")]
+    assert found.subject == subject
+    assert words in found.found
+    assert found.remedy is not None
+    return found.remedy
+
+
+async def test_nothing_is_wrong_when_all_is_there(settings: Settings) -> None:
+    assert await complaints(settings) == []
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that SQL makes and that the doctor's own command mends.
+
+    Attributes:
+        making: the statement that makes it.
+        subject: what the doctor says is not well.
+        words: a part of what it says of it.
+        remedy: the command; `…` in it stands for the service's password.
+    """
+
+    making: str
+    subject: str
+    words: str
+    remedy: str
+
+
+FAULTS = [
+    Fault(
+        f"ALTER ROLE {seeding.SERVICE_ROLE} PASSWORD 'another'",
+        "registry",
+        "refuses the login of the role ods_service",
+        "ALTER ROLE ods_service LOGIN PASSWORD '…'",
+    ),
+    Fault(
+        'ALTER DATABASE "{registry}" SET default_transaction_read_only = on',
+        "registry",
+        "is read-only",
+        'ALTER DATABASE "{registry}" RESET default_transaction_read_only;',
+    ),
+    Fault(
+        "REVOKE INSERT, DELETE ON dbo.odsinstancecontexts FROM ods_service",
+        "registry: rights",
+        "lacks a right",
+        "GRANT INSERT, DELETE ON dbo.odsinstancecontexts TO ods_service;",
+    ),
+    Fault(
+        "ALTER ROLE ods_service NOCREATEDB",
+        "server: rights",
+        "lacks a right",
+        "ALTER ROLE ods_service CREATEDB;",
+    ),
+    Fault(
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true',
+        "server: template Minimal",
+        "accepts connections",
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS false;',
+    ),
+    Fault(
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" IS_TEMPLATE false',
+        "server: template Minimal",
+        "not marked as a template",
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" IS_TEMPLATE true;',
+    ),
+    Fault(
+        "ALTER ROLE ods_service CONNECTION LIMIT 30",
+        "server: connections",
+        "30 may be open",
+        "ALTER ROLE ods_service CONNECTION LIMIT -1;",
+    ),
+    Fault(
+        "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half_dropped'",
+        "server: database half_dropped",
+        "A DROP of it was interrupted",
+        "DROP DATABASE half_dropped;",
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.remedy[:40])
+async def test_fault_is_named_and_mended_by_the_command_when_it_is_run(
+    settings: Settings, superuser: asyncpg.Connection, registry_dsn: str, fault: Fault
+) -> None:
+    registry = registry_dsn.rpartition("/")[2]
+    if "half_dropped" in fault.making:
+        await superuser.execute("CREATE DATABASE half_dropped")
+    await superuser.execute(fault.making.replace("{registry}", registry))
+    expected = fault.remedy.replace("{registry}", registry)
+    try:
+        found = await examine(settings)
+    finally:
+        # Run whatever was found, so that the next test finds all well.
+        await superuser.execute(expected.replace("…", SERVICE_PASSWORD))
+    (named,) = [
+        one for one in found if one.subject == fault.subject and one.level is not Level.OK and one.remedy
+    ]
+    assert fault.words in named.found
+    assert (named.remedy or "").startswith(expected)
+    assert await complaints(settings) == []
+
+
+async def test_address_is_named_when_the_server_is_away(settings: Settings) -> None:
+    away = SecretStr("postgresql://ods_service:hidden@127.0.0.1:1/postgres")
+    remedy = await complaint(
+        settings.model_copy(update={"master_dsn": away}), "server", "127.0.0.1:1, database postgres cannot"
+    )
+    assert remedy.startswith("pg_isready --host 127.0.0.1 --port 1;")
+    assert "ODS_MASTER_DSN" in remedy
+
+
+async def test_database_is_named_when_the_registry_does_not_exist(
+    settings: Settings, postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    name = f"missing_{next(NUMBERS)}"
+    bare = settings.model_copy(update={"admin_dsn": SecretStr(service_dsn(postgres, name))})
+    remedy = await complaint(bare, "registry", f"The database {name} does not exist")
+    created, _, rest = remedy.partition(";")
+    assert "ODS_ADMIN_DSN" in rest
+    await admin.execute(f"{created} OWNER ods_service")
+    try:
+        found = {one.subject: one.remedy for one in await complaints(bare) if one.level is Level.FAULT}
+        assert found["registry: tables"] == "ods migrate"
+        run = await asyncio.to_thread(preloaded.run, "cli", "migrate", env=environment(bare))
+        assert run.returncode == 0, run.stderr
+        assert await complaints(bare) == []
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def test_template_is_named_when_it_is_missing(settings: Settings) -> None:
+    missing = settings.model_copy(update={"sample_template": "EdFi_Ods_No_Template"})
+    remedy = await complaint(missing, "server: template Sample", '"EdFi_Ods_No_Template" does not exist')
+    assert remedy.startswith('createdb "EdFi_Ods_No_Template"')
+
+
+async def test_rows_are_named_when_another_key_has_encrypted_them(
+    settings: Settings, rows: asyncpg.Connection
+) -> None:
+    earlier = bytes(32)
+    added = await add_ods_instance(rows, "North", None)
+    await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", encrypt("host=h", earlier))
+
+    remedy = await complaint(settings, "registry: encryption", f"with any key: ODS instance {added}")
+    assert re.fullmatch(r"ODS_ENCRYPTION_KEY_PREVIOUS=<.*> ods keys rotate", remedy)
+    key = {"ODS_ENCRYPTION_KEY_PREVIOUS": base64.b64encode(earlier).decode()}
+    variables = environment(settings) | key
+    run = await asyncio.to_thread(preloaded.run, "cli", "keys", "rotate", env=variables)
+    assert run.returncode == 0, run.stderr
+    assert await complaints(settings) == []
+
+
+async def test_login_is_named_when_the_ods_api_cannot_log_in(
+    settings: Settings, rows: asyncpg.Connection, postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    role = f"ods_api_{next(NUMBERS)}"
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'another'")
+    string = f"host=127.0.0.1;port={postgres.port};username={role};password=expected"
+    wrong = settings.model_copy(update={"instance_connection_string": SecretStr(string)})
+    await rows.execute(
+        "INSERT INTO adminapi.dbinstances (name, status, databasetemplate, databasename, operation)"
+        " VALUES ('North', 'Completed', 'Minimal', 'postgres', 'Create')"
+    )
+    try:
+        remedy = await complaint(wrong, "connection string of the ODS/API", "the database postgres")
+        assert remedy.startswith(f"ALTER ROLE {role} LOGIN PASSWORD '…';")
+        await admin.execute(remedy.partition(";")[0].replace("…", "expected"))
+        assert await complaints(wrong) == []
+    finally:
+        await admin.execute(f"DROP ROLE {role}")
+
+
+async def test_jobs_are_counted_when_they_wait_for_longer_than_a_sweep(
+    settings: Settings, rows: asyncpg.Connection
+) -> None:
+    await rows.execute(
+        "INSERT INTO adminapi.jobstatuses (jobid, status, createdat)"
+        " VALUES ('a job', 'Pending', timezone('utc', now()) - interval '1 day')"
+    )
+    assert await complaint(settings, "registry: jobs", "1 have waited") == "ods sweep"
+
+
+async def test_installation_is_named_when_the_registry_is_a_copy(
+    settings: Settings, rows: asyncpg.Connection
+) -> None:
+    before = await rows.fetchrow("SELECT registrysystem, registrydatabase FROM adminapi.installation")
+    await rows.execute("UPDATE adminapi.installation SET registrysystem = '7', serversystem = '7'")
+    try:
+        remedy = await complaint(settings, "installation", "This registry was copied or moved")
+        assert remedy == "ods installation confirm"
+        command = [*remedy.split()[1:], "--yes"]
+        run = await asyncio.to_thread(preloaded.run, "cli", *command, env=environment(settings))
+        assert run.returncode == 0, run.stderr
+        assert await complaints(settings) == []
+    finally:
+        assert before is not None
+        await rows.execute(
+            "UPDATE adminapi.installation SET registrysystem = $1, serversystem = NULL", *before[:1]
+        )
+
+
+async def test_nothing_is_changed_when_the_doctor_examines(
+    settings: Settings, rows: asyncpg.Connection, admin: asyncpg.Connection
+) -> None:
+    async def state() -> list[object]:
+        registry = await rows.fetch("SELECT * FROM adminapi.installation")
+        return [
+            registry,
+            await admin.fetch("SELECT datname, datconnlimit, datacl FROM pg_database ORDER BY 1"),
+        ]
+
+    before = await state()
+    await examine(settings)
+    assert await state() == before
+
+
+@pytest.mark.timed
+async def test_examination_ends_in_time_when_no_server_answers(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{port}")
+        dsn = SecretStr(f"postgresql://ods_service:hidden@127.0.0.1:{port}/postgres")
+        away = settings.model_copy(update={"admin_dsn": dsn, "master_dsn": dsn})
+        started = time.monotonic()
+        found = await examine(away)
+        took = time.monotonic() - started
+    faults = [one.subject for one in found if one.level is Level.FAULT]
+    assert faults == ["registry", "server", "temporal"]
+    assert "hidden" not in str(found)
+    assert took < 20
+
+
+async def test_tenant_is_named_when_the_registry_of_one_is_away(settings: Settings) -> None:
+    away = settings.model_copy(
+        update={"admin_dsn": SecretStr("postgresql://ods_service:hidden@127.0.0.1:1/EdFi_Admin")}
+    )
+    several = make_tenant_settings({"one": settings, "two": away})
+    found = [one for one in await examine(several) if one.level is Level.FAULT]
+    assert [one.subject for one in found] == ["two: registry", "temporal"]
+    assert (found[0].remedy or "").endswith("correct admin_dsn in ODS_TENANTS")
+
+
+async def test_command_fails_and_tells_each_line_when_something_is_wrong(settings: Settings) -> None:
+    variables = environment(settings) | {"TEMPORAL_ADDRESS": NOBODY, "ODS_TYPO": "7"}
+    run = await asyncio.to_thread(preloaded.run, "cli", "doctor", env=variables)
+
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "\n✓ registry: tables: All " in run.stdout
+    assert "\n! variable ODS_TYPO: No setting has this name\n    unset ODS_TYPO\n" in run.stdout
+    assert f"\n✗ temporal: {NOBODY} cannot be reached\n    temporal operator cluster health" in run.stdout
+    for secret in (SERVICE_PASSWORD, settings.encryption_key.get_secret_value()):
+        assert secret not in run.stdout
+
+
+async def test_command_names_each_setting_when_they_cannot_be_used(settings: Settings) -> None:
+    variables = environment(settings) | {"ODS_ENCRYPTION_KEY": "short", "ODS_SPARES": "many"}
+    run = await asyncio.to_thread(preloaded.run, "cli", "doctor", env=variables)
+
+    assert run.returncode == 1
+    assert [line for line in run.stdout.splitlines() if line.startswith("✗ settings: ODS_SPARES: ")]
+    assert [line for line in run.stdout.splitlines() if line.startswith("✗ settings: ODS_ENCRYPTION_KEY: ")]
