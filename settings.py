@@ -11,7 +11,7 @@ import binascii
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -44,6 +44,8 @@ SECRETS = (
 """The settings that may be in files."""
 _PREFIX = "ODS_"
 _FILE = "_file"
+
+_DATABASE_PRIVILEGES = {"CONNECT", "CREATE", "TEMPORARY"}
 
 _SCHEMES = {"postgresql", "postgres"}
 _POSTGRES_PORT = 5432
@@ -105,6 +107,25 @@ def _database_name(value: str) -> str:
     if not 1 <= len(value.encode()) <= MAX_DATABASE_NAME_BYTES:
         raise ValueError(f"must have 1 to {MAX_DATABASE_NAME_BYTES} bytes")
     return value
+
+
+def _role_grants(value: str) -> str:
+    for role, privileges in _grants(value):
+        words = {word.strip().upper() for word in privileges.split(",")}
+        if not role or role.upper() == "PUBLIC" or not words <= _DATABASE_PRIVILEGES:
+            raise ValueError(
+                "must look like ods_api: CONNECT, TEMPORARY; reports: CONNECT, with roles that are not PUBLIC"
+                f" and the privileges {', '.join(sorted(_DATABASE_PRIVILEGES))}"
+            )
+    return value
+
+
+def _grants(value: str) -> Iterator[tuple[str, str]]:
+    """Each role in the value of ODS_DATABASE_GRANTS, with its privileges."""
+    for part in value.split(";"):
+        if part.strip():
+            role, _, privileges = part.rpartition(":")
+            yield role.strip(), privileges.strip()
 
 
 def _web_address(value: str) -> str:
@@ -174,6 +195,8 @@ Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_40
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
+RoleName = Annotated[str, AfterValidator(_database_name)]
+RoleGrants = Annotated[str, AfterValidator(_role_grants)]
 _Unused = Annotated[None, BeforeValidator(_unused)]
 
 
@@ -422,6 +445,14 @@ class Settings(ServiceSettings):
         default="EdFi_Ods_Populated_Template", description="Database behind the template `Sample`."
     )
 
+    database_owner: RoleName | None = Field(
+        default=None, description="Role that new databases are given to; by default, the service's."
+    )
+    database_grants: RoleGrants | None = Field(
+        default=None,
+        description="Privileges on new databases beside those on the template: `ods_api: CONNECT; other: …`.",
+    )
+
     security_database: DatabaseName = Field(
         default="EdFi_Security",
         description="Security database of the ODS/API, beside the registry; `/v2/tenants` names it.",
@@ -451,6 +482,11 @@ class Settings(ServiceSettings):
     def refresh_queue(self) -> str:
         """Task queue of the activities that read ODS databases, whose servers may not answer."""
         return f"{self.task_queue}-refresh"
+
+    @property
+    def granted(self) -> tuple[tuple[str, str], ...]:
+        """Roles that get privileges on new databases, each with those privileges."""
+        return tuple(_grants(self.database_grants or ""))
 
     @property
     def template_databases(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from databases.errors import DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
+from databases.publishing import DatabaseAccess
 from logs import fault_name
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
@@ -157,12 +158,14 @@ class DatabaseActivities:
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         installation = await self._tenant.jobs.installation.require_confirmed()
+        settings = self._tenant.settings
         return CloneRequest(
             owner_of(job),
-            self._tenant.settings.template_databases[job.template],
+            settings.template_databases[job.template],
             job.database,
-            self._tenant.settings.clone_strategy,
+            settings.clone_strategy,
             installation.id if self._refill else None,
+            DatabaseAccess(settings.database_owner, settings.granted),
         )
 
     async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:

@@ -52,7 +52,7 @@ def parts_of(settings: "Settings") -> "list[Part]":
             "The server of the ODS databases",
             login_of(settings.master_dsn),
             maintenance,
-            server_needs(maintenance, templates),
+            server_needs(maintenance, templates, settings.database_owner),
         ),
     ]
 
@@ -71,7 +71,8 @@ async def _missing(settings: "Settings") -> list[str]:
         with faults_translated():
             missing = await missing_in_registry(engine)
         async with server.session() as session:
-            return missing + await missing_on_server(session, settings.template_databases.values())
+            templates = settings.template_databases.values()
+            return missing + await missing_on_server(session, templates, settings.database_owner)
     except DatabaseFaultError as fault:
         raise CommandError(fault.reason) from None
     finally:

@@ -1,8 +1,8 @@
 """Making an instance's database: clone the template or claim a spare, publish, verify.
 
 Everything here runs on a session that holds the instance's fence, and is safe to repeat after any
-interruption. A clone is made under a private name; in one transaction it then gets the instance's mark, is
-opened and renamed, which is what "publish" means.
+interruption. A clone is made under a private name; then it is published: in one transaction, it is marked as
+the instance's, gets the privileges and settings of its template, and is opened and renamed.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from databases.dropping import drop_found_staging, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.lookup import choose, find, require_usable
 from databases.ownership import Owner
+from databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
 from databases.rights import grants_named
 from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark
@@ -53,7 +54,8 @@ class Copy:
 class CloneRequest:
     """What shall be made: database `database` as a copy of `template`.
 
-    With an `installation`, one of its spares may be claimed instead of cloning.
+    With an `installation`, one of its spares may be claimed instead of cloning. `access` says who may use it,
+    beside those who may use the template.
     """
 
     owner: Owner
@@ -61,6 +63,7 @@ class CloneRequest:
     database: str
     strategy: CloneStrategy
     installation: str | None = None
+    access: DatabaseAccess = AS_TEMPLATE
 
     @property
     def copy(self) -> Copy:
@@ -209,17 +212,11 @@ def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
 
 
 async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
-    """Mark, open and rename a clone in one transaction: all of it happens, or nothing."""
+    publication = Publication(
+        request.template, private_name, request.owner.comment, request.database, request.access
+    )
     try:
-        await execute(
-            session,
-            "COMMENT ON DATABASE %1$I IS %2$L;"
-            " ALTER DATABASE %1$I ALLOW_CONNECTIONS true;"
-            " ALTER DATABASE %1$I RENAME TO %3$I",
-            private_name,
-            request.owner.comment,
-            request.database,
-        )
+        await publish(session, publication)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:
             raise

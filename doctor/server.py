@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.publishing import settings_left_out
 from databases.rights import missing_on_server
 from doctor.findings import Finding, fault, ok, warning
 from doctor.postgres import Examine, one_row
@@ -15,7 +16,7 @@ from settings import CloneStrategy, Settings
 _MEGABYTE = 1024 * 1024
 
 _TEMPLATES = """
-SELECT datname AS name, datallowconn AS open, datistemplate AS template,
+SELECT datname AS name, quote_ident(current_user) AS role, datallowconn AS open, datistemplate AS template,
        CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END AS bytes,
        (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid) AS sessions
 FROM pg_database WHERE datname = ANY ($1::text[])
@@ -48,14 +49,17 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
     templates = settings.template_databases
 
     async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
-        return of_rights(f"{subject}: rights", await missing_on_server(session, templates.values()))
+        grants = await missing_on_server(session, templates.values(), settings.database_owner)
+        return of_rights(f"{subject}: rights", grants)
 
     async def each_template(session: asyncpg.Connection) -> Sequence[Finding]:
         found = {row["name"]: row for row in await session.fetch(_TEMPLATES, list(templates.values()))}
         return [
             finding
             for word, name in templates.items()
-            for finding in _template(f"{subject}: template {word}", name, found.get(name))
+            for finding in _template(
+                f"{subject}: template {word}", name, found.get(name), await settings_left_out(session, name)
+            )
         ]
 
     async def invalid(session: asyncpg.Connection) -> Sequence[Finding]:
@@ -92,7 +96,9 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
     ]
 
 
-def _template(subject: str, name: str, row: asyncpg.Record | None) -> Iterator[Finding]:
+def _template(
+    subject: str, name: str, row: asyncpg.Record | None, left_out: Sequence[str]
+) -> Iterator[Finding]:
     database = quoted(name)
     if row is None:
         yield fault(
@@ -114,6 +120,9 @@ def _template(subject: str, name: str, row: asyncpg.Record | None) -> Iterator[F
     if not row["template"]:
         words = "It is not marked as a template: only its owner may clone it"
         yield warning(subject, words, f"ALTER DATABASE {database} IS_TEMPLATE true;")
+    for parameter in left_out:
+        words = f"New databases do not get its setting {parameter}: the service's role may not set it"
+        yield warning(subject, words, f"GRANT SET ON PARAMETER {parameter} TO {row['role']};")
 
 
 def _room(subject: str, row: asyncpg.Record, sessions: int) -> Finding:

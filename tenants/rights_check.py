@@ -21,12 +21,16 @@ class RightsCheck:
         engine: connections to the registry.
         server: the server of the ODS databases.
         templates: the databases that are cloned.
+        owner: the role that new databases are given to, if they are.
     """
 
-    def __init__(self, engine: AsyncEngine, server: Server, templates: Collection[str]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, server: Server, templates: Collection[str], owner: str | None
+    ) -> None:
         self._engine = engine
         self._server = server
         self._templates = templates
+        self._owner = owner
         self._complete_until = 0.0
 
     async def missing(self) -> list[str]:
@@ -44,7 +48,7 @@ class RightsCheck:
         missing = await missing_in_registry(self._engine)
         try:
             async with self._server.session() as session:
-                missing += await missing_on_server(session, self._templates)
+                missing += await missing_on_server(session, self._templates, self._owner)
         except DatabaseFaultError:
             return missing
         if not missing:

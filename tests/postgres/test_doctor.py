@@ -88,12 +88,14 @@ class Fault:
         subject: what the doctor says is not well.
         words: a part of what it says of it.
         remedy: the command; `…` in it stands for the service's password.
+        undoing: the statement that takes back what the command has left.
     """
 
     making: str
     subject: str
     words: str
     remedy: str
+    undoing: str = "SELECT 1"
 
 
 FAULTS = [
@@ -134,6 +136,14 @@ FAULTS = [
         f'ALTER DATABASE "{MINIMAL_TEMPLATE}" IS_TEMPLATE true;',
     ),
     Fault(
+        f"ALTER DATABASE \"{MINIMAL_TEMPLATE}\" SET log_min_messages = 'warning'",
+        "server: template Minimal",
+        "do not get its setting log_min_messages",
+        "GRANT SET ON PARAMETER log_min_messages TO ods_service;",
+        f'ALTER DATABASE "{MINIMAL_TEMPLATE}" RESET log_min_messages;'
+        " REVOKE SET ON PARAMETER log_min_messages FROM ods_service",
+    ),
+    Fault(
         "ALTER ROLE ods_service CONNECTION LIMIT 30",
         "server: connections",
         "30 may be open",
@@ -168,6 +178,7 @@ async def test_fault_is_named_and_mended_by_the_command_when_it_is_run(
     assert fault.words in named.found
     assert (named.remedy or "").startswith(expected)
     assert await complaints(settings) == []
+    await superuser.execute(fault.undoing.replace("{registry}", registry))
 
 
 async def test_address_is_named_when_the_server_is_away(settings: Settings) -> None:

@@ -231,13 +231,11 @@ async def test_nothing_is_made_when_a_database_of_another_name_carries_the_mark(
 async def test_clone_stays_private_when_it_cannot_be_published(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def failing(fenced: asyncpg.Connection, statement: str, *names: str, **options: Any) -> None:
-        if "RENAME" in statement:
-            raise DatabaseFaultError("as if the server stopped here", outage=True)
-        await execute(fenced, statement, *names, **options)
+    async def failing(*_: object) -> None:
+        raise DatabaseFaultError("as if the server stopped here", outage=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "execute", failing)
+        patch.setattr(provisioning, "publish", failing)
         assert (await fault_of(server, wanted)).retryable
     row = await row_of(admin, wanted.owner.staging_name)
     assert row is not None

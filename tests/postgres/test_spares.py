@@ -19,7 +19,6 @@ from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSi
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
 from databases.spares import SpareMark
-from databases.statements import execute
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
@@ -459,13 +458,11 @@ async def test_spare_stays_when_a_claim_is_interrupted_in_its_last_step(
 ) -> None:
     before = await row_of(admin, spare)
 
-    async def failing(fenced: asyncpg.Connection, statement: str, *names: str, **options: Any) -> None:
-        if "RENAME" in statement:
-            raise DatabaseFaultError("as if the server stopped here", outage=True)
-        await execute(fenced, statement, *names, **options)
+    async def failing(*_: object) -> None:
+        raise DatabaseFaultError("as if the server stopped here", outage=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(provisioning, "execute", failing)
+        patch.setattr(provisioning, "publish", failing)
         with pytest.raises(DatabaseFaultError):
             await provisioned(server, wanted)
     assert await row_of(admin, spare) == before

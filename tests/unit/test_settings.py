@@ -25,6 +25,11 @@ READ: dict[str, tuple[str, Any]] = {
     "MINIMAL_TEMPLATE": ("m" * 63, "m" * 63),
     "SAMPLE_TEMPLATE": ('odd "name"', 'odd "name"'),
     "SECURITY_DATABASE": ("s", "s"),
+    "DATABASE_OWNER": ("ods_api", "ods_api"),
+    "DATABASE_GRANTS": (
+        "a: CONNECT; odd: name: temporary, CREATE;",
+        "a: CONNECT; odd: name: temporary, CREATE;",
+    ),
     "CLONE_STRATEGY": ("file_copy", CloneStrategy.FILE_COPY),
     "SPARES": ("100", 100),
     "SPARES_LIMIT": ("0", 0),
@@ -82,6 +87,15 @@ REFUSED: dict[str, list[str]] = {
     "MINIMAL_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
     "SAMPLE_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
     "SECURITY_DATABASE": ["", "x" * 64, TOO_MANY_BYTES],
+    "DATABASE_OWNER": ["", "x" * 64, TOO_MANY_BYTES],
+    "DATABASE_GRANTS": [
+        "bad-value",
+        "bad-value:",
+        ": CONNECT",
+        "PUBLIC: CONNECT",
+        "a: bad-value",
+        "a: CONNECT;b:",
+    ],
     "CLONE_STRATEGY": ["", "bad-value", "WAL_LOG"],
     "SPARES": ["", "bad-value", "-1", "101", "1.5"],
     "SPARES_LIMIT": ["", "bad-value", "-1", "101", "1.5"],
@@ -228,6 +242,11 @@ def test_queues_and_templates_follow_their_variables_when_they_are_set(
     settings = Settings.load()
     assert (settings.registry_queue, settings.ddl_queue) == ("q-registry", "q-ddl")
     assert settings.template_databases == {"Minimal": "m", "Sample": "s"}
+
+
+def test_privileges_are_listed_by_role_when_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODS_DATABASE_GRANTS", " ods_api: CONNECT, TEMPORARY ;odd: name: connect; ")
+    assert Settings.load().granted == (("ods_api", "CONNECT, TEMPORARY"), ("odd: name", "connect"))
 
 
 def test_foreign_variable_is_ignored_when_it_has_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:

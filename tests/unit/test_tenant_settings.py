@@ -188,7 +188,9 @@ def test_setting_is_refused_when_tenants_cannot_have_it_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values], name: str
 ) -> None:
     tenants["tenant1"][name] = "secret"
-    assert "tenant1: may have admin_dsn, encryption_key" in refusal(monkeypatch, tenants)
+    assert "tenant1: may have admin_dsn, database_grants, database_owner, encryption_key" in refusal(
+        monkeypatch, tenants
+    )
 
 
 def test_tenants_are_refused_when_they_share_a_registry(
