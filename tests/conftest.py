@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 async def postgres() -> AsyncIterator[EmbeddedPostgres]:
-    """PostgreSQL 18 with the service role and both templates."""
+    """PostgreSQL with the service role and both templates."""
     async with seeded_postgres(autovacuum="off") as server:
         await seeding.ensure_template(
             service_dsn(server, "postgres"), SAMPLE_TEMPLATE, seeding.SAMPLE_SCRIPTS

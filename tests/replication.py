@@ -26,7 +26,7 @@ from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from embedded.process import Command
-from tests.servers import server_folder, session
+from tests.servers import POSTGRES_VERSION, server_folder, session
 
 _PASSWORD = "superuser-password-of-a-pair"
 _SECONDS = 60
@@ -49,7 +49,7 @@ class Node(EmbeddedPostgres):
         settings: Mapping[str, str] = MappingProxyType({}),
         source: EmbeddedPostgres | None = None,
     ) -> None:
-        super().__init__(data_dir, port, _PASSWORD, settings)
+        super().__init__(data_dir, port, _PASSWORD, settings, version=POSTGRES_VERSION)
         self._source = source
 
     async def kill(self) -> None:

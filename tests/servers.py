@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -10,9 +11,11 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
+import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -21,6 +24,7 @@ from temporalio.testing import WorkflowEnvironment
 from embedded import seeding
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
+from embedded.postgres_binaries import PostgresVersion
 from embedded.temporal_server import DYNAMIC_CONFIG
 from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
 from temporal import schedules
@@ -30,6 +34,8 @@ SERVICE_PASSWORD = "service-password-for-tests"
 INSTANCE_PASSWORD = "instance-password-for-tests"
 ENCRYPTION_KEY = base64.b64encode(b"encryption key of 32 bytes, yes!").decode()
 TOKEN_KEY = base64.b64encode(b"signing key of 32 bytes, really!").decode()
+POSTGRES_VERSION = PostgresVersion(os.environ.get("TEST_POSTGRES_VERSION", PostgresVersion.V18))
+"""Of the servers that tests start; `make test-postgres` tries each."""
 _ROOM_BYTES = 4 * 2**30
 MINIMAL_TEMPLATE = "EdFi_Ods_Minimal_Template"
 SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
@@ -40,6 +46,13 @@ INSTALLATION = str(uuid.uuid4())
 
 NUMBERS = itertools.count(1)
 """For names, ids and queues that no other test uses."""
+
+
+def since_postgres(version: int, what: str) -> pytest.MarkDecorator:
+    """Skips a test about something that older servers do not have."""
+    return pytest.mark.skipif(
+        int(POSTGRES_VERSION) < version, reason=f"PostgreSQL {POSTGRES_VERSION} has no {what}"
+    )
 
 
 def service_dsn(server: EmbeddedPostgres, database: str) -> str:
@@ -120,11 +133,18 @@ async def seeded_postgres(**settings: str) -> AsyncIterator[EmbeddedPostgres]:
         settings: further run-time parameters.
     """
     with server_folder() as folder:
-        server = EmbeddedPostgres(
-            folder / "data", free_port(), "superuser-password-for-tests", {"fsync": "off", **settings}
-        )
+        server = unsafe_postgres(folder / "data", "superuser-password-for-tests", settings)
         async with seeded(server):
             yield server
+
+
+def unsafe_postgres(
+    data_dir: Path, password: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> EmbeddedPostgres:
+    """A server of the version under test on a free port, which does not wait for its disk."""
+    return EmbeddedPostgres(
+        data_dir, free_port(), password, {"fsync": "off", **settings}, version=POSTGRES_VERSION
+    )
 
 
 @asynccontextmanager

