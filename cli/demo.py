@@ -14,16 +14,17 @@ from cli.serving import serving
 from embedded.data_folder import DataFolder, StackFile
 from embedded.errors import CommandError
 from embedded.ports import Ports
+from embedded.stack_server import PostgresChoice
 from registry.instances.status import Template
 
 
-def demonstrate(folder: DataFolder, ports: Ports, *, keep: bool) -> None:
+def demonstrate(folder: DataFolder, ports: Ports, postgres: PostgresChoice, *, keep: bool) -> None:
     """Create an instance, show it, delete it; then stop the stack if it was started here, unless `keep`.
 
     Raises:
         CommandError: something went wrong.
     """
-    with serving(folder, ports, keep=keep) as stack:
+    with serving(folder, ports, postgres, keep=keep) as stack:
         client = stack["client"]
         with AdminApi(stack["api"]["url"], client["id"], client["secret"]) as api:
             try:

@@ -33,6 +33,8 @@ from cli.options import (
     ApiUrl,
     AsJson,
     DataDir,
+    ExistingPostgres,
+    OfVersion,
     PostgresPort,
     TemporalPort,
     TemporalUiPort,
@@ -90,35 +92,42 @@ def app() -> None:
 
 
 @_commands.command()
-def up(
+def up(  # noqa: PLR0913, PLR0917 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
     api_port: ApiPort = DEFAULT_API_PORT,
     temporal_port: TemporalPort = DEFAULT_TEMPORAL_PORT,
     temporal_ui_port: TemporalUiPort = DEFAULT_TEMPORAL_UI_PORT,
     postgres_port: PostgresPort = None,
+    postgres_version: OfVersion = None,
+    postgres: ExistingPostgres = None,
 ) -> None:
     """Run the whole service here, with PostgreSQL and Temporal, until Ctrl-C."""
     from embedded import stack  # noqa: PLC0415 - takes half a second
+    from embedded.stack_server import PostgresChoice  # noqa: PLC0415 - takes half a second
 
     ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
-    asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, say)))
+    choice = PostgresChoice(postgres_version, postgres)
+    asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, choice, say)))
 
 
 @_commands.command()
-def demo(  # noqa: PLR0913 - a command line's options
+def demo(  # noqa: PLR0913, PLR0917 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
     api_port: ApiPort = DEFAULT_API_PORT,
     temporal_port: TemporalPort = DEFAULT_TEMPORAL_PORT,
     temporal_ui_port: TemporalUiPort = DEFAULT_TEMPORAL_UI_PORT,
     postgres_port: PostgresPort = None,
+    postgres_version: OfVersion = None,
+    postgres: ExistingPostgres = None,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
 ) -> None:
     """Create an instance and delete it, on the running stack or on one started for it."""
     from cli.demo import demonstrate  # noqa: PLC0415 - takes half a second
+    from embedded.stack_server import PostgresChoice  # noqa: PLC0415 - takes half a second
 
     ports = Ports(api_port, temporal_port, temporal_ui_port, postgres_port)
-    demonstrate(DataFolder(data_dir), ports, keep=keep)
+    demonstrate(DataFolder(data_dir), ports, PostgresChoice(postgres_version, postgres), keep=keep)
 
 
 @_commands.command()

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from embedded.postgres_binaries import PostgresVersion
+
 DEFAULT_DATA_DIR = Path(".ods")
 DEFAULT_API_PORT = 8000
 DEFAULT_TEMPORAL_PORT = 7233
@@ -27,6 +29,21 @@ PostgresPort = Annotated[
         help="Port of PostgreSQL; by default a free one, which the data folder keeps.",
         show_default=False,
     ),
+]
+ExistingPostgres = Annotated[
+    str | None,
+    typer.Option(
+        "--postgres",
+        metavar="DSN",
+        envvar="ODS_POSTGRES",
+        help="An existing server instead of one of the stack's own, as postgresql://user@host:5432/postgres;"
+        " give its password in ODS_POSTGRES or PGPASSWORD.",
+        show_default=False,
+    ),
+]
+OfVersion = Annotated[
+    PostgresVersion | None,
+    typer.Option("--postgres-version", help="PostgreSQL to run; by default 18.", show_default=False),
 ]
 
 ApiUrl = Annotated[

@@ -1,5 +1,6 @@
 """A stack for a command: the one that runs, or one that is started for as long as the command needs it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from cli.output import progress, say
 from embedded.data_folder import DataFolder, StackFile
 from embedded.errors import CommandError
 from embedded.ports import Ports, without_taken
+from embedded.stack_server import OWN_POSTGRES, POSTGRES_VARIABLE, PostgresChoice
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 90
@@ -26,22 +28,30 @@ _LISTENERS = {
 
 
 @contextmanager
-def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFile]:
+def serving(
+    folder: DataFolder, ports: Ports, postgres: PostgresChoice = OWN_POSTGRES, *, keep: bool
+) -> Iterator[StackFile]:
     """The stack of `folder`; if none runs there, one is started, and stopped after the body unless `keep`.
 
     Where default ports are taken, it gets others.
 
     Raises:
-        CommandError: it does not start.
+        CommandError: it does not start, or one runs and a PostgreSQL was chosen.
     """
+    postgres.require_one(ports.postgres)
     if stack := folder.running_stack():
+        if postgres != OWN_POSTGRES:
+            raise CommandError(
+                f"A stack runs in {folder.path} already: leave out --postgres and --postgres-version"
+                " to use it, or choose another folder with --data-dir."
+            )
         say(f"Using the stack that runs in {folder.path}.")
         yield stack
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that `finally` stops the stack
     folder.create()
     log = folder.logs / "up.log"
-    process = _start_stack(folder, _free(ports, folder), log)
+    process = _start_stack(folder, _free(ports, folder, postgres), postgres, log)
     try:
         yield _wait_until_it_serves(folder, process, log)
     finally:
@@ -51,12 +61,12 @@ def serving(folder: DataFolder, ports: Ports, *, keep: bool) -> Iterator[StackFi
             _stop_stack(process)
 
 
-def _free(ports: Ports, folder: DataFolder) -> Ports:
+def _free(ports: Ports, folder: DataFolder, postgres: PostgresChoice) -> Ports:
     """The ports to listen on; prints which of them are not the defaults."""
-    stored = folder.secrets()
-    postgres = stored.postgres_port if stored else None
-    usual = Ports(DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT, postgres)
-    wanted = replace(ports, postgres=ports.postgres or postgres)
+    stored = folder.secrets() if postgres.dsn is None else None
+    kept = stored.postgres_port if stored else None
+    usual = Ports(DEFAULT_API_PORT, DEFAULT_TEMPORAL_PORT, DEFAULT_TEMPORAL_UI_PORT, kept)
+    wanted = replace(ports, postgres=ports.postgres or kept)
     chosen = without_taken(wanted, usual)
     for name, port in vars(chosen).items():
         if port != vars(wanted)[name]:
@@ -64,13 +74,16 @@ def _free(ports: Ports, folder: DataFolder) -> Ports:
     return chosen
 
 
-def _start_stack(folder: DataFolder, ports: Ports, log: Path) -> subprocess.Popen[bytes]:
+def _start_stack(
+    folder: DataFolder, ports: Ports, postgres: PostgresChoice, log: Path
+) -> subprocess.Popen[bytes]:
     options = {
         "--data-dir": folder.path,
         "--api-port": ports.api,
         "--temporal-port": ports.temporal,
         "--temporal-ui-port": ports.temporal_ui,
         "--postgres-port": ports.postgres,
+        "--postgres-version": postgres.version,
     }
     arguments = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
     with log.open("wb") as output:
@@ -79,6 +92,7 @@ def _start_stack(folder: DataFolder, ports: Ports, log: Path) -> subprocess.Pope
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=os.environ | ({POSTGRES_VARIABLE: postgres.dsn} if postgres.dsn is not None else {}),
             start_new_session=True,  # Ctrl-C here is not for the stack
         )
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypedDict, cast
+from typing import Any, NotRequired, Self, TypedDict, cast
 
 from embedded.errors import CommandError
 from registry.clients.credentials import new_secret
@@ -74,11 +74,15 @@ class TemporalEntry(TypedDict):
 
 
 class PostgresEntry(TypedDict):
-    """How to reach PostgreSQL as its superuser: the registry and the maintenance database."""
+    """How to reach PostgreSQL: the registry and the maintenance database.
+
+    As its superuser, and with its process, if it is the stack's own; an existing server with the role that
+    the operator has named.
+    """
 
     admin_dsn: str
     master_dsn: str
-    pid: int
+    pid: NotRequired[int]
 
 
 class ClientEntry(TypedDict):
@@ -98,6 +102,13 @@ class StackFile(TypedDict):
     client: ClientEntry
 
 
+class ExistingServerRecord(TypedDict):
+    """The existing server that a stack works on, by its system identifier, and the databases made there."""
+
+    system: str
+    made: list[str]
+
+
 class DataFolder:
     """The folder of one stack.
 
@@ -110,7 +121,9 @@ class DataFolder:
         self.logs = self.path / "logs"
         self.stack_file = self.path / "stack.json"
         self._lock = self.path / "lock"
+        self.postgres = self.path / "postgres"
         self._secrets = self.path / "secrets.json"
+        self._existing_server = self.path / "existing-server.json"
 
     def create(self) -> None:
         """Make the folder if it is missing.
@@ -168,6 +181,26 @@ class DataFolder:
     def store_secrets(self, values: Secrets) -> None:
         """Store `values` for later starts."""
         _write_private(self._secrets, asdict(values))
+
+    def existing_server(self) -> ExistingServerRecord | None:
+        """The existing server that earlier starts worked on; None if there was none.
+
+        Raises:
+            CommandError: the file is damaged.
+        """
+        if not self._existing_server.exists():
+            return None
+        try:
+            content = json.loads(self._existing_server.read_text())
+            return {"system": str(content["system"]), "made": [str(name) for name in content["made"]]}
+        except (KeyError, TypeError, ValueError):
+            raise CommandError(
+                f"{self._existing_server} is damaged; restore it, or choose another folder with --data-dir."
+            ) from None
+
+    def store_existing_server(self, record: ExistingServerRecord) -> None:
+        """Store `record` for later starts."""
+        _write_private(self._existing_server, record)
 
     def running_stack(self) -> StackFile | None:
         """How to reach the stack that serves in this folder; None if none does."""

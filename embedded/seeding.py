@@ -27,22 +27,27 @@ async def ensure_service_role(superuser_dsn: str, password: str) -> None:
         await server.execute(f"GRANT pg_signal_backend TO {SERVICE_ROLE}")
 
 
-async def ensure_registry_database(superuser_dsn: str) -> None:
-    """Create the registry database, without tables."""
-    async with _connection(superuser_dsn) as server:
-        if not await _exists(server, REGISTRY_DATABASE):
-            await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {SERVICE_ROLE}")
+async def ensure_registry_database(dsn: str, owner: str = SERVICE_ROLE) -> bool:
+    """Create the registry database, without tables, unless it is there; whether it was created."""
+    async with _connection(dsn) as server:
+        if await database_exists(server, REGISTRY_DATABASE):
+            return False
+        await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {_quoted(owner)}")
+        return True
 
 
-async def ensure_template(service_dsn: str, name: str, scripts: Sequence[str]) -> None:
+async def ensure_template(service_dsn: str, name: str, scripts: Sequence[str]) -> bool:
     """Create the template database `name` from `scripts`, closed to sessions so that it can always be cloned.
 
     It gets its name in the last step, together with its properties, so that what an interrupted attempt
     leaves is never mistaken for a template.
+
+    Returns:
+        whether it was created; one that is there is left as it is.
     """
     async with _connection(service_dsn) as server:
-        if await _exists(server, name):
-            return
+        if await database_exists(server, name):
+            return False
         await server.execute(f"DROP DATABASE IF EXISTS {_UNFINISHED} WITH (FORCE)")
         await server.execute(f"CREATE DATABASE {_UNFINISHED}")
         async with _connection(service_dsn, database=_UNFINISHED) as template:
@@ -51,9 +56,11 @@ async def ensure_template(service_dsn: str, name: str, scripts: Sequence[str]) -
         async with server.transaction():
             await server.execute(f"ALTER DATABASE {_UNFINISHED} IS_TEMPLATE true ALLOW_CONNECTIONS false")
             await server.execute(f"ALTER DATABASE {_UNFINISHED} RENAME TO {_quoted(name)}")
+        return True
 
 
-async def _exists(server: _Connection, database: str) -> bool:
+async def database_exists(server: _Connection, database: str) -> bool:
+    """Whether the server has a database of this name."""
     return bool(await server.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", database))
 
 

@@ -6,34 +6,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-import asyncpg
 import httpx
 
 from embedded import temporal_server
 from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.errors import CommandError
+from embedded.existing_server import ExistingServer
+from embedded.health import HealthProbe
 from embedded.ports import Ports, free_port, require_free
-from embedded.postgres import EmbeddedPostgres
 from embedded.process import Command
-from embedded.registry import migrate
-from embedded.seeding import (
-    MINIMAL_SCRIPTS,
-    REGISTRY_DATABASE,
-    SAMPLE_SCRIPTS,
-    SERVICE_ROLE,
-    ensure_registry_database,
-    ensure_service_role,
-    ensure_template,
-)
+from embedded.stack_server import POSTGRES_VARIABLE, OwnServer, PostgresChoice, StackServer
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
 from settings import InvalidSettingsError, Settings
 
 _HOST = "127.0.0.1"
 _LOOPBACK_HOSTS = f"{_HOST},localhost,[::1]"
-_MAINTENANCE_DATABASE = "postgres"
-_SPARES = "2"
-"""Unlike in production, their disk space does not matter: the templates are small."""
 _DDL_PREFETCH = "2"
 """There is one worker, so prefetching keeps no job from another, and saves waiting for Temporal."""
 _WORKER_NICENESS = 15
@@ -43,43 +31,59 @@ _EXTRA_STOP_SECONDS = 5
 """Seconds that a process may take to stop beyond the time that it gives its work in progress."""
 
 
-async def run(folder: DataFolder, ports: Ports, report: Callable[[str], None]) -> None:
+async def run(
+    folder: DataFolder, ports: Ports, postgres: PostgresChoice, report: Callable[[str], None]
+) -> None:
     """Start a stack in `folder` and keep it running until this task is cancelled.
 
     Args:
         folder: holds the stack's data, logs and secrets.
         ports: where it listens.
+        postgres: the PostgreSQL that it works on.
         report: called with each message about the progress.
 
     Raises:
         CommandError: the stack cannot be started.
     """
+    postgres.require_one(ports.postgres)
     with folder.locked():
         folder.withdraw()
-        secrets = _load_or_generate_secrets(folder, ports)
-        await _Stack(folder, ports, secrets, report).run()
+        secrets = _load_or_generate_secrets(folder, ports, own_server=postgres.dsn is None)
+        server = _server(folder, secrets, postgres, report)
+        await _Stack(folder, ports, secrets, server, report).run()
 
 
-def _load_or_generate_secrets(folder: DataFolder, ports: Ports) -> Secrets:
+def _load_or_generate_secrets(folder: DataFolder, ports: Ports, *, own_server: bool) -> Secrets:
     stored = folder.secrets()
     others = (ports.api, ports.temporal, ports.temporal_ui)
     port = ports.postgres or (stored.postgres_port if stored else free_port(besides=others))
-    require_free(
-        {
-            "--api-port": ports.api,
-            "--temporal-port": ports.temporal,
-            "--temporal-ui-port": ports.temporal_ui,
-            "--postgres-port": port,
-        }
-    )
+    listeners = {
+        "--api-port": ports.api,
+        "--temporal-port": ports.temporal,
+        "--temporal-ui-port": ports.temporal_ui,
+    }
+    require_free(listeners | {"--postgres-port": port} if own_server else listeners)
     secrets = replace(stored, postgres_port=port) if stored else Secrets.generate(port)
     folder.store_secrets(secrets)
     return secrets
 
 
+def _server(
+    folder: DataFolder, secrets: Secrets, choice: PostgresChoice, report: Callable[[str], None]
+) -> StackServer:
+    if choice.dsn is None:
+        return OwnServer(folder, secrets, choice.version)
+    return ExistingServer(choice.dsn, folder, secrets, report)
+
+
 class _Stack:
     def __init__(
-        self, folder: DataFolder, ports: Ports, secrets: Secrets, report: Callable[[str], None]
+        self,
+        folder: DataFolder,
+        ports: Ports,
+        secrets: Secrets,
+        server: StackServer,
+        report: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._secrets = secrets
@@ -87,12 +91,7 @@ class _Stack:
         self._api_port = ports.api
         self._api_url = f"http://{_HOST}:{ports.api}"
         self._temporal = TemporalServer(folder.path / "temporal", ports.temporal, ports.temporal_ui)
-        self._postgres = EmbeddedPostgres(
-            folder.path / "postgres",
-            secrets.postgres_port,
-            secrets.superuser_password,
-            log=folder.logs / "postgres.log",
-        )
+        self._server = server
         self._supervisor = Supervisor(folder.logs, self._restarted)
         self._is_serving = False
 
@@ -116,25 +115,20 @@ class _Stack:
             del os.environ[name]  # the caller's certificates and keys are for another server
         for name in ("ODS_TENANTS", "ODS_TENANTS_FILE"):
             os.environ.pop(name, None)  # the stack is for one tenant
-        secrets = self._secrets
-        os.environ.setdefault("ODS_SPARES", _SPARES)
+        os.environ.pop(POSTGRES_VARIABLE, None)  # what API and worker need of it is in the DSNs below
+        os.environ.setdefault("ODS_SPARES", self._server.spares)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else any local program may forge addresses
         further_hosts = os.environ.get("ODS_ALLOWED_HOSTS")
         own = {
             "ODS_ALLOWED_HOSTS": f"{_LOOPBACK_HOSTS},{further_hosts}" if further_hosts else _LOOPBACK_HOSTS,
-            "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
-            "ODS_MASTER_DSN": self._service_dsn(_MAINTENANCE_DATABASE),
-            "ODS_INSTANCE_CONNECTION_STRING": f"host={_HOST};port={secrets.postgres_port};"
-            f"username={SERVICE_ROLE};password={secrets.service_password};database=EdFi_Ods",
-            "ODS_ENCRYPTION_KEY": secrets.encryption_key,
-            "ODS_TOKEN_SIGNING_KEY": secrets.token_signing_key,
+            "ODS_TOKEN_SIGNING_KEY": self._secrets.token_signing_key,
             "ODS_REGISTRATION": "true",
             "ODS_TEMPORAL_UI_URL": self._temporal.ui_url,
             "TEMPORAL_ADDRESS": self._temporal.address,
             "TEMPORAL_NAMESPACE": temporal_server.NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
-            "PGSSLMODE": "disable",  # else each connection tries TLS first
+            **self._server.environment(),
         }
         for name in own:
             os.environ.pop(f"{name}_FILE", None)
@@ -142,25 +136,10 @@ class _Stack:
         return _load_settings()
 
     async def _start_postgres(self, settings: Settings) -> None:
-        self._report("Starting PostgreSQL ...")
-        await self._postgres.initialise()
-        await self._supervisor.start(self._postgres.command())
-        await self._supervisor.wait_until(self._postgres.answers, "answer from PostgreSQL")
+        self._report(self._server.starting)
+        await self._server.start(self._supervisor)
         self._report("Preparing the databases ...")
-        try:
-            await self._prepare_databases(settings)
-        except (OSError, asyncpg.PostgresError):
-            raise CommandError(
-                f"The databases cannot be prepared; {self._folder.logs / 'postgres.log'} says why."
-            ) from None
-
-    async def _prepare_databases(self, settings: Settings) -> None:
-        superuser_dsn, service_dsn = self._postgres.dsn(), self._service_dsn(_MAINTENANCE_DATABASE)
-        await ensure_service_role(superuser_dsn, self._secrets.service_password)
-        await ensure_registry_database(superuser_dsn)
-        await migrate(self._service_dsn(REGISTRY_DATABASE))
-        await ensure_template(service_dsn, settings.minimal_template, MINIMAL_SCRIPTS)
-        await ensure_template(service_dsn, settings.sample_template, SAMPLE_SCRIPTS)
+        await self._server.prepare(settings)
 
     async def _start_temporal(self) -> None:
         self._report("Starting Temporal ...")
@@ -173,7 +152,11 @@ class _Stack:
         await self._supervisor.start(_api(self._api_port))
         async with httpx.AsyncClient(base_url=self._api_url, trust_env=False) as client:
             await self._supervisor.wait_until(lambda: self._registers(client), "answer from the API")
-            await self._supervisor.wait_until(lambda: _is_healthy(client), "healthy service")
+            health = HealthProbe(client)
+            try:
+                await self._supervisor.wait_until(health.is_healthy, "healthy service")
+            except CommandError as error:
+                raise CommandError(f"{error} {health.explanation}".strip()) from None
 
     async def _registers(self, client: httpx.AsyncClient) -> bool:
         form = {
@@ -215,26 +198,10 @@ class _Stack:
                     "namespace": temporal_server.NAMESPACE,
                     "pid": pids["temporal"],
                 },
-                postgres={
-                    "admin_dsn": self._postgres.dsn(REGISTRY_DATABASE),
-                    "master_dsn": self._postgres.dsn(_MAINTENANCE_DATABASE),
-                    "pid": pids["postgres"],
-                },
+                postgres=self._server.entry(pids),
                 client={"id": secrets.client_id, "secret": secrets.client_secret},
             )
         )
-
-    def _service_dsn(self, database: str) -> str:
-        secrets = self._secrets
-        return f"postgresql://{SERVICE_ROLE}:{secrets.service_password}@{_HOST}:{secrets.postgres_port}/{database}"
-
-
-async def _is_healthy(client: httpx.AsyncClient) -> bool:
-    try:
-        answer = await client.get("/health")
-    except httpx.TransportError:
-        return False
-    return answer.is_success and answer.json()["status"] == "Healthy"
 
 
 def _load_settings() -> Settings:

@@ -15,7 +15,7 @@ from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.process import Command
 from tests import preloaded
-from tests.servers import server_folder
+from tests.servers import POSTGRES_VERSION, server_folder
 
 Run = subprocess.CompletedProcess[str]
 
@@ -73,16 +73,17 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DataF
     log = tmp_path_factory.mktemp("stack") / "up.log"
     with server_folder() as parent:
         folder = DataFolder(parent / "data")
-        async with running(folder, port_options(), log):
+        options = [*port_options(), "--postgres-version", POSTGRES_VERSION]
+        async with running(folder, options, log):
             yield folder
         assert not folder.stack_file.exists()
         assert log.read_text().endswith("Stopping ...\n")
 
 
 @asynccontextmanager
-async def running(folder: DataFolder, ports: list[str], log: Path) -> AsyncIterator[None]:
+async def running(folder: DataFolder, options: list[str], log: Path) -> AsyncIterator[None]:
     """Runs `ods up` and expects it to end well."""
-    arguments = (sys.executable, "-m", "cli", "up", "--data-dir", str(folder.path), *ports)
+    arguments = (sys.executable, "-m", "cli", "up", "--data-dir", str(folder.path), *options)
     up = Command("ods", arguments, os.environ, stop_deadline=60)
     child = await process.start(up, log)
 

@@ -14,6 +14,7 @@ from embedded.errors import CommandError
 from embedded.polling import wait_until
 from embedded.ports import Ports, free_ports
 from tests.embedded.conftest import port_options
+from tests.servers import POSTGRES_VERSION
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,7 +22,7 @@ Ods = Callable[..., subprocess.CompletedProcess[str]]
 async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ran(
     started_ods: Ods, folder: DataFolder
 ) -> None:
-    options = ["--data-dir", folder.path, *port_options()]
+    options = ["--data-dir", folder.path, *port_options(), "--postgres-version", POSTGRES_VERSION]
     kept = started_ods("demo", "--keep", *options)
     require_life(kept)
     assert f"stop it with `kill {folder.holder()}`" in kept.stdout

@@ -15,6 +15,7 @@ from embedded.data_folder import DataFolder, StackFile
 from embedded.polling import wait_until
 from embedded.ports import free_port
 from tests.embedded.conftest import port_options
+from tests.servers import POSTGRES_VERSION
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -111,6 +112,23 @@ def test_worker_and_temporal_step_back_when_the_processor_is_short(stack: DataFo
     autogroup = Path(f"/proc/{pid_of(stack, 'worker')}/autogroup")
     if autogroup.exists():
         assert autogroup.read_text().endswith(" nice 15\n")
+
+
+async def test_postgresql_is_of_the_version_that_was_chosen_when_the_stack_serves(stack: DataFolder) -> None:
+    connection = await asyncpg.connect(published(stack)["postgres"]["master_dsn"])
+    assert (await connection.fetchval("SHOW server_version")).startswith(f"{POSTGRES_VERSION}.")
+    await connection.close()
+
+
+def test_stack_is_refused_with_what_to_do_when_another_version_made_the_data(
+    folder: DataFolder, ods: Ods
+) -> None:
+    folder.postgres.mkdir(parents=True)
+    (folder.postgres / "cluster").mkdir()
+    (folder.postgres / "cluster" / "PG_VERSION").write_text("17\n")
+    refused = ods("up", "--data-dir", folder.path, *port_options())
+    assert refused.returncode == 1
+    assert "start with --postgres-version 17, or choose another folder" in refused.stderr
 
 
 async def test_durability_is_on_when_the_stack_serves(stack: DataFolder) -> None:

@@ -1,0 +1,210 @@
+"""`ods up --postgres`: a stack on a PostgreSQL server that runs already."""
+
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from embedded import seeding
+from embedded.data_folder import DataFolder
+from embedded.postgres import EmbeddedPostgres
+from tests.embedded.conftest import port_options, running
+from tests.servers import (
+    ENCRYPTION_KEY,
+    MINIMAL_TEMPLATE,
+    NUMBERS,
+    SAMPLE_TEMPLATE,
+    server_folder,
+    session,
+    unsafe_postgres,
+)
+
+Ods = Callable[..., subprocess.CompletedProcess[str]]
+PASSWORD = "pass/word @ of: a role;"
+
+
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    with server_folder() as folder:
+        async with unsafe_postgres(folder / "data", "superuser") as running:
+            yield running
+
+
+@pytest.fixture
+async def admin(server: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    async with session(server.dsn()) as connection:
+        yield connection
+        for row in await connection.fetch("SELECT datname FROM pg_database WHERE datname LIKE 'EdFi%'"):
+            await connection.execute(f'ALTER DATABASE "{row["datname"]}" IS_TEMPLATE false')
+            await connection.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def role(admin: asyncpg.Connection) -> str:
+    """A role that may create databases, and no more."""
+    name = f"operator {next(NUMBERS)}"
+    await admin.execute(f"""CREATE ROLE "{name}" LOGIN CREATEDB PASSWORD '{PASSWORD}'""")
+    return name
+
+
+def dsn(server: EmbeddedPostgres, role: str, database: str = "postgres") -> str:
+    login = f"{quote(role, safe='')}:{quote(PASSWORD, safe='')}"
+    return f"postgresql://{login}@127.0.0.1:{server.port}/{database}"
+
+
+async def databases(admin: asyncpg.Connection) -> set[str]:
+    return {
+        row["datname"] for row in await admin.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")
+    } - {"postgres"}
+
+
+async def roles(admin: asyncpg.Connection) -> Mapping[str, str]:
+    return {
+        row["rolname"]: row["rolpassword"]
+        for row in await admin.fetch("SELECT rolname, rolpassword FROM pg_authid")
+    }
+
+
+def command_lines() -> Iterator[str]:
+    """Of all processes."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield (process / "cmdline").read_bytes().decode(errors="replace")
+
+
+async def test_stack_works_on_the_server_and_leaves_it_alone_when_one_is_named(
+    server: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    role: str,
+    folder: DataFolder,
+    ods: Ods,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    roles_before = await roles(admin)
+    monkeypatch.setenv("ODS_POSTGRES", dsn(server, role))
+    log = tmp_path / "up.log"
+    async with running(folder, port_options(), log):
+        stack = folder.running_stack()
+        assert stack is not None
+        assert "pid" not in stack["postgres"]
+        created = ods("instance", "create", "Grand Bend", "--wait", "--data-dir", folder.path)
+        assert created.returncode == 0, created.stderr
+        assert not [line for line in command_lines() if PASSWORD in line or quote(PASSWORD, safe="") in line]
+        refused = ods("demo", "--data-dir", folder.path, "--postgres", "postgresql://other@127.0.0.1/x")
+        assert "leave out --postgres" in refused.stderr
+    made = {"EdFi_Admin", "EdFi_Ods_Grand_Bend_Minimal"}
+    assert made <= await databases(admin)
+    assert await roles(admin) == roles_before
+    assert not (folder.path / "postgres").exists()
+    output = log.read_text()
+    assert PASSWORD not in output
+    assert quote(PASSWORD, safe="") not in output
+    assert f"Made on the server: the databases EdFi_Admin, {MINIMAL_TEMPLATE}, {SAMPLE_TEMPLATE};" in output
+    owners = await admin.fetch(
+        "SELECT DISTINCT pg_get_userbyid(datdba) AS owner FROM pg_database WHERE datname LIKE 'EdFi%'"
+    )
+    assert [row["owner"] for row in owners] == [role]
+
+    monkeypatch.delenv("ODS_POSTGRES")
+    alone = ods("up", "--data-dir", folder.path, *port_options())
+    assert "works on an existing server: name it with --postgres" in alone.stderr
+
+
+def up(ods: Ods, folder: DataFolder, dsn: str, *options: object, **environment: str) -> str:
+    """What `ods up --postgres` says when it refuses to start."""
+    refused = ods("up", "--data-dir", folder.path, *port_options(), *options, ODS_POSTGRES=dsn, **environment)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert PASSWORD not in refused.stdout + refused.stderr
+    return refused.stderr
+
+
+async def test_start_is_refused_with_the_grant_when_the_role_may_not_create_databases(
+    server: EmbeddedPostgres, admin: asyncpg.Connection, role: str, folder: DataFolder, ods: Ods
+) -> None:
+    await admin.execute(f'ALTER ROLE "{role}" NOCREATEDB')
+    assert f'`ALTER ROLE "{role}" CREATEDB`' in up(ods, folder, dsn(server, role))
+    assert await databases(admin) == set()
+
+
+async def test_start_is_refused_when_a_registry_is_there_whose_key_is_not_known(
+    server: EmbeddedPostgres, admin: asyncpg.Connection, role: str, folder: DataFolder, ods: Ods
+) -> None:
+    await admin.execute(f'CREATE DATABASE "{seeding.REGISTRY_DATABASE}"')
+    assert "Set ODS_ENCRYPTION_KEY to the key" in up(ods, folder, dsn(server, role))
+    async with session(server.dsn(seeding.REGISTRY_DATABASE)) as registry:
+        assert not await registry.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = 'adminapi'")
+
+
+async def test_registry_that_is_there_is_used_with_its_key_when_the_operator_gives_it(
+    server: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    role: str,
+    folder: DataFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ods_api = f"host=127.0.0.1;port={server.port};username=ods_api"
+    for template in (seeding.REGISTRY_DATABASE, MINIMAL_TEMPLATE, SAMPLE_TEMPLATE):
+        await admin.execute(f'CREATE DATABASE "{template}" OWNER "{role}"')
+    monkeypatch.setenv("ODS_POSTGRES", dsn(server, role))
+    monkeypatch.setenv("ODS_ENCRYPTION_KEY", ENCRYPTION_KEY)
+    monkeypatch.setenv("ODS_INSTANCE_CONNECTION_STRING", ods_api)
+    log = tmp_path / "up.log"
+    async with running(folder, port_options(), log):
+        pass
+    assert "Made on the server: no database, all were there;" in log.read_text()
+
+
+async def test_start_is_refused_when_the_folder_belongs_to_another_server(
+    server: EmbeddedPostgres, role: str, folder: DataFolder, ods: Ods
+) -> None:
+    folder.create()
+    folder.store_existing_server({"system": "1", "made": []})
+    assert "works on another server than that of --postgres" in up(ods, folder, dsn(server, role))
+
+
+def test_start_is_refused_when_the_folder_has_a_server_of_its_own(
+    server: EmbeddedPostgres, folder: DataFolder, ods: Ods
+) -> None:
+    folder.create()
+    folder.postgres.mkdir()
+    assert "has a PostgreSQL of its own: leave out --postgres" in up(ods, folder, server.dsn())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("superuser@", "wrong@"), "refuses the login; check user and password"),
+        (("/maintenance", "/missing"), "has no database of the name in the DSN"),
+        (("127.0.0.1", "127.0.0.2"), "127.0.0.2 port"),
+        (("postgresql://", "http://"), "must look like postgresql://user@host:5432/postgres"),
+        (("postgres:superuser@", ""), "must look like postgresql://user@host:5432/postgres"),
+        (("127.0.0.1:", "127.0.0.1:1,127.0.0.1:"), "must look like postgresql://user@host:5432/postgres"),
+    ],
+)
+def test_reason_is_told_when_the_server_cannot_be_used(
+    server: EmbeddedPostgres, folder: DataFolder, ods: Ods, change: tuple[str, str], told: str
+) -> None:
+    assert told in up(ods, folder, server.dsn("maintenance").replace(*change))
+
+
+@pytest.mark.parametrize("option", [("--postgres-version", "17"), ("--postgres-port", "5432")])
+def test_start_is_refused_when_options_of_a_server_of_its_own_are_given_too(
+    server: EmbeddedPostgres, folder: DataFolder, ods: Ods, option: tuple[str, str]
+) -> None:
+    assert "--postgres names an existing server: leave out" in up(ods, folder, server.dsn(), *option)
+    assert not folder.path.exists()
+
+
+def test_password_is_taken_from_its_variable_when_the_dsn_has_none(
+    server: EmbeddedPostgres, folder: DataFolder, ods: Ods
+) -> None:
+    without = server.dsn("missing").replace(":superuser@", "@")
+    assert "has no database" in up(ods, folder, without, PGPASSWORD="superuser")
+    assert "refuses the login" in up(ods, folder, without, PGPASSWORD="wrong")
