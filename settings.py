@@ -52,6 +52,12 @@ _POSTGRES_PORT = 5432
 
 _HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]|\*")
 
+MINIMAL_TEMPLATE = "Minimal"
+SAMPLE_TEMPLATE = "Sample"
+"""The names of the templates that every tenant has."""
+_TEMPLATE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}")
+"""Without underscores: the name of a database tells which template its instance was made of."""
+
 DEFAULT_TENANT = "default"
 """The tenant every instance belongs to while multi-tenancy is off."""
 TENANT_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
@@ -128,6 +134,29 @@ def _grants(value: str) -> Iterator[tuple[str, str]]:
             yield role.strip(), privileges.strip()
 
 
+def _read_templates(source: object) -> object:
+    """Read the JSON of `ODS_TEMPLATES`; within `ODS_TENANTS`, it was read before."""
+    templates = source
+    if isinstance(source, str):
+        try:
+            templates = json.loads(source, object_pairs_hook=_distinct)
+        except (ValueError, RecursionError):
+            templates = None
+    if not isinstance(templates, Mapping) or not all(isinstance(name, str) for name in templates.values()):
+        raise ValueError("must be JSON: an object with a database for each name, and no name twice")
+    return templates
+
+
+def _templates(templates: Mapping[str, str]) -> Mapping[str, str]:
+    for name, database in templates.items():
+        if not _TEMPLATE_NAME.fullmatch(name):
+            raise ValueError("a name has 1 to 20 letters and digits, and begins with a letter")
+        if name.lower() in {MINIMAL_TEMPLATE.lower(), SAMPLE_TEMPLATE.lower()}:
+            raise ValueError(f"{name} must not be among them: ODS_{name.upper()}_TEMPLATE is its database")
+        _database_name(database)
+    return templates
+
+
 def _web_address(value: str) -> str:
     try:
         HttpUrl(value)
@@ -197,6 +226,9 @@ HostNames = Annotated[str, AfterValidator(_host_names)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 RoleName = Annotated[str, AfterValidator(_database_name)]
 RoleGrants = Annotated[str, AfterValidator(_role_grants)]
+Templates = Annotated[
+    Mapping[str, str], NoDecode, BeforeValidator(_read_templates), AfterValidator(_templates)
+]
 _Unused = Annotated[None, BeforeValidator(_unused)]
 
 
@@ -453,6 +485,9 @@ class Settings(ServiceSettings):
         description="Privileges on new databases beside those on the template: `ods_api: CONNECT; other: …`.",
     )
 
+    templates: Templates = Field(
+        default={}, description='Further templates, as JSON: `{"Name": "database"}`.'
+    )
     security_database: DatabaseName = Field(
         default="EdFi_Security",
         description="Security database of the ODS/API, beside the registry; `/v2/tenants` names it.",
@@ -490,8 +525,12 @@ class Settings(ServiceSettings):
 
     @property
     def template_databases(self) -> dict[str, str]:
-        """Name of the database behind each template."""
-        return {"Minimal": self.minimal_template, "Sample": self.sample_template}
+        """Name of the database behind each template, by the template's name."""
+        return {
+            MINIMAL_TEMPLATE: self.minimal_template,
+            SAMPLE_TEMPLATE: self.sample_template,
+            **self.templates,
+        }
 
 
 _OWN = Settings.model_fields.keys() - ServiceSettings.model_fields.keys()

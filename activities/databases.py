@@ -161,12 +161,26 @@ class DatabaseActivities:
         settings = self._tenant.settings
         return CloneRequest(
             owner_of(job),
-            settings.template_databases[job.template],
+            self._template_database(job.template),
             job.database,
             settings.clone_strategy,
             installation.id if self._refill else None,
             DatabaseAccess(settings.database_owner, settings.granted),
         )
+
+    def _template_database(self, template: str) -> str:
+        """The database behind a template.
+
+        Raises:
+            DatabaseFaultError: the settings do not name it any more.
+        """
+        databases = self._tenant.settings.template_databases
+        if template not in databases:
+            raise DatabaseFaultError(
+                f"The settings name no template '{template}'. Add it to ODS_TEMPLATES, restart the"
+                " workers, then retry."
+            )
+        return databases[template]
 
     async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         match after_failure(job.operation).undo:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from api.health import HealthMonitor
 from api.http import problems
+from api.instance_service import document_templates
 from api.middleware.admission import ProtocolMiddleware
 from api.middleware.audit import AuditMiddleware
 from api.middleware.hosts import AllowedHosts
@@ -100,11 +101,12 @@ class _App(FastAPI):
         return AuditMiddleware(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
-        """Describe what there is: invalid parameters are answered 400, never 422."""
+        """Describe what there is: invalid parameters are answered 400, never 422; templates have names."""
         description = super().openapi()
         for verbs in description["paths"].values():
             for operation in verbs.values():
                 operation["responses"].pop("422", None)
+        document_templates(description, self.state.settings)
         return description
 
 

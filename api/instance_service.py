@@ -39,6 +39,7 @@ from registry.instances.store import Requested
 from registry.storage.errors import require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
+from settings import AnySettings
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
@@ -62,6 +63,18 @@ class _RenamedInstanceBody(_NamedBody):
     )
 
 
+_TEMPLATE_PATHS = (("post", "/v2/dbInstances"), ("put", "/v2/dbInstances/{instance_id}"))
+
+
+def document_templates(description: dict[str, Any], settings: AnySettings) -> None:
+    """Write the names of all tenants' templates into the OpenAPI document of `/v2/dbInstances`."""
+    names = list(dict.fromkeys(name for own in settings.tenants.values() for name in own.template_databases))
+    for verb, path in _TEMPLATE_PATHS:
+        (content,) = description["paths"][path][verb]["requestBody"]["content"].values()
+        template = content["schema"]["properties"]["databaseTemplate"]
+        template["enum"] = [*names, None] if None in template["enum"] else names
+
+
 NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 
@@ -71,17 +84,20 @@ class CreateRequest:
     """A request for an instance that keeps all rules."""
 
     name: str
-    template: Template
+    template: str
 
 
-async def _create_request(body: JsonObject) -> CreateRequest:
-    name, template = body.get("name"), body.get("databaseTemplate")
-    errors = {"Name": _name_errors(name), "DatabaseTemplate": _template_errors(template)}
-    require_valid(errors)
-    return CreateRequest(name=str(name).strip(), template=Template(str(template)))
+async def _create_request(body: JsonObject, settings: SettingsDep) -> CreateRequest:
+    return _valid_request(body, list(settings.template_databases))
+
+
+async def _managed_create_request(body: JsonObject) -> CreateRequest:
+    return _valid_request(body, list(Template))
 
 
 CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
+ManagedCreateRequestDep = Annotated[CreateRequest, Depends(_managed_create_request)]
+"""For the surface `manage`, whose clients know no other templates than `Minimal` and `Sample`."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +146,21 @@ async def require_instance_management(settings: SettingsDep) -> None:
 class InstanceService:
     """Carries such requests out; one that cannot be granted raises an error of `registry.storage.errors`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
         self,
         instances: InstanceStoreDep,
         queries: InstanceQueriesDep,
         descriptions: InstanceDescriptionsDep,
         dispatcher: JobDispatcherDep,
         audit: AuditContextDep,
+        settings: SettingsDep,
     ) -> None:
         self._instances = instances
         self._queries = queries
         self._descriptions = descriptions
         self._dispatcher = dispatcher
         self._audit = audit
+        self._templates = list(settings.template_databases)
 
     async def create(self, new: CreateRequest) -> Requested:
         """Request an instance."""
@@ -169,8 +187,10 @@ class InstanceService:
         template = (await self._queries.instance(instance_id)).database_template
         name = body.get("name")
         errors = {
-            "Name": _name_errors(name),
-            "DatabaseTemplate": _kept_template_errors(body.get("databaseTemplate"), template),
+            "Name": _name_errors(name, template),
+            "DatabaseTemplate": _kept_template_errors(
+                body.get("databaseTemplate"), template, self._templates
+            ),
         }
         require_valid(errors)
         return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
@@ -190,26 +210,41 @@ class InstanceService:
 InstanceServiceDep = Annotated[InstanceService, Depends()]
 
 
-def _name_errors(name: object) -> list[str]:
+def _valid_request(body: Properties[Any], templates: Sequence[str]) -> CreateRequest:
+    """The request in `body` for an instance of one of `templates`.
+
+    Raises:
+        InvalidError: naming everything that is wrong with it.
+    """
+    name, template = body.get("name"), body.get("databaseTemplate")
+    known = str(template) if template in templates else Template.MINIMAL
+    require_valid(
+        {"Name": _name_errors(name, known), "DatabaseTemplate": _template_errors(template, templates)}
+    )
+    return CreateRequest(name=str(name).strip(), template=known)
+
+
+def _name_errors(name: object, template: str) -> list[str]:
     if isinstance(name, str | None):
-        return name_errors(name or "")
+        return name_errors(name or "", template)
     return ["'Name' must be text."]
 
 
-def _template_errors(template: object) -> list[str]:
-    words = " or ".join(f"'{word}'" for word in Template)
+def _template_errors(template: object, templates: Sequence[str]) -> list[str]:
+    *others, last = (f"'{word}'" for word in templates)
+    words = f"{', '.join(others)} or {last}"
     faults = []
     if template is None or (isinstance(template, str) and not template.strip()):
         faults.append("'Database Template' must not be empty.")
-    if template not in list(Template):
+    if template not in templates:
         faults.append(f"'Database Template' must be {words}.")
     return faults
 
 
-def _kept_template_errors(template: object, kept: str) -> list[str]:
+def _kept_template_errors(template: object, kept: str, templates: Sequence[str]) -> list[str]:
     """What is wrong with a template that may be left out, and stays what it was."""
     if template is None or template == kept:
         return []
-    if template in list(Template):
+    if template in templates:
         return [f"'Database Template' cannot be changed: this instance was made from '{kept}'."]
-    return _template_errors(template)
+    return _template_errors(template, templates)

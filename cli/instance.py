@@ -27,7 +27,9 @@ _COLUMNS = {
 @app.command()
 def create(  # noqa: PLR0913 - a command line's options
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
-    template: Annotated[Template, typer.Option(help="What it starts from.")] = Template.MINIMAL,
+    template: Annotated[
+        str, typer.Option(help="What it starts from; `ods template list` shows the names.")
+    ] = Template.MINIMAL.value,
     *,
     wait: Wait = False,
     as_json: AsJson = False,

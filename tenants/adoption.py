@@ -12,7 +12,6 @@ from databases import adoption
 from databases.adoption import Candidate
 from databases.ownership import Owner
 from registry.instances.naming import instance_named
-from registry.instances.status import Template
 from registry.instances.store import DatabaseName, LostInstance
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
@@ -97,7 +96,7 @@ class DatabaseAdoption:
                 return await self._lost_instance(session, instance_id, str(database))
             name = database or instance.database_name
             found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
-        return _candidate(instance, name, _judged(found, instance))
+        return _candidate(instance, name, self._judged(found, instance))
 
     async def adopt(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
         """Write the mark of an instance on its database, or on `database`, which the registry records then.
@@ -126,7 +125,7 @@ class DatabaseAdoption:
         marked = found is not None and found.adopted
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.instances.adopting(instance.id, marked=marked):
-            _require_adoptable(_candidate(instance, name, _judged(found, instance)))
+            _require_adoptable(_candidate(instance, name, self._judged(found, instance)))
         async with (
             tenant.server.fenced(owner) as session,
             tenant.instances.adopting(instance.id, recorded, marked=marked) as row,
@@ -160,7 +159,7 @@ class DatabaseAdoption:
         async with tenant.server.session() as session:
             candidate = _require_adoptable(await self._lost_instance(session, ods_instance_id, database))
             owner = await adoption.owner_of(session, database)
-        named = instance_named(database)
+        named = self._named(database)
         if owner is None or named is None:
             raise DatabaseNotFoundError(database)
         lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
@@ -180,7 +179,7 @@ class DatabaseAdoption:
         found = await adoption.inspect(session, owner, database, await self._needed()) if owner else None
         if owner is None or found is None:
             raise InstanceNotFoundError(ods_instance_id)
-        named = instance_named(database)
+        named = self._named(database)
         return AdoptionCandidate(
             id=ods_instance_id,
             name=named[0] if named else "",
@@ -196,7 +195,7 @@ class DatabaseAdoption:
         )
 
     async def _obstacle_of_lost(
-        self, owner: Owner, ods_instance_id: int, named: tuple[str, Template] | None
+        self, owner: Owner, ods_instance_id: int, named: tuple[str, str] | None
     ) -> str | None:
         """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
         queries = self._tenant.queries
@@ -234,19 +233,22 @@ class DatabaseAdoption:
             self._tenant.instances.installation.known_id,
         )
 
+    def _named(self, database: str) -> tuple[str, str] | None:
+        return instance_named(database, self._tenant.settings.template_databases)
+
+    def _judged(self, found: Candidate | None, instance: DbInstance) -> Candidate | None:
+        """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
+
+        On a server may be the registries of other tenants, of the same role: none shall be dropped as a
+        database.
+        """
+        if found is None or found.obstacle or found.adopted or found.name == instance.database_name:
+            return found
+        return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
+
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
-
-
-def _judged(found: Candidate | None, instance: DbInstance) -> Candidate | None:
-    """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
-
-    On a server may be the registries of other tenants, of the same role: none shall be dropped as a database.
-    """
-    if found is None or found.obstacle or found.adopted or found.name == instance.database_name:
-        return found
-    return found if instance_named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
 
 
 def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:

@@ -107,6 +107,8 @@ def _tenants_text(tenants: Mapping[str, Settings]) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
     return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
 

@@ -17,9 +17,9 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
-    CreateRequestDep,
     ExactSelectionDep,
     InstanceServiceDep,
+    ManagedCreateRequestDep,
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
@@ -61,7 +61,7 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
     responses=problems.documented(*CREATE_REFUSALS),
 )
 async def create_managed_instance(
-    new: CreateRequestDep, service: InstanceServiceDep, response: Response
+    new: ManagedCreateRequestDep, service: InstanceServiceDep, response: Response
 ) -> ManagedInstance:
     """Request an instance: a database cloned from a template."""
     requested = await service.create(new)

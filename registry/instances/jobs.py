@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry.instances.status import Operation, Template, traits
+from registry.instances.status import Operation, traits
 from settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
@@ -56,7 +56,7 @@ class InstanceJob:
         number: counts the jobs of the instance.
         attempt: counts the times that this job has begun.
         name: the instance's name.
-        template: what its database is made from.
+        template: the name of the template that its database is made from.
         database: the name of its database.
         mark: the UUID that its database carries. A restored registry may give ids and numbers again, but
             never a mark.
@@ -76,7 +76,7 @@ class InstanceJob:
     number: int
     attempt: int
     name: str
-    template: Template
+    template: str
     database: str
     mark: str
     published: bool

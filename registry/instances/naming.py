@@ -4,8 +4,10 @@ A database is named as the Admin API names it: `EdFi_Ods_<name>_<template>`, wit
 """
 
 import re
+from collections.abc import Collection
 
 from registry.instances.status import Template
+from settings import MAX_DATABASE_NAME_BYTES
 
 DATABASE_PREFIX = "EdFi_Ods"
 MAX_NAME_LENGTH = 46
@@ -20,30 +22,38 @@ NAME_PATTERN = f"^{_CHARACTER}*{_VISIBLE}{_CHARACTER}*$"
 _LEADING_PREFIXES = re.compile(rf"\A(?:{DATABASE_PREFIX}(?:_+|\Z))+", re.IGNORECASE)
 
 
-def name_errors(name: str) -> list[str]:
+def max_name_length(template: str) -> int:
+    """How many characters an instance of this template may have in its name: both name its database."""
+    return min(MAX_NAME_LENGTH, MAX_DATABASE_NAME_BYTES - len(f"{DATABASE_PREFIX}__{template}"))
+
+
+def name_errors(name: str, template: str = Template.MINIMAL) -> list[str]:
     """Everything that is wrong with `name` as the name of an instance, in messages for the client."""
     errors = []
     if not name.strip():
         errors.append("'Name' must not be empty.")
-    if len(name) > MAX_NAME_LENGTH:
-        errors.append(
-            f"'Name' must be {MAX_NAME_LENGTH} characters or fewer. You entered {len(name)} characters."
-        )
+    if len(name) > (most := max_name_length(template)):
+        errors.append(f"'Name' must be {most} characters or fewer. You entered {len(name)} characters.")
     if not _ALLOWED.fullmatch(name):
         errors.append("'Name' must contain only letters, numbers, spaces and underscores.")
     return errors
 
 
-def database_name(name: str, template: Template) -> str:
+def database_name(name: str, template: str) -> str:
     """The name of the database of an instance called `name`, a name without `name_errors`."""
     stem = _LEADING_PREFIXES.sub("", name.replace(" ", "_").strip("_"))
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
 
 
-def instance_named(database: str) -> tuple[str, Template] | None:
-    """The name and template of an instance whose database has this name; None if no instance can have it."""
-    for template in Template:
+def instance_named(database: str, templates: Collection[str]) -> tuple[str, str] | None:
+    """The name and template of an instance whose database has this name; None if no instance can have it.
+
+    Args:
+        database: the database's name.
+        templates: the names of the tenant's templates.
+    """
+    for template in templates:
         name = database.removeprefix(f"{DATABASE_PREFIX}_").removesuffix(f"_{template}")
-        if not name_errors(name) and database_name(name, template) == database:
+        if not name_errors(name, template) and database_name(name, template) == database:
             return name, template
     return None

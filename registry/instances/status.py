@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from settings import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
+
 
 class Template(StrEnum):
-    """The templates of instances; settings say which template database each one is."""
+    """The templates that every tenant has; its settings may name more (`Settings.template_databases`)."""
 
-    MINIMAL = "Minimal"
-    SAMPLE = "Sample"
+    MINIMAL = MINIMAL_TEMPLATE
+    SAMPLE = SAMPLE_TEMPLATE
 
 
 class Operation(StrEnum):

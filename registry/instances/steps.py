@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.installation import InstallationStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, Template
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from settings import DEFAULT_TENANT
 
@@ -59,7 +59,7 @@ class JobFactory:
             number=instance.job_number,
             attempt=attempt,
             name=instance.name,
-            template=Template(instance.database_template),
+            template=instance.database_template,
             database=instance.database_name,
             mark=str(instance.mark),
             published=instance.published_at is not None,

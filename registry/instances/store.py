@@ -29,7 +29,6 @@ from registry.instances.status import (
     JobStatus,
     Operation,
     Step,
-    Template,
     after_failure,
     traits,
 )
@@ -60,7 +59,7 @@ class LostInstance:
 
     Attributes:
         name: its name.
-        template: what its database was made from.
+        template: the name of the template that its database was made from.
         ods_instance_id: its OdsInstanceId.
         mark: its UUID.
         number: the job that published the database last.
@@ -68,7 +67,7 @@ class LostInstance:
     """
 
     name: str
-    template: Template
+    template: str
     ods_instance_id: int
     mark: str
     number: int
@@ -104,7 +103,7 @@ class InstanceStore:
         """The installation that the instances belong to."""
         return self._factory.installation
 
-    async def reserve(self, name: str, template: Template) -> Requested:
+    async def reserve(self, name: str, template: str) -> Requested:
         """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
 
         Raises:
@@ -169,7 +168,7 @@ class InstanceStore:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_RENAME.sources, "renamed")
             _require_created(instance, "renamed")
-            database = database_name(name, Template(instance.database_template))
+            database = database_name(name, instance.database_template)
             await require_free(session, name, database, excluding=instance)
             instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)

@@ -3,7 +3,6 @@
 from sqlalchemy import Connection, text
 
 from registry.instances.naming import database_name
-from registry.instances.status import Template
 from registry.migrations.conflicts import require_none
 from settings import MAX_DATABASE_NAME_BYTES
 
@@ -109,7 +108,7 @@ def _name_databases(connection: Connection, table: str, status: str) -> None:
     for row in unnamed.all():
         connection.execute(
             text(f"UPDATE {table} SET databasename = :database WHERE id = :id"),  # noqa: S608 - constants
-            {"database": database_name(row.name, Template(row.databasetemplate)), "id": row.id},
+            {"database": database_name(row.name, row.databasetemplate), "id": row.id},
         )
 
 

@@ -20,6 +20,7 @@ from databases import spares
 from databases.ownership import Owner
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
+from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
@@ -28,7 +29,7 @@ from registry.instances.store import DatabaseName, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session
 
 Activities = Callable[[Any], DatabaseActivities]
 
@@ -552,3 +553,31 @@ async def test_database_is_dropped_when_its_drop_was_interrupted(
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", deletion.database)
     await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _names(admin, deletion) == set()
+
+
+async def test_job_fails_with_the_setting_when_its_template_is_no_longer_among_the_settings(
+    activities: Activities, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = (await instances.reserve(name, "Year2027")).job
+    await job_store.begin(job)
+    with pytest.raises(ApplicationError, match="Add it to ODS_TEMPLATES") as caught:
+        await ActivityEnvironment().run(activities(job_store).provision, job)
+    assert caught.value.non_retryable
+
+
+async def test_database_is_a_copy_of_a_further_template_when_its_job_names_one(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+) -> None:
+    further = tenant.settings.model_copy(update={"templates": {"Year2027": SAMPLE_TEMPLATE}})
+    job = (await instances.reserve(name, "Year2027")).job
+    await job_store.begin(job)
+    activities = DatabaseActivities(replace(tenant, settings=further), ConcurrencyLimit(1))
+    await ActivityEnvironment().run(activities.provision, job)
+    async with session(postgres.dsn(job.database)) as database:
+        assert await database.fetchval("SELECT count(*) FROM edfi.student")
+    await admin.execute(f'DROP DATABASE "{job.database}"')

@@ -2,7 +2,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry.instances.naming import MAX_NAME_LENGTH, database_name, name_errors
+from registry.instances.naming import (
+    MAX_NAME_LENGTH,
+    database_name,
+    instance_named,
+    max_name_length,
+    name_errors,
+)
 from registry.instances.status import Template
 
 EMPTY = "'Name' must not be empty."
@@ -95,3 +101,21 @@ def test_name_is_refused_when_it_holds_a_character_that_is_not_allowed(
 )
 def test_all_faults_are_reported_together_when_a_name_has_them(name: str, faults: list[str]) -> None:
     assert name_errors(name) == faults
+
+
+@pytest.mark.parametrize("template", ["A", "Minimal", "Year2027", "x" * 20])
+def test_longest_name_fits_postgresql_when_the_template_has_another_name(template: str) -> None:
+    longest = "x" * max_name_length(template)
+    assert name_errors(longest, template) == []
+    assert len(database_name(longest, template)) <= 63
+    assert name_errors(f"{longest}x", template) == [
+        f"'Name' must be {len(longest)} characters or fewer. You entered {len(longest) + 1} characters."
+    ]
+
+
+def test_instance_is_read_from_the_name_of_its_database_when_its_template_is_a_further_one() -> None:
+    assert instance_named("EdFi_Ods_Grand_Bend_Year2027", ["Minimal", "Year2027"]) == (
+        "Grand_Bend",
+        "Year2027",
+    )
+    assert instance_named("EdFi_Ods_Grand_Bend_Year2027", ["Minimal", "Sample"]) is None

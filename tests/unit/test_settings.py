@@ -24,6 +24,7 @@ READ: dict[str, tuple[str, Any]] = {
     "PAYLOAD_KEY_PREVIOUS": ("", ""),
     "MINIMAL_TEMPLATE": ("m" * 63, "m" * 63),
     "SAMPLE_TEMPLATE": ('odd "name"', 'odd "name"'),
+    "TEMPLATES": ('{"Year2027": "Y"}', {"Year2027": "Y"}),
     "SECURITY_DATABASE": ("s", "s"),
     "DATABASE_OWNER": ("ods_api", "ods_api"),
     "DATABASE_GRANTS": (
@@ -86,6 +87,10 @@ REFUSED: dict[str, list[str]] = {
     "PAYLOAD_KEY_PREVIOUS": [*BAD_LISTS, KEY],
     "MINIMAL_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
     "SAMPLE_TEMPLATE": ["", "x" * 64, TOO_MANY_BYTES],
+    "TEMPLATES": [
+        *("", "bad-value", "[]", '{"A": 1}', '{"A": ""}', '{"": "d"}', '{"A_b": "d"}', '{"1": "d"}'),
+        *('{"minimal": "d"}', '{"Sample": "d"}', '{"A": "d", "a": "d"}', f'{{"{"x" * 21}": "d"}}'),
+    ],
     "SECURITY_DATABASE": ["", "x" * 64, TOO_MANY_BYTES],
     "DATABASE_OWNER": ["", "x" * 64, TOO_MANY_BYTES],
     "DATABASE_GRANTS": [
@@ -242,6 +247,8 @@ def test_queues_and_templates_follow_their_variables_when_they_are_set(
     settings = Settings.load()
     assert (settings.registry_queue, settings.ddl_queue) == ("q-registry", "q-ddl")
     assert settings.template_databases == {"Minimal": "m", "Sample": "s"}
+    monkeypatch.setenv("ODS_TEMPLATES", '{"Year2027": "y"}')
+    assert Settings.load().template_databases == {"Minimal": "m", "Sample": "s", "Year2027": "y"}
 
 
 def test_privileges_are_listed_by_role_when_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:

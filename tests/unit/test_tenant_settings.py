@@ -214,3 +214,21 @@ def test_no_secret_is_told_when_settings_are_represented(tenants: dict[str, Valu
 )
 def test_address_is_told_when_a_dsn_is_read(values: Values, dsn: str, address: tuple[str, str, str]) -> None:
     assert Address.of(Settings(**values | {"admin_dsn": dsn}).admin_dsn) == address
+
+
+def test_tenants_have_templates_of_their_own_when_these_are_set(
+    monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
+) -> None:
+    tenants["tenant1"]["templates"] = {"Year2027": "y"}
+    monkeypatch.setenv("ODS_TENANTS", json.dumps(tenants))
+    assert [list(own.template_databases) for own in loaded().tenants.values()] == [
+        ["Minimal", "Sample", "Year2027"],
+        ["Minimal", "Sample"],
+    ]
+
+
+def test_path_of_the_setting_is_named_when_a_tenants_templates_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
+) -> None:
+    tenants["tenant1"]["templates"] = {"a name": "y"}
+    assert "ODS_TENANTS: tenant1: templates" in refusal(monkeypatch, tenants)
