@@ -39,6 +39,7 @@ from api.routes import (
     refreshes,
     spares,
     sweeps,
+    templates,
     tenant_view,
     tenants,
 )
@@ -83,7 +84,7 @@ def app_with(settings: AnySettings) -> FastAPI:
     for module in (
         *(information, instances, adoption, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
-        *(jobs, sweeps, drift, spares, audit),
+        *(jobs, sweeps, drift, spares, templates, audit),
     ):
         app.include_router(module.router)
     if settings.oidc_issuer is None:

@@ -16,6 +16,7 @@ from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
 from api.services import Services, services_of
 from databases.spare_pool import SparePool
+from databases.templates import TemplateInspector
 from registry.audit import AuditTrail
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.education_organizations.tenant_view import TenantView
@@ -47,6 +48,7 @@ JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: service
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
+TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
 
 OdsInstancesDep = Annotated[OdsInstances, _part(lambda services: services.ods_instances)]

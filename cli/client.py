@@ -135,6 +135,11 @@ class AdminApi:
         """The spare databases of each template."""
         return self._object("GET", "/v2/spares")
 
+    def templates(self) -> list[Json]:
+        """The templates that instances are made of."""
+        found: list[Json] = self._request("GET", "/v2/templates").json()
+        return found
+
     def refill(self) -> None:
         """Request that spares are refilled."""
         self._request("POST", "/v2/spares/refill")

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from databases.server import Server
 from databases.spare_pool import SparePool
+from databases.templates import TemplateInspector
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
@@ -49,6 +50,7 @@ class Tenant:
         rights: finds which rights the service's role lacks on either.
         drift: finds where the two contradict each other.
         spares: its spare databases.
+        templates: reads what there is of its templates.
         refreshes: its jobs that read education organizations.
         reading_engine: connections for these jobs. They are held while an ODS database is read, which may
             hang; status writes have others.
@@ -67,6 +69,7 @@ class Tenant:
     rights: RightsCheck
     drift: DriftDetector
     spares: SparePool
+    templates: TemplateInspector
     refreshes: RefreshJobs
     reading_engine: AsyncEngine
 
@@ -101,6 +104,7 @@ class Tenant:
             rights=RightsCheck(engine, server, templates, settings.database_owner),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
+            templates=TemplateInspector(server, installation.id, settings.template_databases),
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
