@@ -22,8 +22,8 @@ from cli import (
     keys,
     registration,
     spares,
+    template,
 )
-from cli import audit, clients, edorgs, installation, instance, keys, registration, spares, template
 from cli.api_access import connect
 from cli.options import (
     DEFAULT_API_PORT,

@@ -24,7 +24,10 @@ _JOBS = (
     "CREATE INDEX ix_jobstatuses_status ON adminapi.jobstatuses (status, createdat, id)",
 )
 _INSTANCES = (
-    'CREATE INDEX ix_dbinstances_order ON adminapi.dbinstances ((adminapi.utf16_order(name) COLLATE "C"), id)',
+    (
+        "CREATE INDEX ix_dbinstances_order ON adminapi.dbinstances"
+        ' ((adminapi.utf16_order(name) COLLATE "C"), id)'
+    ),
     "CREATE INDEX ix_dbinstances_search ON adminapi.dbinstances USING gin (adminapi.trigrams(name))",
 )
 
