@@ -19,6 +19,9 @@ _SHARED = (
     "id, name, odsinstanceid, odsinstancename, databasetemplate, databasename, lastrefreshed,"
     " lastmodifieddate"
 )
+_HAS_OURS = """
+SELECT FROM pg_attribute WHERE attrelid = 'adminapi.{table}'::regclass AND attname = 'jobnumber'
+"""
 _COPY = f"""
 INSERT INTO adminapi.{{ours}} ({_SHARED}, status, operation) OVERRIDING SYSTEM VALUE
 SELECT {_SHARED},
@@ -48,8 +51,8 @@ def make_one(connection: Connection) -> str:
     filled = [name for name in both if _any(connection, f"SELECT FROM adminapi.{name}")]
     if len(filled) > 1:
         raise ConflictingRowsError(
-            f"Both adminapi.{FIRST_NAME} and adminapi.{RENAMED_TABLE} have rows. Move the rows of one of"
-            " them to the other, then migrate again."
+            f"Both adminapi.{FIRST_NAME} and adminapi.{RENAMED_TABLE} have rows. Move those of the Admin"
+            " API to the other table, as docs/operations/beside-an-admin-api.md shows, then migrate again."
         )
     kept = _kept(connection, both, filled)
     (other,) = (name for name in both if name != kept)
@@ -75,11 +78,6 @@ def _copy_rows(connection: Connection, ours: str, other: str) -> None:
     require_unique(connection, f"adminapi.{other}", "adminapi.state_of_status(status)")
     connection.execute(text(_COPY.format(ours=ours, other=other)))
     connection.execute(text(_GO_ON_COUNTING.format(ours=ours)))
-
-
-_HAS_OURS = """
-SELECT FROM pg_attribute WHERE attrelid = 'adminapi.{table}'::regclass AND attname = 'jobnumber'
-"""
 
 
 def _any(connection: Connection, query: str) -> bool:

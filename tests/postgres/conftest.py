@@ -10,8 +10,10 @@ from databases.ownership import Owner
 from databases.provisioning import CloneRequest
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
+from registry.storage.engine import create_registry_engine
 from settings import CloneStrategy
 from tests import registries
+from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, service_dsn, session
 
 READER_PASSWORD = "reader-password-for-tests"
@@ -98,3 +100,11 @@ async def bare(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """A session on the database that is migrated."""
     async with session(dsn) as connection:
         yield connection
+
+
+@pytest.fixture
+async def ed_fi_admin(dsn: str, bare: asyncpg.Connection) -> AsyncIterator[EdFiAdmin]:
+    """A registry in which neither this service nor an Admin API is installed yet."""
+    engine = create_registry_engine(dsn)
+    yield EdFiAdmin(dsn, engine, bare)
+    await engine.dispose()
