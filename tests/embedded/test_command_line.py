@@ -162,6 +162,23 @@ def test_every_fault_is_told_when_the_request_is_invalid(instance: Ods) -> None:
     assert "46" in told
 
 
+def test_jobs_are_listed_shown_and_not_cancelled_any_more_when_commanded(
+    ods: Ods, stack: DataFolder, instance: Ods, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    job = created["jobId"]
+    options = ("--instance", created["id"], "--operation", "create", "--status", "Completed")
+    listed = ods("job", "list", *options, "--data-dir", stack.path)
+    heading, line = listed.stdout.splitlines()
+    assert heading.split()[:3] == ["JOB", "OPERATION", "INSTANCE"]
+    assert line.split()[:4] == [job, "Create", str(created["id"]), "Completed"]
+    rows = content(ods("job", "list", *options, "--limit", 1, "--json", "--data-dir", stack.path))
+    shown = content(ods("job", "show", job, "--json", "--data-dir", stack.path))
+    assert rows == [shown]
+    assert "state Completed cannot be cancelled" in error(ods("job", "cancel", job, "--data-dir", stack.path))
+    assert "'Status' must be one" in error(ods("job", "list", "--status", "x", "--data-dir", stack.path))
+
+
 def test_sweep_is_requested_when_commanded(ods: Ods, stack: DataFolder) -> None:
     swept = ods("sweep", "--data-dir", stack.path)
     assert (swept.returncode, swept.stdout) == (0, "The sweep is under way.\n")

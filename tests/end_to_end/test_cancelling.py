@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -155,6 +155,46 @@ async def test_job_is_done_or_undone_when_it_is_cancelled_at_any_moment(
         assert await databases(admin, job.mark) == ({job.database} if done else set())
         assert bool(await operator.queries.ods_instance(job.ods_instance_id)) is done
         assert done or status == 202
+
+
+@pytest.mark.usefixtures("workers")
+async def test_no_database_is_lost_when_renames_and_deletes_are_cancelled_at_any_moment(
+    api: httpx.AsyncClient, operator: Operator, temporal: Client, admin: asyncpg.Connection, name: str
+) -> None:
+    chance = random.Random(2)  # noqa: S311 - for moments that can be repeated
+
+    async def cancelled(request: Awaitable[InstanceJob]) -> InstanceJob:
+        job = await request
+        await asyncio.sleep(chance.uniform(0, 0.2))  # the moment is what is tested, nothing is waited for
+        assert (await cancel(api, job.job_id)).status_code in {202, 409}
+        await operator.ended(job)
+        await is_closed(temporal, job)
+        return job
+
+    jobs = await asyncio.gather(*(operator.create(f"{name} {number}") for number in range(12)))
+    for job in jobs:
+        assert await operator.ended(job) is JobStatus.COMPLETED
+    for rename in await asyncio.gather(*(cancelled(operator.rename(job, f"{job.name} new")) for job in jobs)):
+        instance = await operator.instance(rename)
+        assert instance.status in {InstanceStatus.COMPLETED, InstanceStatus.ERROR}
+        assert await databases(admin, rename.mark) == {instance.database_name}
+        ods_instance = await operator.queries.ods_instance(rename.ods_instance_id)
+        assert ods_instance is not None
+        assert ods_instance.name == instance.name
+    for deletion in await asyncio.gather(*(cancelled(operator.delete(job)) for job in jobs)):
+        instance = await operator.instance(deletion)
+        found = await databases(admin, deletion.mark)
+        routed = await operator.queries.ods_instance(deletion.ods_instance_id) is not None
+        assert (InstanceStatus(instance.status), bool(found), routed) in {
+            (InstanceStatus.DELETED, False, False),
+            (InstanceStatus.COMPLETED, True, True),
+            (InstanceStatus.DELETE_FAILED, True, True),  # before it began, after a failed rename
+            (InstanceStatus.DELETE_FAILED, True, False),
+            (InstanceStatus.DELETE_FAILED, False, False),  # the database was dropped, which was not recorded
+        }
+        if instance.status != InstanceStatus.DELETED:
+            assert await operator.ended(await operator.delete(deletion)) is JobStatus.COMPLETED
+        assert await databases(admin, deletion.mark) == set()
 
 
 @pytest.mark.usefixtures("workers")
