@@ -88,7 +88,7 @@ def refusal(job: Job) -> JobRefusedError:
         reason, next_step = "The job is another product's.", "Cancel it in the product that started it."
     else:
         reason = f"A job in state {job.status} cannot be cancelled: it has ended."
-        next_step = "Nothing is left to cancel. What it did can be undone, or tried again, by another."
+        next_step = "Nothing is left to cancel. Retry it if it failed; another job can undo what is done."
     return JobRefusedError(job.status, reason, next_step)
 
 
