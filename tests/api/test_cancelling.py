@@ -261,10 +261,21 @@ async def test_keys_are_asked_for_when_the_api_cannot_read_the_workflow(
     address = temporal.service_client.config.target_host
     other = await Client.connect(address, data_converter=data_converter(encrypting))
     await JobStarter(other, settings.registry_queue).start(job)
-    async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as client:
-        answer = await cancel(client, job.job_id)
-    assert answer.status_code == 503
-    assert "ODS_PAYLOAD_KEY" in answer.json()["detail"]
+    answers = []
+    for own in (settings, encrypting):
+        async with running(own, address) as app, client_of(app, headers=bearer(own)) as client:
+            answers.append(await cancel(client, job.job_id))
+    refused, granted = answers
+    assert refused.status_code == 503
+    assert "ODS_PAYLOAD_KEY" in refused.json()["detail"]
+    assert granted.status_code == 202
+    assert granted.json()["status"] == "InProgress", "a worker has to act on it"
+    history = await other.get_workflow_handle(job.workflow_id).fetch_history()
+    assert [
+        event.workflow_execution_cancel_requested_event_attributes.cause
+        for event in history.events
+        if event.HasField("workflow_execution_cancel_requested_event_attributes")
+    ] == [f"A client of the API has cancelled {job.job_id}."]
 
 
 async def test_one_of_beginning_and_cancelling_wins_when_both_happen_at_once(
