@@ -17,6 +17,7 @@ from api.http.temporal_calls import answer_of
 from api.middleware.tenancy import Tenancy
 from api.schemas.base import ResponseModel
 from api.services import Services
+from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError
 from logs import fault_name
 from registry.rights.missing import MissingRightsError, explanation
@@ -140,6 +141,8 @@ async def _read_only(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -
     except MissingRightsError as error:
         return dict.fromkeys(names, str(error))
     except (DBAPIError, DatabaseFaultError, asyncpg.PostgresError) as error:
+        if isinstance(error, DatabaseFaultError) and error.sqlstate == INSUFFICIENT_PRIVILEGE:
+            return dict.fromkeys(names, error.reason)
         cause = error.orig if isinstance(error, DBAPIError) else error
         if getattr(cause, "sqlstate", None) != READ_ONLY:
             raise

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from registry.rights.script import Part
     from settings import Settings
 
+_CONNECT_TIMEOUT = 10
+
 Check = Annotated[bool, typer.Option("--check", help="Ask what is missing; exit 1 if anything is.")]
 
 
@@ -58,23 +60,30 @@ def parts_of(settings: "Settings") -> "list[Part]":
 
 
 async def _missing(settings: "Settings") -> list[str]:
-    from cli.registry_access import faults_translated  # noqa: PLC0415 - as above
-    from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
-    from databases.rights import missing_on_server  # noqa: PLC0415 - as above
-    from databases.server import Server  # noqa: PLC0415 - as above
-    from registry.rights.missing import missing_in_registry  # noqa: PLC0415 - as above
-    from registry.storage.engine import create_registry_engine  # noqa: PLC0415 - as above
+    registry, server = parts_of(settings)
+    return [
+        *await _missing_of(registry, settings.admin_dsn.get_secret_value(), "ODS_ADMIN_DSN"),
+        *await _missing_of(server, settings.master_dsn.get_secret_value(), "ODS_MASTER_DSN"),
+    ]
 
-    engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
-    server = Server(settings.master_dsn.get_secret_value())
+
+async def _missing_of(part: "Part", dsn: str, variable: str) -> list[str]:
+    import asyncpg  # noqa: PLC0415 - as above
+
+    from registry.rights.missing import missing_grants  # noqa: PLC0415 - as above
+    from registry.rights.needs import quoted  # noqa: PLC0415 - as above
+    from registry.storage.connecting import connect  # noqa: PLC0415 - as above
+
     try:
-        with faults_translated():
-            missing = await missing_in_registry(engine)
-        async with server.session() as session:
-            templates = settings.template_databases.values()
-            return missing + await missing_on_server(session, templates, settings.database_owner)
-    except DatabaseFaultError as fault:
-        raise CommandError(fault.reason) from None
+        session = await connect(dsn, timeout=_CONNECT_TIMEOUT)
+    except asyncpg.InsufficientPrivilegeError:
+        return [f"GRANT CONNECT ON DATABASE {quoted(part.database)} TO {quoted(part.role)}"]
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(
+            f"{part.title} cannot be asked ({type(error).__name__}); check {variable}, and look at the log of"
+            " its server."
+        ) from None
+    try:
+        return await missing_grants(session, part.needs)
     finally:
-        await engine.dispose()
-        await server.close()
+        await session.close()

@@ -75,7 +75,7 @@ class RegistryAccess:
         """
         engine = create_registry_engine(self.dsn, pool_size=1)
         try:
-            with faults_translated():
+            with _translate_errors():
                 yield engine
         finally:
             await engine.dispose()
@@ -131,12 +131,7 @@ def _tenant(settings: AnySettings) -> str:
 
 
 @contextmanager
-def faults_translated() -> Iterator[None]:
-    """Turn faults of the registry into `CommandError`s.
-
-    Raises:
-        CommandError: the registry cannot be used.
-    """
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:

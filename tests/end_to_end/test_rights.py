@@ -15,7 +15,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.instances.status import JobStatus
 from registry.rights.script import script
 from settings import Settings
-from tests.api.service import bearer, served
+from tests.api.service import NOBODY, bearer, client_of, running, served
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES
 from tests.servers import NUMBERS, make_settings, session
@@ -103,6 +103,17 @@ async def test_instance_lives_and_dies_when_the_role_has_what_the_command_prints
         health = (await client.get("/health")).json()["results"]
         assert {"name": "rights", "status": "Healthy"} in health
         await ended(await client.delete(path))
+
+
+async def test_answer_names_the_grant_when_the_role_may_not_connect(least: Settings) -> None:
+    async with running(least, NOBODY) as app, client_of(app, headers=bearer(least)) as client:
+        answer = await client.get("/v2/odsInstances")
+        health = await client.get("/health")
+
+    assert answer.status_code == 503
+    assert "GRANT CONNECT ON its database TO the role of ODS_ADMIN_DSN;" in answer.json()["detail"]
+    assert health.status_code == 503
+    assert "GRANT CONNECT" in health.json()["results"][0]["detail"]
 
 
 @pytest.mark.usefixtures("workers")

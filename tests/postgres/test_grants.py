@@ -10,7 +10,7 @@ import pytest
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests import preloaded
-from tests.servers import environment, make_settings, make_tenant_settings, right_missing, session
+from tests.servers import NUMBERS, environment, make_settings, make_tenant_settings, right_missing, session
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "grants.sql"
 COMPOSED = {
@@ -76,9 +76,28 @@ async def test_check_names_the_tenant_when_there_are_several(
     assert (await ods_grants("--check", "--tenant", "two", **several)).returncode == 1
 
 
+async def test_check_names_the_login_when_the_role_may_not_connect(
+    settings: Settings, postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    database, role = f"closed_{next(NUMBERS)}", f"stranger_{next(NUMBERS)}"
+    await admin.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'a-password'")
+    await admin.execute(f"CREATE DATABASE {database}")
+    await admin.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
+    dsn = f"postgresql://{role}:a-password@127.0.0.1:{postgres.port}/{database}"
+    try:
+        run = await ods_grants("--check", **(environment(settings) | {"ODS_MASTER_DSN": dsn}))
+    finally:
+        await admin.execute(f"DROP DATABASE {database}")
+        await admin.execute(f"DROP ROLE {role}")
+
+    assert (run.returncode, run.stdout) == (1, f"GRANT CONNECT ON DATABASE {database} TO {role};\n")
+
+
 async def test_check_says_that_the_registry_is_away_when_it_is(settings: Settings) -> None:
     away = {"ODS_ADMIN_DSN": "postgresql://ods_service:a-password@127.0.0.1:1/EdFi_Admin"}
     run = await ods_grants("--check", **(environment(settings) | away))
 
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith("Error: The registry database cannot be used")
+    assert run.stderr.startswith(
+        "Error: The registry cannot be asked (ConnectionRefusedError); check ODS_ADMIN_DSN"
+    )
