@@ -42,8 +42,8 @@ def serving(
     if stack := folder.running_stack():
         if postgres != OWN_POSTGRES:
             raise CommandError(
-                f"A stack runs in {folder.path} already: leave out --postgres and --postgres-version"
-                " to use it, or choose another folder with --data-dir."
+                f"A stack runs in {folder.path} already: leave out --postgres, which ODS_POSTGRES sets"
+                " as well, and --postgres-version to use it, or choose another folder with --data-dir."
             )
         say(f"Using the stack that runs in {folder.path}.")
         yield stack

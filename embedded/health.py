@@ -21,8 +21,8 @@ class HealthProbe:
         except httpx.TransportError:
             return False
         report = answer.json()
-        self._found = [part for part in report["results"] if part["status"] != "Healthy"]
-        return answer.is_success and report["status"] == "Healthy"
+        self._found = [part for part in report.get("results", []) if part["status"] != "Healthy"]
+        return answer.is_success and report.get("status") == "Healthy"
 
     @property
     def explanation(self) -> str:
