@@ -28,6 +28,7 @@ from api.routes import (
     adoption,
     audit,
     connect,
+    documentation,
     drift,
     information,
     instances,
@@ -43,6 +44,7 @@ from api.routes import (
     tenant_view,
     tenants,
 )
+from api.security.grants import GrantRefusal
 from api.security.limits import ConnectLimits
 from api.security.oidc import IssuerTokens
 from api.services import Services
@@ -75,6 +77,7 @@ def app_with(settings: AnySettings) -> FastAPI:
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -82,7 +85,7 @@ def app_with(settings: AnySettings) -> FastAPI:
     problems.install(app)
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, instances, adoption, managed_instances),
+        *(information, documentation, instances, adoption, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(jobs, sweeps, drift, spares, templates, audit),
     ):
@@ -104,6 +107,11 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe what there is: invalid parameters are answered 400, never 422; templates have names."""
         description = super().openapi()
+        schemas = description["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        for model in (problems.Problem, GrantRefusal):
+            schemas[model.__name__] = model.model_json_schema()
         for verbs in description["paths"].values():
             for operation in verbs.values():
                 operation["responses"].pop("422", None)

@@ -67,7 +67,7 @@ class HealthMonitor:
     async def _examine(self) -> Report:
         """Check every part at once, for at most two seconds."""
         asked = {asyncio.create_task(check.results()): check for check in checks(self._tenants)}
-        _, late = await asyncio.wait(asked, timeout=TIMEOUT)
+        _, late = await asyncio.wait(asked, timeout=TIMEOUT) if asked else (set(), set())
         for task in late:
             self._abandon(task)
         results = chain.from_iterable(_results_of(task, check, late) for task, check in asked.items())

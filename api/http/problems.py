@@ -142,9 +142,14 @@ def found(row: _Found | None, resource: str, identifier: object) -> _Found:
     return row
 
 
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    """The OpenAPI reference to `model`: of copies in each place, generated clients would leave most out."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of the refusals of an endpoint that needs the registry."""
-    schema = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    schema = {"content": {MEDIA_TYPE: {"schema": reference(Problem)}}}
     return {
         status.value: {"description": status.phrase} | ({} if status in _WITHOUT_BODY else schema)
         for status in (*statuses, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -35,13 +35,15 @@ class _TokenForm(BaseModel):
 TOKEN_BODY = documented_body(_TokenForm, FORM_TYPE)
 
 
-class _GrantRefusal(BaseModel):
+class GrantRefusal(BaseModel):
+    """The documentation of a refusal's members, as OAuth 2.0 words it."""
+
     error: str
     error_description: str
 
 
 def _documented_refusals() -> dict[int | str, dict[str, Any]]:
-    refusal, problem = _GrantRefusal.model_json_schema(), problems.Problem.model_json_schema()
+    refusal, problem = problems.reference(GrantRefusal), problems.reference(problems.Problem)
     schema, either = {"schema": refusal}, {"schema": {"anyOf": [refusal, problem]}}
     return {
         HTTPStatus.BAD_REQUEST.value: {

@@ -117,7 +117,7 @@ async def test_wrong_version_is_told_first_when_the_tenant_is_wrong_too(idler: h
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/health", "/HEALTH/", "/docs", "/openapi.json", "/docs/oauth2-redirect"]
+    "path", ["/", "/health", "/HEALTH/", "/docs", "/docs/start.js", "/openapi.json", "/v2/tenancy"]
 )
 @pytest.mark.parametrize("headers", [{}, {"tenant": "no such tenant"}])
 async def test_no_tenant_is_needed_when_the_path_belongs_to_none(
