@@ -88,11 +88,11 @@ class Server:
             except httpx.TransportError:
                 return False
 
-    async def answer(self, request: bytes) -> bytes:
+    async def answer(self, request: bytes, seconds: float = 10) -> bytes:
         """What the server sends in answer to the bytes of `request`, until it closes the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), seconds)
         writer.close()
         await writer.wait_closed()
         return answer
