@@ -78,7 +78,12 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start)
     reconcile = ReconcileActivities(
-        jobs, server, partial(_detect_drift, temporal, tenant), starter.is_open, starter.start
+        jobs,
+        server,
+        partial(_detect_drift, temporal, tenant),
+        starter.is_open,
+        starter.start,
+        tenant.remove_template_leftovers,
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)

@@ -57,21 +57,24 @@ class ReconcileActivities:
         detect: finds where registry and server contradict each other.
         is_open: whether a workflow is open under the id of a job's instance.
         start: starts the workflow of a job.
+        remove_template_leftovers: removes what loads of templates have left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a pass
         self,
         job_store: JobStore,
         server: Server,
         detect: Callable[[], Awaitable[list[Drift]]],
         is_open: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
+        remove_template_leftovers: Callable[[], Awaitable[object]],
     ) -> None:
         self._job_store = job_store
         self._server = server
         self._detect = detect
         self._is_open = is_open
         self._start = start
+        self._remove_template_leftovers = remove_template_leftovers
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -115,9 +118,12 @@ class ReconcileActivities:
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         """Ended jobs, of instances with ids above `after`, that have left something on the server.
 
-        Those are failed jobs that were not undone, and staging databases on which no job works.
+        Those are failed jobs that were not undone, and staging databases on which no job works. With the
+        first page, what loads of templates have left is removed as well.
         """
         with as_application_error():
+            if after is None:
+                await self._remove_template_leftovers()
             found = await self._databases()
             marks = {one.mark for one in found if one.mark is not None}
             staged = {one.mark for one in found if one.mark is not None and one.staging}

@@ -67,7 +67,7 @@ _commands.add_typer(
 )
 _commands.add_typer(registration.app, name="registration", help="Let API clients register themselves.")
 _commands.add_typer(keys.app, name="keys", help="Change the keys of the service.")
-_commands.add_typer(template.app, name="template", help="List the templates that instances are made of.")
+_commands.add_typer(template.app, name="template", help="List and load what instances are made of.")
 _commands.command()(audit.audit)
 _commands.command()(grants.grants)
 _commands.command()(doctor.doctor)

@@ -47,7 +47,7 @@ class RegistryAccess:
         Raises:
             CommandError: there is neither, a setting cannot be used, or none says which tenant.
         """
-        if any(name in os.environ for name in _SETTINGS):
+        if has_settings():
             settings = settings_of_environment()
             tenant = _tenant(settings)
             own = settings.tenants[tenant]
@@ -79,6 +79,11 @@ class RegistryAccess:
                 yield engine
         finally:
             await engine.dispose()
+
+
+def has_settings() -> bool:
+    """Whether the environment has the settings of an installation."""
+    return any(name in os.environ for name in _SETTINGS)
 
 
 def settings_of_environment() -> AnySettings:

@@ -1,11 +1,15 @@
 """`ods template …`: the templates that instances are made of."""
 
+import asyncio
+import json
+from typing import Annotated
+
 import typer
 
 from cli.api_access import connect
 from cli.client import Json
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
-from cli.output import say, show_json, show_list
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Yes
+from cli.output import progress, say, show_json, show_list
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,6 +41,44 @@ def list_all(
     for template in found:
         if template["obstacle"]:
             say(f"{template['name']}: {template['obstacle']}")
+
+
+@app.command()
+def load(  # noqa: PLR0913 - a command line's options
+    template: Annotated[str, typer.Argument(metavar="NAME", help="Name of the template.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Archive of pg_dump (custom or directory format) or SQL, also in gzip; or its address.",
+        ),
+    ],
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Sessions that load an archive at once.")] = 1,
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Load a template from a file, and publish it in place of the database that the template has now."""
+    # Imported here: it takes half a second, which other commands need not wait for.
+    from cli.template_load import TemplateAccess  # noqa: PLC0415
+    from cli.template_load import load as load_template  # noqa: PLC0415
+
+    access = TemplateAccess.find(data_dir)
+    database = access.database(template)
+    if not yes:
+        question = f"Replace the database {database} of the template {template}? Instances stay as they are."
+        typer.confirm(question, abort=True, err=True)
+    with progress() as show:
+        work = load_template(access, template, source, jobs, show)
+        mark = asyncio.run(work)
+    if as_json:
+        show_json(json.loads(mark.comment))
+    else:
+        say(
+            f"The template {template} is loaded (generation {mark.generation}). New instances are copies of"
+            " it; `ods spares --refill` makes spares of it."
+        )
 
 
 def _cells(template: Json) -> Json:

@@ -103,7 +103,7 @@ class TemplateInspector:
         self, template: str, database: str, row: asyncpg.Record | None, listed: SpareList
     ) -> TemplateReport:
         if row is None:
-            words = "The database does not exist. Create it, or correct the setting that names it."
+            words = f"The database does not exist. Load it: `ods template load {template} FILE`."
             return TemplateReport(template, database, obstacle=words)
         report = TemplateReport(
             template,

@@ -86,6 +86,15 @@ def installed(wanted: PostgresVersion) -> Path:
     return Path(wheel.submodule_search_locations[0]).resolve().parent
 
 
+def installed_program(name: str) -> Path | None:
+    """A program of the newest PostgreSQL, such as `pg_restore`; None if that is not installed."""
+    try:
+        program = installed(PostgresVersion.V18) / _PROGRAMS / name
+    except CommandError:
+        return None
+    return program if program.is_file() else None
+
+
 def _target(wanted: PostgresVersion) -> str:
     match wanted:
         case PostgresVersion.V18:

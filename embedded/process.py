@@ -49,12 +49,15 @@ class Command:
     niceness: int = 0
 
 
-async def start(command: Command, log: Path) -> Process:
-    """Run `command` in a session of its own, its output appended to `log`."""
+async def start(command: Command, log: Path, stdin: int | None = None) -> Process:
+    """Run `command` in a session of its own, its output appended to `log`; `stdin` as of `subprocess`.
+
+    Without `stdin`, the command reads nothing.
+    """
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command.arguments,
-            stdin=DEVNULL,
+            stdin=DEVNULL if stdin is None else stdin,
             stdout=output,
             stderr=STDOUT,
             cwd="/",  # the account may not be allowed into ours

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from databases.server import Server
 from databases.spare_pool import SparePool
+from databases.template_leftovers import remove_leftovers
 from databases.templates import TemplateInspector
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
@@ -108,6 +109,18 @@ class Tenant:
             refreshes=RefreshJobs(engine, name),
             reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
         )
+
+    async def remove_template_leftovers(self) -> list[str]:
+        """Remove what loads of its templates have left; returns the names of these databases.
+
+        Raises:
+            InstallationNotConfirmedError: the operator must first say that changes are meant.
+            DatabaseFaultError: the server is away, …
+        """
+        async with self.server.session() as session:
+            await self.installation.require_confirmed(session)
+            needed = set(self.settings.template_databases.values())
+            return await remove_leftovers(session, await self.installation.id(), needed)
 
     async def close(self) -> None:
         """Close the connections that are kept."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
@@ -527,7 +527,7 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     server: Server,
 ) -> None:
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock())
 
     async def leftovers() -> list[InstanceJob]:
         return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs

@@ -1,0 +1,176 @@
+"""pg_restore and psql as child processes; the password is in their environment, not among the arguments."""
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+from urllib.parse import quote, unquote, urlsplit
+
+from cli.dump_files import Dump, DumpForm, sql_extensions, sql_lines
+from embedded import process
+from embedded.errors import CommandError
+from embedded.postgres_binaries import installed_program
+from embedded.process import Command
+
+_SETTINGS = {
+    # What is loaded becomes durable with the transaction that publishes it.
+    "synchronous_commit": "off",
+    "maintenance_work_mem": "256MB",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+_LISTED_EXTENSION = re.compile(r"^\d+; \d+ \d+ EXTENSION - (\S+)", re.MULTILINE)
+_WATCH_SECONDS = 0.5
+_CHUNK_BYTES = 1 << 20
+
+
+async def needed_extensions(dump: Dump) -> Collection[str]:
+    """The extensions that a dump creates.
+
+    Raises:
+        CommandError: there is no program to read it, it cannot be read, or reaches beyond its database.
+    """
+    match dump.form:
+        case DumpForm.SQL:
+            _program("psql")
+            return await asyncio.to_thread(sql_extensions, dump)
+        case DumpForm.ARCHIVE:
+            listing = await asyncio.create_subprocess_exec(
+                _program("pg_restore"), "--list", str(dump.path), stdout=PIPE, stderr=PIPE
+            )
+            content, _ = await listing.communicate()
+            if listing.returncode:
+                raise CommandError(
+                    "pg_restore cannot read the archive: it is damaged, or a newer pg_dump made it. Nothing"
+                    " was done."
+                )
+            return set(_LISTED_EXTENSION.findall(content.decode(errors="replace")))
+        case _:
+            assert_never(dump.form)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What is filled from a dump.
+
+    Attributes:
+        dsn: an address of the server, with the login.
+        database: the database, which is empty.
+        jobs: how many sessions load an archive at once.
+        log: the file that the program's messages are added to.
+    """
+
+    dsn: str = field(repr=False)
+    database: str
+    jobs: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """The address of the database for libpq, without the password."""
+        url = urlsplit(self.dsn)
+        login, at, hosts = url.netloc.rpartition("@")
+        user = login.partition(":")[0]
+        return url._replace(netloc=f"{user}{at}{hosts}", path=f"/{quote(self.database)}").geturl()
+
+
+async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awaitable[None]]) -> None:
+    """Fill a database from the dump.
+
+    Args:
+        dump: what it is filled from.
+        destination: what is filled.
+        watch: awaited twice a second; if it raises, the program is ended.
+
+    Raises:
+        CommandError: the program has failed.
+    """
+    log = destination.log
+    arguments = _arguments(dump, destination)
+    command = Command(Path(arguments[0]).name, arguments, _environment(destination.dsn))
+    running = await process.start(command, log, stdin=PIPE if dump.form is DumpForm.SQL else None)
+    feeding = asyncio.create_task(_feed(running, dump))
+    try:
+        while running.returncode is None:
+            await watch()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(running.wait()), _WATCH_SECONDS)
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        if running.returncode is None:
+            await process.stop(running, command)
+    if running.returncode:
+        raise CommandError(f"{command.name} has failed; {log} says why. The template is as it was.")
+
+
+async def _feed(running: Process, dump: Dump) -> None:
+    """Write an SQL file to psql, which is told to obey no commands of its own in it."""
+    if running.stdin is None:
+        return
+    with suppress(ConnectionError):  # it has ended, and its log says why
+        for chunk in _chunks(dump):
+            running.stdin.write(chunk)
+            await running.stdin.drain()
+        running.stdin.close()
+
+
+def _chunks(dump: Dump) -> Iterator[bytes]:
+    key = secrets.token_hex(16).encode()
+    chunk = bytearray(b"\\restrict %s\n" % key)
+    for line in sql_lines(dump):
+        chunk += line
+        if len(chunk) >= _CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
+    yield b"\n\\unrestrict %s\n" % key
+
+
+def _program(name: str) -> str:
+    """The path of a program of PostgreSQL: the wheel's, or else that of PATH.
+
+    Raises:
+        CommandError: there is none.
+    """
+    installed = installed_program(name)
+    if installed is not None:
+        return str(installed)
+    if (found := shutil.which(name)) is None:
+        raise CommandError(
+            f"There is no {name} here. Install PostgreSQL's client programs (the package postgresql-client),"
+            " or `pip install 'ods-instance-management[embedded]'`."
+        )
+    return found
+
+
+def _arguments(dump: Dump, destination: Destination) -> tuple[str, ...]:
+    to = ("--dbname", destination.address)
+    match dump.form:
+        case DumpForm.ARCHIVE:
+            options = ("--no-owner", "--exit-on-error", "--jobs", str(destination.jobs))
+            return (_program("pg_restore"), *options, *to, str(dump.path))
+        case DumpForm.SQL:
+            quiet = ("--no-psqlrc", "--quiet", "--output", os.devnull)
+            return (_program("psql"), *quiet, "--set", "ON_ERROR_STOP=1", *to)
+        case _:
+            assert_never(dump.form)
+
+
+def _environment(dsn: str) -> Mapping[str, str]:
+    login = urlsplit(dsn).netloc.rpartition("@")[0]
+    password = unquote(login.partition(":")[2])
+    own = {
+        "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
+        "PGTARGETSESSIONATTRS": "read-write",
+        "LC_MESSAGES": "C",
+    }
+    return os.environ | own | ({"PGPASSWORD": password} if password else {})

@@ -1,0 +1,188 @@
+"""Loading a template from a file: the steps of `ods template load`."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from cli.api_access import connect
+from cli.dump_files import dump_of
+from cli.output import Progress
+from cli.registry_access import RegistryAccess, has_settings, operator, settings_of_environment
+from cli.restore_programs import Destination, needed_extensions, restore
+from databases.errors import DatabaseFaultError
+from databases.server import Server
+from databases.template_loading import TemplateLoad, loading
+from databases.template_marks import TemplateMark
+from databases.template_replacement import LoadTarget, require_loadable
+from embedded.data_folder import DataFolder
+from embedded.errors import CommandError
+from embedded.seeding import SERVICE_ROLE
+from registry.audit import AuditTrail, command_entry
+from registry.installation import InstallationStore
+from registry.instances.queries import InstanceQueries
+from registry.storage.errors import InstallationNotConfirmedError
+from tenants.installation_check import InstallationCheck
+
+_MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TemplateAccess:
+    """Where templates are loaded.
+
+    Attributes:
+        registry: the registry and its tenant.
+        dsn: the maintenance database of the server, with the login that owns the ODS databases.
+        templates: the name of the database behind each template.
+        shares_server: whether other installations may have databases on the server.
+    """
+
+    registry: RegistryAccess
+    dsn: str
+    templates: Mapping[str, str]
+    shares_server: bool
+
+    @classmethod
+    def find(cls, data_dir: Path) -> "TemplateAccess":
+        """That of the environment's settings, or else that of the stack in `data_dir`.
+
+        Raises:
+            CommandError: there is neither, a setting cannot be used, or none says which tenant.
+        """
+        registry = RegistryAccess.find(data_dir)
+        if has_settings():
+            own = settings_of_environment().tenants[registry.tenant]
+            return cls(registry, registry.master_dsn, own.template_databases, own.shared_server)
+        with connect(None, data_dir) as api:
+            templates = {template["name"]: template["database"] for template in api.templates()}
+        return cls(registry, _dsn_of_stack(registry, data_dir), templates, shares_server=False)
+
+    def database(self, template: str) -> str:
+        """The database behind a template.
+
+        Raises:
+            CommandError: there is no such template.
+        """
+        if template not in self.templates:
+            raise CommandError(
+                f"There is no template {template}; there are {', '.join(self.templates)}. ODS_TEMPLATES adds"
+                " more."
+            )
+        return self.templates[template]
+
+
+async def load(access: TemplateAccess, template: str, source: str, jobs: int, show: Progress) -> TemplateMark:
+    """Load the template from `source`; returns the mark of what was published.
+
+    Args:
+        access: where it is loaded.
+        template: its name.
+        source: the path of a file or folder, or an address.
+        jobs: how many sessions load an archive at once.
+        show: called with each phase, and what is done of it.
+
+    Raises:
+        CommandError: it cannot be loaded; the template is as it was.
+    """
+    database = access.database(template)
+    with dump_of(source, lambda detail: show("Fetching the file", detail)) as dump, _in_own_words():
+        show("Examining the file", "")
+        extensions = await needed_extensions(dump)
+        async with _server(access.dsn) as server:
+            target = await _target(access, server, template, database)
+            async with server.session() as session:
+                await require_loadable(session, target, extensions)
+            async with loading(server, target) as begun:
+                with _log() as log:
+                    destination = Destination(access.dsn, begun.database, jobs, log)
+                    await restore(dump, destination, lambda: _show_size(begun, show))
+                mark = await _publish(begun, show)
+    async with access.registry.connected() as engine:
+        await AuditTrail(engine).record(command_entry(f"ods template load {template}", operator()))
+    return mark
+
+
+async def _publish(begun: TemplateLoad, show: Progress) -> TemplateMark:
+    show("Checking the database", "")
+    await begun.check()
+    show("Collecting statistics", "")
+    await begun.analyse()
+    show("Publishing", "")
+    return await begun.publish()
+
+
+async def _show_size(begun: TemplateLoad, show: Progress) -> None:
+    show("Loading into a private database", f"{await begun.size_bytes() // _MEGABYTE} MB")
+
+
+async def _target(access: TemplateAccess, server: Server, template: str, database: str) -> LoadTarget:
+    """What is loaded, once the installation is in order.
+
+    Raises:
+        InstallationNotConfirmedError: the operator must first say that changes are meant.
+    """
+    async with access.registry.connected() as engine, server.session() as session:
+        check = _check(engine, access)
+        await check.require_confirmed(session)
+        others = {behind for name, behind in access.templates.items() if name != template}
+        needed = frozenset({*others, await InstanceQueries(engine).database()})
+        return LoadTarget(await check.id(), template, database, needed)
+
+
+def _check(engine: AsyncEngine, access: TemplateAccess) -> InstallationCheck:
+    registry = access.registry
+    return InstallationCheck(
+        InstallationStore(engine), registry.tenant, registry.tenants, shares_server=access.shares_server
+    )
+
+
+@asynccontextmanager
+async def _server(dsn: str) -> AsyncIterator[Server]:
+    server = Server(dsn)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+@contextmanager
+def _log() -> Iterator[Path]:
+    """A file for the messages of a program, for the operator alone: it stays if the body fails."""
+    handle, name = tempfile.mkstemp(prefix="ods-template-load-", suffix=".log")
+    os.close(handle)
+    yield Path(name)
+    with suppress(OSError):
+        Path(name).unlink()
+
+
+@contextmanager
+def _in_own_words() -> Iterator[None]:
+    """Turn the reasons of the server and the registry into those of a command.
+
+    Raises:
+        CommandError: for each of them.
+    """
+    try:
+        yield
+    except DatabaseFaultError as fault:
+        raise CommandError(fault.reason) from None
+    except InstallationNotConfirmedError as obstacle:
+        raise CommandError(str(obstacle)) from None
+
+
+def _dsn_of_stack(registry: RegistryAccess, data_dir: Path) -> str:
+    """The server of a stack for the service's role: what a superuser loads, clones could not be read by it.
+
+    Raises:
+        CommandError: the stack has no secrets.
+    """
+    secrets = DataFolder(data_dir).secrets()
+    if secrets is None:
+        raise CommandError(f"The stack in {data_dir} has no secrets any more.")
+    server = registry.master_dsn.rpartition("@")[2]
+    return f"postgresql://{SERVICE_ROLE}:{secrets.service_password}@{server}"

@@ -1,0 +1,478 @@
+"""`ods template load` on a real server: what is published, what is refused, and what is left."""
+
+import asyncio
+import gzip
+import http.server
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.reconcile import ReconcileActivities
+from cli.dump_files import Dump, DumpForm
+from cli.registry_access import RegistryAccess
+from cli.restore_programs import needed_extensions
+from cli.template_load import TemplateAccess, load
+from databases import spares
+from databases.errors import DatabaseFaultError
+from databases.ownership import Owner
+from databases.provisioning import Copy, TemplateSizes, clone
+from databases.server import Server
+from databases.spare_pool import Limits, SpareOrder, SparePool
+from databases.template_leftovers import remove_leftovers
+from databases.template_loading import loading
+from databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name, private_prefix
+from databases.template_replacement import LoadTarget
+from embedded import seeding
+from embedded.errors import CommandError
+from embedded.postgres import EmbeddedPostgres
+from embedded.postgres_binaries import installed_program
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
+from settings import CloneStrategy
+from tenants.tenant import Tenant
+from tests.postgres.postgres_inspection import exists
+from tests.servers import NUMBERS, SAMPLE_TEMPLATE, service_dsn, session
+
+PHASES = [
+    *("Examining the file", "Loading into a private database", "Checking the database"),
+    *("Collecting statistics", "Publishing"),
+]
+SCRIPT = "EdFi.Ods.Standard.Standard.6.1.0.Artifacts.PgSql.Structure.Ods.0010-Schemas.sql"
+JOURNAL = 'CREATE TABLE public."DeployJournal" (scriptname text, applied timestamp)'
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Logs of failed loads stay; here, in the test's own folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+async def dumps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with dumps of one ODS in every form."""
+    folder = tmp_path_factory.mktemp("dumps")
+    async with session(service_dsn(postgres, "postgres")) as server:
+        await server.execute(f'CREATE DATABASE ods_dumped TEMPLATE "{SAMPLE_TEMPLATE}"')
+        async with session(service_dsn(postgres, "ods_dumped")) as inside:
+            await inside.execute("CREATE EXTENSION pg_trgm")
+            await inside.execute(JOURNAL)
+            await inside.execute('INSERT INTO public."DeployJournal" VALUES ($1)', SCRIPT)
+        for form, name in (("custom", "ods.dump"), ("directory", "ods"), ("plain", "ods.sql")):
+            program = str(installed_program("pg_dump"))
+            subprocess.run(  # noqa: S603, ASYNC221 - short
+                [program, "--format", form, "--file", folder / name, postgres.dsn("ods_dumped")], check=True
+            )
+        await server.execute("DROP DATABASE ods_dumped WITH (FORCE)")
+    (folder / "ods.sql.gz").write_bytes(gzip.compress((folder / "ods.sql").read_bytes(), 1))
+    return folder
+
+
+@pytest.fixture
+async def installation(instances: InstanceStore) -> str:
+    return (await instances.installation.state()).id
+
+
+@pytest.fixture
+async def database(admin: asyncpg.Connection, installation: str) -> AsyncIterator[str]:
+    """The name of a template's database; whatever has it, or a private name, in the end is removed."""
+    name = f"Loaded_Template_{next(NUMBERS)}"
+    yield name
+    for left in [name, *await private(admin, installation)]:
+        if await exists(admin, left):
+            await admin.execute(f'ALTER DATABASE "{left}" IS_TEMPLATE false')
+            await admin.execute(f'DROP DATABASE "{left}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def old(admin: asyncpg.Connection, database: str) -> int:
+    """The oid of a template that is there: without the journal that the dumps have."""
+    await admin.execute(
+        f'CREATE DATABASE "{database}" TEMPLATE "{SAMPLE_TEMPLATE}" OWNER {seeding.SERVICE_ROLE}'
+        " IS_TEMPLATE true ALLOW_CONNECTIONS false"
+    )
+    return await oid(admin, database)
+
+
+@pytest.fixture
+def access(postgres: EmbeddedPostgres, registry_dsn: str, database: str) -> TemplateAccess:
+    dsn = service_dsn(postgres, "postgres")
+    registry = RegistryAccess(registry_dsn, always_open=True, master_dsn=dsn)
+    templates = {"Sample": SAMPLE_TEMPLATE, "Loaded": database}
+    return TemplateAccess(registry, dsn, templates, shares_server=True)
+
+
+@pytest.fixture
+def target(installation: str, database: str) -> LoadTarget:
+    return LoadTarget(installation, "Loaded", database, frozenset())
+
+
+def silent(_: str, __: str) -> None:
+    """Show nothing."""
+
+
+async def oid(admin: asyncpg.Connection, database: str) -> int:
+    found: int = await admin.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", database)
+    return found
+
+
+async def private(admin: asyncpg.Connection, installation: str) -> list[str]:
+    """The databases with private names of the installation's templates."""
+    prefix = private_prefix(installation)
+    rows = await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", prefix)
+    return [row["datname"] for row in rows]
+
+
+async def mark_of(admin: asyncpg.Connection, database: str) -> TemplateMark | None:
+    query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
+    return TemplateMark.read(await admin.fetchval(query, database))
+
+
+async def has_journal(server: Server, database: str) -> bool:
+    """Whether the database is a copy of what the dumps hold, and not of the old template."""
+    async with server.connected(database) as inside:
+        return bool(await inside.fetchval("SELECT to_regclass('public.\"DeployJournal\"') IS NOT NULL"))
+
+
+@pytest.mark.parametrize("file", ["ods.dump", "ods", "ods.sql", "ods.sql.gz"])
+async def test_template_is_published_closed_when_a_file_is_loaded(
+    access: TemplateAccess,
+    dumps: Path,
+    file: str,
+    database: str,
+    admin: asyncpg.Connection,
+    installation: str,
+) -> None:
+    phases: list[str] = []
+
+    def show(phase: str, _: str) -> None:
+        if phase not in phases:
+            phases.append(phase)
+
+    mark = await load(access, "Loaded", str(dumps / file), 2, show)
+
+    assert phases == PHASES
+    assert (mark.state, mark.generation) == (TemplateState.PUBLISHED, 1)
+    assert mark.contents is not None
+    assert (mark.contents.data_standard, mark.contents.extensions) == ("6.1.0", {})
+    assert await mark_of(admin, database) == mark
+    row = await admin.fetchrow(
+        "SELECT datallowconn, datistemplate, datdba::regrole::text FROM pg_database WHERE datname = $1",
+        database,
+    )
+    assert row is not None
+    assert tuple(row) == (False, True, seeding.SERVICE_ROLE)
+    assert await private(admin, installation) == []
+
+
+async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_address(
+    access: TemplateAccess,
+    dumps: Path,
+    database: str,
+    old: int,
+    admin: asyncpg.Connection,
+    server: Server,
+    installation: str,
+) -> None:
+    with serving(dumps) as address:
+        first = await load(access, "Loaded", f"{address}/ods.dump", 1, silent)
+        second = await load(access, "Loaded", f"{address}/ods.sql.gz", 1, silent)
+        with pytest.raises(CommandError, match="answers 404"):
+            await load(access, "Loaded", f"{address}/missing", 1, silent)
+    assert (first.generation, second.generation) == (1, 2)
+    assert await oid(admin, database) != old
+    assert await private(admin, installation) == []
+    copy = f"Copy_{next(NUMBERS)}"
+    async with server.session() as own:
+        await clone(own, Copy(database, copy, CloneStrategy.AUTO), TemplateSizes())
+    await admin.execute(f'ALTER DATABASE "{copy}" ALLOW_CONNECTIONS true')
+    assert await has_journal(server, copy)
+    async with server.connected(copy) as inside:
+        assert (
+            await inside.fetchval("SELECT reltuples FROM pg_class WHERE oid = 'edfi.student'::regclass") > 0
+        )
+    await admin.execute(f'DROP DATABASE "{copy}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("CREATE EXTENSION IF NOT EXISTS nowhere;\nCREATE TABLE t ();", "does not have: nowhere"),
+        ('create extension "adminpack_x" schema public;', "does not have: adminpack_x"),
+        ("CREATE EXTENSION dblink;", "only a superuser may create: dblink"),
+        ("SELECT 1;\n\\! touch /tmp/x", "Line 2 of the file is a command of psql"),
+        ("\\connect postgres\nSELECT 1;", "Line 1 of the file is a command of psql"),
+        (" create  database x;", "begins with CREATE DATABASE"),
+        ("DROP ROLE x;", "begins with DROP ROLE"),
+        ("ALTER SYSTEM SET fsync = off;", "begins with ALTER SYSTEM"),
+        ("SELECT 'SELECT 1' \\gexec\n", "psql has failed"),
+        ("SELECT 1 / 0;", "psql has failed"),
+        (
+            "CREATE SCHEMA edfi; CREATE TABLE edfi.student ();",
+            "no edfi.descriptor, edfi.educ",
+        ),
+        ("PGDMP and nothing else", "cannot read the archive"),
+        ("\0\0", "neither an archive"),
+        ("", "neither an archive"),
+        ("toc.dat\0 of a tar", "neither an archive"),
+    ],
+)
+async def test_old_template_stays_when_a_file_cannot_be_loaded(
+    access: TemplateAccess,
+    content: str,
+    reason: str,
+    database: str,
+    old: int,
+    admin: asyncpg.Connection,
+    installation: str,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "file"
+    file.write_text(content)
+    with pytest.raises(CommandError, match=reason):
+        await load(access, "Loaded", str(file), 1, silent)
+    assert await oid(admin, database) == old
+    assert await private(admin, installation) == []
+
+
+async def test_data_are_no_statements_when_a_file_holds_them_for_copy(
+    access: TemplateAccess, dumps: Path, tmp_path: Path, database: str, admin: asyncpg.Connection
+) -> None:
+    data = "CREATE TABLE public.words (word text);\nCOPY public.words (word) FROM stdin;\n"
+    lines = "DROP DATABASE everything\n\\\\! nothing\n\\\\restrict me\n\\.\n"
+    file = tmp_path / "words.sql"
+    file.write_text((dumps / "ods.sql").read_text() + data + lines)
+    await load(access, "Loaded", str(file), 1, silent)
+    assert await exists(admin, database)
+
+
+async def test_extensions_are_told_when_a_dump_creates_some(dumps: Path) -> None:
+    for name in ("ods.dump", "ods"):
+        assert await needed_extensions(Dump(dumps / name, DumpForm.ARCHIVE)) == {"pg_trgm"}
+    for name in ("ods.sql", "ods.sql.gz"):
+        assert await needed_extensions(Dump(dumps / name, DumpForm.SQL)) == {"pg_trgm"}
+
+
+OWNER = Owner("default", 1, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1)
+FOREIGN = TemplateMark(str(uuid.uuid4()), "Loaded", TemplateState.PUBLISHED, contents=Contents(1, None, {}))
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (f"COMMENT ON DATABASE \"{{}}\" IS '{OWNER.comment}'", "belongs to an instance"),
+        (f"COMMENT ON DATABASE \"{{}}\" IS '{FOREIGN.comment}'", "loaded by the installation"),
+        ('ALTER DATABASE "{}" IS_TEMPLATE false ALLOW_CONNECTIONS true', "not marked as a template"),
+        ('ALTER DATABASE "{}" OWNER TO postgres', "belongs to another role"),
+    ],
+)
+async def test_load_is_refused_when_the_database_may_be_something_else(
+    access: TemplateAccess,
+    dumps: Path,
+    statement: str,
+    reason: str,
+    database: str,
+    old: int,
+    admin: asyncpg.Connection,
+) -> None:
+    await admin.execute(statement.replace("{}", database, 1))
+    with pytest.raises(CommandError, match=reason):
+        await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    assert await oid(admin, database) == old
+
+
+async def test_load_is_refused_when_sessions_are_on_the_old_template(
+    access: TemplateAccess, dumps: Path, database: str, old: int, admin: asyncpg.Connection, server: Server
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+    async with server.connected(database):
+        with pytest.raises(CommandError, match="has sessions on it"):
+            await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    assert await oid(admin, database) == old
+
+
+async def test_load_is_refused_when_the_name_is_not_a_template_of_its_own(
+    access: TemplateAccess, dumps: Path, database: str
+) -> None:
+    file = str(dumps / "ods.dump")
+    with pytest.raises(CommandError, match="no template Other; there are Sample, Loaded"):
+        await load(access, "Other", file, 1, silent)
+    shared = TemplateAccess(
+        access.registry, access.dsn, {"Loaded": database, "Same": database}, shares_server=True
+    )
+    with pytest.raises(CommandError, match="needed for something else"):
+        await load(shared, "Same", file, 1, silent)
+    with pytest.raises(CommandError, match="cannot be read"):
+        await load(access, "Loaded", "/nowhere/ods.dump", 1, silent)
+
+
+async def test_second_load_is_refused_when_another_session_loads_the_template(
+    access: TemplateAccess, dumps: Path, server: Server, target: LoadTarget
+) -> None:
+    async with loading(server, target):
+        with pytest.raises(CommandError, match="Another session loads the template"):
+            await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+
+
+async def test_nothing_is_replaced_when_another_session_changes_the_template_meanwhile(
+    server: Server, target: LoadTarget, old: int, admin: asyncpg.Connection, installation: str
+) -> None:
+    aside = f"Aside_{next(NUMBERS)}"
+    async with loading(server, target) as begun:
+        await admin.execute(f'ALTER DATABASE "{target.database}" RENAME TO "{aside}"')
+        await admin.execute(
+            f'CREATE DATABASE "{target.database}" OWNER {seeding.SERVICE_ROLE} ALLOW_CONNECTIONS false'
+        )
+        theirs = await oid(admin, target.database)
+        with pytest.raises(DatabaseFaultError, match="changed the template meanwhile"):
+            await begun.publish()
+    assert await oid(admin, target.database) == theirs
+    assert await private(admin, installation) == []
+    await admin.execute(f'ALTER DATABASE "{aside}" IS_TEMPLATE false')
+    await admin.execute(f'DROP DATABASE "{aside}"')
+
+
+async def test_replaced_template_goes_with_the_last_spare_when_it_has_spares(
+    access: TemplateAccess,
+    dumps: Path,
+    database: str,
+    old: int,
+    server: Server,
+    admin: asyncpg.Connection,
+    installation: str,
+) -> None:
+    async def identity() -> str:
+        return installation
+
+    pool = SparePool(server, identity, [database], CloneStrategy.AUTO, Limits(1, 1, 10**12))
+    await pool.replenish(SpareOrder(spares.new_name(installation), database))
+    await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    (kept,) = await private(admin, installation)
+    assert await oid(admin, kept) == old
+    assert (await mark_of(admin, kept)) == TemplateMark(installation, "Loaded", TemplateState.REPLACED)
+    async with server.session() as own:
+        assert await remove_leftovers(own, installation, set()) == []
+        assert (await pool.prune()).removed == 1
+        assert await remove_leftovers(own, installation, {kept}) == []
+        assert await remove_leftovers(own, installation, set()) == [kept]
+    assert not await exists(admin, kept)
+
+
+@asynccontextmanager
+async def made(admin: asyncpg.Connection, name: str, owner: str, comment: str | None) -> AsyncIterator[str]:
+    await admin.execute(f'CREATE DATABASE "{name}" OWNER {owner} ALLOW_CONNECTIONS false')
+    if comment is not None:
+        await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+    try:
+        yield name
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+async def test_only_what_says_that_it_may_go_is_removed_when_loads_have_left_databases(
+    admin: asyncpg.Connection, server: Server, installation: str
+) -> None:
+    role = seeding.SERVICE_ROLE
+    own = TemplateMark(installation, "Loaded", TemplateState.LOADING).comment
+    foreign = TemplateMark(str(uuid.uuid4()), "Loaded", TemplateState.LOADING).comment
+
+    def name() -> str:
+        return new_private_name(installation)
+
+    async with (
+        made(admin, name(), role, own) as left,
+        made(admin, name(), role, None) as unnamed,
+        made(admin, name(), role, foreign),
+        made(admin, name(), role, "of the operator"),
+        made(admin, name(), role, own.replace("loading", "published")),
+        made(admin, name(), "postgres", own),
+        made(admin, f"{private_prefix(installation)}by_hand", role, own),
+        made(admin, new_private_name(str(uuid.uuid4())), role, own),
+        made(admin, name(), role, None) as opened,
+        made(admin, name(), role, own) as held,
+        server.session() as other,
+        server.session() as ours,
+    ):
+        await admin.execute(f'ALTER DATABASE "{opened}" ALLOW_CONNECTIONS true')
+        async with spares.locked(other, held):
+            assert set(await remove_leftovers(ours, installation, set())) == {left, unnamed}
+        assert await remove_leftovers(ours, installation, set()) == [held]
+
+
+async def _publish(server: Server, target: LoadTarget, rows: int) -> None:
+    """Load a template that says how many rows it has, and has them."""
+    async with loading(server, target) as begun:
+        async with server.connected(begun.database) as inside:
+            await inside.execute("CREATE TABLE filling (row int, words text)")
+            await inside.execute(
+                "INSERT INTO filling SELECT row, repeat('x', 1000) FROM generate_series(1, $1::int) AS row",
+                rows,
+            )
+            await inside.execute(f"CREATE TABLE said AS SELECT {rows} AS rows")
+        await begun.publish()
+
+
+async def test_each_copy_is_a_whole_template_when_others_are_published_meanwhile(
+    server: Server, target: LoadTarget, admin: asyncpg.Connection
+) -> None:
+    sizes, copies = TemplateSizes(), [f"Copy_{next(NUMBERS)}" for _ in range(24)]
+    await _publish(server, target, 1)
+
+    async def copy(names: list[str]) -> None:
+        for name in names:
+            async with server.session() as own:
+                await clone(own, Copy(target.database, name, CloneStrategy.AUTO), sizes)
+
+    async def publish() -> None:
+        for rows in (9000, 2, 9001, 3):
+            await _publish(server, target, rows)
+
+    await asyncio.gather(copy(copies[::2]), copy(copies[1::2]), publish())
+    found = set()
+    for name in copies:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        async with server.connected(name) as inside:
+            said = await inside.fetchval("SELECT rows FROM said")
+            assert await inside.fetchval("SELECT count(*) FROM filling") == said
+        found.add(said)
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    assert len(found) > 1
+
+
+async def test_reconcile_removes_what_a_load_has_left_when_it_begins(
+    tenant: Tenant, job_store: JobStore, admin: asyncpg.Connection, installation: str
+) -> None:
+    mark = TemplateMark(installation, "Loaded", TemplateState.LOADING)
+    unused = cast("Any", None)
+    reconcile = ReconcileActivities(
+        job_store, tenant.server, unused, unused, unused, tenant.remove_template_leftovers
+    )
+    async with made(admin, new_private_name(installation), seeding.SERVICE_ROLE, mark.comment) as left:
+        await ActivityEnvironment().run(reconcile.find_leftovers)
+        assert not await exists(admin, left)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of the files in a folder; gives its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
