@@ -89,7 +89,7 @@ def installed(wanted: PostgresVersion) -> Path:
 def installed_program(name: str) -> Path | None:
     """A program of the newest PostgreSQL, such as `pg_restore`; None if that is not installed."""
     try:
-        program = installed(PostgresVersion.V18) / _PROGRAMS / name
+        program = installed(PostgresVersion.V18) / binaries_of(PostgresVersion.V18).programs / name
     except CommandError:
         return None
     return program if program.is_file() else None

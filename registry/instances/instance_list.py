@@ -25,7 +25,7 @@ INSTANCES = Listing(
 )
 
 _INDEXED_LENGTH = 3
-"""Letters of the shortest search that the index of migration 0025 helps."""
+"""Letters of the shortest search that the index of migration 0012 helps."""
 
 
 @dataclass(frozen=True)

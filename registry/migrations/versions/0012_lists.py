@@ -7,8 +7,8 @@ The search needs no extension, which the service's role may have no right to cre
 from alembic import op
 from sqlalchemy import text
 
-revision = "0025"
-down_revision = "0021"
+revision = "0012"
+down_revision = "0011"
 
 # In lower case. A name of fewer than three letters has none.
 _FUNCTION = """

@@ -7,7 +7,7 @@ OdsInstanceIds. What keeps both columns in step is made after the migrations, fo
 from alembic import op
 from sqlalchemy import text
 
-revision = "0021"
+revision = "0010"
 down_revision = "0009"
 
 _COLUMN = """
