@@ -16,10 +16,11 @@ help:  ## print this list
 
 setup: $(VENV)/.complete  ## make the environment in .venv
 
+# --no-deps: the lock names all that is needed, and overrides what one tool asks for (see [tool.uv]).
 $(VENV)/.complete: pyproject.toml requirements.lock requirements-dev.lock
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -105,7 +105,7 @@ class _App(FastAPI):
         return AuditMiddleware(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
-        """Describe what there is: invalid parameters are answered 400, never 422; templates have names."""
+        """Describe what there is: no answer 422, templates by their names, HEAD without a body."""
         description = super().openapi()
         schemas = description["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
@@ -113,8 +113,10 @@ class _App(FastAPI):
         for model in (problems.Problem, GrantRefusal):
             schemas[model.__name__] = model.model_json_schema()
         for verbs in description["paths"].values():
-            for operation in verbs.values():
+            for verb, operation in verbs.items():
                 operation["responses"].pop("422", None)
+                for response in operation["responses"].values() if verb == "head" else ():
+                    response.pop("content", None)
         document_templates(description, self.state.settings)
         return description
 

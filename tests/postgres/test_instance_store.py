@@ -80,20 +80,21 @@ async def was_granted(request: Awaitable[Any]) -> bool:
 # Requests
 
 
-async def test_instance_and_job_wait_under_an_id_of_the_sequence_when_one_is_reserved(
+async def test_instance_and_job_wait_under_the_next_number_when_one_is_reserved(
     instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:
-    before = await rows.fetchval("SELECT nextval('dbo.odsinstances_odsinstanceid_seq')")
     first = await instances.reserve(f"{name} a", Template.MINIMAL)
     second = await instances.reserve(f"{name} b", Template.SAMPLE)
-    assert [first.job.ods_instance_id, second.job.ods_instance_id] == [before + 1, before + 2]
+    number = second.job.ods_instance_id
+    assert number == first.job.ods_instance_id + 1
+    assert await rows.fetchval("SELECT nextval('dbo.odsinstances_odsinstanceid_seq')") == number + 1
     instance = await queries.instance(second.instance.id)
     assert (instance.status, instance.operation) == ("Pending", "Create")
     assert (instance.name, instance.database_template) == (f"{name} b", "Sample")
     assert instance.database_name == second.job.database == f"EdFi_Ods_{name} b_Sample".replace(" ", "_")
     assert instance.ods_instance_id == second.job.ods_instance_id
     assert (second.job.number, second.job.attempt, second.job.published) == (1, 1, False)
-    job = await queries.job(f"CreateInstanceJob-{before + 2}-1")
+    job = await queries.job(f"CreateInstanceJob-{number}-1")
     assert job is not None
     assert (job.status, job.instance_id, job.finished_at) == ("Pending", instance.id, None)
     assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstances") == 0

@@ -11,10 +11,12 @@ revision = "0011"
 down_revision = "0010"
 
 _IS_ALWAYS_GENERATED = """
-SELECT attidentity = 'a' FROM pg_attribute WHERE attrelid = 'adminapi.dbinstances'::regclass AND attname = 'id'
+SELECT attidentity = 'a' FROM pg_attribute
+WHERE attrelid = 'adminapi.dbinstances'::regclass AND attname = 'id'
 """
 _SEQUENCES = """
-SELECT pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'), pg_get_serial_sequence('adminapi.dbinstances', 'id')
+SELECT pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'),
+       pg_get_serial_sequence('adminapi.dbinstances', 'id')
 """
 
 
