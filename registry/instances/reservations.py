@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -122,6 +122,18 @@ async def _common_number(session: AsyncSession, *, keep_in_step: bool = False) -
         keep_in_step: whether the sequence that lags behind is brought in step with the other. Unlike with
             `setval`, it is never taken back.
     """
+    ods, own, in_use = (await session.execute(_DRAW)).one()
+    if ods == own:
+        return None if in_use else int(ods)
+    if keep_in_step:
+        sequence = _ODS_INSTANCE_IDS if ods < own else _INSTANCE_IDS
+        numbers = func.generate_series(1, literal(min(abs(ods - own), _MOST_SKIPPED))).alias()
+        await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
+    return None
+
+
+def _drawing() -> Select[*tuple[Any, ...]]:
+    """Draws a number of each sequence; the third value is whether a row has the first number."""
     drawn = select(
         func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")
     ).cte()
@@ -133,14 +145,11 @@ async def _common_number(session: AsyncSession, *, keep_in_step: bool = False) -
         # What is left of an instance whose row is gone, as after a restore of some of the tables.
         exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", number, "-1")),
     )
-    ods, own, in_use = (await session.execute(select(drawn.c.ods, drawn.c.own, is_taken))).one()
-    if ods == own:
-        return None if in_use else int(ods)
-    if keep_in_step:
-        sequence = _ODS_INSTANCE_IDS if ods < own else _INSTANCE_IDS
-        numbers = func.generate_series(1, literal(min(abs(ods - own), _MOST_SKIPPED))).alias()
-        await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
-    return None
+    return select(drawn.c.ods, drawn.c.own, is_taken)
+
+
+_DRAW = _drawing()
+"""Made once: that takes longer than PostgreSQL needs for it."""
 
 
 def _name_in_use(name: str, excluding: DbInstance | None) -> ColumnElement[bool]:
