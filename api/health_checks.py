@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -54,11 +54,13 @@ class Check:
         names: what the parts are called.
         find: asks; what it raises means that none of them can be asked.
         otherwise: the status of a part that is not well.
+        lesser: parts without which the service is degraded, whatever it is without the others.
     """
 
     names: Sequence[str]
     find: Callable[[], Awaitable[Faults]]
     otherwise: HealthStatus = HealthStatus.DEGRADED
+    lesser: Collection[str] = ()
 
     async def results(self) -> list[Result]:
         """How each part is."""
@@ -68,7 +70,7 @@ class Check:
             _logger.warning("%s: not healthy: %s", ", ".join(self.names), fault_name(error))
             return self.unanswered()
         return [
-            Result(name=name, status=self.otherwise, detail=faults[name])
+            Result(name=name, status=self._status(name), detail=faults[name])
             if name in faults
             else Result(name=name, status=HealthStatus.HEALTHY)
             for name in self.names
@@ -76,7 +78,11 @@ class Check:
 
     def unanswered(self) -> list[Result]:
         """How the parts are if they cannot be asked."""
-        return [Result(name=name, status=self.otherwise) for name in self.names]
+        return [Result(name=name, status=self._status(name)) for name in self.names]
+
+    def _status(self, name: str) -> HealthStatus:
+        """The status of a part that is not well."""
+        return HealthStatus.DEGRADED if name in self.lesser else self.otherwise
 
 
 def checks(tenants: Tenancy) -> Iterator[Check]:
@@ -88,7 +94,6 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
     yield from map(partial(_installation, tenants), tenants)
-    yield from map(partial(_rights, tenants), tenants)
     yield _reachable(temporal)
     for services in tenants:
         yield from _queues(temporal, services)
@@ -96,10 +101,17 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
 
 
 def _registry(tenants: Tenancy, services: Services) -> Check:
-    """Without its registry, no request of a tenant can be accepted."""
-    name = _named("database", services, tenants)
-    find = partial(_read_only, [name], services.tenant.queries.require_tables)
-    return Check([name], find, HealthStatus.UNHEALTHY)
+    """Without its registry, no request of a tenant can be accepted; without some rights in it, not all."""
+    name, rights = (_named(part, services, tenants) for part in ("database", "rights"))
+
+    async def find() -> Faults:
+        if faults := await _refusals([name, rights], services.tenant.queries.require_tables):
+            return faults
+        # Not at once with the other question: it would open a second connection to each registry.
+        missing = await services.tenant.rights.missing_in_registry()
+        return {rights: explanation("the registry", missing)} if missing else {}
+
+    return Check([name, rights], find, HealthStatus.UNHEALTHY, lesser=[rights])
 
 
 def _servers(tenants: Tenancy) -> Iterator[Check]:
@@ -109,7 +121,21 @@ def _servers(tenants: Tenancy) -> Iterator[Check]:
         sharing.setdefault(services.tenant.settings.master_dsn.get_secret_value(), []).append(services)
     for group in sharing.values():
         names = [_named("odsServer", services, tenants) for services in group]
-        yield Check(names, partial(_read_only, names, group[0].tenant.server.require_session))
+        yield Check(names, partial(_refusals, names, partial(_require_server, group)))
+
+
+async def _require_server(group: Sequence[Services]) -> None:
+    """Check that the server of these tenants can be worked on.
+
+    Raises:
+        DatabaseFaultError: it is away, refuses, is a standby, or the service's role lacks rights there.
+    """
+    distinct = {services.tenant.rights.on_server: services.tenant.rights for services in group}
+    async with group[0].tenant.server.session() as session:
+        missing = [grant for rights in distinct.values() for grant in await rights.missing_on_server(session)]
+    if missing:
+        reason = explanation("the server of the ODS databases", list(dict.fromkeys(missing)))
+        raise DatabaseFaultError(reason, sqlstate=INSUFFICIENT_PRIVILEGE)
 
 
 def _installation(tenants: Tenancy, services: Services) -> Check:
@@ -123,19 +149,8 @@ def _installation(tenants: Tenancy, services: Services) -> Check:
     return Check([name], find)
 
 
-def _rights(tenants: Tenancy, services: Services) -> Check:
-    """Whether the service's role has the rights that requests and jobs need."""
-    name = _named("rights", services, tenants)
-
-    async def find() -> Faults:
-        missing = await services.tenant.rights.missing()
-        return {name: explanation("registry or server", missing)} if missing else {}
-
-    return Check([name], find)
-
-
-async def _read_only(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:
-    """Ask what gives out sessions that can write, or refuses."""
+async def _refusals(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:
+    """Ask what gives out sessions that can write, or refuses; what the refusal means."""
     try:
         await ask()
     except MissingRightsError as error:

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Collection
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from databases.errors import DatabaseFaultError
 from databases.rights import missing_on_server
-from databases.server import Server
 from registry.rights.missing import missing_in_registry
 
 _KNOWN_SECONDS = 30
@@ -15,42 +14,50 @@ _KNOWN_SECONDS = 30
 
 
 class RightsCheck:
-    """Asks registry and server which rights are missing.
+    """Asks registry and server which rights are missing; if none were within 30 seconds, not again.
 
     Args:
         engine: connections to the registry.
-        server: the server of the ODS databases.
         templates: the databases that are cloned.
         owner: the role that new databases are given to, if they are.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, server: Server, templates: Collection[str], owner: str | None
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, templates: Collection[str], owner: str | None) -> None:
         self._engine = engine
-        self._server = server
         self._templates = templates
         self._owner = owner
-        self._complete_until = 0.0
+        self._registry_complete_until = 0.0
+        self._server_complete_until = 0.0
 
-    async def missing(self) -> list[str]:
-        """The statements that give what is missing; while the server is away, those on the registry.
+    @property
+    def on_server(self) -> tuple[frozenset[str], str | None]:
+        """What the rights on the server depend on; tenants that share it often have all of it in common."""
+        return frozenset(self._templates), self._owner
 
-        If all was there within the last 30 seconds, it is not asked again.
+    async def missing_in_registry(self) -> list[str]:
+        """The statements that give what is missing in the registry.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the registry cannot be asked.
             OSError: it cannot be reached.
             asyncpg.PostgresError: it refuses the connection.
         """
-        if time.monotonic() < self._complete_until:
+        if time.monotonic() < self._registry_complete_until:
             return []
         missing = await missing_in_registry(self._engine)
-        try:
-            async with self._server.session() as session:
-                missing += await missing_on_server(session, self._templates, self._owner)
-        except DatabaseFaultError:
-            return missing
         if not missing:
-            self._complete_until = time.monotonic() + _KNOWN_SECONDS
+            self._registry_complete_until = time.monotonic() + _KNOWN_SECONDS
+        return missing
+
+    async def missing_on_server(self, session: asyncpg.Connection) -> list[str]:
+        """The statements that give what is missing on the server, asked on a session there.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        if time.monotonic() < self._server_complete_until:
+            return []
+        missing = await missing_on_server(session, self._templates, self._owner)
+        if not missing:
+            self._server_complete_until = time.monotonic() + _KNOWN_SECONDS
         return missing

@@ -102,7 +102,7 @@ class Tenant:
             server=server,
             connection_strings=connection_strings,
             installation=installation,
-            rights=RightsCheck(engine, server, templates, settings.database_owner),
+            rights=RightsCheck(engine, templates, settings.database_owner),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),

@@ -61,9 +61,9 @@ async def test_service_is_healthy_when_workers_poll_and_passes_run(
         "status": "Healthy",
         "results": [
             {"name": "database", "status": "Healthy"},
+            {"name": "rights", "status": "Healthy"},
             {"name": "odsServer", "status": "Healthy"},
             {"name": "installation", "status": "Healthy"},
-            {"name": "rights", "status": "Healthy"},
             {"name": "temporal", "status": "Healthy"},
             {"name": f"taskQueue:{settings.registry_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.ddl_queue}", "status": "Healthy"},
@@ -129,8 +129,9 @@ async def test_service_is_degraded_when_the_server_of_the_ods_databases_is_away(
         answer = await client.get("/health")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "Degraded")
-    assert answer.json()["results"][:2] == [
+    assert answer.json()["results"][:3] == [
         {"name": "database", "status": "Healthy"},
+        {"name": "rights", "status": "Healthy"},
         {"name": "odsServer", "status": "Degraded"},
     ]
 
