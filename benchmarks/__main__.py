@@ -11,7 +11,18 @@ from benchmarks import machine, plots, report
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
-from benchmarks.sections import burst, create, lists, posts, profile, spare_race, spares, strategies, sweep
+from benchmarks.sections import (
+    burst,
+    create,
+    lists,
+    posts,
+    profile,
+    spare_race,
+    spares,
+    strategies,
+    sweep,
+    template_load,
+)
 from benchmarks.stacks import Stacks
 from cli.output import say
 
@@ -26,6 +37,7 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "burst": burst.run,
     "create_large": create.run_large,
     "strategies": strategies.run,
+    "template_load": template_load.run,
     "spares": spares.run,
     "spare_race": spare_race.run,
 }

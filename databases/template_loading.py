@@ -201,6 +201,9 @@ class TemplateLoad:
 async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateLoad]:
     """A load of the template. What it has made is removed in the end, unless it was published.
 
+    The database that it replaces stays for the reconcile pass or the next load: a DROP waits for a
+    checkpoint, which writes all that was loaded.
+
     Raises:
         DatabaseFaultError: another session loads the template, the database of its name may not be replaced,
             the server is away, …
@@ -221,4 +224,3 @@ async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateL
                 if not load.is_published:
                     with suppress(DatabaseFaultError):  # the reconcile pass or the next load removes it
                         await remove_private(session, load.database, template=False, invalid=False)
-        await remove_leftovers(session, target.installation, target.needed)

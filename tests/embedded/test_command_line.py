@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from embedded import seeding
 from embedded.data_folder import DataFolder
 from embedded.ports import free_port
 
@@ -190,6 +191,31 @@ def test_spares_are_refilled_and_shown_when_commanded(ods: Ods, stack: DataFolde
     shown = ods("spares", "--data-dir", stack.path).stdout.splitlines()
     assert shown[0].split() == ["TEMPLATE", "READY", "WANTED", "STALE", "BYTES"]
     assert len(shown) == 3
+
+
+def test_template_of_the_stack_is_replaced_and_listed_when_one_is_loaded(
+    ods: Ods, instance: Ods, stack: DataFolder, name: str, tmp_path: Path
+) -> None:
+    scripts = Path(seeding.__file__).parent / "templates"
+    file = tmp_path / "sample.sql"
+    file.write_text("".join((scripts / script).read_text() for script in seeding.SAMPLE_SCRIPTS))
+    loaded = ods("template", "load", "Sample", file, "--yes", "--data-dir", stack.path)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.splitlines()[-1].startswith("The template Sample is loaded (generation 1).")
+
+    found = content(ods("template", "list", "--json", "--data-dir", stack.path))
+    generations = {one["name"]: (one["ready"], one["generation"]) for one in found}
+    assert generations == {"Minimal": (True, None), "Sample": (True, 1)}
+    shown = ods("template", "list", "--data-dir", stack.path).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["NAME", "Minimal", "Sample"]
+    created = content(instance("create", name, "--template", "Sample", "--wait", "--json"))
+    assert created["status"] == "Completed"
+
+
+def test_no_template_is_loaded_when_the_operator_does_not_agree(ods: Ods, stack: DataFolder) -> None:
+    refused = ods("template", "load", "Sample", "sample.sql", "--data-dir", stack.path)
+    assert refused.returncode == 1
+    assert "Replace the database" in refused.stderr
 
 
 def test_credentials_are_blamed_when_the_secret_is_wrong(ods: Ods, stack: DataFolder) -> None:

@@ -122,6 +122,8 @@ async def test_template_is_loaded_and_leftovers_go_when_the_load_before_was_kill
     assert await _oid(admin, database) != old
     prefix = private_prefix(await tenant.installation.id())
     query = "SELECT count(*) FROM pg_database WHERE starts_with(datname, $1)"
+    assert await admin.fetchval(query, prefix) == 1
+    await tenant.remove_template_leftovers()
     assert await admin.fetchval(query, prefix) == 0
 
 

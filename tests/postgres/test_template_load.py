@@ -190,7 +190,10 @@ async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_
             await load(access, "Loaded", f"{address}/missing", 1, silent)
     assert (first.generation, second.generation) == (1, 2)
     assert await oid(admin, database) != old
-    assert await private(admin, installation) == []
+    (replaced,) = await private(admin, installation)
+    assert await mark_of(admin, replaced) == TemplateMark(
+        installation, "Loaded", TemplateState.REPLACED, generation=1
+    )
     copy = f"Copy_{next(NUMBERS)}"
     async with server.session() as own:
         await clone(own, Copy(database, copy, CloneStrategy.AUTO), TemplateSizes())
