@@ -13,7 +13,9 @@ GRANT USAGE ON SEQUENCE dbo.odsinstancecontexts_odsinstancecontextid_seq TO ods_
 GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstancederivatives TO ods_service;
 GRANT USAGE ON SEQUENCE dbo.odsinstancederivatives_odsinstancederivativeid_seq TO ods_service;
 GRANT SELECT ON dbo.apiclientodsinstances TO ods_service;
-GRANT SELECT, INSERT, UPDATE ON adminapi.dbinstances TO ods_service;
+GRANT SELECT, INSERT, UPDATE ON adminapi.managed_instances TO ods_service;
+DO $$ BEGIN IF to_regclass('adminapi.dbinstances_id_seq') IS NOT NULL THEN GRANT USAGE ON SEQUENCE adminapi.dbinstances_id_seq TO ods_service; END IF; END $$;
+DO $$ BEGIN IF to_regclass('adminapi.odsinstancemanages_id_seq') IS NOT NULL THEN GRANT USAGE ON SEQUENCE adminapi.odsinstancemanages_id_seq TO ods_service; END IF; END $$;
 GRANT SELECT, INSERT, UPDATE ON adminapi.jobstatuses TO ods_service;
 GRANT USAGE ON SEQUENCE adminapi.jobstatuses_id_seq TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.applications TO ods_service;
@@ -24,6 +26,7 @@ GRANT SELECT, UPDATE ON adminapi.registration TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_service;
 GRANT SELECT ON adminapi.ods_migrations TO ods_service;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.utf16_order(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.utf16_order(text) TO ods_service; END IF; END $$;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.trigrams(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.trigrams(text) TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.applications') IS NOT NULL THEN GRANT SELECT ON dbo.applications TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.apiclients') IS NOT NULL THEN GRANT SELECT ON dbo.apiclients TO ods_service; END IF; END $$;

@@ -16,7 +16,7 @@ import asyncpg
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings, Measurement, at_most
 from embedded import seeding
-from embedded.postgres import installed_program
+from embedded.postgres_binaries import installed_program
 from embedded.registry import migrate
 from embedded.seeding import REGISTRY_DATABASE
 from settings import KEY_BYTES

@@ -33,14 +33,17 @@ def registry_needs(database: str) -> list[Need]:
         _on_schema("adminapi"),
         _on_schema("dbo"),
         _on_table("dbo", "odsinstances", *_ALL),
-        # Each request of an instance takes its OdsInstanceId from this sequence.
+        # Each request of an instance takes its number from this sequence and that of the instances.
         _on_sequence("dbo", "odsinstances", "odsinstanceid"),
         _on_table("dbo", "odsinstancecontexts", *_ALL),
         _on_sequence("dbo", "odsinstancecontexts", "odsinstancecontextid"),
         _on_table("dbo", "odsinstancederivatives", *_ALL),
         _on_sequence("dbo", "odsinstancederivatives", "odsinstancederivativeid"),
         _on_table("dbo", "apiclientodsinstances", "SELECT"),
-        _on_table("adminapi", "dbinstances", "SELECT", "INSERT", "UPDATE"),
+        # The view of the table that an Admin API has as well, under either of two names.
+        _on_table("adminapi", "managed_instances", "SELECT", "INSERT", "UPDATE"),
+        _on_sequence_if_there("adminapi.dbinstances_id_seq"),
+        _on_sequence_if_there("adminapi.odsinstancemanages_id_seq"),
         _on_table("adminapi", "jobstatuses", "SELECT", "INSERT", "UPDATE"),
         _on_sequence("adminapi", "jobstatuses", "id"),
         _on_table("adminapi", "applications", *_ALL),
@@ -51,6 +54,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "educationorganizations", *_ALL),
         _on_table("adminapi", "ods_migrations", "SELECT"),
         _on_function("adminapi", "utf16_order", "text"),
+        _on_function("adminapi", "trigrams", "text"),
         _on_function("pg_catalog", "pg_control_system"),
         # Tables of the ODS/API, where it has made them, for `GET /v2/odsInstances/{id}/applications`.
         _if_there("dbo", "applications"),
@@ -123,6 +127,15 @@ def _on_sequence(schema: str, table: str, column: str) -> Need:
         f" WHERE refobjid = (SELECT pg_class.oid {_from_class(schema, table)}))"
     )
     return Need({"USAGE": held}, _granting(f"SEQUENCE {schema}.{table}_{column}_seq"))
+
+
+def _on_sequence_if_there(sequence: str) -> Need:
+    """On a sequence by its own name, which tells the name that its table was created with."""
+    return Need(
+        {"USAGE": f"has_sequence_privilege(to_regclass('{sequence}'), 'USAGE, UPDATE')"},
+        _granting(f"SEQUENCE {sequence}"),
+        lambda _: f"to_regclass('{sequence}') IS NOT NULL",
+    )
 
 
 def _if_there(schema: str, table: str) -> Need:
