@@ -76,7 +76,7 @@ async def test_answer_names_the_grants_when_tables_of_the_ods_api_belong_to_anot
         ("INSERT ON dbo.odsinstances", "POST", "/v2/odsInstances"),
         ("USAGE ON SEQUENCE dbo.odsinstances_odsinstanceid_seq", "POST", "/v2/odsInstances"),
         ("SELECT ON dbo.odsinstancecontexts", "GET", "/v2/odsInstanceContexts"),
-        ("SELECT ON adminapi.dbinstances", "GET", "/v2/dbInstances"),
+        ("SELECT ON adminapi.managed_instances", "GET", "/v2/dbInstances"),
         ("INSERT ON adminapi.jobstatuses", "POST", "/v2/dbInstances"),
         ("SELECT ON adminapi.audit", "GET", "/v2/audit"),
         ("SELECT ON adminapi.applications", "GET", "/v2/odsInstances"),
@@ -107,13 +107,13 @@ async def test_answer_names_the_grant_when_a_right_is_missing(
 async def test_service_is_unhealthy_and_names_the_grant_when_instances_may_not_be_read(
     api: httpx.AsyncClient, superuser: asyncpg.Connection
 ) -> None:
-    async with without(superuser, "SELECT ON adminapi.dbinstances"):
+    async with without(superuser, "SELECT ON adminapi.managed_instances"):
         answer = await api.get("/health")
 
     assert answer.status_code == 503
     registry = answer.json()["results"][0]
     assert (registry["name"], registry["status"]) == ("database", "Unhealthy")
-    assert "GRANT SELECT ON adminapi.dbinstances TO ods_service;" in registry["detail"]
+    assert "GRANT SELECT ON adminapi.managed_instances TO ods_service;" in registry["detail"]
 
 
 async def test_service_is_degraded_and_names_the_grant_when_databases_may_not_be_created(
