@@ -36,6 +36,7 @@ _SERVER = """
 SELECT current_setting('server_version_num')::integer / 10000 AS version,
     (SELECT system_identifier::text FROM pg_control_system()) AS system,
     (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates,
+    pg_has_role('pg_signal_backend', 'USAGE') AS ends_sessions,
     quote_ident(current_user) AS role
 """
 _KEY = "ODS_ENCRYPTION_KEY"
@@ -104,6 +105,11 @@ class ExistingServer:
             raise CommandError(
                 f"The role of --postgres may not create databases;"
                 f" run `ALTER ROLE {row['role']} CREATEDB` as a superuser, then start again."
+            )
+        if not row["ends_sessions"]:
+            raise CommandError(
+                "The role of --postgres may not end the sessions that keep a database from being dropped;"
+                f" run `GRANT pg_signal_backend TO {row['role']}` as a superuser, then start again."
             )
         record = self._folder.existing_server()
         if record is not None and record["system"] != row["system"]:

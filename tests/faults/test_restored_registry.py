@@ -85,11 +85,9 @@ async def test_instances_are_not_crossed_when_ids_are_given_out_again(
         assert await operator.ended(first) is JobStatus.ERROR
     async with session(registry_dsn) as rows:
         await rows.execute(
-            "DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
-            " ALTER SEQUENCE adminapi.dbinstances_id_seq RESTART"
-        )
-        await rows.execute(
-            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first.ods_instance_id}"
+            "DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"  # noqa: S608 - a number
+            f" ALTER SEQUENCE adminapi.dbinstances_id_seq RESTART WITH {first.ods_instance_id};"
+            f" ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {first.ods_instance_id}"
         )
     second = (await operator.instances.reserve(f"{name} B", Template.MINIMAL)).job
     assert (second.workflow_id, second.job_id) == (first.workflow_id, first.job_id)
