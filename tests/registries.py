@@ -30,7 +30,8 @@ async def clone(server: EmbeddedPostgres, name: str | None = None) -> str:
     dsn = service_dsn(server, name)
     async with session(dsn) as registry:
         await registry.execute(
-            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number * 100_000}"
+            f"ALTER SEQUENCE dbo.odsinstances_odsinstanceid_seq RESTART WITH {number * 100_000};"
+            f" ALTER SEQUENCE adminapi.dbinstances_id_seq RESTART WITH {number * 100_000}"
         )
         await registry.execute("UPDATE adminapi.installation SET id = gen_random_uuid()")
     return dsn

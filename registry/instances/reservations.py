@@ -24,7 +24,11 @@ _INSTANCE_IDS = func.coalesce(
     *(func.pg_get_serial_sequence(cast(func.to_regclass(table), Text), "id") for table in _TABLES)
 )
 _MOST_SKIPPED = 100_000
-"""How many numbers one request draws of a sequence that lags behind the other, which takes some 30 ms."""
+"""How many numbers one request draws of a sequence that lags behind the other, which takes some 30 ms.
+
+If it lags by more, it is set. No other session can have drawn all the numbers between meanwhile, so that it
+is never taken back.
+"""
 
 
 async def require_free(
@@ -119,16 +123,19 @@ async def _common_number(session: AsyncSession, *, keep_in_step: bool = False) -
 
     Args:
         session: the transaction.
-        keep_in_step: whether the sequence that lags behind is brought in step with the other. Unlike with
-            `setval`, it is never taken back.
+        keep_in_step: whether the sequence that lags behind is brought in step with the other.
     """
     ods, own, in_use = (await session.execute(_DRAW)).one()
     if ods == own:
         return None if in_use else int(ods)
     if keep_in_step:
         sequence = _ODS_INSTANCE_IDS if ods < own else _INSTANCE_IDS
-        numbers = func.generate_series(1, literal(min(abs(ods - own), _MOST_SKIPPED))).alias()
-        await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
+        lag = abs(ods - own)
+        if lag > _MOST_SKIPPED:
+            await session.execute(select(func.setval(sequence, max(ods, own))))
+        else:
+            numbers = func.generate_series(1, literal(lag)).alias()
+            await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
     return None
 
 

@@ -33,8 +33,8 @@ def registry_needs(database: str) -> list[Need]:
         _on_schema("adminapi"),
         _on_schema("dbo"),
         _on_table("dbo", "odsinstances", *_ALL),
-        # Each request of an instance takes its number from this sequence and that of the instances.
-        _on_sequence("dbo", "odsinstances", "odsinstanceid"),
+        # A new instance has one number, of this sequence and that of the instances, which are kept in step.
+        _on_sequence("dbo", "odsinstances", "odsinstanceid", "UPDATE"),
         _on_table("dbo", "odsinstancecontexts", *_ALL),
         _on_sequence("dbo", "odsinstancecontexts", "odsinstancecontextid"),
         _on_table("dbo", "odsinstancederivatives", *_ALL),
@@ -116,23 +116,24 @@ def _on_table(schema: str, table: str, *privileges: str) -> Need:
     return Need(held, _granting(f"{schema}.{table}"))
 
 
-def _on_sequence(schema: str, table: str, column: str) -> Need:
+def _on_sequence(schema: str, table: str, column: str, privilege: str = "USAGE") -> Need:
     """On the sequence of a table's key, which is found by the table: that may have been renamed since.
 
-    Either of two privileges lets a role take values; USAGE is the lesser one.
+    USAGE lets a role take values; UPDATE includes that, and lets it set the sequence.
     """
+    accepted = {privilege, "UPDATE"}
     held = (
-        "(SELECT bool_and(has_sequence_privilege(objid, 'USAGE, UPDATE')) FROM pg_depend"  # noqa: S608 - quoted
+        f"(SELECT bool_and(has_sequence_privilege(objid, '{', '.join(accepted)}')) FROM pg_depend"  # noqa: S608 - quoted
         " JOIN pg_class sequence ON sequence.oid = objid AND relkind = 'S'"
         f" WHERE refobjid = (SELECT pg_class.oid {_from_class(schema, table)}))"
     )
-    return Need({"USAGE": held}, _granting(f"SEQUENCE {schema}.{table}_{column}_seq"))
+    return Need({privilege: held}, _granting(f"SEQUENCE {schema}.{table}_{column}_seq"))
 
 
 def _on_sequence_if_there(sequence: str) -> Need:
-    """On a sequence by its own name, which tells the name that its table was created with."""
+    """Setting a sequence of this name, which tells the name that its table was created with."""
     return Need(
-        {"USAGE": f"has_sequence_privilege(to_regclass('{sequence}'), 'USAGE, UPDATE')"},
+        {"UPDATE": f"has_sequence_privilege(to_regclass('{sequence}'), 'UPDATE')"},
         _granting(f"SEQUENCE {sequence}"),
         lambda _: f"to_regclass('{sequence}') IS NOT NULL",
     )

@@ -74,7 +74,7 @@ async def test_answer_names_the_grants_when_tables_of_the_ods_api_belong_to_anot
     [
         ("SELECT ON dbo.odsinstances", "GET", "/v2/odsInstances"),
         ("INSERT ON dbo.odsinstances", "POST", "/v2/odsInstances"),
-        ("USAGE ON SEQUENCE dbo.odsinstances_odsinstanceid_seq", "POST", "/v2/odsInstances"),
+        ("UPDATE ON SEQUENCE dbo.odsinstances_odsinstanceid_seq", "POST", "/v2/odsInstances"),
         ("SELECT ON dbo.odsinstancecontexts", "GET", "/v2/odsInstanceContexts"),
         ("SELECT ON adminapi.managed_instances", "GET", "/v2/dbInstances"),
         ("INSERT ON adminapi.jobstatuses", "POST", "/v2/dbInstances"),
@@ -95,7 +95,7 @@ async def test_answer_names_the_grant_when_a_right_is_missing(
     }
     if "FUNCTION" in right:
         await superuser.execute(f"REVOKE {right} FROM PUBLIC")
-    async with without(superuser, right.replace("USAGE ON SEQ", "USAGE, UPDATE ON SEQ")):
+    async with without(superuser, right.replace("UPDATE ON SEQ", "USAGE, UPDATE ON SEQ")):
         answer = await api.request(method, path, json=body if method == "POST" else None)
     if "FUNCTION" in right:
         await superuser.execute(f"GRANT {right} TO PUBLIC")

@@ -112,7 +112,7 @@ async def test_number_is_free_when_both_sequences_are_behind(
 async def test_sequences_are_brought_in_step_when_one_is_far_ahead(
     instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str
 ) -> None:
-    far = highest + 250_000
+    far = highest + 1_000_000_000
     await rows.execute(f"SELECT setval('{ODS_IDS}', $1)", far)
     numbers = [await reserved(instances, f"{name} {n}") for n in range(2)]
     assert far < numbers[0] < far + 10
