@@ -114,6 +114,8 @@ def _call_all(calls: Calls) -> None:
     assert calls("rename_managed_instance", managed.id, body={"name": "Three"}).status == 400
     assert "id" in calls("delete_managed_instance", managed.id).errors
     _call_ods_instances(calls)
+    assert instance.job_id in {job.job_id for job in calls("list_jobs")}
+    assert calls("cancel_job", instance.job_id).status == "Error"
 
 
 def _call_what_operates(calls: Calls) -> None:
@@ -124,7 +126,14 @@ def _call_what_operates(calls: Calls) -> None:
     assert calls("get_information").version == "2.4.0"
     assert calls("get_tenancy").tenants == []
     assert calls("get_health").results
-    for operation in ("head_health", "head_information", "get_drift", "get_spares", "list_audit"):
+    for operation in (
+        "head_health",
+        "head_information",
+        "get_drift",
+        "get_spares",
+        "list_audit",
+        "list_templates",
+    ):
         calls(operation)
     for operation in ("sweep", "refill"):
         assert calls(operation).status == 503

@@ -142,7 +142,7 @@ async def test_request_succeeds_when_the_registry_has_ended_the_connections_of_t
 ) -> None:
     assert (await api.get(INSTANCES)).status_code == 200
     await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'EdFi_Admin_api'"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'EdFi_Admin_api'"
     )
     assert (await api.get(INSTANCES)).status_code == 200
 

@@ -87,4 +87,5 @@ async def test_instance_lives_and_dies_when_a_client_follows_the_contract(
         await app.ask("DELETE", f"/v2{attached.headers['Location']}", 200)
         await app.ask("DELETE", path, 204)
         assert (await app.until("Deleted"))["odsInstanceManageId"] == created["odsInstanceManageId"]
-        await app.ask("GET", path, 404)
+        assert (await app.ask("GET", path, 200)).json()["status"] == "Deleted"
+        await app.ask("DELETE", path, 404)
