@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -88,6 +89,7 @@ async def test_old_template_is_in_place_and_nothing_is_left_when_a_load_is_kille
     async with session(postgres.dsn()) as holder, holder.transaction():
         # Nothing can be published while this lock is held, however late the signal comes.
         await holder.execute(f"COMMENT ON DATABASE \"{database}\" IS 'held'")
+        began = await admin.fetchval("SELECT clock_timestamp()")
         process = await _load(settings, file, output)
 
         async def reached() -> bool:
@@ -99,6 +101,8 @@ async def test_old_template_is_in_place_and_nothing_is_left_when_a_load_is_kille
             await wait_until(lambda: _sleeps(admin), 30)
         process.send_signal(signal.SIGKILL)
         await process.wait()
+        # What it has sent before, the server may carry out yet.
+        await wait_until(lambda: _sessions_end(admin, began), 30)
     assert await _oid(admin, database) == old
     await wait_until(removed, 30)
     assert await _oid(admin, database) == old
@@ -125,6 +129,15 @@ async def test_template_is_loaded_and_leftovers_go_when_the_load_before_was_kill
     assert await admin.fetchval(query, prefix) == 1
     await tenant.remove_template_leftovers()
     assert await admin.fetchval(query, prefix) == 0
+
+
+async def _sessions_end(admin: asyncpg.Connection, began: datetime) -> bool:
+    """Whether no session of the load is left that could publish anything."""
+    query = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE usename = $1 AND backend_start > $2 AND NOT starts_with(datname, $3)
+    """
+    return not await admin.fetchval(query, seeding.SERVICE_ROLE, began, TEMPLATE_PREFIX)
 
 
 async def _sleeps(admin: asyncpg.Connection) -> bool:
