@@ -9,7 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.status import InstanceStatus, Operation
 from registry.storage.errors import NameTakenError
-from registry.storage.models import DbInstance, Job, OdsInstance
+from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance, Job, OdsInstance
 
 _DATABASES = (DbInstance.database_name, DbInstance.new_database_name)
 _NAMES = 0x4F6453
@@ -17,7 +17,7 @@ _NAMES = 0x4F6453
 _NUMBERS = 0x4F64534E756D
 """The lock of a transaction that brings the sequences of both tables in step."""
 
-_TABLES = ("adminapi.odsinstancemanages", "adminapi.dbinstances")
+_TABLES = (f"adminapi.{RENAMED_TABLE}", f"adminapi.{FIRST_NAME}")
 """What the table of the instances may be called: the Admin API renames it, also while the service runs."""
 _ODS_INSTANCE_IDS = func.pg_get_serial_sequence("dbo.odsinstances", "odsinstanceid")
 _INSTANCE_IDS = func.coalesce(

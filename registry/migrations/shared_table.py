@@ -13,8 +13,8 @@ from sqlalchemy import Connection, text
 from registry.migrations import two_tables
 from registry.migrations.adoption import adopt_rows
 from registry.migrations.status_words import keep_in_step, uses_manage
-from registry.migrations.table_names import FIRST_NAME, RENAMED_TABLE, exists, rename
-from registry.storage.models import DbInstance
+from registry.migrations.table_names import exists, rename
+from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
 

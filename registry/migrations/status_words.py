@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from registry.migrations.table_names import RENAMED_TABLE
+from registry.storage.models import RENAMED_TABLE
 
 
 class Words(StrEnum):

@@ -2,11 +2,6 @@
 
 from sqlalchemy import Connection, text
 
-FIRST_NAME = "dbinstances"
-"""The name that the table has had at first, and in all migrations."""
-RENAMED_TABLE = "odsinstancemanages"
-"""Its name since July 2026; an Admin API that gave it this name knows the words of `manage` alone."""
-
 _INDEXES = """
 SELECT indexrelid::regclass::text AS name, relname, indisprimary FROM pg_index
 JOIN pg_class ON pg_class.oid = indexrelid

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 from registry.migrations.adoption import require_unique
 from registry.migrations.conflicts import ConflictingRowsError
-from registry.migrations.table_names import FIRST_NAME, RENAMED_TABLE, rename
+from registry.migrations.table_names import rename
+from registry.storage.models import FIRST_NAME, RENAMED_TABLE
 
 _SET_ASIDE = "{}_set_aside"
 

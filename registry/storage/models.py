@@ -27,6 +27,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from registry.instances.jobs import last_publication
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 
+FIRST_NAME = "dbinstances"
+"""The name that the table of the instances has had at first, and in all migrations."""
+RENAMED_TABLE = "odsinstancemanages"
+"""Its name since July 2026; an Admin API that gave it this name knows the words of `manage` alone."""
+
 LIVE_NAME_INDEX = "uq_dbinstances_live_name"
 LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
 NEW_NAME_INDEX = "uq_dbinstances_newname"
