@@ -8,7 +8,7 @@ from time import monotonic
 import asyncpg
 
 from cli.client import AdminApi
-from cli.jobs import follow
+from cli.following import follow
 from cli.output import say, show_members
 from cli.serving import serving
 from embedded.data_folder import DataFolder, StackFile

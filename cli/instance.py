@@ -6,7 +6,7 @@ import typer
 
 from cli.api_access import connect
 from cli.client import AdminApi, Json
-from cli.jobs import follow
+from cli.following import follow
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import show_json, show_list, show_members
 from embedded.errors import CommandError
