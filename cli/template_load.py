@@ -101,17 +101,17 @@ async def load(access: TemplateAccess, template: str, source: str, jobs: int, sh
                 with _log() as log:
                     destination = Destination(access.dsn, begun.database, jobs, log)
                     await restore(dump, destination, lambda: _show_size(begun, show))
-                mark = await _publish(begun, show)
+                mark = await _publish(begun, jobs, show)
     async with access.registry.connected() as engine:
         await AuditTrail(engine).record(command_entry(f"ods template load {template}", operator()))
     return mark
 
 
-async def _publish(begun: TemplateLoad, show: Progress) -> TemplateMark:
+async def _publish(begun: TemplateLoad, jobs: int, show: Progress) -> TemplateMark:
     show("Checking the database", "")
     await begun.check()
     show("Collecting statistics", "")
-    await begun.analyse()
+    await begun.analyse(jobs)
     show("Publishing", "")
     return await begun.publish()
 

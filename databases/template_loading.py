@@ -18,7 +18,7 @@ from databases import spares
 from databases.constants import LOCK_NOT_AVAILABLE, NAME_IN_USE, OBJECT_IN_USE, UNDEFINED_DATABASE
 from databases.errors import DatabaseFaultError
 from databases.server import Server
-from databases.statements import execute, fetch_value
+from databases.statements import execute, fetch_rows, fetch_value
 from databases.template_contents import EXPECTED_TABLES, missing_tables, read_contents
 from databases.template_leftovers import remove_leftovers, remove_private
 from databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name
@@ -57,6 +57,16 @@ SELECT 1 / min((db.oid IS NOT DISTINCT FROM value::oid)::int)
 FROM json_each_text(%6$L) LEFT JOIN pg_database AS db ON datname = key
 """
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
+# One statement for each of $1 sessions; the largest tables are shared out first, partitions with their table.
+_ANALYSES = """
+SELECT 'ANALYZE ' || string_agg(format('%I.%I', nspname, relname), ', ' ORDER BY place) AS statement
+FROM (
+    SELECT relnamespace, relname, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, oid) AS place
+    FROM pg_class
+    WHERE relkind IN ('r', 'm', 'p') AND NOT relispartition AND NOT relisshared AND relpersistence <> 't'
+) AS relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
+GROUP BY place % $1::int
+"""
 _INVALID_INDEXES = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
@@ -121,14 +131,22 @@ class TemplateLoad:
             self._contents = await read_contents(inside)
         return self._contents
 
-    async def analyse(self) -> None:
+    async def analyse(self, jobs: int) -> None:
         """Collect the statistics of all tables, which copies of the template have from then on.
+
+        Args:
+            jobs: how many sessions do that at once.
 
         Raises:
             DatabaseFaultError: the server is away, …
         """
         async with self._server.connected(self.database) as inside:
-            await execute(inside, "ANALYZE")
+            shares = await fetch_rows(inside, _ANALYSES, jobs)
+        await asyncio.gather(*(self._analyse(share["statement"]) for share in shares))
+
+    async def _analyse(self, statement: str) -> None:
+        async with self._server.connected(self.database) as inside:
+            await execute(inside, "%s", statement)
 
     async def publish(self) -> TemplateMark:
         """Close the database, and give it the template's name in place of the one that has it.
