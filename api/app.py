@@ -9,11 +9,13 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from api.health import HealthMonitor
@@ -77,24 +79,31 @@ def app_with(settings: AnySettings) -> FastAPI:
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
         lifespan=_lifespan,
+        routes=[*_routes(issues_tokens=settings.oidc_issuer is None)],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.settings = settings
     problems.install(app)
+    hosts = AllowedHosts(settings.allowed_hosts)
+    app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=RouteTable(app.routes))
+    return app
+
+
+@cache
+def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
+    """All endpoints. Made once: to analyse their parameters takes longer than all else of an application."""
+    router = APIRouter()
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
         *(information, documentation, instances, adoption, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(jobs, sweeps, drift, spares, templates, audit),
+        *((connect,) if issues_tokens else ()),
     ):
-        app.include_router(module.router)
-    if settings.oidc_issuer is None:
-        app.include_router(connect.router)
-    hosts = AllowedHosts(settings.allowed_hosts)
-    app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=RouteTable(app.routes))
-    return app
+        router.include_router(module.router)
+    return router.routes
 
 
 class _App(FastAPI):
