@@ -38,7 +38,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
     "databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
     "databases/inspection.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
-    "databases/lock_holders.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_renaming.py"),
+    "databases/lock_holders.py": ("tests/postgres/test_lock_holders.py",),
     "databases/lookup.py": ("tests/postgres/test_lookup.py", "tests/postgres/test_provisioning.py"),
     "databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
     "databases/provisioning.py": (
@@ -60,7 +60,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
         "tests/end_to_end/test_passes.py",
     ),
     "activities/refreshes.py": ("tests/end_to_end/test_education_organizations.py",),
-    "activities/spares.py": ("tests/end_to_end/test_spares.py",),
+    "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
     "activities/statuses.py": _ACTIVITIES,
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
 }

@@ -1,0 +1,71 @@
+"""DDL that waits for a lock of another session in vain: the message names that session."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from databases.constants import LOCK_NOT_AVAILABLE
+from databases.errors import DatabaseFaultError
+from databases.lock_holders import name_lock_holder
+from databases.server import Server
+from databases.statements import execute
+
+
+@pytest.fixture
+async def impatient(
+    server: Server, admin: asyncpg.Connection, database: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """A session that waits for no lock for long, on a server that has the database."""
+    await admin.execute(f'CREATE DATABASE "{database}" TEMPLATE template0 OWNER ods_service')
+    async with server.session() as session:
+        await execute(session, "SET lock_timeout = '50ms'")
+        yield session
+        await execute(session, "SET lock_timeout = '3s'")
+
+
+async def fault_of(session: asyncpg.Connection, database: str, statement: str) -> DatabaseFaultError:
+    with pytest.raises(DatabaseFaultError) as raised:
+        async with name_lock_holder(session, database):
+            await execute(session, statement, database)
+    return raised.value
+
+
+async def test_idle_session_is_named_when_its_transaction_has_changed_the_database(
+    impatient: asyncpg.Connection, server: Server, database: str
+) -> None:
+    async with server.session() as holder, holder.transaction():
+        await execute(holder, "ALTER DATABASE %I CONNECTION LIMIT 7", database)
+        fault = await fault_of(impatient, database, "ALTER DATABASE %I ALLOW_CONNECTIONS false")
+        pid = holder.get_server_pid()
+    assert f"process {pid} of the user ods_service" in fault.reason
+    assert ", idle in transaction, its transaction began at 2" in fault.reason
+    assert fault.reason.endswith(f"SELECT pg_terminate_backend({pid})")
+    assert fault.outage
+    assert fault.sqlstate == LOCK_NOT_AVAILABLE
+
+
+async def test_what_is_known_is_told_when_the_session_is_that_of_a_superuser(
+    impatient: asyncpg.Connection, admin: asyncpg.Connection, database: str
+) -> None:
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 7')
+        fault = await fault_of(impatient, database, "ALTER DATABASE %I ALLOW_CONNECTIONS false")
+        assert f"process {admin.get_server_pid()} of the user postgres" in fault.reason
+    assert ", busy, its transaction began at an unknown time." in fault.reason
+
+
+async def test_no_session_is_named_when_the_lock_was_released_meanwhile(
+    impatient: asyncpg.Connection, database: str
+) -> None:
+    taken = f"DO $$ BEGIN RAISE SQLSTATE '{LOCK_NOT_AVAILABLE}'; END $$ -- %I"
+    fault = await fault_of(impatient, database, taken)
+    assert fault.reason == f"Another session held a lock on the database '{database}' for several seconds."
+
+
+@pytest.mark.parametrize("sqlstate", ["42501", "57014"])
+async def test_fault_is_left_as_it_is_when_it_is_about_no_lock(
+    impatient: asyncpg.Connection, database: str, sqlstate: str
+) -> None:
+    fault = await fault_of(impatient, database, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$ -- %I")
+    assert fault.sqlstate == sqlstate
