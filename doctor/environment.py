@@ -12,7 +12,7 @@ _PREFIX = "ODS_"
 _DSNS = ("admin_dsn", "master_dsn")
 _OF_COMMANDS = {
     *("ODS_API_URL", "ODS_CLIENT_ID", "ODS_CLIENT_SECRET", "ODS_CLIENT_SECRET_FILE", "ODS_TENANT"),
-    "ODS_TOKEN_URL",
+    *("ODS_TOKEN_URL", "ODS_POSTGRES"),
 }
 """Variables that are read by commands and are no settings of the service."""
 

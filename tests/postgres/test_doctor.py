@@ -324,12 +324,14 @@ async def test_tenant_is_named_when_the_registry_of_one_is_away(settings: Settin
 
 
 async def test_command_fails_and_tells_each_line_when_something_is_wrong(settings: Settings) -> None:
-    variables = environment(settings) | {"TEMPORAL_ADDRESS": NOBODY, "ODS_TYPO": "7"}
+    given = {"TEMPORAL_ADDRESS": NOBODY, "ODS_TYPO": "7", "ODS_POSTGRES": "postgresql://of-ods-up@pg-a"}
+    variables = environment(settings) | given
     run = await asyncio.to_thread(preloaded.run, "cli", "doctor", env=variables)
 
     assert (run.returncode, run.stderr) == (1, "")
     assert "\n✓ registry: tables: All " in run.stdout
     assert "\n! variable ODS_TYPO: No setting has this name\n    unset ODS_TYPO\n" in run.stdout
+    assert "ODS_POSTGRES" not in run.stdout
     assert f"\n✗ temporal: {NOBODY} cannot be reached\n    temporal operator cluster health" in run.stdout
     for secret in (SERVICE_PASSWORD, settings.encryption_key.get_secret_value()):
         assert secret not in run.stdout
