@@ -52,26 +52,32 @@ _commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_commands.add_typer(
-    instance.app, name="instance", help="Create, inspect, rename, delete and retry instances."
+# The headings of the list of commands, as on docs/command-line.md.
+_STACK = "The stack on this machine"
+_API = "Commands of a client of the API"
+_REGISTRY = "Commands on the registry itself"
+
+_GROUPS = (
+    (instance.app, "instance", _API, "Create, inspect, rename, delete, retry and adopt instances."),
+    (job.app, "job", _API, "List, inspect and cancel jobs."),
+    (template.app, "template", _API, "List and load what instances are made of."),
+    (edorgs.app, "edorgs", _API, "Read education organizations from the ODS databases."),
+    (clients.app, "client", _REGISTRY, "Add, list, disable, enable, rotate and remove API clients."),
+    (registration.app, "registration", _REGISTRY, "Let API clients register themselves."),
+    (keys.app, "keys", _REGISTRY, "Change the keys of the service."),
+    (
+        installation.app,
+        "installation",
+        _REGISTRY,
+        "Say which installation a registry is, after a copy or restore.",
+    ),
 )
-_commands.add_typer(job.app, name="job", help="List, inspect and cancel jobs.")
-_commands.add_typer(edorgs.app, name="edorgs", help="Read education organizations from the ODS databases.")
-_commands.add_typer(
-    clients.app, name="client", help="Add, list, disable, enable, rotate and remove API clients."
-)
-_commands.add_typer(
-    installation.app,
-    name="installation",
-    help="Say which installation a registry is, after a copy or restore.",
-)
-_commands.add_typer(registration.app, name="registration", help="Let API clients register themselves.")
-_commands.add_typer(keys.app, name="keys", help="Change the keys of the service.")
-_commands.add_typer(template.app, name="template", help="List and load what instances are made of.")
-_commands.command()(audit.audit)
-_commands.command()(grants.grants)
-_commands.command()(doctor.doctor)
-_commands.command()(spares.spares)
+for _group, _name, _panel, _help in _GROUPS:
+    _commands.add_typer(_group, name=_name, help=_help, rich_help_panel=_panel)
+_commands.command(rich_help_panel=_API)(spares.spares)
+_commands.command(rich_help_panel=_API)(audit.audit)
+_commands.command(rich_help_panel=_REGISTRY)(doctor.doctor)
+_commands.command(rich_help_panel=_REGISTRY)(grants.grants)
 
 
 @_commands.callback()
@@ -93,7 +99,7 @@ def app() -> None:
         sys.exit(1)
 
 
-@_commands.command()
+@_commands.command(rich_help_panel=_STACK)
 def up(  # noqa: PLR0913, PLR0917 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
     api_port: ApiPort = DEFAULT_API_PORT,
@@ -112,7 +118,7 @@ def up(  # noqa: PLR0913, PLR0917 - a command line's options
     asyncio.run(_until_signalled(stack.run(DataFolder(data_dir), ports, choice, say)))
 
 
-@_commands.command()
+@_commands.command(rich_help_panel=_STACK)
 def demo(  # noqa: PLR0913, PLR0917 - a command line's options
     data_dir: DataDir = DEFAULT_DATA_DIR,
     api_port: ApiPort = DEFAULT_API_PORT,
@@ -132,7 +138,7 @@ def demo(  # noqa: PLR0913, PLR0917 - a command line's options
     demonstrate(DataFolder(data_dir), ports, PostgresChoice(postgres_version, postgres), keep=keep)
 
 
-@_commands.command()
+@_commands.command(rich_help_panel=_REGISTRY)
 def migrate() -> None:
     """Bring the registry database up to date, or those of all tenants."""
     from cli.registry_maintenance import migrate_all  # noqa: PLC0415 - takes half a second
@@ -141,7 +147,7 @@ def migrate() -> None:
     say("The registry database is up to date.")
 
 
-@_commands.command()
+@_commands.command(rich_help_panel=_API)
 def sweep(api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Start every job that is still pending, now."""
     with connect(api_url, data_dir) as api:
@@ -149,7 +155,7 @@ def sweep(api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     say("The sweep is under way.")
 
 
-@_commands.command()
+@_commands.command(rich_help_panel=_API)
 def drift(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show where registry and server contradict each other; exit 1 if they do anywhere."""
     with connect(api_url, data_dir) as api:

@@ -36,8 +36,8 @@ ExistingPostgres = Annotated[
         "--postgres",
         metavar="DSN",
         envvar="ODS_POSTGRES",
-        help="An existing server instead of one of the stack's own, as postgresql://user@host:5432/postgres;"
-        " give its password in ODS_POSTGRES or PGPASSWORD.",
+        help="An existing server instead of one of the stack's own, as postgresql://user@host; give its"
+        " password in ODS_POSTGRES or PGPASSWORD.",
         show_default=False,
     ),
 ]
