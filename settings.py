@@ -449,7 +449,12 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             faults = error.errors(include_input=False, include_url=False, include_context=False)
             lines = [
-                f"{_setting_path(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+                f"{_setting_path(fault['loc'])}: "
+                + (
+                    "must be set"
+                    if fault["type"] == "missing"
+                    else fault["msg"].removeprefix("Value error, ")
+                )
                 for fault in faults
             ]
             # A shared setting is refused once for each tenant.

@@ -17,20 +17,22 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     The client is that of ODS_CLIENT_ID and ODS_CLIENT_SECRET, or else the one that the stack has registered.
 
     Raises:
-        CommandError: there is no address or no client, or ODS_CLIENT_SECRET_FILE cannot be used.
+        CommandError: there is no address or no client, the address is none of HTTP, or ODS_CLIENT_SECRET_FILE
+            cannot be used.
     """
-    stack = DataFolder(data_dir).running_stack()
-    url = api_url or (stack["api"]["url"] if stack else None)
+    folder = DataFolder(data_dir)
+    stack = folder.running_stack()
+    url = (api_url or (stack["api"]["url"] if stack else "")).rstrip("/")
     client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
     client_secret = _client_secret() or (stack["client"]["secret"] if stack else None)
-    if url is None:
-        raise CommandError(
-            f"No stack serves in {data_dir}; `ods up` starts one, --api-url or ODS_API_URL name another API."
-        )
+    if not url:
+        raise CommandError(f"{folder.why_no_stack()} --api-url or ODS_API_URL name another API.")
+    if not url.startswith(("http://", "https://")):
+        raise CommandError(f"The address of an API begins with http:// or https://, unlike {url}.")
     if client_id is None or client_secret is None:
         raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
     token_url, tenant = os.environ.get("ODS_TOKEN_URL"), os.environ.get("ODS_TENANT")
-    return AdminApi(url.rstrip("/"), client_id, client_secret, token_url, tenant)
+    return AdminApi(url, client_id, client_secret, token_url, tenant)
 
 
 def _client_secret() -> str | None:

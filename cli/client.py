@@ -190,7 +190,7 @@ class AdminApi:
             answer = self._http.request(method, path, **content)
         except httpx.TransportError:
             raise UnreachableError(
-                f"Nobody answers at {self._url}; start the stack with `ods up`, or name another API"
+                f"No API answers at {self._url}; start the stack with `ods up`, or name another API"
                 " with --api-url or ODS_API_URL."
             ) from None
         if not answer.is_success:

@@ -143,6 +143,8 @@ def _form(path: Path) -> DumpForm:
             return DumpForm.ARCHIVE
         with _opened(path) as file:
             text = file.read(4096)
+    except FileNotFoundError:
+        raise CommandError(f"There is no file or folder {path}.") from None
     except (OSError, EOFError) as error:
         raise CommandError(f"{path} cannot be read ({type(error).__name__}).") from None
     if head == _TAR_NAME or b"\0" in text or not text.strip():

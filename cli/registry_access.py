@@ -58,12 +58,13 @@ class RegistryAccess:
                 tenant,
                 tuple(settings.tenants),
             )
-        if stack := DataFolder(data_dir).running_stack():
+        folder = DataFolder(data_dir)
+        if stack := folder.running_stack():
             postgres = stack["postgres"]
             return cls(postgres["admin_dsn"], always_open=True, master_dsn=postgres["master_dsn"])
         raise CommandError(
-            f"No stack serves in {data_dir}; `ods up` starts one. For another installation, set its"
-            " settings, such as ODS_ADMIN_DSN, as for `ods migrate`."
+            f"{folder.why_no_stack()} For another installation, set its settings, such as ODS_ADMIN_DSN, as"
+            " for `ods migrate`."
         )
 
     @asynccontextmanager
@@ -95,7 +96,10 @@ def settings_of_environment() -> AnySettings:
     try:
         return load_settings()
     except InvalidSettingsError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(
+            f"{error}\nThe command needs the settings of the API and the worker in its environment;"
+            " docs/settings.md has every one."
+        ) from None
 
 
 def chosen_tenants(tenant: str | None) -> Mapping[str, Settings]:

@@ -208,6 +208,12 @@ class DataFolder:
             return None
         return cast("StackFile", json.loads(self.stack_file.read_text()))
 
+    def why_no_stack(self) -> str:
+        """Why `running_stack` has found none, and what to do."""
+        if self.is_held():
+            return f"The stack in {self.path} does not serve yet; wait until `ods up` says so."
+        return f"No stack serves in {self.path}; `ods up` starts one."
+
     def publish(self, stack: StackFile) -> None:
         """Write `stack.json`, so that other commands can reach the stack."""
         _write_private(self.stack_file, stack)

@@ -243,7 +243,7 @@ def test_start_is_proposed_when_no_server_listens(ods: Ods, tmp_path: Path) -> N
             ODS_CLIENT_SECRET="b",
         )
     )
-    assert told.startswith(f"Nobody answers at {url}; start the stack with `ods up`")
+    assert told.startswith(f"No API answers at {url}; start the stack with `ods up`")
 
 
 def test_credentials_are_asked_for_when_only_the_address_is_known(ods: Ods, tmp_path: Path) -> None:
@@ -251,10 +251,16 @@ def test_credentials_are_asked_for_when_only_the_address_is_known(ods: Ods, tmp_
     assert "ODS_CLIENT_ID and ODS_CLIENT_SECRET" in told
 
 
+def test_scheme_is_asked_for_when_the_address_has_none(ods: Ods, tmp_path: Path) -> None:
+    told = error(ods("sweep", "--data-dir", tmp_path, ODS_API_URL="ods.example.org:8000"))
+    assert told.startswith("The address of an API begins with http:// or https://")
+
+
 def test_variables_are_named_when_migrating_without_settings(ods: Ods) -> None:
     migrated = ods("migrate")
     assert migrated.returncode == 1
-    assert "ODS_ADMIN_DSN" in migrated.stderr
+    assert "ODS_ADMIN_DSN: must be set\n" in migrated.stderr
+    assert "docs/settings.md" in migrated.stderr
 
 
 def test_registry_is_migrated_when_the_settings_name_it(ods: Ods, settings_of_stack: dict[str, str]) -> None:

@@ -42,6 +42,13 @@ def test_no_stack_is_found_when_the_folder_does_not_exist(tmp_path: Path) -> Non
     assert not (tmp_path / "none").exists()
 
 
+def test_start_is_proposed_only_while_no_stack_is_starting(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    with folder.locked():
+        assert folder.why_no_stack().startswith(f"The stack in {tmp_path} does not serve yet; wait")
+    assert folder.why_no_stack() == f"No stack serves in {tmp_path}; `ods up` starts one."
+
+
 def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal; from embedded.data_folder import DataFolder\n"

@@ -314,7 +314,7 @@ async def test_load_is_refused_when_the_name_is_not_a_template_of_its_own(
     )
     with pytest.raises(CommandError, match="needed for something else"):
         await load(shared, "Same", file, 1, silent)
-    with pytest.raises(CommandError, match="cannot be read"):
+    with pytest.raises(CommandError, match="no file or folder /nowhere"):
         await load(access, "Loaded", "/nowhere/ods.dump", 1, silent)
 
 

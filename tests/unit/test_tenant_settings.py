@@ -111,7 +111,7 @@ def test_tenant_is_named_when_it_lacks_what_it_must_have(
     monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values], name: str
 ) -> None:
     del tenants["Tenant-2"][name]
-    assert refusal(monkeypatch, tenants) == f"ODS_TENANTS: Tenant-2: {name}: Field required"
+    assert refusal(monkeypatch, tenants) == f"ODS_TENANTS: Tenant-2: {name}: must be set"
 
 
 @pytest.mark.parametrize(
