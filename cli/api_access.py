@@ -14,7 +14,8 @@ _CLIENT_SECRET = "ODS_CLIENT_SECRET"  # noqa: S105 - the name of a variable
 def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     """The API at `api_url`, or else that of the stack that runs in `data_dir`.
 
-    The client is that of ODS_CLIENT_ID and ODS_CLIENT_SECRET, or else the one that the stack has registered.
+    The client is that of ODS_CLIENT_ID and ODS_CLIENT_SECRET, or else, for the API of that stack, the one
+    that the stack has registered.
 
     Raises:
         CommandError: there is no address or no client, the address is none of HTTP, or ODS_CLIENT_SECRET_FILE
@@ -23,6 +24,8 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     folder = DataFolder(data_dir)
     stack = folder.running_stack()
     url = (api_url or (stack["api"]["url"] if stack else "")).rstrip("/")
+    if stack and url != stack["api"]["url"]:
+        stack = None  # another API shall not see its secret
     client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
     client_secret = _client_secret() or (stack["client"]["secret"] if stack else None)
     if not url:

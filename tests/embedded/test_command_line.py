@@ -251,6 +251,13 @@ def test_credentials_are_asked_for_when_only_the_address_is_known(ods: Ods, tmp_
     assert "ODS_CLIENT_ID and ODS_CLIENT_SECRET" in told
 
 
+def test_secret_of_the_stack_is_kept_when_another_api_is_named(ods: Ods, stack: DataFolder) -> None:
+    told = error(ods("sweep", "--data-dir", stack.path, ODS_API_URL="http://127.0.0.1:1"))
+    assert told.startswith(
+        "Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of http://127.0.0.1:1."
+    )
+
+
 def test_scheme_is_asked_for_when_the_address_has_none(ods: Ods, tmp_path: Path) -> None:
     told = error(ods("sweep", "--data-dir", tmp_path, ODS_API_URL="ods.example.org:8000"))
     assert told.startswith("The address of an API begins with http:// or https://")
