@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from api.app import app_with
 from cli.main import _commands
 from settings import Settings
+from tenants.drift import DriftKind
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
@@ -138,6 +139,12 @@ def test_the_help_has_the_headings_of_the_page() -> None:
             headings.setdefault(word, set()).add(section.splitlines()[0])
     for word, command in ROOT_COMMAND.commands.items():
         assert getattr(command, "rich_help_panel", None) in headings[word], word
+
+
+def test_every_kind_of_drift_is_among_those_to_decide_on() -> None:
+    page = (ROOT / "docs" / "operations" / "restoring-a-server.md").read_text()
+    rows = "".join(re.findall(r"^\| `[A-Z].*? \|", page, re.MULTILINE))
+    assert [kind for kind in DriftKind if f"`{kind}`" not in rows] == []
 
 
 def commands() -> Iterator[tuple[str, str]]:
