@@ -30,6 +30,7 @@ from registry.instances.status import (
     Operation,
     Step,
     after_failure,
+    is_usable,
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
@@ -214,7 +215,7 @@ class InstanceStore:
             if not marked:
                 _require_created(instance, "given a database")
             if database is not None:  # before the database is marked: it may be another instance's
-                await _call_database(session, instance, database)
+                await self._call_database(session, instance, database)
             yield instance
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
@@ -248,6 +249,28 @@ class InstanceStore:
             await start_routing(session, requested.job, database.connection_string)
             return requested.instance
 
+    async def _call_database(
+        self, session: AsyncSession, instance: DbInstance, database: DatabaseName
+    ) -> None:
+        """Record that the instance's database has another name, and route the ODS/API there.
+
+        Also if the row that routed it was removed by hand, as long as the instance is in use.
+        """
+        await lock_name(session, database.name)
+        if await database_is_taken(session, database.name, instance):
+            raise database_taken(database.name)
+        instance.database_name = database.name
+        instance.last_modified = UTC_NOW
+        routed = await session.scalars(
+            update(OdsInstance)
+            .where(OdsInstance.ods_instance_id == instance.ods_instance_id)
+            .values(connection_string=database.connection_string)
+            .returning(OdsInstance.ods_instance_id)
+        )
+        if not routed.all() and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
+            job = self._factory.last_attempt(instance)
+            await start_routing(session, job, database.connection_string)
+
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
         await session.flush()
         await session.refresh(instance)
@@ -277,20 +300,6 @@ class InstanceStore:
         )
         session.add(job)
         return requested
-
-
-async def _call_database(session: AsyncSession, instance: DbInstance, database: DatabaseName) -> None:
-    """Record that the instance's database has another name, and route the ODS/API there."""
-    await lock_name(session, database.name)
-    if await database_is_taken(session, database.name, instance):
-        raise database_taken(database.name)
-    instance.database_name = database.name
-    instance.last_modified = UTC_NOW
-    await session.execute(
-        update(OdsInstance)
-        .where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-        .values(connection_string=database.connection_string)
-    )
 
 
 async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:

@@ -315,6 +315,30 @@ class TestAnotherName:
         assert routed is not None
         assert tenant.connection_strings.local_database(routed.connection_string) == case.database
 
+    async def test_ods_instance_is_back_when_its_row_was_removed(
+        self, api: httpx.AsyncClient, case: Case, queries: InstanceQueries, tenant: Tenant, registry_dsn: str
+    ) -> None:
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM dbo.odsinstances")
+        answer = await api.post(case.adopting, json={"databaseName": case.database})
+        assert answer.status_code == 200, answer.text
+        routed = await queries.ods_instance(case.owner.ods_instance_id)
+        assert routed is not None
+        assert routed.name == (await queries.instance(case.id)).name
+        assert tenant.connection_strings.local_database(routed.connection_string) == case.database
+
+    async def test_nothing_is_routed_when_a_delete_of_the_instance_has_failed(
+        self, api: httpx.AsyncClient, case: Case, queries: InstanceQueries, registry_dsn: str
+    ) -> None:
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM dbo.odsinstances")
+            await rows.execute(
+                "UPDATE adminapi.managed_instances SET state = 'Delete_Failed', operation = 'Delete'"
+            )
+        answer = await api.post(case.adopting, json={"databaseName": case.database})
+        assert answer.status_code == 200, answer.text
+        assert await queries.ods_instance(case.owner.ods_instance_id) is None
+
     async def test_nothing_changes_when_another_instance_has_a_database_of_that_name(
         self,
         api: httpx.AsyncClient,

@@ -58,8 +58,8 @@ async def test_what_is_known_is_told_when_the_session_is_that_of_a_superuser(
 async def test_no_session_is_named_when_the_lock_was_released_meanwhile(
     impatient: asyncpg.Connection, database: str
 ) -> None:
-    taken = f"DO $$ BEGIN RAISE SQLSTATE '{LOCK_NOT_AVAILABLE}'; END $$ -- %I"
-    fault = await fault_of(impatient, database, taken)
+    statement = f"DO $$ BEGIN RAISE SQLSTATE '{LOCK_NOT_AVAILABLE}'; END $$ -- %I"
+    fault = await fault_of(impatient, database, statement)
     assert fault.reason == f"Another session held a lock on the database '{database}' for several seconds."
 
 
