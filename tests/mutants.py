@@ -26,7 +26,10 @@ _SECONDS = 600
 _LEFT_OUT = ("BitOr", "NumberReplacer")
 """In types, `|` means no arithmetic; nearly all numbers are timeouts, which no test measures."""
 
-_ACTIVITIES = ("tests/postgres/test_database_activities.py", "tests/end_to_end")
+_ACTIVITIES = (
+    "tests/postgres/test_database_activities.py",
+    *(f"tests/end_to_end/test_{life}.py" for life in ("instance_life", "rename", "failures", "cancelling")),
+)
 _TESTS: dict[str, tuple[str, ...]] = {
     "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
     "registry/instances/reservations.py": (
