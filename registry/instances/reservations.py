@@ -103,13 +103,15 @@ async def reserved_id(session: AsyncSession) -> int:
     It is drawn from the sequences of both tables, so that neither gives it to a row of another product. No
     row has it, even if rows or sequences were changed by hand.
     """
-    number = await _common_number(session)
-    if number is None:
-        # The sequences are out of step, or behind the rows: one transaction at a time mends that.
-        await session.execute(select(func.pg_advisory_xact_lock(_NUMBERS)))
-        while number is None:
-            number = await _common_number(session, keep_in_step=True)
-    return number
+    drawn = (await session.execute(_DRAW)).one()
+    if drawn.ods == drawn.own and not drawn.is_taken:
+        return int(drawn.ods)
+    # The sequences are out of step, or behind the rows: one transaction at a time mends that.
+    await session.execute(select(func.pg_advisory_xact_lock(_NUMBERS)))
+    while True:
+        number = await _common_number(session)
+        if not (await session.scalars(select(_is_taken(literal(number))))).one():
+            return number
 
 
 async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
@@ -118,41 +120,43 @@ async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
     return await reserved_id(session) if (await session.scalars(query)).one() else ods_instance_id
 
 
-async def _common_number(session: AsyncSession, *, keep_in_step: bool = False) -> int | None:
-    """A number that both sequences have given, and no row has; None if they gave another one each.
-
-    Args:
-        session: the transaction.
-        keep_in_step: whether the sequence that lags behind is brought in step with the other.
-    """
-    ods, own, in_use = (await session.execute(_DRAW)).one()
-    if ods == own:
-        return None if in_use else int(ods)
-    if keep_in_step:
-        sequence = _ODS_INSTANCE_IDS if ods < own else _INSTANCE_IDS
-        lag = abs(ods - own)
-        if lag > _MOST_SKIPPED:
-            await session.execute(select(func.setval(sequence, max(ods, own))))
+async def _common_number(session: AsyncSession) -> int:
+    """A number that both sequences have given; the one that lags behind is brought in step with the other."""
+    ods, own, _ = (await session.execute(_DRAW)).one()
+    while ods != own:
+        if ods < own:
+            ods = await _advanced(session, _ODS_INSTANCE_IDS, ods, own)
         else:
-            numbers = func.generate_series(1, literal(lag)).alias()
-            await session.execute(select(func.max(func.nextval(sequence))).select_from(numbers))
-    return None
+            own = await _advanced(session, _INSTANCE_IDS, own, ods)
+    return int(ods)
+
+
+async def _advanced(session: AsyncSession, sequence: ColumnElement[Any], number: int, wanted: int) -> int:
+    """Let a sequence, which has given `number`, go on to `wanted` at least; returns what it gave last."""
+    lag = wanted - number
+    if lag > _MOST_SKIPPED:
+        return int((await session.scalars(select(func.setval(sequence, wanted)))).one())
+    numbers = func.generate_series(1, literal(lag)).alias()
+    drawn = select(func.max(func.nextval(sequence))).select_from(numbers)
+    return int((await session.scalars(drawn)).one())
 
 
 def _drawing() -> Select[*tuple[Any, ...]]:
-    """Draws a number of each sequence; the third value is whether a row has the first number."""
+    """Draws a number of each sequence, and tells whether a row has the first one."""
     drawn = select(
         func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")
     ).cte()
-    number = drawn.c.ods
-    is_taken = or_(
+    return select(drawn.c.ods, drawn.c.own, _is_taken(drawn.c.ods).label("is_taken"))
+
+
+def _is_taken(number: ColumnElement[int]) -> ColumnElement[bool]:
+    return or_(
         exists().where(OdsInstance.ods_instance_id == number),
         exists().where(DbInstance.ods_instance_id == number),
         exists().where(DbInstance.id == number),
         # What is left of an instance whose row is gone, as after a restore of some of the tables.
         exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", number, "-1")),
     )
-    return select(drawn.c.ods, drawn.c.own, is_taken)
 
 
 _DRAW = _drawing()

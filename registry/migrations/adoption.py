@@ -3,16 +3,10 @@
 from sqlalchemy import Connection, text
 
 from registry.instances.naming import database_name
+from registry.migrations import numbers
 from registry.migrations.conflicts import require_none
 from settings import MAX_DATABASE_NAME_BYTES
 
-ODS_INSTANCE_SEQUENCE = "SELECT pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')"
-
-_HIGHEST_ID = """
-SELECT greatest((SELECT max(odsinstanceid) FROM dbo.odsinstances),
-                (SELECT max(odsinstanceid) FROM {table}),
-                pg_sequence_last_value(CAST(:sequence AS regclass)), 0)
-"""
 _RESERVE_IDS = """
 UPDATE {table} AS instance SET odsinstanceid = :highest + lacking.number
 FROM (SELECT id, row_number() OVER (ORDER BY id) AS number
@@ -61,7 +55,7 @@ def adopt_rows(connection: Connection, table: str, status: str) -> None:
     require_none(
         f"Unknown templates in {table}",
         f"SELECT format('id %s: %s', id, databasetemplate) FROM {table}"  # noqa: S608 - constants
-        f" WHERE databasetemplate NOT IN ('Minimal', 'Sample') AND {status} <> 'Deleted'",
+        f" WHERE jobnumber = 0 AND databasetemplate NOT IN ('Minimal', 'Sample') AND {status} <> 'Deleted'",
         connection=connection,
     )
     _name_databases(connection, table, status)
@@ -113,10 +107,8 @@ def _name_databases(connection: Connection, table: str, status: str) -> None:
 
 
 def _reserve_ids(connection: Connection, table: str, status: str) -> None:
-    """Give live rows the OdsInstanceId that they lack, above all others."""
-    sequence = connection.scalar(text(ODS_INSTANCE_SEQUENCE))
-    highest = connection.scalar(text(_HIGHEST_ID.format(table=table)), {"sequence": sequence})
+    """Give live rows the OdsInstanceId that they lack, above all numbers that were given before."""
+    highest = numbers.highest(connection, table)
     reserve = text(_RESERVE_IDS.format(table=table, status=status))
     reserved = connection.execute(reserve, {"highest": highest}).rowcount
-    # Unlike setval() and nextval(), this is undone if the migration stops later.
-    connection.execute(text(f"ALTER SEQUENCE {sequence} RESTART WITH {highest + reserved + 1}"))
+    numbers.go_on_after(connection, table, highest + reserved)

@@ -5,23 +5,32 @@ this service is installed, afterwards, or while it runs. So this service reads a
 name of its own, which stays with the table. Only the migrations name the table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from registry.migrations import two_tables
 from registry.migrations.adoption import adopt_rows
+from registry.migrations.conflicts import require_none
 from registry.migrations.status_words import keep_in_step, uses_manage
 from registry.migrations.table_names import exists, rename
 from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance
+
+_UNDEFINED_TABLE = "42P01"
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
 
 _FOUND = """
 SELECT relname FROM pg_class
 WHERE relnamespace = to_regnamespace('adminapi') AND relkind IN ('r', 'p') AND relname IN (:first, :renamed)
+ORDER BY relname
 """
+_IN_THE_WAY = f"""
+SELECT 'adminapi.{FIRST_NAME}' FROM pg_class
+WHERE oid = to_regclass('adminapi.{FIRST_NAME}') AND relkind NOT IN ('r', 'p')
+"""  # noqa: S608 - constants
 _COLUMNS = """
 SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
 WHERE attrelid = CAST(:table AS regclass) AND attname = ANY (:names)
@@ -51,11 +60,14 @@ def lock(connection: Connection) -> None:
 def find(connection: Connection) -> str:
     """The name of the table, or the one that it will get if there is none; of two, one is set aside.
 
+    Until the transaction ends, no other session renames the table or writes to it.
+
     Raises:
-        ConflictingRowsError: there are tables of both names, and both have rows.
+        ConflictingRowsError: there are tables of both names, which cannot become one.
     """
-    names = {"first": FIRST_NAME, "renamed": RENAMED_TABLE}
-    found = connection.scalars(text(_FOUND), names).all()
+    found = _found(connection)
+    while not (_locks(connection, found) and _found(connection) == found):
+        found = _found(connection)
     if len(found) > 1:
         return two_tables.make_one(connection)
     return found[0] if found else FIRST_NAME
@@ -63,7 +75,17 @@ def find(connection: Connection) -> str:
 
 @contextmanager
 def under_first_name(connection: Connection, name: str) -> Iterator[None]:
-    """While the block runs, the table `name` has the name and the words that the migrations know."""
+    """While the block runs, the table `name` has the name and the words that the migrations know.
+
+    Raises:
+        ConflictingRowsError: a view or the like has that name.
+    """
+    require_none(
+        "What is no table has the first name of the table of the instances",
+        _IN_THE_WAY,
+        remedy="Drop it, or give it another name",
+        connection=connection,
+    )
     rename(connection, name, FIRST_NAME)
     if exists(connection, FIRST_NAME) and not _has_state(connection) and uses_manage(connection, FIRST_NAME):
         for statement in _SET_WORDS_ASIDE.split(";"):
@@ -85,6 +107,23 @@ def share(connection: Connection, name: str) -> None:
     keep_in_step(connection, name)
     if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE jobnumber = 0)")):  # noqa: S608 - a constant
         adopt_rows(connection, table, "state")
+
+
+def _found(connection: Connection) -> Sequence[str]:
+    return connection.scalars(text(_FOUND), {"first": FIRST_NAME, "renamed": RENAMED_TABLE}).all()
+
+
+def _locks(connection: Connection, tables: Sequence[str]) -> bool:
+    """Lock the tables; false if one of them was given another name meanwhile."""
+    try:
+        with connection.begin_nested():
+            for table in tables:
+                connection.execute(text(f"LOCK TABLE adminapi.{table} IN ACCESS EXCLUSIVE MODE"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
+            raise
+        return False
+    return True
 
 
 def _has_state(connection: Connection) -> bool:

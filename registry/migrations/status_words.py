@@ -19,6 +19,9 @@ class Words(StrEnum):
     MANAGE = "manage"
 
 
+TRIGGER = "keep_status_in_step"
+"""The trigger on the table, and the function that it runs."""
+
 # As `api/schemas/managed_status.py` has it; a test compares them.
 _MANAGED_STATUS = """
 CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) RETURNS text

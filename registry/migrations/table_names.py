@@ -2,10 +2,14 @@
 
 from sqlalchemy import Connection, text
 
-_INDEXES = """
-SELECT indexrelid::regclass::text AS name, relname, indisprimary FROM pg_index
-JOIN pg_class ON pg_class.oid = indexrelid
-WHERE indrelid = CAST(:table AS regclass) AND (indisprimary OR starts_with(relname, 'idx_' || :name))
+_RENAME_INDEXES = """
+SELECT format('ALTER INDEX %s RENAME TO %I', indexrelid::regclass, renamed)
+FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN indisprimary THEN 'pk_' || :new ELSE replace(relname, :old, :new) END
+) AS names (renamed)
+WHERE indrelid = CAST(:table AS regclass) AND relname <> renamed
+    AND (indisprimary OR starts_with(relname, 'idx_' || :old))
 """
 
 
@@ -19,7 +23,6 @@ def rename(connection: Connection, old: str, new: str) -> None:
     if old == new or not exists(connection, old):
         return
     connection.execute(text(f"ALTER TABLE adminapi.{old} RENAME TO {new}"))
-    found = connection.execute(text(_INDEXES), {"table": f"adminapi.{new}", "name": old})
-    for index, name, is_primary_key in found.all():
-        renamed = f"pk_{new}" if is_primary_key else name.replace(old, new)
-        connection.execute(text(f"ALTER INDEX {index} RENAME TO {renamed}"))
+    found = connection.scalars(text(_RENAME_INDEXES), {"table": f"adminapi.{new}", "old": old, "new": new})
+    for statement in found.all():
+        connection.exec_driver_sql(statement)

@@ -6,15 +6,16 @@ dropped.
 """
 
 from collections.abc import Collection, Sequence
+from itertools import chain, count
 
 from sqlalchemy import Connection, text
 
+from registry.migrations import numbers
 from registry.migrations.adoption import require_unique
-from registry.migrations.conflicts import ConflictingRowsError
-from registry.migrations.table_names import rename
+from registry.migrations.conflicts import ConflictingRowsError, require_none
+from registry.migrations.status_words import TRIGGER
+from registry.migrations.table_names import exists, rename
 from registry.storage.models import FIRST_NAME, RENAMED_TABLE
-
-_SET_ASIDE = "{}_set_aside"
 
 _SHARED = (
     "id, name, odsinstanceid, odsinstancename, databasetemplate, databasename, lastrefreshed,"
@@ -30,9 +31,19 @@ SELECT {_SHARED},
        CASE WHEN status LIKE '%Delete%' THEN 'Delete' ELSE 'Create' END
 FROM adminapi.{{other}}
 """  # noqa: S608 - constants
-_GO_ON_COUNTING = """
-SELECT setval(pg_get_serial_sequence('adminapi.{ours}', 'id'), max(id)) FROM adminapi.{ours}
-"""
+# What other products have given the one table, and the other would not have.
+_LOST = f"""
+SELECT format('column %I', attname) FROM pg_attribute
+WHERE attrelid = 'adminapi.{{other}}'::regclass AND attnum > 0 AND NOT attisdropped AND attname NOT IN (
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = 'adminapi.{{kept}}'::regclass AND NOT attisdropped)
+UNION ALL
+SELECT format('foreign key %I of %s', conname, conrelid::regclass) FROM pg_constraint
+WHERE contype = 'f' AND 'adminapi.{{other}}'::regclass IN (conrelid, confrelid)
+UNION ALL
+SELECT format('trigger %I', tgname) FROM pg_trigger
+WHERE tgrelid = 'adminapi.{{other}}'::regclass AND NOT tgisinternal AND tgname <> '{TRIGGER}'
+"""  # noqa: S608 - constants
 _GRANTS = """
 SELECT format('GRANT %s ON adminapi.{ours} TO %s', string_agg(privilege_type, ', '),
               CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
@@ -46,7 +57,8 @@ def make_one(connection: Connection) -> str:
     """Leave one of the two tables, with all rows; returns its name.
 
     Raises:
-        ConflictingRowsError: both have rows, or the rows of the Admin API's break a rule of instances.
+        ConflictingRowsError: both have rows, the rows of the Admin API's break a rule of instances, or its
+            table has what the other one lacks.
     """
     both = (FIRST_NAME, RENAMED_TABLE)
     filled = [name for name in both if _any(connection, f"SELECT FROM adminapi.{name}")]
@@ -57,11 +69,17 @@ def make_one(connection: Connection) -> str:
         )
     kept = _kept(connection, both, filled)
     (other,) = (name for name in both if name != kept)
+    require_none(
+        f"adminapi.{other} has what adminapi.{kept}, which takes its place, lacks",
+        _LOST.format(other=other, kept=kept),
+        remedy=f"Give it to adminapi.{kept}, and drop it from the other",
+        connection=connection,
+    )
     if other in filled:
         _copy_rows(connection, kept, other)
     for grant in connection.scalars(text(_GRANTS.format(ours=kept, other=other))).all():
-        connection.execute(text(grant))
-    rename(connection, other, _SET_ASIDE.format(other))
+        connection.exec_driver_sql(grant)
+    rename(connection, other, _free_name(connection, f"{other}_set_aside"))
     # It may be the one that the Admin API does not know any more.
     rename(connection, kept, RENAMED_TABLE)
     return RENAMED_TABLE
@@ -76,9 +94,16 @@ def _kept(connection: Connection, both: Sequence[str], filled: Collection[str]) 
 
 
 def _copy_rows(connection: Connection, ours: str, other: str) -> None:
-    require_unique(connection, f"adminapi.{other}", "adminapi.state_of_status(status)")
+    tables = (f"adminapi.{ours}", f"adminapi.{other}")
+    require_unique(connection, tables[1], "adminapi.state_of_status(status)")
     connection.execute(text(_COPY.format(ours=ours, other=other)))
-    connection.execute(text(_GO_ON_COUNTING.format(ours=ours)))
+    numbers.go_on_after(connection, tables[0], numbers.highest(connection, *tables))
+
+
+def _free_name(connection: Connection, wanted: str) -> str:
+    """`wanted`, with a number if a table that was set aside before has that name."""
+    names = chain((wanted,), (f"{wanted}_{number}" for number in count(2)))
+    return next(name for name in names if not exists(connection, name))
 
 
 def _any(connection: Connection, query: str) -> bool:

@@ -10,8 +10,9 @@ from registry.instances.status import Template
 from registry.instances.store import DatabaseName, InstanceStore, LostInstance
 from registry.migrations import upgrade
 from registry.storage.engine import create_registry_engine
+from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, stores
-from tests.postgres.legacy_schemas import LAYOUTS
+from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, LAYOUTS, ODS_API
 
 ODS_IDS = "dbo.odsinstances_odsinstanceid_seq"
 OWN_IDS = "adminapi.dbinstances_id_seq"
@@ -118,6 +119,54 @@ async def test_sequences_are_brought_in_step_when_one_is_far_ahead(
     assert far < numbers[0] < far + 10
     assert numbers[1] == numbers[0] + 1
     assert await rows.fetchval(BY_ADMIN_API) == await rows.fetchval(BY_ODS_API)
+
+
+async def test_number_is_one_when_a_sequence_counts_in_steps(dsn: str, bare: asyncpg.Connection) -> None:
+    await upgrade(dsn)
+    await bare.execute(f"ALTER SEQUENCE {ODS_IDS} INCREMENT BY 10")
+    engine = create_registry_engine(dsn)
+    try:
+        async with asyncio.timeout(10):
+            numbers = [await reserved(stores(engine)[0], f"New {n}") for n in range(3)]
+    finally:
+        await engine.dispose()
+    assert [number % 10 for number in numbers] == [numbers[0] % 10] * 3
+    assert await bare.fetchval(BY_ODS_API) > numbers[-1]
+    assert await bare.fetchval(BY_ADMIN_API) > numbers[-1]
+
+
+async def test_no_number_is_given_again_when_rows_of_an_admin_api_are_adopted(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """Neither after a migration that has set the sequences, nor by the sequence of the other table."""
+    sql = ed_fi_admin.sql
+    await sql.execute(ODS_API)
+    await sql.execute(f"SELECT setval('{ODS_IDS}', 500)")
+    await upgrade(ed_fi_admin.dsn)
+    added = await ed_fi_admin.add("Theirs", "PendingCreate", None)
+    assert added == 501
+    await ed_fi_admin.migrate_again()
+    number = await sql.fetchval("SELECT odsinstanceid FROM adminapi.dbinstances")
+    assert number > 500
+    later = [await sql.fetchval(statement) for statement in (BY_ADMIN_API, BY_ODS_API)]
+    assert min(later) > number
+
+
+@pytest.mark.parametrize("ahead", [OWN_IDS, "adminapi.odsinstancemanages_id_seq"])
+async def test_no_number_is_given_again_when_two_tables_become_one(
+    ed_fi_admin: EdFiAdmin, ahead: str
+) -> None:
+    await ed_fi_admin.install()
+    await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
+    await ed_fi_admin.sql.execute(
+        "INSERT INTO adminapi.odsinstancemanages"
+        " (name, odsinstanceid, status, databasetemplate, databasename)"
+        " VALUES ('Theirs', 7, 'Created', 'Minimal', 'Theirs')"
+    )
+    await ed_fi_admin.sql.execute(f"SELECT setval('{ahead}', 500)")
+    await upgrade(ed_fi_admin.dsn)
+    assert await ed_fi_admin.add("Later", "Created", 8) > 500
+    assert await ed_fi_admin.sql.fetchval(BY_ODS_API) > 500
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

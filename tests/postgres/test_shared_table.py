@@ -1,5 +1,6 @@
 """One `EdFi_Admin` for this service and an Admin API, installed and upgraded in each order."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME
-from tests.postgres.postgres_inspection import everything
+from tests.postgres.postgres_inspection import everything, until
+from tests.servers import session
 
 MANUAL = Path(__file__).parents[2] / "docs/operations/beside-an-admin-api.md"
 VIEW = f"adminapi.{DbInstance.__tablename__}"
@@ -26,6 +28,14 @@ VIEW = f"adminapi.{DbInstance.__tablename__}"
 
 Step = Callable[[EdFiAdmin], Awaitable[None]]
 FIRST, RENAME, OURS = EdFiAdmin.first_script, EdFiAdmin.rename_script, EdFiAdmin.install
+THEIR_ROW = (
+    "INSERT INTO adminapi.odsinstancemanages (name, odsinstanceid, status, databasetemplate, databasename)"
+    " VALUES ('Theirs', 77, 'Created', 'Minimal', 'Theirs')"
+)
+WAITING = (
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock')"
+)
 OLD_ROWS, NEW_ROWS, OUR_ROWS = EdFiAdmin.old_rows, EdFiAdmin.new_rows, EdFiAdmin.our_rows
 ORDERS: dict[str, list[Step]] = {
     "theirs with the new table, ours": [FIRST, RENAME, NEW_ROWS, OURS, OUR_ROWS],
@@ -91,6 +101,8 @@ async def test_migration_stops_and_goes_on_after_the_operator_moved_the_rows_whe
 
     (move,) = re.findall(r"```sql\n(.*?)```", MANUAL.read_text(), re.DOTALL)
     await ed_fi_admin.sql.execute(move)
+    kept = await ed_fi_admin.sql.fetch("SELECT name FROM adminapi.odsinstancemanages_moved ORDER BY name")
+    assert [name for (name,) in kept] == ["Gone", "Theirs"]
     ed_fi_admin.theirs["Theirs"] = "Created"
     ed_fi_admin.is_shared = True
     await ed_fi_admin.migrate_again()
@@ -140,6 +152,125 @@ async def _row_of_release_0_2(ed_fi_admin: EdFiAdmin) -> None:
         " operation, jobnumber) VALUES ('Ours', 7, 'Completed', 'Minimal', 'EdFi_Ods_Ours', 'Create', 1)"
     )
     ed_fi_admin.ours["Ours"] = "Completed"
+
+
+async def test_both_tables_stay_when_an_admin_api_adds_a_row_while_the_migration_begins(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """The table that was empty at first is not set aside with the row."""
+    await _install_beside(ed_fi_admin)
+    with pytest.raises(ConflictingRowsError, match=r"^Both adminapi\.dbinstances and .* have rows\. "):
+        await _migrate_while(ed_fi_admin, THEIR_ROW)
+    assert await ed_fi_admin.sql.fetchval("SELECT name FROM adminapi.odsinstancemanages") == "Theirs"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ('ALTER TABLE adminapi.odsinstancemanages ADD COLUMN "Created By" text', 'column "Created By"'),
+        (
+            "CREATE TABLE theirs (id int CONSTRAINT fk_theirs REFERENCES adminapi.odsinstancemanages)",
+            "foreign key fk_theirs of theirs",
+        ),
+        (
+            "CREATE TRIGGER theirs AFTER UPDATE ON adminapi.odsinstancemanages EXECUTE FUNCTION theirs()",
+            "trigger theirs",
+        ),
+    ],
+)
+async def test_migration_stops_when_the_table_that_stays_lacks_what_an_admin_api_gave_the_other(
+    ed_fi_admin: EdFiAdmin, change: str, named: str
+) -> None:
+    await _install_beside(ed_fi_admin)
+    await ed_fi_admin.sql.execute(
+        "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    await ed_fi_admin.sql.execute(change)
+    before = await everything(ed_fi_admin.sql)
+    with pytest.raises(ConflictingRowsError, match=re.escape(f"lacks: {named}. Give it to")):
+        await upgrade(ed_fi_admin.dsn)
+    assert await everything(ed_fi_admin.sql) == before
+
+
+async def test_each_table_is_kept_when_one_is_set_aside_for_the_second_time(ed_fi_admin: EdFiAdmin) -> None:
+    await ed_fi_admin.install()
+    await ed_fi_admin.our_rows()
+    await ed_fi_admin.rename_script()
+    for _ in range(2):
+        await ed_fi_admin.first_script()
+        await ed_fi_admin.migrate_again()
+        await ed_fi_admin.check()
+    found = await ed_fi_admin.sql.fetch(
+        "SELECT tablename FROM pg_tables WHERE tablename LIKE '%set_aside%' ORDER BY 1"
+    )
+    assert [name for (name,) in found] == ["dbinstances_set_aside", "dbinstances_set_aside_2"]
+
+
+async def _install_beside(ed_fi_admin: EdFiAdmin) -> None:
+    """Install this service with rows, and an Admin API with a table of its own, without."""
+    await ed_fi_admin.install()
+    await ed_fi_admin.our_rows()
+    await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
+
+
+# Names
+
+
+async def test_rows_are_adopted_when_an_admin_api_renames_the_table_while_the_first_migration_begins(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.new_rows()
+    await _migrate_while(ed_fi_admin, ADMIN_API_RENAME)
+    ed_fi_admin.is_shared = True
+    assert await ed_fi_admin.table() == "adminapi.odsinstancemanages"
+    await ed_fi_admin.check()
+
+
+@pytest.mark.parametrize("index", ['idx_dbinstances_Mixed "case', "idx_dbinstances_a:b", "Idx_Of_Theirs"])
+async def test_indexes_of_others_are_kept_when_their_names_must_be_quoted(
+    ed_fi_admin: EdFiAdmin, index: str
+) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.new_rows()
+    await ed_fi_admin.rename_script()
+    renamed = index.replace("dbinstances", "odsinstancemanages")
+    quoted = '"' + renamed.replace('"', '""') + '"'
+    await ed_fi_admin.sql.execute(f"CREATE INDEX {quoted} ON adminapi.odsinstancemanages (status)")
+    await ed_fi_admin.install()
+    await ed_fi_admin.check()
+    names = await ed_fi_admin.sql.fetch("SELECT indexname FROM pg_indexes WHERE schemaname = 'adminapi'")
+    assert renamed in {name for (name,) in names}
+
+
+async def test_rows_are_adopted_when_the_table_was_renamed_without_its_primary_key(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.new_rows()
+    await ed_fi_admin.sql.execute("ALTER TABLE adminapi.dbinstances RENAME TO odsinstancemanages")
+    await ed_fi_admin.install()
+    await ed_fi_admin.check()
+
+
+async def test_migration_stops_when_a_view_has_the_first_name(ed_fi_admin: EdFiAdmin) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.rename_script()
+    await ed_fi_admin.sql.execute(
+        "CREATE VIEW adminapi.dbinstances AS SELECT * FROM adminapi.odsinstancemanages"
+    )
+    with pytest.raises(ConflictingRowsError, match=r"adminapi\.dbinstances\. Drop it, or"):
+        await ed_fi_admin.install()
+
+
+async def _migrate_while(ed_fi_admin: EdFiAdmin, statement: str) -> None:
+    """Run `ods migrate`, which begins while an Admin API has not committed `statement` yet."""
+    async with session(ed_fi_admin.dsn) as observer:
+        async with ed_fi_admin.sql.transaction():
+            await ed_fi_admin.sql.execute(statement)
+            migration = asyncio.create_task(upgrade(ed_fi_admin.dsn))
+            await until(lambda: observer.fetchval(WAITING))
+        await migration
 
 
 # The view
