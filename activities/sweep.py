@@ -58,9 +58,13 @@ class SweepActivities:
     async def dispatch_page(self, page: SweepPage) -> SweepResult:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`.
 
+        The first page also follows what an Admin API has changed in these rows.
+
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
+        if page.after == 0:
+            await self._job_store.follow_admin_api()
         jobs = await self._job_store.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:

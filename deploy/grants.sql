@@ -27,6 +27,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_s
 GRANT SELECT ON adminapi.ods_migrations TO ods_service;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.utf16_order(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.utf16_order(text) TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.trigrams(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.trigrams(text) TO ods_service; END IF; END $$;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.follow_rename()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.follow_rename() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.applications') IS NOT NULL THEN GRANT SELECT ON dbo.applications TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.apiclients') IS NOT NULL THEN GRANT SELECT ON dbo.apiclients TO ods_service; END IF; END $$;

@@ -6,7 +6,8 @@ from datetime import timedelta
 from functools import partial
 from typing import assert_never
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, Select, and_, exists, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.installation import InstallationStore
@@ -269,6 +270,17 @@ class JobStore:
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         return [self._factory.next_attempt(row) for row in await self._page(waiting, after, limit)]
 
+    async def follow_admin_api(self) -> None:
+        """Follow what an Admin API has done to the table of the instances, which it shares.
+
+        After it has given the table its newer name, the statuses are written in its words; a delete that it
+        has written into a row gets the job that clients ask for. Safe to repeat.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.statement() as session:
+            await session.execute(select(func.adminapi.follow_rename()))
+            await session.execute(_deletes_recorded())
+
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
 
@@ -338,6 +350,42 @@ async def _begun(
     )
     took_step = await take_step(session, job, step, {"error_message": None}, before)
     return took_step or await is_at(session, fencing_token(job), step.target)
+
+
+def _deletes_recorded() -> Insert:
+    """Records the jobs of deletes that wait and are not known to, as those that an Admin API has requested.
+
+    Rows of which a job begins meanwhile are passed over.
+    """
+    job_id = func.format(
+        "%sInstanceJob-%s-%s", DbInstance.operation, DbInstance.ods_instance_id, DbInstance.job_number
+    )
+    waits = literal(JobStatus.PENDING.value)
+    columns = {
+        Job.job_id: job_id,
+        Job.status: waits,
+        Job.created_at: UTC_NOW,
+        Job.instance_id: DbInstance.id,
+        Job.operation: DbInstance.operation,
+        Job.database_template: DbInstance.database_template,
+    }
+    unknown = (
+        select(*columns.values())
+        .where(
+            DbInstance.status == InstanceStatus.PENDING_DELETE,
+            DbInstance.is_adopted,
+            ~exists().where(Job.job_id == job_id, Job.status == JobStatus.PENDING),
+        )
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        insert(Job)
+        .from_select(list(columns), unknown)
+        .on_conflict_do_update(
+            index_elements=[Job.job_id],
+            set_={"status": waits, "errormessage": None, "finishedat": None},
+        )
+    )
 
 
 def _seconds(seconds: float) -> ColumnElement[timedelta]:

@@ -57,17 +57,21 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
 """
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
-# Of other products' words only those of `manage` tell which operation they are about.
+# Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. A delete that
+# another product asks for is a job of its own, as one that a client of this service asks for.
 _KEEP_IN_STEP = f"""
-CREATE OR REPLACE FUNCTION adminapi.keep_status_in_step() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     is_ours boolean := NEW.state IS NOT NULL;
     is_theirs boolean := NOT is_ours;
+    is_next_job boolean := false;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         is_ours := NEW.state <> OLD.state;
         is_theirs := NOT is_ours AND NEW.status <> OLD.status
             AND NEW.status NOT IN (NEW.state, adminapi.managed_status(NEW.state, NEW.operation));
+        is_next_job := is_theirs AND OLD.jobnumber > 0 AND NEW.status LIKE '%Delete%'
+            AND NEW.operation = OLD.operation AND NEW.operation <> 'Delete';
     ELSIF NEW.status IS NOT NULL THEN
         is_ours := false;
     END IF;
@@ -76,22 +80,29 @@ BEGIN
             THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
     ELSIF is_theirs THEN
         NEW.state := adminapi.state_of_status(NEW.status);
-        IF NEW.operation IS NULL OR NEW.state <> NEW.status THEN
-            NEW.operation := CASE WHEN NEW.status LIKE '%Delete%' THEN 'Delete' ELSE 'Create' END;
-        END IF;
+        NEW.operation := CASE WHEN NEW.status LIKE '%Delete%' THEN 'Delete'
+            WHEN NEW.operation IS NULL OR NEW.state <> NEW.status THEN 'Create' ELSE NEW.operation END;
+    END IF;
+    IF is_next_job THEN
+        NEW.knownnumber := OLD.jobnumber;
+        NEW.knownattempt := OLD.attempt;
+        NEW.jobnumber := OLD.jobnumber + 1;
+        NEW.attempt := 0;
+        NEW.outages := 0;
+        NEW.errormessage := NULL;
     END IF;
     RETURN NEW;
 END $$
 """
 _TRIGGER = """
-CREATE OR REPLACE TRIGGER keep_status_in_step BEFORE INSERT OR UPDATE ON adminapi.{table}
-    FOR EACH ROW EXECUTE FUNCTION adminapi.keep_status_in_step('{words}')
+CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON adminapi.{table}
+    FOR EACH ROW EXECUTE FUNCTION adminapi.{trigger}('{words}')
 """
 _IS_MANAGE = f"""
 SELECT EXISTS (SELECT FROM adminapi.{{table}} WHERE status <> adminapi.state_of_status(status))
     OR EXISTS (
         SELECT FROM pg_trigger
-        WHERE tgrelid = 'adminapi.{{table}}'::regclass AND tgname = 'keep_status_in_step'
+        WHERE tgrelid = 'adminapi.{{table}}'::regclass AND tgname = '{TRIGGER}'
             AND encode(tgargs, 'escape') LIKE '{Words.MANAGE}%'
     )
 """  # noqa: S608 - constants
@@ -99,11 +110,26 @@ _WRITE_ANEW = """
 UPDATE adminapi.{table} SET status = adminapi.managed_status(state, operation)
 WHERE status = adminapi.state_of_status(status) AND status <> adminapi.managed_status(state, operation)
 """
+# For the service, between the rename of the table and the next `ods migrate`. Its role needs no right on the
+# table: that has no name which the right could be granted on beforehand.
+_FOLLOW_RENAME = f"""
+CREATE OR REPLACE FUNCTION adminapi.follow_rename() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = to_regclass('adminapi.{RENAMED_TABLE}') AND tgname = '{TRIGGER}'
+            AND encode(tgargs, 'escape') NOT LIKE '{Words.MANAGE}%'
+    ) THEN
+        {_WRITE_ANEW.format(table=RENAMED_TABLE).strip()};
+    END IF;
+END $$
+"""
 
 
 def create_functions(connection: Connection) -> None:
     """Create the functions that translate the words, or bring them up to date."""
-    for statement in (_MANAGED_STATUS, _STATE, _KEEP_IN_STEP):
+    for statement in (_MANAGED_STATUS, _STATE, _KEEP_IN_STEP, _FOLLOW_RENAME):
         connection.execute(text(statement))
 
 
@@ -114,7 +140,7 @@ def keep_in_step(connection: Connection, table: str) -> None:
     them, and does not leave them again. Rows with other words get them then.
     """
     words = Words.MANAGE if uses_manage(connection, table) else Words.DB_INSTANCES
-    connection.execute(text(_TRIGGER.format(table=table, words=words)))
+    connection.execute(text(_TRIGGER.format(table=table, trigger=TRIGGER, words=words)))
     if words is Words.MANAGE:
         connection.execute(text(_WRITE_ANEW.format(table=table)))
 

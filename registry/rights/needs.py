@@ -55,6 +55,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "ods_migrations", "SELECT"),
         _on_function("adminapi", "utf16_order", "text"),
         _on_function("adminapi", "trigrams", "text"),
+        _on_function("adminapi", "follow_rename"),
         _on_function("pg_catalog", "pg_control_system"),
         # Tables of the ODS/API, where it has made them, for `GET /v2/odsInstances/{id}/applications`.
         _if_there("dbo", "applications"),

@@ -11,6 +11,7 @@ from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
+from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES
 from tests.servers import session
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
@@ -111,16 +112,128 @@ async def test_row_is_left_to_an_admin_api_until_the_operator_adopts_it_when_it_
     assert await InstanceQueries(ed_fi_admin.engine).job(create.job_id) is not None
 
 
-async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_table(
+async def test_row_is_adopted_when_an_instance_of_ours_has_a_template_that_the_settings_name(
     ed_fi_admin: EdFiAdmin,
 ) -> None:
     await ed_fi_admin.install()
     instances, job_store = stores(ed_fi_admin.engine)
-    created = await bring_to(instances, job_store, "Completed", "Ours")
-    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    ours = (await instances.reserve("Ours", "District")).job
+    added = await ed_fi_admin.add("Theirs", "PendingCreate", None)
+    await ed_fi_admin.migrate_again()
+    assert [job.instance_id for job in await job_store.waiting_jobs(0, 10)] == [ours.instance_id, added]
+
+
+@pytest.mark.parametrize("word", ["PendingDelete", "Pending_Delete"])
+@pytest.mark.parametrize("state", ["Completed", "Completed_Rename", "Error", "Error_Rename", "Delete_Failed"])
+async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_table(
+    ed_fi_admin: EdFiAdmin, state: str, word: str
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine)
+    before = await bring_to(instances, job_store, state, "Ours")
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = $1", word)
     (delete,) = await job_store.waiting_jobs(0, 10)
-    assert (delete.instance_id, delete.operation) == (created.instance_id, Operation.DELETE)
+    assert (delete.instance_id, delete.operation) == (before.instance_id, Operation.DELETE)
+    assert delete.follows(before)
+    assert delete.publication == before.publication  # nothing that was published later may be dropped
+    assert (delete.job_id == before.job_id) is (state == "Delete_Failed")
     begun = await job_store.begin(delete)
     assert (begun.held, begun.refusal) == (True, None)
     assert await job_store.finish_delete(delete)
-    assert await ed_fi_admin.status("Ours") == "Deleted"
+    assert await ed_fi_admin.status(delete.name) == "Deleted"
+
+
+async def test_instance_is_deleted_for_both_when_an_admin_api_has_deleted_it_after_a_rename(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    await bring_to(*stores(ed_fi_admin.engine), "Completed_Rename", "Ours")
+    await ed_fi_admin.rename_script()
+    await ed_fi_admin.sql.execute("UPDATE adminapi.odsinstancemanages SET status = 'Deleted'")
+    (instance,) = await InstanceQueries(ed_fi_admin.engine).instances(offset=0, limit=10)
+    assert (instance.status, managed_status(instance.status, instance.operation)) == ("Deleted", "Deleted")
+    await ed_fi_admin.migrate_again()
+    assert await ed_fi_admin.status("Ours new") == "Deleted"
+
+
+async def test_job_is_as_written_when_an_earlier_release_asks_for_a_delete(ed_fi_admin: EdFiAdmin) -> None:
+    """Its processes may run on while the registry is migrated; they write `status`, as an Admin API does."""
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine)
+    created = await bring_to(instances, job_store, "Completed", "Ours")
+    await ed_fi_admin.sql.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete', operation = 'Delete', jobnumber = 2,"
+        " attempt = 0, knownnumber = 1, knownattempt = 1"
+    )
+    (delete,) = await job_store.waiting_jobs(0, 10)
+    assert (delete.operation, delete.number, delete.attempt) == (Operation.DELETE, 2, 1)
+    assert delete.publication == created.publication
+
+
+# What the sweep follows
+
+
+async def test_delete_of_an_admin_api_has_a_job_when_a_sweep_has_found_it(ed_fi_admin: EdFiAdmin) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine)
+    queries = InstanceQueries(ed_fi_admin.engine)
+    created = await bring_to(instances, job_store, "Completed", "Ours")
+    await bring_to(instances, job_store, "Pending_Delete", "Ours as well")
+    await ed_fi_admin.sql.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE name = 'Ours'"
+    )
+    for _ in range(2):
+        await job_store.follow_admin_api()
+        assert await ed_fi_admin.sql.fetchval("SELECT count(*) FROM adminapi.jobstatuses") == 4
+    delete, _ = await job_store.waiting_jobs(0, 10)
+    job = await queries.job(delete.job_id)
+    assert job is not None
+    assert (job.status, job.instance_id, job.operation) == ("Pending", created.instance_id, "Delete")
+    assert (await job_store.begin(delete)).held
+    await job_store.follow_admin_api()
+    job = await queries.job(delete.job_id)
+    assert job is not None
+    assert job.status == "InProgress"
+
+    await job_store.fail(delete, "It could not be deleted.")
+    await ed_fi_admin.sql.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE name = 'Ours'"
+    )
+    await job_store.follow_admin_api()
+    job = await queries.job(delete.job_id)
+    assert job is not None
+    assert (job.status, job.error_message, job.finished_at) == ("Pending", None, None)
+
+
+async def test_rows_have_the_words_of_an_admin_api_when_a_sweep_follows_its_rename_of_the_table(
+    ed_fi_admin: EdFiAdmin, postgres: EmbeddedPostgres, reader: str
+) -> None:
+    """The service's role has no right on the table itself."""
+    await ed_fi_admin.install()
+    await ed_fi_admin.our_rows()
+    states = "SELECT name, state, operation, lastmodifieddate FROM adminapi.managed_instances ORDER BY id"
+    before = await ed_fi_admin.sql.fetch(states)
+    _, job_store = stores(ed_fi_admin.engine)
+    await job_store.follow_admin_api()
+    assert await ed_fi_admin.status("Ours Completed") == "Completed"
+
+    await ed_fi_admin.rename_script()
+    await ed_fi_admin.sql.execute("GRANT USAGE ON SCHEMA adminapi TO reader")
+    async with session(f"{reader}/{ed_fi_admin.dsn.rpartition('/')[2]}") as service:
+        await service.execute("SELECT adminapi.follow_rename()")
+    await ed_fi_admin.sql.execute("REVOKE USAGE ON SCHEMA adminapi FROM reader")
+    for name, state, operation, _ in before:
+        assert await ed_fi_admin.status(name) == managed_status(state, operation)
+    assert await ed_fi_admin.sql.fetch(states) == before
+    await job_store.follow_admin_api()
+    await ed_fi_admin.migrate_again()
+    assert await ed_fi_admin.sql.fetch(states) == before
+
+
+async def test_other_table_is_left_alone_when_the_service_follows_and_both_are_there(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
+    _, job_store = stores(ed_fi_admin.engine)
+    await job_store.follow_admin_api()

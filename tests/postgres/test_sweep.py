@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any, cast
 
+import asyncpg
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
@@ -63,6 +64,20 @@ async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
     starts.faults.clear()  # the rows wait as before
     again = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert (again.dispatched, again.refused) == (15, [])
+
+
+async def test_admin_api_is_followed_when_a_sweep_begins(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    await rows.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    starts = Starts()
+    await ActivityEnvironment().run(SweepActivities(job_store, starts.start).dispatch_page, SweepPage(0, 100))
+    job = await rows.fetchrow(
+        "SELECT jobid, status FROM adminapi.jobstatuses WHERE operation = 'Delete' AND dbinstanceid = $1",
+        created.instance_id,
+    )
+    assert tuple(job or ()) == (*starts.started, "Pending")
 
 
 @pytest.mark.parametrize(
