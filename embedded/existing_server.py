@@ -18,7 +18,6 @@ from embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
     SAMPLE_SCRIPTS,
-    database_exists,
     ensure_registry_database,
     ensure_template,
 )
@@ -39,6 +38,8 @@ SELECT current_setting('server_version_num')::integer / 10000 AS version,
     pg_has_role('pg_signal_backend', 'USAGE') AS ends_sessions,
     quote_ident(current_user) AS role
 """
+_PREPARING = 0x4F6453736565
+"""The lock of a stack that prepares the server."""
 _KEY = "ODS_ENCRYPTION_KEY"
 _CONNECTION_STRING = "ODS_INSTANCE_CONNECTION_STRING"
 
@@ -140,30 +141,40 @@ class ExistingServer:
 
     async def _prepare(self, settings: Settings) -> None:
         dsn = self._dsn(self._database)
-        await self._require_key()
         made = []
         if await ensure_registry_database(dsn, self._user):
             made.append(self._made(REGISTRY_DATABASE))
-        await migrate(self._dsn(REGISTRY_DATABASE))
-        for template, scripts in (
-            (settings.minimal_template, MINIMAL_SCRIPTS),
-            (settings.sample_template, SAMPLE_SCRIPTS),
-        ):
-            if await ensure_template(dsn, template, scripts):
-                made.append(self._made(template))
+        self._require_key()
+        async with self._preparing():
+            await migrate(self._dsn(REGISTRY_DATABASE))
+            for template, scripts in (
+                (settings.minimal_template, MINIMAL_SCRIPTS),
+                (settings.sample_template, SAMPLE_SCRIPTS),
+            ):
+                if await ensure_template(dsn, template, scripts):
+                    made.append(self._made(template))
         self._report(_told(made, self._secrets.client_id))
 
-    async def _require_key(self) -> None:
+    def _require_key(self) -> None:
         """Refuse to encrypt with a new key what an ODS/API shall decrypt that has a key already."""
-        async with self._connected() as session:
-            exists = await database_exists(session, REGISTRY_DATABASE)
-        is_own = not exists or REGISTRY_DATABASE in self._record["made"]
-        if not is_own and _KEY not in self._set_by_operator:
+        if REGISTRY_DATABASE not in self._record["made"] and _KEY not in self._set_by_operator:
             raise CommandError(
                 f"The server of --postgres has a database {REGISTRY_DATABASE} that was not made from"
                 f" {self._folder.path}. Set {_KEY} to the key with which its ODS/API decrypts"
                 " connection strings, then start again."
             )
+
+    @asynccontextmanager
+    async def _preparing(self) -> AsyncIterator[None]:
+        """While the block runs, no other stack does the same: each makes templates under one private name.
+
+        The lock is the registry's, which all of them have in common, whatever database their DSNs name.
+        """
+        async with self._connected(REGISTRY_DATABASE) as session:
+            if not await session.fetchval("SELECT pg_try_advisory_lock($1)", _PREPARING):
+                self._report("Waiting until another stack has prepared the server ...")
+                await session.execute("SELECT pg_advisory_lock($1)", _PREPARING)
+            yield
 
     def _made(self, database: str) -> str:
         """Keep that `database` was made from this folder."""
@@ -195,9 +206,9 @@ class ExistingServer:
         )
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[_Connection]:
+    async def _connected(self, database: str | None = None) -> AsyncIterator[_Connection]:
         try:
-            session = await connect(self._dsn(self._database), timeout=_CONNECT_SECONDS)
+            session = await connect(self._dsn(database or self._database), timeout=_CONNECT_SECONDS)
         except (OSError, asyncpg.PostgresError, ValueError) as error:
             raise CommandError(self._refusal(error)) from None
         try:

@@ -32,7 +32,10 @@ async def ensure_registry_database(dsn: str, owner: str = SERVICE_ROLE) -> bool:
     async with _connection(dsn) as server:
         if await database_exists(server, REGISTRY_DATABASE):
             return False
-        await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {_quoted(owner)}")
+        try:
+            await server.execute(f"CREATE DATABASE {_quoted(REGISTRY_DATABASE)} OWNER {_quoted(owner)}")
+        except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+            return False  # another session has created it meanwhile
         return True
 
 

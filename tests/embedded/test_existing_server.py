@@ -1,7 +1,8 @@
 """`ods up --postgres`: a stack on a PostgreSQL server that runs already."""
 
+import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -10,14 +11,18 @@ import asyncpg
 import pytest
 
 from embedded import seeding
-from embedded.data_folder import DataFolder
+from embedded.data_folder import DataFolder, Secrets
+from embedded.errors import CommandError
+from embedded.existing_server import ExistingServer
 from embedded.postgres import EmbeddedPostgres
+from embedded.supervisor import Supervisor
 from tests.embedded.conftest import port_options, running
 from tests.servers import (
     ENCRYPTION_KEY,
     MINIMAL_TEMPLATE,
     NUMBERS,
     SAMPLE_TEMPLATE,
+    make_settings,
     server_folder,
     session,
     unsafe_postgres,
@@ -212,3 +217,60 @@ def test_password_is_taken_from_its_variable_when_the_dsn_has_none(
     without = server.dsn("missing").replace(":superuser@", "@")
     assert "has no database" in up(ods, folder, without, PGPASSWORD="superuser")
     assert "refuses the login" in up(ods, folder, without, PGPASSWORD="wrong")
+
+
+# Several stacks that prepare one server at once
+
+
+@pytest.fixture
+async def prepare(
+    server: EmbeddedPostgres, admin: asyncpg.Connection, role: str, tmp_path: Path
+) -> Callable[[], Awaitable[list[str | None]]]:
+    """Does with the server what three stacks do before they start anything; returns why they refuse.
+
+    Their DSNs name different databases, so that they have no advisory lock in common there.
+    """
+    names = ("postgres", "EdFi_second", "EdFi_third")
+    for name in names[1:]:
+        await admin.execute(f'CREATE DATABASE "{name}"')
+    settings = make_settings(server, server.dsn())
+
+    async def prepare_one(database: str) -> str | None:
+        folder = DataFolder(tmp_path / database)
+        folder.create()
+        stack = ExistingServer(dsn(server, role, database), folder, Secrets.generate(5432), print)
+        await stack.start(Supervisor(folder.logs, print))
+        try:
+            await stack.prepare(settings)
+        except CommandError as refusal:
+            return str(refusal)
+        return None
+
+    async def prepare_all() -> list[str | None]:
+        return await asyncio.gather(*(prepare_one(name) for name in names))
+
+    return prepare_all
+
+
+async def test_each_stack_finds_whole_templates_when_several_prepare_a_server_at_once(
+    server: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    prepare: Callable[[], Awaitable[list[str | None]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ODS_ENCRYPTION_KEY", ENCRYPTION_KEY)
+    assert await prepare() == [None] * 3
+    assert await databases(admin) == {seeding.REGISTRY_DATABASE, "EdFi_second", "EdFi_third"}
+    for number, template in enumerate((MINIMAL_TEMPLATE, SAMPLE_TEMPLATE)):
+        await admin.execute(f'CREATE DATABASE "EdFi_copy_{number}" TEMPLATE "{template}"')
+        async with session(server.dsn(f"EdFi_copy_{number}")) as copy:
+            students = await copy.fetchval("SELECT count(*) FROM edfi.student")
+        assert (students > 0) is (template == SAMPLE_TEMPLATE)
+
+
+async def test_all_but_one_are_told_why_when_several_stacks_prepare_a_server_with_keys_of_their_own(
+    prepare: Callable[[], Awaitable[list[str | None]]],
+) -> None:
+    refusals = await prepare()
+    assert refusals.count(None) == 1
+    assert all("Set ODS_ENCRYPTION_KEY to the key" in refusal for refusal in refusals if refusal)
