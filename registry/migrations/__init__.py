@@ -42,7 +42,6 @@ def revisions() -> list[str]:
 def _upgrade(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    shared_table.lock(connection)
     status_words.create_functions(connection)
     name = shared_table.find(connection)
     if _is_behind(config, connection):

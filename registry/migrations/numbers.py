@@ -17,16 +17,15 @@ _OF_SEQUENCE = "SELECT last_value - (NOT is_called)::int FROM {sequence}"
 
 
 def highest(connection: Connection, *tables: str) -> int:
-    """The highest number that was given so far; no other session gives one before the transaction ends.
+    """The highest number that was given so far.
 
     Args:
-        connection: the transaction of the migrations.
-        tables: the tables of instances, which the transaction has locked.
+        connection: the transaction of the migrations, which has locked the tables: no other gives a number.
+        tables: the tables of instances.
 
     Raises:
         ConflictingRowsError: a key has no sequence.
     """
-    connection.execute(text("LOCK TABLE dbo.odsinstances IN SHARE ROW EXCLUSIVE MODE"))
     sources = [source.format(table=table) for table in tables for source in _IN_ROWS]
     sources += [_OF_SEQUENCE.format(sequence=sequence) for sequence in _sequences(connection, *tables)]
     found = connection.scalar(text(f"SELECT greatest({', '.join(f'({source})' for source in sources)}, 0)"))

@@ -5,28 +5,21 @@ this service is installed, afterwards, or while it runs. So this service reads a
 name of its own, which stays with the table. Only the migrations name the table.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from registry.migrations import two_tables
 from registry.migrations.adoption import adopt_rows
 from registry.migrations.conflicts import require_none
+from registry.migrations.locks import lock_tables
 from registry.migrations.status_words import keep_in_step, uses_manage
 from registry.migrations.table_names import exists, rename
-from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance
-
-_UNDEFINED_TABLE = "42P01"
+from registry.storage.models import FIRST_NAME, DbInstance
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
 
-_FOUND = """
-SELECT relname FROM pg_class
-WHERE relnamespace = to_regnamespace('adminapi') AND relkind IN ('r', 'p') AND relname IN (:first, :renamed)
-ORDER BY relname
-"""
 _IN_THE_WAY = f"""
 SELECT 'adminapi.{FIRST_NAME}' FROM pg_class
 WHERE oid = to_regclass('adminapi.{FIRST_NAME}') AND relkind NOT IN ('r', 'p')
@@ -47,30 +40,19 @@ UPDATE adminapi.{FIRST_NAME}
 """  # noqa: S608 - constants
 
 
-def lock(connection: Connection) -> None:
-    """Have the running service wait until the migrations are done.
-
-    Its sessions lock the view before the table; in another order, they and the migrations could wait for each
-    other.
-    """
-    if connection.scalar(text("SELECT to_regclass(:view)"), {"view": VIEW}) is not None:
-        connection.execute(text(f"LOCK TABLE {VIEW} IN ACCESS EXCLUSIVE MODE"))
-
-
 def find(connection: Connection) -> str:
     """The name of the table, or the one that it will get if there is none; of two, one is set aside.
 
-    Until the transaction ends, no other session renames the table or writes to it.
+    Until the transaction ends, the running service waits, and no other session renames the table or writes
+    to it.
 
     Raises:
         ConflictingRowsError: there are tables of both names, which cannot become one.
     """
-    found = _found(connection)
-    while not (_locks(connection, found) and _found(connection) == found):
-        found = _found(connection)
-    if len(found) > 1:
+    names = lock_tables(connection, VIEW)
+    if len(names) > 1:
         return two_tables.make_one(connection)
-    return found[0] if found else FIRST_NAME
+    return names[0] if names else FIRST_NAME
 
 
 @contextmanager
@@ -107,23 +89,6 @@ def share(connection: Connection, name: str) -> None:
     keep_in_step(connection, name)
     if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE jobnumber = 0)")):  # noqa: S608 - a constant
         adopt_rows(connection, table, "state")
-
-
-def _found(connection: Connection) -> Sequence[str]:
-    return connection.scalars(text(_FOUND), {"first": FIRST_NAME, "renamed": RENAMED_TABLE}).all()
-
-
-def _locks(connection: Connection, tables: Sequence[str]) -> bool:
-    """Lock the tables; false if one of them was given another name meanwhile."""
-    try:
-        with connection.begin_nested():
-            for table in tables:
-                connection.execute(text(f"LOCK TABLE adminapi.{table} IN ACCESS EXCLUSIVE MODE"))
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
-            raise
-        return False
-    return True
 
 
 def _has_state(connection: Connection) -> bool:

@@ -1,7 +1,16 @@
 """The names of the table of the instances, and what is named after it."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, text
 
+from registry.storage.models import FIRST_NAME, RENAMED_TABLE
+
+_FOUND = """
+SELECT relname FROM pg_class
+WHERE relnamespace = to_regnamespace('adminapi') AND relkind IN ('r', 'p') AND relname IN (:first, :renamed)
+ORDER BY relname
+"""
 _RENAME_INDEXES = """
 SELECT format('ALTER INDEX %s RENAME TO %I', indexrelid::regclass, renamed)
 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
@@ -11,6 +20,11 @@ CROSS JOIN LATERAL (
 WHERE indrelid = CAST(:table AS regclass) AND relname <> renamed
     AND (indisprimary OR starts_with(relname, 'idx_' || :old))
 """
+
+
+def found(connection: Connection) -> Sequence[str]:
+    """The names of the tables of instances that are there: one, none, or both."""
+    return connection.scalars(text(_FOUND), {"first": FIRST_NAME, "renamed": RENAMED_TABLE}).all()
 
 
 def exists(connection: Connection, name: str) -> bool:
@@ -23,6 +37,6 @@ def rename(connection: Connection, old: str, new: str) -> None:
     if old == new or not exists(connection, old):
         return
     connection.execute(text(f"ALTER TABLE adminapi.{old} RENAME TO {new}"))
-    found = connection.scalars(text(_RENAME_INDEXES), {"table": f"adminapi.{new}", "old": old, "new": new})
-    for statement in found.all():
+    names = {"table": f"adminapi.{new}", "old": old, "new": new}
+    for statement in connection.scalars(text(_RENAME_INDEXES), names).all():
         connection.exec_driver_sql(statement)

@@ -263,6 +263,25 @@ async def test_migration_stops_when_a_view_has_the_first_name(ed_fi_admin: EdFiA
         await ed_fi_admin.install()
 
 
+async def test_neither_product_is_refused_when_an_admin_api_writes_both_tables_while_the_migration_begins(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """It locks the ODS instances first, this service's own requests the instances."""
+    await ed_fi_admin.install()
+    await ed_fi_admin.add("Added", "PendingCreate", None)
+    async with session(ed_fi_admin.dsn) as observer:
+        async with ed_fi_admin.sql.transaction():
+            number = await ed_fi_admin.sql.fetchval(
+                "INSERT INTO dbo.odsinstances (name) VALUES ('Theirs') RETURNING odsinstanceid"
+            )
+            migration = asyncio.create_task(upgrade(ed_fi_admin.dsn))
+            await until(lambda: observer.fetchval(WAITING))
+            await ed_fi_admin.add("Theirs", "Created", number)
+        await migration
+    ed_fi_admin.theirs = {"Added": "PendingCreate", "Theirs": "Created"}
+    await ed_fi_admin.check()
+
+
 async def _migrate_while(ed_fi_admin: EdFiAdmin, statement: str) -> None:
     """Run `ods migrate`, which begins while an Admin API has not committed `statement` yet."""
     async with session(ed_fi_admin.dsn) as observer:
