@@ -2,18 +2,18 @@
 
 import asyncio
 import os
-import re
 import secrets
 import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import assert_never
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from cli.dump_files import Dump, DumpForm, sql_extensions, sql_lines
+from cli.dump_files import Dump, DumpForm, script_extensions, sql_extensions, sql_lines
 from embedded import process
 from embedded.errors import CommandError
 from embedded.postgres_binaries import installed_program
@@ -27,7 +27,10 @@ _SETTINGS = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-_LISTED_EXTENSION = re.compile(r"^\d+; \d+ \d+ EXTENSION - (\S+)", re.MULTILINE)
+_OF_LOGIN = ("user", "password", "dbname", "database", "options")
+"""Parameters in the query of an address: in it they count for libpq, and not what stands before."""
+_ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
+"""Variables by which libpq would connect to another server than that of the address."""
 _WATCH_SECONDS = 0.5
 _CHUNK_BYTES = 1 << 20
 
@@ -43,16 +46,19 @@ async def needed_extensions(dump: Dump) -> Collection[str]:
             _program("psql")
             return await asyncio.to_thread(sql_extensions, dump)
         case DumpForm.ARCHIVE:
-            listing = await asyncio.create_subprocess_exec(
-                _program("pg_restore"), "--list", str(dump.path), stdout=PIPE, stderr=PIPE
+            # The script of an archive is short without the data.
+            reading = await asyncio.create_subprocess_exec(
+                *(_program("pg_restore"), "--schema-only", "--file", "-", str(dump.path)),
+                stdout=PIPE,
+                stderr=PIPE,
             )
-            content, _ = await listing.communicate()
-            if listing.returncode:
+            script, _ = await reading.communicate()
+            if reading.returncode:
                 raise CommandError(
                     "pg_restore cannot read the archive: it is damaged, or a newer pg_dump made it. Nothing"
                     " was done."
                 )
-            return set(_LISTED_EXTENSION.findall(content.decode(errors="replace")))
+            return await asyncio.to_thread(script_extensions, BytesIO(script))
         case _:
             assert_never(dump.form)
 
@@ -77,9 +83,13 @@ class Destination:
     def address(self) -> str:
         """The address of the database for libpq, without the password."""
         url = urlsplit(self.dsn)
-        login, at, hosts = url.netloc.rpartition("@")
-        user = login.partition(":")[0]
-        return url._replace(netloc=f"{user}{at}{hosts}", path=f"/{quote(self.database)}").geturl()
+        hosts = url.netloc.rpartition("@")[2]
+        user = quote(_login(self.dsn)[0], safe="")
+        others = [(name, value) for name, value in parse_qsl(url.query) if name not in _OF_LOGIN]
+        query = urlencode(others, quote_via=quote)
+        return urlunsplit(
+            (url.scheme, f"{user}@{hosts}" if user else hosts, f"/{quote(self.database)}", query, "")
+        )
 
 
 async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awaitable[None]]) -> None:
@@ -95,7 +105,7 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
     """
     log = destination.log
     arguments = _arguments(dump, destination)
-    command = Command(Path(arguments[0]).name, arguments, _environment(destination.dsn))
+    command = Command(Path(arguments[0]).name, arguments, restore_environment(destination.dsn))
     running = await process.start(command, log, stdin=PIPE if dump.form is DumpForm.SQL else None)
     feeding = asyncio.create_task(_feed(running, dump))
     try:
@@ -108,19 +118,30 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
         await asyncio.gather(feeding, return_exceptions=True)
         if running.returncode is None:
             await process.stop(running, command)
+    if not feeding.cancelled():
+        feeding.result()
     if running.returncode:
         raise CommandError(f"{command.name} has failed; {log} says why. The template is as it was.")
 
 
 async def _feed(running: Process, dump: Dump) -> None:
-    """Write an SQL file to psql, which is told to obey no commands of its own in it."""
+    """Write an SQL file to psql, which is told to obey no commands of its own in it.
+
+    Raises:
+        CommandError: the file cannot be read; psql is ended, so that it takes what there is for no whole.
+    """
     if running.stdin is None:
         return
-    with suppress(ConnectionError):  # it has ended, and its log says why
+    try:
         for chunk in _chunks(dump):
             running.stdin.write(chunk)
             await running.stdin.drain()
         running.stdin.close()
+    except ConnectionError:
+        pass  # it has ended, and its log says why
+    except CommandError:
+        running.kill()
+        raise
 
 
 def _chunks(dump: Dump) -> Iterator[bytes]:
@@ -165,12 +186,21 @@ def _arguments(dump: Dump, destination: Destination) -> tuple[str, ...]:
             assert_never(dump.form)
 
 
-def _environment(dsn: str) -> Mapping[str, str]:
-    login = urlsplit(dsn).netloc.rpartition("@")[0]
-    password = unquote(login.partition(":")[2])
+def _login(dsn: str) -> tuple[str, str]:
+    """User and password of an address, as asyncpg reads it; empty where it names none."""
+    url = urlsplit(dsn)
+    query = dict(parse_qsl(url.query))
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
+    return unquote(user) or query.get("user", ""), unquote(password) or query.get("password", "")
+
+
+def restore_environment(dsn: str) -> Mapping[str, str]:
+    """The environment of a program that loads into the server of `dsn`, with the password."""
+    password = _login(dsn)[1]
     own = {
         "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
         "PGTARGETSESSIONATTRS": "read-write",
         "LC_MESSAGES": "C",
     }
-    return os.environ | own | ({"PGPASSWORD": password} if password else {})
+    inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return inherited | own | ({"PGPASSWORD": password} if password else {})

@@ -1,8 +1,11 @@
 """`ods template load` killed in each phase: the old template stays in place, and nothing else is left."""
 
+import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -41,9 +44,9 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str, database: str) -> Se
     return make_settings(postgres, registry_dsn, templates={"Killed": database})
 
 
-async def _load(settings: Settings, file: Path, output: Path) -> preloaded.Process:
+async def _load(settings: Settings, source: Path | str, output: Path) -> preloaded.Process:
     variables = {"PATH": os.environ["PATH"], "TMPDIR": str(output.parent), **environment(settings)}
-    arguments = ("template", "load", "Killed", str(file), "--yes")
+    arguments = ("template", "load", "Killed", str(source), "--yes")
     with output.open("w") as stdout:
         return await preloaded.start("cli", *arguments, env=variables, stdout=stdout, stderr=stdout)
 
@@ -129,6 +132,38 @@ async def test_template_is_loaded_and_leftovers_go_when_the_load_before_was_kill
     assert await admin.fetchval(query, prefix) == 1
     await tenant.remove_template_leftovers()
     assert await admin.fetchval(query, prefix) == 0
+
+
+async def test_no_file_is_left_when_a_load_is_killed_while_it_fetches_one(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    async with _endless_file() as (address, fetched):
+        process = await _load(settings, address, folder / "output")
+        await asyncio.wait_for(fetched.wait(), 30)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    assert [file.name for file in folder.iterdir()] == ["output"]
+
+
+@asynccontextmanager
+async def _endless_file() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a file that has no end, and the event that megabytes of it have been fetched."""
+    fetched = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        client.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(ConnectionError):
+            for count in itertools.count():
+                client.write(b"x" * 2**20)
+                await client.drain()
+                if count > 16:
+                    fetched.set()
+        client.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", fetched
 
 
 async def _sessions_end(admin: asyncpg.Connection, began: datetime) -> bool:

@@ -3,24 +3,27 @@
 import asyncio
 import gzip
 import http.server
+import shutil
 import subprocess
 import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import asyncpg
+import httpx
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.reconcile import ReconcileActivities
 from cli.dump_files import Dump, DumpForm
 from cli.registry_access import RegistryAccess
-from cli.restore_programs import needed_extensions
+from cli.restore_programs import Destination, needed_extensions, restore
 from cli.template_load import TemplateAccess, load
 from databases import spares
 from databases.errors import DatabaseFaultError
@@ -72,6 +75,7 @@ async def dumps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFac
             subprocess.run(  # noqa: S603, ASYNC221 - short
                 [program, "--format", form, "--file", folder / name, postgres.dsn("ods_dumped")], check=True
             )
+    async with session(postgres.dsn()) as server:  # sessions of pg_dump may not have ended
         await server.execute("DROP DATABASE ods_dumped WITH (FORCE)")
     (folder / "ods.sql.gz").write_bytes(gzip.compress((folder / "ods.sql").read_bytes(), 1))
     return folder
@@ -118,6 +122,10 @@ def target(installation: str, database: str) -> LoadTarget:
 
 def silent(_: str, __: str) -> None:
     """Show nothing."""
+
+
+async def _watch() -> None:
+    """See nothing wrong."""
 
 
 async def oid(admin: asyncpg.Connection, database: str) -> int:
@@ -184,7 +192,7 @@ async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_
     installation: str,
 ) -> None:
     with serving(dumps) as address:
-        first = await load(access, "Loaded", f"{address}/ods.dump", 1, silent)
+        first = await load(access, "Loaded", f"{address}/ods.dump", 2, silent)
         second = await load(access, "Loaded", f"{address}/ods.sql.gz", 1, silent)
         with pytest.raises(CommandError, match="answers 404"):
             await load(access, "Loaded", f"{address}/missing", 1, silent)
@@ -212,12 +220,12 @@ async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_
         ("CREATE EXTENSION IF NOT EXISTS nowhere;\nCREATE TABLE t ();", "does not have: nowhere"),
         ('create extension "adminpack_x" schema public;', "does not have: adminpack_x"),
         ("CREATE EXTENSION dblink;", "only a superuser may create: dblink"),
-        ("SELECT 1;\n\\! touch /tmp/x", "Line 2 of the file is a command of psql"),
-        ("\\connect postgres\nSELECT 1;", "Line 1 of the file is a command of psql"),
+        ("SELECT 1;\n\\! touch /tmp/x", "Line 2 of the file has a command of psql"),
+        ("\\connect postgres\nSELECT 1;", "Line 1 of the file has a command of psql"),
+        ("SELECT 'SELECT 1' \\gexec\n", "Line 1 of the file has a command of psql"),
         (" create  database x;", "begins with CREATE DATABASE"),
         ("DROP ROLE x;", "begins with DROP ROLE"),
         ("ALTER SYSTEM SET fsync = off;", "begins with ALTER SYSTEM"),
-        ("SELECT 'SELECT 1' \\gexec\n", "psql has failed"),
         ("SELECT 1 / 0;", "psql has failed"),
         (
             "CREATE SCHEMA edfi; CREATE TABLE edfi.student ();",
@@ -256,6 +264,153 @@ async def test_data_are_no_statements_when_a_file_holds_them_for_copy(
     file.write_text((dumps / "ods.sql").read_text() + data + lines)
     await load(access, "Loaded", str(file), 1, silent)
     assert await exists(admin, database)
+
+
+@pytest.mark.parametrize("marker", [b"\\.\n", b"ALTER TABLE ONLY", b"-- PostgreSQL database dump complete"])
+async def test_old_template_stays_when_the_end_of_a_file_is_missing(
+    access: TemplateAccess,
+    dumps: Path,
+    marker: bytes,
+    tmp_path: Path,
+    database: str,
+    old: int,
+    admin: asyncpg.Connection,
+) -> None:
+    content = (dumps / "ods.sql").read_bytes()
+    file = tmp_path / "cut.sql"
+    file.write_bytes(content[: content.rindex(marker)])
+    with pytest.raises(CommandError, match="is not whole"):
+        await load(access, "Loaded", str(file), 1, silent)
+    assert await oid(admin, database) == old
+
+
+@pytest.fixture
+async def victim(admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """Another database of the service's role, such as an instance's."""
+    name = f"Victim_{next(NUMBERS)}"
+    async with made(admin, name, seeding.SERVICE_ROLE, None):
+        yield name
+
+
+async def test_other_databases_stay_when_a_script_would_drop_them(
+    access: TemplateAccess, dumps: Path, tmp_path: Path, victim: str, admin: asyncpg.Connection
+) -> None:
+    file = tmp_path / "drop.sql"
+    file.write_text(f'{(dumps / "ods.sql").read_text()}SELECT 1; DROP DATABASE "{victim}";')
+    with pytest.raises(CommandError, match="begins with DROP DATABASE"):
+        await load(access, "Loaded", str(file), 1, silent)
+    assert await exists(admin, victim)
+
+
+async def test_other_databases_stay_when_an_archive_would_drop_them(
+    access: TemplateAccess, dumps: Path, tmp_path: Path, victim: str, admin: asyncpg.Connection
+) -> None:
+    statement = f'DROP DATABASE "{victim}";'.encode()
+    harmless = b"CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public;"
+    content = (dumps / "ods.dump").read_bytes()
+    assert harmless in content
+    file = tmp_path / "drop.dump"
+    file.write_bytes(content.replace(harmless, statement.ljust(len(harmless)), 1))
+    with pytest.raises(CommandError, match="begins with DROP DATABASE"):
+        await load(access, "Loaded", str(file), 1, silent)
+    assert await exists(admin, victim)
+
+
+@pytest.mark.parametrize("name", ["ods.dump", "ods/toc.dat"])
+async def test_extension_that_the_server_lacks_is_told_before_anything_is_made_when_an_archive_needs_it(
+    access: TemplateAccess, dumps: Path, tmp_path: Path, name: str, admin: asyncpg.Connection
+) -> None:
+    lacking = "sslinfo"
+    query = "SELECT count(*) FROM pg_available_extensions WHERE name = $1"
+    assert await admin.fetchval(query, lacking) == 0
+    shutil.copytree(dumps, tmp_path / "dumps")
+    file = tmp_path / "dumps" / name
+    file.write_bytes(file.read_bytes().replace(b"pg_trgm", lacking.encode()))
+    archive = file if file.suffix == ".dump" else file.parent
+    phases: list[str] = []
+    with pytest.raises(CommandError, match=f"the server does not have: {lacking}. Install"):
+        await load(access, "Loaded", str(archive), 1, lambda phase, _: phases.append(phase))
+    assert phases == ["Examining the file"]
+
+
+async def test_template_is_loaded_when_an_editor_has_marked_the_file_as_utf_8(
+    access: TemplateAccess, dumps: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "marked.sql"
+    file.write_text((dumps / "ods.sql").read_text(), encoding="utf-8-sig")
+    assert (await load(access, "Loaded", str(file), 1, silent)).generation == 1
+
+
+async def test_file_is_loaded_into_the_private_database_when_the_address_names_another_one(
+    access: TemplateAccess, dumps: Path, dsn: str, server: Server, database: str, admin: asyncpg.Connection
+) -> None:
+    other = dsn.rpartition("/")[2]
+    misleading = replace(access, dsn=f"{access.dsn}?dbname={other}")
+    await load(misleading, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    async with server.connected(other) as inside:
+        assert await inside.fetchval("SELECT to_regclass('edfi.student') IS NULL")
+    assert await exists(admin, database)
+
+
+@pytest.mark.parametrize("command", ["SELECT 'SELECT 1' \\gexec\n", "\\! true\n", "\\connect postgres\n"])
+async def test_psql_obeys_no_command_in_a_file_when_that_was_not_examined(
+    access: TemplateAccess, server: Server, target: LoadTarget, command: str, tmp_path: Path
+) -> None:
+    file, log = tmp_path / "file", tmp_path / "log"
+    file.write_text(f"SELECT 1;\n{command}SELECT 2;\n")
+    async with loading(server, target) as begun:
+        destination = Destination(access.dsn, begun.database, 1, log)
+        with pytest.raises(CommandError, match="psql has failed"):
+            await restore(Dump(file, DumpForm.SQL), destination, _watch)
+    assert "backslash commands are restricted" in log.read_text()
+
+
+async def test_load_fails_when_the_file_cannot_be_read_to_its_end_any_more(
+    access: TemplateAccess, server: Server, target: LoadTarget, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(gzip.compress(b"SELECT 1;\n" * 9999)[:-8])
+    async with loading(server, target) as begun, asyncio.timeout(30):
+        destination = Destination(access.dsn, begun.database, 1, tmp_path / "log")
+        with pytest.raises(CommandError, match="cannot be read"):
+            await restore(Dump(file, DumpForm.SQL), destination, _watch)
+
+
+async def test_archive_arrives_as_it_is_when_the_server_of_the_address_would_compress_it(
+    access: TemplateAccess, dumps: Path
+) -> None:
+    with serving(dumps, _Compressing) as address:
+        loaded = await load(access, "Loaded", f"{address}/ods.dump", 1, silent)
+    assert loaded.generation == 1
+
+
+async def test_nothing_is_fetched_when_an_address_leads_out_of_https(
+    access: TemplateAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def answer(_: object, request: httpx.Request) -> httpx.Response:
+        fetched.append(str(request.url))
+        if request.url.scheme == "https":
+            return httpx.Response(302, headers={"Location": "http://files.example.org/ods.sql"})
+        return httpx.Response(200, content=b"SELECT 1;")
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    with pytest.raises(CommandError, match="without https"):
+        await load(access, "Loaded", "https://example.org/ods.sql", 1, silent)
+    assert len(fetched) == 2
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.org/ods.sql"])
+async def test_nothing_is_fetched_when_an_address_leads_to_no_web_address(
+    access: TemplateAccess, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object) -> httpx.Response:
+        return httpx.Response(302, headers={"Location": place})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    with pytest.raises(CommandError, match="cannot be read"):
+        await load(access, "Loaded", "https://operator:a-secret@example.org/ods.sql", 1, silent)
 
 
 async def test_extensions_are_told_when_a_dump_creates_some(dumps: Path) -> None:
@@ -472,18 +627,31 @@ async def test_reconcile_removes_what_a_load_has_left_when_it_begins(
         assert not await exists(admin, left)
 
 
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class _Compressing(_Silent):
+    """Compresses for every client that takes it, as many web servers do."""
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        compress = "gzip" in self.headers.get("Accept-Encoding", "")
+        self.send_response(200)
+        if compress:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(gzip.compress(content, 1) if compress else content)
+
+
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, handler: type[_Silent] = _Silent) -> Iterator[str]:
     """A server of the files in a folder; gives its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
-
-
-class _Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
