@@ -71,13 +71,19 @@ def load(  # noqa: PLR0913 - a command line's options
         typer.confirm(question, abort=True, err=True)
     with progress() as show:
         work = load_template(access, template, source, jobs, show)
-        mark = asyncio.run(work)
+        loaded = asyncio.run(work)
     if as_json:
-        show_json(json.loads(mark.comment))
-    else:
+        show_json(json.loads(loaded.mark.comment) | {"settingsLeftOut": loaded.settings_left_out})
+        return
+    say(
+        f"The template {template} is loaded (generation {loaded.mark.generation}). New instances are copies"
+        " of it; `ods spares --refill` makes spares of it."
+    )
+    if loaded.settings_left_out:
         say(
-            f"The template {template} is loaded (generation {mark.generation}). New instances are copies of"
-            " it; `ods spares --refill` makes spares of it."
+            f"The database before it has settings that the role of ODS_MASTER_DSN may not set:"
+            f" {', '.join(loaded.settings_left_out)}. Set them on the new one as a superuser (ALTER DATABASE"
+            " … SET …), if they are needed."
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +76,23 @@ class TemplateAccess:
         return self.templates[template]
 
 
-async def load(access: TemplateAccess, template: str, source: str, jobs: int, show: Progress) -> TemplateMark:
-    """Load the template from `source`; returns the mark of what was published.
+@dataclass(frozen=True)
+class LoadedTemplate:
+    """What a load has published.
+
+    Attributes:
+        mark: its mark.
+        settings_left_out: settings of the database before it that it could not be given.
+    """
+
+    mark: TemplateMark
+    settings_left_out: Sequence[str]
+
+
+async def load(
+    access: TemplateAccess, template: str, source: str, jobs: int, show: Progress
+) -> LoadedTemplate:
+    """Load the template from `source`, and publish it.
 
     Args:
         access: where it is loaded.
@@ -87,7 +102,7 @@ async def load(access: TemplateAccess, template: str, source: str, jobs: int, sh
         show: called with each phase, and what is done of it.
 
     Raises:
-        CommandError: it cannot be loaded; the template is as it was.
+        CommandError: it cannot be loaded, and the template is as it was, unless the reason says otherwise.
     """
     database = access.database(template)
     with dump_of(source, lambda detail: show("Fetching the file", detail)) as dump, _in_own_words():
@@ -102,9 +117,18 @@ async def load(access: TemplateAccess, template: str, source: str, jobs: int, sh
                     destination = Destination(access.dsn, begun.database, jobs, log)
                     await restore(dump, destination, lambda: _show_size(begun, show))
                 mark = await _publish(begun, jobs, show)
-    async with access.registry.connected() as engine:
-        await AuditTrail(engine).record(command_entry(f"ods template load {template}", operator()))
-    return mark
+    await _record(access, template)
+    return LoadedTemplate(mark, begun.settings_left_out)
+
+
+async def _record(access: TemplateAccess, template: str) -> None:
+    try:
+        async with access.registry.connected() as engine:
+            await AuditTrail(engine).record(command_entry(f"ods template load {template}", operator()))
+    except CommandError as error:
+        raise CommandError(
+            f"The template is loaded and published, but the audit trail has no entry of it: {error}"
+        ) from None
 
 
 async def _publish(begun: TemplateLoad, jobs: int, show: Progress) -> TemplateMark:

@@ -2,7 +2,7 @@
 
 PostgreSQL copies what is within a database. Privileges on the database itself, and its settings (`ALTER
 DATABASE … SET`), belong to the server and are not copied: a clone gets them here, from its template as it is
-now, while it is still private.
+now, while it is still private. So does a database that takes the place of a template.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,14 @@ CROSS JOIN unnest(setconfig) AS item
 CROSS JOIN LATERAL (
     SELECT split_part(item, '=', 1) AS name, substr(item, strpos(item, '=') + 1) AS value
 ) AS setting
-WHERE datname = $1::text AND setting.name <> 'default_transaction_read_only'
+WHERE datname = $1::text
 """
-"""Of the template $1. Read-only is how a template is protected; no instance is meant to be.
+"""Of the template $1. Parameters of extensions that are not loaded are not in `pg_settings`."""
 
-Parameters of extensions that are not loaded are not in `pg_settings`.
-"""
+_INSTANCE_SETTINGS = f"""
+SELECT * FROM ({_TEMPLATE_SETTINGS}) AS of_template WHERE name <> 'default_transaction_read_only'
+"""  # noqa: S608 - constants
+"""Read-only is how a template is protected; no instance is meant to be."""
 
 # PUBLIC gets what it has on the template, and no more. Without an ACL, it has that on the clone already.
 _GRANTS = """
@@ -62,13 +64,17 @@ coalesce((SELECT string_agg(format('GRANT %s ON DATABASE %I TO %I; ', privileges
 || CASE WHEN $7::text IS NULL THEN '' ELSE format('ALTER DATABASE %I OWNER TO %I; ', $2::text, $7::text) END
 """
 _PUBLICATION = f"""
-WITH settings AS ({_TEMPLATE_SETTINGS})
+WITH settings AS ({_INSTANCE_SETTINGS})
 SELECT format('COMMENT ON DATABASE %I IS %L; ', $2::text, $3::text) || {_GRANTS} || {_SETTINGS}
     || format('ALTER DATABASE %I ALLOW_CONNECTIONS true; ', $2::text) || {_ADDED}
     || format('ALTER DATABASE %I RENAME TO %I', $2::text, $4::text)
 FROM pg_database WHERE datname = $1::text
 """  # noqa: S608 - constants
-_LEFT_OUT = f"SELECT name FROM ({_TEMPLATE_SETTINGS}) AS settings WHERE NOT may_set ORDER BY name"  # noqa: S608 - constants
+_ACCESS = f"""
+WITH settings AS ({_TEMPLATE_SETTINGS})
+SELECT {_GRANTS} || {_SETTINGS} FROM pg_database WHERE datname = $1::text
+"""  # noqa: S608 - constants
+_LEFT_OUT = f"SELECT name FROM ({_INSTANCE_SETTINGS}) AS settings WHERE NOT may_set ORDER BY name"  # noqa: S608 - constants
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,17 @@ async def publish(session: asyncpg.Connection, publication: Publication) -> None
         )
     with translate_postgres_errors(_reasons(access)):
         await session.execute(statements)
+
+
+async def access_statements(session: asyncpg.Connection, template: str, database: str) -> str:
+    """The statements that give `database` the privileges and settings that `template` has; none without it.
+
+    Those settings are left out that the session's role may not set.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return await fetch_value(session, _ACCESS, template, database) or ""
 
 
 async def settings_left_out(session: asyncpg.Connection, template: str) -> list[str]:

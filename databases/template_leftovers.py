@@ -2,7 +2,7 @@
 
 A database is removed only if its name is a private one of the installation, no session that loads a template
 holds the lock of that name, and it says itself that it may go: its comment names the installation, or it has
-none and is closed, as a load makes it before anything else. Such a database was never open: it is empty.
+none, is closed and empty, as a load makes it before anything else.
 """
 
 from collections.abc import Collection
@@ -20,9 +20,13 @@ from databases.template_marks import TemplateMark, TemplateState, is_private, pr
 
 _ROWS = """
 SELECT datname, oid::int8, datallowconn, datistemplate, datconnlimit = $2 AS invalid,
-       pg_has_role(datdba, 'USAGE') AS is_ours, shobj_description(oid, 'pg_database') AS comment
-FROM pg_database WHERE starts_with(datname, $1)
+       pg_has_role(datdba, 'USAGE') AS is_ours, comment,
+       CASE WHEN comment IS NULL AND pg_has_role(datdba, 'USAGE')
+            THEN pg_database_size(oid) <= pg_database_size('template0') + $3 END AS is_empty
+FROM pg_database, shobj_description(oid, 'pg_database') AS comment WHERE starts_with(datname, $1)
 """
+_ALLOWANCE_BYTES = 1024 * 1024
+"""By how much two empty databases may differ in size."""
 
 
 async def remove_leftovers(
@@ -61,7 +65,8 @@ async def remove_private(
 
 
 async def _private_databases(session: asyncpg.Connection, installation: str) -> list[asyncpg.Record]:
-    rows = await fetch_rows(session, _ROWS, private_prefix(installation), INVALID_CONNECTION_LIMIT)
+    prefix = private_prefix(installation)
+    rows = await fetch_rows(session, _ROWS, prefix, INVALID_CONNECTION_LIMIT, _ALLOWANCE_BYTES)
     return [row for row in rows if is_private(row["datname"])]
 
 
@@ -85,7 +90,7 @@ async def _may_go(session: asyncpg.Connection, installation: str, row: asyncpg.R
     if not row["is_ours"]:
         return False
     if row["comment"] is None:
-        return not row["datallowconn"]
+        return bool(row["is_empty"]) and not row["datallowconn"]
     mark = TemplateMark.read(row["comment"])
     if mark is None or mark.installation != installation:
         return False

@@ -7,7 +7,7 @@ publishes: a load that has lost it has lost its locks, and publishes nothing.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -16,13 +16,15 @@ import asyncpg
 
 from databases import spares
 from databases.constants import LOCK_NOT_AVAILABLE, NAME_IN_USE, OBJECT_IN_USE, UNDEFINED_DATABASE
-from databases.errors import DatabaseFaultError
+from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.publishing import access_statements, settings_left_out
 from databases.server import Server
 from databases.statements import execute, fetch_rows, fetch_value
 from databases.template_contents import EXPECTED_TABLES, missing_tables, read_contents
 from databases.template_leftovers import remove_leftovers, remove_private
 from databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name
 from databases.template_replacement import LoadTarget, Replaced, replaceable
+from registry.storage.connecting import ends_sessions
 
 _LOCK_TIMEOUT = "20ms"
 _STATEMENT_TIMEOUT = "40ms"
@@ -40,9 +42,18 @@ _BRIEFLY = (
     f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'",
     f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT}'",
 )
-# %1: the template's database, %2: the loaded one, %3: the name of the replaced one, %4 and %5: the comments.
+# %1: the template's database, %2: the loaded one, %3: the name of the replaced one, %4 and %5: the comments,
+# %7 and %8: state and comment of the database that is replaced, %9: the grants and settings that it has. If
+# it was changed since, a division by zero undoes everything. The state is compared before the rename, which
+# changes it; the comment afterwards, when no other session can write it any more.
 _SET_ASIDE = (
+    "%9$s",
+    "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND oid || ' ' || xmin = %7$L",
     "ALTER DATABASE %1$I RENAME TO %3$I",
+    (
+        "SELECT 1 / count(*) FROM pg_database"
+        " WHERE datname = %3$L AND coalesce(shobj_description(oid, 'pg_database'), '') = %8$L"
+    ),
     "COMMENT ON DATABASE %3$I IS %5$L",
     "ALTER DATABASE %3$I ALLOW_CONNECTIONS false",
 )
@@ -51,7 +62,7 @@ _PUBLISH = (
     "COMMENT ON DATABASE %1$I IS %4$L",
     "ALTER DATABASE %1$I IS_TEMPLATE true",
 )
-# The names and oids in %6 are now those of databases; otherwise the division by zero undoes everything.
+# The names and oids in %6 are now those of databases.
 _CHECK = """
 SELECT 1 / min((db.oid IS NOT DISTINCT FROM value::oid)::int)
 FROM json_each_text(%6$L) LEFT JOIN pg_database AS db ON datname = key
@@ -75,6 +86,8 @@ class TemplateLoad:
 
     Attributes:
         database: the private database that is to be filled.
+        is_published: whether it has the template's name by now.
+        settings_left_out: settings of the replaced database that the published one could not be given.
     """
 
     def __init__(
@@ -82,6 +95,7 @@ class TemplateLoad:
     ) -> None:
         self.database = new_private_name(target.installation)
         self.is_published = False
+        self.settings_left_out: Sequence[str] = ()
         self._server = server
         self._session = session
         self._target = target
@@ -151,10 +165,15 @@ class TemplateLoad:
     async def publish(self) -> TemplateMark:
         """Close the database, and give it the template's name in place of the one that has it.
 
+        It gets the grants and settings that the other one has.
+
         Raises:
             DatabaseFaultError: sessions use one of them, another session has changed one, …
         """
         await self._close()
+        if self._old is not None:
+            with translate_postgres_errors({}):
+                self.settings_left_out = await settings_left_out(self._session, self._target.database)
         generation = (self._old.generation if self._old else 0) + 1
         mark = TemplateMark(
             self._target.installation,
@@ -172,6 +191,8 @@ class TemplateLoad:
             try:
                 await self._exchange(mark, loaded)
             except DatabaseFaultError as fault:
+                if ends_sessions(fault.sqlstate):
+                    raise _outcome_unknown(fault) from None
                 if fault.sqlstate not in _BUSY or monotonic() > deadline:
                     raise
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -203,8 +224,14 @@ class TemplateLoad:
             mark.comment,
             left.comment,
             json.dumps(expected),
+            *(await self._of_old(old) if old else ()),
             reasons=dict.fromkeys(_CHANGED, changed) | dict.fromkeys(_BUSY, busy),
         )
+
+    async def _of_old(self, old: Replaced) -> tuple[str, str, str]:
+        """State and comment that the replaced database must have, and what gives ours its access."""
+        access = await access_statements(self._session, self._target.database, self.database)
+        return old.state, old.comment or "", access
 
     async def _close(self) -> None:
         await execute(self._session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", self.database)
@@ -213,6 +240,14 @@ class TemplateLoad:
             if monotonic() > deadline:
                 raise DatabaseFaultError("Sessions stay on the new template. Nothing was replaced.")
             await asyncio.sleep(0.05)
+
+
+def _outcome_unknown(fault: DatabaseFaultError) -> DatabaseFaultError:
+    return DatabaseFaultError(
+        f"{fault.reason} It may have published the template before: `ods template list` shows when the one in"
+        " place was loaded.",
+        sqlstate=fault.sqlstate,
+    )
 
 
 @asynccontextmanager
@@ -232,7 +267,7 @@ async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateL
     ):
         if not acquired:
             raise DatabaseFaultError(f"Another session loads the template {target.template} already.")
-        await remove_leftovers(session, target.installation, target.needed)
+        await remove_leftovers(session, target.installation, {*target.needed, target.database})
         load = TemplateLoad(server, session, target, await replaceable(session, target))
         async with spares.locked(session, load.database):
             try:

@@ -16,7 +16,7 @@ _FIRST_OWN_OID = 16384
 """Databases with lower ones were made by initdb (PostgreSQL's FirstNormalObjectId)."""
 
 _ROW = """
-SELECT oid::int8, datallowconn, datistemplate, datconnlimit = $2 AS invalid,
+SELECT oid::int8, oid || ' ' || db.xmin AS state, datallowconn, datistemplate, datconnlimit = $2 AS invalid,
        pg_has_role(datdba, 'USAGE') AS is_ours, shobj_description(db.oid, 'pg_database') AS comment,
        datname = current_database() AS is_maintenance,
        (SELECT count(*) FROM pg_stat_activity AS activity
@@ -54,9 +54,18 @@ class LoadTarget:
 
 @dataclass(frozen=True)
 class Replaced:
-    """The database that a load replaces."""
+    """The database that a load replaces.
+
+    Attributes:
+        oid: its oid.
+        state: another one if the row of `pg_database` was changed, as by opening and closing the database.
+        comment: its comment.
+        generation: that of the template in it; 0 if no load of ours has published it.
+    """
 
     oid: int
+    state: str
+    comment: str | None
     generation: int
 
 
@@ -97,7 +106,7 @@ async def replaceable(session: asyncpg.Connection, target: LoadTarget) -> Replac
     if (reason := next(_obstacles(row, target.installation), None)) is not None:
         raise DatabaseFaultError(f"The database '{target.database}' {reason} Nothing was done.")
     mark = TemplateMark.read(row["comment"])
-    return Replaced(row["oid"], mark.generation if mark else 0)
+    return Replaced(row["oid"], row["state"], row["comment"], mark.generation if mark else 0)
 
 
 def _obstacles(row: asyncpg.Record, installation: str) -> Iterator[str]:

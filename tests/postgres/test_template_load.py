@@ -39,6 +39,7 @@ from embedded import seeding
 from embedded.errors import CommandError
 from embedded.postgres import EmbeddedPostgres
 from embedded.postgres_binaries import installed_program
+from registry.audit import AuditTrail
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
 from settings import CloneStrategy
@@ -166,7 +167,7 @@ async def test_template_is_published_closed_when_a_file_is_loaded(
         if phase not in phases:
             phases.append(phase)
 
-    mark = await load(access, "Loaded", str(dumps / file), 2, show)
+    mark = (await load(access, "Loaded", str(dumps / file), 2, show)).mark
 
     assert phases == PHASES
     assert (mark.state, mark.generation) == (TemplateState.PUBLISHED, 1)
@@ -196,7 +197,7 @@ async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_
         second = await load(access, "Loaded", f"{address}/ods.sql.gz", 1, silent)
         with pytest.raises(CommandError, match="answers 404"):
             await load(access, "Loaded", f"{address}/missing", 1, silent)
-    assert (first.generation, second.generation) == (1, 2)
+    assert (first.mark.generation, second.mark.generation) == (1, 2)
     assert await oid(admin, database) != old
     (replaced,) = await private(admin, installation)
     assert await mark_of(admin, replaced) == TemplateMark(
@@ -338,7 +339,7 @@ async def test_template_is_loaded_when_an_editor_has_marked_the_file_as_utf_8(
 ) -> None:
     file = tmp_path / "marked.sql"
     file.write_text((dumps / "ods.sql").read_text(), encoding="utf-8-sig")
-    assert (await load(access, "Loaded", str(file), 1, silent)).generation == 1
+    assert (await load(access, "Loaded", str(file), 1, silent)).mark.generation == 1
 
 
 async def test_file_is_loaded_into_the_private_database_when_the_address_names_another_one(
@@ -381,7 +382,7 @@ async def test_archive_arrives_as_it_is_when_the_server_of_the_address_would_com
 ) -> None:
     with serving(dumps, _Compressing) as address:
         loaded = await load(access, "Loaded", f"{address}/ods.dump", 1, silent)
-    assert loaded.generation == 1
+    assert loaded.mark.generation == 1
 
 
 async def test_nothing_is_fetched_when_an_address_leads_out_of_https(
@@ -411,6 +412,22 @@ async def test_nothing_is_fetched_when_an_address_leads_to_no_web_address(
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
     with pytest.raises(CommandError, match="cannot be read"):
         await load(access, "Loaded", "https://operator:a-secret@example.org/ods.sql", 1, silent)
+
+
+async def test_operator_is_told_that_the_template_is_loaded_when_only_the_audit_trail_fails(
+    access: TemplateAccess,
+    dumps: Path,
+    database: str,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(AuditTrail, "record", away)
+    with pytest.raises(CommandError, match="is loaded and published, but the audit trail"):
+        await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    assert await exists(admin, database)
 
 
 async def test_extensions_are_told_when_a_dump_creates_some(dumps: Path) -> None:
@@ -564,6 +581,21 @@ async def test_only_what_says_that_it_may_go_is_removed_when_loads_have_left_dat
         async with spares.locked(other, held):
             assert set(await remove_leftovers(ours, installation, set())) == {left, unnamed}
         assert await remove_leftovers(ours, installation, set()) == [held]
+
+
+async def test_database_without_a_comment_stays_when_it_is_not_empty(
+    admin: asyncpg.Connection, server: Server, installation: str
+) -> None:
+    """An operator may have taken away the comment of a template that was replaced, to keep it."""
+    async with made(admin, new_private_name(installation), seeding.SERVICE_ROLE, None) as kept:
+        await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+        async with server.connected(kept) as inside:
+            await inside.execute(
+                "CREATE TABLE filling AS SELECT repeat('x', 1000) FROM generate_series(1, 3000)"
+            )
+        await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
+        async with server.session() as ours:
+            assert await remove_leftovers(ours, installation, set()) == []
 
 
 async def _publish(server: Server, target: LoadTarget, rows: int) -> None:
