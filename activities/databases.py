@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
 
@@ -42,11 +42,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProvisionResult:
-    """The new database, its size in bytes, and whether the job was recorded as done as well."""
+    """The new database, its size in bytes, and whether the job was recorded as done as well.
+
+    Also which generation of the template it is a copy of; None if that is not known.
+    """
 
     database: str
     size_bytes: int | None
     finished: bool = False
+    template_generation: int | None = None
 
 
 class SupersededError(ApplicationError):
@@ -151,10 +155,12 @@ class DatabaseActivities:
         if not database.claimed:
             await provisioning.verify(self._tenant.server, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
-        finished = await _try_to_record(self._tenant.jobs.finish_create(job, connection_string))
+        generation = database.template_generation
+        done = replace(job, template_generation=generation)
+        finished = await _try_to_record(self._tenant.jobs.finish_create(done, connection_string))
         if self._refill and database.claimed:
             self._refill()  # only now: the client waits until the outcome is recorded
-        return ProvisionResult(job.database, database.size_bytes, finished)
+        return ProvisionResult(job.database, database.size_bytes, finished, generation)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         installation = await self._tenant.jobs.installation.require_confirmed()
@@ -205,7 +211,9 @@ class DatabaseActivities:
         jobs, connection_strings = self._tenant.jobs, self._tenant.connection_strings
         try:
             followed = await jobs.follow_database(
-                job, connection_strings.encrypted(job.database), publisher.attempt
+                replace(job, template_generation=publisher.template_generation),
+                connection_strings.encrypted(job.database),
+                publisher.attempt,
             )
         except NameTakenError as error:
             await jobs.explain_failure(

@@ -1,7 +1,7 @@
 """Handing a database over to an instance that did not make it: inspecting it, and writing the mark on it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -93,7 +93,9 @@ async def adopt(
             candidate = await inspect(session, owner, database, needed)
             if candidate is None or candidate.obstacle:
                 return candidate
-            await execute(session, "COMMENT ON DATABASE %I IS %L", database, owner.comment)
+            known = Owner.read(candidate.comment)
+            marked = replace(owner, template_generation=known.template_generation) if known else owner
+            await execute(session, "COMMENT ON DATABASE %I IS %L", database, marked.comment)
         return await inspect(session, owner, database, needed)
 
 

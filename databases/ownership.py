@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from databases.constants import STAGING_PREFIX
+from databases.template_marks import generation_in
 
 _VERSION = 2
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
@@ -32,6 +33,8 @@ class Owner:
         number: counts the jobs of the instance; of a delete, it is that of the job before it.
         attempt: counts the times that the job has begun; 0 in comments of version 1, which do not say it.
         installation: the installation that manages the instance; None in comments of version 1.
+        template_generation: which generation of its template the database is a copy of; None if that is not
+            known.
     """
 
     tenant: str
@@ -41,6 +44,7 @@ class Owner:
     number: int = 0
     attempt: int = 0
     installation: str | None = None
+    template_generation: int | None = None
 
     @property
     def staging_name(self) -> str:
@@ -69,6 +73,7 @@ class Owner:
                 "job": self.job_id,
                 "number": self.number,
                 "attempt": self.attempt,
+                "templateGeneration": self.template_generation,
                 "publishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
@@ -98,6 +103,7 @@ class Owner:
                 number=int(fields.get("number", _number(job))),
                 attempt=int(fields.get("attempt", 0)),
                 installation=_text(fields.get("installation")),
+                template_generation=generation_in(fields.get("templateGeneration")),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None

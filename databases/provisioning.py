@@ -6,7 +6,7 @@ the instance's, gets the privileges and settings of its template, and is opened 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import asyncpg
@@ -28,6 +28,7 @@ from databases.rights import grants_named
 from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark
 from databases.statements import execute, fetch_value
+from databases.template_generations import generation_copied, generation_of
 from settings import CloneStrategy
 
 FILE_COPY_FROM_BYTES = 100 * 1024 * 1024
@@ -73,13 +74,22 @@ class CloneRequest:
 
 @dataclass(frozen=True)
 class ProvisionedDatabase:
-    """A published database, and its size in bytes.
+    """A published database, its size in bytes, and which generation of its template it is a copy of.
 
     If it was `claimed`, it was a spare, which had accepted a connection before it became one.
     """
 
     size_bytes: int
+    template_generation: int | None
     claimed: bool = False
+
+
+@dataclass(frozen=True)
+class Cloned:
+    """The size of a copy in bytes, and the generation of the template that was copied; None if not known."""
+
+    size_bytes: int
+    template_generation: int | None
 
 
 class TemplateSizes:
@@ -120,15 +130,18 @@ async def provision(
     found = await find(session, owner, request.database, owner.staging_name)
     if choose(found, owner, [request.database]) is not None:
         require_usable(found[request.database])
-        return ProvisionedDatabase(await _size(session, request.database) or 0)
+        published = Owner.read(found[request.database]["comment"])
+        return ProvisionedDatabase(
+            await _size(session, request.database) or 0, published.template_generation if published else None
+        )
     if request.database in found:
         raise NotOursError(request.database)
     await drop_found_staging(session, owner, found)
     if (claimed := await _claim(session, request)) is not None:
-        return ProvisionedDatabase(claimed.size_bytes, claimed=True)
-    size = await clone(session, request.copy, sizes)
-    await _publish(session, request, request.owner.staging_name)
-    return ProvisionedDatabase(size)
+        return ProvisionedDatabase(claimed.size_bytes, claimed.template_generation, claimed=True)
+    copy = await clone(session, request.copy, sizes)
+    await _publish(session, request, request.owner.staging_name, copy.template_generation)
+    return ProvisionedDatabase(copy.size_bytes, copy.template_generation)
 
 
 async def verify(server: Server, database: str) -> None:
@@ -141,15 +154,17 @@ async def verify(server: Server, database: str) -> None:
         pass  # it has answered by now
 
 
-async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -> int:
-    """Copy the template; returns the size of the copy in bytes, which is about that of the template.
+async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -> Cloned:
+    """Copy the template; the copy has about its size.
 
     Raises:
         DatabaseFaultError: the template is missing or in use, a right is missing, …
     """
     async with grants_named(session, copy.template):
         expected = await sizes.of(session, copy.template)
+        before = await generation_of(session, copy.template)
         await _copy(session, copy, _strategy(copy, expected))
+    generation = await generation_copied(session, copy.template, copy.name, before)
     actual = await _size(session, copy.name) or 0
     if not _are_alike(actual, expected):
         # Another template may have been loaded under the name before the copy began.
@@ -159,7 +174,7 @@ async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -
             f"The clone has {actual} bytes, the template '{copy.template}' {expected}: it was not published.",
             retryable=True,
         )
-    return actual
+    return Cloned(actual, generation)
 
 
 async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMark | None:
@@ -168,13 +183,13 @@ async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMar
         return None
     listed = await spares.list_spares(session, request.installation, [request.template])
     for spare, mark in listed.ready(request.template):
-        if await _claimed(session, request, request.installation, spare):
+        if await _claimed(session, request, request.installation, spare, mark):
             return mark
     return None
 
 
 async def _claimed(
-    session: asyncpg.Connection, request: CloneRequest, installation: str, spare: Spare
+    session: asyncpg.Connection, request: CloneRequest, installation: str, spare: Spare, mark: SpareMark
 ) -> bool:
     try:
         async with spares.locked(session, spare.name) as acquired:
@@ -184,7 +199,7 @@ async def _claimed(
             listed = await spares.list_spares(session, installation, [request.template])
             if spare not in [ready for ready, _ in listed.ready(request.template)]:
                 return False
-            await _publish(session, request, spare.name)
+            await _publish(session, request, spare.name, mark.template_generation)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in _UNUSABLE_SPARE:
             raise
@@ -218,10 +233,11 @@ def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
     return CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG
 
 
-async def _publish(session: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
-    publication = Publication(
-        request.template, private_name, request.owner.comment, request.database, request.access
-    )
+async def _publish(
+    session: asyncpg.Connection, request: CloneRequest, private_name: str, generation: int | None
+) -> None:
+    owner = replace(request.owner, template_generation=generation)
+    publication = Publication(request.template, private_name, owner.comment, request.database, request.access)
     try:
         await publish(session, publication)
     except DatabaseFaultError as fault:

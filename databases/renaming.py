@@ -90,7 +90,10 @@ def _owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
     agree.
     """
     marked = Owner.read(found["comment"])
-    if marked is None or marked.publication <= owner.publication:
+    if marked is None:
+        return owner
+    owner = replace(owner, template_generation=marked.template_generation)
+    if marked.publication <= owner.publication:
         return owner
     return replace(owner, job_id=marked.job_id, number=marked.number, attempt=marked.attempt)
 

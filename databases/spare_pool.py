@@ -167,13 +167,17 @@ class SparePool:
 
     async def _make(self, session: asyncpg.Connection, order: SpareOrder, state: Fingerprint) -> None:
         copy = Copy(order.template, order.name, self._strategy)
-        size = await provisioning.clone(session, copy, self._sizes)
+        cloned = await provisioning.clone(session, copy, self._sizes)
         await self._verify(session, order.name)
         if (await self._list(session)).states.get(order.template) != state:
             raise DatabaseFaultError(
                 f"The template '{order.template}' was changed meanwhile.", retryable=True
             )
-        mark = SpareMark(await self._installation(), order.template, state, size)
+        mark = SpareMark(
+            *(await self._installation(), order.template, state),
+            size_bytes=cloned.size_bytes,
+            template_generation=cloned.template_generation,
+        )
         await execute(session, "COMMENT ON DATABASE %I IS %L", order.name, mark.comment)
 
     async def _verify(self, session: asyncpg.Connection, name: str) -> None:

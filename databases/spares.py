@@ -20,6 +20,7 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX
 from databases.errors import DatabaseFaultError
 from databases.statements import fetch_row, fetch_rows, fetch_value
+from databases.template_marks import generation_in
 
 _NAME = re.compile(rf"{SPARE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 _ROWS = """
@@ -51,12 +52,16 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class SpareMark:
-    """What the comment of a ready spare says: installation, template and its state, size in bytes."""
+    """What the comment of a ready spare says: installation, template and its state, size in bytes.
+
+    Also which generation of the template it is a copy of; None if that is not known.
+    """
 
     installation: str
     template: str
     fingerprint: Fingerprint
     size_bytes: int
+    template_generation: int | None = None
 
     @property
     def comment(self) -> str:
@@ -68,6 +73,7 @@ class SpareMark:
                 "oid": self.fingerprint.oid,
                 "xmin": self.fingerprint.xmin,
                 "bytes": self.size_bytes,
+                "generation": self.template_generation,
             }
         )
 
@@ -77,8 +83,17 @@ class SpareMark:
         try:
             fields = json.loads(comment or "")
             state = Fingerprint(int(fields["oid"]), int(fields["xmin"]))
-            return cls(fields["installation"], fields["template"], state, int(fields["bytes"]))
-        except (ValueError, TypeError, KeyError, RecursionError):  # as deep as a comment may be
+            return cls(
+                *(fields["installation"], fields["template"], state, int(fields["bytes"])),
+                template_generation=generation_in(fields.get("generation")),
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+        ):  # as deep as a comment may be
             return None
 
 

@@ -23,7 +23,7 @@ _MAY_READ_JOURNAL = """
 SELECT has_table_privilege(to_regclass('public."DeployJournal"'), 'SELECT')
 """
 _JOURNAL = 'SELECT scriptname FROM public."DeployJournal" WHERE scriptname ~ $1'
-_VERSION = r"(\d+(?:\.\d+)+)\."
+_VERSION = r"(\d{1,9}(?:\.\d{1,9})+)\."
 _OF_STANDARD = re.compile(rf"\bStandard\.{_VERSION}Artifacts\.PgSql\.Structure\.")
 """As in `EdFi.Ods.Standard.Standard.5.2.0.Artifacts.PgSql.Structure.Ods.0010-Schemas.sql`."""
 _OF_EXTENSION = re.compile(rf"\bExtensions\.(\w+)\.{_VERSION}")

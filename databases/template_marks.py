@@ -18,6 +18,8 @@ from databases.constants import TEMPLATE_PREFIX
 
 _NAME = re.compile(rf"{TEMPLATE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 
+_HIGHEST_GENERATION = 2**31 - 1
+
 
 class TemplateState(StrEnum):
     """What a database is to a template."""
@@ -85,12 +87,18 @@ class TemplateMark:
                 str(fields["installation"]),
                 str(fields["template"]),
                 TemplateState(fields["state"]),
-                generation=int(fields["generation"]),
+                generation=_required(generation_in(fields["generation"])),
                 loaded_at=fields["loadedAt"] and datetime.fromisoformat(fields["loadedAt"]),
                 contents=fields["contents"] and _contents(fields["contents"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # it may be anything
+        # It may be anything.
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def generation_in(value: object) -> int | None:
+    """The generation that a member of a comment says; None if it is none that a registry could store."""
+    return value if type(value) is int and 0 <= value <= _HIGHEST_GENERATION else None
 
 
 def new_private_name(installation: str) -> str:
@@ -106,6 +114,12 @@ def private_prefix(installation: str) -> str:
 def is_private(database: str) -> bool:
     """Whether the name is a private one of a template, of any installation."""
     return _NAME.fullmatch(database) is not None
+
+
+def _required(generation: int | None) -> int:
+    if generation is None:
+        raise ValueError
+    return generation
 
 
 def _contents(fields: Mapping[str, Any]) -> Contents:

@@ -132,7 +132,10 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             found = await adoption.adopt(session, self._owner(row), name, needed)
-            return _require_adoptable(_candidate(row, name, found))
+            candidate = _require_adoptable(_candidate(row, name, found))
+            marked_owner = Owner.read(candidate.comment)
+            row.template_generation = marked_owner.template_generation if marked_owner else None
+            return candidate
 
     async def _instance(
         self, session: asyncpg.Connection, instance_id: int, database: str | None
@@ -162,7 +165,10 @@ class DatabaseAdoption:
         named = self._named(database)
         if owner is None or named is None:
             raise DatabaseNotFoundError(database)
-        lost = LostInstance(*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.attempt)
+        number = max(owner.number, 1)
+        lost = LostInstance(
+            *(*named, ods_instance_id, owner.mark, number, owner.attempt), owner.template_generation
+        )
         own = replace(owner, number=lost.number, installation=tenant.instances.installation.known_id)
         async with tenant.server.fenced(own) as session:
             await tenant.installation.require_confirmed(session)

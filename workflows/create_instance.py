@@ -1,5 +1,7 @@
 """The workflow that creates an instance."""
 
+from dataclasses import replace
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -32,7 +34,7 @@ class CreateInstance(JobWorkflow):
         return provisioned.finished or await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_create,
-                job,
+                replace(job, template_generation=provisioned.template_generation),
                 **options.status_write(job.policy, "Record Completed and route the ODS/API"),
             )
         )

@@ -60,6 +60,10 @@ class Instance(ManagedInstance):
     operation: str
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
+    template_generation: int | None = Field(
+        description="Which of the databases that were loaded as the template this one is a copy of; null if"
+        " that is not known."
+    )
     job_id: str | None = None
     progress: Progress | None = None
     waiting: Waiting | None = None

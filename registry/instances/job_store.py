@@ -176,6 +176,7 @@ class JobStore:
             "published_at": UTC_NOW,
             "error_message": None,
             "attempt": attempt,
+            "template_generation": job.template_generation,
         }
         guard = fencing_token_of(Operation.CREATE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}

@@ -67,6 +67,8 @@ class InstanceJob:
         installation: the installation whose registry requested the job.
         known_number: of a delete, the last job before it: a database that was published later is not dropped.
         known_attempt: the last attempt at that job.
+        template_generation: of a create that has published its database, which generation of the template
+            that is a copy of; None if that is not known.
     """
 
     tenant: str
@@ -86,6 +88,7 @@ class InstanceJob:
     installation: str | None = None
     known_number: int | None = None
     known_attempt: int | None = None
+    template_generation: int | None = None
 
     @property
     def final_name(self) -> str:
@@ -142,6 +145,8 @@ def last_publication(
         known_number: of a delete, the job before the first delete; None if it was requested before this was
             recorded.
         known_attempt: the last attempt at that job.
+        template_generation: of a create that has published its database, which generation of the template
+            that is a copy of; None if that is not known.
     """
     if traits(operation).publishes or known_number is None:
         return number, attempt

@@ -65,6 +65,7 @@ class LostInstance:
         mark: its UUID.
         number: the job that published the database last.
         attempt: the attempt at that job.
+        template_generation: which generation of the template the database is a copy of, if that is known.
     """
 
     name: str
@@ -73,6 +74,7 @@ class LostInstance:
     mark: str
     number: int
     attempt: int
+    template_generation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ class InstanceStore:
                 attempt=lost.attempt,
                 mark=UUID(lost.mark),
                 published_at=UTC_NOW,
+                template_generation=lost.template_generation,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
             )

@@ -97,6 +97,8 @@ class DbInstance(Base):
     # The attempt at the job before a delete: the latest that can have published the database.
     known_number: Mapped[int | None] = mapped_column("knownnumber")
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")
+    # Which generation of its template the database is a copy of, if that is known.
+    template_generation: Mapped[int | None] = mapped_column("templategeneration")
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
 

@@ -279,7 +279,7 @@ class TestAnotherName:
     @pytest.fixture
     async def renamed(self, case: Case) -> AsyncIterator[str]:
         """The instance's database, with its mark, under a name that the registry does not know."""
-        comment = replace(case.owner, number=2, attempt=1).comment
+        comment = replace(case.owner, number=2, attempt=1, template_generation=5).comment
         name = case.database.replace("_Minimal", "_later_Minimal")
         await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{comment}'")
         await case.admin.execute(f'ALTER DATABASE "{case.database}" RENAME TO "{name}"')
@@ -292,7 +292,8 @@ class TestAnotherName:
         assert (await api.get(case.inspecting, params={"databaseName": renamed})).json()["adopted"]
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
-        assert (await queries.instance(case.id)).database_name == renamed
+        instance = await queries.instance(case.id)
+        assert (instance.database_name, instance.template_generation) == (renamed, 5)
         routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
         assert tenant.connection_strings.local_database(routed.connection_string) == renamed
@@ -378,6 +379,7 @@ class TestAnotherName:
             renamed,
         )
         assert answer.json()["adopted"]
+        assert instance.template_generation == 5
         assert str(instance.mark) == case.owner.mark
         assert await queries.ods_instance(number) is not None
 

@@ -16,7 +16,9 @@ MANAGED = {
     *("lastRefreshed", "lastModifiedDate"),
 }
 OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting"}
-OURS = {"operation", "newName", "errorMessage", "jobId", "progress", "waiting", "links"}
+OURS = {
+    *("operation", "newName", "errorMessage", "templateGeneration", "jobId", "progress", "waiting", "links"),
+}
 ODS_INSTANCE = {"id", "name", "instanceType"}
 CONTEXT = {"id", "odsInstanceId", "contextKey", "contextValue"}
 DERIVATIVE = {"id", "odsInstanceId", "derivativeType"}

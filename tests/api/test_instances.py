@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -45,7 +46,7 @@ async def begun(instances: InstanceStore, job_store: JobStore, name: str) -> Req
 
 async def completed(instances: InstanceStore, job_store: JobStore, name: str) -> Requested:
     requested = await begun(instances, job_store, name)
-    await job_store.finish_create(requested.job, "encrypted")
+    await job_store.finish_create(replace(requested.job, template_generation=3), "encrypted")
     return requested
 
 
@@ -288,10 +289,19 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
         "newName": None,
         "jobId": requested.job.job_id,
         "errorMessage": None,
+        "templateGeneration": None,
         "waiting": None,
         "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},
         "links": {"job": f"/v2/jobs/{requested.job.job_id}", "workflow": None},
     }
+
+
+async def test_generation_of_its_template_is_shown_when_an_instance_is_completed(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+) -> None:
+    requested = await completed(instances, job_store, "Of a generation")
+    instance = (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()
+    assert (instance["status"], instance["templateGeneration"]) == ("Completed", 3)
 
 
 async def test_workflow_page_is_linked_when_the_address_of_the_web_ui_is_known(

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +20,7 @@ from databases import spares
 from databases.ownership import Owner
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
+from databases.template_marks import TemplateMark, TemplateState
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
@@ -29,7 +30,7 @@ from registry.instances.store import DatabaseName, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements
 
 Activities = Callable[[Any], DatabaseActivities]
 
@@ -168,6 +169,38 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
     going = _like(job_store, position=job_store.position, finish_create=away, finish_delete=away)
     assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
     assert (await queries.instance(job.instance_id)).status == "InProgress"
+
+
+@pytest.fixture
+async def generation(admin: asyncpg.Connection) -> AsyncIterator[int]:
+    """A generation of the template `Minimal`, as if a load had published it."""
+    mark = TemplateMark(str(uuid.uuid4()), "Minimal", TemplateState.PUBLISHED, generation=7)
+    comment = f'COMMENT ON DATABASE "{MINIMAL_TEMPLATE}" IS '
+    async with with_statements(admin, f"{comment}'{mark.comment}'", f"{comment}NULL"):
+        yield mark.generation
+
+
+async def test_generation_of_the_template_is_recorded_when_the_outcome_is(
+    activities: Activities, job_store: JobStore, queries: InstanceQueries, job: InstanceJob, generation: int
+) -> None:
+    assert (await queries.instance(job.instance_id)).template_generation is None
+    provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
+    assert provisioned.template_generation == generation
+    assert (await queries.instance(job.instance_id)).template_generation == generation
+
+
+async def test_generation_of_the_template_is_recorded_when_a_failed_create_follows_its_database(
+    activities: Activities, job_store: JobStore, queries: InstanceQueries, job: InstanceJob, generation: int
+) -> None:
+    async def away(*_: object) -> bool:
+        raise OSError("registry away")
+
+    going = _like(job_store, position=job_store.position, finish_create=away)
+    provisioned = await ActivityEnvironment().run(activities(going).provision, job)
+    assert (provisioned.finished, provisioned.template_generation) == (False, generation)
+    await job_store.fail(job, "gave up")
+    assert await ActivityEnvironment().run(activities(job_store).compensate, job)
+    assert (await queries.instance(job.instance_id)).template_generation == generation
 
 
 async def test_as_many_databases_are_worked_on_at_once_as_there_are_slots(

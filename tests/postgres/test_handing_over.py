@@ -1,6 +1,7 @@
 """What keeps a database from being handed over to an instance, one reason at a time."""
 
 from collections.abc import AsyncIterator, Collection
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -76,6 +77,16 @@ async def test_database_stays_adopted_when_it_is_adopted_again(
             assert found is not None
             assert (found.adopted, found.obstacle) == (True, None)
         assert await adoption.owner_of(session, stranger) == owner
+
+
+async def test_generation_of_the_template_stays_known_when_a_database_is_adopted_again(
+    server: Server, owner: Owner, stranger: str
+) -> None:
+    known = replace(owner, template_generation=4)
+    async with server.session() as session:
+        for each in (known, owner):
+            await adoption.adopt(session, each, stranger, ())
+        assert await adoption.owner_of(session, stranger) == known
 
 
 @pytest.mark.parametrize(

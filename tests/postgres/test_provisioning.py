@@ -296,11 +296,13 @@ async def test_foreign_database_is_untouched_when_it_takes_the_name_during_the_c
     publish = provisioning._publish  # noqa: SLF001 - to come between clone and publish
     before = []
 
-    async def overtaken(fenced: asyncpg.Connection, request: CloneRequest, private_name: str) -> None:
+    async def overtaken(
+        fenced: asyncpg.Connection, request: CloneRequest, private_name: str, generation: int | None
+    ) -> None:
         assert await exists(admin, wanted.owner.staging_name)
         await make_foreign(admin, postgres.dsn(), wanted.database)
         before.append(await fingerprint(admin, wanted.database))
-        await publish(fenced, request, private_name)
+        await publish(fenced, request, private_name, generation)
 
     monkeypatch.setattr(provisioning, "_publish", overtaken)
     with pytest.raises(NotOursError, match=f"'{wanted.database}'"):

@@ -11,10 +11,15 @@ from statistics import median
 import asyncpg
 import pytest
 
+from databases import provisioning, spares, template_generations
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
+from databases.renaming import rename
 from databases.server import Server
+from databases.spare_pool import Limits, SpareOrder, SparePool
+from databases.spares import SpareMark
+from databases.template_generations import Generation
 from databases.template_loading import TemplateLoad, loading
 from databases.template_marks import TemplateMark, TemplateState, new_private_name, private_prefix
 from databases.template_replacement import LoadTarget
@@ -64,6 +69,11 @@ def target(installation: str, template: str) -> LoadTarget:
     return LoadTarget(installation, "Exchanged", template, frozenset())
 
 
+@pytest.fixture
+def wanted(wanted: CloneRequest, template: str, installation: str) -> CloneRequest:
+    return replace(wanted, template=template, installation=installation)
+
+
 async def load(server: Server, target: LoadTarget) -> TemplateLoad:
     """Publish an empty template."""
     async with loading(server, target) as begun:
@@ -71,10 +81,16 @@ async def load(server: Server, target: LoadTarget) -> TemplateLoad:
     return begun
 
 
-async def provisioned(server: Server, wanted: CloneRequest) -> None:
-    """Make the database."""
+async def provisioned(server: Server, wanted: CloneRequest) -> int | None:
+    """Make the database; returns which generation of its template it is a copy of."""
     async with server.fenced(wanted.owner) as fenced:
-        await provision(fenced, wanted, TemplateSizes())
+        return (await provision(fenced, wanted, TemplateSizes())).template_generation
+
+
+async def owner_of(admin: asyncpg.Connection, database: str) -> Owner:
+    owner = Owner.read(await admin.fetchval(_COMMENT, database))
+    assert owner is not None
+    return owner
 
 
 # What it refuses
@@ -180,6 +196,111 @@ async def test_everyone_may_connect_to_the_new_template_when_the_old_one_has_no_
     assert begun.settings_left_out == []
     query = "SELECT datacl IS NULL FROM pg_database WHERE datname = $1"
     assert await admin.fetchval(query, target.database)
+
+
+# The generation
+
+
+async def test_database_says_of_which_generation_it_is_when_it_is_a_clone(
+    server: Server, target: LoadTarget, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    assert await provisioned(server, wanted) is None
+    await admin.execute(f'DROP DATABASE "{wanted.database}"')
+    for generation in (1, 2):
+        await load(server, target)
+        assert await provisioned(server, wanted) == generation
+        assert await provisioned(server, wanted) == generation  # finds what it has made
+        assert (await owner_of(admin, wanted.database)).template_generation == generation
+        await admin.execute(f'DROP DATABASE "{wanted.database}"')
+
+
+async def test_database_says_of_which_generation_it_is_when_it_was_renamed(
+    server: Server, target: LoadTarget, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await load(server, target)
+    await provisioned(server, wanted)
+    renamed = f"{wanted.database}_renamed"
+    owner = replace(wanted.owner, number=2)
+    async with server.fenced(owner) as fenced:
+        await rename(server, fenced, owner, wanted.database, renamed)
+    marked = await owner_of(admin, renamed)
+    assert (marked.template_generation, marked.number) == (1, 2)
+    await admin.execute(f'DROP DATABASE "{renamed}"')
+
+
+async def test_database_is_of_the_generation_of_its_spare_when_it_is_claimed_during_an_exchange(
+    server: Server,
+    target: LoadTarget,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def identity() -> str:
+        return target.installation
+
+    await load(server, target)
+    pool = SparePool(server, identity, [target.database], CloneStrategy.AUTO, Limits(1, 1, 10**12))
+    spare = spares.new_name(target.installation)
+    await pool.replenish(SpareOrder(spare, target.database))
+    mark = SpareMark.read(await admin.fetchval(_COMMENT, spare))
+    assert mark is not None
+    assert mark.template_generation == 1
+    publish = provisioning._publish  # noqa: SLF001 - to come between claim and publication
+
+    async def overtaken(fenced: asyncpg.Connection, request: CloneRequest, *others: object) -> None:
+        await load(server, target)
+        await publish(fenced, request, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(provisioning, "_publish", overtaken)
+    assert await provisioned(server, wanted) == 1
+    current = TemplateMark.read(await admin.fetchval(_COMMENT, target.database))
+    assert current is not None
+    assert current.generation == 2
+
+
+@pytest.mark.parametrize(("exchange_comes", "generation"), [("before", 2), ("after", 1)])
+async def test_clone_is_of_the_generation_that_it_was_copied_from_when_an_exchange_comes_between(
+    server: Server,
+    target: LoadTarget,
+    wanted: CloneRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    exchange_comes: str,
+    generation: int,
+) -> None:
+    copy = provisioning._copy  # noqa: SLF001 - to come before or after it
+    await load(server, target)
+
+    async def overtaken(*arguments: object) -> None:
+        if exchange_comes == "before":
+            await load(server, target)
+        await copy(*arguments)  # type: ignore[arg-type]
+        if exchange_comes == "after":
+            await load(server, target)
+
+    monkeypatch.setattr(provisioning, "_copy", overtaken)
+    assert await provisioned(server, wanted) == generation
+
+
+async def test_generation_is_not_known_when_more_than_one_exchange_comes_between(
+    server: Server, target: LoadTarget, wanted: CloneRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = provisioning._copy  # noqa: SLF001 - to come after it
+    await load(server, target)
+
+    async def overtaken(*arguments: object) -> None:
+        await copy(*arguments)  # type: ignore[arg-type]
+        for _ in range(2):
+            await load(server, target)
+
+    monkeypatch.setattr(provisioning, "_copy", overtaken)
+    assert await provisioned(server, wanted) is None
+
+
+async def test_generation_is_not_known_when_there_is_no_template(server: Server) -> None:
+    async with server.session() as session:
+        assert await template_generations.generation_of(session, "nowhere") is None
+        before = Generation(1, 1)
+        assert await template_generations.generation_copied(session, "nowhere", "none", before) is None
 
 
 # What creates notice

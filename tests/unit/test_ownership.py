@@ -27,6 +27,7 @@ owners = st.builds(
     number=st.integers(0),
     attempt=st.integers(0),
     installation=st.none() | st.uuids().map(str),
+    template_generation=st.none() | st.integers(0, 2**31 - 1),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -41,13 +42,19 @@ def test_owner_is_read_back_when_the_comment_was_written(owner: Owner) -> None:
 
 
 def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_written() -> None:
-    owner = replace(OWNER, number=1, attempt=3, installation=OURS)
+    owner = replace(OWNER, number=1, attempt=3, installation=OURS, template_generation=2)
     written = json.loads(owner.comment)
     at = published_at(owner.comment)
     assert at is not None
     assert datetime.now(UTC) - at < timedelta(minutes=1)
     assert written.pop("publishedAt")
-    assert written == WRITTEN | {"version": 2, "installation": OURS, "number": 1, "attempt": 3}
+    assert written == WRITTEN | {
+        "version": 2,
+        "installation": OURS,
+        "number": 1,
+        "attempt": 3,
+        "templateGeneration": 2,
+    }
 
 
 def test_comment_of_version_1_is_understood_when_it_is_read() -> None:

@@ -43,6 +43,7 @@ INSTANCE = DbInstance(
     mark=UUID(int=1),
     new_name=None,
     error_message=None,
+    template_generation=3,
 )
 JOB = InstanceJob(
     *("default", Operation.CREATE, 7, 42, 1, 1, "Grand Bend", Template.MINIMAL),
@@ -86,6 +87,7 @@ CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
             "operation": "Create",
             "newName": None,
             "errorMessage": None,
+            "templateGeneration": 3,
             "jobId": None,
             "progress": None,
             "waiting": None,

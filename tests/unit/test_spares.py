@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -34,13 +35,15 @@ def shares(found: SpareList, limits: Limits, **sizes: int) -> dict[str, str]:
 
 
 def test_comment_says_all_when_a_spare_is_ready() -> None:
-    assert json.loads(MARK.comment) == WRITTEN
+    assert json.loads(MARK.comment) == WRITTEN | {"generation": None}
+    assert json.loads(replace(MARK, template_generation=3).comment) == WRITTEN | {"generation": 3}
     assert Owner.read(MARK.comment) is None
 
 
 @given(
     st.builds(
-        SpareMark, st.text(), st.text(), st.builds(Fingerprint, st.integers(), st.integers()), st.integers()
+        *(SpareMark, st.text(), st.text(), st.builds(Fingerprint, st.integers(), st.integers())),
+        *(st.integers(), st.none() | st.integers(0, 2**31 - 1)),
     )
 )
 def test_mark_is_read_back_when_the_comment_was_written(mark: SpareMark) -> None:

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from databases.spares import Fingerprint, SpareMark
 from databases.template_contents import contents_of
 from databases.template_marks import (
     Contents,
     TemplateMark,
     TemplateState,
+    generation_in,
     is_private,
     new_private_name,
 )
@@ -60,6 +62,23 @@ def test_nothing_is_read_when_a_comment_lacks_a_member(name: str) -> None:
     fields = json.loads(MARK.comment)
     del fields[name]
     assert TemplateMark.read(json.dumps(fields)) is None
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 1.5, True, "1", None, [1]])
+def test_generation_is_not_known_when_a_registry_could_not_store_it(value: object) -> None:
+    assert generation_in(value) is None
+
+
+@pytest.mark.parametrize("number", ["Infinity", "1e999", "NaN"])
+def test_nothing_is_read_when_a_number_in_a_comment_has_no_end(number: str) -> None:
+    assert TemplateMark.read(MARK.comment.replace(": 3", f": {number}")) is None
+    mark = SpareMark(INSTALLATION, "Minimal", Fingerprint(12345, 2), 5)
+    assert SpareMark.read(mark.comment.replace("12345", number)) is None
+
+
+def test_script_names_no_version_when_its_number_is_longer_than_any() -> None:
+    script = f"Standard.{'9' * 5000}.0.Artifacts.PgSql.Structure.Ods.0010-Schemas.sql"
+    assert contents_of(7, [script]) == Contents(7, None, {})
 
 
 def test_private_name_is_recognised_when_it_was_made() -> None:

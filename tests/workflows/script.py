@@ -41,6 +41,8 @@ class Script:
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
         self.begun = BeginResult(held=True)
         self.finished_on_the_way = False
+        self.generation: int | None = None
+        self.finished_generations: list[int | None] = []
         self.recorded = True
         self.due = False
         self.pages: list[SweepResult] = []
@@ -73,10 +75,11 @@ class Script:
     @activity.defn
     async def provision(self, job: InstanceJob) -> ProvisionResult:
         await self._follow("provision")
-        return ProvisionResult(job.database, 1, self.finished_on_the_way)
+        return ProvisionResult(job.database, 1, self.finished_on_the_way, self.generation)
 
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
+        self.finished_generations.append(job.template_generation)
         await self._follow("finish_create")
         return self.recorded
 

@@ -47,6 +47,14 @@ async def test_instance_is_begun_provisioned_and_finished_when_nothing_fails(
     await keep("create-completed", handle)
 
 
+async def test_last_step_knows_the_generation_of_the_template_when_the_outcome_is_left_to_it(
+    start: Start, job: InstanceJob, script: Script
+) -> None:
+    script.generation = 3
+    await (await start(job)).result()
+    assert script.finished_generations == [3]
+
+
 async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
