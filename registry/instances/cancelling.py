@@ -1,9 +1,11 @@
 """Cancelling jobs that no workflow works on: those that have not begun, and those whose workflow is gone.
 
-Each is a guarded step that takes the next attempt of the job for itself. So a workflow that would begin that
-attempt finds it gone, and a late activity of an earlier one finds itself superseded.
+Each is a guarded step. If the job fails, it takes the next attempt of the job for itself: so a workflow that
+would begin that attempt finds it gone, and a late activity of an earlier one finds itself superseded. If the
+instance is what it was, its status does not let the job begin.
 """
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from sqlalchemy import exists, select
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.instances import status
 from registry.instances.jobs import InstanceJob, job_id
-from registry.instances.status import InstanceStatus, Operation, Step
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import DbInstance, Job, OdsInstance
@@ -19,6 +21,9 @@ from registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
+
+# No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
+_KEPT = {"error_message": None, "outages": 0, "new_name": None, "new_database_name": None}
 
 
 class JobCancellations:
@@ -52,7 +57,7 @@ class JobCancellations:
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.
 
-        A delete of an instance that the ODS/API still routes to leaves it `Completed`.
+        A rename or delete of an instance that works leaves it `Completed`, under its name.
         """
         async with self._sessions.transaction() as session:
             instance = await _instance_at(session, job, lock=True)
@@ -73,9 +78,12 @@ class JobCancellations:
     async def _cancel_next(self, session: AsyncSession, instance: DbInstance) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
-        step = await _step(session, instance)
-        reason = None if step is status.KEEP else CANCELLED
-        values = {"error_message": reason, "outages": 0}
+        step: Step
+        values: Mapping[str, object]
+        if await _is_as_before(session, instance):
+            step, values = status.KEEP[due.operation], _KEPT | {"attempt": instance.attempt}
+        else:
+            step, values = status.CANCEL[due.operation], {"error_message": CANCELLED, "outages": 0}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await session.execute(job_record(due, step.job, CANCELLED))
@@ -103,24 +111,32 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
     return instance if last == job.job_id else None
 
 
-async def _step(session: AsyncSession, instance: DbInstance) -> Step:
-    """The step of an instance whose job is cancelled before it begins.
+async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
+    """Whether an instance whose job waits works as it did before the job was requested.
 
-    A delete ends the routing when it begins, and drops nothing before: while the ODS/API routes to the
-    instance, it works. After a failed rename this is not sure, for the database may have the new name.
+    After a rename that has begun and failed this is not sure, for the database may have the new name.
     """
     operation = Operation(instance.operation)
     match operation:
-        case Operation.CREATE | Operation.RENAME:
-            return status.CANCEL[operation]
-        case Operation.DELETE:
+        case Operation.CREATE:
+            return False
+        case Operation.RENAME:
+            return instance.attempt == 0 and not await _has_failed_rename(session, instance)
+        case Operation.DELETE:  # it ends the routing when it begins, and drops nothing before
             its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-            if (
-                instance.published_at
-                and instance.new_name is None
-                and await session.scalar(select(exists(its)))
-            ):
-                return status.KEEP
-            return status.CANCEL[operation]
+            is_whole = instance.published_at is not None and instance.new_name is None
+            return is_whole and bool(await session.scalar(select(exists(its))))
         case _:
             assert_never(operation)
+
+
+async def _has_failed_rename(session: AsyncSession, instance: DbInstance) -> bool:
+    """Whether the last job of the instance that has begun is a rename that failed."""
+    last_begun = (
+        select(Job.operation == Operation.RENAME, Job.status == JobStatus.ERROR)
+        .where(Job.instance_id == instance.id, Job.started_at.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(1)
+    )
+    row = (await session.execute(last_begun)).one_or_none()
+    return row is not None and all(row)

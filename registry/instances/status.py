@@ -130,8 +130,11 @@ CANCEL = _steps(
     _step(InstanceStatus.PENDING, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
 )
-# Such a delete of an instance that the ODS/API still routes to: the instance is what it was.
-KEEP = _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR)
+# Such a job of an instance that works: the instance is what it was. A create has none.
+KEEP = {
+    Operation.RENAME: _step(InstanceStatus.PENDING, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
+    Operation.DELETE: _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
+}
 # A create has failed after it had published the database, which nothing drops but a delete.
 FOLLOW_DATABASE = _step(InstanceStatus.ERROR, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
 # No job works on the instance, or is about to.

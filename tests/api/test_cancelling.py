@@ -44,7 +44,7 @@ def assert_refused(answer: httpx.Response, state: str, detail: str) -> None:
     ("state", "status", "message"),
     [
         ("Pending", "Error", BEFORE),
-        ("Pending_Rename", "Error", BEFORE),
+        ("Pending_Rename", "Completed", None),
         ("Pending_Delete", "Completed", None),
     ],
 )
@@ -92,6 +92,42 @@ async def test_instance_is_not_completed_when_its_delete_is_cancelled_and_nothin
         instance = (await api.get(f"/v2/dbInstances/{job.instance_id}")).json()
         assert (instance["status"], instance["errorMessage"]) == ("Delete_Failed", BEFORE)
         assert (await api.delete(f"/v2/dbInstances/{job.instance_id}")).status_code == 202
+
+
+async def test_instance_works_under_its_name_when_its_rename_is_cancelled_before_it_begins(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+) -> None:
+    before = await bring_to(instances, job_store, "Completed", "Staying")
+    path = f"/v2/dbInstances/{before.instance_id}"
+    as_it_was = (await api.get(path)).json()
+    for _ in range(2):
+        rename = (await instances.request_rename(before.instance_id, "Going")).job
+        assert (await cancel(api, rename.job_id)).json()["errorMessage"] == BEFORE
+        assert not (await job_store.begin(rename)).held
+        now = (await api.get(path)).json()
+        names = ("name", "status", "databaseName", "errorMessage")
+        assert [now[name] for name in names] == [as_it_was[name] for name in names]
+        assert (await api.post(f"{path}/retry")).status_code == 409, "nothing has failed"
+    await instances.reserve("Going", Template.MINIMAL)  # the name is free again
+    deletion = (await instances.request_delete(before.instance_id)).job
+    assert deletion.databases == [before.database]
+    assert deletion.publication < (rename.number, rename.attempt), "the rename has published nothing"
+
+
+@pytest.mark.parametrize("next_job", ["retried", "renamed", "renamed, cancelled and renamed"])
+async def test_instance_is_not_completed_when_its_rename_is_cancelled_after_one_that_failed(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, next_job: str
+) -> None:
+    failed = await bring_to(instances, job_store, "Error_Rename", "Renamed in vain")
+    if next_job == "retried":
+        await instances.request_retry(failed.instance_id)
+    for name in ("Another", "A third")[: next_job.count("renamed")]:
+        failed = (await instances.request_rename(failed.instance_id, name)).job
+        assert (await cancel(api, failed.job_id)).status_code == 202
+    if next_job == "retried":
+        assert (await cancel(api, failed.job_id)).status_code == 202
+    instance = (await api.get(f"/v2/dbInstances/{failed.instance_id}")).json()
+    assert (instance["status"], instance["errorMessage"]) == ("Error", BEFORE), "it may have the new name"
 
 
 async def test_instance_is_not_completed_when_its_delete_is_cancelled_after_a_failed_rename(

@@ -275,6 +275,29 @@ async def test_instance_is_what_it_was_when_its_delete_is_cancelled_before_it_be
 
 
 @pytest.mark.usefixtures("workers")
+async def test_instance_keeps_its_name_when_its_rename_is_cancelled_before_it_begins(
+    api: httpx.AsyncClient, operator: Operator, admin: asyncpg.Connection, temporal: Client, name: str
+) -> None:
+    job = await operator.create(name)
+    await operator.ended(job)
+    rename = (await operator.instances.request_rename(job.instance_id, f"{name} new")).job
+    assert (await cancel(api, rename.job_id)).json()["errorMessage"] == BEFORE
+    await operator.starter.start(rename)  # a sweep that is late
+    await is_closed(temporal, rename)
+    instance = await operator.instance(job)
+    assert (instance.status, instance.name, instance.new_name) == (InstanceStatus.COMPLETED, name, None)
+    assert await databases(admin, job.mark) == {job.database}
+    ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
+    assert ods_instance is not None
+    assert ods_instance.name == name
+    renamed = await operator.rename(job, f"{name} new")
+    assert await operator.ended(renamed) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {renamed.final_database}
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == set()
+
+
+@pytest.mark.usefixtures("workers")
 async def test_job_ends_when_it_is_cancelled_and_its_workflow_was_terminated(
     api: httpx.AsyncClient,
     operator: Operator,

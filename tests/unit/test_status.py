@@ -45,7 +45,7 @@ def edges(step: Step) -> set[tuple[str, str]]:
 def steps() -> Iterator[Step]:
     yield status.REQUEST_DELETE
     yield status.REQUEST_RENAME
-    yield status.KEEP
+    yield from status.KEEP.values()
     for table in TABLES.values():
         yield from table.values()
 
@@ -57,12 +57,13 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
 def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted() -> None:
     assert {name: edges(table[Operation.DELETE]) for name, table in TABLES.items()} == DELETION
     assert edges(status.REQUEST_DELETE) == REQUESTS
-    assert edges(status.KEEP) == {("Pending_Delete", "Completed")}
+    assert edges(status.KEEP[Operation.DELETE]) == {("Pending_Delete", "Completed")}
 
 
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
     assert {name: edges(table[Operation.RENAME]) for name, table in TABLES.items()} == CREATION
     assert edges(status.REQUEST_RENAME) == {("Completed", "Pending"), ("Error", "Pending")}
+    assert edges(status.KEEP[Operation.RENAME]) == {("Pending", "Completed")}
 
 
 def test_every_operation_has_every_step_when_it_is_looked_up() -> None:
@@ -92,7 +93,7 @@ def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
         "release": {JobStatus.PENDING},
         "cancel": {JobStatus.ERROR},
     }
-    assert status.KEEP.job is JobStatus.ERROR
+    assert {step.job for step in status.KEEP.values()} == {JobStatus.ERROR}
     assert status.REQUEST_DELETE.job is status.REQUEST_RENAME.job is JobStatus.PENDING
 
 
