@@ -42,6 +42,10 @@ job that is handed over and is not later than their own. It includes the patch b
 workflow meets costs Temporal two events.
 """
 
+_ENDS_WHEN_CANCELLED = "ends-when-its-last-try-was-cancelled"
+"""Patch: workflows that were started before it wait for a decision after such a try, as after any failure."""
+_CANCELLED = "The job was cancelled."
+
 _OUTAGE_TYPES = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
 """Types of errors that say nothing about the job; the last three are Temporal's own."""
 
@@ -101,7 +105,9 @@ class JobWorkflow(ABC):
             if not await self.do_work():
                 return self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
-            self._cancelled = self._cancelled or is_cancelled_exception(error)
+            self._cancelled = self._cancelled or is_cancelled_exception(error) or _was_cancelled_in_last_try()
+            if self._cancelled and not _is_final(error):  # an outage would have a delete tried again
+                return await self._give_up(_CANCELLED)
             return await self._give_up(_reason(error), outage=_is_outage(error))
         self._publish_status(FINISH[self.job.operation].target, "The job is done.")
         self._continue_as_successor()
@@ -324,9 +330,15 @@ class _Outage:
         return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_reportable)
 
 
-def _is_final(error: ActivityError) -> bool:
+def _was_cancelled_in_last_try() -> bool:
+    """Whether the workflow was cancelled while the step's last try failed for another reason."""
+    return workflow.cancellation_reason() is not None and workflow.patched(_ENDS_WHEN_CANCELLED)
+
+
+def _is_final(error: BaseException) -> bool:
     """Whether trying again cannot help."""
-    return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+    cause = error.cause if isinstance(error, ActivityError) else None
+    return isinstance(cause, ApplicationError) and cause.non_retryable
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -340,7 +352,7 @@ def _is_outage(error: BaseException) -> bool:
 def _reason(error: BaseException) -> str:
     """What clients and operators read about `error`, which was redacted before it entered the history."""
     if is_cancelled_exception(error):
-        return "The job was cancelled."
+        return _CANCELLED
     cause = error.cause if isinstance(error, ActivityError) else error
     if isinstance(cause, ApplicationError):
         return cause.message

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 
 from embedded.polling import wait_until
 from registry.instances.jobs import InstanceJob
@@ -184,6 +184,45 @@ async def test_job_is_undone_when_it_is_cancelled_during_a_try_that_meets_an_out
     assert script.reasons == ["The job was cancelled."]
     assert script.calls == ["begin", "provision", "fail", "discard"]
     await keep("create-outage-while-cancelled", handle)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "reason"),
+    [
+        ("outage", away(), "The job was cancelled."),
+        ("answer", ApplicationError("Sessions do not end."), "The job was cancelled."),
+        ("refusal", refused("It is not ours."), "It is not ours."),
+    ],
+)
+async def test_delete_ends_and_is_not_tried_again_when_it_is_cancelled_during_its_last_try(
+    start: Start,
+    job: InstanceJob,
+    script: Script,
+    keep: Keep,
+    kind: str,
+    fault: ApplicationError,
+    reason: str,
+) -> None:
+    async def fail_when_cancelled() -> None:
+        try:
+            while True:
+                activity.heartbeat()
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            raise fault from None
+
+    script.holds["drop"] = fail_when_cancelled
+    policy = replace(job.policy, outage_timeout=0, ddl_attempts=1)
+    deletion = replace(job, operation=Operation.DELETE, number=2, published=True, policy=policy)
+    handle = await start(deletion)
+    await until(lambda: "drop" in script.calls)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError) as failed:
+        await handle.result()
+    assert isinstance(failed.value.cause, CancelledError), "it does not wait for a decision"
+    assert script.calls == ["begin", "drop", "fail"]
+    assert (script.reasons, script.outages) == ([reason], [False]), "an outage would have it tried again"
+    await keep(f"delete-cancelled-in-last-try-{kind}", handle)
 
 
 async def test_instance_is_completed_when_the_database_of_a_failed_create_was_published(
