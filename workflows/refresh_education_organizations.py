@@ -137,7 +137,8 @@ class RefreshEducationOrganizations:
 
     async def _read(self, progress: Progress) -> Progress:
         while True:
-            if self._pages == _PAGES_PER_RUN:
+            # The next run would not know of a cancellation: this one ends the job with the next page.
+            if self._pages >= _PAGES_PER_RUN and progress.job_id not in self._cancelled:
                 workflow.continue_as_new(replace(self._refresh, progress=progress))
             self._pages += 1
             page = await self._read_page(progress)

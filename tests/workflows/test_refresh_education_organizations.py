@@ -5,11 +5,14 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
+from temporalio.worker import Worker
 
 from activities.education_organizations import PageRead
+from embedded.polling import wait_until
 from registry.education_organizations.refreshes import RefreshPolicy, Scope
 from registry.instances.status import JobStatus
 from tests.workflows.conftest import Keep
+from tests.workflows.sandbox import Sandbox
 from tests.workflows.script import Script, until
 from workflows.refresh_education_organizations import Refresh, RefreshEducationOrganizations
 from workflows.scheduled_refresh import ScheduledRefresh
@@ -173,6 +176,55 @@ async def test_next_job_is_carried_out_when_the_one_before_is_cancelled_while_it
         ("job-2", JobStatus.COMPLETED, None),
     ]
     await keep("refresh-job-cancelled", handle)
+
+
+async def test_job_is_cancelled_when_that_is_asked_while_the_last_page_of_a_run_is_read(
+    client: Client, script: Script, keep: Keep
+) -> None:
+    script.refreshes = ["job-1"]
+    script.read = [PageRead(50, 0, [], 50 * number) for number in range(1, 53)] + [NO_MORE]
+    queue = f"queue-{uuid.uuid4().hex}"
+
+    def deciding() -> Worker:
+        """Decides on the workflow, from its history alone."""
+        return Worker(
+            client,
+            task_queue=queue,
+            workflows=[RefreshEducationOrganizations],
+            workflow_runner=Sandbox(),
+            max_cached_workflows=0,
+        )
+
+    async def cancel() -> None:
+        await first.shutdown()  # so that the next one learns of cancellation and page at once
+        await handle.signal(RefreshEducationOrganizations.cancel_job, "job-1")
+
+    script.holds["read_page after 2450"] = cancel
+    first = deciding()
+    async with Worker(client, task_queue=queue, activities=script.activities):
+        handle = await client.start_workflow(
+            RefreshEducationOrganizations.run,
+            Refresh(Scope(None), RefreshPolicy(queue=queue, heartbeat_timeout=5)),
+            id=f"refresh-{uuid.uuid4()}",
+            task_queue=queue,
+        )
+        await first.run()
+        await _page_is_read(handle, 50)
+        async with deciding():
+            assert await handle.result() == "job-1 is Error. The refresh was cancelled. Request another one."
+    assert [one.status for one in script.results] == [JobStatus.ERROR]
+    await keep("refresh-cancelled-with-the-last-page-of-a-run", handle)
+
+
+async def _page_is_read(handle: WorkflowHandle[Any, str], number: int) -> None:
+    """Wait until so many pages have been read, as the workflow's history has it."""
+
+    async def is_read() -> bool:
+        events = (await handle.fetch_history()).events
+        done = [event for event in events if event.HasField("activity_task_completed_event_attributes")]
+        return len(done) == 1 + number  # the first has begun the job
+
+    await wait_until(is_read, 20)
 
 
 async def test_refresh_is_requested_when_the_schedule_says_so(
