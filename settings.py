@@ -109,29 +109,34 @@ def _postgres_dsn(value: SecretStr) -> SecretStr:
     return value
 
 
+def _is_identifier(name: str) -> bool:
+    return 1 <= len(name.encode()) <= MAX_DATABASE_NAME_BYTES
+
+
 def _database_name(value: str) -> str:
-    if not 1 <= len(value.encode()) <= MAX_DATABASE_NAME_BYTES:
+    if not _is_identifier(value):
         raise ValueError(f"must have 1 to {MAX_DATABASE_NAME_BYTES} bytes")
     return value
 
 
 def _role_grants(value: str) -> str:
     for role, privileges in _grants(value):
-        words = {word.strip().upper() for word in privileges.split(",")}
-        if not role or role.upper() == "PUBLIC" or not words <= _DATABASE_PRIVILEGES:
+        known = _DATABASE_PRIVILEGES.issuperset(privileges.split(", "))
+        if not _is_identifier(role) or role.upper() == "PUBLIC" or not known:
             raise ValueError(
-                "must look like ods_api: CONNECT, TEMPORARY; reports: CONNECT, with roles that are not PUBLIC"
-                f" and the privileges {', '.join(sorted(_DATABASE_PRIVILEGES))}"
+                "must look like ods_api: CONNECT, TEMPORARY; reports: CONNECT, with roles of at most"
+                f" {MAX_DATABASE_NAME_BYTES} bytes that are not PUBLIC, and the privileges"
+                f" {', '.join(sorted(_DATABASE_PRIVILEGES))}"
             )
     return value
 
 
 def _grants(value: str) -> Iterator[tuple[str, str]]:
-    """Each role in the value of ODS_DATABASE_GRANTS, with its privileges."""
+    """Each role in the value of ODS_DATABASE_GRANTS, with its privileges as they are written in SQL."""
     for part in value.split(";"):
         if part.strip():
             role, _, privileges = part.rpartition(":")
-            yield role.strip(), privileges.strip()
+            yield role.strip(), ", ".join(word.strip().upper() for word in privileges.split(","))
 
 
 def _read_templates(source: object) -> object:

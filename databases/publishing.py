@@ -37,24 +37,26 @@ SELECT * FROM ({_TEMPLATE_SETTINGS}) AS of_template WHERE name <> 'default_trans
 """Read-only is how a template is protected; no instance is meant to be."""
 
 # PUBLIC gets what it has on the template, and no more. Without an ACL, it has that on the clone already.
+# A role that is gone, but still in the ACL, gets nothing.
 _GRANTS = """
 CASE WHEN datacl IS NULL THEN '' ELSE format('REVOKE ALL ON DATABASE %I FROM PUBLIC; ', $2::text) END
 || coalesce((
     SELECT string_agg(format('GRANT %s ON DATABASE %I TO %s%s; ', privilege_type, $2::text,
-        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END,
         CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), '')
-    FROM aclexplode(datacl)
-    WHERE grantee <> (SELECT oid FROM pg_roles WHERE rolname = current_user)), '')
+    FROM aclexplode(datacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+    WHERE grantee = 0 OR rolname <> current_user), '')
 """
-# In a list, each element is a literal of its own. A parameter that the role may not set is left out.
+# In a list, each element is a literal of its own; one in quotes may contain commas. A parameter that the role
+# may not set is left out.
 _SETTINGS = r"""
 coalesce((
     SELECT string_agg(format('ALTER DATABASE %I SET %I TO %s; ', $2::text, name,
         CASE WHEN name IN
             ('search_path', 'temp_tablespaces', 'local_preload_libraries', 'session_preload_libraries')
-        THEN (SELECT string_agg(
-                  quote_literal(replace(regexp_replace(element, '^"(.*)"$', '\1'), '""', '"')), ', ')
-              FROM regexp_split_to_table(value, '\s*,\s*') AS element)
+        THEN (SELECT coalesce(string_agg(quote_literal(
+                  replace(regexp_replace(element[1], '^"(.*)"$', '\1'), '""', '"')), ', '), $$''$$)
+              FROM regexp_matches(value, '"(?:[^"]|"")*"|[^",\s]+', 'g') AS element)
         ELSE quote_literal(value) END), '')
     FROM settings WHERE may_set), '')
 """

@@ -105,7 +105,7 @@ async def test_settings_are_those_of_the_template_when_a_clone_is_published(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> None:
     for setting in (
-        'search_path = "$user", edfi, "odd ""name""", public',
+        'search_path = "$user", edfi, "odd ""name""", "one, two",public, \'\', ", "',
         "work_mem = '8MB'",
         "app.words = 'it''s; DROP ROLE ods_service --'",
         "statement_timeout = '30s'",
@@ -133,6 +133,29 @@ async def test_settings_are_those_of_the_template_when_a_clone_is_published(
             "log_min_messages",
             "other.words",
         ]
+
+
+async def test_setting_is_empty_when_that_of_the_template_is(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{wanted.template}" SET temp_tablespaces FROM CURRENT')
+    assert await settings_of(admin, wanted.template) == {"temp_tablespaces="}
+    await provisioned(server, wanted)
+    assert await settings_of(admin, wanted.database) == {'temp_tablespaces=""'}
+
+
+async def test_clone_is_made_when_a_role_in_the_acl_of_its_template_is_gone(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, role: str
+) -> None:
+    await admin.execute(f'GRANT CONNECT ON DATABASE "{wanted.template}" TO "{role}"')
+    await admin.execute(  # as in a damaged catalogue: PostgreSQL itself drops no role that is in an ACL
+        "UPDATE pg_database SET datacl = datacl || makeaclitem(4000000000, datdba, 'CREATE', false)"
+        " WHERE datname = $1",
+        wanted.template,
+    )
+    await provisioned(server, wanted)
+    assert (role, "CONNECT", False) in await access(admin, wanted.database)
+    assert "unknown" not in " ".join(str(row) for row in await access(admin, wanted.database))
 
 
 async def test_spare_gets_the_settings_that_the_template_has_when_it_is_claimed(

@@ -100,6 +100,7 @@ REFUSED: dict[str, list[str]] = {
         "PUBLIC: CONNECT",
         "a: bad-value",
         "a: CONNECT;b:",
+        f"{'x' * 64}: CONNECT",
     ],
     "CLONE_STRATEGY": ["", "bad-value", "WAL_LOG"],
     "SPARES": ["", "bad-value", "-1", "101", "1.5"],
@@ -252,8 +253,8 @@ def test_queues_and_templates_follow_their_variables_when_they_are_set(
 
 
 def test_privileges_are_listed_by_role_when_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ODS_DATABASE_GRANTS", " ods_api: CONNECT, TEMPORARY ;odd: name: connect; ")
-    assert Settings.load().granted == (("ods_api", "CONNECT, TEMPORARY"), ("odd: name", "connect"))
+    monkeypatch.setenv("ODS_DATABASE_GRANTS", " ods_api: CONNECT,\u00a0TEMPORARY ;odd: name: connect; ")
+    assert Settings.load().granted == (("ods_api", "CONNECT, TEMPORARY"), ("odd: name", "CONNECT"))
 
 
 def test_foreign_variable_is_ignored_when_it_has_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
