@@ -1,6 +1,7 @@
 """The settings, as the environment gives them; of secrets only that they are set."""
 
 import os
+import re
 from collections.abc import Iterator
 
 from pydantic import BaseModel, SecretStr
@@ -9,6 +10,8 @@ from doctor.findings import Finding, ok, warning
 from settings import SECRETS, Address, AnySettings, MultiTenantSettings, Settings
 
 _PREFIX = "ODS_"
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
+"""The login in a web address."""
 _DSNS = ("admin_dsn", "master_dsn")
 _OF_COMMANDS = {
     *("ODS_API_URL", "ODS_CLIENT_ID", "ODS_CLIENT_SECRET", "ODS_CLIENT_SECRET_FILE", "ODS_TENANT"),
@@ -42,7 +45,7 @@ def _shown(settings: BaseModel, name: str) -> str:
         return ", ".join(value)
     if name in SECRETS:
         return f"set, {len(value.get_secret_value())} characters" if value is not None else "not set"
-    return str(value)
+    return _LOGIN.sub("…@", str(value))
 
 
 def _unknown() -> set[str]:

@@ -10,6 +10,7 @@ from doctor.findings import Finding, fault, ok, warning
 from registry.connection_strings.connection_string import ConnectionString
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus
+from registry.rights.needs import quoted
 from registry.storage.engine import create_registry_engine
 from settings import Address as DsnAddress
 from settings import Settings
@@ -32,7 +33,7 @@ async def examine_login(subject: str, settings: Settings) -> Sequence[Finding]:
         return [warning(subject, "Not examined: the registry cannot be asked for an instance")]
     database = instance or DsnAddress.of(settings.master_dsn).database
     place = f"the database {database} at {place}, as {user}"
-    remedy = f"ALTER ROLE {user} LOGIN PASSWORD '…'; or correct {_VARIABLE}"
+    remedy = f"ALTER ROLE {quoted(user)} LOGIN PASSWORD '…'; or correct {_VARIABLE}"
     try:
         async with reading(Address(string.endpoints, database, user, password, string.ssl_mode)):
             return [ok(subject, f"It opens {place}")]

@@ -7,7 +7,12 @@ that a request or job gets when PostgreSQL has refused it for a missing right.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+_KEYWORDS = RESERVED_WORDS | {"collation", "concurrently", "lateral", "system_user", "tablesample"}
+"""What PostgreSQL takes for no name of a role or database unless it is in quotes."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def server_needs(database: str, templates: Iterable[str], owner: str | None = No
 def quoted(identifier: str) -> str:
     """A name as SQL writes it."""
     is_plain = identifier.isascii() and identifier.islower() and identifier.isidentifier()
-    return identifier if is_plain else '"' + identifier.replace('"', '""') + '"'
+    if is_plain and identifier not in _KEYWORDS:
+        return identifier
+    return '"' + identifier.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:

@@ -234,8 +234,8 @@ async def test_rows_are_named_when_another_key_has_encrypted_them(
 async def test_login_is_named_when_the_ods_api_cannot_log_in(
     settings: Settings, rows: asyncpg.Connection, postgres: EmbeddedPostgres, admin: asyncpg.Connection
 ) -> None:
-    role = f"ods_api_{next(NUMBERS)}"
-    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'another'")
+    role = f"Ods Api {next(NUMBERS)}"
+    await admin.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD 'another'")
     string = f"host=127.0.0.1;port={postgres.port};username={role};password=expected"
     wrong = settings.model_copy(update={"instance_connection_string": SecretStr(string)})
     await rows.execute(
@@ -244,11 +244,11 @@ async def test_login_is_named_when_the_ods_api_cannot_log_in(
     )
     try:
         remedy = await complaint(wrong, "connection string of the ODS/API", "the database postgres")
-        assert remedy.startswith(f"ALTER ROLE {role} LOGIN PASSWORD '…';")
+        assert remedy.startswith(f"ALTER ROLE \"{role}\" LOGIN PASSWORD '…';")
         await admin.execute(remedy.partition(";")[0].replace("…", "expected"))
         assert await complaints(wrong) == []
     finally:
-        await admin.execute(f"DROP ROLE {role}")
+        await admin.execute(f'DROP ROLE "{role}"')
 
 
 async def test_jobs_are_counted_when_they_wait_for_longer_than_a_sweep(

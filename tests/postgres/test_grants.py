@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from registry.rights.needs import quoted
 from settings import Settings
 from tests import preloaded
 from tests.servers import NUMBERS, environment, make_settings, make_tenant_settings, right_missing, session
@@ -35,6 +36,12 @@ async def test_command_prints_the_deployed_file_when_the_names_are_those_of_the_
 
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == DEPLOYED.read_text()
+
+
+async def test_name_is_in_quotes_when_it_is_a_word_of_sql(admin: asyncpg.Connection) -> None:
+    words = await admin.fetch("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
+    assert [row["word"] for row in words if not quoted(row["word"]).startswith('"')] == []
+    assert quoted("ods_service") == "ods_service"
 
 
 async def test_check_is_content_when_the_role_owns_all(settings: Settings) -> None:
