@@ -25,6 +25,17 @@ _PAGE = 500
 _FINISHED = ("Completed", "Error")
 
 
+def completed(job: Json) -> Json:
+    """The job, which has ended.
+
+    Raises:
+        CommandError: it ended in `Error`.
+    """
+    if job["status"] == "Error":
+        raise CommandError(f"{job['jobId']} ended in an error: {job['errorMessage']}")
+    return job
+
+
 class UnreachableError(CommandError):
     """No server answers at the API's address."""
 
@@ -162,18 +173,26 @@ class AdminApi:
         entries: list[Json] = self._request("GET", "/v2/audit", params={"limit": limit}).json()
         return entries
 
-    def wait_for(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
-        """Wait until `job` has finished, calling `watch` after each poll.
+    def wait_for(self, job: str) -> Json:
+        """Wait until `job` has finished.
 
         Raises:
             CommandError: it ended in `Error`, or the API has not answered for half a minute.
+        """
+        return completed(self.wait_for_end(job))
+
+    def wait_for_end(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
+        """Wait until `job` has finished or failed, calling `watch` after each poll; returns it as it is then.
+
+        Raises:
+            CommandError: the API has not answered for half a minute.
         """
         answered = monotonic()
         while True:
             try:
                 state = self.job(job)
                 if state["status"] in _FINISHED:
-                    return _completed(state)
+                    return state
                 watch()
                 answered = monotonic()
             except UnreachableError:
@@ -244,12 +263,6 @@ def _are_complete(spares: Json) -> bool:
     return not spares["unfinished"] and all(
         it["ready"] == it["wanted"] and not it["stale"] for it in templates
     )
-
-
-def _completed(job: Json) -> Json:
-    if job["status"] == "Error":
-        raise CommandError(f"{job['jobId']} ended in an error: {job['errorMessage']}")
-    return job
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from cli.client import AdminApi, Json
+from cli.client import AdminApi, Json, completed
 from cli.output import progress
 
 
@@ -12,17 +12,31 @@ def follow(api: AdminApi, accepted: Json, *, quietly: bool = False) -> None:
     Raises:
         CommandError: the job failed.
     """
-    if quietly:
-        api.wait_for(accepted["jobId"])
-        return
+    completed(follow_to_end(api, accepted["jobId"], accepted["id"], quietly=quietly))
+
+
+def follow_to_end(api: AdminApi, job: str, instance: int | None, *, quietly: bool = False) -> Json:
+    """Wait until a job has finished or failed, showing what `follow` shows; returns the job as it is then.
+
+    Args:
+        api: where to ask.
+        job: the job's id.
+        instance: the id of its instance; None if it has none, and nothing is shown.
+        quietly: show nothing.
+
+    Raises:
+        CommandError: the API has not answered for half a minute.
+    """
+    if quietly or instance is None:
+        return api.wait_for_end(job)
     started = monotonic()
     with progress() as show:
 
         def show_progress() -> None:
-            for row in api.instances(id=accepted["id"]):
+            for row in api.instances(id=instance):
                 show(f"{row['name']}: {_phase(row)}", f"({monotonic() - started:.1f} s{_estimate(row)})")
 
-        api.wait_for(accepted["jobId"], show_progress)
+        return api.wait_for_end(job, show_progress)
 
 
 def _phase(row: Json) -> str:

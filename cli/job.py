@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from cli.api_access import connect
+from cli.following import follow_to_end
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
 from cli.output import show_json, show_list, show_members
+from embedded.errors import CommandError
 from registry.instances.job_list import OPERATIONS
 from registry.instances.status import JobStatus
 
@@ -37,15 +39,34 @@ def list_newest(  # noqa: PLR0913 - a command line's options
     instance: Annotated[
         int | None, typer.Option(help="Only jobs of the instance with this id.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=_MAX_JOBS, help="How many of the newest jobs.")] = 25,
     *,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only jobs created at this time or later: 2026-11-26T04:00, in UTC if it names no zone.",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only jobs created before this time.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_JOBS, help="How many of the newest jobs.")] = 25,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """List the newest jobs, the newest first."""
     with connect(api_url, data_dir) as api:
-        rows = api.jobs(limit, status=status, operation=operation, instanceId=instance)
+        rows = api.jobs(
+            limit,
+            status=status,
+            operation=operation,
+            instanceId=instance,
+            createdFrom=since,
+            createdTo=until,
+        )
     if as_json:
         show_json(rows)
     else:
@@ -64,9 +85,21 @@ def show(
 
 @app.command()
 def cancel(
-    job: JobId, *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+    job: JobId,
+    *,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until the job has ended; exit 1 if it was done all the same."),
+    ] = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Cancel a job that waits or runs: what it has done is undone."""
     with connect(api_url, data_dir) as api:
         cancelled = api.cancel(job)
+        if wait:
+            cancelled = follow_to_end(api, job, cancelled["instanceId"], quietly=as_json)
+            if cancelled["status"] == JobStatus.COMPLETED:
+                raise CommandError(f"{job} was done before it could be cancelled.")
     (show_json if as_json else show_members)(cancelled)

@@ -11,6 +11,7 @@ import pytest
 
 from embedded import seeding
 from embedded.data_folder import DataFolder
+from embedded.polling import wait_until
 from embedded.ports import free_port
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
@@ -178,6 +179,50 @@ def test_jobs_are_listed_shown_and_not_cancelled_any_more_when_commanded(
     assert rows == [shown]
     assert "state Completed cannot be cancelled" in error(ods("job", "cancel", job, "--data-dir", stack.path))
     assert "'Status' must be one" in error(ods("job", "list", "--status", "x", "--data-dir", stack.path))
+
+
+def test_jobs_of_a_time_are_listed_when_it_is_named(
+    ods: Ods, stack: DataFolder, instance: Ods, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    at = content(ods("job", "show", created["jobId"], "--json", "--data-dir", stack.path))["createdAt"]
+
+    def listed(*options: str) -> list[str]:
+        mine = ("--instance", created["id"], "--json", "--data-dir", stack.path)
+        return [job["jobId"] for job in content(ods("job", "list", *options, *mine))]
+
+    assert listed("--since", at) == [created["jobId"]]
+    assert listed("--since", "2000-01-01T00:00+02:00", "--until", "2999-01-01") == [created["jobId"]]
+    assert listed("--until", at) == listed("--since", "2999-01-01") == []
+    refused = ods("job", "list", "--since", "yesterday", "--data-dir", stack.path)
+    assert "Created From" in error(refused)
+
+
+async def test_job_is_followed_to_its_end_when_it_is_cancelled(
+    ods: Ods, stack: DataFolder, instance: Ods, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    running = stack.running_stack()
+    assert running is not None
+    options = ("--wait", "--data-dir", stack.path)
+    session = await asyncpg.connect(running["postgres"]["master_dsn"])
+    try:
+        async with session.transaction():  # which the deletion waits for
+            await session.execute(f'ALTER DATABASE "{database_of(name)}" CONNECTION LIMIT -1')
+            deletion = content(instance("delete", created["id"], "--json"))["jobId"]
+
+            async def runs() -> bool:
+                told = content(ods("job", "show", deletion, "--json", "--data-dir", stack.path))
+                return bool(told["status"] == "InProgress")
+
+            await wait_until(runs, 20)
+            cancelled = content(ods("job", "cancel", deletion, "--json", *options))
+    finally:
+        await session.close()
+    assert (cancelled["jobId"], cancelled["status"]) == (deletion, "Error")
+    assert cancelled["errorMessage"] == "The job was cancelled."
+    assert content(instance("retry", created["id"], "--wait", "--json"))["status"] == "Deleted"
+    assert "state Completed cannot be cancelled" in error(ods("job", "cancel", deletion, *options))
 
 
 def test_sweep_is_requested_when_commanded(ods: Ods, stack: DataFolder) -> None:
