@@ -174,5 +174,6 @@ async def _answer_of(call: Awaitable[_Result]) -> _Result:
     except temporal_calls.FAULTS:
         raise ProblemError.unavailable(
             "Temporal cannot be reached",
-            "The job goes on. Ask for its cancellation again when Temporal is back.",
+            "The job goes on, unless Temporal has received the request all the same. Ask for its cancellation"
+            " again when Temporal is back.",
         ) from None
