@@ -56,7 +56,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
     "activities/databases.py": _ACTIVITIES,
     "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
-    "activities/errors.py": ("tests/unit/test_database_errors.py", *_ACTIVITIES),
+    "activities/errors.py": ("tests/unit/test_activity_errors.py",),
     "activities/heartbeats.py": _ACTIVITIES,
     "activities/reconcile.py": (
         "tests/postgres/test_database_activities.py",
