@@ -45,6 +45,7 @@ from api.routes import (
     templates,
     tenant_view,
     tenants,
+    usage,
 )
 from api.security.grants import GrantRefusal
 from api.security.limits import ConnectLimits
@@ -97,7 +98,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
     router = APIRouter()
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, documentation, instances, adoption, managed_instances),
+        *(information, documentation, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(jobs, sweeps, drift, spares, templates, audit),
         *((connect,) if issues_tokens else ()),

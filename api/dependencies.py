@@ -30,6 +30,7 @@ from settings import Settings
 from temporal.job_canceller import JobCanceller
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftDetector
+from tenants.usage import InstanceUsage
 
 
 def _part(choose: Callable[[Services], object]) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
@@ -47,6 +48,7 @@ JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
 JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
+InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]

@@ -19,6 +19,7 @@ from api.schemas.base import ResponseModel
 from api.services import Services
 from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError
+from databases.rights import rights_fault
 from logs import fault_name
 from registry.rights.missing import MissingRightsError, explanation
 from registry.storage.connecting import READ_ONLY
@@ -134,8 +135,7 @@ async def _require_server(group: Sequence[Services]) -> None:
     async with group[0].tenant.server.session() as session:
         missing = [grant for rights in distinct.values() for grant in await rights.missing_on_server(session)]
     if missing:
-        reason = explanation("the server of the ODS databases", list(dict.fromkeys(missing)))
-        raise DatabaseFaultError(reason, sqlstate=INSUFFICIENT_PRIVILEGE)
+        raise rights_fault(list(dict.fromkeys(missing)))
 
 
 def _installation(tenants: Tenancy, services: Services) -> Check:

@@ -3,7 +3,7 @@
 They differ in addresses, status words and the form of their answers and refusals; everything else is here.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from api.dependencies import (
     InstanceDescriptionsDep,
     InstanceQueriesDep,
     InstanceStoreDep,
+    InstanceUsageDep,
     JobDispatcherDep,
     SettingsDep,
 )
@@ -31,7 +32,9 @@ from api.http.parsing import (
     documented_body,
 )
 from api.http.problems import ProblemError
+from api.schemas.base import paced
 from api.schemas.instances import Instance
+from api.schemas.usage import ListedInstance
 from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.status import InstanceStatus, Template
@@ -133,6 +136,9 @@ async def _selection(  # noqa: PLR0913, PLR0917 - the filters of a list
 ExactSelectionDep = Annotated[Selection, Depends(_exact_selection)]
 """What the contract allows on every surface: exact filters, by id."""
 SelectionDep = Annotated[Selection, Depends(_selection)]
+USAGE = "usage"
+IncludedDep = Annotated[list[str], words_of("include", [USAGE])]
+"""What a list shows of each instance beside its row and its job."""
 
 
 async def require_instance_management(settings: SettingsDep) -> None:
@@ -151,6 +157,7 @@ class InstanceService:
         instances: InstanceStoreDep,
         queries: InstanceQueriesDep,
         descriptions: InstanceDescriptionsDep,
+        usage: InstanceUsageDep,
         dispatcher: JobDispatcherDep,
         audit: AuditContextDep,
         settings: SettingsDep,
@@ -158,6 +165,7 @@ class InstanceService:
         self._instances = instances
         self._queries = queries
         self._descriptions = descriptions
+        self._usage = usage
         self._dispatcher = dispatcher
         self._audit = audit
         self._templates = list(settings.template_databases)
@@ -169,6 +177,14 @@ class InstanceService:
     async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances, deleted ones included, with how far their jobs are."""
         return await self._descriptions.describe(await self.rows(selection))
+
+    async def select_with_usage(self, selection: Selection) -> AsyncIterator[ListedInstance]:
+        """A page of instances as `select` has it, with how each is used."""
+        rows = await self.rows(selection)
+        figures_of = await self._usage.of_page(rows)
+        described = await self._descriptions.describe(rows)
+        async for row, instance in paced(zip(rows, described, strict=True)):
+            yield ListedInstance.with_usage(instance, figures_of(row))
 
     async def rows(self, selection: Selection) -> Sequence[DbInstance]:
         """A page of instances, deleted ones included."""

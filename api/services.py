@@ -35,6 +35,7 @@ from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant
+from tenants.usage import InstanceUsage
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Services:
     tenant: Tenant
     temporal: Client
     adoption: DatabaseAdoption
+    usage: InstanceUsage
     descriptions: InstanceDescriptions
     ods_instances: OdsInstances
     contexts: Contexts
@@ -74,6 +76,7 @@ class Services:
             tenant=tenant,
             temporal=temporal,
             adoption=DatabaseAdoption(tenant),
+            usage=InstanceUsage(tenant),
             descriptions=InstanceDescriptions(tenant.queries, partial(_workflow_url, tenant, temporal)),
             ods_instances=OdsInstances(tenant.engine, tenant.instances, tenant.connection_strings),
             contexts=Contexts(tenant.engine),

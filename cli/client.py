@@ -105,6 +105,21 @@ class AdminApi:
         """A live instance."""
         return self._object("GET", f"/v2/dbInstances/{instance}")
 
+    def usage(self, instance: int) -> Json:
+        """How a live instance is used."""
+        return self._object("GET", f"/v2/dbInstances/{instance}/usage")
+
+    def id_of(self, name: str) -> int:
+        """The id of the live instance with this name.
+
+        Raises:
+            CommandError: there is none.
+        """
+        for row in self.instances(name=name):
+            if row["status"] != "Deleted":
+                return int(row["id"])
+        raise CommandError(f"There is no instance with the name '{name}'.")
+
     def instances(self, **filters: str | int) -> Iterator[Json]:
         """All instances, deleted ones as well, that match `filters`."""
         for offset in count(step=_PAGE):

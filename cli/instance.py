@@ -22,6 +22,8 @@ _COLUMNS = {
     "odsInstanceId": "ODS INSTANCE",
     "databaseName": "DATABASE",
 }
+_SESSION_COLUMNS = {"applicationName": "SESSIONS OF", "state": "STATE", "count": "COUNT"}
+_TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "ROWS"}
 
 
 @app.command()
@@ -65,6 +67,29 @@ def show(
     """Show everything about an instance."""
     with connect(api_url, data_dir) as api:
         _show(api.instance(instance), as_json=as_json)
+
+
+@app.command()
+def usage(
+    instance: Annotated[
+        str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
+    ],
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show how an instance is used: size, sessions, last activity, tables, applications."""
+    with connect(api_url, data_dir) as api:
+        is_id = instance.isascii() and instance.isdigit()
+        found = api.usage(int(instance) if is_id else api.id_of(instance))
+    if as_json:
+        show_json(found)
+        return
+    sessions, tables = found.pop("sessions"), found.pop("largestTables")
+    show_members(found)
+    show_list(sessions, _SESSION_COLUMNS)
+    show_list(tables, _TABLE_COLUMNS)
 
 
 @app.command()

@@ -1,14 +1,14 @@
 """Rights that the service's role lacks on the ODS server: which grants a step needs that was refused."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError, translate_postgres_errors
-from registry.rights.missing import missing_grants
-from registry.rights.needs import server_needs
+from registry.rights.missing import explanation, missing_grants
+from registry.rights.needs import server_needs, statistics_need
 
 
 async def missing_on_server(
@@ -27,6 +27,24 @@ async def missing_on_server(
     with translate_postgres_errors({}):
         database = await session.fetchval("SELECT current_database()")
         return await missing_grants(session, server_needs(database, templates, owner))
+
+
+def rights_fault(grants: Sequence[str]) -> DatabaseFaultError:
+    """What to raise when the service's role lacks rights on the server; its reason names the `grants`."""
+    reason = explanation("the server of the ODS databases", grants)
+    return DatabaseFaultError(reason, sqlstate=INSUFFICIENT_PRIVILEGE)
+
+
+async def require_statistics(session: asyncpg.Connection) -> None:
+    """Check that the session's role sees what sessions of other roles do: PostgreSQL hides it, unasked.
+
+    Raises:
+        DatabaseFaultError: it does not, and the reason names the grant; or the server is away, …
+    """
+    with translate_postgres_errors({}):
+        grants = await missing_grants(session, [statistics_need()])
+    if grants:
+        raise rights_fault(grants)
 
 
 @asynccontextmanager

@@ -38,6 +38,7 @@ DO $$ BEGIN IF to_regclass('dbo.profileapplications') IS NOT NULL THEN GRANT SEL
 \connect "EdFi_Master"
 ALTER ROLE ods_service CREATEDB;
 GRANT pg_signal_backend TO ods_service;
+GRANT pg_read_all_stats TO ods_service;
 GRANT CONNECT ON DATABASE "EdFi_Master" TO ods_service;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Minimal_Template') THEN GRANT CONNECT ON DATABASE "EdFi_Ods_Minimal_Template" TO ods_service; END IF; END $$;

@@ -17,8 +17,8 @@ from doctor.temporal_server import examine_temporal
 from registry.storage.engine import POOL_SIZE
 from settings import Address, AnySettings, Settings, login_of
 
-_REQUESTS_ON_SERVER = 4
-"""Sessions on the ODS server that an API process opens for health checks, drift and adoption, about."""
+_REQUESTS_ON_SERVER = 8
+"""Sessions on the ODS server that an API process opens about, for health, drift, adoption and usage."""
 _SESSIONS_OF_A_STEP = 2
 """A rename takes a second session, which ends those of others."""
 

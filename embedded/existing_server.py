@@ -36,6 +36,7 @@ SELECT current_setting('server_version_num')::integer / 10000 AS version,
     (SELECT system_identifier::text FROM pg_control_system()) AS system,
     (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates,
     pg_has_role('pg_signal_backend', 'USAGE') AS ends_sessions,
+    pg_has_role('pg_read_all_stats', 'USAGE') AS sees_sessions,
     quote_ident(current_user) AS role
 """
 _PREPARING = 0x4F6453736565
@@ -111,6 +112,11 @@ class ExistingServer:
             raise CommandError(
                 "The role of --postgres may not end the sessions that keep a database from being dropped;"
                 f" run `GRANT pg_signal_backend TO {row['role']}` as a superuser, then start again."
+            )
+        if not row["sees_sessions"]:
+            raise CommandError(
+                "The role of --postgres may not see how the databases are used;"
+                f" run `GRANT pg_read_all_stats TO {row['role']}` as a superuser, then start again."
             )
         record = self._folder.existing_server()
         if record is not None and record["system"] != row["system"]:

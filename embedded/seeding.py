@@ -19,12 +19,12 @@ _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def ensure_service_role(superuser_dsn: str, password: str) -> None:
-    """Create the role of API and worker: it may create databases and end sessions, and no more."""
+    """Create the role of API and worker: it may create databases, see and end sessions, and no more."""
     async with _connection(superuser_dsn) as server:
         if not await server.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", SERVICE_ROLE):
             await server.execute(f"CREATE ROLE {SERVICE_ROLE}")
         await server.execute(f"ALTER ROLE {SERVICE_ROLE} LOGIN CREATEDB NOSUPERUSER PASSWORD '{password}'")
-        await server.execute(f"GRANT pg_signal_backend TO {SERVICE_ROLE}")
+        await server.execute(f"GRANT pg_signal_backend, pg_read_all_stats TO {SERVICE_ROLE}")
 
 
 async def ensure_registry_database(dsn: str, owner: str = SERVICE_ROLE) -> bool:

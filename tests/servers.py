@@ -56,7 +56,7 @@ def since_postgres(version: int, what: str) -> pytest.MarkDecorator:
 
 
 def service_dsn(server: EmbeddedPostgres, database: str) -> str:
-    """How the product reaches `database`: with CREATEDB and pg_signal_backend, not as superuser."""
+    """How the product reaches `database`: with the rights that the service needs, not as superuser."""
     return f"postgresql://{seeding.SERVICE_ROLE}:{SERVICE_PASSWORD}@127.0.0.1:{server.port}/{database}"
 
 

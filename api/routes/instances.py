@@ -15,13 +15,16 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
+    USAGE,
     CreateRequestDep,
+    IncludedDep,
     InstanceServiceDep,
     SelectionDep,
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Instance
+from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
 
 router = APIRouter(
@@ -46,9 +49,16 @@ async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, re
     return Accepted.model_validate(requested)
 
 
-@router.get("", response_model=list[Instance], responses=problems.documented(*READ_REFUSALS))
-async def list_instances(selection: SelectionDep, service: InstanceServiceDep) -> Response:
-    """A page of instances, by id unless `orderBy` says otherwise; deleted ones included."""
+@router.get("", response_model=list[ListedInstance], responses=problems.documented(*READ_REFUSALS))
+async def list_instances(
+    selection: SelectionDep, included: IncludedDep, service: InstanceServiceDep
+) -> Response:
+    """A page of instances, by id unless `orderBy` says otherwise; deleted ones included.
+
+    With `include=usage`, each has what the server of the ODS databases tells of its database.
+    """
+    if USAGE in included:
+        return await list_response(service.select_with_usage(selection))
     return await list_response(paced(await service.select(selection)))
 
 

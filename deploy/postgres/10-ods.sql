@@ -11,6 +11,7 @@
 \getenv service_password POSTGRES_ODS_SERVICE_PASSWORD
 CREATE ROLE ods_service LOGIN NOSUPERUSER CREATEDB PASSWORD :'service_password';
 GRANT pg_signal_backend TO ods_service; -- dropping a database ends the sessions of other roles in it
+GRANT pg_read_all_stats TO ods_service; -- the usage of an instance is told of the sessions of other roles
 
 SELECT 'CREATE DATABASE "EdFi_Admin" OWNER ods_service'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Admin') \gexec

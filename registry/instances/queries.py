@@ -11,7 +11,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.instance_list import InstanceFilter, page_of_instances
 from registry.instances.status import InstanceStatus, JobStatus
-from registry.ods_instances.applications import Application, applications_of
+from registry.ods_instances.applications import (
+    Application,
+    application_ids_of_each,
+    applications_of,
+)
 from registry.storage.engine import fetch_all
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.listing import Listing, Page, by_utf16
@@ -189,6 +193,14 @@ class InstanceQueries:
         """The applications that may use an ODS instance, by id."""
         async with self._sessions.statement() as session:
             return await applications_of(session, ods_instance_id)
+
+    async def application_ids(self, ods_instance_ids: Collection[int]) -> Mapping[int, list[int]] | None:
+        """Ids of the applications that may use each of these ODS instances, of those that any may use.
+
+        None if the tables of the ODS/API are not there.
+        """
+        async with self._sessions.statement() as session:
+            return await application_ids_of_each(session, ods_instance_ids)
 
     async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
         """The contexts of an ODS instance, by id."""

@@ -1,6 +1,6 @@
 """The applications that may use an ODS instance, from those tables of the ODS/API that exist."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -14,6 +14,14 @@ WHERE relnamespace = to_regnamespace('dbo') AND relkind IN ('r', 'p', 'v')
 _USES = """
 SELECT {wanted} FROM dbo.apiclientodsinstances use
 JOIN dbo.apiclients client ON client.apiclientid = use.apiclient_apiclientid
+"""
+_USERS_OF_EACH = """
+SELECT use.odsinstance_odsinstanceid AS ods_instance_id,
+       array_agg(DISTINCT client.application_applicationid ORDER BY client.application_applicationid) AS ids
+FROM dbo.apiclientodsinstances use
+JOIN dbo.apiclients client ON client.apiclientid = use.apiclient_apiclientid
+WHERE use.odsinstance_odsinstanceid = ANY(:ods_instance_ids) AND client.application_applicationid IS NOT NULL
+GROUP BY use.odsinstance_odsinstanceid
 """
 _QUERY = """
 SELECT application.applicationid AS id, application.applicationname AS name,
@@ -50,6 +58,19 @@ async def applications_of(session: AsyncSession, ods_instance_id: int) -> list[A
         return []
     rows = await session.execute(text(_query(present)), {"ods_instance_id": ods_instance_id})
     return [Application(**row) for row in rows.mappings()]
+
+
+async def application_ids_of_each(
+    session: AsyncSession, ods_instance_ids: Collection[int]
+) -> Mapping[int, list[int]] | None:
+    """The ids of the applications that may use each of these ODS instances, in their order.
+
+    An ODS instance that no application may use is left out; None: the registry has no applications.
+    """
+    if not set(await session.scalars(text(_PRESENT))) >= _NEEDED:
+        return None
+    rows = await session.execute(text(_USERS_OF_EACH), {"ods_instance_ids": list(ods_instance_ids)})
+    return {row.ods_instance_id: row.ids for row in rows}
 
 
 def _query(present: Collection[str]) -> str:

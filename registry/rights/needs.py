@@ -85,11 +85,17 @@ def server_needs(database: str, templates: Iterable[str], owner: str | None = No
         ),
         # Renaming and dropping a database end the sessions of other roles on it.
         _member_of("pg_signal_backend"),
+        statistics_need(),
         *([_member_of(owner)] if owner else []),
         _on_database(database),
         _on_function("pg_catalog", "pg_control_system"),
         *(need for template in templates for need in _on_template(template)),
     ]
+
+
+def statistics_need() -> Need:
+    """Seeing what sessions of other roles do, and the size of each database."""
+    return _member_of("pg_read_all_stats")
 
 
 def quoted(identifier: str) -> str:

@@ -138,7 +138,7 @@ async def test_service_role_has_these_rights_alone_when_initialised(superuser: a
     memberships = await superuser.fetch(
         "SELECT roleid::regrole::text FROM pg_auth_members WHERE member = 'ods_service'::regrole"
     )
-    assert [row["roleid"] for row in memberships] == ["pg_signal_backend"]
+    assert {row["roleid"] for row in memberships} == {"pg_signal_backend", "pg_read_all_stats"}
 
 
 async def test_service_role_owns_the_registry_alone_when_initialised(superuser: asyncpg.Connection) -> None:

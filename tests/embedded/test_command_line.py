@@ -96,6 +96,21 @@ def test_instance_lives_and_dies_when_commanded(instance: Ods, name: str) -> Non
     assert "Not found" in error(instance("show", created["id"]))
 
 
+def test_usage_is_shown_when_the_instance_is_called_by_its_id_or_its_name(instance: Ods, name: str) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    by_id = content(instance("usage", created["id"], "--json"))
+    by_name = content(instance("usage", name, "--json"))
+    assert by_id["tables"] == by_name["tables"] > 10
+    assert min(by_id["sizeBytes"], by_name["sizeBytes"]) > 1_000_000
+    lines = [line.split() for line in instance("usage", name).stdout.splitlines()]
+    assert ["tables", str(by_id["tables"])] in lines
+    assert lines[-len(by_id["largestTables"]) - 1] == ["LARGEST", "TABLES", "BYTES", "ROWS"]
+    assert [line[0] for line in lines[-10:]] == [table["name"] for table in by_id["largestTables"]]
+    content(instance("delete", created["id"], "--wait", "--json"))
+    assert error(instance("usage", name)) == f"There is no instance with the name '{name}'."
+    assert "Not found" in error(instance("usage", created["id"]))
+
+
 def test_answer_names_the_job_when_the_command_does_not_wait(instance: Ods, name: str) -> None:
     accepted = content(instance("create", name, "--template", "Sample", "--json"))
     assert accepted["jobId"].startswith("CreateInstanceJob-")

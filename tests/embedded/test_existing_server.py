@@ -50,10 +50,11 @@ async def admin(server: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def role(admin: asyncpg.Connection) -> str:
-    """A role that may create databases and end sessions, and no more."""
+    """A role that may create databases, see and end sessions, and no more."""
     name = f"operator {next(NUMBERS)}"
     await admin.execute(
-        f"""CREATE ROLE "{name}" LOGIN CREATEDB IN ROLE pg_signal_backend PASSWORD '{PASSWORD}'"""
+        f"""CREATE ROLE "{name}" LOGIN CREATEDB PASSWORD '{PASSWORD}'
+            IN ROLE pg_signal_backend, pg_read_all_stats"""
     )
     return name
 
@@ -134,6 +135,8 @@ def up(ods: Ods, folder: DataFolder, dsn: str, *options: object, **environment: 
 async def test_start_is_refused_with_the_grant_when_the_role_may_not_create_databases(
     server: EmbeddedPostgres, admin: asyncpg.Connection, role: str, folder: DataFolder, ods: Ods
 ) -> None:
+    await admin.execute(f'REVOKE pg_read_all_stats FROM "{role}"')
+    assert f'`GRANT pg_read_all_stats TO "{role}"`' in up(ods, folder, dsn(server, role))
     await admin.execute(f'REVOKE pg_signal_backend FROM "{role}"')
     assert f'`GRANT pg_signal_backend TO "{role}"`' in up(ods, folder, dsn(server, role))
     await admin.execute(f'ALTER ROLE "{role}" NOCREATEDB')

@@ -111,11 +111,12 @@ async def test_service_role_has_no_more_rights_than_it_needs_when_made(
 ) -> None:
     await seeding.ensure_service_role(server.dsn(), PASSWORD)
     row = await session.fetchrow(
-        "SELECT rolsuper, rolcreaterole, rolcreatedb, pg_has_role(rolname, 'pg_signal_backend', 'USAGE')"
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, pg_has_role(rolname, 'pg_signal_backend', 'USAGE'),"
+        " pg_has_role(rolname, 'pg_read_all_stats', 'USAGE')"
         " FROM pg_roles WHERE rolname = current_user"
     )
     assert row is not None
-    assert tuple(row) == (False, False, True, True)
+    assert tuple(row) == (False, False, True, True, True)
 
 
 async def test_registry_database_belongs_to_the_service_when_made(

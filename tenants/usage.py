@@ -1,0 +1,115 @@
+"""How the instances of a tenant are used: what the server tells of their databases, and the registry of them.
+
+Figures are shown of databases alone that carry the mark of the instance: another one of its name may be that
+of another tenant.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.ownership import Owner
+from databases.usage import DatabaseFigures, TableFigures, UsageReader
+from registry.instances.status import InstanceStatus
+from registry.storage.models import DbInstance
+from tenants.adoption import DatabaseNotFoundError
+from tenants.tenant import Tenant
+
+_NO_DATABASE = "The instance has no database."
+
+
+@dataclass(frozen=True)
+class InstanceFigures:
+    """What can be told of an instance without a session in its database.
+
+    Attributes:
+        database: the figures of its database.
+        application_ids: the applications of the ODS/API that may use it; None if the registry has no tables
+            of the ODS/API.
+    """
+
+    database: DatabaseFigures
+    application_ids: Sequence[int] | None
+
+
+class InstanceUsage:
+    """Tells how the instances of one tenant are used."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self._reader = UsageReader(tenant.server)
+
+    async def of_instance(self, instance_id: int) -> tuple[InstanceFigures, TableFigures]:
+        """The figures of an instance, and what its database tells of its tables.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or it is deleted.
+            DatabaseNotFoundError: it has no database.
+            DatabaseFaultError: the server is away, the database is not the instance's, a right is missing, …
+        """
+        row = await self._tenant.queries.instance(instance_id)
+        name = row.database_name
+        if name is None:
+            raise DatabaseNotFoundError(str(instance_id))
+        try:
+            tables = await self._reader.tables(self._owner(row), name)
+        except NotOursError:
+            raise DisagreementError(name, _unmarked(row)) from None
+        database = (await self._reader.figures([name])).get(name)
+        if tables is None or database is None:
+            raise DatabaseNotFoundError(name)
+        return _figures(row, database, await self._applications([row])), tables
+
+    async def of_page(self, rows: Sequence[DbInstance]) -> Callable[[DbInstance], InstanceFigures | str]:
+        """Tells the figures of each instance of a page, or why there are none: a server that is away is one.
+
+        It is asked of the rows one by one, for a page may be long.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry is away.
+        """
+        names = {row.database_name for row in rows if _may_have_database(row)}
+        reason = _NO_DATABASE
+        try:
+            databases = await self._reader.figures(names)
+        except DatabaseFaultError as fault:
+            reason, databases = fault.reason, {}
+        applications = await self._applications(rows)
+
+        def figures_of(row: DbInstance) -> InstanceFigures | str:
+            if not _may_have_database(row):
+                return _NO_DATABASE
+            database = databases.get(row.database_name)
+            if database is None:
+                return reason
+            if not self._owner(row).owns(database.comment):
+                return _unmarked(row)
+            return _figures(row, database, applications)
+
+        return figures_of
+
+    async def _applications(self, rows: Sequence[DbInstance]) -> Mapping[int, Sequence[int]] | None:
+        ids = [row.ods_instance_id for row in rows if row.ods_instance_id is not None]
+        return await self._tenant.queries.application_ids(ids)
+
+    def _owner(self, row: DbInstance) -> Owner:
+        installation = self._tenant.instances.installation.known_id
+        return Owner(self._tenant.name, row.ods_instance_id, "", str(row.mark), installation=installation)
+
+
+def _may_have_database(row: DbInstance) -> bool:
+    return row.database_name is not None and row.status != InstanceStatus.DELETED
+
+
+def _unmarked(row: DbInstance) -> str:
+    return (
+        f"The database '{row.database_name}' does not carry the mark of this instance. If it is the"
+        f" instance's, hand it over: `ods instance adopt {row.id}`."
+    )
+
+
+def _figures(
+    row: DbInstance, database: DatabaseFigures, applications: Mapping[int, Sequence[int]] | None
+) -> InstanceFigures:
+    used_by = None if applications is None else applications.get(row.ods_instance_id, [])
+    return InstanceFigures(database, used_by)

@@ -1,0 +1,201 @@
+"""Reading how databases are used: how often the server is asked, and that no job waits for it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+
+from databases import statements, usage
+from databases.constants import APPLICATION_NAME
+from databases.dropping import drop
+from databases.errors import DatabaseFaultError
+from databases.provisioning import CloneRequest, TemplateSizes, provision
+from databases.renaming import rename
+from databases.server import Server
+from databases.usage import UsageReader
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from tests.postgres.postgres_inspection import exists
+from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
+
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+_VISITORS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The names of each query of figures."""
+    queries: list[set[str]] = []
+
+    async def noted(
+        session: asyncpg.Connection, query: str, names: list[str], *more: Any
+    ) -> list[asyncpg.Record]:
+        queries.append(set(names))
+        return await statements.fetch_rows(session, query, names, *more)
+
+    monkeypatch.setattr(usage, "fetch_rows", noted)
+    return queries
+
+
+@pytest.fixture
+async def provisioned(server: Server, wanted: CloneRequest) -> CloneRequest:
+    """The instance's database."""
+    async with server.fenced(wanted.owner) as fenced:
+        await provision(fenced, wanted, TemplateSizes())
+    return wanted
+
+
+@asynccontextmanager
+async def locked_table(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str
+) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """A table of the database is locked; waits until as many sessions wait for it as are wanted."""
+
+    async def waited_for(sessions: int) -> None:
+        async def is_reached() -> bool:
+            return bool(await admin.fetchval(_WAITING, database) == sessions)
+
+        await wait_until(is_reached, 5)
+
+    async with session(service_dsn(postgres, database)) as holder:
+        await holder.execute("CREATE TABLE locked (id int)")
+        await holder.execute("BEGIN; LOCK TABLE locked")
+        yield waited_for
+
+
+async def test_delete_does_not_wait_when_the_tables_are_being_read(
+    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
+) -> None:
+    async with locked_table(postgres, admin, provisioned.database) as waited_for:
+        reading = asyncio.create_task(UsageReader(server).tables(provisioned.owner, provisioned.database))
+        await waited_for(1)
+        async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
+            await drop(fenced, provisioned.owner, [provisioned.database], published=True)
+        with pytest.raises(DatabaseFaultError) as caught:
+            await reading
+    assert caught.value.outage
+    assert not await exists(admin, provisioned.database)
+
+
+async def test_rename_does_not_wait_when_the_tables_are_being_read(
+    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
+) -> None:
+    database = provisioned.database
+    target = f"{database}_new"
+    owner = replace(provisioned.owner, number=2)
+    try:
+        async with locked_table(postgres, admin, database) as waited_for:
+            reading = asyncio.create_task(UsageReader(server).tables(provisioned.owner, database))
+            await waited_for(1)
+            async with asyncio.timeout(2), server.fenced(owner) as fenced:
+                await rename(server, fenced, owner, database, target)
+            with pytest.raises(DatabaseFaultError) as caught:
+                await reading
+        assert caught.value.outage
+        assert await exists(admin, target)
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{target}" WITH (FORCE)')
+
+
+@pytest.mark.usefixtures("provisioned")
+async def test_figures_of_the_others_are_told_when_databases_are_dropped_meanwhile(
+    server: Server, admin: asyncpg.Connection, wanted: CloneRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "_FRESH_SECONDS", 0.0)
+    reader, passing = UsageReader(server), f"{wanted.database}_passing"
+
+    async def made_and_dropped() -> None:
+        for _ in range(20):
+            await admin.execute(f'CREATE DATABASE "{passing}"')
+            await admin.execute(f'DROP DATABASE "{passing}"')
+
+    changing = asyncio.create_task(made_and_dropped())
+    seen = set()
+    while not changing.done():
+        figures = await reader.figures([wanted.database, passing])
+        assert figures[wanted.database].size_bytes > 1_000_000
+        seen.add(len(figures))
+    await changing
+    assert seen == {1, 2}
+
+
+async def test_two_queries_are_made_when_fifty_clients_ask_for_different_databases_at_once(
+    server: Server, asked: list[set[str]]
+) -> None:
+    reader = UsageReader(server)
+    await asyncio.gather(*(reader.figures([MINIMAL_TEMPLATE, f"number {n}"]) for n in range(50)))
+
+    assert len(asked) == 2
+    assert set.union(*asked) == {MINIMAL_TEMPLATE, *(f"number {n}" for n in range(50))}
+    assert not set.intersection(*asked)
+
+
+async def test_figures_are_asked_again_when_they_are_old(
+    server: Server, asked: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = UsageReader(server)
+    for _ in range(2):
+        assert await reader.figures([MINIMAL_TEMPLATE])
+    assert len(asked) == 1
+    monkeypatch.setattr(usage, "_FRESH_SECONDS", 0.0)
+    assert await reader.figures([MINIMAL_TEMPLATE])
+    assert len(asked) == 2
+
+
+async def test_server_is_tried_once_when_it_is_away_and_fifty_clients_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server("postgresql://any:any@127.0.0.1:1/postgres")
+    tried = 0
+    opened = server.session
+
+    def counted() -> Any:
+        nonlocal tried
+        tried += 1
+        return opened()
+
+    monkeypatch.setattr(server, "session", counted)
+    reader = UsageReader(server)
+    faults = await asyncio.gather(
+        *(reader.figures([f"number {n}"]) for n in range(50)), return_exceptions=True
+    )
+    assert tried == 1
+    assert all(isinstance(fault, DatabaseFaultError) and fault.outage for fault in faults)
+
+
+async def test_client_is_not_kept_waiting_when_the_server_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usage, "_READ_SECONDS", 0.2)
+    listening = asyncio.Event()
+
+    async def stay_silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await listening.wait()
+        writer.close()
+
+    silent = await asyncio.start_server(stay_silent, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with silent, asyncio.timeout(5):
+        reader = UsageReader(Server(f"postgresql://any:any@127.0.0.1:{port}/postgres"))
+        with pytest.raises(DatabaseFaultError, match="did not answer in time"):
+            await reader.figures(["any"])
+        listening.set()
+
+
+async def test_two_sessions_are_in_databases_when_many_clients_ask_for_tables(
+    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
+) -> None:
+    reader = UsageReader(server)
+    async with locked_table(postgres, admin, provisioned.database) as waited_for:
+        asking = [
+            asyncio.create_task(reader.tables(provisioned.owner, provisioned.database)) for _ in range(10)
+        ]
+        await waited_for(2)
+        assert not any(task.done() for task in asking)
+        assert await admin.fetchval(_VISITORS, provisioned.database, APPLICATION_NAME) == 2
+    told = await asyncio.gather(*asking)
+    assert all(tables is not None and tables.tables > 1 for tables in told)
