@@ -1,8 +1,6 @@
 """Reading how databases are used: how often the server is asked, and that no job waits for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +20,7 @@ from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists
 from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
 
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = $2"
 _VISITORS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2"
 
 
@@ -49,52 +47,54 @@ async def provisioned(server: Server, wanted: CloneRequest) -> CloneRequest:
     return wanted
 
 
-@asynccontextmanager
-async def locked_table(
-    postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str
-) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """A table of the database is locked; waits until as many sessions wait for it as are wanted."""
+async def waited_for(admin: asyncpg.Connection, database: str, event: str, sessions: int) -> None:
+    """Wait until as many sessions on the database wait for an event, as PostgreSQL calls it."""
 
-    async def waited_for(sessions: int) -> None:
-        async def is_reached() -> bool:
-            return bool(await admin.fetchval(_WAITING, database) == sessions)
+    async def is_reached() -> bool:
+        return bool(await admin.fetchval(_WAITING, database, event) == sessions)
 
-        await wait_until(is_reached, 5)
+    await wait_until(is_reached, 5)
 
-    async with session(service_dsn(postgres, database)) as holder:
-        await holder.execute("CREATE TABLE locked (id int)")
-        await holder.execute("BEGIN; LOCK TABLE locked")
-        yield waited_for
+
+@pytest.fixture
+async def reading(
+    server: Server, admin: asyncpg.Connection, provisioned: CloneRequest, monkeypatch: pytest.MonkeyPatch
+) -> "asyncio.Task[object]":
+    """The tables of the instance's database are being read, which takes longer than a job may wait."""
+    monkeypatch.setattr(usage, "_TABLES", "SELECT pg_sleep(600), $1::int")
+    tables = UsageReader(server).tables(provisioned.owner, provisioned.database)
+    task = asyncio.create_task(tables)
+    await waited_for(admin, provisioned.database, "PgSleep", 1)
+    return task
 
 
 async def test_delete_does_not_wait_when_the_tables_are_being_read(
-    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
+    server: Server,
+    admin: asyncpg.Connection,
+    provisioned: CloneRequest,
+    reading: "asyncio.Task[object]",
 ) -> None:
-    async with locked_table(postgres, admin, provisioned.database) as waited_for:
-        reading = asyncio.create_task(UsageReader(server).tables(provisioned.owner, provisioned.database))
-        await waited_for(1)
-        async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
-            await drop(fenced, provisioned.owner, [provisioned.database], published=True)
-        with pytest.raises(DatabaseFaultError) as caught:
-            await reading
+    async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
+        await drop(fenced, provisioned.owner, [provisioned.database], published=True)
+    with pytest.raises(DatabaseFaultError) as caught:
+        await reading
     assert caught.value.outage
     assert not await exists(admin, provisioned.database)
 
 
 async def test_rename_does_not_wait_when_the_tables_are_being_read(
-    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
+    server: Server,
+    admin: asyncpg.Connection,
+    provisioned: CloneRequest,
+    reading: "asyncio.Task[object]",
 ) -> None:
-    database = provisioned.database
-    target = f"{database}_new"
+    target = f"{provisioned.database}_new"
     owner = replace(provisioned.owner, number=2)
     try:
-        async with locked_table(postgres, admin, database) as waited_for:
-            reading = asyncio.create_task(UsageReader(server).tables(provisioned.owner, database))
-            await waited_for(1)
-            async with asyncio.timeout(2), server.fenced(owner) as fenced:
-                await rename(server, fenced, owner, database, target)
-            with pytest.raises(DatabaseFaultError) as caught:
-                await reading
+        async with asyncio.timeout(2), server.fenced(owner) as fenced:
+            await rename(server, fenced, owner, provisioned.database, target)
+        with pytest.raises(DatabaseFaultError) as caught:
+            await reading
         assert caught.value.outage
         assert await exists(admin, target)
     finally:
@@ -190,12 +190,13 @@ async def test_two_sessions_are_in_databases_when_many_clients_ask_for_tables(
     server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, provisioned: CloneRequest
 ) -> None:
     reader = UsageReader(server)
-    async with locked_table(postgres, admin, provisioned.database) as waited_for:
-        asking = [
-            asyncio.create_task(reader.tables(provisioned.owner, provisioned.database)) for _ in range(10)
-        ]
-        await waited_for(2)
+    database = provisioned.database
+    async with session(service_dsn(postgres, database)) as holder:
+        await holder.execute("CREATE TABLE locked (id int)")
+        await holder.execute("BEGIN; LOCK TABLE locked")
+        asking = [asyncio.create_task(reader.tables(provisioned.owner, database)) for _ in range(10)]
+        await waited_for(admin, database, "relation", 2)
         assert not any(task.done() for task in asking)
-        assert await admin.fetchval(_VISITORS, provisioned.database, APPLICATION_NAME) == 2
+        assert await admin.fetchval(_VISITORS, database, APPLICATION_NAME) == 2
     told = await asyncio.gather(*asking)
     assert all(tables is not None and tables.tables > 1 for tables in told)
