@@ -34,6 +34,7 @@ OTHER_STATUSES = {
     "refresh_one": ACCEPTED,
     # The instances wait for workers, which are not there, and Temporal is away.
     "get_instance_database": HTTPStatus.NOT_FOUND,
+    "get_instance_usage": HTTPStatus.NOT_FOUND,
     "retry_instance": CONFLICT,
     "rename_instance": CONFLICT,
     "delete_instance": CONFLICT,
@@ -142,9 +143,11 @@ def _call_what_operates(calls: Calls) -> None:
 
 
 def _call_instances(calls: Calls, number: int) -> None:
-    assert [one.id for one in calls("list_instances", name="One")] == [number]
+    (listed,) = calls("list_instances", name="One", include=["usage"])
+    assert (listed.id, listed.usage, listed.usage_obstacle) == (number, None, "The instance has no database.")
     assert calls("get_instance", number).status == "Pending"
     assert calls("get_instance_database", number).status == 404
+    assert calls("get_instance_usage", number).status == 404
     for operation in ("retry_instance", "delete_instance"):
         assert calls(operation, number).next_step
     assert calls("rename_instance", number, body={"name": "Other"}).state == "Pending"
