@@ -495,6 +495,10 @@ class Settings(ServiceSettings):
         description="Privileges on new databases beside those on the template: `ods_api: CONNECT; other: …`.",
     )
 
+    protect_new: bool = Field(
+        default=False, description="Whether new instances are protected, unless the request says otherwise."
+    )
+
     templates: Templates = Field(
         default={}, description='Further templates, as JSON: `{"Name": "database"}`.'
     )

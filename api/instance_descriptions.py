@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from api.schemas.base import Waiting, paced
-from api.schemas.instances import Instance, Links, Progress, job_path
+from api.schemas.instances import Instance, InstanceContext, Links, Progress, job_path
 from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, traits
@@ -30,12 +30,38 @@ class InstanceDescriptions:
         under_way = [row async for row in paced(rows) if _phase(row)]
         progress = await self._progress(under_way)
         waits = await self._waits(under_way)
-        return [self._instance(row, progress.get(row.id), waits.get(row.id)) async for row in paced(rows)]
+        contexts = await self._contexts(rows)
+        return [
+            self._instance(row, contexts.get(row.id, []), progress.get(row.id), waits.get(row.id))
+            async for row in paced(rows)
+        ]
 
     async def describe_one(self, row: DbInstance) -> Instance:
         """The answer for `row`."""
         (described,) = await self.describe([row])
         return described
+
+    async def _contexts(self, rows: Sequence[DbInstance]) -> dict[int, list[InstanceContext]]:
+        """The contexts of each of `rows`, by its id; those that are reserved until it has an ODS instance."""
+        published = {row.id: row.ods_instance_id for row in rows if row.ods_instance_name is not None}
+        found = await self._queries.contexts_of_all(published.values())
+        of_ods_instances = {
+            row_id: [
+                InstanceContext(context_key=context.key, context_value=context.value)
+                for context in found[ods_instance_id]
+            ]
+            for row_id, ods_instance_id in published.items()
+            if ods_instance_id in found
+        }
+        reserved = {
+            row.id: [
+                InstanceContext(context_key=key, context_value=value)
+                for key, value in row.reserved_contexts.items()
+            ]
+            for row in rows
+            if row.reserved_contexts
+        }
+        return {**reserved, **of_ods_instances}
 
     async def _waits(self, rows: Sequence[DbInstance]) -> dict[int, Waiting]:
         """What the jobs of `rows`, which are under way, wait for, by the id of their instances."""
@@ -63,7 +89,13 @@ class InstanceDescriptions:
             async for row in paced(rows)
         }
 
-    def _instance(self, row: DbInstance, progress: Progress | None, waiting: Waiting | None) -> Instance:
+    def _instance(
+        self,
+        row: DbInstance,
+        contexts: Sequence[InstanceContext],
+        progress: Progress | None,
+        waiting: Waiting | None,
+    ) -> Instance:
         job = _job_id(row)
         links = Links(
             job=job_path(job) if job else None,
@@ -71,7 +103,13 @@ class InstanceDescriptions:
         )
         columns = Instance.model_validate(row)
         return columns.model_copy(
-            update={"job_id": job, "progress": progress, "waiting": waiting, "links": links}
+            update={
+                "contexts": contexts,
+                "job_id": job,
+                "progress": progress,
+                "waiting": waiting,
+                "links": links,
+            }
         )
 
 

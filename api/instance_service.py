@@ -4,7 +4,7 @@ They differ in addresses, status words and the form of their answers and refusal
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -32,14 +32,16 @@ from api.http.parsing import (
     documented_body,
 )
 from api.http.problems import ProblemError
+from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
 from api.schemas.base import paced
 from api.schemas.instances import Instance
 from api.schemas.usage import ListedInstance
+from registry.instances.attributes import UNCHANGED, AttributeChanges
 from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import Requested
-from registry.storage.errors import require_valid
+from registry.storage.errors import FieldErrors, require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 from settings import AnySettings
@@ -54,8 +56,12 @@ class _NamedBody(BaseModel):
     name: str = Field(max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN)
 
 
-class _NewInstanceBody(_NamedBody):
+class _NewManagedInstanceBody(_NamedBody):
     databaseTemplate: str = Field(json_schema_extra={"enum": list(Template)})  # noqa: N815 - on the wire
+
+
+class _NewInstanceBody(NewAttributesBody, _NewManagedInstanceBody):
+    pass
 
 
 class _RenamedInstanceBody(_NamedBody):
@@ -79,6 +85,7 @@ def document_templates(description: dict[str, Any], settings: AnySettings) -> No
 
 
 NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
+NEW_MANAGED_INSTANCE_BODY = documented_body(_NewManagedInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 
 
@@ -88,14 +95,18 @@ class CreateRequest:
 
     name: str
     template: str
+    attributes: AttributeChanges = UNCHANGED
 
 
 async def _create_request(body: JsonObject, settings: SettingsDep) -> CreateRequest:
-    return _valid_request(body, list(settings.template_databases))
+    reader = AttributesReader(body)
+    attributes = reader.new()
+    named = _valid_request(body, list(settings.template_databases), reader.errors)
+    return replace(named, attributes=attributes)
 
 
 async def _managed_create_request(body: JsonObject) -> CreateRequest:
-    return _valid_request(body, list(Template))
+    return _valid_request(body, list(Template), {})
 
 
 CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
@@ -123,6 +134,7 @@ async def _exact_selection(
 async def _selection(  # noqa: PLR0913, PLR0917 - the filters of a list
     page: Annotated[Page, page_of(INSTANCES)],
     statuses: Annotated[list[InstanceStatus], words_of("status", InstanceStatus)],
+    labels: LabelFilterDep,
     id: Count | None = None,  # noqa: A002 - the query's own word
     name: Annotated[str | None, Query(description="The whole name.")] = None,
     template: Annotated[str | None, Query(alias="databaseTemplate")] = None,
@@ -130,7 +142,7 @@ async def _selection(  # noqa: PLR0913, PLR0917 - the filters of a list
         str | None, Query(description="A part of the name, in any case of letters; taken literally.")
     ] = None,
 ) -> Selection:
-    return Selection(InstanceFilter(id, name, statuses, template, search), page)
+    return Selection(InstanceFilter(id, name, statuses, template, search, labels), page)
 
 
 ExactSelectionDep = Annotated[Selection, Depends(_exact_selection)]
@@ -172,7 +184,7 @@ class InstanceService:
 
     async def create(self, new: CreateRequest) -> Requested:
         """Request an instance."""
-        return await self.launched(await self._instances.reserve(new.name, new.template))
+        return await self.launched(await self._instances.reserve(new.name, new.template, new.attributes))
 
     async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances, deleted ones included, with how far their jobs are."""
@@ -211,6 +223,17 @@ class InstanceService:
         require_valid(errors)
         return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
 
+    async def change_attributes(self, instance_id: int, body: Properties[Any]) -> Instance:
+        """Change what clients say about the instance, as `body` says."""
+        self._audit.instance = instance_id
+        await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
+        reader = AttributesReader(body)
+        changes = reader.changes()
+        require_valid(reader.errors)
+        return await self._descriptions.describe_one(
+            await self._instances.change_attributes(instance_id, changes)
+        )
+
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:
         """Make a `request` of the instance store that needs nothing but the id, and start its job."""
         self._audit.instance = instance_id
@@ -226,17 +249,18 @@ class InstanceService:
 InstanceServiceDep = Annotated[InstanceService, Depends()]
 
 
-def _valid_request(body: Properties[Any], templates: Sequence[str]) -> CreateRequest:
-    """The request in `body` for an instance of one of `templates`.
+def _valid_request(
+    body: Properties[Any], templates: Sequence[str], other_errors: FieldErrors
+) -> CreateRequest:
+    """The request in `body` for an instance of one of `templates`, without attributes.
 
     Raises:
-        InvalidError: naming everything that is wrong with it.
+        InvalidError: naming everything that is wrong with it, the `other_errors` included.
     """
     name, template = body.get("name"), body.get("databaseTemplate")
     known = str(template) if template in templates else Template.MINIMAL
-    require_valid(
-        {"Name": _name_errors(name, known), "DatabaseTemplate": _template_errors(template, templates)}
-    )
+    errors = {"Name": _name_errors(name, known), "DatabaseTemplate": _template_errors(template, templates)}
+    require_valid({**errors, **other_errors})
     return CreateRequest(name=str(name).strip(), template=known)
 
 

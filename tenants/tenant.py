@@ -95,7 +95,7 @@ class Tenant:
             name=name,
             settings=settings,
             engine=engine,
-            instances=InstanceStore(engine, factory),
+            instances=InstanceStore(engine, factory, protect_new=settings.protect_new),
             jobs=JobStore(engine, factory),
             cancellations=JobCancellations(engine, factory),
             queries=queries,

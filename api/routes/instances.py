@@ -1,4 +1,4 @@
-"""`/v2/dbInstances`: instances, requested, looked at, renamed, deleted, retried."""
+"""`/v2/dbInstances`: instances, requested, looked at, changed, renamed, deleted, retried."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
+from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
@@ -77,6 +78,16 @@ async def get_instance(instance_id: InstanceId, service: InstanceServiceDep) -> 
 async def rename_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
     """Request that the instance gets another name, with its database and its ODS instance."""
     return Accepted.model_validate(await service.rename(instance_id, body))
+
+
+@router.patch(
+    "/{instance_id}",
+    openapi_extra=CHANGED_ATTRIBUTES_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def change_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Instance:
+    """Change protection, description, labels and contexts of the instance; what is left out stays."""
+    return await service.change_attributes(instance_id, body)
 
 
 @router.delete(

@@ -13,7 +13,7 @@ from api.http.problems import ProblemError, found
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
-    NEW_INSTANCE_BODY,
+    NEW_MANAGED_INSTANCE_BODY,
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
@@ -57,7 +57,7 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    openapi_extra=NEW_INSTANCE_BODY,
+    openapi_extra=NEW_MANAGED_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS),
 )
 async def create_managed_instance(

@@ -22,8 +22,9 @@ from api.http.problems import found
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import ContextAnswer
 from api.security.tokens import bearer_token
+from registry.instances.contexts import LONGEST_CONTEXT_TEXT
 from registry.instances.queries import CONTEXTS
-from registry.ods_instances.parts import CONTEXT, LONGEST_CONTEXT_TEXT, ContextDraft
+from registry.ods_instances.parts import CONTEXT, ContextDraft
 from registry.storage.listing import Page
 
 router = APIRouter(

@@ -1,8 +1,9 @@
 """Instances, as clients see them."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AfterValidator, AliasPath, Field
+from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting
 
@@ -54,8 +55,15 @@ class ManagedInstance(ResponseModel):
     last_modified_date: UtcTime | None = Field(validation_alias="last_modified")
 
 
+class InstanceContext(ResponseModel):
+    """A key and value by which the ODS/API chooses the instance, or will when it is created."""
+
+    context_key: str
+    context_value: str
+
+
 class Instance(ManagedInstance):
-    """One instance: its row and, in the fields that have defaults, its last job."""
+    """One instance: its row and, in the fields that have defaults, its contexts and its last job."""
 
     operation: str
     new_name: str | None = Field(description="The name that a rename gives it.")
@@ -64,6 +72,12 @@ class Instance(ManagedInstance):
         description="Which of the databases that were loaded as the template this one is a copy of; null if"
         " that is not known."
     )
+    protected: bool = Field(
+        validation_alias="is_protected", description="Whether its data can be neither deleted nor replaced."
+    )
+    description: str | None
+    labels: Annotated[dict[str, str], BeforeValidator(lambda labels: labels or {})]
+    contexts: Sequence[InstanceContext] = ()
     job_id: str | None = None
     progress: Progress | None = None
     waiting: Waiting | None = None

@@ -78,12 +78,7 @@ class JobCancellations:
     async def _cancel_next(self, session: AsyncSession, instance: DbInstance) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
-        step: Step
-        values: Mapping[str, object]
-        if await _is_as_before(session, instance):
-            step, values = status.KEEP[due.operation], _KEPT | {"attempt": instance.attempt}
-        else:
-            step, values = status.CANCEL[due.operation], {"error_message": CANCELLED, "outages": 0}
+        step, values = await ending_before_begin(session, instance, CANCELLED)
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await session.execute(job_record(due, step.job, CANCELLED))
@@ -109,6 +104,22 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
         return None
     last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
     return instance if last == job.job_id else None
+
+
+async def ending_before_begin(
+    session: AsyncSession, instance: DbInstance, reason: str
+) -> tuple[Step, Mapping[str, object]]:
+    """How a job ends that is cancelled or refused before it begins: the instance's step and its columns.
+
+    Args:
+        session: the transaction, which has locked the instance.
+        instance: the instance, whose job waits.
+        reason: why; told of the instance as well, unless it works as it did before the job was requested.
+    """
+    operation = Operation(instance.operation)
+    if await _is_as_before(session, instance):
+        return status.KEEP[operation], _KEPT | {"attempt": instance.attempt}
+    return status.CANCEL[operation], {"error_message": reason, "outages": 0}
 
 
 async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:

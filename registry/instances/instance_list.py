@@ -38,6 +38,7 @@ class InstanceFilter:
         statuses: it has one of these statuses.
         template: it was made from exactly this template.
         search: its name contains this text, in any case of letters. No character stands for others.
+        labels: it has all these labels, each a key and a value.
     """
 
     id: int | None = None
@@ -45,6 +46,7 @@ class InstanceFilter:
     statuses: Collection[InstanceStatus] = ()
     template: str | None = None
     search: str | None = None
+    labels: Collection[tuple[str, str]] = ()
 
     @property
     def is_storable(self) -> bool:
@@ -66,6 +68,10 @@ class InstanceFilter:
             conditions.append(DbInstance.status.in_(self.statuses))
         if self.search:
             conditions += _contains(self.search)
+        # Each by itself: one object cannot hold two values of a key, which no instance has.
+        conditions += [
+            DbInstance.labels.contains(func.jsonb_build_object(key, value)) for key, value in self.labels
+        ]
         return conditions
 
 

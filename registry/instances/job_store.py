@@ -12,8 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.installation import InstallationStore
 from registry.instances import status
+from registry.instances.cancelling import ending_before_begin
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
+from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import (
@@ -71,10 +73,12 @@ class JobStore:
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
-        A rename that its ODS instance could not follow is refused.
+        A rename that its ODS instance could not follow is refused. So is the delete of a protected instance,
+        which another product may have requested: the job has failed then without the instance being held, and
+        an instance that the ODS/API routes to is `Completed` again.
 
-        Safe to repeat. `held` is false if the instance has moved on, and nothing was changed then. With a
-        `refusal` the instance is taken only for the job to fail with it.
+        Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
+        With a `refusal` the instance is taken only for the job to fail with it.
 
         Raises:
             InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
@@ -90,7 +94,11 @@ class JobStore:
                     return BeginResult(await _begun(session, job, step), refusal)
             case Operation.DELETE:
                 async with self._sessions.transaction() as session:
+                    protection = await _protection(session, job)
+                    if protection is not None and await _refused(session, job, protection):
+                        return BeginResult(held=False)
                     held = await _begun(session, job, step)
+                    refusal = refusal or protection
                     if held and job.published:
                         refusal = refusal or await end_routing(session, job.ods_instance_id)
                     return BeginResult(held, refusal)
@@ -335,6 +343,21 @@ class JobStore:
         query = select(DbInstance).where(condition, DbInstance.is_adopted, DbInstance.id > after)
         async with self._sessions.statement() as session:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
+
+
+async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Lock the row of the instance; returns why the instance must stay, if it is protected."""
+    instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
+    refusal = None if instance is None else protection_refusal(instance)
+    return None if refusal is None else f"{refusal.reason} {refusal.next_step}"
+
+
+async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool:
+    """Let the job fail before it begins, if its instance waits for this attempt."""
+    instance = await session.get_one(DbInstance, job.instance_id)
+    step, values = await ending_before_begin(session, instance, reason)
+    before = fencing_token(job, job.attempt - 1)
+    return await take_step(session, job, step, {**values, "error_message": reason}, before)
 
 
 async def _begun(

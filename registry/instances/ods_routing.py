@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.education_organizations.store import forget
+from registry.instances.contexts import publish_contexts
 from registry.instances.jobs import InstanceJob
 from registry.instances.relations import relations_of
 from registry.instances.reservations import lock_name, name_taken, ods_instance_has_name, ods_instances_have
@@ -16,6 +17,8 @@ from registry.storage.models import OdsInstance
 
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
     """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
+
+    It gets the contexts that are reserved for the instance.
 
     Raises:
         NameTakenError: another one has its name or its id.
@@ -36,6 +39,8 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
         connection_string=connection_string,
     )
     session.add(ods_instance)
+    await session.flush()
+    await publish_contexts(session, job)
 
 
 async def change_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Double, Select, String, Uuid, any_, func, literal, select
+from sqlalchemy import ARRAY, Double, Integer, Select, String, Uuid, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -207,6 +207,16 @@ class InstanceQueries:
         table = OdsInstanceContext
         query = select(table).where(table.ods_instance_id == ods_instance_id)
         return await self._all(query.order_by(table.id))
+
+    async def contexts_of_all(self, ods_instance_ids: Collection[int]) -> dict[int, list[OdsInstanceContext]]:
+        """The contexts of these ODS instances, by the OdsInstanceId; those of each by id."""
+        table = OdsInstanceContext
+        listed = any_(literal(list(ods_instance_ids), ARRAY(Integer)))
+        query = select(table).where(table.ods_instance_id == listed).order_by(table.id)
+        found: dict[int, list[OdsInstanceContext]] = {}
+        for row in await self._all(query) if ods_instance_ids else ():
+            found.setdefault(row.ods_instance_id, []).append(row)
+        return found
 
     async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
         """A page of all contexts."""

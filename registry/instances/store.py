@@ -11,9 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.installation import InstallationStore
 from registry.instances import status
+from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
+from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import database_name
 from registry.instances.ods_routing import relations_reason, start_routing
+from registry.instances.protection import require_unprotected, takes_data
 from registry.instances.relations import relations_of
 from registry.instances.reservations import (
     database_is_taken,
@@ -88,34 +91,38 @@ class Requested:
 class InstanceStore:
     """The requests for one tenant's instances.
 
-    Each is one transaction, which records the job that carries the request out as well. Faults of the
-    connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy that the
+    Each is one transaction, which also records the job that carries the request out, if it needs one. Faults
+    of the connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy that the
     operator has not confirmed, every request raises InstallationNotConfirmedError.
 
     Args:
         engine: the connections to the tenant's registry.
         factory: makes the jobs.
+        protect_new: whether new instances are protected, unless the request for them says otherwise.
     """
 
-    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+    def __init__(self, engine: AsyncEngine, factory: JobFactory, *, protect_new: bool = False) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self._protect_new = protect_new
 
     @property
     def installation(self) -> InstallationStore:
         """The installation that the instances belong to."""
         return self._factory.installation
 
-    async def reserve(self, name: str, template: str) -> Requested:
+    async def reserve(self, name: str, template: str, attributes: AttributeChanges = UNCHANGED) -> Requested:
         """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
+            InvalidError: another instance has one of the contexts.
         """
         await self.installation.require_confirmed()
         database = database_name(name, template)
         async with self._sessions.transaction(_name_conflicts(name, database)) as session:
             await require_free(session, name, database)
+            await require_free_contexts(session, attributes.contexts or {})
             number = await reserved_id(session)
             row = insert(DbInstance).values(
                 id=number,
@@ -128,21 +135,41 @@ class InstanceStore:
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
+                **self._new_attributes(attributes),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
+
+    async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
+        """Change what clients say about the instance; needs no job. Returns the instance as it is then.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            InvalidError: it would have too many labels, or another instance has one of the contexts.
+            RefusedError: its state does not allow one of the changes.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(CONTEXT_CONFLICTS) as session:
+            instance = await _locked(session, instance_id)
+            if changes != UNCHANGED:
+                await change_attributes(session, instance, changes)
+                instance.last_modified = UTC_NOW
+            await session.flush()
+            await session.refresh(instance)
+            return instance
 
     async def request_delete(self, instance_id: int) -> Requested:
         """Record that the instance shall be deleted, as a new job.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: a job is under way, or other rows refer to the ODS instance.
+            RefusedError: it is protected, a job is under way, or other rows refer to the ODS instance.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
+            require_unprotected(instance)
             if instance.published_at and (relations := await relations_of(session, instance.ods_instance_id)):
                 raise RefusedError(
                     instance.status,
@@ -181,13 +208,15 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: the instance's last job has not failed.
+            RefusedError: the instance's last job has not failed, or is a delete of a protected instance.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
             step = status.RETRY[Operation(instance.operation)]
             _require(instance, step.sources, "retried")
+            if takes_data(Operation(instance.operation)):
+                require_unprotected(instance)
             instance.outages = 0
             _advance(instance, step)
             requested = await self._requested(session, instance)
@@ -246,6 +275,7 @@ class InstanceStore:
                 template_generation=lost.template_generation,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
+                is_protected=self._protect_new,
             )
             session.add(instance)
             requested = await self._requested(session, instance)
@@ -273,6 +303,15 @@ class InstanceStore:
         if not routed.all() and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
             job = self._factory.last_attempt(instance)
             await start_routing(session, job, database.connection_string)
+
+    def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
+        """The columns of a new instance that hold its attributes."""
+        return {
+            "is_protected": self._protect_new if wanted.protected is None else wanted.protected,
+            "description": wanted.description or None,
+            "labels": dict(wanted.labels or {}) or None,
+            "reserved_contexts": dict(wanted.contexts or {}) or None,
+        }
 
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
         await session.flush()

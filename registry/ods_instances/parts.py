@@ -15,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.contexts import context_errors, is_reserved
 from registry.ods_instances.store import ODS_INSTANCE
 from registry.storage.errors import InvalidError, RowNotFoundError, require_valid
 from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
-from registry.storage.rules import is_blank, required_text_errors
+from registry.storage.rules import is_blank
 from registry.storage.sessions import UNIQUE_VIOLATION, Conflicts, RegistrySessions, locked
 
 CONTEXT = "odsInstanceContext"
@@ -27,8 +28,7 @@ DERIVATIVE = "odsInstanceDerivative"
 """What clients call a derivative."""
 DERIVATIVE_TYPES = ("ReadReplica", "Snapshot")
 
-LONGEST_CONTEXT_TEXT = 50
-"""Characters of a context's key, and of its value."""
+_RESERVED = "An instance that is not created yet is about to get a context with this key and value."
 
 _Row = TypeVar("_Row", bound=Base)
 _Draft = TypeVar("_Draft")
@@ -131,8 +131,7 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         table = OdsInstanceContext
         errors = {
             "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
-            "ContextKey": required_text_errors("Context Key", draft.key, LONGEST_CONTEXT_TEXT),
-            "ContextValue": required_text_errors("Context Value", draft.value, LONGEST_CONTEXT_TEXT),
+            **context_errors(draft.key, draft.value),
         }
         others = select(table.key).where(
             table.ods_instance_id == draft.ods_instance_id,
@@ -141,9 +140,9 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
         if await _is_among(session, draft.key, others):
             errors |= self._duplicate
         require_valid(errors | draft.type_errors)
-        row.ods_instance_id = draft.ods_instance_id or 0
-        row.key = draft.key or ""
-        row.value = draft.value or ""
+        owner, key, value = draft.ods_instance_id or 0, draft.key or "", draft.value or ""
+        require_valid({"ContextValue": [_RESERVED] if await is_reserved(session, key, value, owner) else []})
+        row.ods_instance_id, row.key, row.value = owner, key, value
 
 
 class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):

@@ -15,6 +15,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.education_organizations.store import forget
 from registry.instances import status
 from registry.instances.naming import name_errors
+from registry.instances.protection import protection_refusal
 from registry.instances.relations import relations_of
 from registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from registry.instances.status import InstanceStatus
@@ -110,14 +111,15 @@ class OdsInstances:
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
-            InvalidError: other rows refer to it, or a job of its instance is under way.
+            InvalidError: other rows refer to it, a job of its instance is under way, or that is protected.
         """
         async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             relations = await relations_of(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
-            require_valid({"Id": in_use + _job_errors(instance, "deleted")})
+            obstacles = _job_errors(instance, "deleted") + _protection_errors(instance)
+            require_valid({"Id": in_use + obstacles})
             await session.delete(row)
             await forget(session, ods_instance_id)
             return await self._instances.request_delete_in(session, instance) if instance else None
@@ -156,6 +158,11 @@ def _job_errors(instance: DbInstance | None, verb: str) -> list[str]:
     if instance is None or instance.status in status.REQUEST_DELETE.sources:
         return []
     return [f"A job of its instance is under way ({instance.status}). Can not be {verb}. Try again later."]
+
+
+def _protection_errors(instance: DbInstance | None) -> list[str]:
+    refusal = None if instance is None else protection_refusal(instance)
+    return [] if refusal is None else [f"{refusal.reason} Can not be deleted. {refusal.next_step}"]
 
 
 def _rename(row: OdsInstance, name: str, instance: DbInstance | None) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -70,6 +71,14 @@ class DbInstance(Base):
         Index("ix_dbinstances_order", text("adminapi.utf16_order(name)"), "id"),
         Index("ix_dbinstances_search", text("adminapi.trigrams(name)"), postgresql_using="gin"),
         Index("ix_dbinstances_waiting", "id", postgresql_where=_WAITING),
+        Index(
+            "ix_dbinstances_labels",
+            "labels",
+            postgresql_using="gin",
+            postgresql_ops={"labels": "jsonb_path_ops"},
+            postgresql_where=text("labels IS NOT NULL"),
+        ),
+        Index("ix_dbinstances_reserved", "id", postgresql_where=text("reservedcontexts IS NOT NULL")),
         {"schema": "adminapi"},
     )
 
@@ -101,6 +110,14 @@ class DbInstance(Base):
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
+    # What clients say about it; objects of JSON have texts for values, and are null instead of empty.
+    is_protected: Mapped[bool] = mapped_column("isprotected", server_default=text("false"))
+    description: Mapped[str | None] = mapped_column(String(500))
+    labels: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    # The contexts that its ODS instance gets when there is one.
+    reserved_contexts: Mapped[dict[str, str] | None] = mapped_column(
+        "reservedcontexts", JSONB(none_as_null=True)
+    )
 
     @hybrid_property
     def is_adopted(self) -> bool:

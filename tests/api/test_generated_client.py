@@ -151,6 +151,14 @@ def _call_instances(calls: Calls, number: int) -> None:
     for operation in ("retry_instance", "delete_instance"):
         assert calls(operation, number).next_step
     assert calls("rename_instance", number, body={"name": "Other"}).state == "Pending"
+    attributes = {
+        "protected": True,
+        "labels": {"district": "255901", "old": None},
+        "contexts": [{"contextKey": "k", "contextValue": "generated"}],
+    }
+    changed = calls("change_instance", number, body=attributes)
+    assert (changed.protected, changed.labels["district"]) == (True, "255901")
+    assert changed.contexts[0].context_value == "generated"
     assert calls("adopt_instance_database", number, body={}).detail
 
 

@@ -7,10 +7,12 @@ import pytest
 from temporalio.client import Client
 
 from embedded import seeding
+from embedded.polling import wait_until
+from registry.instances.attributes import AttributeChanges
 from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.servers import template_missing
+from tests.servers import session, template_missing
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
@@ -36,6 +38,33 @@ async def test_every_waiting_row_is_completed_when_the_sweep_comes_by(
     assert await _sweep(temporal, settings) == 5
     assert [await operator.ended(job) for job in jobs] == [JobStatus.COMPLETED] * 5
     assert await _sweep(temporal, settings) == 0
+
+
+async def test_database_stays_when_the_sweep_finds_that_another_product_deletes_a_protected_instance(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    registry_dsn: str,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+    async with session(registry_dsn) as other:
+        await other.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    assert await _sweep(temporal, settings) == 1
+
+    async def is_refused() -> bool:
+        return (await operator.queries.instance(job.instance_id)).status == InstanceStatus.COMPLETED
+
+    await wait_until(is_refused, 20)
+    assert "protected" in ((await operator.queries.instance(job.instance_id)).error_message or "")
+    assert await operator.queries.ods_instance(job.ods_instance_id) is not None
+    assert await admin.fetchval("SELECT datallowconn FROM pg_database WHERE datname = $1", job.database)
+    assert await _sweep(temporal, settings) == 0
+    renamed = await operator.rename(job, f"{name} B")
+    assert await operator.ended(renamed) is JobStatus.COMPLETED
 
 
 async def test_failed_job_goes_on_when_the_sweep_finds_its_retry(

@@ -27,6 +27,7 @@ INSERT INTO adminapi.dbinstances (name, odsinstanceid, status, databasetemplate,
     SELECT 'Instance ' || md5(n::text), n, CASE WHEN n % 2000 = 0 THEN 'Error' ELSE 'Completed' END,
         'Minimal', 'EdFi_Ods_' || n, 'Create'
     FROM generate_series(1, 20000) n;
+UPDATE adminapi.dbinstances SET labels = jsonb_build_object('district', (id % 1000)::text, 'all', 'yes');
 ANALYZE adminapi.jobstatuses, adminapi.dbinstances
 """
 MOST_ROWS = 3000
@@ -98,6 +99,10 @@ async def test_few_jobs_are_looked_at_when_they_are_chosen_by_time(rows: asyncpg
         (InstanceFilter(search="ab"), "Id"),
         (InstanceFilter(template="Minimal", statuses=[InstanceStatus.COMPLETED]), "Id"),
         (InstanceFilter(name="Instance 1"), "Name"),
+        (InstanceFilter(labels=[("district", "7")]), "Id"),
+        (InstanceFilter(labels=[("all", "yes"), ("district", "7")]), "Name"),
+        (InstanceFilter(labels=[("district", "none")]), "LastModifiedDate"),
+        (InstanceFilter(labels=[("all", "yes")]), "Id"),
     ],
 )
 async def test_few_instances_are_looked_at_when_there_are_twenty_thousand(

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from api.app import app_with
 from api.http.parsing import MAX_INT32
 from registry.clients.credentials import LONGEST_CLIENT_TEXT, OAUTH_SCOPES, STRONG_SECRET, secret_errors
+from registry.instances.attributes import LONGEST_DESCRIPTION
+from registry.instances.contexts import LONGEST_CONTEXT_TEXT
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.status import Template
-from registry.ods_instances.parts import DERIVATIVE_TYPES, LONGEST_CONTEXT_TEXT
+from registry.ods_instances.parts import DERIVATIVE_TYPES
 from registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT
-from registry.storage.models import ApiClient, OdsInstance, OdsInstanceContext
+from registry.storage.models import ApiClient, DbInstance, OdsInstance, OdsInstanceContext
 from registry.storage.rules import REQUIRED_TEXT_PATTERN, required_text_errors
 from settings import Settings
 
@@ -26,6 +28,7 @@ TYPES: Limits = {"enum": list(DERIVATIVE_TYPES)}
 NAMED: Limits = {"maxLength": MAX_NAME_LENGTH, "pattern": NAME_PATTERN}
 ODS_INSTANCE_TEXT: Limits = {"maxLength": LONGEST_ODS_INSTANCE_TEXT}
 CONTEXT_TEXT: Limits = {"minLength": 1, "maxLength": LONGEST_CONTEXT_TEXT}
+DESCRIPTION: Limits = {"maxLength": LONGEST_DESCRIPTION}
 CLIENT_TEXT: Limits = {"maxLength": LONGEST_CLIENT_TEXT, "pattern": REQUIRED_TEXT_PATTERN}
 ID: Limits = {"minimum": 1, "maximum": MAX_INT32}
 
@@ -39,6 +42,10 @@ LIMITS: list[tuple[str, str, Limits]] = [
             (f"put {surface}/{{instance_id}}", "name", NAMED),
             (f"put {surface}/{{instance_id}}", "databaseTemplate", KEPT_TEMPLATE),
         )
+    ),
+    *(
+        (request, "description", DESCRIPTION)
+        for request in ("post /v2/dbInstances", "patch /v2/dbInstances/{instance_id}")
     ),
     *(
         (request, name, limits)
@@ -91,11 +98,15 @@ def test_document_has_the_limits_of_the_rules_when_a_client_reads_it(
 
 
 def test_limits_are_those_of_the_columns_when_the_registry_holds_the_texts() -> None:
-    tables = (ApiClient.__table__, OdsInstance.__table__, OdsInstanceContext.__table__)
-    clients, ods_instances, contexts = ({column.key: column.type for column in it.columns} for it in tables)
+    models = (ApiClient, DbInstance, OdsInstance, OdsInstanceContext)
+    tables = (model.__table__ for model in models)
+    clients, instances, ods_instances, contexts = (
+        {column.key: column.type for column in it.columns} for it in tables
+    )
     lengths = {
         LONGEST_CLIENT_TEXT: (clients["clientid"], clients["displayname"]),
         LONGEST_ODS_INSTANCE_TEXT: (ods_instances["name"], ods_instances["instancetype"]),
+        LONGEST_DESCRIPTION: (instances["description"],),
         LONGEST_CONTEXT_TEXT: (contexts["contextkey"], contexts["contextvalue"]),
     }
     for length, columns in lengths.items():

@@ -44,6 +44,8 @@ INSTANCE = DbInstance(
     new_name=None,
     error_message=None,
     template_generation=3,
+    is_protected=True,
+    labels={"district": "255901"},
 )
 JOB = InstanceJob(
     *("default", Operation.CREATE, 7, 42, 1, 1, "Grand Bend", Template.MINIMAL),
@@ -88,6 +90,10 @@ CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
             "newName": None,
             "errorMessage": None,
             "templateGeneration": 3,
+            "protected": True,
+            "description": None,
+            "labels": {"district": "255901"},
+            "contexts": [],
             "jobId": None,
             "progress": None,
             "waiting": None,
