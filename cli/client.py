@@ -75,9 +75,14 @@ class AdminApi:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def create(self, name: str, template: str) -> Json:
-        """Request an instance; the answer names its job."""
-        return self._object("POST", "/v2/dbInstances", json={"name": name, "databaseTemplate": template})
+    def create(self, name: str, template: str, attributes: Json | None = None) -> Json:
+        """Request an instance with these attributes; the answer names its job."""
+        body = {"name": name, "databaseTemplate": template, **(attributes or {})}
+        return self._object("POST", "/v2/dbInstances", json=body)
+
+    def change(self, instance: int, attributes: Json) -> Json:
+        """Change attributes of an instance; returns the instance."""
+        return self._object("PATCH", f"/v2/dbInstances/{instance}", json=attributes)
 
     def rename(self, instance: int, name: str) -> Json:
         """Request that an instance gets another name; the answer names its job."""
@@ -120,7 +125,7 @@ class AdminApi:
                 return int(row["id"])
         raise CommandError(f"There is no instance with the name '{name}'.")
 
-    def instances(self, **filters: str | int) -> Iterator[Json]:
+    def instances(self, **filters: str | int | list[str]) -> Iterator[Json]:
         """All instances, deleted ones as well, that match `filters`."""
         for offset in count(step=_PAGE):
             parameters = {"offset": offset, "limit": _PAGE, **filters}

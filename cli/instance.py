@@ -1,5 +1,6 @@
 """`ods instance …`: instances from a terminal, through the service's HTTP API."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from cli.api_access import connect
 from cli.client import AdminApi, Json
 from cli.following import follow
+from cli.key_values import key_values, label_changes
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import show_json, show_list, show_members
 from embedded.errors import CommandError
@@ -33,23 +35,51 @@ def create(  # noqa: PLR0913 - a command line's options
         str, typer.Option(help="What it starts from; `ods template list` shows the names.")
     ] = Template.MINIMAL.value,
     *,
+    protected: Annotated[
+        bool | None,
+        typer.Option(
+            "--protected/--unprotected", help="Whether it can be deleted; by default as the service is set."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be given several times.")
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A context of its ODS instance; may be given several times."),
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="Any text.")] = None,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Create an instance."""
+    attributes = {
+        "protected": protected,
+        "description": description,
+        "labels": key_values(label or []),
+        "contexts": _contexts(key_values(context or [])),
+    }
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.create(name, template), wait=wait, as_json=as_json)
+        _show_accepted(api, api.create(name, template, attributes), wait=wait, as_json=as_json)
 
 
 @app.command("list")
 def list_all(
-    *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+    *,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only those with the label; of several, with all of them."),
+    ] = None,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """List all instances, deleted ones as well."""
+    """List instances, deleted ones as well."""
+    labels = [text.replace("=", ":", 1) for text in label or []]
     with connect(api_url, data_dir) as api:
-        rows = list(api.instances())
+        rows = list(api.instances(label=labels))
     if as_json:
         show_json(rows)
     else:
@@ -105,6 +135,67 @@ def rename(  # noqa: PLR0913 - a command line's options
     """Give an instance another name, and its database and its ODS instance with it."""
     with connect(api_url, data_dir) as api:
         _show_accepted(api, api.rename(instance, name), wait=wait, as_json=as_json)
+
+
+@app.command()
+def protect(
+    instance: InstanceId,
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Protect an instance: its data can be neither deleted nor replaced."""
+    with connect(api_url, data_dir) as api:
+        _show(api.change(instance, {"protected": True}), as_json=as_json)
+
+
+@app.command()
+def unprotect(
+    instance: InstanceId,
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """End the protection of an instance."""
+    with connect(api_url, data_dir) as api:
+        _show(api.change(instance, {"protected": False}), as_json=as_json)
+
+
+@app.command()
+def label(
+    instance: InstanceId,
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE|KEY-...", help="Labels to set, and with a dash to remove."),
+    ],
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Set labels of an instance, or remove them; the others stay."""
+    labels = label_changes(changes)
+    with connect(api_url, data_dir) as api:
+        _show(api.change(instance, {"labels": labels}), as_json=as_json)
+
+
+@app.command()
+def contexts(
+    instance: InstanceId,
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="All of them; none removes all.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Replace the contexts of an instance: an instance with contexts cannot be deleted."""
+    replaced = _contexts(key_values(wanted or []))
+    with connect(api_url, data_dir) as api:
+        _show(api.change(instance, {"contexts": replaced}), as_json=as_json)
 
 
 @app.command()
@@ -182,5 +273,11 @@ def _show_accepted(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) 
 def _show(row: Json, *, as_json: bool) -> None:
     if as_json:
         show_json(row)
-    else:
-        show_members(row)
+        return
+    contexts = {it["contextKey"]: it["contextValue"] for it in row.get("contexts", [])}
+    show_members(row | {"contexts": contexts})
+
+
+def _contexts(values: Mapping[str, str]) -> list[Json]:
+    """Contexts as the API takes them."""
+    return [{"contextKey": key, "contextValue": value} for key, value in values.items()]

@@ -109,6 +109,40 @@ def test_usage_is_shown_when_the_instance_is_called_by_its_id_or_its_name(instan
     content(instance("delete", created["id"], "--wait", "--json"))
     assert error(instance("usage", name)) == f"There is no instance with the name '{name}'."
     assert "Not found" in error(instance("usage", created["id"]))
+def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, name: str) -> None:
+    label = f"run={name.replace(' ', '-')}"
+    created = content(
+        instance(
+            *("create", name, "--wait", "--json", "--protected", "--description", "A [pilot]"),
+            *("--label", label, "--label", "stage=", "--context", f"name={name}"),
+        )
+    )
+    attributes = {
+        "protected": True,
+        "description": "A [pilot]",
+        "labels": {"run": name.replace(" ", "-"), "stage": ""},
+        "contexts": [{"contextKey": "name", "contextValue": name}],
+    }
+    assert attributes.items() <= created.items()
+    number = created["id"]
+    shown = [line.split(maxsplit=1) for line in instance("show", number).stdout.splitlines()]
+    assert ["protected", "True"] in shown
+    assert ["labels.run", name.replace(" ", "-")] in shown
+    assert ["contexts.name", name] in shown
+    assert [row["id"] for row in content(instance("list", "--label", label, "--json"))] == [number]
+    assert content(instance("list", "--label", label, "--label", "stage=x", "--json")) == []
+    assert "each as key:value" in error(instance("list", "--label", "stage"))
+
+    assert f"ods instance unprotect {number}" in error(instance("delete", number))
+    assert content(instance("unprotect", number, "--json"))["protected"] is False
+    assert content(instance("protect", number, "--json"))["protected"] is True
+    labelled = content(instance("label", number, "run-", "stage=live", "new=1", "--json"))
+    assert labelled["labels"] == {"stage": "live", "new": "1"}
+    assert "must be a key and a value" in error(instance("label", number, "stage"))
+    assert content(instance("unprotect", number, "--json"))["protected"] is False
+    assert "OdsInstanceContexts" in error(instance("delete", number))
+    assert content(instance("contexts", number, "--json"))["contexts"] == []
+    assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
 
 
 def test_answer_names_the_job_when_the_command_does_not_wait(instance: Ods, name: str) -> None:
