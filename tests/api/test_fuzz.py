@@ -146,6 +146,50 @@ async def test_context_is_exactly_what_was_asked_for_or_refused_when_its_body_is
 
 
 @BOUNDED
+@given(description=text | values, label=text | values, key=text, context=text | values, more=st.booleans())
+@example(
+    description="ä" * 500,
+    label="x" * 63,
+    key="example.org/" + "k" * 63,
+    context="\U0001f986" * 50,
+    more=False,
+)
+async def test_attributes_are_exactly_what_was_asked_for_or_refused_when_the_body_is_any_json(
+    api: httpx.AsyncClient,
+    description: object,
+    label: object,
+    key: str,
+    context: object,
+    more: bool,  # noqa: FBT001 - an example
+) -> None:
+    new = {"name": f"Any {next(NUMBERS)}", "databaseTemplate": "Minimal"}
+    path = f"{INSTANCES}/{(await api.post(INSTANCES, json=new)).json()['id']}"
+    contexts = [{"contextKey": f"k{next(NUMBERS)}", "contextValue": context}]
+    asked = {"description": description, "labels": {key: label}, "contexts": contexts}
+    sent = asked | ({key: label} if more else {})
+    headers = {"Content-Type": "application/json"}
+    answer = await api.patch(path, content=json.dumps(sent), headers=headers)
+
+    assert answer.status_code in {200, 400}
+    shown = (await api.get(path)).json()
+    if answer.status_code == 400:
+        assert (shown["description"], shown["labels"], shown["contexts"]) == (None, {}, [])
+    else:
+        assert shown["description"] == (
+            str(description) if description and str(description).strip() else None
+        )
+        assert shown["labels"] == ({} if label is None else {key: label})
+        assert shown["contexts"] == contexts
+        assert (await api.patch(path, json={"contexts": []})).status_code == 200
+
+
+@BOUNDED
+@given(query=text)
+async def test_list_has_no_fault_when_the_label_is_any_text(api: httpx.AsyncClient, query: str) -> None:
+    assert_no_fault(await api.get(INSTANCES, params={"label": query.encode(errors="replace").decode()}))
+
+
+@BOUNDED
 @given(content=st.binary(max_size=300) | text.map(lambda value: value.encode(errors="surrogatepass")))
 @example(content=b'{"name": ' + b"[" * 5000)
 @example(content=b'{"name": "\xff"}')
