@@ -64,7 +64,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     ),
     "activities/refreshes.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
-    "activities/statuses.py": _ACTIVITIES,
+    "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
 }
 """The tests that must notice a change of each module."""

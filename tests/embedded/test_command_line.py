@@ -109,6 +109,8 @@ def test_usage_is_shown_when_the_instance_is_called_by_its_id_or_its_name(instan
     content(instance("delete", created["id"], "--wait", "--json"))
     assert error(instance("usage", name)) == f"There is no instance with the name '{name}'."
     assert "Not found" in error(instance("usage", created["id"]))
+
+
 def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, name: str) -> None:
     label = f"run={name.replace(' ', '-')}"
     created = content(

@@ -15,8 +15,11 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.errors import OUTAGE
 from activities.reconcile import ReconcileActivities
-from databases import spares
+from databases import provisioning, spares
+from databases.constants import DISK_FULL
+from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
@@ -87,6 +90,23 @@ async def test_database_is_made_when_the_job_holds_the_instance(
     assert provisioned.database == job.database
     assert (provisioned.size_bytes or 0) > 1_000_000
     assert await _databases(admin, job) == {job.database}
+
+
+async def test_no_clone_is_begun_for_a_while_when_the_disk_is_full(
+    tenant: Tenant, job: InstanceJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = AsyncMock(side_effect=DatabaseFaultError("full", outage=True, sqlstate=DISK_FULL))
+    monkeypatch.setattr(provisioning, "provision", clone)
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    told = []
+    for _ in range(2):
+        with pytest.raises(ApplicationError) as raised:
+            await ActivityEnvironment().run(activities.provision, job)
+        told.append((raised.value.type, raised.value.message))
+    assert told[0] == (OUTAGE, "full")
+    assert told[1][0] == OUTAGE
+    assert "clones pause" in told[1][1]
+    assert clone.await_count == 1
 
 
 async def test_refill_is_not_requested_when_the_template_was_cloned(tenant: Tenant, job: InstanceJob) -> None:
