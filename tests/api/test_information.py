@@ -65,6 +65,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "PUT /v2/dbInstances/{instance_id}",
         "DELETE /v2/dbInstances/{instance_id}",
         "POST /v2/dbInstances/{instance_id}/retry",
+        "PATCH /v2/dbInstances/{instance_id}",
+        "GET /v2/dbInstances/{instance_id}/usage",
         "GET /v2/dbInstances/{instance_id}/database",
         "POST /v2/dbInstances/{instance_id}/adopt",
         "POST /v2/odsInstances/manage",

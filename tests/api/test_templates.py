@@ -122,7 +122,6 @@ HIDDEN = (
     ("statement", "reason"),
     [
         ('ALTER DATABASE "{}" OWNER TO postgres', "IS_TEMPLATE true"),
-        (HIDDEN, "Grant it CONNECT"),
         ("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{}'", "DROP of the database was inter"),
     ],
 )
@@ -133,3 +132,16 @@ async def test_reason_is_told_when_a_template_cannot_be_copied(
     found = await listed(api)
     assert not found["ready"]
     assert reason in found["obstacle"]
+
+
+async def test_connect_is_asked_for_when_the_role_may_not_read_the_size(
+    api: httpx.AsyncClient, database: str, admin: asyncpg.Connection
+) -> None:
+    await admin.execute(HIDDEN.format(database))
+    await admin.execute(f"REVOKE pg_read_all_stats FROM {seeding.SERVICE_ROLE}")
+    try:
+        found = await listed(api)
+    finally:
+        await admin.execute(f"GRANT pg_read_all_stats TO {seeding.SERVICE_ROLE}")
+    assert not found["ready"]
+    assert "Grant it CONNECT" in found["obstacle"]

@@ -38,6 +38,7 @@ EDGES = {
     ("Pending", "Error"),  # a job that is cancelled before it begins
     ("Pending_Delete", "Delete_Failed"),
     ("Pending_Delete", "Completed"),  # as above, while the ODS/API routes to the instance
+    ("Pending", "Completed"),  # a rename that is cancelled before it begins
 }
 SEEDS = range(20)
 STEPS = 90
@@ -65,6 +66,14 @@ class Model:
     related: bool = False
     new_name: str | None = None
     stolen: str | None = None
+    begun: set[int] = field(default_factory=set)
+    past: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def has_failed_rename(self) -> bool:
+        """Whether the last job that has begun is a rename that failed."""
+        jobs = self.past | {self.number: (self.operation, self.job)}
+        return bool(self.begun) and jobs[max(self.begun)] == ("Rename", "Error")
 
     def is_at(self, token: Token) -> bool:
         return token == (self.instance_id, self.operation, self.number, self.attempt)
@@ -74,6 +83,7 @@ class Model:
             return InstanceNotFoundError
         if self.status not in {"Completed", "Error", "Delete_Failed"} or self.related:
             return RefusedError
+        self.past[self.number] = (self.operation, self.job)
         self.status, self.operation, self.job = "Pending_Delete", "Delete", "Pending"
         self.number, self.attempt = self.number + 1, 0
         return None
@@ -85,6 +95,7 @@ class Model:
             return RefusedError
         if name == self.stolen:
             return NameTakenError
+        self.past[self.number] = (self.operation, self.job)
         self.status, self.operation, self.job = "Pending", "Rename", "Pending"
         self.number, self.attempt, self.new_name = self.number + 1, 0, name
         return None
@@ -104,6 +115,7 @@ class Model:
         due = (self.instance_id, self.operation, self.number, self.attempt + 1)
         if token == due and self.status in starts[self.operation]:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
+            self.begun.add(self.number)
         held = self.is_at(token) and self.status == "InProgress"
         if held and self.operation == "Delete" and not self.related:
             self.routed = False
@@ -142,13 +154,17 @@ class Model:
     def cancel(self) -> bool:
         """Cancel the job that waits, if one does."""
         if self.status == "Pending":
-            self.status = "Error"
+            works = self.operation == "Rename" and self.attempt == 0 and not self.has_failed_rename
         elif self.status == "Pending_Delete":
             works = self.routed and self.published and self.new_name is None
-            self.status = "Completed" if works else "Delete_Failed"
         else:
             return False
-        self.job, self.attempt = "Error", self.attempt + 1
+        self.job = "Error"
+        if works:
+            self.status, self.new_name = "Completed", None
+        else:
+            self.status = "Error" if self.status == "Pending" else "Delete_Failed"
+            self.attempt += 1
         return True
 
     def cancel_lost(self, token: Token) -> bool:

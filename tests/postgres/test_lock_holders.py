@@ -45,16 +45,6 @@ async def test_idle_session_is_named_when_its_transaction_has_changed_the_databa
     assert fault.sqlstate == LOCK_NOT_AVAILABLE
 
 
-async def test_what_is_known_is_told_when_the_session_is_that_of_a_superuser(
-    impatient: asyncpg.Connection, admin: asyncpg.Connection, database: str
-) -> None:
-    async with admin.transaction():
-        await admin.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 7')
-        fault = await fault_of(impatient, database, "ALTER DATABASE %I ALLOW_CONNECTIONS false")
-        assert f"process {admin.get_server_pid()} of the user postgres" in fault.reason
-    assert ", busy, its transaction began at an unknown time." in fault.reason
-
-
 async def test_no_session_is_named_when_the_lock_was_released_meanwhile(
     impatient: asyncpg.Connection, database: str
 ) -> None:
