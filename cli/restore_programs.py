@@ -3,34 +3,26 @@
 import asyncio
 import os
 import secrets
-import shutil
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import assert_never
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from cli.dump_files import Dump, DumpForm, script_extensions, sql_extensions, sql_lines
-from embedded import process
 from embedded.errors import CommandError
-from embedded.postgres_binaries import installed_program
-from embedded.process import Command
+from programs import process
+from programs.postgres import (
+    LOAD_SETTINGS,
+    ProgramMissingError,
+    client_address,
+    client_environment,
+    client_program,
+)
+from programs.process import Command
 
-_SETTINGS = {
-    # What is loaded becomes durable with the transaction that publishes it.
-    "synchronous_commit": "off",
-    "maintenance_work_mem": "256MB",
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-}
-_OF_LOGIN = ("user", "password", "dbname", "database", "options")
-"""Parameters in the query of an address: in it they count for libpq, and not what stands before."""
-_ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
-"""Variables by which libpq would connect to another server than that of the address."""
 _WATCH_SECONDS = 0.5
 _CHUNK_BYTES = 1 << 20
 
@@ -82,14 +74,7 @@ class Destination:
     @property
     def address(self) -> str:
         """The address of the database for libpq, without the password."""
-        url = urlsplit(self.dsn)
-        hosts = url.netloc.rpartition("@")[2]
-        user = quote(_login(self.dsn)[0], safe="")
-        others = [(name, value) for name, value in parse_qsl(url.query) if name not in _OF_LOGIN]
-        query = urlencode(others, quote_via=quote)
-        return urlunsplit(
-            (url.scheme, f"{user}@{hosts}" if user else hosts, f"/{quote(self.database)}", query, "")
-        )
+        return client_address(self.dsn, self.database)
 
 
 async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awaitable[None]]) -> None:
@@ -105,7 +90,7 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
     """
     log = destination.log
     arguments = _arguments(dump, destination)
-    command = Command(Path(arguments[0]).name, arguments, restore_environment(destination.dsn))
+    command = Command(Path(arguments[0]).name, arguments, client_environment(destination.dsn, LOAD_SETTINGS))
     running = await process.start(command, log, stdin=PIPE if dump.form is DumpForm.SQL else None)
     feeding = asyncio.create_task(_feed(running, dump))
     try:
@@ -157,20 +142,15 @@ def _chunks(dump: Dump) -> Iterator[bytes]:
 
 
 def _program(name: str) -> str:
-    """The path of a program of PostgreSQL: the wheel's, or else that of PATH.
+    """The path of a program of PostgreSQL.
 
     Raises:
         CommandError: there is none.
     """
-    installed = installed_program(name)
-    if installed is not None:
-        return str(installed)
-    if (found := shutil.which(name)) is None:
-        raise CommandError(
-            f"There is no {name} here. Install PostgreSQL's client programs (the package postgresql-client),"
-            " or `pip install 'ods-instance-management[embedded]'`."
-        )
-    return found
+    try:
+        return client_program(name)
+    except ProgramMissingError as missing:
+        raise CommandError(str(missing)) from None
 
 
 def _arguments(dump: Dump, destination: Destination) -> tuple[str, ...]:
@@ -184,23 +164,3 @@ def _arguments(dump: Dump, destination: Destination) -> tuple[str, ...]:
             return (_program("psql"), *quiet, "--set", "ON_ERROR_STOP=1", *to)
         case _:
             assert_never(dump.form)
-
-
-def _login(dsn: str) -> tuple[str, str]:
-    """User and password of an address, as asyncpg reads it; empty where it names none."""
-    url = urlsplit(dsn)
-    query = dict(parse_qsl(url.query))
-    user, _, password = url.netloc.rpartition("@")[0].partition(":")
-    return unquote(user) or query.get("user", ""), unquote(password) or query.get("password", "")
-
-
-def restore_environment(dsn: str) -> Mapping[str, str]:
-    """The environment of a program that loads into the server of `dsn`, with the password."""
-    password = _login(dsn)[1]
-    own = {
-        "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
-        "PGTARGETSESSIONATTRS": "read-write",
-        "LC_MESSAGES": "C",
-    }
-    inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return inherited | own | ({"PGPASSWORD": password} if password else {})

@@ -21,11 +21,11 @@ from typing import Self
 
 import asyncpg
 
-from embedded import process
 from embedded.errors import CommandError
 from embedded.polling import wait_until
 from embedded.postgres_binaries import PostgresVersion, binaries_of, installed
-from embedded.process import Account, Command
+from programs import process
+from programs.process import Account, Command
 
 SUPERUSER = "postgres"
 _ROOT = 0

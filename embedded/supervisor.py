@@ -9,10 +9,10 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from embedded import process
 from embedded.errors import CommandError
 from embedded.polling import wait_until
-from embedded.process import Command
+from programs import process
+from programs.process import Command
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 3.0

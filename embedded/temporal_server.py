@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from embedded.errors import CommandError
-from embedded.process import Command
+from programs.process import Command
 
 HOST = "127.0.0.1"
 NAMESPACE = "default"

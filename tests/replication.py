@@ -20,12 +20,12 @@ from typing import Self
 
 import asyncpg
 
-from embedded import process
 from embedded.errors import CommandError
 from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
-from embedded.process import Command
+from programs import process
+from programs.process import Command
 from tests.servers import POSTGRES_VERSION, server_folder, session
 
 _PASSWORD = "superuser-password-of-a-pair"

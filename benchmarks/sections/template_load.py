@@ -19,9 +19,9 @@ import asyncpg
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings, Measurement, at_most
 from embedded import seeding
-from embedded.postgres_binaries import installed_program
 from embedded.registry import migrate
 from embedded.seeding import REGISTRY_DATABASE
+from programs.postgres import client_program
 from settings import KEY_BYTES
 
 _SOURCE, _RESTORED = "bench_ods", "bench_restored"
@@ -114,7 +114,7 @@ def _load(dsn: str, file: Path) -> float:
 
 
 def _call(program: str, *arguments: str) -> None:
-    subprocess.run([str(installed_program(program)), *arguments], check=True)  # noqa: S603 - PostgreSQL's own
+    subprocess.run([client_program(program), *arguments], check=True)  # noqa: S603 - PostgreSQL's own
 
 
 async def _make_source(dsn: str, megabytes: int) -> None:

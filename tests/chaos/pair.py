@@ -13,7 +13,6 @@ import httpx
 
 from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.ports import free_ports
-from embedded.process import Command
 from embedded.registry import migrate
 from embedded.seeding import (
     MINIMAL_SCRIPTS,
@@ -26,6 +25,7 @@ from embedded.seeding import (
 )
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import NAMESPACE, TemporalServer
+from programs.process import Command
 from tests.replication import ReplicatedPair
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 

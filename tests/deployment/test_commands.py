@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from embedded import process
 from embedded.polling import wait_until
 from embedded.ports import free_port
-from embedded.process import Command
+from programs import process
+from programs.process import Command
 from tests.deployment import compose
 
 SERVICES = compose.services(compose.made_dotenv())

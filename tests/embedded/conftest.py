@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from embedded import process
 from embedded.data_folder import DataFolder
 from embedded.polling import wait_until
 from embedded.ports import free_ports
-from embedded.process import Command
+from programs import process
+from programs.process import Command
 from tests import preloaded
 from tests.servers import POSTGRES_VERSION, server_folder
 

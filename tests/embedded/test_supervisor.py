@@ -8,8 +8,8 @@ import pytest
 
 from embedded.errors import CommandError
 from embedded.polling import wait_until
-from embedded.process import Command
 from embedded.supervisor import Supervisor
+from programs.process import Command
 
 
 def shell(name: str, script: str, stop_deadline: float = 10) -> Command:
@@ -84,7 +84,7 @@ async def test_children_die_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     script = f"""
 import asyncio
 from pathlib import Path
-from embedded.process import Command
+from programs.process import Command
 from embedded.supervisor import Supervisor
 
 async def main():

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from embedded import process
 from embedded.polling import wait_until
 from embedded.ports import free_ports
 from embedded.postgres import EmbeddedPostgres
 from embedded.temporal_server import TemporalServer
+from programs import process
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Template

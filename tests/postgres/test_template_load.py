@@ -38,7 +38,7 @@ from databases.template_replacement import LoadTarget
 from embedded import seeding
 from embedded.errors import CommandError
 from embedded.postgres import EmbeddedPostgres
-from embedded.postgres_binaries import installed_program
+from programs.postgres import client_program
 from registry.audit import AuditTrail
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
@@ -72,7 +72,7 @@ async def dumps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFac
             await inside.execute(JOURNAL)
             await inside.execute('INSERT INTO public."DeployJournal" VALUES ($1)', SCRIPT)
         for form, name in (("custom", "ods.dump"), ("directory", "ods"), ("plain", "ods.sql")):
-            program = str(installed_program("pg_dump"))
+            program = client_program("pg_dump")
             subprocess.run(  # noqa: S603, ASYNC221 - short
                 [program, "--format", form, "--file", folder / name, postgres.dsn("ods_dumped")], check=True
             )

@@ -1,10 +1,8 @@
-"""How pg_restore and psql are told where to load."""
-
-from pathlib import Path
+"""Client programs of PostgreSQL are led to one database; passwords are in their environment alone."""
 
 import pytest
 
-from cli.restore_programs import Destination, restore_environment
+from programs.postgres import client_address, client_environment
 
 
 @pytest.mark.parametrize(
@@ -12,25 +10,27 @@ from cli.restore_programs import Destination, restore_environment
     [
         (
             "postgresql://u:p%40@h:5432,i:5433/postgres?dbname=EdFi_Admin&database=x&sslmode=require",
-            "postgresql://u@h:5432,i:5433/ods_x?sslmode=require",
+            "postgresql://u@h:5432,i:5433/my%20db?sslmode=require",
             "p@",
         ),
         (
             "postgres://h/p?user=a%40b&password=secret&options=-c%20lock_timeout%3D1&application_name=x%20y",
-            "postgres://a%40b@h/ods_x?application_name=x%20y",
+            "postgres://a%40b@h/my%20db?application_name=x%20y",
             "secret",
         ),
-        ("postgresql://u@[::1]:5433/postgres?user=other", "postgresql://u@[::1]:5433/ods_x", None),
+        ("postgresql://me@a:1/postgres?password=p%2Bss", "postgresql://me@a:1/my%20db", "p+ss"),
+        ("postgresql://u@[::1]:5433/postgres?user=other", "postgresql://u@[::1]:5433/my%20db", None),
     ],
 )
-def test_programs_are_led_to_the_private_database_when_the_address_names_others(
+def test_program_is_led_to_the_database_when_the_dsn_names_others(
     dsn: str, address: str, password: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("PGHOSTADDR", "192.0.2.1"), ("PGSERVICE", "other"), ("PGSSLMODE", "require")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    assert Destination(dsn, "ods_x", 1, Path("log")).address == address
-    environment = restore_environment(dsn)
+    assert client_address(dsn, "my db") == address
+    environment = client_environment(dsn, {"lock_timeout": "1s"})
     assert environment.get("PGPASSWORD") == password
+    assert environment["PGOPTIONS"] == "-c lock_timeout=1s"
     assert environment["PGSSLMODE"] == "require"
     assert environment.keys().isdisjoint({"PGHOSTADDR", "PGSERVICE"})

