@@ -12,6 +12,7 @@ from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
 from benchmarks.sections import (
+    backup,
     burst,
     create,
     lists,
@@ -38,6 +39,7 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "create_large": create.run_large,
     "strategies": strategies.run,
     "template_load": template_load.run,
+    "backup": backup.run,
     "spares": spares.run,
     "spare_race": spare_race.run,
 }

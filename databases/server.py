@@ -87,6 +87,11 @@ class Server:
         self._question = question(current(dsn))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
+    @property
+    def dsn(self) -> str:
+        """The address of the maintenance database with the login, as it is now, for programs that connect."""
+        return current(self._dsn)
+
     async def close(self) -> None:
         """Close the pooled sessions."""
         if self._pool is not None:

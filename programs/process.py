@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, STDOUT, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,17 +49,29 @@ class Command:
     niceness: int = 0
 
 
-async def start(command: Command, log: Path, stdin: int | None = None) -> Process:
-    """Run `command` in a session of its own, its output appended to `log`; `stdin` as of `subprocess`.
+async def start(
+    command: Command,
+    log: Path,
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Process:
+    """Run `command` in a session of its own.
 
-    Without `stdin`, the command reads nothing.
+    Args:
+        command: what is run.
+        log: the file that its output and errors are appended to, unless they go elsewhere.
+        stdin: as of `subprocess`; without it, the command reads nothing.
+        stdout: as of `subprocess`.
+        stderr: as of `subprocess`.
     """
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command.arguments,
             stdin=DEVNULL if stdin is None else stdin,
-            stdout=output,
-            stderr=STDOUT,
+            stdout=output if stdout is None else stdout,
+            stderr=output if stderr is None else stderr,
             cwd="/",  # the account may not be allowed into ours
             env=dict(command.environment),
             start_new_session=True,

@@ -23,7 +23,7 @@ from embedded.errors import CommandError
 from embedded.postgres_binaries import PostgresVersion, binaries_of, installed
 
 _PATHS = (
-    *("tests/postgres", "tests/end_to_end", "tests/faults", "tests/api/test_adoption.py"),
+    *("tests/postgres", "tests/backups", "tests/end_to_end", "tests/faults", "tests/api/test_adoption.py"),
     *(
         f"tests/embedded/test_{name}.py"
         for name in ("demo", "embedded_postgres", "embedded_stack", "existing_server", "seeding")
@@ -31,7 +31,7 @@ _PATHS = (
 )
 """What works on databases, and what starts servers; the rest of the API depends on tables alone."""
 _TOGETHER = ("--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-_RUNS = (("not timed and not pgbouncer", _TOGETHER), ("timed", ()))
+_RUNS = (("not timed and not pgbouncer and not age", _TOGETHER), ("timed", ()))
 """As `make test` does: tests that measure durations run with no other test beside them."""
 _NONE_CHOSEN = 5
 """pytest's exit code when the paths have no such test."""

@@ -1,0 +1,149 @@
+"""Making a backup: the dump of one moment is stored, and then its manifest, which makes it visible."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backups.client_programs import find_program
+from backups.dumping import Dump, DumpFailedError, DumpSource, dumping
+from backups.encryption import encrypting
+from backups.errors import BackupFaultError, translate_database_faults
+from backups.figures import count_rows, read_sequences
+from backups.layout import dump_of, manifest_of, marker_of
+from backups.manifest import FORMAT_VERSION, BackupKey, BackupRequest, Figures, Manifest
+from backups.markers import marked
+from backups.monitoring import Monitor
+from backups.snapshots import Database, Snapshot, require_alive, snapshot
+from backups.storage import BackupStore
+from backups.stored_backups import delete_backup
+from databases.statements import fetch_rows
+
+_CLEANUP_SECONDS = 10
+_FACTS = """
+SELECT pg_export_snapshot() AS snapshot, split_part(current_setting('server_version'), ' ', 1) AS version,
+       pg_database_size(current_database()) AS bytes
+"""
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What is known of a database at the moment that a dump shows.
+
+    Attributes:
+        snapshot: the transaction that sees this moment.
+        exported: the name under which pg_dump sees it.
+        at: when it was.
+        version: of the server.
+        size_bytes: of the database.
+        sequences: the last value of each.
+    """
+
+    snapshot: Snapshot
+    exported: str
+    at: datetime
+    version: str
+    size_bytes: int
+    sequences: Mapping[str, int | None]
+
+
+async def back_up(
+    database: Database,
+    store: BackupStore,
+    request: BackupRequest,
+    monitor: Monitor,
+    recipients: Sequence[str] = (),
+) -> Manifest:
+    """Make a backup of a database, which goes on being used.
+
+    If this raises or is cancelled, there is no backup; what may be left is for `remove_unfinished`. Only a
+    store that goes away with the last step may keep a backup, which is whole. A backup has one writer at a
+    time.
+
+    Args:
+        database: what is backed up.
+        store: where the backup goes.
+        request: which backup it is, and what else is known of it.
+        monitor: where messages and progress go.
+        recipients: public keys of age; without one, the backup is not encrypted.
+
+    Raises:
+        BackupFaultError: pg_dump is missing, older than the server, or has failed; a recipient is no public
+            key; the store or the server is away or refuses.
+    """
+    transform = encrypting(recipients) if recipients else None
+    program = await find_program("pg_dump")
+    with translate_database_faults():
+        async with _moment(database) as moment:
+            program.require(moment.version, "the server")
+            async with _cleaned_up(store, request.key), marked(store, request.key) as marker:
+                source = DumpSource(database, moment.exported, moment.snapshot.tables)
+                async with dumping(program, source, transform, monitor) as dump:
+                    path = dump_of(request.key, encrypted=dump.encrypted)
+                    try:
+                        figures = await _stored(store, path, dump, moment)
+                    except DumpFailedError:
+                        await require_alive(moment.snapshot.session)
+                        raise
+                manifest = _manifest(request, moment, dump, figures)
+                marker.require_fresh()
+                await store.write(manifest_of(request.key), manifest.to_json())
+    with suppress(BackupFaultError):  # beside the manifest it says nothing
+        await store.delete(marker_of(request.key))
+    return manifest
+
+
+@asynccontextmanager
+async def _moment(database: Database) -> AsyncIterator[_Moment]:
+    async with snapshot(database) as opened:
+        at = datetime.now(UTC)
+        (facts,) = await fetch_rows(opened.session, _FACTS)
+        sequences = await read_sequences(opened)
+        yield _Moment(opened, facts["snapshot"], at, facts["version"], facts["bytes"], sequences)
+
+
+async def _stored(store: BackupStore, path: str, dump: Dump, moment: _Moment) -> Figures:
+    """Store the dump, and count meanwhile what is in it."""
+    counting = asyncio.create_task(count_rows(moment.snapshot))
+    try:
+        await store.write_stream(path, dump.chunks(), moment.size_bytes)
+        return Figures(await counting, moment.sequences)
+    finally:
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]:
+    """If the body fails, remove what it has stored, unless that takes long."""
+    try:
+        yield
+    except BaseException:
+        with suppress(BackupFaultError, TimeoutError):
+            async with asyncio.timeout(_CLEANUP_SECONDS):
+                await delete_backup(store, key)
+        raise
+
+
+def _manifest(request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        backup_id=request.key.backup_id,
+        tenant=request.key.tenant,
+        ods_instance_id=request.key.ods_instance_id,
+        mark=request.mark,
+        name=request.name,
+        kind=request.kind,
+        template=request.template,
+        postgres_version=moment.version,
+        dump_version=dump.version,
+        size_bytes=dump.size_bytes,
+        database_size_bytes=moment.size_bytes,
+        sha256=dump.sha256,
+        created_at=moment.at,
+        finished_at=datetime.now(UTC),
+        encrypted=dump.encrypted,
+        details=request.details,
+        figures=figures,
+    )

@@ -1,0 +1,160 @@
+"""pg_dump as a child process: what it writes, as it comes, and how far it is."""
+
+import asyncio
+import re
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+
+from backups.channels import Channel, Transform, channel
+from backups.client_programs import ClientProgram
+from backups.errors import BackupFaultError
+from backups.monitoring import Monitor, Progress
+from backups.snapshots import LOCK_TIMEOUT, Database, Table
+from programs import process
+from programs.postgres import client_address, client_environment
+from programs.process import Command
+
+_OPTIONS = (
+    "--format=custom",
+    "--no-owner",
+    "--no-privileges",
+    "--verbose",
+    "--no-password",
+    f"--lock-wait-timeout={LOCK_TIMEOUT}",
+)
+_TABLE = re.compile(rb'dumping contents of table "(.+)"')
+_CHUNK_BYTES = 1024 * 1024
+_SESSION_SETTINGS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+
+
+@dataclass(frozen=True)
+class DumpSource:
+    """What is dumped.
+
+    Attributes:
+        database: the database.
+        snapshot: the snapshot that pg_dump reads, of a transaction that stays open.
+        tables: those with rows.
+    """
+
+    database: Database
+    snapshot: str
+    tables: Sequence[Table]
+
+
+class DumpFailedError(BackupFaultError):
+    """pg_dump has ended with an error."""
+
+
+class Dump:
+    """A dump that is being made.
+
+    Attributes:
+        version: of pg_dump.
+        encrypted: whether `chunks` gives it encrypted.
+        size_bytes: what `chunks` has given so far.
+    """
+
+    def __init__(
+        self, program: ClientProgram, source: DumpSource, running: Process, flow: Channel, monitor: Monitor
+    ) -> None:
+        self.version = program.version
+        self.encrypted = flow.transforms
+        self.size_bytes = 0
+        self._hash = sha256()
+        self._running = running
+        self._flow = flow
+        self._monitor = monitor
+        self._sizes = {table.name: table.size_bytes for table in source.tables}
+        self._total = sum(self._sizes.values())
+        self._begun: list[str] = []
+
+    @property
+    def sha256(self) -> str:
+        """Of what `chunks` has given so far, in hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The dump, encrypted if that is wanted.
+
+        Raises:
+            DumpFailedError: what was given is no whole dump.
+        """
+        following = asyncio.create_task(self._follow_messages())
+        try:
+            async for chunk in _pieces(await self._flow.reader()):
+                self._hash.update(chunk)
+                self.size_bytes += len(chunk)
+                self._monitor.report(Progress(self.size_bytes, self._percent()))
+                yield chunk
+            await following
+            if await self._running.wait():
+                raise DumpFailedError(f"pg_dump has failed; {self._monitor.log} says why.")
+            await self._flow.require_transformed()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow_messages(self) -> None:
+        """Append what pg_dump says to the log, and note which table it has come to."""
+        messages = self._running.stderr
+        if messages is None:
+            return
+        rest = b""
+        with self._monitor.log.open("ab") as log:
+            while piece := await messages.read(_CHUNK_BYTES):
+                log.write(piece)
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if found := _TABLE.search(line):
+                        self._begun.append(found[1].decode(errors="replace"))
+
+    def _percent(self) -> int:
+        done = sum(self._sizes.get(table, 0) for table in self._begun[:-1])
+        return 100 * done // self._total if self._total else 0
+
+
+@asynccontextmanager
+async def dumping(
+    program: ClientProgram,
+    source: DumpSource,
+    transform: Transform | None,
+    monitor: Monitor,
+) -> AsyncIterator[Dump]:
+    """Run pg_dump; at the end of the body it has ended, or is killed.
+
+    Args:
+        program: pg_dump.
+        source: what is dumped.
+        transform: changes what pg_dump writes.
+        monitor: where messages and progress go.
+    """
+    dsn = source.database.server.dsn
+    arguments = (
+        *(program.path, *_OPTIONS, f"--snapshot={source.snapshot}"),
+        f"--dbname={client_address(dsn, source.database.name)}",
+    )
+    command = Command("pg_dump", arguments, client_environment(dsn, _SESSION_SETTINGS))
+    async with channel(transform) as flow:
+        running = await process.start(command, monitor.log, stdout=flow.writing.fileno(), stderr=PIPE)
+        flow.writing.close()
+        try:
+            yield Dump(program, source, running, flow, monitor)
+        finally:
+            if running.returncode is None:
+                await process.stop(running, command)
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+    """What is read, in pieces of a size that costs little each."""
+    ended = False
+    while not ended:
+        try:
+            piece = await reader.readexactly(_CHUNK_BYTES)
+        except asyncio.IncompleteReadError as error:
+            piece, ended = error.partial, True
+        if piece:
+            yield piece

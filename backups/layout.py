@@ -1,0 +1,63 @@
+"""Where the parts of a backup are in a store: `<tenant>/<OdsInstanceId>/<backup id>/…`.
+
+A backup is there if its manifest is, which is written last and deleted first.
+"""
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from backups.manifest import TENANT_PATTERN, BackupKey
+
+_MANIFEST = "manifest.json"
+_PLAIN_DUMP, _ENCRYPTED_DUMP = "database.dump", "database.dump.age"
+_MARKER = "being-written"
+_PATH = re.compile(
+    rf"(?P<tenant>{TENANT_PATTERN.strip('^$')})/(?P<number>\d{{1,10}})/(?P<id>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
+    r"/(?P<file>[^/]+)"
+)
+
+
+def folder_of(key: BackupKey) -> str:
+    """The folder of a backup."""
+    return f"{key.tenant}/{key.ods_instance_id}/{key.backup_id}"
+
+
+def manifest_of(key: BackupKey) -> str:
+    """The manifest of a backup."""
+    return f"{folder_of(key)}/{_MANIFEST}"
+
+
+def dump_of(key: BackupKey, *, encrypted: bool) -> str:
+    """The dump of a backup."""
+    return f"{folder_of(key)}/{_ENCRYPTED_DUMP if encrypted else _PLAIN_DUMP}"
+
+
+def marker_of(key: BackupKey) -> str:
+    """The object that is renewed while a backup is written."""
+    return f"{folder_of(key)}/{_MARKER}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object that belongs to a backup, finished or not."""
+
+    key: BackupKey
+    file: str
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether the backup is there."""
+        return self.file == _MANIFEST
+
+    @property
+    def is_marker(self) -> bool:
+        """Whether it is renewed while the backup is written."""
+        return self.file == _MARKER
+
+
+def part_at(path: str) -> Part | None:
+    """The part of a backup that has this path; None for what is no part of any."""
+    if (found := _PATH.fullmatch(path)) is None:
+        return None
+    return Part(BackupKey(found["tenant"], int(found["number"]), UUID(found["id"])), found["file"])

@@ -1,0 +1,55 @@
+"""What a folder needs beyond object storage: it is for its owner alone, and made durable here."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_OWNER_ONLY = 0o700
+
+
+def prepare(root: Path, file: Path) -> None:
+    """Make the folders between `root` and `file`, which the account of this process alone may enter.
+
+    Raises:
+        OSError: one of them cannot be made.
+    """
+    for folder in reversed([it for it in file.parents if it.is_relative_to(root) and it != root]):
+        folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+
+
+def make_durable(root: Path, file: Path) -> None:
+    """Have the disk write the file and the folders that lead to it from `root`.
+
+    Raises:
+        OSError: the disk could not.
+    """
+    for path in (file, *(it for it in file.parents if it.is_relative_to(root))):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def unfinished_files(folder: Path) -> Iterator[Path]:
+    """The files that obstore writes to before it renames them; it lists them nowhere."""
+    return folder.rglob("*#*")
+
+
+def remove(root: Path, folder: Path) -> None:
+    """Remove the folder with all that is in it, and those above it that are empty then, up to `root`.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    for above in folder.parents:
+        if above == root or not above.is_relative_to(root):
+            return
+        try:
+            above.rmdir()
+        except OSError:  # it is not empty
+            return

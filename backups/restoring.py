@@ -1,0 +1,138 @@
+"""Restoring a backup into an empty database, through pg_restore."""
+
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from hashlib import sha256
+
+import asyncpg
+
+from backups.channels import Channel, channel
+from backups.client_programs import ClientProgram, find_program
+from backups.encryption import decrypting
+from backups.errors import BackupFaultError, translate_database_faults
+from backups.layout import dump_of
+from backups.manifest import Manifest
+from backups.monitoring import Monitor, Progress
+from backups.snapshots import Database, require_alive
+from backups.storage import BackupStore
+from databases.errors import translate_postgres_errors
+from databases.statements import fetch_value
+from programs import process
+from programs.postgres import LOAD_SETTINGS, client_address, client_environment
+from programs.process import Command
+
+_OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
+_HAS_TABLES = """
+SELECT EXISTS (
+    SELECT FROM pg_tables WHERE schemaname <> 'information_schema' AND NOT starts_with(schemaname, 'pg_')
+)
+"""
+
+
+async def restore(
+    store: BackupStore,
+    manifest: Manifest,
+    database: Database,
+    monitor: Monitor,
+    identities: Sequence[str] = (),
+) -> None:
+    """Fill an empty database from a backup.
+
+    The stored bytes are checked while they are read. If this raises, the database may hold a part of the
+    backup, or something else: drop it.
+
+    Args:
+        store: where the backup is.
+        manifest: of the backup.
+        database: it is empty, and private until it was filled.
+        monitor: where messages and progress go.
+        identities: private keys of age, of which one decrypts the backup.
+
+    Raises:
+        BackupFaultError: the backup cannot be read, decrypted or restored, or is damaged; the database is not
+            empty; the store or the server is away.
+    """
+    transform = decrypting(identities) if manifest.encrypted else None
+    program = await find_program("pg_restore")
+    program.require(manifest.dump_version, "the pg_dump that made the backup")
+    with translate_database_faults():
+        async with database.server.connected(database.name) as session, channel(transform) as flow:
+            await _require_empty(session, database)
+            async with (
+                _loading(program, database, flow, monitor) as running,
+                aclosing(read_dump(store, manifest)) as chunks,
+            ):
+                await _feed(flow, running, chunks, manifest.size_bytes, monitor)
+                failed = await running.wait() != 0
+                await flow.require_transformed()
+            if failed:
+                await require_alive(session)
+                raise BackupFaultError(f"pg_restore has failed; {monitor.log} says why.")
+
+
+async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[bytes, None]:
+    """The stored bytes of a backup.
+
+    Raises:
+        BackupFaultError: the store is away or refuses; after the last byte, that these are not the bytes that
+            were written.
+    """
+    digest, size = sha256(), 0
+    path = dump_of(manifest.key, encrypted=manifest.encrypted)
+    async with aclosing(store.read_stream(path)) as chunks:
+        async for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+    if (size, digest.hexdigest()) != (manifest.size_bytes, manifest.sha256):
+        raise BackupFaultError(
+            f"{store.location(path)} is damaged: it has not the size and SHA-256 that its manifest says."
+        )
+
+
+@asynccontextmanager
+async def _loading(
+    program: ClientProgram, database: Database, flow: Channel, monitor: Monitor
+) -> AsyncIterator[Process]:
+    """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
+    address = f"--dbname={client_address(database.server.dsn, database.name)}"
+    environment = client_environment(database.server.dsn, LOAD_SETTINGS)
+    command = Command("pg_restore", (program.path, *_OPTIONS, address), environment)
+    running = await process.start(command, monitor.log, stdin=flow.reading.fileno())
+    flow.reading.close()
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            await process.stop(running, command)
+
+
+async def _feed(
+    flow: Channel,
+    running: Process,
+    chunks: AsyncGenerator[bytes, None],
+    total: int,
+    monitor: Monitor,
+) -> None:
+    """Write all chunks to the channel, unless what reads them has failed."""
+    writer = await flow.writer()
+    done = 0
+    async for chunk in chunks:
+        with suppress(ConnectionError):  # it needs no more, or has failed
+            writer.write(chunk)
+            await writer.drain()
+        if running.returncode:
+            break
+        done += len(chunk)
+        monitor.report(Progress(done, min(100, 100 * done // max(1, total))))
+    writer.close()
+
+
+async def _require_empty(session: asyncpg.Connection, database: Database) -> None:
+    with translate_postgres_errors({}):
+        await session.execute("SET idle_session_timeout = 0")  # it waits until all is restored
+    if await fetch_value(session, _HAS_TABLES):
+        raise BackupFaultError(
+            f"The database '{database.name}' is not empty. A backup is restored into an empty one."
+        )

@@ -1,0 +1,111 @@
+"""Sessions that see a database as it was at one moment, and let pg_dump see the same."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from backups.errors import BackupFaultError
+from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.server import Server
+from databases.statements import fetch_rows, fetch_value
+
+LOCK_TIMEOUT = "5min"
+"""How long a session that changes a table may keep a dump waiting."""
+
+# Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
+_WITHOUT_LIMITS = """
+SELECT set_config(name, '0', true) FROM pg_settings
+WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+# Counts must be of all rows; as with pg_dump, a role that may not see all of them gets an error.
+_SETTINGS = f"SET LOCAL row_security = off; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+# What an extension makes is made by it in a copy as well: pg_dump leaves it out.
+_TABLES = """
+SELECT nspname || '.' || relname AS name, format('%I.%I', nspname, relname) AS quoted,
+       pg_table_size(pg_class.oid) AS bytes
+FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
+WHERE relkind = 'r' AND relpersistence <> 't'
+  AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+  AND NOT EXISTS (
+      SELECT FROM pg_depend
+      WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+  )
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that is backed up, or restored into.
+
+    Attributes:
+        server: where it is.
+        name: its name there.
+    """
+
+    server: Server
+    name: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with rows.
+
+    Attributes:
+        name: `schema.table`.
+        quoted: the same, as it stands in SQL.
+        size_bytes: what it takes on the server.
+    """
+
+    name: str
+    quoted: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A database as it was at one moment.
+
+    Attributes:
+        session: in a transaction that sees this moment only.
+        tables: those with rows; no other session changes their form until the transaction ends.
+    """
+
+    session: asyncpg.Connection
+    tables: Sequence[Table]
+
+
+@asynccontextmanager
+async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
+    """Open a transaction that sees nothing of what other sessions commit from now on.
+
+    Raises:
+        DatabaseFaultError: the server is away, another session locks a table for long, …
+    """
+    async with database.server.connected(database.name) as session:
+        with translate_postgres_errors({}):
+            await session.transaction(isolation="repeatable_read", readonly=True).start()
+            await session.execute(_SETTINGS)
+            await session.execute(_WITHOUT_LIMITS)
+        tables = [Table(*row) for row in await fetch_rows(session, _TABLES)]
+        if tables:
+            # Without the lock, a table that was emptied by TRUNCATE meanwhile would be counted as empty.
+            names = ", ".join(table.quoted for table in tables)
+            with translate_postgres_errors({}):
+                await session.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+        yield Snapshot(session, tables)
+
+
+async def require_alive(session: asyncpg.Connection) -> None:
+    """Check that the server has not ended a session, as it does when it stops or crashes.
+
+    Raises:
+        BackupFaultError: it has, which is an outage.
+    """
+    try:
+        await fetch_value(session, "SELECT 1")
+    except DatabaseFaultError as fault:
+        if fault.outage:
+            raise BackupFaultError(fault.reason, outage=True) from None

@@ -1,0 +1,305 @@
+"""A store of backups: a folder, or a bucket or container of object storage, by its URL.
+
+Credentials come from the environment, as the clients of each kind of object storage expect them
+(`AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_ACCOUNT_KEY`, `GOOGLE_APPLICATION_CREDENTIALS`, …), or from the cloud's
+own machines. They are in no URL, no reason and no log.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import ObjectStore, from_url
+
+from backups import local_folder
+from backups.errors import BackupFaultError, MissingObjectError
+from backups.store_errors import translate_store_errors
+
+_SCHEMES = ("file", "s3", "az", "gs")
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+_YES = {"1", "true", "yes", "on"}
+_MEBIBYTE = 1024 * 1024
+_READ_BYTES = _MEBIBYTE
+_PART_BYTES = 8 * _MEBIBYTE
+_LARGEST_PART_BYTES = 32 * _MEBIBYTE
+_IN_MEMORY_BYTES = 32 * _MEBIBYTE
+"""What is sent at once: one part, or several smaller ones."""
+_MOST_PARTS = 10_000
+"""Of one object on S3."""
+_ABORT_SECONDS = 10
+_NO_TIMEOUT = "30 days"
+"""Of a request as a whole: one request reads a whole backup."""
+_MOST_RETRIES = 1000
+"""More than fit into the time for them."""
+
+
+@dataclass(frozen=True)
+class StoreTimeouts:
+    """How long a store is waited for.
+
+    Attributes:
+        answer: seconds without a byte of an answer, or until a part of an upload is accepted.
+        retries: seconds for which a request that fails is sent again.
+    """
+
+    answer: float = 60
+    retries: float = 180
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a store.
+
+    Attributes:
+        path: below the URL of the store.
+        modified: when it was written last, by the clock of the store.
+    """
+
+    path: str
+    modified: datetime
+
+
+class BackupStore:
+    """Writes, reads, lists and deletes objects.
+
+    Args:
+        url: `file:///folder`, which exists; `s3://bucket/prefix`, `az://container/prefix` or
+            `gs://bucket/prefix`. It has no login and no parameters.
+        timeouts: how long the store is waited for.
+
+    Raises:
+        BackupFaultError: the URL cannot be used, the folder does not exist, there are no credentials.
+    """
+
+    def __init__(self, url: str, timeouts: StoreTimeouts | None = None) -> None:
+        self._url = _checked(url)
+        self._folder = Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
+        with self._translated(""):
+            self._store = _opened(self._url, timeouts or StoreTimeouts())
+
+    def location(self, path: str = "") -> str:
+        """The URL of an object, or of the store."""
+        return f"{self._url}/{path}" if path else self._url
+
+    async def write(self, path: str, content: bytes) -> None:
+        """Write an object that is small, in place of one that may be there.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        with self._translated(path):
+            await self._prepare(path)
+            await obstore.put_async(self._store, path, content, use_multipart=False)
+            await self._make_durable(path)
+
+    async def write_stream(self, path: str, chunks: AsyncGenerator[bytes, None], expected_bytes: int) -> None:
+        """Write an object part by part; it is there once all of it is, and not before.
+
+        Args:
+            path: of the object.
+            chunks: its content. If it raises, or this is cancelled, what was written is removed again.
+            expected_bytes: about how much it is.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        part = part_bytes(expected_bytes)
+        source = _Stoppable(chunks)
+        async with aclosing(chunks):
+            with self._translated(path):
+                await self._prepare(path)
+                await _upload(self._store, path, source, part)
+                await self._make_durable(path)
+
+    async def read(self, path: str) -> bytes | None:
+        """The content of an object that is small; None if it is not there.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        try:
+            with self._translated(path):
+                result = await obstore.get_async(self._store, path)
+                return bytes(await result.bytes_async())
+        except MissingObjectError:
+            return None
+
+    async def read_stream(self, path: str) -> AsyncGenerator[bytes, None]:
+        """The content of an object, piece by piece.
+
+        Raises:
+            BackupFaultError: it is not there; the store is away or refuses.
+        """
+        with self._translated(path):
+            result = await obstore.get_async(self._store, path)
+            async for chunk in result.stream(min_chunk_size=_READ_BYTES):
+                yield bytes(chunk)
+
+    async def list_objects(self, folder: str = "") -> list[StoredObject]:
+        """All objects below a folder, also those that are only being written, as far as the store shows them.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        with self._translated(folder):
+            found = await obstore.list(self._store, folder or None).collect_async()
+            listed = [StoredObject(it["path"], it["last_modified"]) for it in found]
+            return listed + await asyncio.to_thread(self._unfinished_files, folder)
+
+    async def delete(self, path: str) -> None:
+        """Delete an object; one that is not there counts as deleted.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        try:
+            with self._translated(path):
+                await obstore.delete_async(self._store, path)
+        except MissingObjectError:
+            return
+
+    async def delete_folder(self, folder: str) -> None:
+        """Delete all objects below a folder, also those whose writer has died.
+
+        Raises:
+            BackupFaultError: the store is away or refuses.
+        """
+        if self._folder is not None:
+            with self._translated(folder):
+                await asyncio.to_thread(local_folder.remove, self._folder, self._folder / folder)
+            return
+        for found in await self.list_objects(folder):
+            await self.delete(found.path)
+
+    async def _prepare(self, path: str) -> None:
+        if self._folder is not None:
+            await asyncio.to_thread(local_folder.prepare, self._folder, self._folder / path)
+
+    async def _make_durable(self, path: str) -> None:
+        if self._folder is not None:
+            await asyncio.to_thread(local_folder.make_durable, self._folder, self._folder / path)
+
+    def _unfinished_files(self, folder: str) -> list[StoredObject]:
+        if self._folder is None:
+            return []
+        return [
+            StoredObject(
+                path.relative_to(self._folder).as_posix(), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            )
+            for path in local_folder.unfinished_files(self._folder / folder)
+        ]
+
+    @contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        with translate_store_errors(self.location(path)):
+            # Otherwise a folder that is not mounted would seem to have no backups.
+            if self._folder is not None and not self._folder.is_dir():
+                raise BackupFaultError(f"{self._url} does not exist. Create or mount it.")
+            yield
+
+
+def part_bytes(expected_bytes: int) -> int:
+    """The size of the parts of an object of about this size, so that their number is not exceeded."""
+    needed = -(-expected_bytes // (_MOST_PARTS * 9 // 10))
+    return min(max(_PART_BYTES, needed), _LARGEST_PART_BYTES)
+
+
+class _Stoppable:
+    """The content of an upload, which can be made to fail: then obstore removes what it has written.
+
+    A cancelled upload would leave it.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._chunks = chunks
+        self._stopped = False
+        self._following: asyncio.Future[bytes] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._stopped:
+            raise _StoppedError
+        self._following = asyncio.ensure_future(anext(self._chunks))
+        try:
+            return await self._following
+        except asyncio.CancelledError:
+            raise _StoppedError from None
+
+    async def stop(self) -> None:
+        """Let the upload fail; returns once nothing is read any more."""
+        self._stopped = True
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait({self._following})
+
+
+class _StoppedError(Exception):
+    """An upload was given up."""
+
+
+async def _upload(store: ObjectStore, path: str, source: _Stoppable, part: int) -> None:
+    uploading = asyncio.ensure_future(
+        obstore.put_async(
+            store,
+            path,
+            source,
+            use_multipart=True,
+            chunk_size=part,
+            max_concurrency=max(1, _IN_MEMORY_BYTES // part),
+        )
+    )
+    try:
+        await asyncio.shield(uploading)
+    finally:
+        await source.stop()
+        if not uploading.done():
+            await asyncio.wait({uploading}, timeout=_ABORT_SECONDS)
+            uploading.cancel()
+            await asyncio.gather(uploading, return_exceptions=True)
+
+
+def _checked(url: str) -> str:
+    """The URL without a slash at its end; reasons do not repeat it, since it may have a password.
+
+    Raises:
+        BackupFaultError: it is no address of a store, or has more than an address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise BackupFaultError(f"The URL of a store of backups begins with {', '.join(_SCHEMES)} and ://.")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise BackupFaultError(
+            "The URL of a store of backups has neither a login nor parameters. Credentials belong in the"
+            " environment."
+        )
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise BackupFaultError("The URL of a folder for backups begins with file:/// and is absolute.")
+    elif not parts.netloc:
+        raise BackupFaultError("The URL of a store of backups lacks the bucket or container.")
+    return url.rstrip("/")
+
+
+def _opened(url: str, timeouts: StoreTimeouts) -> ObjectStore:
+    if url.startswith("file:"):
+        return from_url(url)
+    # obstore takes the options of its client from here alone: what the environment says of them counts too.
+    client: dict[str, Any] = {
+        "timeout": _NO_TIMEOUT,
+        "read_timeout": timedelta(seconds=timeouts.answer),
+        "allow_http": any(os.environ.get(name, "").lower() in _YES for name in _ALLOW_HTTP),
+    }
+    retries: dict[str, Any] = {
+        "max_retries": _MOST_RETRIES,
+        "retry_timeout": timedelta(seconds=timeouts.retries),
+    }
+    return from_url(url, client_options=client, retry_config=retries)  # type: ignore[call-overload,no-any-return]

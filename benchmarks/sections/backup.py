@@ -1,0 +1,161 @@
+"""Backup and restore of a database against pg_dump and pg_restore of the same database, alternating."""
+
+import asyncio
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyrage
+
+from backups.backing_up import back_up
+from backups.figures import verify
+from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from backups.monitoring import Monitor
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from backups.stored_backups import delete_backup
+from benchmarks import dumps
+from benchmarks.bench import Bench
+from benchmarks.measurement import Findings, Limit, Measurement, at_most
+from databases.server import Server
+from programs.postgres import LOAD_SETTINGS
+
+_SOURCE, _RESTORED = "bench_backed_up", "bench_restored"
+_MEGABYTE = 1024 * 1024
+_MOST = 1.1
+_MOST_MEMORY = 100
+_SAMPLE_SECONDS = 0.01
+
+
+@dataclass
+class _Times:
+    """Seconds of each round."""
+
+    dumps: list[float] = field(default_factory=list)
+    backups: list[float] = field(default_factory=list)
+    encrypted: list[float] = field(default_factory=list)
+    bare_restores: list[float] = field(default_factory=list)
+    restores: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+
+def run(bench: Bench) -> Findings:
+    """Dump and restore by turns; a backup also counts all rows, and both compute and check a SHA-256."""
+    return asyncio.run(_measure(bench))
+
+
+async def _measure(bench: Bench) -> Findings:
+    megabytes, rounds = bench.pick(800, quick=5), bench.pick(3, quick=1)
+    times = _Times()
+    async with bench.stacks.postgres([]) as dsn, _server(dsn) as server:
+        await dumps.make_source(dsn, _SOURCE, megabytes)
+        with tempfile.TemporaryDirectory() as parent:
+            round_ = _Round(dsn, server, Path(parent), times)
+            for _ in range(rounds):
+                size = await round_.measure()
+    dump = Measurement(f"pg_dump, {size // _MEGABYTE} MB", times.dumps, "s")
+    backup = Measurement("backup", times.backups, "s", dump)
+    encrypted = Measurement("backup, encrypted", times.encrypted, "s", dump)
+    bare = Measurement("pg_restore", times.bare_restores, "s")
+    restored = Measurement("restore", times.restores, "s", bare)
+    memory = Measurement("memory above rest", times.memory, "MB")
+    return Findings([dump, backup, encrypted, bare, restored, memory], _limits(backup, restored, memory))
+
+
+def _limits(backup: Measurement, restored: Measurement, memory: Measurement) -> list[Limit]:
+    return [
+        at_most("backup, of pg_dump", backup.ratio or 0, _MOST, "x"),
+        at_most("restore, of pg_restore", restored.ratio or 0, _MOST, "x"),
+        at_most("memory of this process above rest", max(memory.values), _MOST_MEMORY, "MB"),
+    ]
+
+
+class _Round:
+    """What is measured in one round."""
+
+    def __init__(self, dsn: str, server: Server, folder: Path, times: _Times) -> None:
+        self._dsn = dsn
+        self._times = times
+        self._file = folder / "bare.dump"
+        self._source = Database(server, _SOURCE)
+        self._restored = Database(server, _RESTORED)
+        self._store = BackupStore(folder.as_uri())
+        self._monitor = Monitor(folder / "log")
+        self._recipient = str(pyrage.x25519.Identity.generate().to_public())
+
+    async def measure(self) -> int:
+        """Measure each once; returns the bytes of the dump."""
+        times = self._times
+        with _timed(times.dumps):
+            await asyncio.to_thread(self._dump)
+        manifest = await self._back_up(times.backups)
+        await delete_backup(self._store, (await self._back_up(times.encrypted, self._recipient)).key)
+        await dumps.make_empty(self._dsn, _RESTORED)
+        with _timed(times.bare_restores):
+            await asyncio.to_thread(self._restore)
+        await dumps.make_empty(self._dsn, _RESTORED)
+        with _timed(times.restores), _memory(times.memory):
+            await restore(self._store, manifest, self._restored, self._monitor)
+        if differences := await verify(self._restored, manifest.figures):
+            raise AssertionError(differences)
+        await delete_backup(self._store, manifest.key)
+        return manifest.size_bytes
+
+    async def _back_up(self, values: list[float], *recipients: str) -> Manifest:
+        key = BackupKey("default", 1, uuid.uuid4())
+        request = BackupRequest(key, uuid.uuid4(), "Benchmark", BackupKind.REQUESTED)
+        with _timed(values), _memory(self._times.memory):
+            return await back_up(self._source, self._store, request, self._monitor, recipients)
+
+    def _dump(self) -> None:
+        options = ("--format=custom", "--no-owner", "--no-privileges", f"--file={self._file}")
+        dumps.call("pg_dump", *options, f"--dbname={dumps.at(self._dsn, _SOURCE)}")
+
+    def _restore(self) -> None:
+        settings = "%20".join(f"-c%20{name}%3D{value}" for name, value in LOAD_SETTINGS.items())
+        address = f"{dumps.at(self._dsn, _RESTORED)}?options={settings}"
+        dumps.call("pg_restore", "--no-owner", "--no-privileges", f"--dbname={address}", str(self._file))
+
+
+@asynccontextmanager
+async def _server(dsn: str) -> AsyncIterator[Server]:
+    server = Server(dsn)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+@contextmanager
+def _timed(values: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    values.append(time.perf_counter() - started)
+
+
+@contextmanager
+def _memory(values: list[float]) -> Iterator[None]:
+    """Add how many megabytes more this process had at most, without its children, than before."""
+    process, ended = psutil.Process(), threading.Event()
+    before = most = process.memory_info().rss
+
+    def sample() -> None:
+        nonlocal most
+        while not ended.wait(_SAMPLE_SECONDS):
+            most = max(most, process.memory_info().rss)
+
+    sampling = threading.Thread(target=sample)
+    sampling.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sampling.join()
+    values.append((most - before) / _MEGABYTE)

@@ -1,0 +1,140 @@
+"""Databases that are backed up, empty ones, and stores."""
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from pydantic import JsonValue
+
+from backups.manifest import BackupKey, BackupKind, BackupRequest
+from backups.monitoring import Monitor
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from databases.server import Server
+from embedded.postgres import EmbeddedPostgres
+from tests.backups.s3_server import S3Server, s3_server
+from tests.backups.stores import SHORT
+from tests.servers import NUMBERS, SAMPLE_TEMPLATE, service_dsn, session
+
+# Digests cannot be compressed: the dump is as large as the table, several parts of an upload.
+_FILL = """
+CREATE TABLE filling AS
+SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
+             FROM generate_series(1, 16) AS part) AS noise
+FROM generate_series(1, 28000) AS row
+"""
+_CONTENTS = """
+CREATE TABLE public.counted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, word text NOT NULL);
+INSERT INTO public.counted (word) SELECT 'word ' || n FROM generate_series(1, 500) AS n;
+CREATE SEQUENCE public.unused;
+CREATE TABLE public.noted (note text);
+CREATE EXTENSION pg_trgm;
+"""
+
+
+@pytest.fixture
+async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
+    """The server, as the product reaches it."""
+    server = Server(service_dsn(postgres, "postgres"))
+    yield server
+    await server.close()
+
+
+@pytest.fixture(scope="session")
+async def filled(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database whose dump has 30 MB."""
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute("CREATE DATABASE backups_filled")
+        async with session(service_dsn(postgres, "backups_filled")) as inside:
+            await inside.execute(_FILL)
+        yield "backups_filled"
+        await maintenance.execute("DROP DATABASE backups_filled WITH (FORCE)")
+
+
+@pytest.fixture
+def large(server: Server, filled: str) -> Database:
+    """The database whose dump has 30 MB."""
+    return Database(server, filled)
+
+
+@pytest.fixture
+async def ods(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Database]:
+    """A small ODS of the test's own, with rows, sequences and an extension."""
+    name = f"Backed up {next(NUMBERS)}"
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{SAMPLE_TEMPLATE}"')
+        async with session(service_dsn(postgres, quote(name))) as inside:
+            await inside.execute(_CONTENTS)
+        yield Database(server, name)
+        await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def empty(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Database]:
+    """A database with nothing in it."""
+    name = f"Restored {next(NUMBERS)}"
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'CREATE DATABASE "{name}"')
+        yield Database(server, name)
+        await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+async def running_s3(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Server]:
+    async with s3_server(tmp_path_factory.mktemp("s3") / "s3.log") as running:
+        yield running
+
+
+@pytest.fixture
+def s3(running_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 server, and the environment that leads to it."""
+    for name, value in running_s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return running_s3
+
+
+@pytest.fixture
+async def bucket(s3: S3Server) -> str:
+    return await s3.make_bucket()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder for backups."""
+    path = tmp_path / "of backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def folder_store(folder: Path) -> BackupStore:
+    return BackupStore(folder.as_uri())
+
+
+@pytest.fixture
+def s3_store(bucket: str) -> BackupStore:
+    return BackupStore(f"s3://{bucket}/of/backups", SHORT)
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest) -> BackupStore:
+    found: BackupStore = request.getfixturevalue("folder_store" if request.param == "file" else "s3_store")
+    return found
+
+
+@pytest.fixture
+def wanted() -> BackupRequest:
+    """What a caller would say of a backup."""
+    key = BackupKey("default", next(NUMBERS), uuid.uuid4())
+    details: dict[str, JsonValue] = {
+        "contexts": [{"key": "schoolYear", "value": "2027"}],
+        "description": "before the roll-over",
+    }
+    return BackupRequest(key, uuid.uuid4(), "Grand Bend 2027", BackupKind.REQUESTED, "Sample", details)
+
+
+@pytest.fixture
+def monitor(tmp_path: Path) -> Monitor:
+    return Monitor(tmp_path / "programs.log")

@@ -1,0 +1,457 @@
+"""A database goes into a store and comes back, in this service's hands and in an operator's."""
+
+import asyncio
+import json
+import stat
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from backups.backing_up import back_up
+from backups.errors import BackupFaultError, MissingObjectError
+from backups.figures import read_figures, verify
+from backups.layout import dump_of, folder_of, manifest_of
+from backups.manifest import BackupRequest, Manifest
+from backups.monitoring import Monitor, Progress
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from backups.stored_backups import delete_backup, list_backups, load_manifest
+from programs.postgres import client_address, client_environment, client_program
+from tests.backups.stores import names_in
+
+IDENTITY = pyrage.x25519.Identity.generate()
+RECIPIENT = str(IDENTITY.to_public())
+OTHER = pyrage.x25519.Identity.generate()
+
+each_encryption = pytest.mark.parametrize("recipients", [(), (str(OTHER.to_public()), RECIPIENT)])
+
+
+async def execute(database: Database, *statements: str) -> None:
+    async with database.server.connected(database.name) as session:
+        for statement in statements:
+            await session.execute(statement)
+
+
+def call(program: str, *arguments: str, database: Database, stdin: bytes | None = None) -> bytes:
+    """Run a program by hand."""
+    dsn = database.server.dsn
+    address = f"--dbname={client_address(dsn, database.name)}"
+    return subprocess.run(  # noqa: S603 - PostgreSQL's own
+        [client_program(program), *arguments, address],
+        env=client_environment(dsn, {}),
+        input=stdin,
+        check=True,
+        capture_output=True,
+    ).stdout
+
+
+@each_encryption
+async def test_database_comes_back_when_its_backup_is_restored(
+    recipients: tuple[str, ...],
+    store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, store, wanted, monitor, recipients)
+    assert await list_backups(store) == [wanted.key]
+    found = await load_manifest(store, wanted.key)
+    assert found == made
+    await restore(store, found, empty, monitor, [str(IDENTITY)])
+    assert await verify(empty, found.figures) == []
+    assert await read_figures(empty) == await read_figures(ods)
+
+
+async def test_manifest_tells_what_the_backup_is(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    stored = json.loads((folder / manifest_of(wanted.key)).read_bytes())
+    dump = folder / dump_of(wanted.key, encrypted=False)
+    assert stored["formatVersion"] == 1
+    assert stored["backupId"] == str(wanted.key.backup_id)
+    assert stored["odsInstanceId"] == wanted.key.ods_instance_id
+    assert stored["mark"] == str(wanted.mark)
+    assert stored["details"] == wanted.details
+    assert stored["sizeBytes"] == dump.stat().st_size == made.size_bytes
+    assert stored["kind"] == "requested"
+    assert stored["figures"]["tables"]["public.counted"] == 500
+    assert stored["figures"]["sequences"]["public.counted_id_seq"] == 500
+    assert stored["figures"]["sequences"]["public.unused"] is None
+    assert made.database_size_bytes > made.size_bytes
+    digest = subprocess.run(["sha256sum", dump], check=True, capture_output=True, text=True).stdout  # noqa: ASYNC221, S603, S607
+    assert stored["sha256"] == digest.split()[0]
+
+
+async def test_only_the_account_of_the_service_may_read_a_folder(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    await back_up(ods, folder_store, wanted, monitor)
+    made = [path for path in folder.rglob("*") if path.is_dir()]  # noqa: ASYNC240 - at once
+    assert len(made) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+
+
+async def test_pg_restore_by_hand_restores_what_is_stored(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    file = str(folder / dump_of(wanted.key, encrypted=False))
+    call("pg_restore", "--jobs=2", "--no-owner", file, database=empty)
+    assert await verify(empty, made.figures) == []
+
+
+async def test_private_key_alone_decrypts_what_is_stored(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    tmp_path: Path,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor, [RECIPIENT])
+    encrypted = folder / dump_of(wanted.key, encrypted=True)
+    assert encrypted.read_bytes().startswith(b"age-encryption.org/v1\n")
+    pyrage.decrypt_file(str(encrypted), str(tmp_path / "plain"), [IDENTITY])
+    call("pg_restore", "--no-owner", stdin=(tmp_path / "plain").read_bytes(), database=empty)
+    assert await verify(empty, made.figures) == []
+
+
+@pytest.mark.age
+async def test_the_tool_age_decrypts_what_is_stored(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    tmp_path: Path,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor, [RECIPIENT])
+    key = tmp_path / "key.txt"
+    key.write_text(f"{IDENTITY}\n")
+    encrypted = folder / dump_of(wanted.key, encrypted=True)
+    plain = subprocess.run(  # noqa: ASYNC221, S603
+        ["age", "--decrypt", "--identity", key, encrypted],  # noqa: S607
+        check=True,
+        capture_output=True,
+    ).stdout
+    call("pg_restore", "--no-owner", stdin=plain, database=empty)
+    assert await verify(empty, made.figures) == []
+
+
+async def test_figures_are_those_of_the_dump_when_other_sessions_write_meanwhile(
+    folder_store: BackupStore, ods: Database, empty: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    async with writing_always(ods):
+        made = await back_up(ods, folder_store, wanted, monitor)
+    await restore(folder_store, made, empty, monitor)
+    assert await verify(empty, made.figures) == []
+    assert await verify(ods, made.figures) != []
+
+
+@asynccontextmanager
+async def writing_always(database: Database) -> AsyncIterator[None]:
+    """Another session adds rows for as long as the body runs."""
+    begun = asyncio.Event()
+
+    async def write() -> None:
+        async with database.server.connected(database.name) as session:
+            while True:
+                await session.execute("INSERT INTO counted (word) SELECT 'new' FROM generate_series(1, 100)")
+                begun.set()
+
+    writing = asyncio.create_task(write())
+    await begun.wait()
+    try:
+        yield
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("DELETE FROM counted WHERE id = 7", "The table public.counted has 499 rows instead of 500."),
+        ("DROP TABLE noted", "The table public.noted is missing."),
+        ("CREATE TABLE public.new ()", "The table public.new was not there."),
+        (
+            "ALTER TABLE counted ALTER id RESTART",
+            "The sequence public.counted_id_seq is at None instead of 500.",
+        ),
+        (
+            "SELECT setval('counted_id_seq', 499)",
+            "The sequence public.counted_id_seq is at 499 instead of 500.",
+        ),
+        ("DROP SEQUENCE unused", "The sequence public.unused is missing."),
+    ],
+)
+async def test_difference_is_named_when_a_database_is_not_as_expected(
+    change: str, difference: str, ods: Database
+) -> None:
+    before = await read_figures(ods)
+    assert await verify(ods, before) == []
+    await execute(ods, change)
+    assert await verify(ods, before) == [difference]
+
+
+async def test_progress_is_told_in_bytes_and_percent(
+    folder_store: BackupStore, large: Database, empty: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    told: list[Progress] = []
+    made = await back_up(large, folder_store, wanted, Monitor(monitor.log, told.append))
+    assert [it.bytes for it in told] == sorted(it.bytes for it in told)
+    assert told[-1].bytes == made.size_bytes
+    assert all(0 <= it.percent <= 100 for it in told)
+    told.clear()
+    await restore(folder_store, made, empty, Monitor(monitor.log, told.append))
+    assert told[-1] == Progress(made.size_bytes, 100)
+
+
+async def test_percent_is_that_of_the_tables_that_are_done(
+    folder_store: BackupStore, large: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    # pg_dump dumps them in the order of their names.
+    told: list[Progress] = []
+    await execute(large, "CREATE TABLE second AS SELECT * FROM filling LIMIT 9000")
+    try:
+        await back_up(large, folder_store, wanted, Monitor(monitor.log, told.append))
+    finally:
+        await execute(large, "DROP TABLE second")
+    assert told[0].percent == 0
+    assert 60 < told[-1].percent < 90
+
+
+@each_encryption
+async def test_damage_is_noticed_when_a_backup_is_restored(
+    recipients: tuple[str, ...],
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor, recipients)
+    file = folder / dump_of(wanted.key, encrypted=made.encrypted)
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(BackupFaultError, match=r"damaged") as raised:
+        await restore(folder_store, made, empty, monitor, [str(IDENTITY)])
+    assert not raised.value.outage
+
+
+async def test_damage_is_noticed_when_pg_restore_accepts_it(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    other = replace(made, sha256="0" * 64)
+    with pytest.raises(BackupFaultError, match="has not the size and SHA-256") as raised:
+        await restore(folder_store, other, empty, monitor)
+    assert not raised.value.outage
+
+
+@pytest.mark.parametrize(
+    ("identities", "reason"),
+    [
+        ([], "Give an identity"),
+        ([str(OTHER)], "encrypted to other recipients, or is damaged"),
+        (["AGE-SECRET-KEY-1WRONG"], "is no private key of age"),
+    ],
+)
+async def test_backup_is_not_restored_when_no_identity_decrypts_it(
+    identities: list[str],
+    reason: str,
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor, [RECIPIENT])
+    with pytest.raises(BackupFaultError, match=reason) as raised:
+        await restore(folder_store, made, empty, monitor, identities)
+    assert "WRONG" not in raised.value.reason
+
+
+async def test_backup_is_not_begun_when_a_recipient_is_no_public_key(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    with pytest.raises(BackupFaultError, match="is no public key of age"):
+        await back_up(ods, folder_store, wanted, monitor, [RECIPIENT, "age1wrong"])
+    assert names_in(folder) == []
+
+
+async def test_nothing_is_restored_when_the_database_is_not_empty(
+    folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    with pytest.raises(BackupFaultError, match="is not empty"):
+        await restore(folder_store, made, ods, monitor)
+    assert await verify(ods, made.figures) == []
+
+
+async def test_reason_names_the_log_alone_when_pg_restore_fails(
+    folder_store: BackupStore, ods: Database, empty: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    await execute(empty, "CREATE TYPE counted AS ENUM ()")
+    with pytest.raises(BackupFaultError, match="pg_restore has failed") as raised:
+        await restore(folder_store, made, empty, monitor)
+    assert raised.value.reason == f"pg_restore has failed; {monitor.log} says why."
+    assert not raised.value.outage
+    assert "counted" in monitor.log.read_text()
+
+
+async def test_reason_names_the_log_alone_when_pg_dump_fails(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    # pg_dump refuses to leave out rows that its role may not see.
+    await execute(ods, "ALTER TABLE counted ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    with pytest.raises(BackupFaultError) as raised:
+        await back_up(ods, folder_store, wanted, monitor)
+    assert raised.value.reason == f"pg_dump has failed; {monitor.log} says why."
+    assert not raised.value.outage
+    assert names_in(folder) == []
+
+
+async def test_backup_is_not_begun_when_pg_dump_is_older_than_the_server(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "pg_dump"
+    program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("programs.postgres.NEWEST_WHEEL", "not_installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackupFaultError, match=r"is of PostgreSQL 9\.6\.24, older than the server"):
+        await back_up(ods, folder_store, wanted, monitor)
+    program.unlink()
+    with pytest.raises(BackupFaultError, match="There is no pg_dump here"):
+        await back_up(ods, folder_store, wanted, monitor)
+    assert names_in(folder) == []
+
+
+async def test_backup_is_not_restored_when_pg_restore_is_older_than_the_dump(
+    folder_store: BackupStore, ods: Database, empty: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    newer = replace(made, dump_version="99.1")
+    with pytest.raises(BackupFaultError, match=r"older than the pg_dump that made the backup: 99\.1"):
+        await restore(folder_store, newer, empty, monitor)
+
+
+async def test_nothing_is_left_when_a_backup_is_deleted(
+    folder: Path,
+    folder_store: BackupStore,
+    s3_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    for store in (folder_store, s3_store):
+        await back_up(ods, store, wanted, monitor)
+        await delete_backup(store, wanted.key)
+        assert await list_backups(store) == []
+        with pytest.raises(MissingObjectError, match="There is no backup at"):
+            await load_manifest(store, wanted.key)
+        assert await store.list_objects() == []
+        await delete_backup(store, wanted.key)
+    assert names_in(folder) == []
+
+
+async def test_backup_does_not_exist_when_its_manifest_is_gone(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    await back_up(ods, folder_store, wanted, monitor)
+    (folder / manifest_of(wanted.key)).unlink()
+    assert await list_backups(folder_store) == []
+
+
+async def test_what_is_no_backup_is_left_alone(
+    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    (folder / "manifest.json").write_text("{}")
+    (folder / "default").mkdir()
+    (folder / "default" / "notes#1").write_text("an operator's")
+    await back_up(ods, folder_store, wanted, monitor)
+    assert await list_backups(folder_store) == [wanted.key]
+    await delete_backup(folder_store, wanted.key)
+    assert names_in(folder) == ["default", "manifest.json"]
+    assert names_in(folder / "default") == ["notes#1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"formatVersion": 1}', "damaged"),
+        (
+            b'{"formatVersion": 2, "another": true}',
+            "A newer release of this service has written the manifest",
+        ),
+    ],
+)
+async def test_reason_says_what_is_wrong_with_a_manifest(
+    content: bytes, reason: str, folder: Path, folder_store: BackupStore, wanted: BackupRequest
+) -> None:
+    (folder / folder_of(wanted.key)).mkdir(parents=True)
+    (folder / manifest_of(wanted.key)).write_bytes(content)
+    with pytest.raises(BackupFaultError, match=reason) as raised:
+        await load_manifest(folder_store, wanted.key)
+    assert not raised.value.outage
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", "abc"),
+        ("sizeBytes", "12"),
+        ("sizeBytes", -1),
+        ("kind", "other"),
+        ("createdAt", "2027-01-01T00:00:00"),
+        ("tenant", "../other"),
+        ("unknown", 1),
+    ],
+)
+async def test_manifest_is_damaged_when_a_field_is_wrong(
+    field: str,
+    value: object,
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made: Manifest = await back_up(ods, folder_store, wanted, monitor)
+    file = folder / manifest_of(wanted.key)
+    file.write_text(json.dumps(json.loads(made.to_json()) | {field: value}))
+    with pytest.raises(BackupFaultError, match="damaged"):
+        await load_manifest(folder_store, wanted.key)
+    file.write_text(json.dumps(json.loads(made.to_json()) | {"odsInstanceId": 123456}))
+    with pytest.raises(BackupFaultError, match="of another backup"):
+        await load_manifest(folder_store, wanted.key)
