@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from backups.channels import unchanged
 from backups.client_programs import find_program
 from backups.dumping import Dump, DumpFailedError, DumpSource, dumping
 from backups.encryption import encrypting
@@ -72,7 +73,8 @@ async def back_up(
         BackupFaultError: pg_dump is missing, older than the server, or has failed; a recipient is no public
             key; the store or the server is away or refuses.
     """
-    transform = encrypting(recipients) if recipients else None
+    transform = encrypting(recipients) if recipients else unchanged
+    encrypted = bool(recipients)
     program = await find_program("pg_dump")
     with translate_database_faults():
         async with _moment(database) as moment:
@@ -80,13 +82,13 @@ async def back_up(
             async with _cleaned_up(store, request.key), marked(store, request.key) as marker:
                 source = DumpSource(database, moment.exported, moment.snapshot.tables)
                 async with dumping(program, source, transform, monitor) as dump:
-                    path = dump_of(request.key, encrypted=dump.encrypted)
+                    path = dump_of(request.key, encrypted=encrypted)
                     try:
                         figures = await _stored(store, path, dump, moment)
                     except DumpFailedError:
                         await require_alive(moment.snapshot.session)
                         raise
-                manifest = _manifest(request, moment, dump, figures)
+                manifest = _manifest(request, moment, dump, figures, encrypted=encrypted)
                 marker.require_fresh()
                 await store.write(manifest_of(request.key), manifest.to_json())
     with suppress(BackupFaultError):  # beside the manifest it says nothing
@@ -126,7 +128,9 @@ async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]
         raise
 
 
-def _manifest(request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures) -> Manifest:
+def _manifest(
+    request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, *, encrypted: bool
+) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         backup_id=request.key.backup_id,
@@ -143,7 +147,7 @@ def _manifest(request: BackupRequest, moment: _Moment, dump: Dump, figures: Figu
         sha256=dump.sha256,
         created_at=moment.at,
         finished_at=datetime.now(UTC),
-        encrypted=dump.encrypted,
+        encrypted=encrypted,
         details=request.details,
         figures=figures,
     )

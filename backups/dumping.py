@@ -54,7 +54,6 @@ class Dump:
 
     Attributes:
         version: of pg_dump.
-        encrypted: whether `chunks` gives it encrypted.
         size_bytes: what `chunks` has given so far.
     """
 
@@ -62,7 +61,6 @@ class Dump:
         self, program: ClientProgram, source: DumpSource, running: Process, flow: Channel, monitor: Monitor
     ) -> None:
         self.version = program.version
-        self.encrypted = flow.transforms
         self.size_bytes = 0
         self._hash = sha256()
         self._running = running
@@ -78,7 +76,7 @@ class Dump:
         return self._hash.hexdigest()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The dump, encrypted if that is wanted.
+        """The dump, as the transform makes it.
 
         Raises:
             DumpFailedError: what was given is no whole dump.
@@ -121,7 +119,7 @@ class Dump:
 async def dumping(
     program: ClientProgram,
     source: DumpSource,
-    transform: Transform | None,
+    transform: Transform,
     monitor: Monitor,
 ) -> AsyncIterator[Dump]:
     """Run pg_dump; at the end of the body it has ended, or is killed.

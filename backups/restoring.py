@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import asyncpg
 
-from backups.channels import Channel, channel
+from backups.channels import Channel, channel, unchanged
 from backups.client_programs import ClientProgram, find_program
 from backups.encryption import decrypting
 from backups.errors import BackupFaultError, translate_database_faults
@@ -53,7 +53,7 @@ async def restore(
         BackupFaultError: the backup cannot be read, decrypted or restored, or is damaged; the database is not
             empty; the store or the server is away.
     """
-    transform = decrypting(identities) if manifest.encrypted else None
+    transform = decrypting(identities) if manifest.encrypted else unchanged
     program = await find_program("pg_restore")
     program.require(manifest.dump_version, "the pg_dump that made the backup")
     with translate_database_faults():

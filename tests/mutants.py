@@ -30,12 +30,17 @@ _ACTIVITIES = (
     "tests/postgres/test_database_activities.py",
     *(f"tests/end_to_end/test_{life}.py" for life in ("instance_life", "rename", "failures", "cancelling")),
 )
+_BACKUPS = ("tests/backups/test_interrupted.py", "tests/backups/test_round_trip.py")
 _TESTS: dict[str, tuple[str, ...]] = {
     "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
     "registry/instances/reservations.py": (
         "tests/postgres/test_instance_store.py",
         "tests/postgres/test_rename.py",
     ),
+    "backups/backing_up.py": _BACKUPS,
+    "backups/markers.py": ("tests/backups/test_interrupted.py",),
+    "backups/restoring.py": _BACKUPS,
+    "backups/stored_backups.py": _BACKUPS,
     "databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
     "databases/dropping.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_lookup.py"),
     "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),

@@ -52,7 +52,7 @@ def run(bench: Bench) -> Findings:
 
 
 async def _measure(bench: Bench) -> Findings:
-    megabytes, rounds = bench.pick(800, quick=5), bench.pick(3, quick=1)
+    megabytes, rounds = bench.pick(150, quick=5), bench.pick(5, quick=1)
     times = _Times()
     async with bench.stacks.postgres([]) as dsn, _server(dsn) as server:
         await dumps.make_source(dsn, _SOURCE, megabytes)
