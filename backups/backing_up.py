@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backups.channels import unchanged
-from backups.client_programs import find_program
+from backups.client_programs import find_program, major
 from backups.dumping import Dump, DumpFailedError, DumpSource, dumping
 from backups.encryption import encrypting
 from backups.errors import BackupFaultError, translate_database_faults
@@ -75,10 +75,10 @@ async def back_up(
     """
     transform = encrypting(recipients) if recipients else unchanged
     encrypted = bool(recipients)
-    program = await find_program("pg_dump")
     with translate_database_faults():
         async with _moment(database) as moment:
-            program.require(moment.version, "the server")
+            program = await find_program("pg_dump", major(moment.version))
+            program.require_suits(moment.version)
             async with _cleaned_up(store, request.key), marked(store, request.key) as marker:
                 source = DumpSource(database, moment.exported, moment.snapshot.tables)
                 async with dumping(program, source, transform, monitor) as dump:

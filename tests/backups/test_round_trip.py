@@ -5,7 +5,7 @@ import json
 import stat
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pyrage
 import pytest
 
 from backups.backing_up import back_up
+from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError, MissingObjectError
 from backups.figures import read_figures, verify
 from backups.layout import dump_of, folder_of, manifest_of
@@ -24,6 +25,7 @@ from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_manifest
 from programs.postgres import client_address, client_environment, client_program
 from tests.backups.stores import names_in
+from tests.servers import POSTGRES_VERSION
 
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
@@ -43,7 +45,7 @@ def call(program: str, *arguments: str, database: Database, stdin: bytes | None 
     dsn = database.server.dsn
     address = f"--dbname={client_address(dsn, database.name)}"
     return subprocess.run(  # noqa: S603 - PostgreSQL's own
-        [client_program(program), *arguments, address],
+        [client_program(program, int(POSTGRES_VERSION)), *arguments, address],
         env=client_environment(dsn, {}),
         input=stdin,
         check=True,
@@ -345,7 +347,8 @@ async def test_backup_is_not_begun_when_pg_dump_is_older_than_the_server(
     program = tmp_path / "pg_dump"
     program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
     program.chmod(0o755)
-    monkeypatch.setattr("programs.postgres.NEWEST_WHEEL", "not_installed")
+    monkeypatch.setattr("programs.postgres.WHEELS", {18: "not_installed"})
+    monkeypatch.setattr("programs.postgres._SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackupFaultError, match=r"is of PostgreSQL 9\.6\.24, older than the server"):
         await back_up(ods, folder_store, wanted, monitor)
@@ -362,6 +365,19 @@ async def test_backup_is_not_restored_when_pg_restore_is_older_than_the_dump(
     newer = replace(made, dump_version="99.1")
     with pytest.raises(BackupFaultError, match=r"older than the pg_dump that made the backup: 99\.1"):
         await restore(folder_store, newer, empty, monitor)
+
+
+@pytest.mark.parametrize(
+    ("program", "server", "suits"),
+    [("18.6", "18.1", True), ("18.6", "17.10", True), ("18.6", "16.9", False), ("16.9", "16.1", True)],
+)
+def test_program_suits_a_server_when_what_it_writes_can_be_restored_there(
+    program: str, server: str, *, suits: bool
+) -> None:
+    with (
+        nullcontext() if suits else pytest.raises(BackupFaultError, match="client programs of PostgreSQL 16")
+    ):
+        ClientProgram("pg_dump", program).require_suits(server)
 
 
 async def test_nothing_is_left_when_a_backup_is_deleted(
