@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,11 +30,6 @@ def make_durable(root: Path, file: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def unfinished_files(folder: Path) -> Iterator[Path]:
-    """The files that obstore writes to before it renames them; it lists them nowhere."""
-    return folder.rglob("*#*")
 
 
 def remove(root: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -143,15 +143,14 @@ class BackupStore:
                 yield bytes(chunk)
 
     async def list_objects(self, folder: str = "") -> list[StoredObject]:
-        """All objects below a folder, also those that are only being written, as far as the store shows them.
+        """All objects below a folder; what is only being written is none yet.
 
         Raises:
             BackupFaultError: the store is away or refuses.
         """
         with self._translated(folder):
             found = await obstore.list(self._store, folder or None).collect_async()
-            listed = [StoredObject(it["path"], it["last_modified"]) for it in found]
-            return listed + await asyncio.to_thread(self._unfinished_files, folder)
+            return [StoredObject(it["path"], it["last_modified"]) for it in found]
 
     async def delete(self, path: str) -> None:
         """Delete an object; one that is not there counts as deleted.
@@ -166,7 +165,7 @@ class BackupStore:
             return
 
     async def delete_folder(self, folder: str) -> None:
-        """Delete all objects below a folder, also those whose writer has died.
+        """Delete all objects below a folder, and in folders the files whose writer has died.
 
         Raises:
             BackupFaultError: the store is away or refuses.
@@ -185,16 +184,6 @@ class BackupStore:
     async def _make_durable(self, path: str) -> None:
         if self._folder is not None:
             await asyncio.to_thread(local_folder.make_durable, self._folder, self._folder / path)
-
-    def _unfinished_files(self, folder: str) -> list[StoredObject]:
-        if self._folder is None:
-            return []
-        return [
-            StoredObject(
-                path.relative_to(self._folder).as_posix(), datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            )
-            for path in local_folder.unfinished_files(self._folder / folder)
-        ]
 
     @contextmanager
     def _translated(self, path: str) -> Iterator[None]:

@@ -74,6 +74,7 @@ async def no_sessions(admin: asyncpg.Connection, database: Database) -> None:
 
 async def test_nothing_is_visible_and_nothing_runs_when_a_writer_is_killed(
     store: BackupStore,
+    folder: Path,
     large: Database,
     wanted: BackupRequest,
     monitor: Monitor,
@@ -94,6 +95,7 @@ async def test_nothing_is_visible_and_nothing_runs_when_a_writer_is_killed(
     assert await store.list_objects() != []
     await wait_until(lambda: _removes(store, short_lease, key), 10)
     assert await store.list_objects() == []
+    assert names_in(folder) == []
 
 
 async def test_unfinished_backup_is_kept_when_its_writer_lives(
@@ -159,7 +161,12 @@ async def test_backup_is_given_up_when_its_marker_could_not_be_renewed(
 
 
 async def test_nothing_is_left_when_a_backup_is_cancelled(
-    store: BackupStore, large: Database, wanted: BackupRequest, monitor: Monitor, admin: asyncpg.Connection
+    store: BackupStore,
+    folder: Path,
+    large: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    admin: asyncpg.Connection,
 ) -> None:
     def cancel(progress: Progress) -> None:
         if progress.bytes > ENOUGH_BYTES:
@@ -169,6 +176,7 @@ async def test_nothing_is_left_when_a_backup_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await making
     assert await store.list_objects() == []
+    assert names_in(folder) == []
     assert [it.name() for it in psutil.Process().children() if it.name() == "pg_dump"] == []
     await no_sessions(admin, large)
 
