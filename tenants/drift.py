@@ -46,6 +46,11 @@ class Drift:
     subject: str
     explanation: str
 
+    @property
+    def identity(self) -> tuple[DriftKind, str]:
+        """What it is about. The explanation may change all the time, with a time that it tells."""
+        return self.kind, self.subject
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -93,11 +98,12 @@ class DriftDetector:
         Raises:
             DatabaseFaultError: the server cannot be read.
         """
-        first = set(self._contradictions(await self._snapshot(started)))
+        first = {drift.identity for drift in self._contradictions(await self._snapshot(started))}
         if not first:
             return []
         await asyncio.sleep(_RECHECK_SECONDS)
-        return sorted(first & set(self._contradictions(await self._snapshot(started))))
+        again = self._contradictions(await self._snapshot(started))
+        return sorted({drift for drift in again if drift.identity in first})
 
     async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
         async with self._server.session() as session:

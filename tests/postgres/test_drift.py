@@ -1,5 +1,6 @@
 """Each contradiction between registry and server is found, and nothing else is."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -143,6 +144,28 @@ async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
     await job_store.begin(deletion, "It was published later than the registry knows.")
     await job_store.fail(deletion, "It was published later than the registry knows.")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+
+
+async def test_older_registry_is_reported_when_its_instances_change_all_the_time(
+    detector: DriftDetector, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+
+    async def change() -> None:
+        seconds = 0
+        while True:
+            seconds += 1
+            await rows.execute(
+                "UPDATE adminapi.dbinstances SET lastmodifieddate = now() + $1 * interval '1 second'", seconds
+            )
+            await asyncio.sleep(0)
+
+    changing = asyncio.create_task(change())
+    try:
+        assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    finally:
+        changing.cancel()
+        await asyncio.wait([changing])
 
 
 async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(
