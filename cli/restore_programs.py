@@ -62,12 +62,14 @@ class Destination:
     Attributes:
         dsn: an address of the server, with the login.
         database: the database, which is empty.
+        major: the server's major version: a newer pg_restore uses settings that it may not know.
         jobs: how many sessions load an archive at once.
         log: the file that the program's messages are added to.
     """
 
     dsn: str = field(repr=False)
     database: str
+    major: int
     jobs: int
     log: Path
 
@@ -141,14 +143,14 @@ def _chunks(dump: Dump) -> Iterator[bytes]:
     yield b"\n\\unrestrict %s\n" % key
 
 
-def _program(name: str) -> str:
-    """The path of a program of PostgreSQL.
+def _program(name: str, major: int | None = None) -> str:
+    """The path of a program of PostgreSQL, of that major version if it is installed, or else the newest.
 
     Raises:
         CommandError: there is none.
     """
     try:
-        return client_program(name)
+        return client_program(name, major)
     except ProgramMissingError as missing:
         raise CommandError(str(missing)) from None
 
@@ -158,7 +160,7 @@ def _arguments(dump: Dump, destination: Destination) -> tuple[str, ...]:
     match dump.form:
         case DumpForm.ARCHIVE:
             options = ("--no-owner", "--exit-on-error", "--jobs", str(destination.jobs))
-            return (_program("pg_restore"), *options, *to, str(dump.path))
+            return (_program("pg_restore", destination.major), *options, *to, str(dump.path))
         case DumpForm.SQL:
             quiet = ("--no-psqlrc", "--quiet", "--output", os.devnull)
             return (_program("psql"), *quiet, "--set", "ON_ERROR_STOP=1", *to)

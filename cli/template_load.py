@@ -112,9 +112,10 @@ async def load(
             target = await _target(access, server, template, database)
             async with server.session() as session:
                 await require_loadable(session, target, extensions)
+                major = session.get_server_version().major
             async with loading(server, target) as begun:
                 with _log() as log:
-                    destination = Destination(access.dsn, begun.database, jobs, log)
+                    destination = Destination(access.dsn, begun.database, major, jobs, log)
                     await restore(dump, destination, lambda: _show_size(begun, show))
                 mark = await _publish(begun, jobs, show)
     await _record(access, template)
