@@ -294,6 +294,13 @@ class ServiceSettings(BaseSettings):
         default=None, description="Other keys that still decrypt what Temporal stores, separated by commas."
     )
 
+    trash_days: int = Field(
+        default=7,
+        ge=0,
+        le=3650,
+        description="Days that a deleted instance can come back; 0: its database is dropped at once.",
+    )
+
     clone_strategy: CloneStrategy = Field(
         default=CloneStrategy.AUTO,
         description="`auto`, `wal_log` or `file_copy`; `auto` chooses by the template's size.",

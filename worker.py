@@ -40,17 +40,25 @@ from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
+from workflows.detach_instance import DetachInstance
 from workflows.pending_sweep import PendingSweep
+from workflows.purge_instance import PurgeInstance
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.trash_instance import TrashInstance
+from workflows.undelete_instance import UndeleteInstance
 
 WORKFLOWS = [
     CreateInstance,
     DeleteInstance,
     RenameInstance,
+    TrashInstance,
+    DetachInstance,
+    UndeleteInstance,
+    PurgeInstance,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -84,6 +92,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         starter.is_open,
         starter.start,
         tenant.remove_template_leftovers,
+        tenant.instances,
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
@@ -100,6 +109,8 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             statuses.finish_create,
             statuses.finish_delete,
             statuses.finish_rename,
+            statuses.finish_undelete,
+            statuses.finish_purge,
             statuses.fail,
             statuses.record_wait,
             sweep.dispatch_page,
@@ -107,6 +118,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             reconcile.restart,
             reconcile.find_leftovers,
             reconcile.report_drift,
+            reconcile.purge_due,
             refreshes.request_refresh,
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,
@@ -139,6 +151,10 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.provision,
             databases.drop,
             databases.rename,
+            databases.trash,
+            databases.detach,
+            databases.undelete,
+            databases.purge,
             databases.compensate,
             spares.prune_spares,
             spares.replenish_spare,

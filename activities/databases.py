@@ -16,17 +16,18 @@ from temporalio.exceptions import ApplicationError
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from databases import dropping, provisioning, renaming
+from databases import dropping, provisioning, renaming, trash
 from databases.constants import DISK_FULL
 from databases.errors import DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes
 from databases.publishing import DatabaseAccess
+from databases.trash import TrashJob
 from logs import fault_name
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import AT_REST, InstanceStatus, Undo, after_failure
+from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
 from registry.storage.errors import NameTakenError
 from tenants.tenant import Tenant
 
@@ -38,6 +39,14 @@ _WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrashResult:
+    """Whether there was a database to keep, and whether the job was recorded as done as well."""
+
+    kept: bool
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class DatabaseActivities:
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
+        _require(Operation.DELETE, job)
         with as_application_error():
             try:
                 async with heartbeats(), self._fenced(job) as session:
@@ -116,6 +126,74 @@ class DatabaseActivities:
                     return True
                 raise
         return await _try_to_record(self._tenant.jobs.finish_delete(job))
+
+    @activity.defn
+    async def trash(self, job: InstanceJob) -> TrashResult:
+        """Move the instance's database to the trash, and end the sessions on it.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    kept = await trash.put(self._tenant.server, session, _trash_job(job), drop_invalid=True)
+            except SupersededError:
+                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
+                    return TrashResult(kept=True, finished=True)
+                raise
+        ended = job if kept else replace(job, trash_database=None)
+        return TrashResult(kept, await _try_to_record(self._tenant.jobs.finish_delete(ended)))
+
+    @activity.defn
+    async def detach(self, job: InstanceJob) -> bool:
+        """Remove the mark of the instance's database, which stays; true if `Deleted` was recorded.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    await trash.let_go(
+                        self._tenant.server, session, owner_of(job), job.databases, published=job.published
+                    )
+            except SupersededError:
+                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
+                    return True
+                raise
+        return await _try_to_record(self._tenant.jobs.finish_delete(job))
+
+    @activity.defn
+    async def undelete(self, job: InstanceJob) -> None:
+        """Give the database in the trash its name back, open.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        with as_application_error():
+            async with heartbeats(), self._fenced(job) as session:
+                await trash.take_out(
+                    self._tenant.server, session, owner_of(job), _trash_database(job), job.database
+                )
+
+    @activity.defn
+    async def purge(self, job: InstanceJob) -> bool:
+        """Drop the instance's database from the trash; true if that was recorded.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        _require(Operation.PURGE, job)
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    await trash.purge(session, owner_of(job), _trash_database(job))
+            except SupersededError:
+                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
+                    return True
+                raise
+        return await _try_to_record(self._tenant.jobs.finish_purge(job))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
@@ -142,7 +220,7 @@ class DatabaseActivities:
         with as_application_error():
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
-                if await self._require_ended(job) == InstanceStatus.ERROR:
+                if await self._require_ended(job) == FAIL[job.operation].target:
                     return await self._compensate(session, job)
                 await dropping.drop_staging(session, owner_of(job))
                 return None
@@ -198,7 +276,11 @@ class DatabaseActivities:
                     self._tenant.server, session, owner_of(job), job.database, job.final_database
                 )
                 return None
+            case Undo.BACK_TO_TRASH:
+                await trash.put(self._tenant.server, session, _trash_job(job))
+                return None
             case Undo.NOTHING:
+                await dropping.drop_staging(session, owner_of(job))
                 return None
             case unknown:
                 assert_never(unknown)
@@ -309,6 +391,28 @@ async def _try_to_record(write: Awaitable[bool]) -> bool:
     except Exception as error:  # noqa: BLE001 - the workflow's last step tries again and reports it
         _logger.info("The outcome is left to the workflow's last step: %s", fault_name(error))
         return False
+
+
+def _require(operation: Operation, job: InstanceJob) -> None:
+    """Drop nothing for a job that has not been requested to drop."""
+    if job.operation is not operation:
+        raise SupersededError
+
+
+def _trash_job(job: InstanceJob) -> TrashJob:
+    names = [name for name in job.databases if name != job.trash_database]
+    return TrashJob(owner_of(job), job.number, job.attempt, names, _trash_database(job))
+
+
+def _trash_database(job: InstanceJob) -> str:
+    """The name of the job's database in the trash.
+
+    Raises:
+        DatabaseFaultError: the job has none, for its row was changed by hand.
+    """
+    if job.trash_database is None:
+        raise DatabaseFaultError("The registry has no name in the trash for the instance's database.")
+    return job.trash_database
 
 
 def owner_of(job: InstanceJob) -> Owner:

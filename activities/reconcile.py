@@ -1,4 +1,4 @@
-"""Activities of the reconcile pass: finding and restarting jobs without a workflow, leftovers, drift."""
+"""Activities of the reconcile pass: jobs without a workflow, leftovers, drift, what is due in the trash."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -16,10 +16,13 @@ from databases.server import Server
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Undo, after_failure
-from tenants.drift import Drift
+from registry.instances.store import InstanceStore
+from tenants.drift import Drift, is_suspect
 
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""
+_PURGES_A_PASS = 20
+"""Databases that one pass drops from the trash: a mistake in the registry is noticed before all are gone."""
 _QUERIES_AT_ONCE = 10
 """Workflows that Temporal is asked about at once."""
 
@@ -48,6 +51,14 @@ class Leftovers:
     more: bool = False
 
 
+@dataclass(frozen=True)
+class PurgeReport:
+    """How many purges were requested; and why none was, although some are due."""
+
+    requested: int
+    withheld: str | None = None
+
+
 class ReconcileActivities:
     """Finds jobs without an open workflow, what failed jobs have left on the server, and drift.
 
@@ -58,6 +69,7 @@ class ReconcileActivities:
         is_open: whether a workflow is open under the id of a job's instance.
         start: starts the workflow of a job.
         remove_template_leftovers: removes what loads of templates have left.
+        instances: takes the requests to purge what is due in the trash.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of a pass
@@ -68,6 +80,7 @@ class ReconcileActivities:
         is_open: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
         remove_template_leftovers: Callable[[], Awaitable[object]],
+        instances: InstanceStore,
     ) -> None:
         self._job_store = job_store
         self._server = server
@@ -75,6 +88,7 @@ class ReconcileActivities:
         self._is_open = is_open
         self._start = start
         self._remove_template_leftovers = remove_template_leftovers
+        self._instances = instances
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -145,6 +159,23 @@ class ReconcileActivities:
             found = await self._detect()
         return DriftReport(found[:_MAX_RESULTS], len(found))
 
+    @activity.defn
+    async def purge_due(self) -> PurgeReport:
+        """Request and start the purges that are due, up to `_PURGES_A_PASS`, the oldest first.
+
+        None while registry and server contradict each other so that the registry may be of yesterday, or a
+        copy: what it has in the trash may have been undeleted since.
+        """
+        with as_application_error():
+            if not await self._instances.is_purge_due():
+                return PurgeReport(0)
+            if (suspicion := is_suspect(await self._detect())) is not None:
+                return PurgeReport(0, f"{suspicion.kind} {suspicion.subject}")
+            requested = await self._instances.request_due_purges(_PURGES_A_PASS)
+        for purge in requested:  # one that is not started waits for the next sweep
+            await accepted(self._start(purge.job), purge.job.job_id)
+        return PurgeReport(len(requested))
+
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
     """Whether a failed job has left a database under a name that `after_failure` does not want it to have."""
@@ -153,6 +184,8 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
             return (job.mark, job.database) in named
         case Undo.RENAME_BACK:
             return (job.mark, job.database) not in named
+        case Undo.BACK_TO_TRASH:
+            return (job.mark, job.database) in named
         case Undo.NOTHING:
             return False
         case unknown:

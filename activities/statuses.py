@@ -18,7 +18,7 @@ from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import Operation
 from registry.rights.missing import MissingRightsError
-from registry.storage.errors import NameTakenError
+from registry.storage.errors import ContextTakenError, NameTakenError
 
 _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
@@ -68,6 +68,18 @@ class StatusActivities:
             return await self._jobs.finish_delete(job)
 
     @activity.defn
+    async def finish_undelete(self, job: InstanceJob) -> bool:
+        """Record `Completed`, and route the ODS/API to the database that was in the trash."""
+        with _final_refusals():
+            return await self._jobs.finish_undelete(job, self._connection_strings.encrypted(job.database))
+
+    @activity.defn
+    async def finish_purge(self, job: InstanceJob) -> bool:
+        """Record that the database was dropped from the trash."""
+        with _final_refusals():
+            return await self._jobs.finish_purge(job)
+
+    @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
         return await self._jobs.fail(failure.job, failure.reason, outage=failure.outage)
@@ -78,21 +90,22 @@ class StatusActivities:
         await self._jobs.record_wait(wait)
 
     async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why a job must not begin: a delete would end the routing to a database that it may not drop.
+        """Why a job must not begin: a delete would end the routing to a database that it may not touch.
 
         Raises:
             DatabaseFaultError: the server is away, so that this cannot be known yet.
         """
         match job.operation:
-            case Operation.CREATE | Operation.RENAME:
+            # An undelete routes only to what is out of the trash, and a purge ends no routing.
+            case Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE:
                 return None
-            case Operation.DELETE:
+            case Operation.DELETE | Operation.TRASH | Operation.DETACH:
                 return await self._drop_obstacle(job) if job.published else None
             case _:
                 assert_never(job.operation)
 
     async def _drop_obstacle(self, job: InstanceJob) -> str | None:
-        """Why the delete may not drop the instance's database, if the server says so in time."""
+        """Why the delete may not touch the instance's database, if the server says so in time."""
         try:
             async with asyncio.timeout(_SERVER_SECONDS), self._server.session() as session:
                 return await drop_obstacle(session, owner_of(job), job.databases)
@@ -107,11 +120,14 @@ def _final_refusals() -> Iterator[None]:
     """Let a job fail with its reason if the registry refuses its end: an operator must act, then retry it.
 
     Raises:
-        ApplicationError: the name belongs to another instance by now, or the service's role lacks a right.
+        ApplicationError: the name or a context belongs to another instance by now, or the service's role
+            lacks a right.
     """
     try:
         yield
     except NameTakenError as error:
         raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
+    except ContextTakenError as error:
+        raise ApplicationError(str(error), type="ContextTaken", non_retryable=True) from None
     except MissingRightsError as error:
         raise ApplicationError(str(error), type="MissingRights", non_retryable=True) from None

@@ -45,6 +45,7 @@ from api.routes import (
     templates,
     tenant_view,
     tenants,
+    trash,
     usage,
 )
 from api.security.grants import GrantRefusal
@@ -100,7 +101,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
     for module in (
         *(information, documentation, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
-        *(jobs, sweeps, drift, spares, templates, audit),
+        *(jobs, sweeps, drift, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
     ):
         router.include_router(module.router)

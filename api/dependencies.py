@@ -15,6 +15,7 @@ from api.job_dispatcher import JobDispatcher
 from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
 from api.services import Services, services_of
+from databases.server import Server
 from databases.spare_pool import SparePool
 from databases.templates import TemplateInspector
 from registry.audit import AuditTrail
@@ -50,6 +51,7 @@ InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services:
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
+ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
 

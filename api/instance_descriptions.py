@@ -8,6 +8,7 @@ from api.schemas.instances import Instance, InstanceContext, Links, Progress, jo
 from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, traits
+from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 
 _WAITING = "waiting for a worker"
@@ -18,11 +19,15 @@ class InstanceDescriptions:
 
     Args:
         queries: reads their jobs.
+        instances: knows what a delete does to them.
         workflow_url: the page of the workflow with an OdsInstanceId in the Temporal Web UI, if there is one.
     """
 
-    def __init__(self, queries: InstanceQueries, workflow_url: Callable[[int], str | None]) -> None:
+    def __init__(
+        self, queries: InstanceQueries, instances: InstanceStore, workflow_url: Callable[[int], str | None]
+    ) -> None:
         self._queries = queries
+        self._instances = instances
         self._workflow_url = workflow_url
 
     async def describe(self, rows: Sequence[DbInstance]) -> list[Instance]:
@@ -76,15 +81,12 @@ class InstanceDescriptions:
         if not rows:
             return {}
         ages = await self._queries.job_ages([job for row in rows if (job := _job_id(row))])
-        usual = {
-            kind: await self._queries.usual_duration(*kind)
-            for kind in {(row.operation, row.database_template) for row in rows}
-        }
+        usual = {kind: await self._queries.usual_duration(*kind) for kind in {_kind(row) for row in rows}}
         return {
             row.id: Progress(
                 phase=_phase(row) or row.status,
                 elapsed_seconds=round(ages.get(_job_id(row) or "", 0), 3),
-                estimated_seconds=_rounded(usual[row.operation, row.database_template]),
+                estimated_seconds=_rounded(usual[_kind(row)]),
             )
             async for row in paced(rows)
         }
@@ -105,6 +107,7 @@ class InstanceDescriptions:
         return columns.model_copy(
             update={
                 "contexts": contexts,
+                "delete_drops_database": self._instances.drops_at_delete(row),
                 "job_id": job,
                 "progress": progress,
                 "waiting": waiting,
@@ -130,6 +133,11 @@ def _phase(row: DbInstance) -> str | None:
             return None
         case _:
             assert_never(status)
+
+
+def _kind(row: DbInstance) -> tuple[str, str]:
+    """Which jobs take about as long as the row's."""
+    return traits(Operation(row.operation)).word, row.database_template
 
 
 def _job_id(row: DbInstance) -> str | None:

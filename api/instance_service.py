@@ -5,6 +5,7 @@ They differ in addresses, status words and the form of their answers and refusal
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -39,8 +40,8 @@ from api.schemas.usage import ListedInstance
 from registry.instances.attributes import UNCHANGED, AttributeChanges
 from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import Requested
+from registry.instances.status import InstanceStatus, Operation, Template
+from registry.instances.store import Delete, Requested
 from registry.storage.errors import FieldErrors, require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
@@ -62,6 +63,15 @@ class _NewManagedInstanceBody(_NamedBody):
 
 class _NewInstanceBody(NewAttributesBody, _NewManagedInstanceBody):
     pass
+
+
+class _UndeletedInstanceBody(BaseModel):
+    name: str | None = Field(
+        None,
+        max_length=MAX_NAME_LENGTH,
+        pattern=NAME_PATTERN,
+        description="Another name, if its own was taken since.",
+    )
 
 
 class _RenamedInstanceBody(_NamedBody):
@@ -87,6 +97,7 @@ def document_templates(description: dict[str, Any], settings: AnySettings) -> No
 NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
 NEW_MANAGED_INSTANCE_BODY = documented_body(_NewManagedInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
+UNDELETED_INSTANCE_BODY = documented_body(_UndeletedInstanceBody, required=False)
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,21 @@ class InstanceService:
         return await self._descriptions.describe_one(
             await self._instances.change_attributes(instance_id, changes)
         )
+
+    async def delete(self, instance_id: int, way: Operation | None = None) -> Requested:
+        """Request that the instance is deleted in this way, by default to the trash if there is one."""
+        delete = Delete(way, self._audit.client)
+        return await self.change(instance_id, partial(self._instances.request_delete, delete=delete))
+
+    async def undelete(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the instance comes back from the trash, under the name in `body` if there is one."""
+        self._audit.instance = instance_id
+        name = body.get("name")
+        instance = await self._queries.any_instance(instance_id)
+        if name is not None and instance is not None:
+            require_valid({"Name": _name_errors(name, instance.database_template)})
+        wanted = None if name is None else str(name).strip()
+        return await self.launched(await self._instances.request_undelete(instance_id, wanted))
 
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:
         """Make a `request` of the instance store that needs nothing but the id, and start its job."""

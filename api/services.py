@@ -77,7 +77,9 @@ class Services:
             temporal=temporal,
             adoption=DatabaseAdoption(tenant),
             usage=InstanceUsage(tenant),
-            descriptions=InstanceDescriptions(tenant.queries, partial(_workflow_url, tenant, temporal)),
+            descriptions=InstanceDescriptions(
+                tenant.queries, tenant.instances, partial(_workflow_url, tenant, temporal)
+            ),
             ods_instances=OdsInstances(tenant.engine, tenant.instances, tenant.connection_strings),
             contexts=Contexts(tenant.engine),
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),

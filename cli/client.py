@@ -89,8 +89,24 @@ class AdminApi:
         return self._object("PUT", f"/v2/dbInstances/{instance}", json={"name": name})
 
     def delete(self, instance: int) -> Json:
-        """Request the deletion of an instance; the answer names its job."""
+        """Request the deletion of an instance; the answer says until when it can come back."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}")
+
+    def purge(self, instance: int) -> Json:
+        """Request that the database of an instance, live or in the trash, is dropped for good."""
+        return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true")
+
+    def detach(self, instance: int) -> Json:
+        """Request the deletion of an instance without its database, which the answer names."""
+        return self._object("DELETE", f"/v2/dbInstances/{instance}?detach=true")
+
+    def undelete(self, instance: int, name: str | None) -> Json:
+        """Request that an instance comes back from the trash, under another `name` if there is one."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/undelete", json={"name": name})
+
+    def trash(self) -> Iterator[Json]:
+        """All instances in the trash."""
+        return self._pages("/v2/trash")
 
     def retry(self, instance: int) -> Json:
         """Request that the failed job of an instance is done again; the answer names the job."""
@@ -121,15 +137,18 @@ class AdminApi:
             CommandError: there is none.
         """
         for row in self.instances(name=name):
-            if row["status"] != "Deleted":
+            if row["status"] != "Deleted" and row["operation"] != "Purge":
                 return int(row["id"])
         raise CommandError(f"There is no instance with the name '{name}'.")
 
     def instances(self, **filters: str | int | list[str]) -> Iterator[Json]:
         """All instances, deleted ones as well, that match `filters`."""
+        return self._pages("/v2/dbInstances", **filters)
+
+    def _pages(self, path: str, **filters: str | int | list[str]) -> Iterator[Json]:
         for offset in count(step=_PAGE):
             parameters = {"offset": offset, "limit": _PAGE, **filters}
-            page: list[Json] = self._request("GET", "/v2/dbInstances", params=parameters).json()
+            page: list[Json] = self._request("GET", path, params=parameters).json()
             yield from page
             if len(page) < _PAGE:
                 return

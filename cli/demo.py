@@ -56,7 +56,7 @@ def _show(api: AdminApi, instance: int, stack: StackFile) -> None:
 
 def _delete(api: AdminApi, instance: int) -> None:
     started = monotonic()
-    accepted = api.delete(instance)
+    accepted = api.purge(instance)
     follow(api, accepted)
     (row,) = api.instances(id=instance)
     say(f"{row['name']} is {row['status']} after {monotonic() - started:.2f} s.")

@@ -10,7 +10,7 @@ from cli.client import AdminApi, Json
 from cli.following import follow
 from cli.key_values import key_values, label_changes
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
-from cli.output import show_json, show_list, show_members
+from cli.output import say, show_json, show_list, show_members
 from embedded.errors import CommandError
 from registry.instances.status import Template
 
@@ -24,6 +24,7 @@ _COLUMNS = {
     "odsInstanceId": "ODS INSTANCE",
     "databaseName": "DATABASE",
 }
+_DROPPED = "Its database will be dropped, and cannot come back."
 _SESSION_COLUMNS = {"applicationName": "SESSIONS OF", "state": "STATE", "count": "COUNT"}
 _TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "ROWS"}
 
@@ -192,24 +193,81 @@ def contexts(
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Replace the contexts of an instance: an instance with contexts cannot be deleted."""
+    """Replace the contexts of an instance: one with contexts can be moved to the trash, but not dropped."""
     replaced = _contexts(key_values(wanted or []))
     with connect(api_url, data_dir) as api:
         _show(api.change(instance, {"contexts": replaced}), as_json=as_json)
 
 
 @app.command()
-def delete(
+def delete(  # noqa: PLR0913 - a command line's options
     instance: InstanceId,
+    *,
+    yes: Yes = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Delete an instance: its database goes to the trash, from which `undelete` brings it back."""
+    with connect(api_url, data_dir) as api:
+        if not yes and api.instance(instance)["deleteDropsDatabase"]:
+            _require_name(api, instance, _DROPPED)
+        accepted = api.delete(instance)
+        _show_accepted(api, accepted, wait=wait, as_json=as_json)
+    if accepted["purgeAfter"] and not as_json:
+        say(f"It can come back until {accepted['purgeAfter']}: `ods instance undelete {instance}`.")
+
+
+@app.command()
+def undelete(  # noqa: PLR0913 - a command line's options
+    instance: InstanceId,
+    name: Annotated[
+        str | None, typer.Option(help="Another name, if its own was taken since.", show_default=False)
+    ] = None,
     *,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Delete an instance and its database."""
+    """Bring a deleted instance back from the trash, with its database and all that belongs to it."""
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.delete(instance), wait=wait, as_json=as_json)
+        _show_accepted(api, api.undelete(instance, name), wait=wait, as_json=as_json)
+
+
+@app.command()
+def purge(  # noqa: PLR0913 - a command line's options
+    instance: InstanceId,
+    *,
+    yes: Yes = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Delete an instance and drop its database for good, also from the trash."""
+    with connect(api_url, data_dir) as api:
+        if not yes:
+            _require_name(api, instance, _DROPPED)
+        _show_accepted(api, api.purge(instance), wait=wait, as_json=as_json)
+
+
+@app.command()
+def detach(  # noqa: PLR0913 - a command line's options
+    instance: InstanceId,
+    *,
+    yes: Yes = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Delete an instance, but leave its database, which this service forgets."""
+    with connect(api_url, data_dir) as api:
+        if not yes:
+            _require_name(api, instance, "The instance cannot come back; its database stays.")
+        _show_accepted(api, api.detach(instance), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -252,6 +310,19 @@ def adopt(  # noqa: PLR0913 - a command line's options
                 _ask_whether_to_adopt(found, quietly=as_json)
             found = api.adopt(instance, database)
         _show(found, as_json=as_json)
+
+
+def _require_name(api: AdminApi, instance: int, consequence: str) -> None:
+    """Ask for the instance's name, as a proof that this one is meant.
+
+    Raises:
+        CommandError: another name was given.
+    """
+    name = next((row["name"] for row in api.instances(id=instance)), None)
+    if name is None:
+        raise CommandError(f"There is no instance {instance}.")
+    if typer.prompt(f"{consequence} Type the name of the instance {instance}", err=True) != name:
+        raise CommandError(f"The instance {instance} has another name. Nothing was done.")
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

@@ -23,6 +23,7 @@ from cli import (
     registration,
     spares,
     template,
+    trash,
 )
 from cli.api_access import connect
 from cli.options import (
@@ -58,7 +59,7 @@ _API = "Commands of a client of the API"
 _REGISTRY = "Commands on the registry itself"
 
 _GROUPS = (
-    (instance.app, "instance", _API, "Create, inspect, rename, delete, retry and adopt instances."),
+    (instance.app, "instance", _API, "Create, inspect, rename, delete, undelete, retry and adopt instances."),
     (job.app, "job", _API, "List, inspect and cancel jobs."),
     (template.app, "template", _API, "List and load what instances are made of."),
     (edorgs.app, "edorgs", _API, "Read education organizations from the ODS databases."),
@@ -75,6 +76,7 @@ _GROUPS = (
 for _group, _name, _panel, _help in _GROUPS:
     _commands.add_typer(_group, name=_name, help=_help, rich_help_panel=_panel)
 _commands.command(rich_help_panel=_API)(spares.spares)
+_commands.command(rich_help_panel=_API)(trash.trash)
 _commands.command(rich_help_panel=_API)(audit.audit)
 _commands.command(rich_help_panel=_REGISTRY)(doctor.doctor)
 _commands.command(rich_help_panel=_REGISTRY)(grants.grants)

@@ -1,6 +1,7 @@
 """Dropping databases: an instance's, what a clone has left, and spares.
 
-A published database is dropped by `drop` alone, for a delete that a client has requested. Everything here
+A published database is dropped by `drop`, for a delete that a client has requested, or from the trash by
+`databases.trash.purge`. Everything here
 runs on a session that holds the fence of the instance, or the lock of the spare, and is safe to repeat after
 any interruption.
 """
@@ -13,6 +14,7 @@ from databases.lock_holders import name_lock_holder
 from databases.lookup import DatabaseRows, choose, find
 from databases.ownership import Owner
 from databases.statements import execute
+from registry.instances.naming import is_trash_name
 
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
 
@@ -35,7 +37,7 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, *names, owner.staging_name)
-    database = _droppable(found, owner, names, published=published)
+    database = deletable(found, owner, names, published=published)
     await drop_found_staging(session, owner, found)
     if database is not None:
         invalid = found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT
@@ -43,14 +45,14 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
 
 
 async def drop_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
-    """Why `drop` would refuse the published database of these names; None if it would not.
+    """Why a delete would refuse the published database of these names; None if it would not.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner, *names)
     try:
-        _droppable(found, owner, names, published=True)
+        deletable(found, owner, names, published=True)
     except (NotOursError, DisagreementError) as refusal:
         return refusal.reason
     return None
@@ -99,8 +101,11 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
         await execute(session, _DROP, database, reasons=reasons)
 
 
-def _droppable(found: DatabaseRows, owner: Owner, names: list[str], *, published: bool) -> str | None:
-    """The database that a delete may drop; None if the instance has none.
+def deletable(found: DatabaseRows, owner: Owner, names: list[str], *, published: bool) -> str | None:
+    """The database that a delete may drop, move to the trash or let go; None if the instance has none.
+
+    What is in the trash, under the very name that the registry has given it there, was put there by this
+    delete or by one that failed before it.
 
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
@@ -112,6 +117,8 @@ def _droppable(found: DatabaseRows, owner: Owner, names: list[str], *, published
             raise NotOursError(names[0])
         return None
     latest = Owner.read(found[database]["comment"])
+    if latest and latest.trashed_name is not None and is_trash_name(database):
+        return database
     # A comment of version 1 does not contain the attempt: it may be later than the registry knows.
     is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
     if latest and is_outdated:

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,12 +12,18 @@ from databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
 from databases.ownership import Owner, published_at
 from databases.spares import is_spare
 from databases.statements import fetch_rows, fetch_value
+from registry.instances.naming import is_trash_name
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
 _DATABASES = """
 SELECT datname, datallowconn, datistemplate, datconnlimit = $1 AS invalid,
        shobj_description(oid, 'pg_database') AS comment
 FROM pg_database
+"""
+_SIZES = """
+SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE')
+                     THEN pg_database_size(oid) END AS size
+FROM pg_database WHERE datname = ANY($1::name[])
 """
 # A database that is being made or dropped has a directory but no row that other sessions see. The session
 # that does it holds this lock; the statements of other sessions, an ordinary role may not see.
@@ -43,6 +50,7 @@ class Database:
         mark: the mark of the instance that it belongs to, by its private name or its comment.
         staging: whether it has the private name of a database that is not published.
         spare: whether it has the name of a spare, of any installation.
+        trash: whether it has a name of the trash, of any installation.
         open: whether it accepts connections.
         template: whether it is marked as a template.
         invalid: whether a DROP of it was interrupted.
@@ -54,6 +62,7 @@ class Database:
     mark: str | None
     staging: bool
     spare: bool
+    trash: bool
     open: bool
     template: bool
     invalid: bool
@@ -66,6 +75,15 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
         DatabaseFaultError: the server is away, …
     """
     return [_database(row) for row in await fetch_rows(session, _DATABASES, INVALID_CONNECTION_LIMIT)]
+
+
+async def sizes(session: asyncpg.Connection, names: Sequence[str]) -> dict[str, int | None]:
+    """Sizes in bytes of those of these databases that exist; None if our role may not see it.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return {row["datname"]: row["size"] for row in await fetch_rows(session, _SIZES, names)}
 
 
 async def orphan_directories(session: asyncpg.Connection) -> list[str]:
@@ -89,6 +107,7 @@ def _database(row: asyncpg.Record) -> Database:
         mark=_mark(staging[1] if staging else owner and owner.mark),
         staging=staging is not None,
         spare=is_spare(row["datname"]),
+        trash=is_trash_name(row["datname"]),
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],

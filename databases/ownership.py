@@ -35,6 +35,7 @@ class Owner:
         installation: the installation that manages the instance; None in comments of version 1.
         template_generation: which generation of its template the database is a copy of; None if that is not
             known.
+        trashed_name: of a database in the trash, the name that it had before; None if it is not there.
     """
 
     tenant: str
@@ -45,6 +46,7 @@ class Owner:
     attempt: int = 0
     installation: str | None = None
     template_generation: int | None = None
+    trashed_name: str | None = None
 
     @property
     def staging_name(self) -> str:
@@ -62,7 +64,9 @@ class Owner:
 
     @property
     def comment(self) -> str:
-        """The comment that this owner's job publishes its database with."""
+        """The comment that this owner's job publishes its database with, or puts it into the trash."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        in_trash = {"trashedAt": now, "name": self.trashed_name} if self.trashed_name else {}
         return json.dumps(
             {
                 "version": _VERSION,
@@ -74,7 +78,8 @@ class Owner:
                 "number": self.number,
                 "attempt": self.attempt,
                 "templateGeneration": self.template_generation,
-                "publishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
+                "publishedAt": now,
+                **in_trash,
             }
         )
 
@@ -104,6 +109,7 @@ class Owner:
                 attempt=int(fields.get("attempt", 0)),
                 installation=_text(fields.get("installation")),
                 template_generation=generation_in(fields.get("templateGeneration")),
+                trashed_name=_text(fields.get("name")) if "trashedAt" in fields else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None

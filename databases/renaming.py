@@ -6,7 +6,7 @@ registry is wrong about the name, and the job stops.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +62,7 @@ async def rename(
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    await _rename(server, session, _owner_to_mark(owner, found[current]), current, target)
+    await _rename(server, session, owner_to_mark(owner, found[current]), current, target)
 
 
 async def rename_back(
@@ -79,10 +79,10 @@ async def rename_back(
     if database != target and choose(found, owner, [database, target]) == target:
         if database in found:
             raise NotOursError(database)
-        await _rename(server, session, _owner_to_mark(owner, found[target]), target, database)
+        await _rename(server, session, owner_to_mark(owner, found[target]), target, database)
 
 
-def _owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
+def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
     """The owner that the renamed database is marked with.
 
     The publication in a comment never goes back: a later one shows that the registry was restored to an
@@ -101,16 +101,46 @@ def _owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
 async def _rename(
     server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
 ) -> None:
+    comment = ("COMMENT ON DATABASE %2$I IS %3$L",)
+    await change_name(server, session, current, target, comment, owner.comment)
+
+
+async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    current: str,
+    target: str,
+    statements: Sequence[str],
+    comment: str = "",
+) -> None:
+    """Rename a database and run further statements on it in the same message; a rename ends its sessions.
+
+    Args:
+        server: the server.
+        session: a fenced session.
+        current: the database's name so far.
+        target: its name from now on; that may be the same.
+        statements: what is done after the rename, with `%2$I` for the name and `%3$L` for the comment.
+        comment: the comment.
+
+    Raises:
+        NotOursError: another database has the target name.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{current}' do not end. Close them, then retry.",
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
         f" '{current}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
         " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
     }
-    statements = "ALTER DATABASE %1$I RENAME TO %2$I; COMMENT ON DATABASE %2$I IS %3$L"
+    rename = [] if current == target else ["ALTER DATABASE %1$I RENAME TO %2$I"]
+    message = "; ".join([*rename, *statements])
     try:
         async with server.session() as other, name_lock_holder(other, current):
-            renaming = execute(session, statements, current, target, owner.comment, reasons=reasons)
+            renaming = execute(session, message, current, target, comment, reasons=reasons)
+            if not rename:
+                await renaming
+                return
             await _end_sessions_until_done(renaming, other, current, reasons)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:

@@ -33,6 +33,10 @@ WHERE connectionstring IS NOT NULL
 UNION ALL
 SELECT 'derivative ' || odsinstancederivativeid, connectionstring FROM dbo.odsinstancederivatives
 WHERE connectionstring IS NOT NULL
+UNION ALL
+SELECT 'derivative ' || (kept ->> 'id') || ' in the trash', kept ->> 'connectionString'
+FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'derivatives') AS kept
+WHERE kept ->> 'connectionString' IS NOT NULL
 """
 _WAITING = """
 SELECT count(*) AS jobs, extract(epoch FROM max(timezone('utc', now()) - createdat))::int8 AS longest

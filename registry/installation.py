@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.status import InstanceStatus
 from registry.storage.errors import InstallationNotConfirmedError
-from registry.storage.models import DbInstance, Installation
+from registry.storage.models import UTC_NOW, DbInstance, Installation
 from registry.storage.sessions import RegistrySessions
 
 _KNOWN_SECONDS = 2
@@ -141,7 +141,8 @@ class InstallationStore:
     async def renew(self) -> str:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
 
-        Live instances get new marks, so that no job and no database of the original is taken for theirs.
+        Live instances get new marks, so that no job and no database of the original is taken for theirs. What
+        the original has in its trash is not in this one's.
         """
         state = await self._read()
         identifier = str(uuid4())
@@ -153,13 +154,18 @@ class InstallationStore:
             "neighbours": [],
         }
         marked = (
+            update(DbInstance).where(DbInstance.is_live).values(mark=func.gen_random_uuid()).cte("marked")
+        )
+        emptied = (
             update(DbInstance)
-            .where(DbInstance.status != InstanceStatus.DELETED)
-            .values(mark=func.gen_random_uuid())
-            .cte("marked")
+            .where(DbInstance.is_in_trash)
+            .values(
+                status=InstanceStatus.DELETED, mark=func.gen_random_uuid(), purged_at=UTC_NOW, set_aside=None
+            )
+            .cte("emptied")
         )
         async with self._sessions.statement() as session:
-            await session.execute(update(Installation).values(**renewed).add_cte(marked))
+            await session.execute(update(Installation).values(**renewed).add_cte(marked, emptied))
         self.forget()
         return identifier
 

@@ -11,10 +11,12 @@ import asyncpg
 from databases import adoption
 from databases.adoption import Candidate
 from databases.ownership import Owner
-from registry.instances.naming import instance_named
+from databases.trash import take_out
+from registry.instances.naming import instance_named, is_trash_name
 from registry.instances.store import DatabaseName, LostInstance
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
+from tenants.drift import out_of_trash_by_hand
 from tenants.tenant import Tenant
 
 _JOB = "adopted"
@@ -123,6 +125,9 @@ class DatabaseAdoption:
         async with tenant.server.session() as session:
             found = await adoption.inspect(session, owner, name, needed)
         marked = found is not None and found.adopted
+        is_in_trash = database is not None and is_trash_name(database)
+        if marked and database is not None and is_in_trash:
+            return await self._take_out(instance, database)
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.instances.adopting(instance.id, marked=marked):
             _require_adoptable(_candidate(instance, name, self._judged(found, instance)))
@@ -132,10 +137,21 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             found = await adoption.adopt(session, self._owner(row), name, needed)
-            candidate = _require_adoptable(_candidate(row, name, found))
-            marked_owner = Owner.read(candidate.comment)
-            row.template_generation = marked_owner.template_generation if marked_owner else None
-            return candidate
+            return _adopted(row, name, found)
+
+    async def _take_out(self, instance: DbInstance, trash: str) -> AdoptionCandidate:
+        """Give a live instance its database back from the trash: the registry was restored to before that."""
+        tenant = self._tenant
+        async with tenant.instances.adopting(instance.id, marked=True):
+            pass  # before the fence is taken, as above
+        async with (
+            tenant.server.fenced(self._owner(instance)) as session,
+            tenant.instances.adopting(instance.id, marked=True) as row,
+        ):
+            await tenant.installation.require_confirmed(session)
+            await take_out(tenant.server, session, self._owner(row), trash, row.database_name)
+            found = await adoption.adopt(session, self._owner(row), row.database_name, await self._needed())
+            return _adopted(row, row.database_name, found)
 
     async def _instance(
         self, session: asyncpg.Connection, instance_id: int, database: str | None
@@ -169,7 +185,12 @@ class DatabaseAdoption:
         lost = LostInstance(
             *(*named, ods_instance_id, owner.mark, number, owner.attempt), owner.template_generation
         )
-        own = replace(owner, number=lost.number, installation=tenant.instances.installation.known_id)
+        own = replace(
+            owner,
+            number=lost.number,
+            installation=tenant.instances.installation.known_id,
+            trashed_name=None,
+        )
         async with tenant.server.fenced(own) as session:
             await tenant.installation.require_confirmed(session)
             # A comment of version 1 names no installation: from now on, it is this one's.
@@ -197,12 +218,10 @@ class DatabaseAdoption:
             sessions=found.sessions,
             comment=found.comment,
             adopted=False,
-            obstacle=await self._obstacle_of_lost(owner, ods_instance_id, named) or found.obstacle,
+            obstacle=await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle,
         )
 
-    async def _obstacle_of_lost(
-        self, owner: Owner, ods_instance_id: int, named: tuple[str, str] | None
-    ) -> str | None:
+    async def _obstacle_of_lost(self, owner: Owner, ods_instance_id: int, database: str) -> str | None:
         """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
         queries = self._tenant.queries
         installation = (await self._tenant.instances.installation.state()).id
@@ -212,8 +231,9 @@ class DatabaseAdoption:
             return f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
         if await queries.known_marks([owner.mark]):
             return (
-                "The registry knows its instance, under another id, or as deleted. If it is deleted, drop the"
-                " database, or remove its comment (COMMENT ON DATABASE … IS NULL)."
+                "The registry knows its instance, under another id, or as deleted. If it is in the trash"
+                " (`ods trash`), undelete it; if it is deleted, drop the database, or remove its comment"
+                " (COMMENT ON DATABASE … IS NULL)."
             )
         if (taken_by := await queries.holder_of(ods_instance_id)) is not None:
             return (
@@ -221,7 +241,9 @@ class DatabaseAdoption:
                 " instance. Remove the comment of the database (COMMENT ON DATABASE … IS NULL), and let the"
                 " ODS/API route to it under another id: POST /v2/odsInstances."
             )
-        return _NO_INSTANCES_NAME if named is None else None
+        if is_trash_name(database):
+            return out_of_trash_by_hand(database, owner)
+        return None if self._named(database) else _NO_INSTANCES_NAME
 
     def _database_name(self, database: str) -> DatabaseName:
         return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
@@ -255,6 +277,14 @@ class DatabaseAdoption:
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
+
+
+def _adopted(row: DbInstance, database: str, found: Candidate | None) -> AdoptionCandidate:
+    """What was handed over to the instance, whose row gets what the comment of the database says."""
+    candidate = _require_adoptable(_candidate(row, database, found))
+    marked = Owner.read(candidate.comment)
+    row.template_generation = marked.template_generation if marked else None
+    return candidate
 
 
 def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:

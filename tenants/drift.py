@@ -9,12 +9,13 @@ from enum import StrEnum
 
 from databases import inspection
 from databases.inspection import Database
+from databases.ownership import Owner
 from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
 from registry.instances.naming import DATABASE_PREFIX
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, is_usable
+from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
 from registry.storage.models import DbInstance, OdsInstance
 from tenants.installation_check import InstallationCheck
 
@@ -36,6 +37,12 @@ class DriftKind(StrEnum):
     INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"
     REGISTRY_OLDER_THAN_SERVER = "RegistryOlderThanServer"
     TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
+    TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
+    TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
+    INSTANCE_IN_TRASH = "InstanceInTrash"
+
+
+_SUSPICIONS = {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.INSTALLATION_NOT_CONFIRMED}
 
 
 @dataclass(frozen=True, order=True)
@@ -52,12 +59,21 @@ class Drift:
         return self.kind, self.subject
 
 
+def is_suspect(found: Collection[Drift]) -> Drift | None:
+    """The contradiction by which the registry may be of yesterday, or a copy; None if there is none.
+
+    While there is one, nothing is done on the registry's word alone.
+    """
+    return next((drift for drift in found if drift.kind in _SUSPICIONS), None)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Registry and server, read one after the other.
 
-    `known_marks` are also those of deleted instances; `last_change` is when the registry last changed one of
-    its instances, and `obstacle` what the operator must confirm before anything is changed.
+    `trashed` are the instances in the trash, and `known_marks` also those of instances whose databases are
+    gone; `last_change` is when the registry last changed one of its instances, and `obstacle` what the
+    operator must confirm before anything is changed.
     """
 
     installation: str
@@ -66,6 +82,7 @@ class Snapshot:
     databases: Mapping[str, Database]
     orphan_directories: Collection[str]
     instances: Collection[DbInstance]
+    trashed: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
     started: Sequence[StartedJob]
@@ -117,6 +134,7 @@ class DriftDetector:
             databases={database.name: database for database in found},
             orphan_directories=directories,
             instances=await self._queries.live_instances(),
+            trashed=await self._queries.trashed_instances(),
             known_marks=await self._queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
@@ -132,6 +150,7 @@ class DriftDetector:
         if later or jobs:
             yield _registry_older(seen, later, jobs)
         yield from _second_databases(seen)
+        yield from _trash_without(seen, self._tenant)
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
         yield from _unexpected_databases(
@@ -158,7 +177,7 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
     It knows an earlier publication of their instances, or not even the instances, which it never removes.
     """
-    known = {str(row.mark): row.publication for row in seen.instances}
+    known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     return [
         database
         for name, database in sorted(seen.databases.items())
@@ -166,16 +185,23 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
         and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
-            owner.publication > known[owner.mark]
+            _is_later(database, owner, known[owner.mark])
             if owner.mark in known
             else owner.mark not in seen.known_marks and owner.installation == seen.installation
         )
     ]
 
 
+def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
+    """Whether a database was published, or moved to the trash, later than its instance's row knows."""
+    if database.name == instance.trash_database:
+        return False  # by a delete that the row knows, which may not have recorded it
+    return owner.publication > instance.publication
+
+
 def _started_later(seen: Snapshot) -> list[StartedJob]:
     """Jobs of this installation that Temporal still has, and the registry does not know."""
-    known = {str(row.mark): row.job_number for row in seen.instances}
+    known = {str(row.mark): row.job_number for row in (*seen.instances, *seen.trashed)}
     return [
         job
         for job in seen.started
@@ -250,6 +276,64 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
+def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Where the trash of the registry and that of the server differ."""
+    named = {database.mark: database.name for database in seen.databases.values() if database.owner}
+    for row in seen.trashed:
+        if row.trash_database not in seen.databases and row.status in AT_REST:
+            words = _missing_in_trash(row, named.get(str(row.mark)))
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words)
+    live = {str(row.mark): row for row in seen.instances}
+    listed = {row.trash_database for row in seen.trashed}
+    for database in seen.databases.values():
+        if not database.trash or database.name in listed or _belongs_elsewhere(database, seen, tenant):
+            continue
+        its = live.get(database.mark or "")
+        if its is None:
+            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, _unknown_trash(database))
+        elif _is_usable(its):
+            words = (
+                f"The instance is {its.status}, but its database is in the trash: the registry was restored"
+                f" to before the delete. `ods instance adopt {its.id} --database {database.name}` brings it"
+                " back."
+            )
+            yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words)
+
+
+def _missing_in_trash(instance: DbInstance, database: str | None) -> str:
+    """What is wrong with an instance in the trash whose database, if there is one, has another name."""
+    if database is not None:
+        return (
+            f"It is in the trash, but '{database}' carries its mark: registry or server was restored to an"
+            f" earlier state. Nothing is dropped. `ods instance undelete {instance.id}` brings it back if"
+            f" that is '{instance.database_name}'; then delete it again if that is meant."
+        )
+    return (
+        f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
+        f" back. `ods instance purge {instance.id}` removes it from the list."
+    )
+
+
+def _unknown_trash(database: Database) -> str:
+    owner = database.owner
+    if owner is None:
+        return "It has a name of the trash, but no mark. Nothing is done to it; rename it, or drop it."
+    return (
+        "No instance in the trash has this database: the registry was restored to an earlier state, or"
+        f" lost rows. It is never dropped. {out_of_trash_by_hand(database.name, owner)} If it is of no use,"
+        " drop it by hand."
+    )
+
+
+def out_of_trash_by_hand(database: str, owner: Owner) -> str:
+    """How the operator brings back a database in the trash whose instance the registry does not know."""
+    name = owner.trashed_name or "EdFi_Ods_NAME_TEMPLATE"
+    return (
+        f'To bring it back: ALTER DATABASE "{database}" RENAME TO "{name}"; ALTER DATABASE "{name}"'
+        f" ALLOW_CONNECTIONS true; then `ods instance adopt {owner.ods_instance_id} --database {name}`."
+    )
+
+
 def _fault(database: Database | None, instance: DbInstance) -> str | None:
     """What is wrong with the database that has the name of the instance's; None if nothing is."""
     if database is None:
@@ -276,6 +360,8 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
             continue
         if database.spare:
             continue  # those that are of no use are removed by the refill, and shown with the others
+        if database.trash:
+            continue  # see `_trash_without`
         if _belongs_elsewhere(database, seen, tenant):
             continue
         if database.invalid:

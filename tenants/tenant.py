@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Self
 
@@ -89,14 +90,15 @@ class Tenant:
         queries = InstanceQueries(engine)
         own = InstallationStore(engine)
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
+        trash = timedelta(days=settings.trash_days)
         templates = set(settings.template_databases.values())
         installation = InstallationCheck(own, name, tenants, shares_server=settings.shared_server)
         return cls(
             name=name,
             settings=settings,
             engine=engine,
-            instances=InstanceStore(engine, factory, protect_new=settings.protect_new),
-            jobs=JobStore(engine, factory),
+            instances=InstanceStore(engine, factory, trash, protect_new=settings.protect_new),
+            jobs=JobStore(engine, factory, trash),
             cancellations=JobCancellations(engine, factory),
             queries=queries,
             server=server,

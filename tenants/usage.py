@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.usage import DatabaseFigures, TableFigures, UsageReader
-from registry.instances.status import InstanceStatus
 from registry.storage.models import DbInstance
 from tenants.adoption import DatabaseNotFoundError
 from tenants.tenant import Tenant
@@ -98,7 +97,7 @@ class InstanceUsage:
 
 
 def _may_have_database(row: DbInstance) -> bool:
-    return row.database_name is not None and row.status != InstanceStatus.DELETED
+    return row.database_name is not None and row.is_live
 
 
 def _unmarked(row: DbInstance) -> str:

@@ -57,6 +57,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
     "databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+    "databases/trash.py": ("tests/postgres/test_trash.py",),
     "databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
     "activities/databases.py": _ACTIVITIES,

@@ -1,4 +1,4 @@
-"""The scheduled workflow that compares rows, workflows and databases, and repairs or reports."""
+"""The scheduled workflow that compares rows, workflows and databases, repairs or reports, and purges."""
 
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.scheduled_refresh import dispatch_refreshes
 
 _PAGE_SIZE = 100
+_EMPTIES_THE_TRASH = "empties-the-trash"
+"""Patch: passes that were started before it end with the report of drift."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ReconcileProgress:
 
 @workflow.defn
 class Reconcile:
-    """Restart jobs without an open workflow, undo what failed jobs have left, and report drift."""
+    """Restart jobs without an open workflow, undo what failed jobs have left, report drift, and purge."""
 
     @workflow.run
     async def run(self, progress: ReconcileProgress = ReconcileProgress()) -> str:
@@ -39,7 +41,15 @@ class Reconcile:
             ReconcileActivities.report_drift, **options.comparison("Compare registry and server")
         )
         workflow.set_current_details(_in_words(report.drifts))
-        return f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions."
+        done = f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions"
+        if not workflow.patched(_EMPTIES_THE_TRASH):
+            return f"{done}."
+        purges = await workflow.execute_activity_method(
+            ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
+        )
+        if purges.withheld is not None:
+            return f"{done}, no purges because of {purges.withheld}."
+        return f"{done}, {purges.requested} purges."
 
     async def _restart_stuck_jobs(self, done: ReconcileProgress) -> int:
         while True:

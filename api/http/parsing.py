@@ -220,10 +220,12 @@ BODY_REFUSALS = (
 """How bodies are refused, for the documentation of endpoints that have one."""
 
 
-def documented_body(model: type[BaseModel], media_type: str = JSON_TYPE) -> dict[str, Any]:
+def documented_body(
+    model: type[BaseModel], media_type: str = JSON_TYPE, *, required: bool = True
+) -> dict[str, Any]:
     """The OpenAPI description of a body that the endpoint reads by itself."""
     content = {media_type: {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _require_type(request: Request, accepted: re.Pattern[str], name: str) -> None:

@@ -1,13 +1,14 @@
-"""`/v2/dbInstances`: instances, requested, looked at, changed, renamed, deleted, retried."""
+"""`/v2/dbInstances`: instances, requested, looked at, changed, renamed, deleted, undeleted, retried."""
 
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
+from api.http.problems import ProblemError
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_service import (
     CHANGE_REFUSALS,
@@ -16,6 +17,7 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
+    UNDELETED_INSTANCE_BODY,
     USAGE,
     CreateRequestDep,
     IncludedDep,
@@ -24,9 +26,10 @@ from api.instance_service import (
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
-from api.schemas.instances import Accepted, Instance
+from api.schemas.instances import Accepted, Deletion, Instance
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
+from registry.instances.status import Operation
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -96,10 +99,32 @@ async def change_instance(instance_id: InstanceId, body: JsonObject, service: In
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def delete_instance(
-    instance_id: InstanceId, service: InstanceServiceDep, instances: InstanceStoreDep
+    instance_id: InstanceId,
+    service: InstanceServiceDep,
+    purge: Annotated[bool, Query(description="Drop its database for good, also from the trash.")] = False,  # noqa: FBT002 - a parameter of the query
+    detach: Annotated[bool, Query(description="Leave its database, which this service forgets.")] = False,  # noqa: FBT002 - as above
+) -> Deletion:
+    """Request that the instance is deleted: its database goes to the trash, from which it can come back."""
+    if purge and detach:
+        raise ProblemError.invalid({"Detach": ["'Detach' and 'Purge' exclude each other."]})
+    way = Operation.DELETE if purge else Operation.DETACH if detach else None
+    requested = await service.delete(instance_id, way)
+    deletion = Deletion.model_validate(requested)
+    to_trash = requested.job.operation is Operation.TRASH
+    return deletion if to_trash else deletion.model_copy(update={"purge_after": None})
+
+
+@router.post(
+    "/{instance_id}/undelete",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=UNDELETED_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def undelete_instance(
+    instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep
 ) -> Accepted:
-    """Request that the instance is deleted, with its database."""
-    return Accepted.model_validate(await service.change(instance_id, instances.request_delete))
+    """Request that the instance comes back from the trash, with all that belongs to its ODS instance."""
+    return Accepted.model_validate(await service.undelete(instance_id, body))
 
 
 @router.post(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies import InstanceQueriesDep, InstanceStoreDep
+from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError, found
@@ -98,11 +98,9 @@ async def rename_managed_instance(
 @router.delete(
     "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
 )
-async def delete_managed_instance(
-    instance_id: ManagedId, service: InstanceServiceDep, instances: InstanceStoreDep
-) -> None:
-    """Request that the instance is deleted, with its database."""
-    await service.change(instance_id, instances.request_delete)
+async def delete_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> None:
+    """Request that the instance is deleted: its database goes to the trash, if there is one."""
+    await service.delete(instance_id)
 
 
 def _managed(row: DbInstance) -> ManagedInstance:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from api.dependencies import InstanceQueriesDep, OdsInstancesDep
 from api.http import problems
+from api.http.audit_context import AuditContextDep
 from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
 from api.http.problems import found
@@ -127,10 +128,13 @@ async def update_ods_instance(
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def delete_ods_instance(
-    instance_id: OdsInstanceId, ods_instances: OdsInstancesDep, service: InstanceServiceDep
+    instance_id: OdsInstanceId,
+    ods_instances: OdsInstancesDep,
+    service: InstanceServiceDep,
+    audit: AuditContextDep,
 ) -> Done:
-    """Remove the ODS instance; if this service made its database, that is deleted, too."""
-    requested = await ods_instances.delete(instance_id)
+    """Remove the ODS instance; if this service made its database, its instance is deleted, too."""
+    requested = await ods_instances.delete(instance_id, audit.client)
     if requested is not None:
         await service.launched(requested)
     return Done(title="ODS instance deleted successfully.", status=HTTPStatus.OK)

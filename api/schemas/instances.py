@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting
+from registry.instances.status import Operation, traits
 
 
 def job_path(job: str) -> str:
@@ -24,6 +25,34 @@ class Accepted(ResponseModel):
     location: Annotated[str, AfterValidator(job_path)] = Field(
         validation_alias=AliasPath("job", "job_id"), description="Where to ask how far the job is."
     )
+
+
+class Deletion(Accepted):
+    """A delete that was committed, and what becomes of the database."""
+
+    database_name: str | None = Field(validation_alias=AliasPath("instance", "database_name"))
+    purge_after: UtcTime | None = Field(
+        validation_alias=AliasPath("instance", "purge_after"),
+        description="Until then the instance can be undeleted; null if its database is dropped, or left.",
+    )
+
+
+class TrashedInstance(ResponseModel):
+    """One instance in the trash."""
+
+    id: int
+    name: str
+    ods_instance_id: int
+    status: str
+    database_template: str
+    database_name: str | None = Field(
+        validation_alias="trash_database", description="The name that its database has in the trash."
+    )
+    size_bytes: int | None = Field(None, description="Null while the server does not tell it.")
+    deleted_at: UtcTime = Field(validation_alias="trashed_at")
+    deleted_by: str | None = Field(description="The client that has deleted it.")
+    purge_after: UtcTime | None = Field(description="From then on its database is dropped.")
+    error_message: str | None
 
 
 class Progress(ResponseModel):
@@ -65,7 +94,7 @@ class InstanceContext(ResponseModel):
 class Instance(ManagedInstance):
     """One instance: its row and, in the fields that have defaults, its contexts and its last job."""
 
-    operation: str
+    operation: Annotated[str, AfterValidator(lambda operation: traits(Operation(operation)).word)]
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
     template_generation: int | None = Field(
@@ -78,6 +107,9 @@ class Instance(ManagedInstance):
     description: str | None
     labels: Annotated[dict[str, str], BeforeValidator(lambda labels: labels or {})]
     contexts: Sequence[InstanceContext] = ()
+    delete_drops_database: bool = Field(
+        False, description="Whether a delete drops its database at once, so that it cannot come back."
+    )
     job_id: str | None = None
     progress: Progress | None = None
     waiting: Waiting | None = None

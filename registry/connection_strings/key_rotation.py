@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.connection_strings.encryption import Keyring, UndecipherableError
-from registry.storage.models import Base, OdsInstance, OdsInstanceDerivative
+from registry.storage.models import Base, DbInstance, OdsInstance, OdsInstanceDerivative
 from registry.storage.sessions import RegistrySessions
 
 _BATCH = 200
@@ -62,7 +62,27 @@ async def rotate(engine: AsyncEngine, keys: Keyring) -> Rotation:
         for strings in _STRINGS:
             async for page in _pages(session, strings):
                 await _renew(session, strings, keys, page, done)
+    async with RegistrySessions(engine).transaction() as session:
+        await _renew_set_aside(session, keys, done)
     return done
+
+
+async def _renew_set_aside(session: AsyncSession, keys: Keyring, done: Rotation) -> None:
+    """The strings of derivatives that come back from the trash: few, and so in one transaction."""
+    kept = select(DbInstance).where(DbInstance.set_aside.is_not(None)).with_for_update()
+    for row in await session.scalars(kept):
+        derivatives = []
+        for derivative in (row.set_aside or {})["derivatives"]:
+            text = derivative["connectionString"]
+            try:
+                new = keys.renewed(text) if text is not None else None
+                done.renewed += new is not None
+                done.current += new is None and text is not None
+            except UndecipherableError:
+                new = None
+                done.unreadable.append(f"derivative {derivative['id']} in the trash")
+            derivatives.append({**derivative, "connectionString": new or text})
+        row.set_aside = {**(row.set_aside or {}), "derivatives": derivatives}
 
 
 async def _pages(session: AsyncSession, strings: _Strings) -> AsyncIterator[Mapping[int, str]]:

@@ -9,7 +9,6 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import aliased
 
-from registry.instances.status import InstanceStatus
 from registry.storage.models import DbInstance, EducationOrganization, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
@@ -122,4 +121,4 @@ def _without_routing() -> Select[*tuple[Any, ...]]:
 
 
 def _is_deleted(row: type[DbInstance]) -> ColumnElement[bool]:
-    return row.status == InstanceStatus.DELETED
+    return ~row.is_live

@@ -23,7 +23,15 @@ CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
 
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
-_KEPT = {"error_message": None, "outages": 0, "new_name": None, "new_database_name": None}
+_KEPT: Mapping[str, object] = {
+    "error_message": None,
+    "outages": 0,
+    "new_name": None,
+    "new_database_name": None,
+    "trash_database": None,
+    "purge_after": None,
+    "deleted_by": None,
+}
 
 
 class JobCancellations:
@@ -118,7 +126,7 @@ async def ending_before_begin(
     """
     operation = Operation(instance.operation)
     if await _is_as_before(session, instance):
-        return status.KEEP[operation], _KEPT | {"attempt": instance.attempt}
+        return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
     return status.CANCEL[operation], {"error_message": reason, "outages": 0}
 
 
@@ -129,11 +137,12 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """
     operation = Operation(instance.operation)
     match operation:
-        case Operation.CREATE:
+        case Operation.CREATE | Operation.UNDELETE | Operation.PURGE:
             return False
         case Operation.RENAME:
             return instance.attempt == 0 and not await _has_failed_rename(session, instance)
-        case Operation.DELETE:  # it ends the routing when it begins, and drops nothing before
+        # These end the routing when they begin, and touch no database before.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
             its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
             is_whole = instance.published_at is not None and instance.new_name is None
             return is_whole and bool(await session.scalar(select(exists(its))))

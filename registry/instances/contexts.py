@@ -2,7 +2,7 @@
 
 A context that is given here belongs to one instance: no other one gets the same key and value, in whatever
 case they are written, for the ODS/API compares values without case. Until the instance has an ODS instance,
-the contexts are reserved in its row.
+the contexts are reserved in its row; so are those that were set aside, while it is undeleted.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances import status
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus
+from registry.instances.status import InstanceStatus, Operation
 from registry.storage.errors import FieldErrors, InvalidError, RefusedError
 from registry.storage.models import DbInstance, OdsInstance, OdsInstanceContext
 from registry.storage.rules import required_text_errors
@@ -39,6 +39,11 @@ _RESERVED = f"""
 SELECT odsinstanceid AS owner, reserved.key, reserved.value
 FROM adminapi.managed_instances, jsonb_each_text(reservedcontexts) AS reserved
 WHERE reservedcontexts IS NOT NULL AND state <> '{InstanceStatus.DELETED}'
+UNION ALL
+SELECT odsinstanceid, kept ->> 'key', kept ->> 'value'
+FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
+WHERE trashedat IS NOT NULL AND purgedat IS NULL
+    AND operation = '{Operation.UNDELETE}' AND state <> '{InstanceStatus.DELETED}'
 """  # noqa: S608 - constants
 _PUBLISHED = """
 SELECT odsinstance_odsinstanceid AS owner, contextkey AS key, contextvalue AS value

@@ -4,20 +4,40 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import assert_never
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Select,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from registry.audit import AuditEntry, insertion
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
+from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
 from registry.instances.protection import protection_refusal
-from registry.instances.reservations import name_taken
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from registry.instances.reservations import name_taken, require_free
+from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import (
     WAITS_FOR_NOTHING,
     Guard,
@@ -29,12 +49,21 @@ from registry.instances.steps import (
     take_step,
     take_step_once,
 )
+from registry.storage.errors import ContextTakenError, NameTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
+_DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
+_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
+_NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
+
+_WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
+"""What clients call the operation of the instance's last job."""
+_JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
+"""The id of that job, as `registry.instances.jobs.job_id` makes it."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +88,14 @@ class JobStore:
     Args:
         engine: the connections to the tenant's registry.
         factory: makes the jobs that the queries return.
+        trash: how long an instance can come back that an Admin API has deleted; zero if its database is
+            dropped at once.
     """
 
-    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+    def __init__(self, engine: AsyncEngine, factory: JobFactory, trash: timedelta = timedelta()) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self._trash = trash
 
     @property
     def installation(self) -> InstallationStore:
@@ -73,9 +105,10 @@ class JobStore:
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
-        A rename that its ODS instance could not follow is refused. So is the delete of a protected instance,
-        which another product may have requested: the job has failed then without the instance being held, and
-        an instance that the ODS/API routes to is `Completed` again.
+        A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
+        instance, which another product may have requested: the job has failed then without the instance being
+        held, and an instance that the ODS/API routes to is `Completed` again. An undelete that has failed
+        does not begin again if its names or contexts were taken since.
 
         Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
         With a `refusal` the instance is taken only for the job to fail with it.
@@ -87,29 +120,22 @@ class JobStore:
         installation = await self.installation.require_confirmed()
         if job.installation not in {None, installation.id}:
             return BeginResult(held=False)
-        step = status.BEGIN[job.operation]
         match job.operation:
             case Operation.CREATE:
                 async with self._sessions.statement() as session:
-                    return BeginResult(await _begun(session, job, step), refusal)
-            case Operation.DELETE:
-                async with self._sessions.transaction() as session:
-                    protection = await _protection(session, job)
-                    if protection is not None and await _refused(session, job, protection):
-                        return BeginResult(held=False)
-                    held = await _begun(session, job, step)
-                    refusal = refusal or protection
-                    if held and job.published:
-                        refusal = refusal or await end_routing(session, job.ods_instance_id)
-                    return BeginResult(held, refusal)
+                    return BeginResult(await _begun(session, job), refusal)
+            case Operation.DELETE | Operation.DETACH | Operation.TRASH:
+                begin = _begin_delete
+            case Operation.PURGE:
+                begin = _begin_purge
             case Operation.RENAME:
-                async with self._sessions.transaction() as session:
-                    held = await _begun(session, job, step, DbInstance.new_name == job.new_name)
-                    if held:
-                        refusal = refusal or await rename_obstacle(session, job)
-                    return BeginResult(held, refusal)
+                begin = _begin_rename
+            case Operation.UNDELETE:
+                begin = _begin_undelete
             case _:
                 assert_never(job.operation)
+        async with self._sessions.transaction() as session:
+            return await begin(session, job, refusal)
 
     async def is_due(self, job: InstanceJob) -> bool:
         """Whether the instance waits for this very attempt of `job` to begin."""
@@ -222,13 +248,66 @@ class JobStore:
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_delete(self, job: InstanceJob) -> bool:
-        """Record the instance as `Deleted`.
+        """Record the instance as `Deleted`: in the trash, if the job has moved its database there.
 
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a delete.
+
+        Args:
+            job: the delete; without a `trash_database`, nothing is left to come back.
         """
-        step, guard = status.FINISH[Operation.DELETE], fencing_token_of(Operation.DELETE, job)
+        if job.operation not in _DELETES:
+            return False
+        step = status.FINISH[job.operation]
+        outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT}
+        if job.operation is Operation.TRASH and job.trash_database is not None:
+            outcome = {
+                **_NO_NEW_NAMES,
+                "trashed_at": UTC_NOW,
+                "known_number": job.number,
+                "known_attempt": job.attempt,
+            }
         async with self._sessions.statement() as session:
-            return await take_step_once(session, job, step, _NO_NEW_NAMES, guard)
+            return await take_step_once(session, job, step, outcome, fencing_token(job))
+
+    async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job an undelete.
+
+        Args:
+            job: the undelete, at the attempt that has taken the database out of the trash.
+            connection_string: what routes the ODS/API to the database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name or the id in the meantime.
+            ContextTakenError: another product gave a context to another one.
+        """
+        step = status.FINISH[Operation.UNDELETE]
+        restored = {"ods_instance_name": job.name, "error_message": None, **_NOTHING_KEPT, **_NOT_IN_TRASH}
+        guard = fencing_token_of(Operation.UNDELETE, job)
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
+        async with self._sessions.transaction(conflicts) as session:
+            kept = await session.scalar(select(DbInstance.set_aside).where(*guard))
+            took_step = await take_step(session, job, step, restored, guard)
+            if took_step:
+                if (obstacle := await context_obstacle(session, job.ods_instance_id, kept)) is not None:
+                    raise ContextTakenError(obstacle)
+                await start_routing(session, job, connection_string)
+                await give_back(session, job.ods_instance_id, kept)
+            return took_step or await is_at(session, guard, step.target)
+
+    async def finish_purge(self, job: InstanceJob) -> bool:
+        """Record that the instance's database was dropped from the trash, in the audit trail as well.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a purge.
+        """
+        step, guard = status.FINISH[Operation.PURGE], fencing_token_of(Operation.PURGE, job)
+        purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None}
+        async with self._sessions.transaction() as session:
+            took_step = await take_step(session, job, step, purged, guard)
+            if took_step:
+                await session.execute(insertion(_purge_entry(job)))
+            return took_step or await is_at(session, guard, step.target)
 
     async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
         """Record that `job` has failed.
@@ -277,17 +356,22 @@ class JobStore:
         and this service has not adopted, is the other product's to do.
         """
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
-        return [self._factory.next_attempt(row) for row in await self._page(waiting, after, limit)]
+        # What an Admin API has written since `follow_admin_api` waits for the next sweep.
+        wanted = and_(waiting, not_(_new_deletes())) if self._trash else waiting
+        return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
         """Follow what an Admin API has done to the table of the instances, which it shares.
 
         After it has given the table its newer name, the statuses are written in its words; a delete that it
-        has written into a row gets the job that clients ask for. Safe to repeat.
+        has written into a row gets the job that clients ask for, and moves the database to the trash if there
+        is one. Safe to repeat.
         """
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
+            if self._trash:
+                await session.execute(_deletes_to_trash(self._trash))
             await session.execute(_deletes_recorded())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
@@ -316,15 +400,23 @@ class JobStore:
                     or_(
                         DbInstance.database_name.in_(half_dropped),
                         DbInstance.new_database_name.in_(half_dropped),
+                        DbInstance.trash_database.in_(half_dropped),
                     ),
+                    DbInstance.operation != Operation.DETACH,
                 ),
             ),
         )
         return await self._last_attempts(query)
 
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
-        """Jobs that ended in `Error`, of the instances with these marks, at the attempt that failed."""
-        failed = DbInstance.status == InstanceStatus.ERROR
+        """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
+
+        Those that ended in `Error`, and undeletes that ended in the trash.
+        """
+        failed = or_(
+            DbInstance.status == InstanceStatus.ERROR,
+            and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
+        )
         return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
@@ -360,9 +452,41 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
     return await take_step(session, job, step, {**values, "error_message": reason}, before)
 
 
-async def _begun(
-    session: AsyncSession, job: InstanceJob, step: Step, *conditions: ColumnElement[bool]
-) -> bool:
+async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    begun = await _begin_purge(session, job, refusal)
+    refusal = begun.refusal
+    if begun.held and job.published and refusal is None:
+        if job.operation is Operation.TRASH:
+            refusal = await set_routing_aside(session, job)
+        else:
+            refusal = await end_routing(session, job.ods_instance_id)
+    return BeginResult(begun.held, refusal)
+
+
+async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    protection = await _protection(session, job)
+    if protection is not None and await _refused(session, job, protection):
+        return BeginResult(held=False)
+    return BeginResult(await _begun(session, job), refusal or protection)
+
+
+async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    held = await _begun(session, job, DbInstance.new_name == job.new_name)
+    if held:
+        refusal = refusal or await rename_obstacle(session, job)
+    return BeginResult(held, refusal)
+
+
+async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    obstacle = await _undelete_obstacle(session, job)
+    before = fencing_token(job, job.attempt - 1)
+    if obstacle and await is_at(session, before, InstanceStatus.DELETED):
+        return BeginResult(held=False)
+    held = await _begun(session, job)
+    return BeginResult(held, refusal or obstacle)
+
+
+async def _begun(session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool]) -> bool:
     """Begin this attempt after the one before it; true as well if that was done before.
 
     Not if another database was handed over to the instance since the job was read: it would work on the old.
@@ -372,8 +496,40 @@ async def _begun(
         DbInstance.database_name == job.database,
         *conditions,
     )
+    step = status.BEGIN[job.operation]
     took_step = await take_step(session, job, step, {"error_message": None}, before)
     return took_step or await is_at(session, fencing_token(job), step.target)
+
+
+def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the instance's last job has a row of its own, which fulfils the `conditions`."""
+    return exists().where(Job.job_id == _JOB_ID, *conditions)
+
+
+def _new_deletes() -> ColumnElement[bool]:
+    """Deletes of instances with a database that an Admin API has requested, and no job is recorded of."""
+    return and_(
+        DbInstance.status == InstanceStatus.PENDING_DELETE,
+        DbInstance.operation == Operation.DELETE,
+        DbInstance.is_adopted,
+        DbInstance.published_at.is_not(None),
+        ~_is_recorded(),
+    )
+
+
+def _deletes_to_trash(kept: timedelta) -> Update:
+    """Lets new deletes that an Admin API has requested move the databases to the trash for this time."""
+    mark = func.replace(cast(DbInstance.mark, Text), "-", "")
+    trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
+    return (
+        update(DbInstance)
+        .where(_new_deletes())
+        .values(
+            operation=Operation.TRASH,
+            trash_database=func.coalesce(DbInstance.trash_database, trash_name),
+            purge_after=UTC_NOW + literal(kept, Interval),
+        )
+    )
 
 
 def _deletes_recorded() -> Insert:
@@ -381,16 +537,13 @@ def _deletes_recorded() -> Insert:
 
     Rows of which a job begins meanwhile are passed over.
     """
-    job_id = func.format(
-        "%sInstanceJob-%s-%s", DbInstance.operation, DbInstance.ods_instance_id, DbInstance.job_number
-    )
     waits = literal(JobStatus.PENDING.value)
     columns = {
-        Job.job_id: job_id,
+        Job.job_id: _JOB_ID,
         Job.status: waits,
         Job.created_at: UTC_NOW,
         Job.instance_id: DbInstance.id,
-        Job.operation: DbInstance.operation,
+        Job.operation: _WORD,
         Job.database_template: DbInstance.database_template,
     }
     unknown = (
@@ -398,7 +551,7 @@ def _deletes_recorded() -> Insert:
         .where(
             DbInstance.status == InstanceStatus.PENDING_DELETE,
             DbInstance.is_adopted,
-            ~exists().where(Job.job_id == job_id, Job.status == JobStatus.PENDING),
+            ~_is_recorded(Job.status == JobStatus.PENDING),
         )
         .with_for_update(skip_locked=True)
     )
@@ -410,6 +563,22 @@ def _deletes_recorded() -> Insert:
             set_={"status": waits, "errormessage": None, "finishedat": None},
         )
     )
+
+
+async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why an instance in the trash cannot have its names and contexts; if it can, none takes them."""
+    instance = await session.get(DbInstance, job.instance_id)
+    try:
+        await require_free(session, job.name, job.database, excluding=instance)
+    except NameTakenError as error:
+        return str(error)
+    return await context_obstacle(session, job.ods_instance_id, instance.set_aside if instance else None)
+
+
+def _purge_entry(job: InstanceJob) -> AuditEntry:
+    title = f"Dropped {job.trash_database}: the database {job.database} of {job.name}"
+    path = f"/v2/trash/{job.instance_id}"
+    return AuditEntry("worker", job.tenant, "PURGE", path, job.instance_id, job.job_id, HTTPStatus.OK, title)
 
 
 def _seconds(seconds: float) -> ColumnElement[timedelta]:

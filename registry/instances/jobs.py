@@ -66,9 +66,11 @@ class InstanceJob:
         new_database: the name that such a rename gives the database.
         installation: the installation whose registry requested the job.
         known_number: of a delete, the last job before it: a database that was published later is not dropped.
+            Of a purge, the job that has put the database into the trash.
         known_attempt: the last attempt at that job.
         template_generation: of a create that has published its database, which generation of the template
             that is a copy of; None if that is not known.
+        trash_database: the name that the database has, or gets, in the trash.
     """
 
     tenant: str
@@ -89,6 +91,7 @@ class InstanceJob:
     known_number: int | None = None
     known_attempt: int | None = None
     template_generation: int | None = None
+    trash_database: str | None = None
 
     @property
     def final_name(self) -> str:
@@ -102,8 +105,12 @@ class InstanceJob:
 
     @property
     def databases(self) -> list[str]:
-        """The names that the instance's database may have: its own, and the one that a rename gives it."""
-        return [self.database] if self.new_database is None else [self.database, self.new_database]
+        """The names that a deleted instance's database may have.
+
+        Its own, the one that a rename gives it, and that in the trash, where a delete may have put it.
+        """
+        names = (self.database, self.new_database, self.trash_database)
+        return [name for name in names if name is not None]
 
     @property
     def publication(self) -> tuple[int, int]:
@@ -135,18 +142,17 @@ def last_publication(
 ) -> tuple[int, int]:
     """The job and the attempt at it that can have published an instance's database last.
 
-    A delete publishes nothing. It has a number of its own, which would pass for that of a later publication
-    in a registry that was restored to an earlier state; so the attempt before the first delete counts.
+    A delete publishes nothing, nor does a purge. It has a number of its own, which would pass for that of a
+    later publication in a registry that was restored to an earlier state; so the attempt before the first
+    delete counts, or that which has put the database into the trash.
 
     Args:
         operation: that of the instance's last job.
         number: which job of the instance that is.
         attempt: the last attempt at it.
-        known_number: of a delete, the job before the first delete; None if it was requested before this was
-            recorded.
+        known_number: of a delete, the job before the first delete; of what is in the trash, the job that has
+            put it there; None if the delete was requested before this was recorded.
         known_attempt: the last attempt at that job.
-        template_generation: of a create that has published its database, which generation of the template
-            that is a copy of; None if that is not known.
     """
     if traits(operation).publishes or known_number is None:
         return number, attempt
@@ -155,7 +161,7 @@ def last_publication(
 
 def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
     """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`."""
-    return f"{operation}InstanceJob-{ods_instance_id}-{number}"
+    return f"{traits(operation).word}InstanceJob-{ods_instance_id}-{number}"
 
 
 def job_number(identifier: str) -> int:

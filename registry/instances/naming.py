@@ -5,12 +5,16 @@ A database is named as the Admin API names it: `EdFi_Ods_<name>_<template>`, wit
 
 import re
 from collections.abc import Collection
+from uuid import UUID
 
 from registry.instances.status import Template
 from settings import MAX_DATABASE_NAME_BYTES
 
 DATABASE_PREFIX = "EdFi_Ods"
 MAX_NAME_LENGTH = 46
+TRASH_PREFIX = "ods_trash_"
+"""Begins the name of a deleted instance's database while it can come back; mark and job number follow."""
+_TRASH_NAME = re.compile(rf"{TRASH_PREFIX}[0-9a-f]{{32}}_[0-9]+")
 
 _CHARACTER = "[A-Za-z0-9 _]"
 _VISIBLE = _CHARACTER.replace(" ", "")
@@ -43,6 +47,16 @@ def database_name(name: str, template: str) -> str:
     """The name of the database of an instance called `name`, a name without `name_errors`."""
     stem = _LEADING_PREFIXES.sub("", name.replace(" ", "_").strip("_"))
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
+
+
+def trash_name(mark: str, number: int) -> str:
+    """The name in the trash of the database with this mark (a UUID), put there by the job of this number."""
+    return f"{TRASH_PREFIX}{UUID(mark).hex}_{number}"
+
+
+def is_trash_name(database: str) -> bool:
+    """Whether a database of this name is in the trash, of whichever instance or installation."""
+    return _TRASH_NAME.fullmatch(database) is not None
 
 
 def instance_named(database: str, templates: Collection[str]) -> tuple[str, str] | None:

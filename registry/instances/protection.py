@@ -16,11 +16,12 @@ def protection_refusal(instance: DbInstance) -> RefusedError | None:
     """
     if not instance.is_protected:
         return None
+    first = f"undelete it (`ods instance undelete {instance.id}`), then " if instance.is_in_trash else ""
     return RefusedError(
         instance.status,
         "The instance is protected: its data can be neither deleted nor replaced.",
-        f'End the protection first: PATCH /v2/dbInstances/{instance.id} with {{"protected": false}}, or'
-        f" `ods instance unprotect {instance.id}`.",
+        f"End the protection first: {first}PATCH /v2/dbInstances/{instance.id} with"
+        f' {{"protected": false}}, or `ods instance unprotect {instance.id}`.',
     )
 
 
@@ -50,9 +51,10 @@ def require_protectable(instance: DbInstance) -> None:
 def takes_data(operation: Operation) -> bool:
     """Whether a job of this kind takes the data of its instance away."""
     match operation:
-        case Operation.CREATE | Operation.RENAME:
+        case Operation.CREATE | Operation.RENAME | Operation.UNDELETE:
             return False
-        case Operation.DELETE:
+        # A detach takes the database away from those who use the instance.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
             return True
         case _:
             assert_never(operation)

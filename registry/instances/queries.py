@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.instance_list import InstanceFilter, page_of_instances
-from registry.instances.status import InstanceStatus, JobStatus
+from registry.instances.status import JobStatus
 from registry.ods_instances.applications import (
     Application,
     application_ids_of_each,
@@ -48,6 +48,15 @@ DERIVATIVES = Listing(
         "OdsInstanceId": OdsInstanceDerivative.ods_instance_id,
     },
 )
+TRASH = Listing(
+    DbInstance.id,
+    {
+        "Id": DbInstance.id,
+        "Name": by_utf16(DbInstance.name),
+        "DeletedAt": DbInstance.trashed_at,
+        "PurgeAfter": DbInstance.purge_after,
+    },
+)
 
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
@@ -81,7 +90,7 @@ class InstanceQueries:
             InstanceNotFoundError: there is none, or it is deleted.
         """
         instance = await self.any_instance(instance_id)
-        if instance is None or instance.status == InstanceStatus.DELETED:
+        if instance is None or not instance.is_live:
             raise InstanceNotFoundError(instance_id)
         return instance
 
@@ -102,8 +111,15 @@ class InstanceQueries:
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""
-        live = DbInstance.status != InstanceStatus.DELETED
-        return await self._all(select(DbInstance).where(live).order_by(DbInstance.id))
+        return await self._all(select(DbInstance).where(DbInstance.is_live).order_by(DbInstance.id))
+
+    async def trashed_instances(self) -> Sequence[DbInstance]:
+        """Every instance in the trash, by id."""
+        return await self._all(select(DbInstance).where(DbInstance.is_in_trash).order_by(DbInstance.id))
+
+    async def trash(self, page: Page) -> Sequence[DbInstance]:
+        """A page of the instances in the trash."""
+        return await self._all(TRASH.page_of(select(DbInstance).where(DbInstance.is_in_trash), page))
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
         """Those of `marks` that belong to instances, deleted ones included."""
@@ -114,16 +130,16 @@ class InstanceQueries:
 
     async def marked_instance(self, mark: str) -> DbInstance | None:
         """The live instance with this mark; None if there is none."""
-        live = DbInstance.status != InstanceStatus.DELETED
-        return await self._one(select(DbInstance).where(DbInstance.mark == UUID(mark), live))
+        its = DbInstance.mark == UUID(mark)
+        return await self._one(select(DbInstance).where(its, DbInstance.is_live))
 
     async def holder_of(self, ods_instance_id: int) -> str | None:
         """Name of the ODS instance, or else of the live instance, with this OdsInstanceId."""
         ods_instance = await self.ods_instance(ods_instance_id)
         if ods_instance is not None:
             return ods_instance.name
-        live = (DbInstance.ods_instance_id == ods_instance_id, DbInstance.status != InstanceStatus.DELETED)
-        return await self._one(select(DbInstance.name).where(*live))
+        its = DbInstance.ods_instance_id == ods_instance_id
+        return await self._one(select(DbInstance.name).where(its, DbInstance.is_live))
 
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""

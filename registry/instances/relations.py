@@ -10,6 +10,8 @@ _REFERENCES = {
     "OdsInstanceContexts": models.OdsInstanceContext.ods_instance_id,
     "OdsInstanceDerivatives": models.OdsInstanceDerivative.ods_instance_id,
 }
+_SET_ASIDE = {"OdsInstanceContexts", "OdsInstanceDerivatives"}
+"""Those that go to the trash with it (`registry/instances/set_aside.py`)."""
 
 
 async def relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
@@ -19,3 +21,9 @@ async def relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]
         for name, column in _REFERENCES.items()
         if await session.scalar(select(func.count()).where(column == ods_instance_id))
     ]
+
+
+async def lasting_relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
+    """Those of them that keep it also from the trash."""
+    found = await relations_of(session, ods_instance_id)
+    return [name for name in found if name not in _SET_ASIDE]

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal,
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import Operation
 from registry.storage.errors import NameTakenError
 from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance, Job, OdsInstance
 
@@ -178,7 +178,5 @@ def _ods_instance_has(name: str, excluding: int | None) -> ColumnElement[bool]:
 def _live_instance_has(
     columns: Sequence[InstrumentedAttribute[Any]], value: str, excluding: DbInstance | None
 ) -> ColumnElement[bool]:
-    found = exists().where(
-        or_(*(column == value for column in columns)), DbInstance.status != InstanceStatus.DELETED
-    )
+    found = exists().where(or_(*(column == value for column in columns)), DbInstance.is_live)
     return found if excluding is None else found.where(DbInstance.id != excluding.id)

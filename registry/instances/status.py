@@ -15,11 +15,19 @@ class Template(StrEnum):
 
 
 class Operation(StrEnum):
-    """What a job does to its instance."""
+    """What a job does to its instance.
+
+    Clients know `TRASH`, `DELETE` and `DETACH` by one word (`Traits.word`): they are three ways of a delete.
+    A worker of a release that drops at every delete does not know the first, and so leaves it alone.
+    """
 
     CREATE = "Create"
     DELETE = "Delete"
     RENAME = "Rename"
+    TRASH = "Trash"
+    DETACH = "Detach"
+    UNDELETE = "Undelete"
+    PURGE = "Purge"
 
 
 class InstanceStatus(StrEnum):
@@ -67,19 +75,31 @@ REQUEST_DELETE = _step(
 REQUEST_RENAME = _step(
     InstanceStatus.COMPLETED, InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING
 )
+# For what is in the trash. From `Delete_Failed` only after a failed purge.
+REQUEST_UNDELETE = _step(
+    InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING, job=JobStatus.PENDING
+)
+REQUEST_PURGE = _step(
+    InstanceStatus.DELETED,
+    InstanceStatus.DELETE_FAILED,
+    to=InstanceStatus.PENDING_DELETE,
+    job=JobStatus.PENDING,
+)
 # From `Error` only after a failed rename, as well: what carries the mark of a failed create is removed.
 ADOPTABLE = frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED})
 
 
-def _steps(making: Step, deletion: Step) -> dict[Operation, Step]:
-    """The step of each operation: a rename moves the instance as its creation did."""
+def _steps(making: Step, deletion: Step, undelete: Step) -> dict[Operation, Step]:
+    """The step of each operation: a rename moves the instance as its creation did, a purge as its delete."""
 
     def step_of(operation: Operation) -> Step:
         match operation:
             case Operation.CREATE | Operation.RENAME:
                 return making
-            case Operation.DELETE:
+            case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
                 return deletion
+            case Operation.UNDELETE:
+                return undelete
             case _:
                 assert_never(operation)
 
@@ -89,6 +109,8 @@ def _steps(making: Step, deletion: Step) -> dict[Operation, Step]:
 RETRY = _steps(
     _step(InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
+    # What is deleted is not live, so it is requested anew.
+    _step(to=InstanceStatus.PENDING, job=JobStatus.PENDING),
 )
 # `Error` and `Delete_Failed` are sources too because an operator's `retry` signal reaches the waiting
 # workflow without passing the API; the attempt number keeps every other attempt from beginning there.
@@ -105,14 +127,23 @@ BEGIN = _steps(
         to=InstanceStatus.IN_PROGRESS,
         job=JobStatus.IN_PROGRESS,
     ),
+    _step(
+        InstanceStatus.PENDING,
+        InstanceStatus.DELETED,
+        to=InstanceStatus.IN_PROGRESS,
+        job=JobStatus.IN_PROGRESS,
+    ),
 )
 FINISH = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
 )
 FAIL = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
+    # It is in the trash again.
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
 )
 # Only for a job whose workflow is open no longer, so that nothing will finish or fail it, and for a delete
 # that is tried again without the operator.
@@ -124,16 +155,22 @@ RELEASE = _steps(
         to=InstanceStatus.PENDING_DELETE,
         job=JobStatus.PENDING,
     ),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
 )
 # Only for a job that has not begun: nothing was done for it.
 CANCEL = _steps(
     _step(InstanceStatus.PENDING, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
+    _step(InstanceStatus.PENDING, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
 )
-# Such a job of an instance that works: the instance is what it was. A create has none.
+_KEEP_FROM_DELETE = _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR)
+# Such a job of an instance that works: the instance is what it was. A create has none, nor has what works on
+# an instance in the trash.
 KEEP = {
     Operation.RENAME: _step(InstanceStatus.PENDING, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
-    Operation.DELETE: _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
+    Operation.DELETE: _KEEP_FROM_DELETE,
+    Operation.TRASH: _KEEP_FROM_DELETE,
+    Operation.DETACH: _KEEP_FROM_DELETE,
 }
 # A create has failed after it had published the database, which nothing drops but a delete.
 FOLLOW_DATABASE = _step(InstanceStatus.ERROR, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
@@ -148,6 +185,7 @@ class Undo(StrEnum):
 
     REMOVE_STAGING = "remove the staging database"
     RENAME_BACK = "give the database its old name back"
+    BACK_TO_TRASH = "put the database into the trash again"
     NOTHING = "nothing"
 
 
@@ -171,7 +209,12 @@ def after_failure(operation: Operation) -> AfterFailure:
             return AfterFailure(Undo.REMOVE_STAGING, usable=False)
         case Operation.RENAME:
             return AfterFailure(Undo.RENAME_BACK, usable=True)
-        case Operation.DELETE:  # the ODS/API does not route to it any more, and a retry drops it
+        # The ODS/API does not route to it any more, and a retry goes on.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+            return AfterFailure(Undo.NOTHING, usable=False)
+        case Operation.UNDELETE:
+            return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
+        case Operation.PURGE:  # it is in the trash, closed, whole or half dropped
             return AfterFailure(Undo.NOTHING, usable=False)
         case _:
             assert_never(operation)
@@ -185,24 +228,38 @@ class Traits:
         publishes: whether such a job can publish the instance's database.
         keeps_instance: whether the ODS/API uses the instance while the job waits, runs, and after it failed.
         work: what a worker does meanwhile, in words for clients.
+        word: what clients call the operation, and its jobs.
     """
 
     publishes: bool
     keeps_instance: bool
     work: str
+    word: str
 
 
 def traits(operation: Operation) -> Traits:
     """What distinguishes the jobs of this operation."""
     match operation:
         case Operation.CREATE:
-            return Traits(publishes=True, keeps_instance=False, work="cloning the template")
+            kind = Traits(publishes=True, keeps_instance=False, work="cloning the template", word="Create")
         case Operation.RENAME:
-            return Traits(publishes=True, keeps_instance=True, work="renaming the database")
+            kind = Traits(publishes=True, keeps_instance=True, work="renaming the database", word="Rename")
         case Operation.DELETE:
-            return Traits(publishes=False, keeps_instance=False, work="dropping the database")
+            kind = Traits(publishes=False, keeps_instance=False, work="dropping the database", word="Delete")
+        case Operation.TRASH:
+            work = "moving the database to the trash"
+            kind = Traits(publishes=False, keeps_instance=False, work=work, word="Delete")
+        case Operation.DETACH:
+            work = "removing the mark of the database"
+            kind = Traits(publishes=False, keeps_instance=False, work=work, word="Delete")
+        case Operation.UNDELETE:
+            work = "taking the database out of the trash"
+            kind = Traits(publishes=True, keeps_instance=False, work=work, word="Undelete")
+        case Operation.PURGE:
+            kind = Traits(publishes=False, keeps_instance=False, work="dropping the database", word="Purge")
         case _:
             assert_never(operation)
+    return kind
 
 
 def is_usable(status: InstanceStatus, operation: Operation) -> bool:
@@ -240,7 +297,7 @@ def next_step(status: InstanceStatus) -> str:
         case InstanceStatus.DELETE_FAILED:
             step = "Retry the deletion."
         case InstanceStatus.DELETED:
-            step = "Create another instance."
+            step = "Undelete it if it is in the trash, or create another instance."
         case _:
             assert_never(status)
     return step

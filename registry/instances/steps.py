@@ -69,6 +69,7 @@ class JobFactory:
             installation=self.installation.known_id,
             known_number=instance.known_number,
             known_attempt=instance.known_attempt,
+            trash_database=instance.trash_database,
         )
 
 

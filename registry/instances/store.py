@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import insert, update
+from sqlalchemy import Interval, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.installation import InstallationStore
@@ -14,10 +15,10 @@ from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
 from registry.instances.jobs import InstanceJob
-from registry.instances.naming import database_name
+from registry.instances.naming import database_name, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
 from registry.instances.protection import require_unprotected, takes_data
-from registry.instances.relations import relations_of
+from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
     database_is_taken,
     database_taken,
@@ -27,6 +28,7 @@ from registry.instances.reservations import (
     require_free,
     reserved_id,
 )
+from registry.instances.set_aside import context_obstacle
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
@@ -37,7 +39,7 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.storage.errors import InstanceNotFoundError, RefusedError
+from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
@@ -47,6 +49,15 @@ from registry.storage.models import (
     OdsInstance,
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
+
+_SPARE_TIME = timedelta(days=1)
+"""How long what has been requested back is kept at least, if it cannot come back."""
+_PURGE_IS_DUE = (
+    DbInstance.is_in_trash,
+    DbInstance.status == InstanceStatus.DELETED,
+    DbInstance.purge_after <= UTC_NOW,
+    ~DbInstance.is_protected,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,20 @@ class LostInstance:
 
 
 @dataclass(frozen=True)
+class Delete:
+    """How an instance is deleted.
+
+    Attributes:
+        way: `TRASH`, `DELETE` (the database is dropped at once) or `DETACH` (it is left); None: to the trash,
+            if there is one and something to keep.
+        by: the client that requests it; None if it is not known.
+    """
+
+    way: Operation | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
 class Requested:
     """An instance as a request left it, and the job that carries the request out."""
 
@@ -98,12 +123,21 @@ class InstanceStore:
     Args:
         engine: the connections to the tenant's registry.
         factory: makes the jobs.
+        trash: how long a deleted instance can come back; zero if its database is dropped at once.
         protect_new: whether new instances are protected, unless the request for them says otherwise.
     """
 
-    def __init__(self, engine: AsyncEngine, factory: JobFactory, *, protect_new: bool = False) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        factory: JobFactory,
+        trash: timedelta = timedelta(),
+        *,
+        protect_new: bool = False,
+    ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self._trash = trash
         self._protect_new = protect_new
 
     @property
@@ -158,32 +192,123 @@ class InstanceStore:
             await session.refresh(instance)
             return instance
 
-    async def request_delete(self, instance_id: int) -> Requested:
-        """Record that the instance shall be deleted, as a new job.
+    async def request_delete(self, instance_id: int, delete: Delete = Delete()) -> Requested:
+        """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
+            InstanceNotFoundError: there is no such live instance, nor one in the trash that can be purged.
             RefusedError: it is protected, a job is under way, or other rows refer to the ODS instance.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await _locked(session, instance_id, in_trash=delete.way is not None)
+            if instance.is_in_trash:
+                return await self._purge_or_refuse(session, instance, delete)
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
             require_unprotected(instance)
-            if instance.published_at and (relations := await relations_of(session, instance.ods_instance_id)):
+            way = self.way_to_delete(instance, delete)
+            relations = lasting_relations_of if way is Operation.TRASH else relations_of
+            if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
                 raise RefusedError(
                     instance.status,
-                    relations_reason(relations),
-                    f"Remove the {', '.join(relations)} that refer to it, then delete it.",
+                    relations_reason(found),
+                    f"Remove the {', '.join(found)} that refer to it, then delete it.",
                 )
-            return await self.request_delete_in(session, instance)
+            return await self.request_delete_in(session, instance, replace(delete, way=way))
 
-    async def request_delete_in(self, session: AsyncSession, instance: DbInstance) -> Requested:
+    def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
+        """The operation that deletes a live instance: what never had a database has nothing to come back."""
+        if delete.way is not None:
+            return delete.way
+        return Operation.TRASH if self._trash and instance.published_at else Operation.DELETE
+
+    def drops_at_delete(self, instance: DbInstance) -> bool:
+        """Whether a delete that says no more drops the database of a live instance at once."""
+        is_whole = instance.is_live and instance.published_at is not None
+        return is_whole and self.way_to_delete(instance, Delete()) is Operation.DELETE
+
+    async def request_delete_in(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> Requested:
         """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it.
 
-        The names that a failed rename has reserved stay: the database may have the new one.
+        The names that a failed rename has reserved stay: the database may have the new one. So does the name
+        in the trash, if an earlier delete has failed: the database may be there.
         """
-        return await self._next_job(session, instance, Operation.DELETE, status.REQUEST_DELETE)
+        way = self.way_to_delete(instance, delete)
+        instance.deleted_by = delete.by
+        if way is Operation.TRASH:
+            if instance.trash_database is None:
+                instance.trash_database = trash_name(str(instance.mark), instance.job_number + 1)
+            instance.purge_after = UTC_NOW + literal(self._trash, Interval)
+        return await self._next_job(session, instance, way, status.REQUEST_DELETE)
+
+    async def _purge_or_refuse(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> Requested:
+        if delete.way is Operation.DETACH:
+            raise RefusedError(
+                instance.status, "The instance is in the trash.", "Undelete it, then detach its database."
+            )
+        _require(instance, status.REQUEST_PURGE.sources, "purged")
+        require_unprotected(instance)
+        return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+
+    async def is_purge_due(self) -> bool:
+        """Whether the time of an instance in the trash is over."""
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1)) is not None
+
+    async def request_due_purges(self, limit: int) -> list[Requested]:
+        """Record that up to `limit` instances shall be purged whose time in the trash is over.
+
+        Those that are due longest come first. One whose purge has failed waits for the operator, and so does
+        one that a client has protected while it was undeleted, in vain.
+        """
+        await self.installation.require_confirmed()
+        due = (
+            select(DbInstance)
+            .where(*_PURGE_IS_DUE)
+            .order_by(DbInstance.purge_after, DbInstance.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._sessions.transaction() as session:
+            return [
+                await self._next_job(session, row, Operation.PURGE, status.REQUEST_PURGE)
+                for row in (await session.scalars(due)).all()
+            ]
+
+    async def request_undelete(self, instance_id: int, name: str | None = None) -> Requested:
+        """Reserve the instance's names, or those that `name` makes, and record that it shall come back.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, is about to be purged, or a name or context is taken.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(_undelete_conflicts()) as session:
+            instance = await _locked(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise _refusal(instance, "undeleted")
+            _require(instance, status.REQUEST_UNDELETE.sources, "undeleted")
+            wanted = instance.name if name is None else name
+            database = instance.database_name
+            if wanted != instance.name:
+                database = database_name(wanted, instance.database_template)
+            try:
+                await require_free(session, wanted, database, excluding=instance)
+            except NameTakenError as error:
+                raise _name_not_free(str(error)) from None
+            obstacle = await context_obstacle(session, instance.ods_instance_id, instance.set_aside)
+            if obstacle is not None:
+                raise _context_not_free(obstacle)
+            instance.name, instance.database_name = wanted, database
+            # If it fails, there is time to try again.
+            instance.purge_after = func.greatest(
+                instance.purge_after, UTC_NOW + literal(_SPARE_TIME, Interval)
+            )
+            return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
         """Reserve `name` and record, as a new job, that the instance shall have it.
@@ -212,7 +337,9 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await _locked(session, instance_id, in_trash=True)
+            if instance.status == InstanceStatus.DELETED:
+                raise InstanceNotFoundError(instance_id)
             step = status.RETRY[Operation(instance.operation)]
             _require(instance, step.sources, "retried")
             if takes_data(Operation(instance.operation)):
@@ -337,16 +464,17 @@ class InstanceStore:
             status=JobStatus.PENDING,
             created_at=UTC_NOW,
             instance_id=requested.instance.id,
-            operation=requested.job.operation,
+            operation=traits(requested.job.operation).word,
             database_template=requested.job.template,
         )
         session.add(job)
         return requested
 
 
-async def _locked(session: AsyncSession, instance_id: int) -> DbInstance:
+async def _locked(session: AsyncSession, instance_id: int, *, in_trash: bool = False) -> DbInstance:
+    """The live instance with this id; with `in_trash`, also one in the trash."""
     instance = await session.get(DbInstance, instance_id, with_for_update=True)
-    if instance is None or instance.status == InstanceStatus.DELETED:
+    if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
         raise InstanceNotFoundError(instance_id)
     if not instance.is_adopted:
         raise RefusedError(
@@ -366,6 +494,29 @@ def _require_created(instance: DbInstance, verb: str) -> None:
     """Refuse a request for an instance whose last job has left it without a usable database."""
     if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
         raise _refusal(instance, verb)
+
+
+def _undelete_conflicts() -> Conflicts:
+    reason = "Another instance has taken the name, or the name of the database."
+    refusal = partial(_name_not_free, reason)
+    return {LIVE_NAME_INDEX: refusal, LIVE_DATABASE_INDEX: refusal}
+
+
+def _name_not_free(reason: str) -> RefusedError:
+    return RefusedError(
+        InstanceStatus.DELETED,
+        reason.removesuffix(" Choose another name."),
+        'Undelete the instance under another name: {"name": "…"}.',
+    )
+
+
+def _context_not_free(reason: str) -> RefusedError:
+    return RefusedError(
+        InstanceStatus.DELETED,
+        reason,
+        "Take it from the other instance (DELETE /v2/odsInstanceContexts/{id}, `ods instance contexts`), then"
+        " undelete this one.",
+    )
 
 
 def _refusal(instance: DbInstance, verb: str) -> RefusedError:

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
+from registry.instances.status import Operation, traits
 from registry.storage.models import RENAMED_TABLE
 
 
@@ -29,7 +30,7 @@ CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) R
     RETURN CASE
         WHEN operation = 'Rename' THEN 'Created'
         WHEN state = 'Pending' THEN 'PendingCreate'
-        WHEN state = 'InProgress' AND operation = 'Create' THEN 'CreateInProgress'
+        WHEN state = 'InProgress' AND operation IN ('Create', 'Undelete') THEN 'CreateInProgress'
         WHEN state = 'InProgress' THEN 'DeleteInProgress'
         WHEN state = 'Completed' THEN 'Created'
         WHEN state = 'Error' THEN 'CreateError'
@@ -55,10 +56,13 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
         ELSE status
     END
 """
+# Those that publish nothing, as `Traits.publishes` has it: their numbers are none of a database.
+_DELETES = ", ".join(f"'{operation}'" for operation in Operation if not traits(operation).publishes)
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
 # Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. A delete that
-# another product asks for is a job of its own, as one that a client of this service asks for.
+# another product asks for is a job of its own, as one that a client of this service asks for; one that failed
+# goes on.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -71,7 +75,8 @@ BEGIN
         is_theirs := NOT is_ours AND NEW.status <> OLD.status
             AND NEW.status NOT IN (NEW.state, adminapi.managed_status(NEW.state, NEW.operation));
         is_next_job := is_theirs AND OLD.jobnumber > 0 AND NEW.status LIKE '%Delete%'
-            AND NEW.operation = OLD.operation AND NEW.operation <> 'Delete';
+            AND NEW.operation = OLD.operation
+            AND (OLD.state = 'Completed' OR NEW.operation NOT IN ({_DELETES}));
     ELSIF NEW.status IS NOT NULL THEN
         is_ours := false;
     END IF;
@@ -80,12 +85,17 @@ BEGIN
             THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
     ELSIF is_theirs THEN
         NEW.state := adminapi.state_of_status(NEW.status);
-        NEW.operation := CASE WHEN NEW.status LIKE '%Delete%' THEN 'Delete'
+        NEW.operation := CASE
+            WHEN NEW.status LIKE '%Delete%' AND NEW.operation IN ({_DELETES}) AND NOT is_next_job
+                THEN NEW.operation
+            WHEN NEW.status LIKE '%Delete%' THEN 'Delete'
             WHEN NEW.operation IS NULL OR NEW.state <> NEW.status THEN 'Create' ELSE NEW.operation END;
     END IF;
     IF is_next_job THEN
-        NEW.knownnumber := OLD.jobnumber;
-        NEW.knownattempt := OLD.attempt;
+        IF OLD.operation NOT IN ({_DELETES}) OR OLD.knownnumber IS NULL THEN
+            NEW.knownnumber := OLD.jobnumber;
+            NEW.knownattempt := OLD.attempt;
+        END IF;
         NEW.jobnumber := OLD.jobnumber + 1;
         NEW.attempt := 0;
         NEW.outages := 0;

@@ -28,7 +28,7 @@ DERIVATIVE = "odsInstanceDerivative"
 """What clients call a derivative."""
 DERIVATIVE_TYPES = ("ReadReplica", "Snapshot")
 
-_RESERVED = "An instance that is not created yet is about to get a context with this key and value."
+_RESERVED = "An instance that is not created yet, or comes back from the trash, is about to get this context."
 
 _Row = TypeVar("_Row", bound=Base)
 _Draft = TypeVar("_Draft")

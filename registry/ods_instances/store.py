@@ -16,10 +16,11 @@ from registry.education_organizations.store import forget
 from registry.instances import status
 from registry.instances.naming import name_errors
 from registry.instances.protection import protection_refusal
-from registry.instances.relations import relations_of
+from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import lock_name, name_is_taken, reserved_id
-from registry.instances.status import InstanceStatus
-from registry.instances.store import InstanceStore, Requested
+from registry.instances.set_aside import keep_parts
+from registry.instances.status import Operation
+from registry.instances.store import Delete, InstanceStore, Requested
 from registry.storage import models
 from registry.storage.errors import InvalidError, require_valid
 from registry.storage.models import DbInstance, OdsInstance
@@ -106,8 +107,12 @@ class OdsInstances:
                 _rename(row, name, instance)
             return self._filled(row, draft)
 
-    async def delete(self, ods_instance_id: int) -> Requested | None:
+    async def delete(self, ods_instance_id: int, by: str | None = None) -> Requested | None:
         """Remove the ODS instance; returns the delete of its instance, if it has one.
+
+        Args:
+            ods_instance_id: the ODS instance.
+            by: the client that requests it.
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
@@ -116,13 +121,17 @@ class OdsInstances:
         async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
-            relations = await relations_of(session, ods_instance_id)
+            delete = Delete(by=by)
+            to_trash = instance and self._instances.way_to_delete(instance, delete) is Operation.TRASH
+            relations = await (lasting_relations_of if to_trash else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
             obstacles = _job_errors(instance, "deleted") + _protection_errors(instance)
             require_valid({"Id": in_use + obstacles})
+            if instance and to_trash:
+                await keep_parts(session, instance.id, ods_instance_id)
             await session.delete(row)
             await forget(session, ods_instance_id)
-            return await self._instances.request_delete_in(session, instance) if instance else None
+            return await self._instances.request_delete_in(session, instance, delete) if instance else None
 
     def _filled(self, row: OdsInstance, draft: OdsInstanceDraft) -> OdsInstance:
         row.instance_type = draft.instance_type
@@ -175,6 +184,5 @@ def _rename(row: OdsInstance, name: str, instance: DbInstance | None) -> None:
 
 async def _locked_instance_of(session: AsyncSession, ods_instance_id: int) -> DbInstance | None:
     """The live instance with this id; it is locked before the ODS instance, as the steps of jobs do it."""
-    live = DbInstance.status != InstanceStatus.DELETED
-    query = select(DbInstance).where(DbInstance.ods_instance_id == ods_instance_id, live)
+    query = select(DbInstance).where(DbInstance.ods_instance_id == ods_instance_id, DbInstance.is_live)
     return (await session.scalars(query.with_for_update())).one_or_none()

@@ -23,6 +23,10 @@ class NameTakenError(InstanceError):
     """The name, its database name or the reserved id belongs to another instance or ODS instance."""
 
 
+class ContextTakenError(InstanceError):
+    """A context that an instance had belongs to another one."""
+
+
 class RefusedError(InstanceError):
     """The instance's state does not allow the request.
 

@@ -6,11 +6,13 @@ Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC 
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Identity,
     Index,
@@ -18,7 +20,9 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    and_,
     func,
+    not_,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -38,7 +42,9 @@ LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
 NEW_NAME_INDEX = "uq_dbinstances_newname"
 NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
-_LIVE = text(f"state <> '{InstanceStatus.DELETED}'")
+_LIVE = text(f"state <> '{InstanceStatus.DELETED}' AND operation <> '{Operation.PURGE}'")
+"""As `DbInstance.is_live`."""
+_IN_TRASH = text("trashedat IS NOT NULL AND purgedat IS NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
 REFRESH = "Refresh"
@@ -79,6 +85,7 @@ class DbInstance(Base):
             postgresql_where=text("labels IS NOT NULL"),
         ),
         Index("ix_dbinstances_reserved", "id", postgresql_where=text("reservedcontexts IS NOT NULL")),
+        Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         {"schema": "adminapi"},
     )
 
@@ -118,11 +125,40 @@ class DbInstance(Base):
     reserved_contexts: Mapped[dict[str, str] | None] = mapped_column(
         "reservedcontexts", JSONB(none_as_null=True)
     )
+    # The name of its database in the trash, as long as an undelete has not ended; when it came there.
+    trash_database: Mapped[str | None] = mapped_column("trashdatabase", String(63))
+    trashed_at: Mapped[datetime | None] = mapped_column("trashedat")
+    # Which client has requested the delete; from when on the database may be dropped, and when it was.
+    deleted_by: Mapped[str | None] = mapped_column("deletedby", String(256))
+    purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
+    purged_at: Mapped[datetime | None] = mapped_column("purgedat")
+    # What has referred to its ODS instance, and comes back with it (`registry/instances/set_aside.py`).
+    set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
 
     @hybrid_property
     def is_adopted(self) -> bool:
         """Whether it is ours to work on: not if another product has added it since `ods migrate`."""
         return self.job_number > 0
+
+    @hybrid_property
+    def is_live(self) -> bool:
+        """Whether it has its names: not if it is deleted, also while a job drops what is left of it."""
+        return self.status != InstanceStatus.DELETED and self.operation != Operation.PURGE
+
+    @is_live.inplace.expression
+    @classmethod
+    def _is_live(cls) -> ColumnElement[bool]:
+        return and_(cls.status != InstanceStatus.DELETED, cls.operation != Operation.PURGE)
+
+    @hybrid_property
+    def is_in_trash(self) -> bool:
+        """Whether it is deleted, and its database kept: also while that is about to be dropped."""
+        return not self.is_live and self.trashed_at is not None and self.purged_at is None
+
+    @is_in_trash.inplace.expression
+    @classmethod
+    def _is_in_trash(cls) -> ColumnElement[bool]:
+        return and_(not_(cls.is_live), cls.trashed_at.is_not(None), cls.purged_at.is_(None))
 
     @property
     def publication(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ MANAGED = {
 OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting"}
 OURS = {
     *("operation", "newName", "errorMessage", "templateGeneration", "jobId", "progress", "waiting", "links"),
-    *("protected", "description", "labels", "contexts"),
+    *("protected", "description", "labels", "contexts", "deleteDropsDatabase"),
 }
 ODS_INSTANCE = {"id", "name", "instanceType"}
 CONTEXT = {"id", "odsInstanceId", "contextKey", "contextValue"}

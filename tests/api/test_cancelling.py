@@ -110,7 +110,7 @@ async def test_instance_works_under_its_name_when_its_rename_is_cancelled_before
         assert (await api.post(f"{path}/retry")).status_code == 409, "nothing has failed"
     await instances.reserve("Going", Template.MINIMAL)  # the name is free again
     deletion = (await instances.request_delete(before.instance_id)).job
-    assert deletion.databases == [before.database]
+    assert deletion.databases == [before.database, deletion.trash_database]
     assert deletion.publication < (rename.number, rename.attempt), "the rename has published nothing"
 
 

@@ -39,6 +39,7 @@ OTHER_STATUSES = {
     "rename_instance": CONFLICT,
     "delete_instance": CONFLICT,
     "adopt_instance_database": CONFLICT,
+    "undelete_instance": CONFLICT,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
     "delete_managed_instance": HTTPStatus.BAD_REQUEST,
     "sweep": UNAVAILABLE,
@@ -150,6 +151,8 @@ def _call_instances(calls: Calls, number: int) -> None:
     assert calls("get_instance_usage", number).status == 404
     for operation in ("retry_instance", "delete_instance"):
         assert calls(operation, number).next_step
+    assert calls("undelete_instance", number).next_step
+    assert calls("list_trash") == []
     assert calls("rename_instance", number, body={"name": "Other"}).state == "Pending"
     attributes = {
         "protected": True,

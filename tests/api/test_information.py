@@ -67,6 +67,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "POST /v2/dbInstances/{instance_id}/retry",
         "PATCH /v2/dbInstances/{instance_id}",
         "GET /v2/dbInstances/{instance_id}/usage",
+        "POST /v2/dbInstances/{instance_id}/undelete",
+        "GET /v2/trash",
         "GET /v2/dbInstances/{instance_id}/database",
         "POST /v2/dbInstances/{instance_id}/adopt",
         "POST /v2/odsInstances/manage",

@@ -530,6 +530,31 @@ async def test_context_is_free_again_when_the_instance_that_reserved_it_is_delet
     assert (await create(api, contexts=contexts(year="2027"))).status_code == 202
 
 
+async def test_undelete_is_refused_with_the_way_out_when_another_instance_has_the_context(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Comes back")
+    path = f"{INSTANCES}/{job.instance_id}"
+    await change(api, job.instance_id, contexts=contexts(year="2027"))
+    assert (await api.get(path)).json()["deleteDropsDatabase"] is False
+    assert (await api.delete(path)).status_code == 202
+    (delete,) = await job_store.waiting_jobs(0, 9)
+    await job_store.begin(delete)
+    assert await job_store.finish_delete(delete)
+    other = await created(api, contexts=contexts(year="2027"))
+
+    refused = (await api.post(f"{path}/undelete")).json()
+    assert (refused["status"], refused["state"]) == (409, "Deleted")
+    assert refused["detail"] == "The context 'year' = '2027' is another instance's."
+    assert "`ods instance contexts`" in refused["nextStep"]
+    await finish(job_store, other)
+    assert (await change(api, other, contexts=[])).status_code == 200
+    assert (await api.post(f"{path}/undelete")).status_code == 202
+    assert set(faults_of(await create(api, contexts=contexts(year="2027")))) == {"Contexts"}
+    elsewhere = await api.post(CONTEXTS, json={"odsInstanceId": other, **context("year", "2027")})
+    assert set(faults_of(elsewhere)) == {"ContextValue"}
+
+
 async def test_contexts_are_replaced_and_those_that_stay_keep_their_ids_when_the_instance_is_live(
     api: httpx.AsyncClient, job_store: JobStore
 ) -> None:
@@ -551,7 +576,7 @@ async def test_contexts_are_replaced_and_those_that_stay_keep_their_ids_when_the
     by_hand = {"odsInstanceId": instance_id, **context("byHand", "6")}
     assert (await api.post(CONTEXTS, json=by_hand)).status_code == 201
     assert context("byHand", "6") in (await attributes_of(api, instance_id))["contexts"]
-    refused = await api.delete(f"{INSTANCES}/{instance_id}")
+    refused = await api.delete(f"{INSTANCES}/{instance_id}?purge=true")
     assert refused.status_code == 409
     assert "OdsInstanceContexts" in refused.json()["detail"]
     assert (await change(api, instance_id, contexts=[])).json()["contexts"] == []

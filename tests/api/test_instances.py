@@ -294,6 +294,7 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
         "description": None,
         "labels": {},
         "contexts": [],
+        "deleteDropsDatabase": False,
         "waiting": None,
         "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},
         "links": {"job": f"/v2/jobs/{requested.job.job_id}", "workflow": None},
@@ -334,7 +335,10 @@ async def test_estimate_is_shown_when_such_a_job_was_done_before(
         (await api.get(f"{INSTANCES}/{requested.instance.id}")).json()["progress"]
         for requested in (running_create, running_delete)
     ]
-    assert (create["phase"], delete_["phase"]) == ("cloning the template", "dropping the database")
+    assert (create["phase"], delete_["phase"]) == (
+        "cloning the template",
+        "moving the database to the trash",
+    )
     assert 0 < create["estimatedSeconds"] <= 1.5
     assert delete_["estimatedSeconds"] is None
 
@@ -449,6 +453,8 @@ async def test_delete_is_accepted_when_no_job_is_under_way(
 
     job = f"DeleteInstanceJob-{requested.job.ods_instance_id}-2"
     assert answer.status_code == 202
+    purge_after = answer.json()["purgeAfter"]  # what never had a database has nothing to come back
+    assert (purge_after is None) is (reach is failed)
     assert answer.json() == {
         "id": requested.instance.id,
         "name": "Leaving",
@@ -456,6 +462,8 @@ async def test_delete_is_accepted_when_no_job_is_under_way(
         "status": "Pending_Delete",
         "jobId": job,
         "location": f"/v2/jobs/{job}",
+        "databaseName": "EdFi_Ods_Leaving_Minimal",
+        "purgeAfter": purge_after,
     }
 
 
@@ -476,7 +484,7 @@ async def test_delete_is_refused_with_state_and_next_step_when_a_job_is_under_wa
     }
 
 
-async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
+async def test_delete_for_good_is_refused_when_a_context_refers_to_the_ods_instance(
     api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     requested = await completed(instances, job_store, "In use")
@@ -485,11 +493,57 @@ async def test_delete_is_refused_when_a_context_refers_to_the_ods_instance(
         " VALUES ($1, 'year', '2026')",
         requested.job.ods_instance_id,
     )
-    answer = await api.delete(f"{INSTANCES}/{requested.instance.id}")
+    for way in ("purge", "detach"):
+        answer = await api.delete(f"{INSTANCES}/{requested.instance.id}?{way}=true")
+        assert answer.status_code == 409
+        assert answer.json()["state"] == "Completed"
+        assert "OdsInstanceContexts" in answer.json()["detail"]
 
-    assert answer.status_code == 409
-    assert answer.json()["state"] == "Completed"
-    assert "OdsInstanceContexts" in answer.json()["detail"]
+
+async def test_delete_drops_at_once_and_is_refused_as_before_when_there_is_no_trash(
+    settings: Settings,
+    temporal_address: str,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+) -> None:
+    requested = await completed(instances, job_store, "For good")
+    without = settings.model_copy(update={"trash_days": 0})
+    path = f"{INSTANCES}/{requested.instance.id}"
+    async with running(without, temporal_address) as app, client_of(app, headers=bearer(without)) as api:
+        context = await rows.fetchval(
+            "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+            " VALUES ($1, 'year', '2026') RETURNING odsinstancecontextid",
+            requested.job.ods_instance_id,
+        )
+        assert (await api.delete(path)).status_code == 409
+        assert (await api.delete(f"/v2/odsInstanceContexts/{context}")).status_code == 200
+        assert (await api.get(path)).json()["deleteDropsDatabase"] is True
+        answer = await api.delete(path)
+    assert (answer.status_code, answer.json()["purgeAfter"]) == (202, None)
+    operation = "SELECT operation FROM adminapi.dbinstances WHERE id = $1"
+    assert await rows.fetchval(operation, requested.instance.id) == "Delete"
+
+
+async def test_undelete_is_not_found_and_its_name_is_judged_when_it_is_requested(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+) -> None:
+    assert (await api.post(f"{INSTANCES}/2147483647/undelete")).status_code == 404
+    requested = await completed(instances, job_store, "Coming back")
+    path = f"{INSTANCES}/{requested.instance.id}"
+    assert (await api.post(f"{path}/undelete")).json()["state"] == "Completed"
+    both = await api.delete(f"{path}?purge=true&detach=true")
+    assert (both.status_code, list(both.json()["errors"])) == (400, ["Detach"])
+    delete = await instances.request_delete(requested.instance.id)
+    await job_store.begin(delete.job)
+    await job_store.finish_delete(delete.job)
+    refused = await api.post(f"{path}/undelete", json={"name": "no; name"})
+    assert (refused.status_code, list(refused.json()["errors"])) == (400, ["Name"])
+    detach = await api.delete(f"{path}?detach=true")
+    assert (detach.status_code, detach.json()["nextStep"]) == (
+        409,
+        "Undelete it, then detach its database.",
+    )
 
 
 async def test_retry_is_accepted_when_the_job_has_failed(

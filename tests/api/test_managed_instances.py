@@ -125,19 +125,19 @@ async def test_delete_is_refused_under_id_when_a_job_is_under_way(
     assert "cannot be deleted" in message
 
 
-async def test_delete_is_refused_under_id_when_a_context_refers_to_the_ods_instance(
+async def test_delete_is_refused_under_id_when_an_application_uses_the_ods_instance(
     api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     job = await bring_to(instances, job_store, "Completed", "In use")
     await rows.execute(
-        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
-        " VALUES ($1, 'year', '2026')",
+        "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
+        " VALUES (1, $1)",
         job.ods_instance_id,
     )
     answer = await api.delete(f"{MANAGE}/{job.instance_id}")
 
     assert answer.status_code == 400
-    assert "OdsInstanceContexts" in answer.json()["errors"]["id"][0]
+    assert "Applications" in answer.json()["errors"]["id"][0]
 
 
 @pytest.mark.parametrize("number", ["1", "0", "-1", "x", "2147483648"])

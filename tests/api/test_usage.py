@@ -18,7 +18,8 @@ from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.store import InstanceStore
+from registry.instances.status import Operation
+from registry.instances.store import Delete, InstanceStore
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import bring_to
@@ -346,6 +347,9 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
             assert answer.json()["title"].startswith(f"Not found: dbInstance with ID {instance}.")
         # Another instance has the name by now, and a database of the same name.
         assert (await listed(api, gone.instance_id))["usageObstacle"] == "The instance has no database."
+        await instances.request_delete(gone.instance_id, Delete(Operation.DELETE))
+        assert (await listed(api, gone.instance_id))["usageObstacle"] == "The instance has no database."
+        assert (await api.get(f"{INSTANCES}/{gone.instance_id}/usage")).status_code == 404
 
 
 async def test_figures_are_those_of_a_database_that_was_made_since_they_were_last_asked(

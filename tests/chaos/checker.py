@@ -442,11 +442,15 @@ def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[
 
 def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> Iterator[Violation]:
     """Each database is a foreign one, or belongs to an instance that may have it."""
-    # What a delete could not drop, it says so: the database may be there.
+    # What a delete could not move or drop, it says so: the database may be there.
     owners = {
         (instance.database_name, instance.mark)
         for instance in evidence.instances
         if instance.is_complete or instance.status == "Delete_Failed"
+    } | {
+        (instance.trash_database, instance.mark)
+        for instance in evidence.instances
+        if instance.status in {"Deleted", "Delete_Failed"}
     }
     deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
     for database in evidence.databases:

@@ -69,6 +69,7 @@ class Instance:
     published: bool
     error_message: str | None
     new_name: str | None
+    trash_database: str | None
 
     @property
     def is_complete(self) -> bool:
@@ -315,8 +316,11 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 
 _INSTANCES = """
 SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
-       databasename AS database_name, operation, jobnumber AS job_number, mark::text AS mark,
-       publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name
+       databasename AS database_name,
+       CASE operation WHEN 'Trash' THEN 'Delete' ELSE operation END AS operation,
+       jobnumber AS job_number, mark::text AS mark,
+       publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
+       trashdatabase AS trash_database
 FROM adminapi.dbinstances ORDER BY id
 """
 _JOBS = """

@@ -229,7 +229,7 @@ class Injector:
         (probe,) = await self._probes.made(1)
 
         async def request() -> None:
-            jobs.extend(filter(None, [await self._probes.delete(probe)]))
+            jobs.extend(filter(None, [await self._probes.delete(probe, purge=True)]))
 
         if not await obstacles.interrupt_drop(self._dsn(), _ROLE, request):
             self._report("No DROP was met.")

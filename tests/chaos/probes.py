@@ -95,10 +95,10 @@ class Probes:
         await drop_unmarked(server_dsn, probe.database)
         await self._service.retry(probe.id, probe.name)
 
-    async def delete(self, probe: Probe) -> str | None:
+    async def delete(self, probe: Probe, *, purge: bool = False) -> str | None:
         """Request that an instance is deleted; returns the job, or None if that was refused."""
         await self._pause()
-        accepted = await self._service.delete(probe.id, probe.name)
+        accepted = await self._service.delete(probe.id, probe.name, purge=purge)
         return str(accepted["jobId"]) if accepted else None
 
     async def ended(self, jobs: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ _POLL_SECONDS = 0.05
 _HURRY_SECONDS = 10
 TIMEOUT_SECONDS = 180
 _OBSTACLE_SECONDS = 60
+_PURGED = 0.3  # of the deletes; the others leave the database in the trash
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _ENDED = ("Completed", "Error")
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -144,9 +145,10 @@ class Service:
         body = {"name": name, "databaseTemplate": template}
         return await self._accepted("Create", name, "POST", "/v2/dbInstances", body)
 
-    async def delete(self, instance: int, name: str) -> Json | None:
-        """Request the deletion of an instance; None if it was refused."""
-        return await self._accepted("Delete", name, "DELETE", f"/v2/dbInstances/{instance}")
+    async def delete(self, instance: int, name: str, *, purge: bool = False) -> Json | None:
+        """Request the deletion of an instance, also of its database if `purge`; None if it was refused."""
+        way = "?purge=true" if purge else ""
+        return await self._accepted("Delete", name, "DELETE", f"/v2/dbInstances/{instance}{way}")
 
     async def rename(self, instance: int, name: str, new_name: str) -> Json | None:
         """Request that an instance, created as `name`, gets another name; None if it was refused."""
@@ -357,7 +359,8 @@ class Customer:
 
     async def _delete(self) -> str:
         instance = self._rng.choice(list(self._instances))
-        accepted = await self._service.delete(instance, self._instances[instance])
+        purge = self._rng.random() < _PURGED
+        accepted = await self._service.delete(instance, self._instances[instance], purge=purge)
         if accepted is None:
             return "refused"
         self._jobs.append(accepted["jobId"])

@@ -142,9 +142,30 @@ def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, na
     assert labelled["labels"] == {"stage": "live", "new": "1"}
     assert "must be a key and a value" in error(instance("label", number, "stage"))
     assert content(instance("unprotect", number, "--json"))["protected"] is False
-    assert "OdsInstanceContexts" in error(instance("delete", number))
+    assert "OdsInstanceContexts" in error(instance("purge", number, "--yes"))
     assert content(instance("contexts", number, "--json"))["contexts"] == []
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
+
+
+def test_instance_comes_back_and_is_purged_when_commanded(
+    instance: Ods, ods: Ods, stack: DataFolder, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    number = str(created["id"])
+    told = instance("delete", number, "--wait").stdout
+    assert f"`ods instance undelete {number}`" in told
+    listed = json.loads(ods("trash", "--json", "--data-dir", stack.path).stdout)
+    assert [one["name"] for one in listed if one["id"] == created["id"]] == [name]
+    assert content(instance("undelete", number, "--wait", "--json"))["status"] == "Completed"
+    for command in ("purge", "detach"):  # the name is asked for, and there is no terminal to give it
+        assert instance(command, number).returncode == 1
+    assert content(instance("show", number, "--json"))["status"] == "Completed"
+    assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
+    assert instance("purge", number, "--wait", "--yes").returncode == 0
+    assert instance("undelete", number).returncode == 1
+    left = content(instance("create", f"{name} left", "--wait", "--json"))
+    detached = content(instance("detach", str(left["id"]), "--yes", "--json"))
+    assert detached["databaseName"] == left["databaseName"]
 
 
 def test_answer_names_the_job_when_the_command_does_not_wait(instance: Ods, name: str) -> None:

@@ -186,15 +186,15 @@ async def test_no_database_is_lost_when_renames_and_deletes_are_cancelled_at_any
         found = await databases(admin, deletion.mark)
         routed = await operator.queries.ods_instance(deletion.ods_instance_id) is not None
         assert (InstanceStatus(instance.status), bool(found), routed) in {
-            (InstanceStatus.DELETED, False, False),
+            (InstanceStatus.DELETED, True, False),
             (InstanceStatus.COMPLETED, True, True),
             (InstanceStatus.DELETE_FAILED, True, True),  # before it began, after a failed rename
             (InstanceStatus.DELETE_FAILED, True, False),
-            (InstanceStatus.DELETE_FAILED, False, False),  # the database was dropped, which was not recorded
         }
         if instance.status != InstanceStatus.DELETED:
             assert await operator.ended(await operator.delete(deletion)) is JobStatus.COMPLETED
-        assert await databases(admin, deletion.mark) == set()
+        kept = (await operator.instance(deletion)).trash_database
+        assert await databases(admin, deletion.mark) == {kept}
 
 
 @pytest.mark.usefixtures("workers")
@@ -211,8 +211,9 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
         await ends_as(operator, deletion, InstanceStatus.DELETE_FAILED, CANCELLED)
     await is_closed(temporal, job)
     assert await databases(admin, job.mark) == {job.database}
-    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == set()
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")
@@ -270,8 +271,9 @@ async def test_instance_is_what_it_was_when_its_delete_is_cancelled_before_it_be
     assert await operator.ended(renamed) is JobStatus.COMPLETED
     assert await databases(admin, job.mark) == {renamed.final_database}
     assert (await operator.queries.ods_instance(job.ods_instance_id)) is not None
-    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == set()
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")
@@ -293,8 +295,9 @@ async def test_instance_keeps_its_name_when_its_rename_is_cancelled_before_it_be
     renamed = await operator.rename(job, f"{name} new")
     assert await operator.ended(renamed) is JobStatus.COMPLETED
     assert await databases(admin, job.mark) == {renamed.final_database}
-    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == set()
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")

@@ -48,7 +48,7 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     assert await _names(admin, job.mark) == [foreign]
 
 
-async def test_instance_and_database_are_gone_when_a_failed_rename_is_followed_by_a_delete(
+async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_delete(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
 ) -> None:
     created = await operator.create(name)
@@ -59,5 +59,5 @@ async def test_instance_and_database_are_gone_when_a_failed_rename_is_followed_b
         assert "superusers" in ((await operator.instance(job)).error_message or "")
     deletion = await operator.delete(job)  # handed over to the workflow that waits
     assert await operator.ended(deletion) is JobStatus.COMPLETED
-    assert await _names(admin, job.mark) == []
+    assert await _names(admin, job.mark) == [deletion.trash_database]
     assert await operator.queries.ods_instance(job.ods_instance_id) is None

@@ -104,6 +104,9 @@ async def test_instance_lives_and_dies_when_the_role_has_what_the_command_prints
         health = (await client.get("/health")).json()["results"]
         assert {"name": "rights", "status": "Healthy"} in health
         await ended(await client.delete(path))
+        await ended(await client.post(f"{path}/undelete"))
+        await ended(await client.delete(path))
+        await ended(await client.delete(f"{path}?purge=true"))
 
 
 async def test_answer_names_the_grant_when_the_role_may_not_connect(least: Settings) -> None:

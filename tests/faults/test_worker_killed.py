@@ -59,7 +59,7 @@ async def test_delete_is_completed_when_the_worker_is_killed_after_the_request(
     await worker_process.start(settings)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert (await operator.instance(job)).status == InstanceStatus.DELETED
-    assert await _databases(admin, job.mark) == []
+    assert await _databases(admin, job.mark) == [deletion.trash_database]
 
 
 async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a_clone(

@@ -1,5 +1,7 @@
 """Brings instances into any state, by the registry's own steps."""
 
+from datetime import timedelta
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.installation import InstallationStore
@@ -25,11 +27,14 @@ def status_in(state: str) -> str:
 
 
 def stores(
-    engine: AsyncEngine, policy: ExecutionPolicy = POLICY, tenant: str = DEFAULT_TENANT
+    engine: AsyncEngine,
+    policy: ExecutionPolicy = POLICY,
+    tenant: str = DEFAULT_TENANT,
+    trash: timedelta = timedelta(),
 ) -> tuple[InstanceStore, JobStore]:
     """Requests and jobs of another registry than the test's own, or of another tenant."""
     factory = JobFactory(InstallationStore(engine), policy, tenant)
-    return InstanceStore(engine, factory), JobStore(engine, factory)
+    return InstanceStore(engine, factory, trash), JobStore(engine, factory, trash)
 
 
 async def bring_to(instances: InstanceStore, job_store: JobStore, state: str, name: str) -> InstanceJob:

@@ -48,6 +48,7 @@ async def delete_elsewhere(rows: asyncpg.Connection, instance_id: int) -> None:
 
 
 async def waiting(job_store: JobStore) -> InstanceJob:
+    await job_store.follow_admin_api()
     (job,) = await job_store.waiting_jobs(0, 9)
     return job
 
@@ -108,7 +109,7 @@ async def test_delete_of_another_product_is_refused_with_the_reason_when_the_ins
     for _ in range(2):  # the other product may ask again
         await delete_elsewhere(rows, job.instance_id)
         due = await waiting(job_store)
-        assert due.operation == "Delete"
+        assert due.operation == "Trash"
         for _ in range(2):  # the step may be repeated
             assert not (await job_store.begin(due)).held
         instance = await queries.instance(job.instance_id)

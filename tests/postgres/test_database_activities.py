@@ -28,8 +28,8 @@ from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import DatabaseName, InstanceStore
+from registry.instances.status import InstanceStatus, Operation, Template
+from registry.instances.store import DatabaseName, Delete, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
@@ -157,7 +157,7 @@ async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
-    deletion = (await instances.request_delete(job.instance_id)).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
     (deleted,) = await queries.instances(offset=0, limit=1, instance_id=job.instance_id)
@@ -170,7 +170,7 @@ async def test_outcome_stands_when_temporal_did_not_hear_of_it(
     for _ in range(2):
         assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
 
-    deletion = (await instances.request_delete(job.instance_id)).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     for _ in range(2):
         assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -334,7 +334,7 @@ async def test_nothing_is_dropped_when_the_delete_is_late(
 ) -> None:
     await ActivityEnvironment().run(activities(job_store).provision, job)
     await job_store.finish_create(job, "any")
-    deletion = (await instances.request_delete(job.instance_id)).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
     for late in (job, deletion):  # the second has not begun
         with pytest.raises(ApplicationError):
             await ActivityEnvironment().run(activities(job_store).drop, late)
@@ -402,7 +402,7 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1, publishedat = NULL")
     restored = replace(retry, attempt=1)
 
-    deletion = (await instances.request_delete(job.instance_id)).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     with pytest.raises(ApplicationError, match="later than the registry knows") as refused:
         await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -432,7 +432,7 @@ async def test_live_database_stays_when_the_delete_that_a_restored_registry_refu
     assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
     await rows.execute("UPDATE adminapi.dbinstances SET attempt = 1")
     for _ in range(2):
-        deletion = (await instances.request_delete(job.instance_id)).job
+        deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
         assert (await job_store.begin(deletion)).held
         with pytest.raises(ApplicationError, match="later than the registry knows"):
             await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -448,7 +448,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     admin: asyncpg.Connection,
 ) -> None:
     assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
-    deletion = (await instances.request_delete(job.instance_id)).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     await job_store.fail(deletion, "The server was away.", outage=True)
     (unfinished,) = await job_store.unfinished_deletes({})
@@ -483,7 +483,7 @@ async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_de
         await ActivityEnvironment().run(activities(job_store).rename, renaming)
         assert await job_store.finish_rename(renaming, "any")
         assert await _names(admin, job) == {renaming.new_database, aside}
-        deletion = (await instances.request_delete(job.instance_id)).job
+        deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
         await job_store.begin(deletion)
         assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
         assert await _names(admin, job) == {aside}
@@ -566,7 +566,7 @@ async def test_database_is_dropped_when_a_failed_rename_has_left_it_another_name
 ) -> None:
     await ActivityEnvironment().run(activities(job_store).rename, renaming)
     await job_store.fail(renaming, "gave up, and the server was away")
-    deletion = (await instances.request_delete(renaming.instance_id)).job
+    deletion = (await instances.request_delete(renaming.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _names(admin, renaming) == set()
@@ -580,7 +580,7 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     server: Server,
 ) -> None:
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock())
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused)
 
     async def leftovers() -> list[InstanceJob]:
         return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
@@ -601,7 +601,7 @@ async def test_database_is_dropped_when_its_drop_was_interrupted(
     admin: asyncpg.Connection,
 ) -> None:
     await job_store.fail(renaming, "gave up")
-    deletion = (await instances.request_delete(renaming.instance_id)).job
+    deletion = (await instances.request_delete(renaming.instance_id, Delete(Operation.DELETE))).job
     await job_store.begin(deletion)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", deletion.database)
     await ActivityEnvironment().run(activities(job_store).drop, deletion)

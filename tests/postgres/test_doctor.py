@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import re
 import socket
 import time
@@ -222,7 +223,15 @@ async def test_rows_are_named_when_another_key_has_encrypted_them(
     added = await add_ods_instance(rows, "North", None)
     await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", encrypt("host=h", earlier))
 
-    remedy = await complaint(settings, "registry: encryption", f"with any key: ODS instance {added}")
+    kept = {"derivatives": [{"id": 7, "connectionString": encrypt("host=r", earlier)}]}
+    await rows.execute(
+        "INSERT INTO adminapi.dbinstances (name, state, databasetemplate, operation, jobnumber, setaside)"
+        " VALUES ('Deleted', 'Deleted', 'Minimal', 'Trash', 2, $1)",
+        json.dumps(kept),
+    )
+
+    named = f"with any key: ODS instance {added}, derivative 7 in the trash"
+    remedy = await complaint(settings, "registry: encryption", named)
     assert re.fullmatch(r"ODS_ENCRYPTION_KEY_PREVIOUS=<.*> ods keys rotate", remedy)
     key = {"ODS_ENCRYPTION_KEY_PREVIOUS": base64.b64encode(earlier).decode()}
     variables = environment(settings) | key

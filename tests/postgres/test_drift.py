@@ -270,6 +270,31 @@ async def test_invalid_database_is_reported_when_it_is_not_ours(
         await admin.execute(f"DROP DATABASE {name}")
 
 
+async def test_way_back_is_told_when_the_database_of_a_deleted_instance_is_not_in_the_trash(
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    completed: InstanceJob,
+    admin: asyncpg.Connection,
+) -> None:
+    """As after the server was restored to before the delete."""
+    deletion = (await instances.request_delete(completed.instance_id)).job
+    await job_store.begin(deletion)
+    await job_store.finish_delete(deletion)
+    for database, words in (
+        (completed.database, f"`ods instance undelete {completed.instance_id}` brings it back"),
+        (None, "it cannot come back"),
+    ):
+        if database is None:
+            await admin.execute(f'DROP DATABASE "{completed.database}"')
+        (found,) = [
+            drift
+            for drift in await _found(detector, DriftKind.TRASH_WITHOUT_DATABASE)
+            if drift.subject == f"{completed.instance_id} {completed.name}"
+        ]
+        assert words in found.explanation
+
+
 async def test_spare_is_not_reported_in_whatever_state_it_is(
     detector: DriftDetector, admin: asyncpg.Connection
 ) -> None:

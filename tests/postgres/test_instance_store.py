@@ -13,7 +13,7 @@ from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import InstanceStore, Requested
+from registry.instances.store import Delete, InstanceStore, Requested
 from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from settings import Settings
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores
@@ -180,7 +180,8 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     requested = await instances.request_delete(earlier.instance_id)
     job = requested.job
     assert requested.instance.status == "Pending_Delete"
-    assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
+    way = Operation.DELETE if state == "Error" else Operation.TRASH  # there is nothing to keep
+    assert (job.operation, job.number, job.attempt) == (way, earlier.number + 1, 1)
     assert job.published is (state != "Error")
     renamed = state == "Completed_Rename"
     # The database may have the name that a failed rename has given it.
@@ -233,7 +234,7 @@ async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
         await rows.execute(RELATIONS[kind], job.ods_instance_id)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
-        await instances.request_delete(job.instance_id)
+        await instances.request_delete(job.instance_id, Delete(Operation.DELETE))
     assert refused.value.status == "Completed"
     assert refused.value.reason == f"The ODS instance is in use by {', '.join(kinds)}."
     assert all(kind in refused.value.next_step for kind in kinds)
@@ -499,7 +500,8 @@ async def test_deletion_is_refused_and_routing_stays_when_a_relation_appeared_me
     name: str,
     kind: str,
 ) -> None:
-    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, Delete(Operation.DELETE))).job
     await rows.execute(RELATIONS[kind], job.ods_instance_id)
     begun = await job_store.begin(job)
     assert (begun.held, begun.refusal) == (True, f"The ODS instance is in use by {kind}.")

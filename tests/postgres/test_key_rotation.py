@@ -17,8 +17,11 @@ from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings import key_rotation
 from registry.connection_strings.encryption import Keyring, decrypt, encrypt
 from registry.connection_strings.key_rotation import Rotation, rotate
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests import preloaded
+from tests.postgres.instance_states import bring_to
 from tests.servers import environment, make_settings, make_tenant_settings
 
 OLD, NEW, LOST = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -76,6 +79,25 @@ async def test_each_string_gets_the_new_key_when_it_has_an_old_one(
     before = await stored(rows)
     assert await rotate(engine, KEYS) == Rotation(current=11)
     assert await stored(rows) == before
+
+
+async def test_string_of_a_derivative_in_the_trash_gets_the_new_key(
+    engine: AsyncEngine, rows: asyncpg.Connection, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    await add_derivative(rows, job.ods_instance_id, encrypt("host=replica", OLD))
+    lost = await bring_to(instances, job_store, "Pending_Delete", f"{name} lost")
+    unreadable = await add_derivative(rows, lost.ods_instance_id, encrypt("host=replica", LOST))
+    for deletion in (job, lost):
+        await job_store.begin(deletion)
+        await job_store.finish_delete(deletion)
+    assert await rotate(engine, KEYS) == Rotation(1, 0, [f"derivative {unreadable} in the trash"])
+    assert await rotate(engine, KEYS) == Rotation(0, 1, [f"derivative {unreadable} in the trash"])
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, encrypt("host=h", NEW))
+    derivative = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
+    assert decrypt(derivative, NEW) == "host=replica"
 
 
 async def test_string_stays_as_it_is_and_its_row_is_named_when_no_key_fits(

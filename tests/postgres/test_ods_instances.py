@@ -72,7 +72,8 @@ async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
 
     assert requested is not None
     job = requested.job
-    assert (job.operation, job.number, job.attempt) == (Operation.DELETE, earlier.number + 1, 1)
+    way = Operation.TRASH if job.published else Operation.DELETE
+    assert (job.operation, job.number, job.attempt) == (way, earlier.number + 1, 1)
     assert await ods_instance_of(rows, job) is None
     assert (await instance_of(rows, job))["status"] == "Pending_Delete"
     assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 9)] == [job.job_id]

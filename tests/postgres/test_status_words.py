@@ -1,16 +1,24 @@
 """The status of an instance, in the words of this service and of an Admin API that shares the table."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import asyncpg
 import pytest
 
 from api.schemas.managed_status import ManagedStatus, managed_status
 from embedded.postgres import EmbeddedPostgres
+from registry.installation import InstallationStore
+from registry.instances.cancelling import JobCancellations
+from registry.instances.naming import trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation
+from registry.instances.steps import JobFactory
+from registry.instances.store import Delete
 from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
-from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES
 from tests.servers import session
 
@@ -168,6 +176,84 @@ async def test_job_is_as_written_when_an_earlier_release_asks_for_a_delete(ed_fi
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert (delete.operation, delete.number, delete.attempt) == (Operation.DELETE, 2, 1)
     assert delete.publication == created.publication
+
+
+WEEK = timedelta(days=7)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Completed_Rename", "Error_Rename"])
+async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete(
+    ed_fi_admin: EdFiAdmin, state: str
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    before = await bring_to(instances, job_store, state, "Ours")
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    assert await job_store.waiting_jobs(0, 10) == []  # it would be dropped at once
+    for _ in range(2):
+        await job_store.follow_admin_api()
+    (delete,) = await job_store.waiting_jobs(0, 10)
+    assert delete.operation is Operation.TRASH
+    assert delete.job_id == f"DeleteInstanceJob-{before.ods_instance_id}-{before.number + 1}"
+    assert delete.trash_database == trash_name(delete.mark, delete.number)
+    assert delete.publication == before.publication
+    assert (await job_store.begin(delete)).held
+    assert await job_store.finish_delete(delete)
+    assert await ed_fi_admin.status("Ours" if state != "Completed_Rename" else "Ours new") == "Deleted"
+    row = await InstanceQueries(ed_fi_admin.engine).any_instance(before.instance_id)
+    assert row is not None
+    assert row.is_in_trash
+    assert row.purge_after is not None
+    assert row.trashed_at is not None
+    assert row.purge_after - row.trashed_at > WEEK - timedelta(hours=1)
+
+
+async def test_database_is_dropped_when_an_admin_api_asks_for_the_delete_of_what_was_never_published(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    await bring_to(instances, job_store, "Error", "Ours")
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    await job_store.follow_admin_api()
+    (delete,) = await job_store.waiting_jobs(0, 10)
+    assert delete.operation is Operation.DELETE
+
+
+@pytest.mark.parametrize("way", [Operation.TRASH, Operation.DETACH, Operation.DELETE])
+async def test_failed_delete_goes_on_as_it_was_requested_when_an_admin_api_asks_for_it_again(
+    ed_fi_admin: EdFiAdmin, way: Operation
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    created = await bring_to(instances, job_store, "Completed", "Ours")
+    failed = (await instances.request_delete(created.instance_id, Delete(way))).job
+    await job_store.begin(failed)
+    await job_store.fail(failed, "Sessions do not end.")
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    await job_store.follow_admin_api()
+    assert await job_store.waiting_jobs(0, 10) == [replace(failed, attempt=2)]
+
+
+async def test_delete_is_a_new_job_when_an_admin_api_asks_for_it_after_one_that_was_cancelled(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    queries = InstanceQueries(ed_fi_admin.engine)
+    cancelled = await bring_to(instances, job_store, "Pending_Delete", "Ours")
+    job = await queries.job(cancelled.job_id)
+    assert job is not None
+    factory = JobFactory(InstallationStore(ed_fi_admin.engine), POLICY)
+    assert await JobCancellations(ed_fi_admin.engine, factory).cancel_waiting(job)
+    row = await queries.instance(cancelled.instance_id)
+    assert (row.status, row.trash_database, row.purge_after) == ("Completed", None, None)
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    await job_store.follow_admin_api()
+    (delete,) = await job_store.waiting_jobs(0, 10)
+    assert (delete.operation, delete.number) == (Operation.TRASH, cancelled.number + 1)
+    assert delete.publication == cancelled.publication
+    assert delete.trash_database == trash_name(delete.mark, delete.number)
 
 
 # What the sweep follows

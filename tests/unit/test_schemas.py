@@ -94,6 +94,7 @@ CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
             "description": None,
             "labels": {"district": "255901"},
             "contexts": [],
+            "deleteDropsDatabase": False,
             "jobId": None,
             "progress": None,
             "waiting": None,

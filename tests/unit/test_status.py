@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import pytest
+
 from registry.instances import status
 from registry.instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
 
@@ -28,6 +30,14 @@ DELETION = {
     "release": {("InProgress", "Pending_Delete"), ("Delete_Failed", "Pending_Delete")},
     "cancel": {("Pending_Delete", "Delete_Failed")},
 }
+UNDELETE = {
+    "retry": set(),  # what is deleted is requested anew
+    "begin": {("Pending", "InProgress"), ("Deleted", "InProgress")},
+    "finish": {("InProgress", "Completed")},
+    "fail": {("InProgress", "Deleted")},
+    "release": {("InProgress", "Pending")},
+    "cancel": {("Pending", "Deleted")},
+}
 TABLES = {
     "retry": status.RETRY,
     "begin": status.BEGIN,
@@ -46,6 +56,8 @@ def steps() -> Iterator[Step]:
     yield status.REQUEST_DELETE
     yield status.REQUEST_RENAME
     yield from status.KEEP.values()
+    yield status.REQUEST_UNDELETE
+    yield status.REQUEST_PURGE
     for table in TABLES.values():
         yield from table.values()
 
@@ -54,10 +66,20 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
     assert {name: edges(table[Operation.CREATE]) for name, table in TABLES.items()} == CREATION
 
 
-def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted() -> None:
-    assert {name: edges(table[Operation.DELETE]) for name, table in TABLES.items()} == DELETION
+@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.TRASH, Operation.DETACH, Operation.PURGE])
+def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted(operation: Operation) -> None:
+    assert {name: edges(table[operation]) for name, table in TABLES.items()} == DELETION
     assert edges(status.REQUEST_DELETE) == REQUESTS
     assert edges(status.KEEP[Operation.DELETE]) == {("Pending_Delete", "Completed")}
+
+
+def test_steps_lead_out_of_the_trash_and_back_when_an_instance_is_undeleted_or_purged() -> None:
+    assert {name: edges(table[Operation.UNDELETE]) for name, table in TABLES.items()} == UNDELETE
+    assert edges(status.REQUEST_UNDELETE) == {("Deleted", "Pending"), ("Delete_Failed", "Pending")}
+    assert edges(status.REQUEST_PURGE) == {
+        ("Deleted", "Pending_Delete"),
+        ("Delete_Failed", "Pending_Delete"),
+    }
 
 
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
@@ -76,11 +98,21 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.CREATE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RENAME: AfterFailure(Undo.RENAME_BACK, usable=True),
         Operation.DELETE: AfterFailure(Undo.NOTHING, usable=False),
+        Operation.TRASH: AfterFailure(Undo.NOTHING, usable=False),
+        Operation.DETACH: AfterFailure(Undo.NOTHING, usable=False),
+        Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
+        Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
     }
 
 
-def test_nothing_follows_when_an_instance_is_deleted() -> None:
-    assert all(InstanceStatus.DELETED not in step.sources for step in steps())
+def test_a_delete_is_called_by_one_word_when_clients_read_of_it() -> None:
+    deletes = (Operation.DELETE, Operation.TRASH, Operation.DETACH)
+    assert {status.traits(operation).word for operation in deletes} == {"Delete"}
+
+
+def test_only_the_trash_is_left_when_an_instance_is_deleted() -> None:
+    leaving = [step for step in steps() if InstanceStatus.DELETED in step.sources]
+    assert leaving == [status.REQUEST_UNDELETE, status.REQUEST_PURGE, status.BEGIN[Operation.UNDELETE]]
 
 
 def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:

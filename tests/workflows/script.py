@@ -12,9 +12,9 @@ from typing import Any
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import ProvisionResult
+from activities.databases import ProvisionResult, TrashResult
 from activities.education_organizations import PageRead, PageToRead
-from activities.reconcile import DriftReport, Leftovers, StuckPage
+from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage
 from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweepResult
 from databases.spare_pool import PruneResult, SpareOrder
@@ -49,6 +49,9 @@ class Script:
         self.stuck: list[StuckPage] = []
         self.leftovers: list[Leftovers] = []
         self.drifts: list[Drift] = []
+        self.kept = True
+        self.finished: list[InstanceJob] = []
+        self.purges = PurgeReport(0)
         self.pruned = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
@@ -89,6 +92,40 @@ class Script:
         return self.finished_on_the_way
 
     @activity.defn
+    async def trash(self, job: InstanceJob) -> TrashResult:
+        await self._follow("trash")
+        return TrashResult(self.kept, self.finished_on_the_way)
+
+    @activity.defn
+    async def detach(self, job: InstanceJob) -> bool:
+        await self._follow("detach")
+        return self.finished_on_the_way
+
+    @activity.defn
+    async def undelete(self, job: InstanceJob) -> None:
+        await self._follow("undelete")
+
+    @activity.defn
+    async def purge(self, job: InstanceJob) -> bool:
+        await self._follow("purge")
+        return self.finished_on_the_way
+
+    @activity.defn
+    async def finish_undelete(self, job: InstanceJob) -> bool:
+        await self._follow("finish_undelete")
+        return self.recorded
+
+    @activity.defn
+    async def finish_purge(self, job: InstanceJob) -> bool:
+        await self._follow("finish_purge")
+        return self.recorded
+
+    @activity.defn
+    async def purge_due(self) -> PurgeReport:
+        await self._follow("purge_due")
+        return self.purges
+
+    @activity.defn
     async def rename(self, job: InstanceJob) -> None:
         await self._follow("rename")
 
@@ -104,6 +141,7 @@ class Script:
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
+        self.finished.append(job)
         await self._follow("finish_delete")
         return self.recorded
 
@@ -189,6 +227,13 @@ class Script:
             self.finish_create,
             self.drop,
             self.rename,
+            self.trash,
+            self.detach,
+            self.undelete,
+            self.purge,
+            self.finish_undelete,
+            self.finish_purge,
+            self.purge_due,
             self.compensate,
             self.finish_delete,
             self.finish_rename,

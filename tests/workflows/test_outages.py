@@ -24,7 +24,15 @@ from workflows.search_attributes import STATUS
 Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
 
 AWAY = "The PostgreSQL server of the ODS databases cannot be reached."
-STEPS = {Operation.CREATE: "provision", Operation.DELETE: "drop", Operation.RENAME: "rename"}
+STEPS = {
+    Operation.CREATE: "provision",
+    Operation.DELETE: "drop",
+    Operation.RENAME: "rename",
+    Operation.TRASH: "trash",
+    Operation.DETACH: "detach",
+    Operation.UNDELETE: "undelete",
+    Operation.PURGE: "purge",
+}
 
 
 @pytest.fixture

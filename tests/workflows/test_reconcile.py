@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from activities.reconcile import Leftovers, StuckPage
+from activities.reconcile import Leftovers, PurgeReport, StuckPage
 from registry.instances.jobs import InstanceJob
 from tenants.drift import Drift, DriftKind
 from tests.workflows.conftest import Keep
@@ -29,8 +29,10 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
 ) -> None:
     script.stuck = [StuckPage([], None)]
     handle = await start()
-    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
-    assert script.calls == ["find_stuck after 0", "dispatch_refreshes", "find_leftovers", "report_drift"]
+    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions, 0 purges."
+    assert script.calls == [
+        *("find_stuck after 0", "dispatch_refreshes", "find_leftovers", "report_drift", "purge_due")
+    ]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-nothing", handle)
 
@@ -41,7 +43,7 @@ async def test_refreshes_are_dispatched_when_the_registry_was_away(
     script.stuck = [StuckPage([], None)]
     script.faults["dispatch_refreshes"] = [OSError("registry away")]
     handle = await start()
-    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions."
+    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions, 0 purges."
     assert script.calls.count("dispatch_refreshes") == 2
     await keep("reconcile-refreshes", handle)
 
@@ -51,10 +53,11 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
 ) -> None:
     script.stuck = [StuckPage([job, job], 150), StuckPage([job], 170), StuckPage([], None)]
     script.leftovers = [Leftovers([job], more=True), Leftovers([replace(job, instance_id=8)])]
+    script.purges = PurgeReport(2)
     script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
     script.faults["discard"] = [refused("It was retried meanwhile.")]
     handle = await start()
-    assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions."
+    assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions, 2 purges."
     assert f"find_leftovers after {job.instance_id}" in script.calls
     assert "**TemplateOpen** T: Close it." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-in-pages", handle)
@@ -70,3 +73,13 @@ async def test_pass_fails_when_the_server_cannot_be_looked_at(
         await handle.result()
     assert script.calls.count("find_leftovers") == 3
     await keep("reconcile-server-away", handle)
+
+
+async def test_nothing_is_purged_when_the_registry_may_be_of_yesterday(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.stuck = [StuckPage([], None)]
+    script.purges = PurgeReport(0, "RegistryOlderThanServer 1 databases, 0 jobs")
+    handle = await start()
+    assert "no purges because of RegistryOlderThanServer" in await handle.result()
+    await keep("reconcile-purges-withheld", handle)

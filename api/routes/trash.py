@@ -1,0 +1,60 @@
+"""The trash: deleted instances that can come back."""
+
+import asyncio
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from api.dependencies import InstanceQueriesDep, ServerDep
+from api.http import problems
+from api.http.paging import page_of
+from api.instance_service import require_instance_management
+from api.schemas.base import list_response, paced
+from api.schemas.instances import TrashedInstance
+from api.security.tokens import bearer_token
+from databases import inspection
+from databases.errors import DatabaseFaultError
+from databases.server import Server
+from registry.instances.queries import TRASH
+from registry.storage.listing import Page
+
+router = APIRouter(
+    prefix="/v2/trash",
+    tags=["DbInstances"],
+    dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+)
+
+_SERVER_SECONDS = 2
+"""How long the list waits for the server to tell the sizes."""
+
+
+@router.get(
+    "",
+    response_model=list[TrashedInstance],
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+)
+async def list_trash(
+    queries: InstanceQueriesDep, server: ServerDep, page: Annotated[Page, page_of(TRASH)]
+) -> Response:
+    """A page of the deleted instances that can be undeleted, by id unless `orderBy` says otherwise."""
+    rows = await queries.trash(page)
+    sizes = await _sizes(server, [row.trash_database for row in rows if row.trash_database is not None])
+    return await list_response(
+        TrashedInstance.model_validate(row).model_copy(
+            update={"size_bytes": sizes.get(row.trash_database or "")}
+        )
+        async for row in paced(rows)
+    )
+
+
+async def _sizes(server: Server, databases: Collection[str]) -> dict[str, int | None]:
+    """Sizes of these databases in bytes; none while the server is away."""
+    if not databases:
+        return {}
+    try:
+        async with asyncio.timeout(_SERVER_SECONDS), server.session() as session:
+            return await inspection.sizes(session, list(databases))
+    except (DatabaseFaultError, TimeoutError):
+        return {}

@@ -1,0 +1,25 @@
+"""`ods trash`: deleted instances that can come back."""
+
+from cli.api_access import connect
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
+from cli.output import show_json, show_list
+
+_COLUMNS = {
+    "id": "ID",
+    "name": "NAME",
+    "databaseName": "DATABASE",
+    "sizeBytes": "BYTES",
+    "deletedAt": "DELETED",
+    "deletedBy": "BY",
+    "purgeAfter": "PURGED AFTER",
+}
+
+
+def trash(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """List the deleted instances that `ods instance undelete` can bring back."""
+    with connect(api_url, data_dir) as api:
+        rows = list(api.trash())
+    if as_json:
+        show_json(rows)
+    else:
+        show_list(rows, _COLUMNS)

@@ -1,0 +1,195 @@
+"""The trash: databases of deleted instances, closed and under a private name, until they are purged.
+
+What is put there can come back. What is dropped from there cannot, so that registry and server must agree:
+the registry has the name that it has given the database in the trash, and the database carries the mark under
+that name, and a comment which says that it is there and is no later than the registry knows.
+
+Everything here runs on a session that holds the fence of the instance, and is safe to repeat after any
+interruption.
+"""
+
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.dropping import deletable, drop_database, drop_found_staging
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.lookup import DatabaseRows, choose, find
+from databases.ownership import Owner
+from databases.renaming import change_name, owner_to_mark
+from databases.server import Server
+
+_COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
+_CLOSE = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS false", _COMMENT)
+_OPEN = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", _COMMENT)
+_LET_GO = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", "COMMENT ON DATABASE %2$I IS NULL")
+
+
+@dataclass(frozen=True)
+class TrashJob:
+    """What a job of the trash works on.
+
+    Attributes:
+        owner: the instance, and the latest attempt that can have published its database.
+        number: the job that puts the database into the trash.
+        attempt: the attempt at it.
+        names: what the registry calls the database, the name that decides first; not that in the trash.
+        trash: its name in the trash.
+    """
+
+    owner: Owner
+    number: int
+    attempt: int
+    names: list[str]
+    trash: str
+
+
+async def put(
+    server: Server, session: asyncpg.Connection, job: TrashJob, *, drop_invalid: bool = False
+) -> bool:
+    """Close the instance's database and give it its name in the trash; false if there is none to keep.
+
+    Args:
+        server: the server.
+        session: a fenced session.
+        job: what it works on.
+        drop_invalid: whether a database is dropped whose DROP was interrupted, for a delete that a client has
+            requested: nothing else can be done with it.
+
+    Raises:
+        NotOursError: a database of one of the names is not the instance's.
+        DisagreementError: the database was published later than the registry knows, or has another name.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    owner = job.owner
+    found = await find(session, owner, *job.names, job.trash, owner.staging_name)
+    database = deletable(found, owner, [*job.names, job.trash], published=True)
+    await drop_found_staging(session, owner, found)
+    if database is None or database == job.trash:
+        return database is not None
+    if job.trash in found:
+        is_ours = owner.owns(found[job.trash]["comment"])
+        raise _two(database, job.trash) if is_ours else NotOursError(job.trash)
+    if drop_invalid and _is_invalid(found, database):
+        await drop_database(session, database, invalid=True)
+        return False
+    trashing = replace(owner, number=job.number, attempt=job.attempt, trashed_name=database)
+    marked = owner_to_mark(trashing, found[database])
+    await change_name(server, session, database, job.trash, _CLOSE, marked.comment)
+    return True
+
+
+async def take_out(
+    server: Server, session: asyncpg.Connection, owner: Owner, trash: str, database: str
+) -> None:
+    """Give the database in the trash the name `database`, open it, and mark it as published.
+
+    Args:
+        server: the server.
+        session: a fenced session.
+        owner: the instance, at the attempt that the database is marked with.
+        trash: the name that it has in the trash.
+        database: the name that it shall have.
+
+    Raises:
+        NotOursError: a database of that name is not the instance's.
+        DisagreementError: both names carry the mark, another one does, or a DROP has begun.
+        DatabaseFaultError: there is no such database, the server is away, …
+    """
+    found = await find(session, owner, database, trash)
+    if database in found and not owner.owns(found[database]["comment"]):
+        raise NotOursError(database)
+    current = choose(found, owner, [database, trash])
+    if current is None:
+        raise DatabaseFaultError(
+            f"There is no database '{trash}' with the mark of this instance: nothing can come back. Restore"
+            " it, or purge the instance."
+        )
+    if current == database and trash in found:
+        raise _two(database, trash)
+    if _is_invalid(found, current):
+        raise DisagreementError(
+            current, f"A DROP of the database '{current}' was interrupted: nothing can come back. Purge it."
+        )
+    row = found[current]
+    marked = Owner.read(row["comment"])
+    if current == database and row["datallowconn"] and marked and marked.trashed_name is None:
+        return
+    comment = replace(owner_to_mark(owner, row), trashed_name=None).comment
+    await change_name(server, session, current, database, _OPEN, comment)
+
+
+async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
+    """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
+
+    Nothing is done if no database carries the mark any more.
+
+    Raises:
+        NotOursError: the database of that name is not the instance's.
+        DisagreementError: it is not in the trash by its comment, or was put there later than the registry
+            knows; or only a database of another name carries the mark.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    found = await find(session, owner, trash)
+    if trash not in found:
+        choose(found, owner, [trash])
+        return
+    if not owner.owns(found[trash]["comment"]):
+        raise NotOursError(trash)
+    marked = Owner.read(found[trash]["comment"])
+    if marked is None or marked.trashed_name is None or marked.publication > owner.publication:
+        raise DisagreementError(
+            trash,
+            f"The registry has the database '{trash}' in the trash, but its comment says otherwise: the"
+            " registry was restored to an earlier state, or the database was changed by hand. Nothing was"
+            " dropped. Undelete the instance, then delete it again.",
+        )
+    await drop_database(session, trash, invalid=_is_invalid(found, trash))
+
+
+async def let_go(
+    server: Server, session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool
+) -> None:
+    """Remove the mark of the instance's database, which stays, open, under the first of `names`.
+
+    Args:
+        server: the server.
+        session: a fenced session.
+        owner: the instance, and the latest attempt that can have published its database.
+        names: what the registry calls the database.
+        published: whether the instance ever had that database, as for `databases.dropping.drop`.
+
+    Raises:
+        NotOursError: the database of that name is not the instance's.
+        DisagreementError: it was published later than the registry knows, has another name, or a DROP of it
+            was interrupted.
+        DatabaseFaultError: the server is away, …
+    """
+    found = await find(session, owner, *names, owner.staging_name)
+    await drop_found_staging(session, owner, found)
+    is_marked = any(owner.owns(row["comment"]) for row in found.values())
+    if not is_marked and names[0] in found and found[names[0]]["comment"] is None:
+        return  # done by an earlier try
+    database = deletable(found, owner, names, published=published)
+    if database is None:
+        return
+    if _is_invalid(found, database):
+        raise DisagreementError(
+            database, f"A DROP of the database '{database}' was interrupted. Delete the instance with it."
+        )
+    if database != names[0] and names[0] in found:
+        raise NotOursError(names[0])
+    await change_name(server, session, database, names[0], _LET_GO)
+
+
+def _is_invalid(found: DatabaseRows, database: str) -> bool:
+    return bool(found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+
+
+def _two(database: str, trash: str) -> DisagreementError:
+    return DisagreementError(
+        trash,
+        f"Both '{database}' and '{trash}' carry the mark of this instance. Nothing was done to either. Remove"
+        " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL), then try again.",
+    )

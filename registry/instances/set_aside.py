@@ -1,0 +1,92 @@
+"""What belongs to the ODS instance of a deleted instance, and comes back with it: contexts and derivatives.
+
+It is kept in the instance's row, as JSON; the connection strings of derivatives stay encrypted.
+"""
+
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.instances.contexts import require_free_contexts
+from registry.instances.jobs import InstanceJob
+from registry.instances.ods_routing import end_routing
+from registry.storage.errors import InvalidError
+from registry.storage.models import DbInstance, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
+
+
+async def set_routing_aside(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Remove the ODS instance of the instance that `job` has taken, and keep what belongs to it in its row.
+
+    Returns why it stays, with all that belongs to it, if rows of other kinds refer to it. Where it is gone
+    already, what was kept then is left as it is.
+    """
+    async with session.begin_nested() as savepoint:
+        await keep_parts(session, job.instance_id, job.ods_instance_id)
+        refusal = await end_routing(session, job.ods_instance_id)
+        if refusal is not None:
+            await savepoint.rollback()
+    return refusal
+
+
+async def keep_parts(session: AsyncSession, instance_id: int, ods_instance_id: int) -> None:
+    """Move contexts and derivatives of an ODS instance, if it is there, to the row of its instance."""
+    # From here on no other session can add a row that refers to it.
+    ods_instance = await session.get(OdsInstance, ods_instance_id, with_for_update=True)
+    if ods_instance is None:
+        return
+    contexts = select(OdsInstanceContext).where(OdsInstanceContext.ods_instance_id == ods_instance_id)
+    derivatives = select(OdsInstanceDerivative).where(
+        OdsInstanceDerivative.ods_instance_id == ods_instance_id
+    )
+    kept = {
+        "instanceType": ods_instance.instance_type,
+        "contexts": [
+            {"id": row.id, "key": row.key, "value": row.value} for row in await session.scalars(contexts)
+        ],
+        "derivatives": [
+            {"id": row.id, "type": row.derivative_type, "connectionString": row.connection_string}
+            for row in await session.scalars(derivatives)
+        ],
+    }
+    for table in (OdsInstanceContext, OdsInstanceDerivative):
+        await session.execute(delete(table).where(table.ods_instance_id == ods_instance_id))
+    await session.execute(update(DbInstance).where(DbInstance.id == instance_id).values(set_aside=kept))
+
+
+async def context_obstacle(
+    session: AsyncSession, ods_instance_id: int, kept: dict[str, Any] | None
+) -> str | None:
+    """Why the contexts in `kept` cannot come back; if they can, no other transaction can take them."""
+    contexts = {context["key"]: context["value"] for context in (kept or {}).get("contexts", ())}
+    try:
+        await require_free_contexts(session, contexts, ods_instance_id)
+    except InvalidError as error:
+        return " ".join(reason for reasons in error.errors.values() for reason in reasons)
+    return None
+
+
+async def give_back(session: AsyncSession, ods_instance_id: int, kept: dict[str, Any] | None) -> None:
+    """Add what was kept to the ODS instance, which the caller has added; rows get their ids back.
+
+    An id that another row has by now, as after sequences were set by hand, is replaced by a new one.
+    """
+    if kept is None:
+        return
+    await session.flush()
+    ods_instance = await session.get_one(OdsInstance, ods_instance_id)
+    ods_instance.instance_type = kept["instanceType"]
+    for context in kept["contexts"]:
+        row = OdsInstanceContext(ods_instance_id=ods_instance_id, key=context["key"], value=context["value"])
+        if await session.get(OdsInstanceContext, context["id"]) is None:
+            row.id = context["id"]
+        session.add(row)
+    for derivative in kept["derivatives"]:
+        replica = OdsInstanceDerivative(
+            ods_instance_id=ods_instance_id,
+            derivative_type=derivative["type"],
+            connection_string=derivative["connectionString"],
+        )
+        if await session.get(OdsInstanceDerivative, derivative["id"]) is None:
+            replica.id = derivative["id"]
+        session.add(replica)

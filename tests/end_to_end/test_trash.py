@@ -1,0 +1,365 @@
+"""Deletes that can be taken back, on real servers: through the API, by workers, and by the reconcile pass."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client
+
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.store import Delete
+from settings import Settings
+from tenants.adoption import DatabaseAdoption
+from tenants.drift import DriftKind
+from tenants.tenant import Tenant
+from tests.api.service import bearer, client_of, running
+from tests.end_to_end.conftest import Operator
+from tests.servers import service_dsn, session
+from workflows.reconcile import Reconcile
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+TO_TRASH, PURGE = Delete(), Delete(Operation.DELETE)
+CONTEXT = (
+    "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+    " VALUES ($1, 'schoolYear', '2027') RETURNING odsinstancecontextid"
+)
+DERIVATIVE = (
+    "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)"
+    " VALUES ($1, 'ReadReplica', 'encrypted') RETURNING odsinstancederivativeid"
+)
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    address = temporal.service_client.config.target_host
+    async with (
+        running(settings, address) as app,
+        client_of(app, headers=bearer(settings)) as client,
+    ):
+        yield client
+
+
+async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
+    found = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1", f"%{mark}%"
+    )
+    return [row["datname"] for row in found]
+
+
+async def created(operator: Operator, name: str) -> InstanceJob:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    return job
+
+
+async def deleted(operator: Operator, job: InstanceJob, delete: Delete = TO_TRASH) -> InstanceJob:
+    requested = await operator.instances.request_delete(job.instance_id, delete)
+    await operator.starter.start(requested.job)
+    assert await operator.ended(requested.job) is JobStatus.COMPLETED
+    return requested.job
+
+
+async def undelete(operator: Operator, job: InstanceJob, name: str | None = None) -> InstanceJob:
+    requested = await operator.instances.request_undelete(job.instance_id, name)
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def test_instance_is_as_before_when_its_delete_is_taken_back(
+    operator: Operator,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    context = await rows.fetchval(CONTEXT, job.ods_instance_id)
+    derivative = await rows.fetchval(DERIVATIVE, job.ods_instance_id)
+    await rows.execute("UPDATE dbo.odsinstances SET instancetype = 'a district'")
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        await tenant.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    before = await operator.instance(job)
+
+    deletion = await deleted(operator, job, Delete(by="a client"))
+    gone = await operator.instance(job)
+    assert (gone.status, gone.is_in_trash, gone.deleted_by) == ("Deleted", True, "a client")
+    assert await names(admin, job.mark) == [deletion.trash_database]
+    for table in ("odsinstances", "odsinstancecontexts", "odsinstancederivatives"):
+        assert await rows.fetchval(f"SELECT count(*) FROM dbo.{table}") == 0  # noqa: S608 - constants
+
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    after = await operator.instance(job)
+    assert (after.id, after.name, after.database_name) == (before.id, before.name, before.database_name)
+    assert (after.status, after.ods_instance_id) == (InstanceStatus.COMPLETED, before.ods_instance_id)
+    assert (after.set_aside, after.trashed_at, after.purge_after, after.trash_database) == (None,) * 4
+    assert await names(admin, job.mark) == [job.database]
+    ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
+    assert ods_instance is not None
+    assert (ods_instance.name, ods_instance.instance_type) == (name, "a district")
+    (kept,) = await operator.queries.contexts_of(job.ods_instance_id)
+    assert (kept.id, kept.key, kept.value) == (context, "schoolYear", "2027")
+    (replica,) = await operator.queries.derivatives_of(job.ods_instance_id)
+    assert (replica.id, replica.derivative_type) == (derivative, "ReadReplica")
+    assert replica.connection_string == "encrypted"
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        assert await tenant.fetchval("SELECT answer FROM treasure") == 42
+
+    again = await deleted(operator, job)
+    assert await names(admin, job.mark) == [again.trash_database]
+    assert again.trash_database != deletion.trash_database
+
+
+async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
+    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    await deleted(operator, job)
+    other = await created(operator, name)
+    assert other.database == job.database
+    path = f"/v2/dbInstances/{job.instance_id}/undelete"
+    refused = await api.post(path)
+    assert refused.status_code == 409
+    assert f"An instance named '{name}' already exists." in refused.json()["detail"]
+    assert "under another name" in refused.json()["nextStep"]
+
+    answer = await api.post(path, json={"name": f"{name} back"})
+    assert answer.status_code == 202
+    assert answer.json()["jobId"] == f"UndeleteInstanceJob-{job.ods_instance_id}-3"
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
+            await asyncio.sleep(0.01)
+    assert (await operator.instance(job)).name == f"{name} back"
+    (database,) = await names(admin, job.mark)
+    assert database == (await operator.instance(job)).database_name != job.database
+    assert await names(admin, other.mark) == [other.database]
+
+
+async def test_database_goes_back_to_the_trash_when_the_name_is_taken_before_the_undelete_ends(
+    operator: Operator, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    requested = (await operator.instances.request_undelete(job.instance_id)).job
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", name)  # another product's
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.ERROR
+    async with asyncio.timeout(10):
+        while await names(admin, job.mark) != [deletion.trash_database]:
+            await asyncio.sleep(0.01)
+    row = await operator.instance(job)
+    assert (row.is_in_trash, "already exists" in (row.error_message or "")) == (True, True)
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    assert await names(admin, job.mark) == [job.database]
+
+
+async def test_one_undelete_is_granted_when_two_are_requested_at_once(
+    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    await deleted(operator, job)
+    path = f"/v2/dbInstances/{job.instance_id}/undelete"
+    answers = await asyncio.gather(*(api.post(path) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409]
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
+            await asyncio.sleep(0.01)
+    assert await names(admin, job.mark) == [job.database]
+
+
+async def test_database_is_whole_or_gone_when_undelete_and_purge_are_requested_at_once(
+    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, name: str
+) -> None:
+    for number in range(6):
+        job = await created(operator, f"{name} {number}")
+        await deleted(operator, job)
+        path = f"/v2/dbInstances/{job.instance_id}"
+        requests = [api.post(f"{path}/undelete"), api.delete(f"{path}?purge=true")]
+        if number % 2:
+            requests.reverse()
+        answers = await asyncio.gather(*requests)
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [202, 409], [answer.text for answer in answers]
+        (granted,) = [answer.json()["jobId"] for answer in answers if answer.status_code == 202]
+        async with asyncio.timeout(30):
+            while (row := await operator.queries.job(granted)) is None or row.finished_at is None:
+                await asyncio.sleep(0.01)
+        is_back = granted.startswith("Undelete")
+        assert await names(admin, job.mark) == ([job.database] if is_back else [])
+        assert (await operator.instance(job)).is_live is is_back
+
+
+async def test_nothing_comes_back_when_it_was_purged_dropped_or_left(
+    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, rows: asyncpg.Connection, name: str
+) -> None:
+    purged, dropped, left = [await created(operator, f"{name} {word}") for word in ("a", "b", "c")]
+    await deleted(operator, purged)
+    purge = await deleted(operator, purged, PURGE)
+    assert purge.operation is Operation.PURGE
+    await deleted(operator, dropped, PURGE)
+    answer = await api.delete(f"/v2/dbInstances/{left.instance_id}?detach=true")
+    assert (answer.status_code, answer.json()["databaseName"]) == (202, left.database)
+    assert answer.json()["purgeAfter"] is None
+    async with asyncio.timeout(30):
+        while (await operator.instance(left)).status != InstanceStatus.DELETED:
+            await asyncio.sleep(0.01)
+
+    for job in (purged, dropped, left):
+        assert await names(admin, job.mark) == []
+        assert (await api.post(f"/v2/dbInstances/{job.instance_id}/undelete")).status_code == 404
+        assert (await api.delete(f"/v2/dbInstances/{job.instance_id}?purge=true")).status_code == 404
+    assert (await api.get("/v2/trash")).json() == []
+    row = await admin.fetchrow("SELECT datallowconn FROM pg_database WHERE datname = $1", left.database)
+    assert row is not None
+    assert row["datallowconn"]
+    await admin.execute(f'DROP DATABASE "{left.database}"')
+    entry = await rows.fetchrow("SELECT * FROM adminapi.audit WHERE method = 'PURGE'")
+    assert entry is not None
+    assert (entry["instanceid"], entry["jobid"]) == (purged.instance_id, purge.job_id)
+    assert purged.database in entry["title"]
+
+
+async def test_trash_is_listed_with_size_client_and_time(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    jobs = [await created(operator, f"{name} {word}") for word in ("a", "b")]
+    for job in jobs:
+        await api.delete(f"/v2/dbInstances/{job.instance_id}")
+        async with asyncio.timeout(30):
+            while (await operator.instance(job)).status != InstanceStatus.DELETED:
+                await asyncio.sleep(0.01)
+    listed = (await api.get("/v2/trash", params={"orderBy": "deletedAt", "direction": "desc"})).json()
+    assert [one["id"] for one in listed] == [job.instance_id for job in reversed(jobs)]
+    first = listed[0]
+    assert first["name"] == jobs[1].name
+    assert first["databaseName"].startswith("ods_trash_")
+    assert first["sizeBytes"] > 1_000_000
+    assert first["deletedBy"]
+    assert first["purgeAfter"] > first["deletedAt"]
+    assert len((await api.get("/v2/trash", params={"limit": 1, "offset": 1})).json()) == 1
+
+
+async def test_what_is_due_is_purged_when_the_pass_comes_by(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    due, kept = [await created(operator, f"{name} {word}") for word in ("a", "b")]
+    await deleted(operator, due)
+    kept_in = await deleted(operator, kept)
+    assert "0 purges" in await reconcile(temporal, settings)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE id = $1",
+        due.instance_id,
+    )
+    assert "1 purges" in await reconcile(temporal, settings)
+    async with asyncio.timeout(30):
+        while (await operator.instance(due)).purged_at is None:
+            await asyncio.sleep(0.01)
+    assert await names(admin, due.mark) == []
+    assert await names(admin, kept.mark) == [kept_in.trash_database]
+
+
+async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job, other = [await created(operator, f"{name} {word}") for word in ("a", "b")]
+    in_trash = await deleted(operator, job)
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "CREATE TABLE earlier AS TABLE adminapi.dbinstances; CREATE TABLE routed AS TABLE dbo.odsinstances"
+    )
+    moved = await deleted(operator, other)
+    await rows.execute(
+        "DELETE FROM adminapi.dbinstances; INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
+        " INSERT INTO dbo.odsinstances SELECT * FROM routed; DROP TABLE earlier, routed"
+    )
+
+    assert "no purges because of RegistryOlderThanServer" in await reconcile(temporal, settings)
+    found = {drift.kind: drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject}
+    told = found[DriftKind.INSTANCE_IN_TRASH].explanation
+    assert f"ods instance adopt {other.instance_id} --database {moved.trash_database}" in told
+    assert await names(admin, job.mark) == [in_trash.trash_database]
+
+    adoption = DatabaseAdoption(tenant)
+    adopted = await adoption.adopt(other.ods_instance_id, moved.trash_database)
+    assert (adopted.database_name, adopted.adopted) == (other.database, True)
+    assert await names(admin, other.mark) == [other.database]
+    assert await admin.fetchval(_IS_OPEN, other.database)
+    assert not [drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject]
+
+
+async def test_database_in_the_trash_is_reported_and_kept_when_the_registry_has_lost_its_instance(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    await rows.execute("DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses")
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [deletion.trash_database]
+    told = [drift for drift in await tenant.drift.detect() if drift.subject == deletion.trash_database]
+    assert [drift.kind for drift in told] == [DriftKind.TRASH_WITHOUT_INSTANCE]
+    adoption = DatabaseAdoption(tenant)
+    found = await adoption.inspect(job.ods_instance_id, deletion.trash_database)
+    statement, _, _ = str(found.obstacle).removeprefix("To bring it back: ").partition(" then ")
+    assert statement in told[0].explanation
+    async with session(service_dsn_of(settings)) as owner:
+        await owner.execute(statement)
+    back = await adoption.adopt(job.ods_instance_id, job.database)
+    assert (back.name, back.status) == (name.replace(" ", "_"), "Completed")
+    assert await names(admin, job.mark) == [job.database]
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+
+
+def service_dsn_of(settings: Settings) -> str:
+    return settings.master_dsn.get_secret_value()
+
+
+_IS_OPEN = "SELECT datallowconn FROM pg_database WHERE datname = $1"
+
+
+async def test_database_is_neither_copied_nor_dropped_when_its_delete_is_taken_back(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    oid = await admin.fetchval(_OID, job.database)
+    deletion = await deleted(operator, job)
+    assert await admin.fetchval(_OID, deletion.trash_database) == oid
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    assert await admin.fetchval(_OID, job.database) == oid
+
+
+_OID = "SELECT oid::int8 FROM pg_database WHERE datname = $1"

@@ -1,0 +1,404 @@
+"""Databases of deleted instances: into the trash, out of it, dropped from there, or left."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from databases import trash
+from databases.dropping import drop
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest, TemplateSizes, provision
+from databases.server import Server
+from databases.trash import TrashJob
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.naming import is_trash_name, trash_name
+from tests.postgres.postgres_inspection import (
+    exists,
+    fingerprint,
+    make_foreign,
+    persistent_sessions,
+    row_of,
+)
+from tests.servers import session
+
+_INVALIDATE = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+
+
+@pytest.fixture
+async def kept(owner: Owner, admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """The name in the trash; whatever has it in the end is removed."""
+    name = trash_name(owner.mark, 2)
+    yield name
+    await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def job(server: Server, wanted: CloneRequest, kept: str) -> TrashJob:
+    """The delete of an instance that has its database."""
+    async with server.fenced(wanted.owner) as fenced:
+        await provision(fenced, wanted, TemplateSizes())
+    return TrashJob(wanted.owner, 2, 1, [wanted.database], kept)
+
+
+async def put(server: Server, job: TrashJob, *, drop_invalid: bool = True) -> bool:
+    async with server.fenced(job.owner) as fenced:
+        return await trash.put(server, fenced, job, drop_invalid=drop_invalid)
+
+
+async def take_out(server: Server, owner: Owner, job: TrashJob, name: str) -> None:
+    async with server.fenced(owner) as fenced:
+        await trash.take_out(server, fenced, owner, job.trash, name)
+
+
+async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1) -> None:
+    """Purge on the word of a registry that knows this job to have put the database there."""
+    async with server.fenced(job.owner) as fenced:
+        await trash.purge(fenced, replace(job.owner, number=number, attempt=attempt), job.trash)
+
+
+async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
+    statement = await admin.fetchval(
+        "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)", database, text
+    )
+    await admin.execute(statement)
+
+
+async def test_database_is_closed_under_another_name_with_its_mark_when_it_is_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await comment(admin, name, replace(job.owner, template_generation=4).comment)
+    before = await row_of(admin, name)
+    for _ in range(2):  # the second time there is nothing to do
+        assert await put(server, job)
+        after = await row_of(admin, job.trash)
+        assert before is not None
+        assert after is not None
+        assert (after["oid"], after["datallowconn"]) == (before["oid"], False)
+        assert not await exists(admin, name)
+        marked = Owner.read(after["comment"])
+        assert marked is not None
+        assert (marked.mark, marked.publication, marked.trashed_name) == (job.owner.mark, (2, 1), name)
+        assert marked.template_generation == 4
+        assert "trashedAt" in json.loads(after["comment"])
+    assert is_trash_name(job.trash)
+
+
+async def test_database_is_as_before_when_it_comes_back(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    (name,) = job.names
+    await comment(admin, name, replace(job.owner, template_generation=4).comment)
+    async with session(postgres.dsn(name)) as user:
+        await user.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    before = await row_of(admin, name)
+    assert await put(server, job)
+    for _ in range(2):  # the second time there is nothing to do
+        await take_out(server, replace(job.owner, number=3), job, name)
+        after = await row_of(admin, name)
+        assert before is not None
+        assert after is not None
+        assert {**after, "comment": before["comment"]} == dict(before)
+        marked = Owner.read(after["comment"])
+        assert marked is not None
+        assert (marked.publication, marked.trashed_name) == ((3, 1), None)
+        assert marked.template_generation == 4
+        assert not await exists(admin, job.trash)
+    async with session(postgres.dsn(name)) as user:
+        assert await user.fetchval("SELECT answer FROM treasure") == 42
+
+
+async def test_database_gets_the_name_that_is_asked_for_when_its_own_was_taken(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    (name,) = job.names
+    assert await put(server, job)
+    await make_foreign(admin, postgres.dsn(), name)
+    before = await fingerprint(admin, name)
+    with pytest.raises(NotOursError):
+        await take_out(server, replace(job.owner, number=3), job, name)
+    assert await exists(admin, job.trash)
+    await take_out(server, replace(job.owner, number=3), job, f"{name}_again")
+    assert await exists(admin, f"{name}_again")
+    assert await fingerprint(admin, name) == before
+    await admin.execute(f'DROP DATABASE "{name}_again"')
+
+
+async def test_database_is_in_the_trash_when_many_sessions_keep_reconnecting(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, reader: str
+) -> None:
+    (name,) = job.names
+    async with persistent_sessions(admin, reader, name, 20):
+        assert await put(server, job)
+    assert await exists(admin, job.trash)
+
+
+async def test_database_keeps_its_name_and_the_reason_is_told_when_sessions_do_not_end(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    (name,) = job.names
+    before = await row_of(admin, name)
+    async with session(postgres.dsn(name)) as superuser:
+        with pytest.raises(DatabaseFaultError, match="close the sessions of superusers by hand"):
+            await put(server, job)
+        assert await superuser.fetchval("SELECT 1") == 1
+    assert await row_of(admin, name) == before
+
+
+async def test_nothing_is_kept_when_the_instance_has_no_database(
+    server: Server, owner: Owner, database: str, kept: str
+) -> None:
+    assert not await put(server, TrashJob(owner, 2, 1, [database], kept))
+
+
+async def test_database_is_dropped_when_its_drop_was_interrupted_before_the_delete(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await admin.execute(_INVALIDATE, name)
+    assert not await put(server, job)
+    assert not await exists(admin, name)
+    assert not await exists(admin, job.trash)
+
+
+async def test_database_of_a_failed_rename_comes_back_under_the_name_of_the_registry(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_new"')
+    assert await put(server, replace(job, names=[name, f"{name}_new"]))
+    await take_out(server, replace(job.owner, number=3), job, name)
+    assert await exists(admin, name)
+
+
+@pytest.mark.parametrize("text", [None, "mine"])
+async def test_foreign_database_is_untouched_when_it_has_the_name_of_the_instances(
+    server: Server,
+    owner: Owner,
+    database: str,
+    kept: str,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    text: str | None,
+) -> None:
+    await make_foreign(admin, postgres.dsn(), database, text)
+    before = await fingerprint(admin, database)
+    job = TrashJob(owner, 2, 1, [database], kept)
+    with pytest.raises(NotOursError):
+        await put(server, job)
+    assert await fingerprint(admin, database) == before
+
+
+async def test_nothing_is_moved_when_the_database_was_published_later_than_the_registry_knows(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await comment(admin, name, replace(job.owner, number=2).comment)
+    before = await row_of(admin, name)
+    with pytest.raises(DisagreementError, match="later than the registry knows"):
+        await put(server, job)
+    assert await row_of(admin, name) == before
+
+
+async def test_nothing_is_moved_when_the_tenant_has_renamed_the_database_by_hand(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_by_hand"')
+    with pytest.raises(DisagreementError, match="carries its mark"):
+        await put(server, job)
+    await admin.execute(f'ALTER DATABASE "{name}_by_hand" RENAME TO "{name}"')
+    assert await put(server, job)
+
+
+async def test_both_are_untouched_when_a_foreign_database_has_the_name_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    await make_foreign(admin, postgres.dsn(), job.trash)
+    before = [await fingerprint(admin, name) for name in (*job.names, job.trash)]
+    with pytest.raises(NotOursError):
+        await put(server, job)
+    with pytest.raises(NotOursError):
+        await purge(server, job)
+    assert [await fingerprint(admin, name) for name in (*job.names, job.trash)] == before
+
+
+async def test_database_is_gone_when_it_is_purged(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    for _ in range(2):  # the second time there is nothing to do
+        await purge(server, job)
+        assert not await exists(admin, job.trash)
+
+
+async def test_purge_goes_on_when_its_drop_was_interrupted(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    await admin.execute(_INVALIDATE, job.trash)
+    with pytest.raises(DisagreementError, match="nothing can come back"):
+        await take_out(server, replace(job.owner, number=3), job, job.names[0])
+    await purge(server, job)
+    assert not await exists(admin, job.trash)
+
+
+@pytest.mark.parametrize("kind", ["none", "foreign", "another mark", "another installation"])
+async def test_nothing_is_dropped_when_the_database_in_the_trash_is_not_the_instances(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, kind: str
+) -> None:
+    trashed = replace(job.owner, number=2, trashed_name=job.names[0], installation="original")
+    texts = {
+        "none": None,
+        "foreign": "mine",
+        "another mark": replace(trashed, mark="00000000-0000-4000-8000-000000000000").comment,
+        "another installation": trashed.comment,
+    }
+    assert await put(server, job)
+    await comment(admin, job.trash, texts[kind])
+    copy = replace(job, owner=replace(job.owner, installation="copy"))
+    with pytest.raises(NotOursError):
+        await purge(server, copy)
+    assert await exists(admin, job.trash)
+
+
+@pytest.mark.parametrize("kind", ["published", "trashed later", "not in the trash by its comment"])
+async def test_nothing_is_dropped_when_the_comment_is_later_than_the_registry_or_says_otherwise(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, kind: str
+) -> None:
+    texts = {
+        "published": replace(job.owner, number=3).comment,
+        "trashed later": replace(job.owner, number=4, trashed_name=job.names[0]).comment,
+        "not in the trash by its comment": job.owner.comment,
+    }
+    assert await put(server, job)
+    await comment(admin, job.trash, texts[kind])
+    with pytest.raises(DisagreementError, match="Nothing was dropped"):
+        await purge(server, job)
+    assert await exists(admin, job.trash)
+
+
+async def test_nothing_is_dropped_when_the_database_came_back_and_the_registry_is_of_before(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    await take_out(server, replace(job.owner, number=3), job, job.names[0])
+    with pytest.raises(DisagreementError, match="carries its mark"):
+        await purge(server, job)
+    later = TrashJob(replace(job.owner, number=3), 4, 1, job.names, trash_name(job.owner.mark, 4))
+    assert await put(server, later)
+    with pytest.raises(DisagreementError, match="carries its mark"):
+        await purge(server, job)
+    assert await exists(admin, later.trash)
+    await purge(server, later, number=4)
+    assert not await exists(admin, later.trash)
+
+
+async def test_delete_drops_nothing_when_the_registry_is_of_before_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DisagreementError, match="carries its mark"):
+            await drop(fenced, job.owner, job.names, published=True)
+    assert await exists(admin, job.trash)
+
+
+async def test_delete_drops_what_a_failed_one_has_left_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    async with server.fenced(job.owner) as fenced:
+        await drop(fenced, job.owner, [*job.names, job.trash], published=True)
+    assert not await exists(admin, job.trash)
+
+
+async def test_nothing_is_done_when_two_databases_carry_the_mark(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    assert await put(server, job)
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    await comment(admin, name, job.owner.comment)
+    with pytest.raises(DisagreementError, match="Both"):
+        await take_out(server, replace(job.owner, number=3), job, name)
+    with pytest.raises(DisagreementError, match="Both"):
+        await put(server, job)
+    assert await exists(admin, name)
+    assert await exists(admin, job.trash)
+
+
+async def test_nothing_comes_back_when_no_database_carries_the_mark(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    await admin.execute(f'DROP DATABASE "{job.trash}"')
+    with pytest.raises(DatabaseFaultError, match="nothing can come back"):
+        await take_out(server, replace(job.owner, number=3), job, job.names[0])
+
+
+async def test_failed_undelete_is_purged_when_it_is_in_the_trash_again(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    undelete = replace(job.owner, number=3)
+    await take_out(server, undelete, job, job.names[0])
+    assert await put(server, replace(job, owner=undelete, number=3), drop_invalid=False)
+    assert await exists(admin, job.trash)
+    await purge(server, job, number=3)
+    assert not await exists(admin, job.trash)
+
+
+@pytest.mark.parametrize("in_trash", [False, True])
+async def test_database_stays_open_and_without_a_mark_when_it_is_let_go(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, *, in_trash: bool
+) -> None:
+    (name,) = job.names
+    if in_trash:  # an earlier delete has failed after it had moved the database
+        assert await put(server, job)
+    for _ in range(2):  # the second time there is nothing to do
+        async with server.fenced(job.owner) as fenced:
+            await trash.let_go(server, fenced, job.owner, [name, job.trash], published=True)
+        row = await row_of(admin, name)
+        assert row is not None
+        assert (row["datallowconn"], row["comment"]) == (True, None)
+
+
+async def test_database_in_the_trash_keeps_its_mark_when_its_name_was_taken_before_it_is_let_go(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    (name,) = job.names
+    assert await put(server, job)
+    await make_foreign(admin, postgres.dsn(), name)
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(NotOursError):
+            await trash.let_go(server, fenced, job.owner, [name, job.trash], published=True)
+    row = await row_of(admin, job.trash)
+    assert row is not None
+    assert row["comment"] is not None
+
+
+async def test_sessions_go_on_when_the_database_is_let_go(
+    server: Server, job: TrashJob, reader: str, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    async with session(f"{reader}/{name}") as user:
+        async with server.fenced(job.owner) as fenced:
+            await trash.let_go(server, fenced, job.owner, [name], published=True)
+        assert await user.fetchval("SELECT 1") == 1
+    assert await exists(admin, name)
+
+
+async def test_foreign_database_is_untouched_when_it_would_be_let_go(
+    server: Server, owner: Owner, database: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    await make_foreign(admin, postgres.dsn(), database, "mine")
+    before = await fingerprint(admin, database)
+    async with server.fenced(owner) as fenced:
+        with pytest.raises(NotOursError):
+            await trash.let_go(server, fenced, owner, [database], published=True)
+    assert await fingerprint(admin, database) == before

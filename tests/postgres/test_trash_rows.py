@@ -1,0 +1,443 @@
+"""The rows of deleted instances: what is set aside and given back, who has the names, what is due."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.instances.attributes import AttributeChanges
+from registry.instances.cancelling import JobCancellations
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, Operation, Template
+from registry.instances.store import Delete, InstanceStore
+from registry.ods_instances.store import OdsInstances
+from registry.storage.errors import (
+    ContextTakenError,
+    InstanceNotFoundError,
+    InvalidError,
+    NameTakenError,
+    RefusedError,
+)
+from registry.storage.listing import Page
+from registry.storage.models import DbInstance
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to
+
+PURGE = Delete(Operation.DELETE)
+PROTECTED = AttributeChanges(protected=True)
+_CONTEXT = (
+    "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+    " VALUES ($1, 'year', '2027')"
+)
+
+
+@pytest.fixture
+def cancellations(tenant: Tenant) -> JobCancellations:
+    return tenant.cancellations
+
+
+@pytest.fixture
+async def trashed(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The delete of an instance in the trash."""
+    return await bring_to(instances, job_store, "Deleted", name)
+
+
+async def row_of(queries: InstanceQueries, job: InstanceJob) -> DbInstance:
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    return row
+
+
+async def contexts(rows: asyncpg.Connection, job: InstanceJob) -> int:
+    counted: int = await rows.fetchval(
+        "SELECT count(*) FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = $1",
+        job.ods_instance_id,
+    )
+    return counted
+
+
+async def test_parts_stay_when_the_ods_instance_is_in_use_by_rows_of_another_table(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    await rows.execute(_CONTEXT, job.ods_instance_id)
+    await rows.execute("CREATE TABLE dbo.extension (odsinstanceid int REFERENCES dbo.odsinstances)")
+    await rows.execute("INSERT INTO dbo.extension VALUES ($1)", job.ods_instance_id)
+    begun = await job_store.begin(job)
+    await rows.execute("DROP TABLE dbo.extension")
+    assert (begun.held, begun.refusal) == (True, "The ODS instance is in use by rows of another table.")
+    assert await contexts(rows, job) == 1
+    assert (await row_of(queries, job)).set_aside is None
+    assert await queries.ods_instance(job.ods_instance_id) is not None
+
+
+async def test_parts_come_back_when_the_delete_had_to_be_retried(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    await rows.execute(_CONTEXT, job.ods_instance_id)
+    await job_store.begin(job)
+    assert await contexts(rows, job) == 0
+    await job_store.fail(job, "Sessions do not end.")
+    again = (await instances.request_delete(job.instance_id)).job
+    assert again.trash_database == job.trash_database
+    await job_store.begin(again)
+    assert await job_store.finish_delete(again)
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    for _ in range(2):  # the second time there is nothing to do
+        assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+        assert await contexts(rows, job) == 1
+
+
+async def test_database_is_looked_for_under_one_name_when_deletes_of_both_kinds_have_failed(
+    instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Delete_Failed", name)
+    for delete in (PURGE, Delete(), PURGE):
+        again = (await instances.request_delete(job.instance_id, delete)).job
+        assert again.databases == [job.database, job.trash_database]
+        await job_store.begin(again)
+        await job_store.fail(again, "Sessions do not end.")
+
+
+async def test_parts_are_set_aside_when_the_ods_instance_is_deleted(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    await rows.execute(_CONTEXT, job.ods_instance_id)
+    ods_instances = OdsInstances(tenant.engine, instances, tenant.connection_strings)
+    requested = await ods_instances.delete(job.ods_instance_id, "a client")
+    assert requested is not None
+    await job_store.begin(requested.job)
+    assert await job_store.finish_delete(requested.job)
+    row = await row_of(queries, job)
+    assert (row.is_in_trash, row.deleted_by, await contexts(rows, job)) == (True, "a client", 0)
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert await contexts(rows, job) == 1
+
+
+async def test_nothing_is_in_the_trash_when_there_was_no_database_to_keep(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    failed = await bring_to(instances, job_store, "Error", name)
+    job = (await instances.request_delete(failed.instance_id)).job
+    assert job.operation is Operation.DELETE
+    await job_store.begin(job)
+    await job_store.finish_delete(job)
+    assert not (await row_of(queries, job)).is_in_trash
+    with pytest.raises(InstanceNotFoundError):
+        await instances.request_undelete(job.instance_id)
+
+
+@pytest.mark.parametrize("state", ["Pending_Delete", "InProgress"])
+async def test_name_is_free_when_its_instance_is_being_purged(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    trashed: InstanceJob,
+    name: str,
+    state: str,
+) -> None:
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    if state == "InProgress":
+        assert (await job_store.begin(purge)).held
+    row = await row_of(queries, purge)
+    assert (row.status, row.is_live, row.is_in_trash) == (state, False, True)
+    assert (await instances.reserve(name, Template.MINIMAL)).job.database == trashed.database
+    with pytest.raises(InstanceNotFoundError):
+        await queries.instance(trashed.instance_id)
+    with pytest.raises(RefusedError) as refused:
+        await instances.request_undelete(trashed.instance_id)
+    assert refused.value.status == state
+
+
+async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    cancellations: JobCancellations,
+    trashed: InstanceJob,
+) -> None:
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    job = await queries.job(purge.job_id)
+    assert job is not None
+    assert await cancellations.cancel_waiting(job)
+    row = await row_of(queries, purge)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
+    retry = (await instances.request_retry(trashed.instance_id)).job
+    assert (await job_store.begin(retry)).held
+    await job_store.fail(retry, "It carries another comment.")
+    assert not await instances.is_purge_due()
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    assert (undelete.number, undelete.trash_database) == (purge.number + 1, trashed.trash_database)
+
+
+async def test_instance_is_in_the_trash_again_when_its_undelete_is_cancelled_or_fails(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    cancellations: JobCancellations,
+    trashed: InstanceJob,
+    name: str,
+) -> None:
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    with pytest.raises(NameTakenError):
+        await instances.reserve(name, Template.MINIMAL)
+    job = await queries.job(undelete.job_id)
+    assert job is not None
+    assert await cancellations.cancel_waiting(job)
+    assert (await row_of(queries, undelete)).is_in_trash
+    again = (await instances.request_undelete(trashed.instance_id)).job
+    assert (await job_store.begin(again)).held
+    await job_store.fail(again, "The server is away.")
+    row = await row_of(queries, again)
+    assert (row.is_in_trash, row.error_message) == (True, "The server is away.")
+    assert [left.job_id for left in await job_store.failed_jobs([again.mark])] == [again.job_id]
+    await instances.reserve(name, Template.MINIMAL)
+
+
+async def test_undelete_does_not_begin_again_when_its_name_was_taken_since_it_failed(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    trashed: InstanceJob,
+    name: str,
+) -> None:
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    await job_store.fail(undelete, "The server is away.")
+    retry = (await job_store.failed_jobs([undelete.mark]))[0]
+    await instances.reserve(name, Template.MINIMAL)
+    signalled = InstanceJob(**{**vars(retry), "attempt": retry.attempt + 1})
+    assert not (await job_store.begin(signalled)).held
+    assert (await row_of(queries, undelete)).is_in_trash
+
+
+@pytest.mark.parametrize("state", ["Pending", "Completed", "Error", "Delete_Failed", "Pending_Delete"])
+async def test_undelete_is_refused_when_the_instance_is_not_deleted(
+    instances: InstanceStore, job_store: JobStore, name: str, state: str
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    with pytest.raises(RefusedError, match="cannot be undeleted"):
+        await instances.request_undelete(job.instance_id)
+
+
+async def test_one_request_is_granted_when_undelete_and_purge_are_requested_many_times_at_once(
+    instances: InstanceStore, trashed: InstanceJob
+) -> None:
+    number = trashed.instance_id
+    answers = await asyncio.gather(
+        *(instances.request_undelete(number) for _ in range(4)),
+        *(instances.request_delete(number, PURGE) for _ in range(4)),
+        return_exceptions=True,
+    )
+    refused = [answer for answer in answers if isinstance(answer, RefusedError)]
+    granted = [answer for answer in answers if not isinstance(answer, Exception)]
+    # A purge that comes after an undelete was requested finds a live instance with a job.
+    assert (len(granted), len(refused)) == (1, 7)
+
+
+async def test_what_is_due_longest_is_purged_first_and_what_has_failed_is_left(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    jobs = [await bring_to(instances, job_store, "Deleted", f"{name} {number}") for number in range(5)]
+    assert not await instances.is_purge_due()
+    for age, job in enumerate(jobs[:4]):
+        await rows.execute(
+            "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - $1::interval"
+            " WHERE id = $2",
+            timedelta(days=age + 1),
+            job.instance_id,
+        )
+    assert await instances.is_purge_due()
+    first = await instances.request_due_purges(2)
+    assert [one.instance.id for one in first] == [jobs[3].instance_id, jobs[2].instance_id]
+    assert {one.job.operation for one in first} == {Operation.PURGE}
+    for one in first:
+        await job_store.begin(one.job)
+    await job_store.fail(first[0].job, "It carries another comment.")
+    assert await job_store.finish_purge(first[1].job)
+    second = await instances.request_due_purges(10)
+    assert [one.instance.id for one in second] == [jobs[1].instance_id, jobs[0].instance_id]
+    entries = await rows.fetch("SELECT instanceid FROM adminapi.audit WHERE method = 'PURGE'")
+    assert [entry["instanceid"] for entry in entries] == [jobs[2].instance_id]
+    await rows.execute("DELETE FROM adminapi.audit")
+
+
+async def test_protected_instance_is_not_purged_when_it_was_protected_while_it_was_undeleted(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+) -> None:
+    """No other way leads there: what is in the trash cannot be protected, what is protected not deleted."""
+    number = trashed.instance_id
+    with pytest.raises(InstanceNotFoundError):
+        await instances.change_attributes(number, PROTECTED)
+    purge = (await instances.request_delete(number, PURGE)).job
+    with pytest.raises(InstanceNotFoundError):
+        await instances.change_attributes(number, PROTECTED)
+    await job_store.begin(purge)
+    await job_store.fail(purge, "Sessions do not end.")
+    undelete = (await instances.request_undelete(number)).job
+    await instances.change_attributes(number, PROTECTED)
+    await job_store.begin(undelete)
+    await job_store.fail(undelete, "The server is away.")
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
+    assert not await instances.is_purge_due()
+    assert await instances.request_due_purges(20) == []
+    with pytest.raises(RefusedError, match="protected") as refused:
+        await instances.request_delete(number, PURGE)
+    assert f"undelete it (`ods instance undelete {number}`)" in refused.value.next_step
+
+    await rows.execute("UPDATE adminapi.dbinstances SET isprotected = false")
+    purge = (await instances.request_delete(number, PURGE)).job
+    await rows.execute("UPDATE adminapi.dbinstances SET isprotected = true")
+    for _ in range(2):  # the step may be repeated
+        assert not (await job_store.begin(purge)).held
+    row = await row_of(queries, purge)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
+    assert "protected" in str(row.error_message)
+    with pytest.raises(RefusedError, match="protected"):
+        await instances.request_retry(number)
+    assert (await instances.request_undelete(number)).job.trash_database == trashed.trash_database
+
+
+@pytest.mark.parametrize("way", [Operation.TRASH, Operation.DETACH, Operation.DELETE])
+async def test_delete_is_refused_and_the_instance_as_before_when_it_was_protected_past_the_service(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+    way: Operation,
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    delete = (await instances.request_delete(created.instance_id, Delete(way, "a client"))).job
+    with pytest.raises(RefusedError, match="cannot be protected"):
+        await instances.change_attributes(created.instance_id, PROTECTED)
+    await rows.execute("UPDATE adminapi.dbinstances SET isprotected = true")
+    assert not (await job_store.begin(delete)).held
+    row = await row_of(queries, created)
+    assert (row.status, row.trash_database, row.purge_after, row.deleted_by) == ("Completed", *[None] * 3)
+    assert "protected" in str(row.error_message)
+    assert await queries.ods_instance(created.ods_instance_id) is not None
+
+
+async def test_attributes_come_back_when_the_instance_does(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    wanted = AttributeChanges(description="A pilot", labels={"stage": "live"}, contexts={"year": "2027"})
+    created = (await instances.reserve(name, Template.MINIMAL, wanted)).job
+    await job_store.begin(created)
+    await job_store.finish_create(replace(created, template_generation=4), CONNECTION_STRING)
+    (before,) = await queries.contexts_of(created.ods_instance_id)
+    delete = (await instances.request_delete(created.instance_id)).job
+    await job_store.begin(delete)
+    await job_store.finish_delete(delete)
+    undelete = (await instances.request_undelete(created.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    row = await queries.instance(created.instance_id)
+    assert (row.description, row.labels, row.template_generation) == ("A pilot", {"stage": "live"}, 4)
+    (after,) = await queries.contexts_of(created.ods_instance_id)
+    assert (after.id, after.key, after.value) == (before.id, "year", "2027")
+
+
+async def test_context_is_free_in_the_trash_and_kept_for_the_instance_while_it_is_undeleted(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    year = AttributeChanges(contexts={"YEAR": "2027"})
+    await rows.execute(_CONTEXT, job.ods_instance_id)
+    delete = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(delete)
+    await job_store.finish_delete(delete)
+    other = (await instances.reserve(f"{name} other", Template.MINIMAL, year)).job
+    with pytest.raises(RefusedError, match="'YEAR' = '2027' is another instance's") as refused:
+        await instances.request_undelete(job.instance_id)
+    assert "`ods instance contexts`" in refused.value.next_step
+    assert (await row_of(queries, job)).is_in_trash
+    await instances.change_attributes(other.instance_id, AttributeChanges(contexts={}))
+
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    with pytest.raises(InvalidError):
+        await instances.change_attributes(other.instance_id, year)
+    assert (await job_store.begin(undelete)).held
+    with pytest.raises(InvalidError):
+        await instances.change_attributes(other.instance_id, year)
+    await job_store.fail(undelete, "The server is away.")
+    await instances.change_attributes(other.instance_id, year)
+    again = replace(undelete, attempt=2)
+    assert not (await job_store.begin(again)).held
+    await instances.change_attributes(other.instance_id, AttributeChanges(contexts={}))
+
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    await rows.execute("INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES (1000000, 'Elsewhere')")
+    await rows.execute(_CONTEXT, 1000000)  # another product asks nothing
+    with pytest.raises(ContextTakenError, match="another instance's"):
+        await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert await queries.ods_instance(job.ods_instance_id) is None
+    await rows.execute("DELETE FROM dbo.odsinstancecontexts")
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert await contexts(rows, job) == 1
+
+
+async def test_purge_knows_the_job_that_has_put_the_database_into_the_trash(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob
+) -> None:
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    assert purge.publication == (trashed.number, trashed.attempt)
+    assert purge.trash_database == trashed.trash_database
+    assert not await job_store.finish_delete(purge)
+
+
+async def test_time_is_left_to_try_again_when_an_undelete_is_requested_at_the_last_moment(
+    instances: InstanceStore, trashed: InstanceJob, rows: asyncpg.Connection
+) -> None:
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
+    undelete = await instances.request_undelete(trashed.instance_id)
+    left = await rows.fetchval(
+        "SELECT purgeafter - timezone('utc', now()) FROM adminapi.dbinstances WHERE id = $1",
+        undelete.instance.id,
+    )
+    assert left > timedelta(hours=23)
+
+
+async def test_trash_is_empty_when_a_copy_of_the_registry_has_become_an_installation_of_its_own(
+    instances: InstanceStore,
+    queries: InstanceQueries,
+    engine: AsyncEngine,
+    trashed: InstanceJob,
+) -> None:
+    page = Page("Id")
+    assert [row.id for row in await queries.trash(page)] == [trashed.instance_id]
+    await instances.installation.renew()
+    await instances.installation.confirm(await instances.installation.state())
+    assert await queries.trash(page) == []
+    assert str((await row_of(queries, trashed)).mark) != trashed.mark
+    with pytest.raises(InstanceNotFoundError):
+        await InstanceStore.request_undelete(instances, trashed.instance_id)

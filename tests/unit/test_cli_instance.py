@@ -1,0 +1,78 @@
+"""What destroys something asks for the name of the instance."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import instance
+from embedded.errors import CommandError
+
+
+class _Api:
+    """An API with one instance, 7."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.drops = True
+
+    def instances(self, **filters: int) -> Iterator[dict[str, Any]]:
+        return iter([{"id": 7, "name": "Grand Bend"}] if filters == {"id": 7} else [])
+
+    def instance(self, number: int) -> dict[str, Any]:
+        return {"id": number, "deleteDropsDatabase": self.drops}
+
+    def delete(self, number: int) -> dict[str, Any]:
+        self.done.append(f"delete {number}")
+        return {"id": number, "purgeAfter": None}
+
+    def purge(self, number: int) -> dict[str, Any]:
+        self.done.append(f"purge {number}")
+        return {"id": number}
+
+    def detach(self, number: int) -> dict[str, Any]:
+        self.done.append(f"detach {number}")
+        return {"id": number}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> _Api:
+    api = _Api()
+
+    @contextmanager
+    def connect(*_: object) -> Iterator[_Api]:
+        yield api
+
+    monkeypatch.setattr(instance, "connect", connect)
+    return api
+
+
+@pytest.mark.parametrize("command", ["purge", "detach", "delete"])
+def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str) -> None:
+    answer = CliRunner().invoke(instance.app, [command, "7"], input="grand bend\n")
+    assert isinstance(answer.exception, CommandError)
+    assert "has another name" in str(answer.exception)
+    assert api.done == []
+
+
+@pytest.mark.parametrize("command", ["purge", "detach", "delete"])
+@pytest.mark.parametrize(("options", "given"), [([], "Grand Bend\n"), (["--yes"], "")])
+def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
+    api: _Api, command: str, options: list[str], given: str
+) -> None:
+    assert CliRunner().invoke(instance.app, [command, "7", *options], input=given).exit_code == 0
+    assert api.done == [f"{command} 7"]
+
+
+def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -> None:
+    api.drops = False
+    assert CliRunner().invoke(instance.app, ["delete", "7"]).exit_code == 0
+    assert api.done == ["delete 7"]
+
+
+def test_there_is_no_name_to_ask_for_when_there_is_no_such_instance(api: _Api) -> None:
+    answer = CliRunner().invoke(instance.app, ["purge", "8"], input="Grand Bend\n")
+    assert "no instance 8" in str(answer.exception)
+    assert api.done == []

@@ -1,0 +1,162 @@
+"""The workflows of the trash: into it, out of it, what is dropped from there; and deletes that leave all."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+from registry.instances.jobs import BeginResult, InstanceJob
+from registry.instances.status import Operation
+from tests.workflows.conftest import Keep
+from tests.workflows.script import Script, refused, until
+from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
+from workflows.search_attributes import STATUS
+
+Start: TypeAlias = Callable[[Operation], Awaitable[WorkflowHandle[Any, Any]]]
+
+STEPS = {
+    Operation.TRASH: ("trash", "finish_delete"),
+    Operation.DETACH: ("detach", "finish_delete"),
+    Operation.UNDELETE: ("undelete", "finish_undelete"),
+    Operation.PURGE: ("purge", "finish_purge"),
+}
+DONE = dict.fromkeys(STEPS, "Deleted") | {Operation.UNDELETE: "Completed"}
+FAILED = dict.fromkeys(STEPS, "Delete_Failed") | {Operation.UNDELETE: "Deleted"}
+UNDONE: dict[Operation, list[str]] = {operation: [] for operation in STEPS} | {
+    Operation.UNDELETE: ["discard"]
+}
+
+
+@pytest.fixture
+def job_of(job: InstanceJob) -> Callable[[Operation], InstanceJob]:
+    def make(operation: Operation) -> InstanceJob:
+        return replace(job, operation=operation, number=2, published=True, trash_database="ods_trash_7f2a_2")
+
+    return make
+
+
+@pytest.fixture
+def start(client: Client, queue: str, job_of: Callable[[Operation], InstanceJob]) -> Start:
+    async def start(operation: Operation) -> WorkflowHandle[Any, Any]:
+        wanted = job_of(operation)
+        return await client.start_workflow(
+            WORKFLOW_TYPES[operation], wanted, id=wanted.workflow_id, task_queue=queue
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_job_is_begun_done_and_finished_when_nothing_fails(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    handle = await start(operation)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", *STEPS[operation]]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == DONE[operation]
+    await keep(f"{operation.lower()}-completed", handle)
+
+
+@pytest.mark.parametrize("operation", [Operation.TRASH, Operation.DETACH, Operation.PURGE])
+async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    script.finished_on_the_way = True
+    handle = await start(operation)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", STEPS[operation][0]]
+    await keep(f"{operation.lower()}-finished-on-the-way", handle)
+
+
+async def test_nothing_is_recorded_as_in_the_trash_when_there_was_no_database(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.kept = False
+    handle = await start(Operation.TRASH)
+    assert "is done" in await handle.result()
+    assert [job.trash_database for job in script.finished] == [None]
+    await keep("trash-of-nothing", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    script.begun = BeginResult(held=True, refusal="The ODS instance is in use by Applications.")
+    handle = await start(operation)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "fail", *UNDONE[operation]]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == FAILED[operation]
+    await keep(f"{operation.lower()}-refused", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_job_is_undone_and_can_be_retried_when_a_step_has_failed(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    step, last = STEPS[operation]
+    script.faults[step] = [refused("Sessions of a superuser do not end.")]
+    handle = await start(operation)
+    undone = UNDONE[operation] or ["fail"]
+    await until(lambda: undone[-1] in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", step, "fail", *UNDONE[operation], "begin", step, last]
+    assert script.attempts == [1, 2]
+    await keep(f"{operation.lower()}-retried", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_job_fails_when_every_attempt_has_failed(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    step = STEPS[operation][0]
+    script.faults[step] = [ApplicationError("Sessions do not end.")] * 3
+    handle = await start(operation)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", *[step] * 3, "fail", *UNDONE[operation]]
+    await keep(f"{operation.lower()}-failed", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_status_is_written_in_the_end_when_the_registry_is_away(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    last = STEPS[operation][1]
+    script.faults[last] = [OSError("registry away")] * 5
+    handle = await start(operation)
+    await handle.result()
+    assert script.calls.count(last) == 6
+    await keep(f"{operation.lower()}-registry-away", handle)
+
+
+async def test_database_goes_back_to_the_trash_when_its_name_was_taken_before_the_undelete_ended(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["finish_undelete"] = [refused("An instance named 'Grand Bend' already exists.")]
+    handle = await start(Operation.UNDELETE)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "undelete", "finish_undelete", "fail", "discard"]
+    await keep("undelete-finish-refused", handle)
+
+
+async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
+    start: Start,
+    job_of: Callable[[Operation], InstanceJob],
+    script: Script,
+    keep: Keep,
+) -> None:
+    script.faults["purge"] = [refused("It carries another comment.")]
+    handle = await start(Operation.PURGE)
+    await until(lambda: "fail" in script.calls)
+    undelete = replace(job_of(Operation.UNDELETE), number=3)
+    await handle.signal(JobWorkflow.hand_over, undelete)
+    assert await handle.result() == f"{undelete.job_id} is done."
+    assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]
+    await keep("purge-handed-over-to-undelete", handle)

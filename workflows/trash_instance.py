@@ -1,0 +1,41 @@
+"""The workflow that deletes an instance whose database can come back."""
+
+from dataclasses import replace
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities
+    from activities.statuses import StatusActivities
+    from registry.instances.jobs import InstanceJob
+    from workflows import options
+    from workflows.job_workflow import JobWorkflow
+
+
+@workflow.defn
+class TrashInstance(JobWorkflow):
+    """Move the instance's database to the trash; the ODS/API stopped routing to it when the job began."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Move the database, then record `Deleted`, unless the first activity has done both."""
+        job = self.job
+        result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
+        ended = job if result.kept else replace(job, trash_database=None)
+        return result.finished or await self.run_to_completion(
+            workflow.execute_activity_method(
+                StatusActivities.finish_delete, ended, **options.status_write(job.policy, "Record Deleted")
+            )
+        )
+
+    async def clean_up(self) -> bool:
+        """Undo nothing: a retry moves what could not be moved now."""
+        return False
