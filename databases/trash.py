@@ -127,8 +127,8 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
 
     Raises:
         NotOursError: the database of that name is not the instance's.
-        DisagreementError: it is not in the trash by its comment, or was put there later than the registry
-            knows; or only a database of another name carries the mark.
+        DisagreementError: it is not in the trash by its comment, was put there later than the registry knows,
+            or is open; or only a database of another name carries the mark.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, trash)
@@ -144,6 +144,13 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
             f"The registry has the database '{trash}' in the trash, but its comment says otherwise: the"
             " registry was restored to an earlier state, or the database was changed by hand. Nothing was"
             " dropped. Undelete the instance, then delete it again.",
+        )
+    if found[trash]["datallowconn"] and not _is_invalid(found, trash):
+        raise DisagreementError(
+            trash,
+            f"The database '{trash}' in the trash was opened, and may be in use. Nothing was dropped."
+            f' Undelete the instance, or close it (ALTER DATABASE "{trash}" ALLOW_CONNECTIONS false), then'
+            " retry.",
         )
     await drop_database(session, trash, invalid=_is_invalid(found, trash))
 

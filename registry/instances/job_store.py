@@ -263,6 +263,10 @@ class JobStore:
             outcome = {
                 **_NO_NEW_NAMES,
                 "trashed_at": UTC_NOW,
+                # Not before: the job may have waited, or failed and been retried, for longer than that.
+                "purge_after": func.greatest(
+                    DbInstance.purge_after, UTC_NOW + literal(self._trash, Interval)
+                ),
                 "known_number": job.number,
                 "known_attempt": job.attempt,
             }
@@ -283,7 +287,15 @@ class JobStore:
             ContextTakenError: another product gave a context to another one.
         """
         step = status.FINISH[Operation.UNDELETE]
-        restored = {"ods_instance_name": job.name, "error_message": None, **_NOTHING_KEPT, **_NOT_IN_TRASH}
+        # Another delete may be an Admin API's, which records no publication: this job's is the last.
+        published: dict[str, object] = {"known_number": None, "known_attempt": None}
+        restored = {
+            **published,
+            "ods_instance_name": job.name,
+            "error_message": None,
+            **_NOTHING_KEPT,
+            **_NOT_IN_TRASH,
+        }
         guard = fencing_token_of(Operation.UNDELETE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Interval, func, insert, literal, select, update
+from sqlalchemy import Interval, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.installation import InstallationStore
@@ -50,11 +50,11 @@ from registry.storage.models import (
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
 
-_SPARE_TIME = timedelta(days=1)
-"""How long what has been requested back is kept at least, if it cannot come back."""
+# What a client has requested back in vain waits for the operator, however long that takes.
 _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
+    DbInstance.operation != Operation.UNDELETE,
     DbInstance.purge_after <= UTC_NOW,
     ~DbInstance.is_protected,
 )
@@ -262,8 +262,7 @@ class InstanceStore:
     async def request_due_purges(self, limit: int) -> list[Requested]:
         """Record that up to `limit` instances shall be purged whose time in the trash is over.
 
-        Those that are due longest come first. One whose purge has failed waits for the operator, and so does
-        one that a client has protected while it was undeleted, in vain.
+        Those that are due longest come first. One whose purge or undelete has failed waits for the operator.
         """
         await self.installation.require_confirmed()
         due = (
@@ -304,10 +303,6 @@ class InstanceStore:
             if obstacle is not None:
                 raise _context_not_free(obstacle)
             instance.name, instance.database_name = wanted, database
-            # If it fails, there is time to try again.
-            instance.purge_after = func.greatest(
-                instance.purge_after, UTC_NOW + literal(_SPARE_TIME, Interval)
-            )
             return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:

@@ -236,6 +236,16 @@ async def test_database_is_gone_when_it_is_purged(
         assert not await exists(admin, job.trash)
 
 
+async def test_nothing_is_dropped_when_the_database_in_the_trash_was_opened(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, job)
+    await admin.execute(f'ALTER DATABASE "{job.trash}" ALLOW_CONNECTIONS true')
+    with pytest.raises(DisagreementError, match="was opened"):
+        await purge(server, job)
+    assert await exists(admin, job.trash)
+
+
 async def test_purge_goes_on_when_its_drop_was_interrupted(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:

@@ -30,6 +30,7 @@ from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 
 PURGE = Delete(Operation.DELETE)
 PROTECTED = AttributeChanges(protected=True)
+_DUE = "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '3 days'"
 _CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'year', '2027')"
@@ -415,16 +416,41 @@ async def test_purge_knows_the_job_that_has_put_the_database_into_the_trash(
     assert not await job_store.finish_delete(purge)
 
 
-async def test_time_is_left_to_try_again_when_an_undelete_is_requested_at_the_last_moment(
-    instances: InstanceStore, trashed: InstanceJob, rows: asyncpg.Connection
+async def test_instance_is_not_purged_when_it_was_requested_back_in_vain(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, rows: asyncpg.Connection
 ) -> None:
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
-    undelete = await instances.request_undelete(trashed.instance_id)
-    left = await rows.fetchval(
-        "SELECT purgeafter - timezone('utc', now()) FROM adminapi.dbinstances WHERE id = $1",
-        undelete.instance.id,
-    )
-    assert left > timedelta(hours=23)
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    await rows.execute(_DUE)
+    await job_store.begin(undelete)
+    await job_store.fail(undelete, "The server is away.")
+    assert not await instances.is_purge_due()
+    assert not await instances.request_due_purges(10)
+    assert (await instances.request_delete(trashed.instance_id, PURGE)).job.operation is Operation.PURGE
+
+
+async def test_time_in_the_trash_begins_with_the_end_of_the_delete_when_it_was_retried_late(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    failed = await bring_to(instances, job_store, "Delete_Failed", name)
+    await rows.execute(_DUE)
+    retry = (await instances.request_retry(failed.instance_id)).job
+    assert (await job_store.begin(retry)).held
+    assert await job_store.finish_delete(retry)
+    assert not await instances.is_purge_due()
+    left = await rows.fetchval("SELECT purgeafter - timezone('utc', now()) FROM adminapi.dbinstances")
+    assert left > timedelta(days=6)
+
+
+async def test_delete_of_an_admin_api_knows_the_publication_when_the_instance_had_come_back(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, rows: asyncpg.Connection
+) -> None:
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    await rows.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    await job_store.follow_admin_api()
+    (deletion,) = await job_store.waiting_jobs(0, 10)
+    assert deletion.publication == (undelete.number, undelete.attempt)
 
 
 async def test_trash_is_empty_when_a_copy_of_the_registry_has_become_an_installation_of_its_own(
