@@ -20,6 +20,8 @@ _TIMEOUT_SECONDS = 30
 _POLL_SECONDS = 0.05
 _OUTAGE_SECONDS = 30
 """How long `--wait` goes on while the API does not answer."""
+_LIMITED_SECONDS = 30
+"""How long a command waits until it is given a token, if many commands in a row have requested one."""
 _REFILL_SECONDS = 600
 _PAGE = 500
 _FINISHED = ("Completed", "Error")
@@ -280,8 +282,7 @@ class _Bearer(httpx.Auth):
             if answer.status_code != HTTPStatus.UNAUTHORIZED:
                 return
         for scope in _SCOPES:
-            form = self._form | {"scope": scope}
-            answer = yield httpx.Request("POST", self._token_url, data=form, headers=self._headers)
+            answer = yield from self._token_request(scope)
             if b"invalid_scope" not in answer.content:
                 break
         refused = answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED)
@@ -295,6 +296,19 @@ class _Bearer(httpx.Auth):
         self._token = answer.json()["access_token"]
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
+
+    def _token_request(self, scope: str) -> Generator[httpx.Request, httpx.Response, httpx.Response]:
+        """Request a token; again after the time that the API names, if too many were requested."""
+        ends = monotonic() + _LIMITED_SECONDS
+        while True:
+            form = self._form | {"scope": scope}
+            answer = yield httpx.Request("POST", self._token_url, data=form, headers=self._headers)
+            pause = answer.headers.get("Retry-After", "")
+            if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS or not pause.isdecimal():
+                return answer
+            if monotonic() + int(pause) > ends:
+                return answer
+            sleep(int(pause))
 
 
 def _are_complete(spares: Json) -> bool:

@@ -128,6 +128,16 @@ def server_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
+async def without_statistics(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """The service's role does not see the sizes of databases that it may not enter, nor others' sessions."""
+    await admin.execute(f"REVOKE pg_read_all_stats FROM {seeding.SERVICE_ROLE}")
+    try:
+        yield
+    finally:
+        await admin.execute(f"GRANT pg_read_all_stats TO {seeding.SERVICE_ROLE}")
+
+
+@asynccontextmanager
 async def seeded_postgres(**settings: str) -> AsyncIterator[EmbeddedPostgres]:
     """A PostgreSQL server of the caller's own, with the service role and the template `Minimal`.
 

@@ -13,7 +13,7 @@ from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS, make_settings, session
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, make_settings, session, without_statistics
 
 TEMPLATES = "/v2/templates"
 
@@ -138,10 +138,7 @@ async def test_connect_is_asked_for_when_the_role_may_not_read_the_size(
     api: httpx.AsyncClient, database: str, admin: asyncpg.Connection
 ) -> None:
     await admin.execute(HIDDEN.format(database))
-    await admin.execute(f"REVOKE pg_read_all_stats FROM {seeding.SERVICE_ROLE}")
-    try:
+    async with without_statistics(admin):
         found = await listed(api)
-    finally:
-        await admin.execute(f"GRANT pg_read_all_stats TO {seeding.SERVICE_ROLE}")
     assert not found["ready"]
     assert "Grant it CONNECT" in found["obstacle"]

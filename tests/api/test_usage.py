@@ -23,7 +23,7 @@ from registry.instances.store import Delete, InstanceStore
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import bring_to
-from tests.servers import make_settings, session
+from tests.servers import make_settings, session, without_statistics
 
 INSTANCES = "/v2/dbInstances"
 INCLUDING = {"include": "usage"}
@@ -411,11 +411,8 @@ async def test_answer_says_so_when_tables_are_locked(
 async def test_answer_names_the_grant_when_sessions_of_other_roles_are_hidden(
     api: httpx.AsyncClient, case: Case
 ) -> None:
-    await case.admin.execute("REVOKE pg_read_all_stats FROM ods_service")
-    try:
+    async with without_statistics(case.admin):
         answer, shown = await api.get(case.path), await listed(api, case.id)
-    finally:
-        await case.admin.execute("GRANT pg_read_all_stats TO ods_service")
 
     assert (answer.status_code, answer.json()["title"]) == (503, "The service lacks a right on its database")
     assert answer.json()["detail"].endswith("GRANT pg_read_all_stats TO ods_service;")

@@ -9,7 +9,7 @@ Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_newest_calls_are_listed_when_commanded(ods: Ods, stack: DataFolder) -> None:
-    refused = ods("instance", "delete", "2147483647", "--data-dir", stack.path)
+    refused = ods("instance", "delete", "2147483647", "--yes", "--data-dir", stack.path)
     assert refused.returncode == 1
     listed = ods("audit", "--limit", "3", "--json", "--data-dir", stack.path)
     assert listed.returncode == 0, listed.stderr

@@ -1,6 +1,7 @@
 """What keeps a database from being handed over to an instance, one reason at a time."""
 
 from collections.abc import AsyncIterator, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 
 import asyncpg
@@ -13,7 +14,7 @@ from databases.server import Server
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from tests.ods import ods_database
-from tests.servers import MINIMAL_TEMPLATE
+from tests.servers import MINIMAL_TEMPLATE, without_statistics
 
 _NEEDED = "or a database that this service itself needs"
 
@@ -107,12 +108,10 @@ async def test_size_is_told_when_the_role_may_connect_or_read_statistics(
     await admin.execute(f'ALTER DATABASE "{stranger}" OWNER TO postgres')
     if not connects:
         await admin.execute(f'REVOKE CONNECT ON DATABASE "{stranger}" FROM PUBLIC')
-    if reads_statistics:
-        await admin.execute(f"GRANT pg_read_all_stats TO {role}")
     try:
-        found = await _inspected(server, owner, stranger)
+        async with nullcontext() if reads_statistics else without_statistics(admin):
+            found = await _inspected(server, owner, stranger)
     finally:
-        await admin.execute(f"REVOKE pg_read_all_stats FROM {role}")
         await admin.execute(f'ALTER DATABASE "{stranger}" OWNER TO {role}')
     assert (found.size_bytes is not None) is told
     assert "does not own the database" in str(found.obstacle)

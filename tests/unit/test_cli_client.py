@@ -1,0 +1,68 @@
+"""The HTTP client of the commands, on a server that limits requests for tokens."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from cli import client
+from cli.client import AdminApi
+from embedded.errors import CommandError
+
+
+class _Limited(BaseHTTPRequestHandler):
+    refusals: list[str] = []  # noqa: RUF012 - set by each test
+    tokens = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        _Limited.tokens += 1
+        if self.refusals:
+            pause = self.refusals.pop(0)
+            self._answer(429, {"title": "Too many requests"}, {"Retry-After": pause})
+        else:
+            self._answer(200, {"access_token": "a-token"}, {})
+
+    def do_GET(self) -> None:
+        self._answer(200, {"id": 7}, {})
+
+    def _answer(self, status: int, content: dict[str, object], headers: dict[str, str]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def api() -> Iterator[AdminApi]:
+    _Limited.tokens = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Limited) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with AdminApi(f"http://127.0.0.1:{server.server_port}", "a-client", "a-secret") as api:
+            yield api
+        server.shutdown()
+
+
+def test_token_is_requested_again_when_the_api_says_when(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(client, "sleep", slept.append)
+    _Limited.refusals = ["2", "1"]
+    assert api.instance(7) == {"id": 7}
+    assert (slept, _Limited.tokens) == ([2, 1], 3)
+
+
+@pytest.mark.parametrize("pause", ["31", "soon"])
+def test_refusal_is_told_when_the_wait_would_be_long_or_is_not_said(api: AdminApi, pause: str) -> None:
+    _Limited.refusals = [pause]
+    with pytest.raises(CommandError, match="Too many requests"):
+        api.instance(7)
+    assert _Limited.tokens == 1
