@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup postgres-versions demo up test test-fast coverage mutants test-postgres test-pgbouncer test-age lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -37,14 +37,14 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(PYTEST) -m 'not pgbouncer and not age and not timed' $(ARGS)
+	$(PYTEST) -m 'not pgbouncer and not age and not large and not timed' $(ARGS)
 	$(BIN)/pytest -m timed $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
 	$(PYTEST) -m 'not timed' -p no:schemathesis tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
 
 coverage: setup  ## the whole test suite, and which branches of the code it takes
-	$(PYTEST) -m 'not pgbouncer and not age and not timed' --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) -m 'not pgbouncer and not age and not large and not timed' --cov --cov-report=term:skip-covered $(ARGS)
 
 # Tries every change for hours; for a few: make mutants ARGS="databases/adoption.py --sample 20"
 mutants: setup  ## changes of the code that can lose data: is each noticed by a test?
@@ -61,6 +61,10 @@ test-pgbouncer: setup  ## the tests that need PgBouncer: apt-get install pgbounc
 # Needs age, which no Python package brings: apt-get install age. `make test` leaves these out.
 test-age: setup  ## the tests that need the tool age: apt-get install age
 	$(BIN)/pytest -m age tests/backups $(ARGS)
+
+# 800 MB through a store and back, for each kind of store. `make test` leaves these out.
+test-large: setup  ## the tests that store hundreds of megabytes
+	$(BIN)/pytest -m large tests/backups $(ARGS)
 
 lint: setup  ## ruff with every rule on, the directions of imports, mypy strict
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ _PATHS = (
 )
 """What works on databases, and what starts servers; the rest of the API depends on tables alone."""
 _TOGETHER = ("--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-_RUNS = (("not timed and not pgbouncer and not age", _TOGETHER), ("timed", ()))
+_RUNS = (("not timed and not pgbouncer and not age and not large", _TOGETHER), ("timed", ()))
 """As `make test` does: tests that measure durations run with no other test beside them."""
 _NONE_CHOSEN = 5
 """pytest's exit code when the paths have no such test."""

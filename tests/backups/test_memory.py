@@ -6,6 +6,8 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import pytest
+
 from backups.storage import BackupStore
 
 ROOT = Path(__file__).parents[2]
@@ -13,6 +15,7 @@ MEGABYTES = 800
 MOST = 100
 
 
+@pytest.mark.large
 async def test_memory_is_bounded_when_much_is_stored_and_read(store: BackupStore) -> None:
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.backups.streamer", store.location(), str(MEGABYTES)),
