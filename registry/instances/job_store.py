@@ -414,7 +414,7 @@ class JobStore:
                         DbInstance.new_database_name.in_(half_dropped),
                         DbInstance.trash_database.in_(half_dropped),
                     ),
-                    DbInstance.operation != Operation.DETACH,
+                    DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, Operation.PURGE)),
                 ),
             ),
         )

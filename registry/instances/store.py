@@ -54,7 +54,7 @@ from registry.storage.sessions import Conflicts, RegistrySessions
 _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
-    DbInstance.operation != Operation.UNDELETE,
+    DbInstance.operation == Operation.TRASH,
     DbInstance.purge_after <= UTC_NOW,
     ~DbInstance.is_protected,
 )
