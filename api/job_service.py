@@ -19,10 +19,10 @@ from api.http.parsing import Count
 from api.http.problems import ProblemError, found, in_words
 from registry.education_organizations.refreshes import Scope
 from registry.instances.cancelling import refusal
-from registry.instances.job_list import OPERATIONS, JobFilter
-from registry.instances.status import JobStatus
+from registry.instances.job_list import JobFilter
+from registry.instances.status import JOB_WORDS, REFRESH, JobStatus
 from registry.storage.errors import JobRefusedError
-from registry.storage.models import REFRESH, Job
+from registry.storage.models import Job
 from registry.storage.rules import is_storable
 from temporal.job_canceller import CancelOutcome, UnreadableJobError
 
@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 
 async def _filter(
     statuses: Annotated[list[str], words_of("status", JobStatus)],
-    operations: Annotated[list[str], words_of("operation", OPERATIONS)],
+    operations: Annotated[list[str], words_of("operation", JOB_WORDS)],
     instance_id: Annotated[
         Count | None, Query(alias="instanceId", description="The `id` of an instance in `/v2/dbInstances`.")
     ] = None,

@@ -9,8 +9,7 @@ from cli.following import follow_to_end
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
 from cli.output import show_json, show_list, show_members
 from embedded.errors import CommandError
-from registry.instances.job_list import OPERATIONS
-from registry.instances.status import JobStatus
+from registry.instances.status import JOB_WORDS, JobStatus
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,7 +33,7 @@ def list_newest(  # noqa: PLR0913 - a command line's options
         list[str] | None, typer.Option(help=f"Only of this status: {', '.join(JobStatus)}. May be repeated.")
     ] = None,
     operation: Annotated[
-        list[str] | None, typer.Option(help=f"Only of this kind: {', '.join(OPERATIONS)}. May be repeated.")
+        list[str] | None, typer.Option(help=f"Only of this kind: {', '.join(JOB_WORDS)}. May be repeated.")
     ] = None,
     instance: Annotated[
         int | None, typer.Option(help="Only jobs of the instance with this id.", show_default=False)

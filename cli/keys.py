@@ -1,13 +1,16 @@
 """`ods keys …`: the keys of the service."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import typer
 
 from cli.options import AsJson, Tenant
 from cli.output import say, show_json
 from embedded.errors import CommandError
-from registry.connection_strings.key_rotation import Rotation
+
+if TYPE_CHECKING:  # importing it takes time, which other commands need not wait for
+    from registry.connection_strings.key_rotation import Rotation
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,7 +40,7 @@ def rotate(*, tenant: Tenant = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _show(where: str, done: Rotation) -> None:
+def _show(where: str, done: "Rotation") -> None:
     say(f"{where}{done.renewed} re-encrypted, {done.current} had the key already.")
     if done.unreadable:
         found = ", ".join(done.unreadable)

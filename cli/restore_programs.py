@@ -23,6 +23,8 @@ from programs.postgres import (
 )
 from programs.process import Command
 
+_SEVERAL_JOBS = {"max_parallel_maintenance_workers": "0"}
+"""More processes than jobs, to build each index: with both, they are in each other's way."""
 _WATCH_SECONDS = 0.5
 _CHUNK_BYTES = 1 << 20
 
@@ -92,7 +94,8 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
     """
     log = destination.log
     arguments = _arguments(dump, destination)
-    command = Command(Path(arguments[0]).name, arguments, client_environment(destination.dsn, LOAD_SETTINGS))
+    settings = dict(LOAD_SETTINGS) | (_SEVERAL_JOBS if destination.jobs > 1 else {})
+    command = Command(Path(arguments[0]).name, arguments, client_environment(destination.dsn, settings))
     running = await process.start(command, log, stdin=PIPE if dump.form is DumpForm.SQL else None)
     feeding = asyncio.create_task(_feed(running, dump))
     try:

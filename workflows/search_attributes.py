@@ -9,8 +9,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus
-from registry.storage.models import REFRESH
+from registry.instances.status import REFRESH, InstanceStatus, JobStatus
 
 TENANT = SearchAttributeKey.for_keyword("OdsTenant")
 INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")

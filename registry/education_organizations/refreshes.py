@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.jobs import tenant_id
-from registry.instances.status import JobStatus
-from registry.storage.models import REFRESH, REFRESH_WAITS, UTC_NOW, Job
+from registry.instances.status import REFRESH, JobStatus
+from registry.storage.models import REFRESH_WAITS, UTC_NOW, Job
 from registry.storage.sessions import RegistrySessions
 from settings import DEFAULT_TENANT, Settings
 

@@ -7,13 +7,9 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.status import Operation, traits
 from registry.storage.engine import fetch_all
-from registry.storage.models import REFRESH, Job
+from registry.storage.models import Job
 from registry.storage.sessions import RegistrySessions
-
-OPERATIONS = tuple(dict.fromkeys((*(traits(operation).word for operation in Operation), REFRESH)))
-"""What jobs do: `operation` of their rows, and the words by which clients choose them."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ class Template(StrEnum):
     SAMPLE = SAMPLE_TEMPLATE
 
 
+REFRESH = "Refresh"
+"""`operation` of the jobs that read education organizations: those of no instance alone."""
+
+
 class Operation(StrEnum):
     """What a job does to its instance.
 
@@ -260,6 +264,10 @@ def traits(operation: Operation) -> Traits:
         case _:
             assert_never(operation)
     return kind
+
+
+JOB_WORDS = tuple(dict.fromkeys((*(traits(operation).word for operation in Operation), REFRESH)))
+"""What jobs do: `operation` of their rows, and the words by which clients choose them."""
 
 
 def is_usable(status: InstanceStatus, operation: Operation) -> bool:

@@ -30,7 +30,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.instances.jobs import last_publication
-from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.status import REFRESH, InstanceStatus, JobStatus, Operation
 
 FIRST_NAME = "dbinstances"
 """The name that the table of the instances has had at first, and in all migrations."""
@@ -47,8 +47,6 @@ _LIVE = text(f"state <> '{InstanceStatus.DELETED}' AND operation <> '{Operation.
 _IN_TRASH = text("trashedat IS NOT NULL AND purgedat IS NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
-REFRESH = "Refresh"
-"""`operation` of the jobs that read education organizations."""
 REFRESH_WAITS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.PENDING}'")
 _REFRESH_RUNS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.IN_PROGRESS}'")
 
