@@ -3,6 +3,7 @@ import signal
 import time
 
 import asyncpg
+import pytest
 
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.status import InstanceStatus, JobStatus, Template
@@ -23,6 +24,7 @@ async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
     return [row["datname"] for row in rows]
 
 
+@pytest.mark.timed
 async def test_new_worker_completes_the_instance_when_one_is_killed_in_the_middle_of_a_clone(
     operator: Operator,
     worker_process: WorkerProcess,
