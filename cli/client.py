@@ -95,8 +95,12 @@ class AdminApi:
         return self._object("DELETE", f"/v2/dbInstances/{instance}")
 
     def purge(self, instance: int) -> Json:
-        """Request that the database of an instance, live or in the trash, is dropped for good."""
+        """Request that the database of a live instance is dropped for good."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true")
+
+    def purge_trash(self, instance: int) -> Json:
+        """Request that the database of a deleted instance is dropped from the trash."""
+        return self._object("DELETE", f"/v2/trash/{instance}")
 
     def detach(self, instance: int) -> Json:
         """Request the deletion of an instance without its database, which the answer names."""

@@ -212,7 +212,7 @@ def delete(  # noqa: PLR0913 - a command line's options
     """Delete an instance: its database goes to the trash, from which `undelete` brings it back."""
     with connect(api_url, data_dir) as api:
         if not yes and api.instance(instance)["deleteDropsDatabase"]:
-            _require_name(api, instance, _DROPPED)
+            _require_name(_row(api, instance), _DROPPED)
         accepted = api.delete(instance)
         _show_accepted(api, accepted, wait=wait, as_json=as_json)
     if accepted["purgeAfter"] and not as_json:
@@ -248,9 +248,13 @@ def purge(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Delete an instance and drop its database for good, also from the trash."""
     with connect(api_url, data_dir) as api:
+        row = _row(api, instance)
         if not yes:
-            _require_name(api, instance, _DROPPED)
-        _show_accepted(api, api.purge(instance), wait=wait, as_json=as_json)
+            _require_name(row, _DROPPED)
+        # If another client brings it back meanwhile, this is refused.
+        is_deleted = row["status"] == "Deleted" or row["operation"] == "Purge"
+        accepted = api.purge_trash(instance) if is_deleted else api.purge(instance)
+        _show_accepted(api, accepted, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -266,7 +270,7 @@ def detach(  # noqa: PLR0913 - a command line's options
     """Delete an instance, but leave its database, which this service forgets."""
     with connect(api_url, data_dir) as api:
         if not yes:
-            _require_name(api, instance, "The instance cannot come back; its database stays.")
+            _require_name(_row(api, instance), "The instance cannot come back; its database stays.")
         _show_accepted(api, api.detach(instance), wait=wait, as_json=as_json)
 
 
@@ -312,17 +316,27 @@ def adopt(  # noqa: PLR0913 - a command line's options
         _show(found, as_json=as_json)
 
 
-def _require_name(api: AdminApi, instance: int, consequence: str) -> None:
+def _row(api: AdminApi, instance: int) -> Json:
+    """The instance, be it deleted.
+
+    Raises:
+        CommandError: there is none.
+    """
+    row = next(api.instances(id=instance), None)
+    if row is None:
+        raise CommandError(f"There is no instance {instance}.")
+    return row
+
+
+def _require_name(row: Json, consequence: str) -> None:
     """Ask for the instance's name, as a proof that this one is meant.
 
     Raises:
         CommandError: another name was given.
     """
-    name = next((row["name"] for row in api.instances(id=instance)), None)
-    if name is None:
-        raise CommandError(f"There is no instance {instance}.")
-    if typer.prompt(f"{consequence} Type the name of the instance {instance}", err=True) != name:
-        raise CommandError(f"The instance {instance} has another name. Nothing was done.")
+    question = f"{consequence} Type the name of the instance {row['id']}"
+    if typer.prompt(question, err=True) != row["name"]:
+        raise CommandError(f"The instance {row['id']} has another name. Nothing was done.")
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

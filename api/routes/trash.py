@@ -1,4 +1,4 @@
-"""The trash: deleted instances that can come back."""
+"""The trash: deleted instances that can come back, until they are purged."""
 
 import asyncio
 from collections.abc import Collection
@@ -7,12 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies import InstanceQueriesDep, ServerDep
+from api.dependencies import InstanceQueriesDep, InstanceStoreDep, ServerDep
 from api.http import problems
 from api.http.paging import page_of
-from api.instance_service import require_instance_management
+from api.http.parsing import path_id
+from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from api.schemas.base import list_response, paced
-from api.schemas.instances import TrashedInstance
+from api.schemas.instances import Accepted, TrashedInstance
 from api.security.tokens import bearer_token
 from databases import inspection
 from databases.errors import DatabaseFaultError
@@ -47,6 +48,20 @@ async def list_trash(
         )
         async for row in paced(rows)
     )
+
+
+@router.delete(
+    "/{instance_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def purge_trash(
+    instance_id: Annotated[int, path_id("dbInstance")],
+    service: InstanceServiceDep,
+    instances: InstanceStoreDep,
+) -> Accepted:
+    """Request that the database of a deleted instance is dropped for good; 409 unless it is in the trash."""
+    return Accepted.model_validate(await service.change(instance_id, instances.request_purge))
 
 
 async def _sizes(server: Server, databases: Collection[str]) -> dict[str, int | None]:

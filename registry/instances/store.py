@@ -250,6 +250,28 @@ class InstanceStore:
             raise RefusedError(
                 instance.status, "The instance is in the trash.", "Undelete it, then detach its database."
             )
+        return await self._request_purge(session, instance)
+
+    async def request_purge(self, instance_id: int) -> Requested:
+        """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, as after an undelete, is protected, or about to be purged.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise RefusedError(
+                    instance.status,
+                    "The instance is not in the trash: nothing was dropped.",
+                    f"Delete it, or drop its database at once: DELETE /v2/dbInstances/{instance_id}"
+                    "?purge=true.",
+                )
+            return await self._request_purge(session, instance)
+
+    async def _request_purge(self, session: AsyncSession, instance: DbInstance) -> Requested:
         _require(instance, status.REQUEST_PURGE.sources, "purged")
         require_unprotected(instance)
         return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)

@@ -37,6 +37,10 @@ positive_data_acceptance.enabled = false
 [[operations]]
 include-path = "/v2/dbInstances/{instance_id}/database"
 checks.ensure_resource_availability.enabled = false # no worker makes the database here
+
+[[operations]]
+include-path = "/v2/odsInstances/manage/{instance_id}"
+checks.use_after_free.enabled = false # a job deletes the instance, which is shown afterwards as well
 """
 
 

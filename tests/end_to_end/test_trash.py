@@ -237,6 +237,29 @@ async def test_nothing_comes_back_when_it_was_purged_dropped_or_left(
     assert purged.database in entry["title"]
 
 
+async def test_live_database_stays_when_a_purge_was_meant_for_the_trash(
+    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    await deleted(operator, job)
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED  # by another client
+    refused = await api.delete(f"/v2/trash/{job.instance_id}")
+    assert (refused.status_code, refused.json()["status"]) == (409, 409)
+    assert "not in the trash" in refused.json()["detail"]
+    assert await names(admin, job.mark) == [job.database]
+
+    await deleted(operator, job)
+    accepted = await api.delete(f"/v2/trash/{job.instance_id}")
+    assert (accepted.status_code, accepted.json()["id"]) == (202, job.instance_id)
+    purge = accepted.json()["jobId"]
+    async with asyncio.timeout(30):
+        while (row := await operator.queries.job(purge)) is None or row.finished_at is None:
+            await asyncio.sleep(0.01)
+    assert await names(admin, job.mark) == []
+    assert (await api.delete(f"/v2/trash/{job.instance_id}")).status_code == 404
+    assert (await api.delete("/v2/trash/987654")).status_code == 404
+
+
 async def test_trash_is_listed_with_size_client_and_time(
     operator: Operator, api: httpx.AsyncClient, name: str
 ) -> None:

@@ -240,6 +240,43 @@ async def test_undelete_is_refused_when_the_instance_is_not_deleted(
         await instances.request_undelete(job.instance_id)
 
 
+@pytest.mark.parametrize("state", ["Pending", "Completed", "Error", "Delete_Failed", "Pending_Delete"])
+async def test_purge_from_the_trash_is_refused_when_the_instance_is_not_deleted(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, state: str
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    with pytest.raises(RefusedError, match="not in the trash") as refused:
+        await instances.request_purge(job.instance_id)
+    assert "purge=true" in refused.value.next_step
+    assert (await row_of(queries, job)).job_number == job.number
+
+
+async def test_purge_from_the_trash_drops_nothing_when_the_instance_has_come_back(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, trashed: InstanceJob
+) -> None:
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    for _ in range(2):  # while it comes back, and when it is there
+        with pytest.raises(RefusedError, match="not in the trash"):
+            await instances.request_purge(trashed.instance_id)
+        await job_store.begin(undelete)
+        assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert (await row_of(queries, trashed)).status == InstanceStatus.COMPLETED
+
+
+async def test_purge_from_the_trash_is_the_purge_of_before_and_of_nothing_in_the_end(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob
+) -> None:
+    purge = (await instances.request_purge(trashed.instance_id)).job
+    assert (purge.operation, purge.trash_database) == (Operation.PURGE, trashed.trash_database)
+    with pytest.raises(RefusedError, match="cannot be purged"):
+        await instances.request_purge(trashed.instance_id)
+    await job_store.begin(purge)
+    assert await job_store.finish_purge(purge)
+    for unknown in (trashed.instance_id, 0):
+        with pytest.raises(InstanceNotFoundError):
+            await instances.request_purge(unknown)
+
+
 async def test_one_request_is_granted_when_undelete_and_purge_are_requested_many_times_at_once(
     instances: InstanceStore, trashed: InstanceJob
 ) -> None:

@@ -17,9 +17,15 @@ class _Api:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.drops = True
+        self.row: dict[str, Any] = {
+            "id": 7,
+            "name": "Grand Bend",
+            "status": "Completed",
+            "operation": "Create",
+        }
 
     def instances(self, **filters: int) -> Iterator[dict[str, Any]]:
-        return iter([{"id": 7, "name": "Grand Bend"}] if filters == {"id": 7} else [])
+        return iter([self.row] if filters == {"id": 7} else [])
 
     def instance(self, number: int) -> dict[str, Any]:
         return {"id": number, "deleteDropsDatabase": self.drops}
@@ -30,6 +36,10 @@ class _Api:
 
     def purge(self, number: int) -> dict[str, Any]:
         self.done.append(f"purge {number}")
+        return {"id": number}
+
+    def purge_trash(self, number: int) -> dict[str, Any]:
+        self.done.append(f"purge the trash {number}")
         return {"id": number}
 
     def detach(self, number: int) -> dict[str, Any]:
@@ -64,6 +74,18 @@ def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
 ) -> None:
     assert CliRunner().invoke(instance.app, [command, "7", *options], input=given).exit_code == 0
     assert api.done == [f"{command} 7"]
+
+
+@pytest.mark.parametrize(
+    ("status", "operation"), [("Deleted", "Delete"), ("Deleted", "Undelete"), ("Delete_Failed", "Purge")]
+)
+@pytest.mark.parametrize(("options", "given"), [([], "Grand Bend\n"), (["--yes"], "")])
+def test_only_the_trash_is_purged_when_the_instance_was_there(
+    api: _Api, status: str, operation: str, options: list[str], given: str
+) -> None:
+    api.row |= {"status": status, "operation": operation}
+    assert CliRunner().invoke(instance.app, ["purge", "7", *options], input=given).exit_code == 0
+    assert api.done == ["purge the trash 7"]
 
 
 def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -> None:
