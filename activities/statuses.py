@@ -1,10 +1,11 @@
 """Activities that write the status of an instance and its job."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
+import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -12,7 +13,9 @@ from activities.databases import owner_of
 from activities.errors import as_application_error
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
+from databases.ownership import Owner
 from databases.server import Server
+from databases.trash import let_go_obstacle
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
@@ -22,6 +25,8 @@ from registry.storage.errors import ContextTakenError, NameTakenError
 
 _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
+
+_Obstacle: TypeAlias = Callable[[asyncpg.Connection, Owner, list[str]], Awaitable[str | None]]
 
 
 class StatusActivities:
@@ -99,16 +104,18 @@ class StatusActivities:
             # An undelete routes only to what is out of the trash, and a purge ends no routing.
             case Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE:
                 return None
-            case Operation.DELETE | Operation.TRASH | Operation.DETACH:
-                return await self._drop_obstacle(job) if job.published else None
+            case Operation.DELETE | Operation.TRASH:
+                return await self._obstacle(job, drop_obstacle) if job.published else None
+            case Operation.DETACH:
+                return await self._obstacle(job, let_go_obstacle) if job.published else None
             case _:
                 assert_never(job.operation)
 
-    async def _drop_obstacle(self, job: InstanceJob) -> str | None:
+    async def _obstacle(self, job: InstanceJob, obstacle: _Obstacle) -> str | None:
         """Why the delete may not touch the instance's database, if the server says so in time."""
         try:
             async with asyncio.timeout(_SERVER_SECONDS), self._server.session() as session:
-                return await drop_obstacle(session, owner_of(job), job.databases)
+                return await obstacle(session, owner_of(job), job.databases)
         except TimeoutError:
             raise DatabaseFaultError(
                 "The PostgreSQL server of the ODS databases does not answer.", outage=True

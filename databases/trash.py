@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
-from databases.dropping import deletable, drop_database, drop_found_staging
+from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lookup import DatabaseRows, choose, find
 from databases.ownership import Owner
@@ -175,9 +175,8 @@ async def let_go(
     """
     found = await find(session, owner, *names, owner.staging_name)
     await drop_found_staging(session, owner, found)
-    is_marked = any(owner.owns(row["comment"]) for row in found.values())
-    if not is_marked and names[0] in found and found[names[0]]["comment"] is None:
-        return  # done by an earlier try
+    if _is_let_go(found, owner, names[0]):
+        return  # by an earlier try
     database = deletable(found, owner, names, published=published)
     if database is None:
         return
@@ -188,6 +187,23 @@ async def let_go(
     if database != names[0] and names[0] in found:
         raise NotOursError(names[0])
     await change_name(server, session, database, names[0], _LET_GO)
+
+
+async def let_go_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
+    """Why `let_go` would refuse the published database of these names; None if it would not.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    if _is_let_go(await find(session, owner, *names), owner, names[0]):
+        return None
+    return await drop_obstacle(session, owner, names)
+
+
+def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
+    """Whether an earlier try has removed the mark: no database carries it, and that one has no comment."""
+    is_marked = any(owner.owns(row["comment"]) for row in found.values())
+    return not is_marked and database in found and found[database]["comment"] is None
 
 
 def _is_invalid(found: DatabaseRows, database: str) -> bool:

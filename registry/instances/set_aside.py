@@ -3,6 +3,7 @@
 It is kept in the instance's row, as JSON; the connection strings of derivatives stay encrypted.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -52,6 +53,12 @@ async def keep_parts(session: AsyncSession, instance_id: int, ods_instance_id: i
     for table in (OdsInstanceContext, OdsInstanceDerivative):
         await session.execute(delete(table).where(table.ods_instance_id == ods_instance_id))
     await session.execute(update(DbInstance).where(DbInstance.id == instance_id).values(set_aside=kept))
+
+
+def kinds_set_aside(kept: Mapping[str, Any] | None) -> list[str]:
+    """Names of the kinds of rows in `kept`, as `registry.instances.relations` has them."""
+    kinds = {"OdsInstanceContexts": "contexts", "OdsInstanceDerivatives": "derivatives"}
+    return [name for name, key in kinds.items() if kept and kept[key]]
 
 
 async def context_obstacle(

@@ -28,7 +28,7 @@ from registry.instances.reservations import (
     require_free,
     reserved_id,
 )
-from registry.instances.set_aside import context_obstacle
+from registry.instances.set_aside import context_obstacle, kinds_set_aside
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
@@ -207,6 +207,8 @@ class InstanceStore:
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
             require_unprotected(instance)
             way = self.way_to_delete(instance, delete)
+            if way is not Operation.TRASH:
+                _require_nothing_set_aside(instance)
             relations = lasting_relations_of if way is Operation.TRASH else relations_of
             if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
                 raise RefusedError(
@@ -511,6 +513,17 @@ def _require_created(instance: DbInstance, verb: str) -> None:
     """Refuse a request for an instance whose last job has left it without a usable database."""
     if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
         raise _refusal(instance, verb)
+
+
+def _require_nothing_set_aside(instance: DbInstance) -> None:
+    """Refuse a request that would forget what a failed move to the trash has set aside."""
+    if kinds := kinds_set_aside(instance.set_aside):
+        raise RefusedError(
+            instance.status,
+            f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash.",
+            f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
+            " purge the instance; or undelete it, remove them and detach it.",
+        )
 
 
 def _undelete_conflicts() -> Conflicts:

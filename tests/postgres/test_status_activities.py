@@ -4,15 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import asyncpg
 import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities, owner_of
 from activities.errors import OUTAGE
 from activities.statuses import StatusActivities
+from databases import trash
 from databases.server import Server
 from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import Operation, Template
+from registry.instances.store import Delete, InstanceStore
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 
@@ -44,3 +50,45 @@ async def test_outage_is_told_soon_and_the_delete_waits_when_the_server_says_not
             await ActivityEnvironment().run(activities.begin, job)
     assert (raised.value.type, raised.value.non_retryable) == (OUTAGE, False)
     assert await job_store.is_due(job)
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+async def test_detach_ends_when_it_was_interrupted_after_the_mark_was_removed(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    admin: asyncpg.Connection,
+    name: str,
+    *,
+    is_marked: bool,
+) -> None:
+    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    databases = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    await ActivityEnvironment().run(statuses.begin, job)
+    await ActivityEnvironment().run(databases.provision, job)
+    detach = (await instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    begun = await ActivityEnvironment().run(statuses.begin, detach)
+    assert (begun.held, begun.refusal) == (True, None)
+    async with tenant.server.fenced(owner_of(detach)) as fenced:
+        await trash.let_go(tenant.server, fenced, owner_of(detach), detach.databases, published=True)
+    await job_store.fail(detach, "The registry was away.")
+    if is_marked:  # another database is the instance's: this one is none that was let go
+        await admin.execute(f'CREATE DATABASE "{job.database}_moved"')
+        comment = owner_of(job).comment
+        await admin.execute(f"COMMENT ON DATABASE \"{job.database}_moved\" IS '{comment}'")
+
+    retry = (await instances.request_retry(job.instance_id)).job
+    begun = await ActivityEnvironment().run(statuses.begin, retry)
+    assert (begun.held, begun.refusal is not None) == (True, is_marked)
+    if is_marked:
+        await admin.execute(f'DROP DATABASE "{job.database}_moved"')
+    else:
+        assert await ActivityEnvironment().run(databases.detach, retry)
+        row = await queries.any_instance(job.instance_id)
+        assert row is not None
+        assert row.status == "Deleted"
+        left = await admin.fetchval("SELECT datallowconn FROM pg_database WHERE datname = $1", job.database)
+        assert left is True
+    await admin.execute(f'DROP DATABASE "{job.database}"')

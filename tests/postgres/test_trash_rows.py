@@ -35,6 +35,10 @@ _CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'year', '2027')"
 )
+_DERIVATIVE = (
+    "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)"
+    " VALUES ($1, 'ReadReplica', 'encrypted')"
+)
 
 
 @pytest.fixture
@@ -98,6 +102,35 @@ async def test_parts_come_back_when_the_delete_had_to_be_retried(
     for _ in range(2):  # the second time there is nothing to do
         assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
         assert await contexts(rows, job) == 1
+
+
+@pytest.mark.parametrize("way", [Operation.DETACH, Operation.DELETE])
+@pytest.mark.parametrize("part", ["OdsInstanceContexts", "OdsInstanceDerivatives"])
+async def test_parts_are_not_forgotten_when_another_delete_follows_a_failed_move_to_the_trash(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+    way: Operation,
+    part: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    await rows.execute(_CONTEXT if part == "OdsInstanceContexts" else _DERIVATIVE, job.ods_instance_id)
+    await job_store.begin(job)
+    await job_store.fail(job, "Sessions do not end.")
+    with pytest.raises(RefusedError, match=part) as refused:
+        await instances.request_delete(job.instance_id, Delete(way))
+    assert f"`ods instance retry {job.instance_id}`" in refused.value.next_step
+
+    retry = (await instances.request_retry(job.instance_id)).job
+    await job_store.begin(retry)
+    assert await job_store.finish_delete(retry)
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    kept = await queries.contexts_of(job.ods_instance_id), await queries.derivatives_of(job.ods_instance_id)
+    assert [len(parts) for parts in kept] == ([1, 0] if part == "OdsInstanceContexts" else [0, 1])
 
 
 async def test_database_is_looked_for_under_one_name_when_deletes_of_both_kinds_have_failed(
@@ -264,7 +297,7 @@ async def test_purge_from_the_trash_drops_nothing_when_the_instance_has_come_bac
 
 
 async def test_purge_from_the_trash_is_the_purge_of_before_and_of_nothing_in_the_end(
-    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, trashed: InstanceJob
 ) -> None:
     purge = (await instances.request_purge(trashed.instance_id)).job
     assert (purge.operation, purge.trash_database) == (Operation.PURGE, trashed.trash_database)
@@ -275,6 +308,7 @@ async def test_purge_from_the_trash_is_the_purge_of_before_and_of_nothing_in_the
     for unknown in (trashed.instance_id, 0):
         with pytest.raises(InstanceNotFoundError):
             await instances.request_purge(unknown)
+    await rows.execute("DELETE FROM adminapi.audit")
 
 
 async def test_one_request_is_granted_when_undelete_and_purge_are_requested_many_times_at_once(
