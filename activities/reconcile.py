@@ -1,6 +1,7 @@
 """Activities of the reconcile pass: jobs without a workflow, leftovers, drift, what is due in the trash."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -25,6 +26,8 @@ _PURGES_A_PASS = 20
 """Databases that one pass drops from the trash: a mistake in the registry is noticed before all are gone."""
 _QUERIES_AT_ONCE = 10
 """Workflows that Temporal is asked about at once."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,12 +167,15 @@ class ReconcileActivities:
         """Request and start the purges that are due, up to `_PURGES_A_PASS`, the oldest first.
 
         None while registry and server contradict each other so that the registry may be of yesterday, or a
-        copy: what it has in the trash may have been undeleted since.
+        copy: what it has in the trash may have been undeleted since. Nor while their clocks differ.
         """
         with as_application_error():
             if not await self._instances.is_purge_due():
                 return PurgeReport(0)
             if (suspicion := is_suspect(await self._detect())) is not None:
+                _logger.warning(
+                    "Purges are due, but none is done: %s: %s", suspicion.kind, suspicion.explanation
+                )
                 return PurgeReport(0, f"{suspicion.kind} {suspicion.subject}")
             requested = await self._instances.request_due_purges(_PURGES_A_PASS)
         for purge in requested:  # one that is not started waits for the next sweep

@@ -77,6 +77,16 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
     return [_database(row) for row in await fetch_rows(session, _DATABASES, INVALID_CONNECTION_LIMIT)]
 
 
+async def now(session: asyncpg.Connection) -> datetime:
+    """The time by the server's clock.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    at: datetime = await fetch_value(session, "SELECT clock_timestamp()")
+    return at
+
+
 async def sizes(session: asyncpg.Connection, names: Sequence[str]) -> dict[str, int | None]:
     """Sizes in bytes of those of these databases that exist; None if our role may not see it.
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from databases import inspection
@@ -21,6 +21,8 @@ from tenants.installation_check import InstallationCheck
 
 _RECHECK_SECONDS = 0.5
 _NAMED_AT_MOST = 20
+_CLOCKS_MAY_DIFFER = timedelta(minutes=5)
+"""Between reading one clock and the other, requests may have waited."""
 
 
 class DriftKind(StrEnum):
@@ -40,9 +42,14 @@ class DriftKind(StrEnum):
     TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
     TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
     INSTANCE_IN_TRASH = "InstanceInTrash"
+    CLOCKS_DIFFER = "ClocksDiffer"
 
 
-_SUSPICIONS = {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.INSTALLATION_NOT_CONFIRMED}
+_SUSPICIONS = {
+    DriftKind.REGISTRY_OLDER_THAN_SERVER,
+    DriftKind.INSTALLATION_NOT_CONFIRMED,
+    DriftKind.CLOCKS_DIFFER,
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -60,9 +67,9 @@ class Drift:
 
 
 def is_suspect(found: Collection[Drift]) -> Drift | None:
-    """The contradiction by which the registry may be of yesterday, or a copy; None if there is none.
+    """The contradiction by which the registry may be wrong about what is due; None if there is none.
 
-    While there is one, nothing is done on the registry's word alone.
+    It may be of yesterday, or a copy, or its clock may be wrong: nothing is done on its word alone then.
     """
     return next((drift for drift in found if drift.kind in _SUSPICIONS), None)
 
@@ -73,10 +80,12 @@ class Snapshot:
 
     `trashed` are the instances in the trash, and `known_marks` also those of instances whose databases are
     gone; `last_change` is when the registry last changed one of its instances, and `obstacle` what the
-    operator must confirm before anything is changed.
+    operator must confirm before anything is changed. `clock_lead` is by how much the registry's clock is
+    ahead of the server's.
     """
 
     installation: str
+    clock_lead: timedelta
     obstacle: str | None
     last_change: datetime | None
     databases: Mapping[str, Database]
@@ -127,8 +136,10 @@ class DriftDetector:
             found = await inspection.databases(session)
             directories = await inspection.orphan_directories(session)
             obstacle = await self._installation.obstacle(session)
+            server_time, registry_time = await inspection.now(session), await self._queries.now()
         return Snapshot(
             installation=await self._installation.id(),
+            clock_lead=registry_time - server_time,
             obstacle=obstacle,
             last_change=await self._queries.last_change(),
             databases={database.name: database for database in found},
@@ -145,6 +156,8 @@ class DriftDetector:
     def _contradictions(self, seen: Snapshot) -> Iterator[Drift]:
         if seen.obstacle is not None:
             yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
+        if abs(seen.clock_lead) > _CLOCKS_MAY_DIFFER:
+            yield _clocks_differ(seen.clock_lead)
         later = _published_later(seen, self._tenant)
         jobs = _started_later(seen)
         if later or jobs:
@@ -170,6 +183,18 @@ class DriftDetector:
                     f"{ods_instance.ods_instance_id} {ods_instance.name}",
                     f"The ODS/API routes to the database '{database}', which does not exist.",
                 )
+
+
+def _clocks_differ(lead: timedelta) -> Drift:
+    by = timedelta(seconds=round(abs(lead).total_seconds()))
+    which = "ahead of" if lead > timedelta() else "behind"
+    return Drift(
+        DriftKind.CLOCKS_DIFFER,
+        "registry and server",
+        f"The registry's clock is {by} (hours, minutes, seconds) {which} that of the server of the ODS"
+        " databases. It decides when an instance in the trash is due: nothing is purged before both agree"
+        " within five minutes. Let both take the time from one source (NTP).",
+    )
 
 
 def _published_later(seen: Snapshot, tenant: str) -> list[Database]:

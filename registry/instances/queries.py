@@ -141,6 +141,12 @@ class InstanceQueries:
         its = DbInstance.ods_instance_id == ods_instance_id
         return await self._one(select(DbInstance.name).where(its, DbInstance.is_live))
 
+    async def now(self) -> datetime:
+        """The time by the registry's clock, in UTC: that which decides what is due."""
+        async with self._sessions.statement() as session:
+            at: datetime = (await session.scalars(select(UTC_NOW))).one()
+            return at.replace(tzinfo=UTC)
+
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""
         async with self._sessions.statement() as session:

@@ -304,6 +304,34 @@ async def test_what_is_due_is_purged_when_the_pass_comes_by(
     assert await names(admin, kept.mark) == [kept_in.trash_database]
 
 
+async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.CLOCKS_DIFFER]
+    database = await rows.fetchval("SELECT current_database()")
+    await rows.execute(
+        "CREATE SCHEMA skewed; CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz"
+        " LANGUAGE sql AS $$SELECT pg_catalog.clock_timestamp() + interval '8 days'$$;"
+        f'ALTER DATABASE "{database}" SET search_path = skewed, pg_catalog'
+    )
+    await tenant.engine.dispose()  # new connections see the clock of the registry in eight days
+    assert await tenant.instances.is_purge_due()
+    assert "no purges because of ClocksDiffer" in await reconcile(temporal, settings)
+    assert "ClocksDiffer" in caplog.text
+    assert await names(admin, job.mark) == [deletion.trash_database]
+    (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.CLOCKS_DIFFER]
+    assert "8 days" in found.explanation
+
+
 async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
     operator: Operator,
     temporal: Client,
