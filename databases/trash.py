@@ -15,10 +15,11 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, choose, find
+from databases.lookup import DatabaseRows, find
 from databases.ownership import Owner
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
+from registry.instances.naming import is_trash_name
 
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
 _CLOSE = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS false", _COMMENT)
@@ -85,6 +86,9 @@ async def take_out(
 ) -> None:
     """Give the database in the trash the name `database`, open it, and mark it as published.
 
+    Also if it is in the trash under another name than the registry knows, as when that was restored to before
+    another delete.
+
     Args:
         server: the server.
         session: a fenced session.
@@ -94,20 +98,25 @@ async def take_out(
 
     Raises:
         NotOursError: a database of that name is not the instance's.
-        DisagreementError: both names carry the mark, another one does, or a DROP has begun.
+        DisagreementError: two databases carry the mark, one of another kind of name does, or a DROP has
+            begun.
         DatabaseFaultError: there is no such database, the server is away, …
     """
     found = await find(session, owner, database, trash)
     if database in found and not owner.owns(found[database]["comment"]):
         raise NotOursError(database)
-    current = choose(found, owner, [database, trash])
-    if current is None:
+    owned = [name for name, row in found.items() if owner.owns(row["comment"])]
+    its = [name for name in owned if name == database or is_trash_name(name)]
+    if not its and owned:
+        raise _elsewhere(owned[0], trash)
+    if not its:
         raise DatabaseFaultError(
             f"There is no database '{trash}' with the mark of this instance: nothing can come back. Restore"
             " it, or purge the instance."
         )
-    if current == database and trash in found:
-        raise _two(database, trash)
+    current, *others = its
+    if others:
+        raise _two(current, others[0])
     if _is_invalid(found, current):
         raise DisagreementError(
             current, f"A DROP of the database '{current}' was interrupted: nothing can come back. Purge it."
@@ -133,7 +142,8 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
     """
     found = await find(session, owner, trash)
     if trash not in found:
-        choose(found, owner, [trash])
+        if others := [name for name, row in found.items() if owner.owns(row["comment"])]:
+            raise _elsewhere(others[0], trash)
         return
     if not owner.owns(found[trash]["comment"]):
         raise NotOursError(trash)
@@ -208,6 +218,14 @@ def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
 
 def _is_invalid(found: DatabaseRows, database: str) -> bool:
     return bool(found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+
+
+def _elsewhere(database: str, trash: str) -> DisagreementError:
+    return DisagreementError(
+        database,
+        f"The registry has the instance's database in the trash, as '{trash}', but '{database}' carries its"
+        " mark. Nothing was done to it. `ods drift` tells how it comes back.",
+    )
 
 
 def _two(database: str, trash: str) -> DisagreementError:

@@ -16,7 +16,7 @@ from registry.instances.naming import instance_named, is_trash_name
 from registry.instances.store import DatabaseName, LostInstance
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
-from tenants.drift import out_of_trash_by_hand
+from tenants.drift import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from tenants.tenant import Tenant
 
 _JOB = "adopted"
@@ -230,11 +230,7 @@ class DatabaseAdoption:
         if owner.tenant != self._tenant.name or owner.installation not in {None, installation}:
             return f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
         if await queries.known_marks([owner.mark]):
-            return (
-                "The registry knows its instance, under another id, or as deleted. If it is in the trash"
-                " (`ods trash`), undelete it; if it is deleted, drop the database, or remove its comment"
-                " (COMMENT ON DATABASE … IS NULL)."
-            )
+            return KNOWN_BY_REGISTRY
         if (taken_by := await queries.holder_of(ods_instance_id)) is not None:
             return (
                 f"The OdsInstanceId {ods_instance_id} was given to '{taken_by}' since the registry lost the"

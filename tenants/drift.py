@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -42,6 +42,7 @@ class DriftKind(StrEnum):
     TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
     TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
     INSTANCE_IN_TRASH = "InstanceInTrash"
+    TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
 
 
@@ -162,6 +163,7 @@ class DriftDetector:
         jobs = _started_later(seen)
         if later or jobs:
             yield _registry_older(seen, later, jobs)
+        yield from _changed_in_trash(seen, self._tenant)
         yield from _second_databases(seen)
         yield from _trash_without(seen, self._tenant)
         yield from _instances_without(seen, {database.mark for database in later})
@@ -244,23 +246,40 @@ def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collectio
         f"{len(later)} databases, {len(jobs)} jobs",
         f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
         f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
-        f" {_time(seen.last_change)}. {_handing_back(later)}",
+        f" {_time(seen.last_change)}. {_handing_back(seen, later)}",
     )
 
 
-def _handing_back(later: Collection[Database]) -> str:
+def _handing_back(seen: Snapshot, later: Collection[Database]) -> str:
     """What the operator can do about databases that the registry does not know."""
     if not later:
         return "No database is without its instance. This is told until Temporal forgets the jobs."
-    named = "; ".join(
+    in_trash = {str(row.mark): row for row in seen.trashed}
+    back = [
+        f"`ods instance undelete {in_trash[database.mark].id}` brings back '{database.name}'"
+        for database in later
+        if database.mark in in_trash
+    ]
+    handed = [
         f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
-        for database in list(later)[:_NAMED_AT_MOST]
-    )
-    unnamed = len(later) - _NAMED_AT_MOST
-    return (
-        "None of the databases is dropped. Hand each to its instance: `ods instance adopt ID --database"
-        f" NAME`. {named}{f'; and {unnamed} more' if unnamed > 0 else ''}"
-    )
+        for database in later
+        if database.mark not in in_trash
+    ]
+    ways = ["None of the databases is dropped."]
+    if handed:
+        ways.append(
+            "Hand each to its instance: `ods instance adopt ID --database NAME`."
+            f" {_first(handed)}{'.' if back else ''}"
+        )
+    if back:
+        ways.append(f"By the registry, these are in the trash: {_first(back)}.")
+    return " ".join(ways)
+
+
+def _first(named: Sequence[str]) -> str:
+    """The first of these, and how many more there are."""
+    unnamed = len(named) - _NAMED_AT_MOST
+    return f"{'; '.join(named[:_NAMED_AT_MOST])}{f'; and {unnamed} more' if unnamed > 0 else ''}"
 
 
 def _time(at: datetime | None) -> str:
@@ -303,19 +322,23 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
 
 def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     """Where the trash of the registry and that of the server differ."""
-    named = {database.mark: database.name for database in seen.databases.values() if database.owner}
+    named = {database.mark: database for database in seen.databases.values() if database.owner}
     for row in seen.trashed:
         if row.trash_database not in seen.databases and row.status in AT_REST:
             words = _missing_in_trash(row, named.get(str(row.mark)))
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words)
     live = {str(row.mark): row for row in seen.instances}
+    trashed = {str(row.mark) for row in seen.trashed}
     listed = {row.trash_database for row in seen.trashed}
     for database in seen.databases.values():
         if not database.trash or database.name in listed or _belongs_elsewhere(database, seen, tenant):
             continue
         its = live.get(database.mark or "")
+        if database.mark in trashed:
+            continue  # told with its instance, or with the other database of the mark
         if its is None:
-            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, _unknown_trash(database))
+            words = _unknown_trash(database, is_known=database.mark in seen.known_marks)
+            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
         elif _is_usable(its):
             words = (
                 f"The instance is {its.status}, but its database is in the trash: the registry was restored"
@@ -325,29 +348,89 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words)
 
 
-def _missing_in_trash(instance: DbInstance, database: str | None) -> str:
+def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
     """What is wrong with an instance in the trash whose database, if there is one, has another name."""
-    if database is not None:
+    if database is None:
         return (
-            f"It is in the trash, but '{database}' carries its mark: registry or server was restored to an"
-            f" earlier state. Nothing is dropped. `ods instance undelete {instance.id}` brings it back if"
-            f" that is '{instance.database_name}'; then delete it again if that is meant."
+            f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
+            f" back. `ods instance purge {instance.id}` removes it from the list."
         )
+    is_found = database.trash or database.name == instance.database_name
+    first = f'ALTER DATABASE "{database.name}" RENAME TO "{instance.trash_database}"; then '
     return (
-        f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
-        f" back. `ods instance purge {instance.id}` removes it from the list."
+        f"It is in the trash, but '{database.name}' carries its mark: registry or server was restored to an"
+        f" earlier state. Nothing is dropped. {'' if is_found else first}`ods instance undelete"
+        f" {instance.id}` brings it back; then delete it again if that is meant."
     )
 
 
-def _unknown_trash(database: Database) -> str:
+def _changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Databases in the trash that were changed there, so that nothing is done to them by itself."""
+    for row in seen.trashed:
+        database = seen.databases.get(row.trash_database or "")
+        if database is None or row.status not in AT_REST:
+            continue
+        if (words := _change_in_trash(seen, tenant, row, database)) is not None:
+            yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words)
+
+
+def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database: Database) -> str | None:
+    """How a database in the trash was changed, and what the operator can do; None if it was not."""
+    name, owner = database.name, database.owner
+    back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
+    mark = str(instance.mark)
+    if owner is None or owner.mark != mark or owner.installation not in {None, seen.installation}:
+        number, attempt = instance.publication
+        its = Owner(tenant, instance.ods_instance_id, "adopted", mark, number, attempt, seen.installation)
+        comment = replace(its, trashed_name=instance.database_name).comment.replace("'", "''")
+        return (
+            f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
+            " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
+            f" comment again: COMMENT ON DATABASE \"{name}\" IS '{comment}'. If it is not, rename it."
+        )
+    if database.invalid:
+        return (
+            f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
+            f" `ods instance purge {instance.id}` removes it."
+        )
+    if owner.trashed_name is None:
+        return f"The comment of its database '{name}' does not say that it is in the trash. {_KEPT} {back}"
+    if owner.publication > instance.publication:
+        return (
+            f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
+            f" to an earlier state. {_KEPT} {back}"
+        )
+    if database.open:
+        return (
+            f"Its database '{name}' in the trash was opened, and may be in use. {_KEPT} Close it (ALTER"
+            f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'
+        )
+    return None
+
+
+_KEPT = "It is not dropped."
+
+
+def _unknown_trash(database: Database, *, is_known: bool) -> str:
+    """What to do with a database in the trash that no instance in the trash has."""
     owner = database.owner
     if owner is None:
         return "It has a name of the trash, but no mark. Nothing is done to it; rename it, or drop it."
+    if is_known:
+        return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
     return (
         "No instance in the trash has this database: the registry was restored to an earlier state, or"
         f" lost rows. It is never dropped. {out_of_trash_by_hand(database.name, owner)} If it is of no use,"
         " drop it by hand."
     )
+
+
+KNOWN_BY_REGISTRY = (
+    "The registry knows its instance, under another id, or as deleted. If it is in the trash (`ods trash`),"
+    " undelete it; if it is deleted, drop the database, or remove its comment (COMMENT ON DATABASE … IS"
+    " NULL)."
+)
+"""Why a database cannot be adopted, although its comment names its instance, and what to do about it."""
 
 
 def out_of_trash_by_hand(database: str, owner: Owner) -> str:

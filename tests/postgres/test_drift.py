@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+from temporalio.testing import ActivityEnvironment
 
-from activities.databases import owner_of
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities, owner_of
 from databases import provisioning
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest
@@ -19,10 +21,12 @@ from embedded import seeding
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, StartedJob
+from registry.instances.naming import trash_name
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from registry.instances.status import Operation, Template
+from registry.instances.store import Delete, InstanceStore
 from settings import CloneStrategy, Settings
+from tenants.adoption import DatabaseAdoption
 from tenants.drift import Drift, DriftDetector, DriftKind
 from tenants.tenant import Tenant
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
@@ -293,6 +297,159 @@ async def test_way_back_is_told_when_the_database_of_a_deleted_instance_is_not_i
             if drift.subject == f"{completed.instance_id} {completed.name}"
         ]
         assert words in found.explanation
+
+
+@pytest.fixture
+async def trashed(
+    tenant: Tenant, instances: InstanceStore, completed: InstanceJob, admin: asyncpg.Connection
+) -> AsyncIterator[InstanceJob]:
+    """The delete of an instance in the trash, on both sides."""
+    deletion = (await instances.request_delete(completed.instance_id)).job
+    await tenant.jobs.begin(deletion)
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).trash, deletion)
+    yield deletion
+    for number in (2, 4):
+        await admin.execute(f'DROP DATABASE IF EXISTS "{trash_name(deletion.mark, number)}" WITH (FORCE)')
+
+
+async def _commented(admin: asyncpg.Connection, database: str, comment: str | None) -> None:
+    text = "NULL" if comment is None else f"'{comment}'"
+    await admin.execute(f'COMMENT ON DATABASE "{database}" IS {text}')
+
+
+async def _undelete(tenant: Tenant, job: InstanceJob) -> None:
+    undelete = (await tenant.instances.request_undelete(job.instance_id)).job
+    assert (await tenant.jobs.begin(undelete)).held
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).undelete, undelete)
+    encrypted = tenant.connection_strings.encrypted(job.database)
+    assert await tenant.jobs.finish_undelete(undelete, encrypted)
+
+
+def _about(found: list[Drift], *words: str) -> list[Drift]:
+    return [drift for drift in found if any(word in str(drift) for word in words)]
+
+
+async def test_nothing_is_reported_when_registry_and_server_agree_on_what_is_in_the_trash(
+    detector: DriftDetector, trashed: InstanceJob
+) -> None:
+    found = await detector.detect()
+    assert _about(found, trashed.name, trashed.database, str(trashed.trash_database)) == []
+
+
+async def test_comment_is_reported_when_it_was_removed_from_a_database_in_the_trash(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    admin: asyncpg.Connection,
+    trashed: InstanceJob,
+) -> None:
+    await _commented(admin, str(trashed.trash_database), None)
+    (drift,) = await _found(detector, DriftKind.TRASH_CHANGED)
+    assert drift.subject == f"{trashed.instance_id} {trashed.name}"
+    assert "does not carry the mark" in drift.explanation
+    # The remedy that it names is one.
+    statement = drift.explanation.partition("again: ")[2].partition(" If ")[0].rstrip(".")
+    await admin.execute(statement)
+    assert await _found(detector, DriftKind.TRASH_CHANGED) == []
+    purge = (await instances.request_delete(trashed.instance_id, Delete(Operation.DELETE))).job
+    await tenant.jobs.begin(purge)
+    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    assert not await admin.fetchval(_EXISTS, trashed.trash_database)
+
+
+_EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("published", "does not say that it is in the trash"),
+        ("later", "later than the registry knows"),
+        ("opened", "was opened"),
+    ],
+)
+async def test_database_in_the_trash_is_reported_when_it_was_changed_by_hand_and_undelete_brings_it_back(
+    detector: DriftDetector,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    trashed: InstanceJob,
+    change: str,
+    words: str,
+) -> None:
+    database, owner = str(trashed.trash_database), owner_of(trashed)
+    match change:
+        case "published":
+            await _commented(admin, database, owner.comment)
+        case "later":
+            await _commented(admin, database, replace(owner, number=4, trashed_name=trashed.database).comment)
+        case "opened":
+            await admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+    (drift,) = await _found(detector, DriftKind.TRASH_CHANGED)
+    assert words in drift.explanation
+    assert f"`ods instance undelete {trashed.instance_id}`" in drift.explanation
+    await _undelete(tenant, trashed)
+    assert await admin.fetchval(_EXISTS, trashed.database)
+    assert await _found(detector, DriftKind.TRASH_CHANGED) == []
+
+
+@pytest.mark.parametrize("since", ["undeleted", "undeleted and deleted"])
+async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete(
+    detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, trashed: InstanceJob, since: str
+) -> None:
+    later = replace(owner_of(trashed), number=3)
+    name = trashed.database
+    if since == "undeleted and deleted":
+        later, name = replace(later, number=4, trashed_name=name), trash_name(trashed.mark, 4)
+    await admin.execute(f'ALTER DATABASE "{trashed.trash_database}" RENAME TO "{name}"')
+    await _commented(admin, name, later.comment)
+    found = _about(await detector.detect(), name)
+    assert DriftKind.REGISTRY_OLDER_THAN_SERVER in {drift.kind for drift in found}
+    for drift in found:
+        assert f"`ods instance undelete {trashed.instance_id}`" in drift.explanation
+        assert "ods instance adopt" not in drift.explanation
+    await _undelete(tenant, trashed)
+    assert await admin.fetchval(_EXISTS, trashed.database)
+    adoption = DatabaseAdoption(tenant)
+    for drift in _about(await detector.detect(), trashed.database):  # the comment is later than the row
+        assert f"'{trashed.database}' (OdsInstanceId {trashed.ods_instance_id})" in drift.explanation
+        assert "ods instance adopt ID --database NAME" in drift.explanation
+        await adoption.adopt(trashed.ods_instance_id, trashed.database)
+    assert _about(await detector.detect(), trashed.database, trashed.name) == []
+
+
+async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_database_came_back(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    admin: asyncpg.Connection,
+    trashed: InstanceJob,
+) -> None:
+    """As after the server was restored to before the purge."""
+    purge = (await instances.request_delete(trashed.instance_id, Delete(Operation.DELETE))).job
+    await tenant.jobs.begin(purge)
+    await tenant.jobs.finish_purge(purge)
+    (drift,) = _about(await detector.detect(), str(trashed.trash_database))
+    assert drift.kind is DriftKind.TRASH_WITHOUT_INSTANCE
+    assert "ods instance adopt" not in drift.explanation
+    candidate = await DatabaseAdoption(tenant).inspect(trashed.ods_instance_id, trashed.trash_database)
+    assert str(candidate.obstacle) in drift.explanation
+
+
+async def test_advice_can_be_followed_when_an_instance_was_purged_after_the_backup_of_the_registry(
+    detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, trashed: InstanceJob
+) -> None:
+    await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
+    installation, at = await tenant.installation.id(), datetime.now(UTC)
+    forgotten = StartedJob(installation, trashed.mark, trashed.number + 1, at)
+    found = _about(await detector.detect([forgotten]), trashed.name, "1 jobs")
+    kinds = {drift.kind for drift in found}
+    assert kinds == {DriftKind.TRASH_WITHOUT_DATABASE, DriftKind.REGISTRY_OLDER_THAN_SERVER}
+    (missing,) = [drift for drift in found if drift.kind is DriftKind.TRASH_WITHOUT_DATABASE]
+    assert f"`ods instance purge {trashed.instance_id}`" in missing.explanation
+    purge = (await tenant.instances.request_purge(trashed.instance_id)).job
+    await tenant.jobs.begin(purge)
+    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    assert _about(await detector.detect(), trashed.name) == []
 
 
 async def test_spare_is_not_reported_in_whatever_state_it_is(
