@@ -27,6 +27,7 @@ from databases.trash import TrashJob
 from logs import fault_name
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
 from registry.storage.errors import NameTakenError
 from tenants.tenant import Tenant
@@ -226,6 +227,15 @@ class DatabaseActivities:
                 return None
 
     async def _provision(self, job: InstanceJob) -> ProvisionResult:
+        match job.origin:
+            case TemplateOrigin():
+                return await self._provision_from_template(job)
+            case CopyOrigin() | BackupOrigin():
+                raise DatabaseFaultError("This worker cannot make an instance of that origin yet.")
+            case _:
+                assert_never(job.origin)
+
+    async def _provision_from_template(self, job: InstanceJob) -> ProvisionResult:
         request = await self._request(job)
         async with self._fenced(job) as session:
             with self._refuse_while_disk_is_full():

@@ -34,12 +34,20 @@ from api.http.parsing import (
 )
 from api.http.problems import ProblemError
 from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
+from api.instance_origins import (
+    OriginBody,
+    WantedOrigin,
+    read_origin,
+    template_errors,
+    template_origin,
+)
 from api.schemas.base import paced
 from api.schemas.instances import Instance
 from api.schemas.usage import ListedInstance
 from registry.instances.attributes import UNCHANGED, AttributeChanges
 from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
+from registry.instances.origins import FROM_TEMPLATE, Origin
 from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import FieldErrors, require_valid
@@ -61,7 +69,7 @@ class _NewManagedInstanceBody(_NamedBody):
     databaseTemplate: str = Field(json_schema_extra={"enum": list(Template)})  # noqa: N815 - on the wire
 
 
-class _NewInstanceBody(NewAttributesBody, _NewManagedInstanceBody):
+class _NewInstanceBody(NewAttributesBody, OriginBody, _NamedBody):
     pass
 
 
@@ -107,17 +115,20 @@ class CreateRequest:
     name: str
     template: str
     attributes: AttributeChanges = UNCHANGED
+    origin: Origin = FROM_TEMPLATE
 
 
-async def _create_request(body: JsonObject, settings: SettingsDep) -> CreateRequest:
+async def _create_request(
+    body: JsonObject, settings: SettingsDep, queries: InstanceQueriesDep
+) -> CreateRequest:
     reader = AttributesReader(body)
     attributes = reader.new()
-    named = _valid_request(body, list(settings.template_databases), reader.errors)
-    return replace(named, attributes=attributes)
+    wanted = await read_origin(body, list(settings.template_databases), queries)
+    return replace(_valid_request(body, wanted, reader.errors), attributes=attributes)
 
 
 async def _managed_create_request(body: JsonObject) -> CreateRequest:
-    return _valid_request(body, list(Template), {})
+    return _valid_request(body, template_origin(body.get("databaseTemplate"), list(Template)), {})
 
 
 CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
@@ -195,7 +206,9 @@ class InstanceService:
 
     async def create(self, new: CreateRequest) -> Requested:
         """Request an instance."""
-        return await self.launched(await self._instances.reserve(new.name, new.template, new.attributes))
+        return await self.launched(
+            await self._instances.reserve(new.name, new.template, new.attributes, new.origin)
+        )
 
     async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances, deleted ones included, with how far their jobs are."""
@@ -275,19 +288,15 @@ class InstanceService:
 InstanceServiceDep = Annotated[InstanceService, Depends()]
 
 
-def _valid_request(
-    body: Properties[Any], templates: Sequence[str], other_errors: FieldErrors
-) -> CreateRequest:
-    """The request in `body` for an instance of one of `templates`, without attributes.
+def _valid_request(body: Properties[Any], wanted: WantedOrigin, other_errors: FieldErrors) -> CreateRequest:
+    """The request in `body` for an instance of this origin, without attributes.
 
     Raises:
         InvalidError: naming everything that is wrong with it, the `other_errors` included.
     """
-    name, template = body.get("name"), body.get("databaseTemplate")
-    known = str(template) if template in templates else Template.MINIMAL
-    errors = {"Name": _name_errors(name, known), "DatabaseTemplate": _template_errors(template, templates)}
-    require_valid({**errors, **other_errors})
-    return CreateRequest(name=str(name).strip(), template=known)
+    name = body.get("name")
+    require_valid({"Name": _name_errors(name, wanted.template), **wanted.errors, **other_errors})
+    return CreateRequest(name=str(name).strip(), template=wanted.template, origin=wanted.origin)
 
 
 def _name_errors(name: object, template: str) -> list[str]:
@@ -296,21 +305,10 @@ def _name_errors(name: object, template: str) -> list[str]:
     return ["'Name' must be text."]
 
 
-def _template_errors(template: object, templates: Sequence[str]) -> list[str]:
-    *others, last = (f"'{word}'" for word in templates)
-    words = f"{', '.join(others)} or {last}"
-    faults = []
-    if template is None or (isinstance(template, str) and not template.strip()):
-        faults.append("'Database Template' must not be empty.")
-    if template not in templates:
-        faults.append(f"'Database Template' must be {words}.")
-    return faults
-
-
 def _kept_template_errors(template: object, kept: str, templates: Sequence[str]) -> list[str]:
     """What is wrong with a template that may be left out, and stays what it was."""
     if template is None or template == kept:
         return []
     if template in templates:
         return [f"'Database Template' cannot be changed: this instance was made from '{kept}'."]
-    return _template_errors(template, templates)
+    return template_errors(template, templates)

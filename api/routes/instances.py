@@ -44,10 +44,10 @@ InstanceId = Annotated[int, path_id("dbInstance")]
     "",
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=NEW_INSTANCE_BODY,
-    responses=problems.documented(*CREATE_REFUSALS),
+    responses=problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, response: Response) -> Accepted:
-    """Request an instance: a database cloned from a template."""
+    """Request an instance: a database cloned from a template, or a copy of another instance's."""
     requested = await service.create(new)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
     return Accepted.model_validate(requested)

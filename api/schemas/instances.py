@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting
+from registry.instances.origins import CopyMode
 from registry.instances.status import Operation, traits
 
 
@@ -101,6 +102,12 @@ class Instance(ManagedInstance):
         description="Which of the databases that were loaded as the template this one is a copy of; null if"
         " that is not known."
     )
+    copy_of: int | None = Field(description="The id of the instance that it is a copy of; null if of none.")
+    mode: CopyMode | None = Field(
+        validation_alias="copy_mode",
+        description="How it was copied: while the other instance was in use, or closed.",
+    )
+    backup_id: str | None = Field(description="The backup that it was restored from; null if from none.")
     protected: bool = Field(
         validation_alias="is_protected", description="Whether its data can be neither deleted nor replaced."
     )

@@ -31,9 +31,11 @@ from registry.audit import AuditEntry, insertion
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
+from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
+from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
 from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
@@ -108,7 +110,8 @@ class JobStore:
         A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
         instance, which another product may have requested: the job has failed then without the instance being
         held, and an instance that the ODS/API routes to is `Completed` again. An undelete that has failed
-        does not begin again if its names or contexts were taken since.
+        does not begin again if its names or contexts were taken since; nor does a copy that has failed, if
+        its source cannot be copied any more.
 
         Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
         With a `refusal` the instance is taken only for the job to fail with it.
@@ -122,8 +125,14 @@ class JobStore:
             return BeginResult(held=False)
         match job.operation:
             case Operation.CREATE:
-                async with self._sessions.statement() as session:
-                    return BeginResult(await _begun(session, job), refusal)
+                match job.origin:
+                    case TemplateOrigin() | BackupOrigin():
+                        async with self._sessions.statement() as session:
+                            return BeginResult(await _begun(session, job), refusal)
+                    case CopyOrigin():
+                        begin = _begin_copy
+                    case _:
+                        assert_never(job.origin)
             case Operation.DELETE | Operation.DETACH | Operation.TRASH:
                 begin = _begin_delete
             case Operation.PURGE:
@@ -450,9 +459,11 @@ class JobStore:
 
 
 async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Lock the row of the instance; returns why the instance must stay, if it is protected."""
+    """Lock the row of the instance; returns why it must stay, if it is protected or being copied."""
     instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
-    refusal = None if instance is None else protection_refusal(instance)
+    if instance is None:
+        return None
+    refusal = protection_refusal(instance) or await hold_refusal(session, instance)
     return None if refusal is None else f"{refusal.reason} {refusal.next_step}"
 
 
@@ -462,6 +473,17 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
     step, values = await ending_before_begin(session, instance, reason)
     before = fencing_token(job, job.attempt - 1)
     return await take_step(session, job, step, {**values, "error_message": reason}, before)
+
+
+async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
+    obstacle = None
+    if instance is not None and job.copy_of is not None:
+        obstacle = await copy_obstacle(session, instance, job.copy_of)
+    before = fencing_token(job, job.attempt - 1)
+    if obstacle and await is_at(session, before, InstanceStatus.ERROR):
+        return BeginResult(held=False)
+    return BeginResult(await _begun(session, job), refusal or obstacle)
 
 
 async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:

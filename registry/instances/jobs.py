@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from registry.instances.origins import CopyOrigin, Origin, origin_of
 from registry.instances.status import Operation, traits
 from settings import DEFAULT_TENANT, Settings
 
@@ -71,6 +72,8 @@ class InstanceJob:
         template_generation: of a create that has published its database, which generation of the template
             that is a copy of; None if that is not known.
         trash_database: the name that the database has, or gets, in the trash.
+        copy_of: the instance that this one is a copy of; None if it is none.
+        backup_id: the backup that the instance is restored from; None if it is from none.
     """
 
     tenant: str
@@ -92,6 +95,13 @@ class InstanceJob:
     known_attempt: int | None = None
     template_generation: int | None = None
     trash_database: str | None = None
+    copy_of: CopyOrigin | None = None
+    backup_id: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where the instance's database comes from; jobs from before there were others have the template."""
+        return origin_of(self.copy_of, self.backup_id)
 
     @property
     def final_name(self) -> str:

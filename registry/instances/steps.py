@@ -70,6 +70,8 @@ class JobFactory:
             known_number=instance.known_number,
             known_attempt=instance.known_attempt,
             trash_database=instance.trash_database,
+            copy_of=instance.copy_origin,
+            backup_id=instance.backup_id,
         )
 
 

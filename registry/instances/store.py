@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy import Interval, insert, literal, select, update
@@ -14,9 +15,11 @@ from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
+from registry.instances.copies import copy_obstacle, held_source, require_not_copied
 from registry.instances.jobs import InstanceJob
-from registry.instances.naming import database_name, trash_name
+from registry.instances.naming import database_name, name_errors, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
+from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.protection import require_unprotected, takes_data
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
@@ -39,7 +42,7 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
+from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError, require_valid
 from registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
@@ -145,16 +148,36 @@ class InstanceStore:
         """The installation that the instances belong to."""
         return self._factory.installation
 
-    async def reserve(self, name: str, template: str, attributes: AttributeChanges = UNCHANGED) -> Requested:
+    async def reserve(
+        self,
+        name: str,
+        template: str,
+        attributes: AttributeChanges = UNCHANGED,
+        origin: Origin = FROM_TEMPLATE,
+    ) -> Requested:
         """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
+
+        Args:
+            name: its name.
+            template: its template; a copy has that of its source, whatever is said here.
+            attributes: what the client says about it.
+            origin: where its database comes from. An instance that is copied is held from now on.
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
-            InvalidError: another instance has one of the contexts.
+            InvalidError: another instance has one of the contexts, or there is no instance to copy.
+            RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
-        database = database_name(name, template)
-        async with self._sessions.transaction(_name_conflicts(name, database)) as session:
+        async with self._sessions.transaction(
+            _name_conflicts(name, database_name(name, template))
+        ) as session:
+            # Before the names are locked, as a rename of the source does it.
+            source = await held_source(session, origin) if isinstance(origin, CopyOrigin) else None
+            if source is not None and source.database_template != template:
+                template = source.database_template
+                require_valid({"Name": name_errors(name, template)})
+            database = database_name(name, template)
             await require_free(session, name, database)
             await require_free_contexts(session, attributes.contexts or {})
             number = await reserved_id(session)
@@ -170,6 +193,7 @@ class InstanceStore:
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
                 **self._new_attributes(attributes),
+                **_origin_columns(origin, source),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
@@ -206,6 +230,7 @@ class InstanceStore:
                 return await self._purge_or_refuse(session, instance, delete)
             _require(instance, status.REQUEST_DELETE.sources, "deleted")
             require_unprotected(instance)
+            await require_not_copied(session, instance)
             way = self.way_to_delete(instance, delete)
             if way is not Operation.TRASH:
                 _require_nothing_set_aside(instance)
@@ -342,6 +367,7 @@ class InstanceStore:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_RENAME.sources, "renamed")
             _require_created(instance, "renamed")
+            await require_not_copied(session, instance)
             database = database_name(name, instance.database_template)
             await require_free(session, name, database, excluding=instance)
             instance.new_name, instance.new_database_name = name, database
@@ -363,6 +389,8 @@ class InstanceStore:
             _require(instance, step.sources, "retried")
             if takes_data(Operation(instance.operation)):
                 require_unprotected(instance)
+            if (copy := instance.copy_origin) and instance.operation == Operation.CREATE:
+                await _require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
             requested = await self._requested(session, instance)
@@ -391,6 +419,7 @@ class InstanceStore:
             _require(instance, status.ADOPTABLE, "given a database")
             if not marked:
                 _require_created(instance, "given a database")
+            await require_not_copied(session, instance)
             if database is not None:  # before the database is marked: it may be another instance's
                 await self._call_database(session, instance, database)
             yield instance
@@ -488,6 +517,34 @@ class InstanceStore:
         )
         session.add(job)
         return requested
+
+
+def _origin_columns(origin: Origin, source: DbInstance | None) -> dict[str, object]:
+    """The columns of a new instance that hold its origin."""
+    match origin:
+        case TemplateOrigin():
+            return {}
+        case CopyOrigin():
+            return {
+                "copy_of": origin.instance_id,
+                "copy_mode": origin.mode,
+                "source_mark": source.mark if source else None,
+                "template_generation": source.template_generation if source else None,
+            }
+        case BackupOrigin():
+            return {"backup_id": origin.backup_id}
+        case _:
+            assert_never(origin)
+
+
+async def _require_same_source(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> None:
+    """Hold the source of a copy again, whose job has failed and is about to be retried.
+
+    Raises:
+        RefusedError: the source is gone, is not `Completed`, or another copy excludes this one.
+    """
+    if (obstacle := await copy_obstacle(session, instance, copy)) is not None:
+        raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
 
 
 async def _locked(session: AsyncSession, instance_id: int, *, in_trash: bool = False) -> DbInstance:

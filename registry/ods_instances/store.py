@@ -14,6 +14,7 @@ from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.education_organizations.store import forget
 from registry.instances import status
+from registry.instances.copies import hold_refusal
 from registry.instances.naming import name_errors
 from registry.instances.protection import protection_refusal
 from registry.instances.relations import lasting_relations_of, relations_of
@@ -101,6 +102,7 @@ class OdsInstances:
             if not is_blank(draft.connection_string):
                 errors["ConnectionString"] = connection_string_errors(draft.connection_string)
             if name != row.name:
+                errors["Id"] += await _hold_errors(session, instance, "renamed")
                 errors["Name"] = await _new_name_errors(session, name, instance)
             require_valid(errors | draft.type_errors)
             if name != row.name:
@@ -125,7 +127,11 @@ class OdsInstances:
             to_trash = instance and self._instances.way_to_delete(instance, delete) is Operation.TRASH
             relations = await (lasting_relations_of if to_trash else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
-            obstacles = _job_errors(instance, "deleted") + _protection_errors(instance)
+            obstacles = (
+                _job_errors(instance, "deleted")
+                + _protection_errors(instance)
+                + await _hold_errors(session, instance, "deleted")
+            )
             require_valid({"Id": in_use + obstacles})
             if instance and to_trash:
                 await keep_parts(session, instance.id, ods_instance_id)
@@ -172,6 +178,11 @@ def _job_errors(instance: DbInstance | None, verb: str) -> list[str]:
 def _protection_errors(instance: DbInstance | None) -> list[str]:
     refusal = None if instance is None else protection_refusal(instance)
     return [] if refusal is None else [f"{refusal.reason} Can not be deleted. {refusal.next_step}"]
+
+
+async def _hold_errors(session: AsyncSession, instance: DbInstance | None, verb: str) -> list[str]:
+    refusal = None if instance is None else await hold_refusal(session, instance)
+    return [] if refusal is None else [f"{refusal.reason} Can not be {verb}. {refusal.next_step}"]
 
 
 def _rename(row: OdsInstance, name: str, instance: DbInstance | None) -> None:

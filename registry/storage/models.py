@@ -30,6 +30,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.instances.jobs import last_publication
+from registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
 from registry.instances.status import REFRESH, InstanceStatus, JobStatus, Operation
 
 FIRST_NAME = "dbinstances"
@@ -84,6 +85,7 @@ class DbInstance(Base):
         ),
         Index("ix_dbinstances_reserved", "id", postgresql_where=text("reservedcontexts IS NOT NULL")),
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
+        Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
         {"schema": "adminapi"},
     )
 
@@ -132,6 +134,12 @@ class DbInstance(Base):
     purged_at: Mapped[datetime | None] = mapped_column("purgedat")
     # What has referred to its ODS instance, and comes back with it (`registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
+    # Where its database comes from, if not from its template: the instance that it is a copy of, its mark,
+    # and the `CopyMode`; or the backup that it is restored from.
+    copy_of: Mapped[int | None] = mapped_column("copyof")
+    copy_mode: Mapped[str | None] = mapped_column("copymode", String(10))
+    source_mark: Mapped[uuid.UUID | None] = mapped_column("sourcemark")
+    backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -157,6 +165,18 @@ class DbInstance(Base):
     @classmethod
     def _is_in_trash(cls) -> ColumnElement[bool]:
         return and_(not_(cls.is_live), cls.trashed_at.is_not(None), cls.purged_at.is_(None))
+
+    @property
+    def copy_origin(self) -> CopyOrigin | None:
+        """The instance that this one is a copy of; None if it is none."""
+        if self.copy_of is None or self.copy_mode is None:
+            return None
+        return CopyOrigin(self.copy_of, CopyMode(self.copy_mode), str(self.source_mark))
+
+    @property
+    def origin(self) -> Origin:
+        """Where its database comes from."""
+        return origin_of(self.copy_origin, self.backup_id)
 
     @property
     def publication(self) -> tuple[int, int]:

@@ -35,10 +35,13 @@ ID: Limits = {"minimum": 1, "maximum": MAX_INT32}
 LIMITS: list[tuple[str, str, Limits]] = [
     *(
         (request, name, limits)
-        for surface in ("/v2/dbInstances", "/v2/odsInstances/manage")
+        for surface, templates in (
+            ("/v2/dbInstances", KEPT_TEMPLATE),  # null if it has another origin
+            ("/v2/odsInstances/manage", TEMPLATES),
+        )
         for request, name, limits in (
             (f"post {surface}", "name", NAMED),
-            (f"post {surface}", "databaseTemplate", TEMPLATES),
+            (f"post {surface}", "databaseTemplate", templates),
             (f"put {surface}/{{instance_id}}", "name", NAMED),
             (f"put {surface}/{{instance_id}}", "databaseTemplate", KEPT_TEMPLATE),
         )

@@ -1,0 +1,117 @@
+"""Reading where a new instance shall come from, of which a request names exactly one, and judging it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from api.http.parsing import MAX_INT32, Properties, whole_number
+from api.http.problems import in_words, pascal
+from registry.instances.origins import FROM_TEMPLATE, CopyMode, CopyOrigin, Origin
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import Template
+from registry.storage.errors import FieldErrors
+
+_TEMPLATE, _COPY, _BACKUP, _MODE = "databaseTemplate", "copyOf", "backupId", "mode"
+_ORIGINS = (_TEMPLATE, _COPY, _BACKUP)
+
+
+class OriginBody(BaseModel):
+    """The documentation of the origin in the body of a request for a new instance."""
+
+    databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
+        None,
+        json_schema_extra={"enum": [*Template, None]},
+        description="The template that it is a clone of. Give this, `copyOf` or `backupId`.",
+    )
+    copyOf: int | None = Field(  # noqa: N815 - on the wire
+        None, ge=1, le=MAX_INT32, description="The id of the instance that it shall be a copy of."
+    )
+    mode: str | None = Field(
+        None,
+        json_schema_extra={"enum": [*CopyMode, None]},
+        description="Of a copy. `online`, unless it is given: the other instance is used meanwhile. `closed`:"
+        " sooner done, but the other instance cannot be used meanwhile, and sessions on it are ended.",
+    )
+    backupId: str | None = Field(None, description="The backup that it is restored from.")  # noqa: N815 - on the wire
+
+
+@dataclass(frozen=True)
+class WantedOrigin:
+    """Where a new instance shall come from.
+
+    Attributes:
+        origin: its origin.
+        template: its template: of a copy, that of its source.
+        errors: what is wrong with it; if anything is, the rest is of no use.
+    """
+
+    origin: Origin = FROM_TEMPLATE
+    template: str = Template.MINIMAL
+    errors: FieldErrors = field(default_factory=dict)
+
+
+async def read_origin(
+    body: Properties[Any], templates: Sequence[str], queries: InstanceQueries
+) -> WantedOrigin:
+    """The origin in `body`; null stands for what is left out.
+
+    Args:
+        body: the body of the request.
+        templates: the names of the tenant's templates.
+        queries: looks up the instance that is copied.
+    """
+    given = [name for name in _ORIGINS if body.get(name) is not None]
+    if len(given) > 1:
+        names = " and ".join(f"'{in_words(pascal(name))}'" for name in given)
+        return _wrong(given[-1], f"{names} exclude each other: an instance has one origin.")
+    if given != [_COPY] and body.get(_MODE) is not None:
+        return _wrong(_MODE, "'Mode' says how an instance is copied: it needs 'Copy Of'.")
+    match given:
+        case ["copyOf"]:
+            return await _copy(body, queries)
+        case ["backupId"]:
+            return _wrong(_BACKUP, "This service cannot create instances from backups yet.")
+        case _:
+            return template_origin(body.get(_TEMPLATE), templates)
+
+
+def template_origin(template: object, templates: Sequence[str]) -> WantedOrigin:
+    """The origin of an instance that is made of one of `templates`."""
+    if errors := template_errors(template, templates):
+        return WantedOrigin(errors={"DatabaseTemplate": errors})
+    return WantedOrigin(template=str(template))
+
+
+def template_errors(template: object, templates: Sequence[str]) -> list[str]:
+    """What is wrong with `template`, which must be one of `templates`."""
+    *others, last = (f"'{word}'" for word in templates)
+    words = f"{', '.join(others)} or {last}"
+    faults = []
+    if template is None or (isinstance(template, str) and not template.strip()):
+        faults.append("'Database Template' must not be empty.")
+    if template not in templates:
+        faults.append(f"'Database Template' must be {words}.")
+    return faults
+
+
+async def _copy(body: Properties[Any], queries: InstanceQueries) -> WantedOrigin:
+    mode = body.get(_MODE)
+    errors: dict[str, list[str]] = {}
+    if mode is not None and mode not in list(CopyMode):
+        words = " or ".join(f"'{word}'" for word in CopyMode)
+        errors["Mode"] = [f"'Mode' must be {words}."]
+    number = whole_number(body.get(_COPY))
+    source = None if number is None else await queries.any_instance(number)
+    if number is None:
+        errors["CopyOf"] = ["'Copy Of' must be the id of an instance, a number."]
+    elif source is None or not source.is_live:
+        errors["CopyOf"] = [f"There is no instance {number}."]
+    if errors or number is None or source is None:
+        return WantedOrigin(errors=errors)
+    return WantedOrigin(CopyOrigin(number, CopyMode(mode or CopyMode.ONLINE)), source.database_template)
+
+
+def _wrong(name: str, reason: str) -> WantedOrigin:
+    return WantedOrigin(errors={pascal(name): [reason]})

@@ -1,0 +1,123 @@
+"""Instances that are being copied: which may be copied, and what is refused meanwhile.
+
+An instance is held as long as the row of a copy of it says that the copy's job waits or runs: no other record
+begins or ends a hold, so that none is left behind. Whoever requests something of the held instance has locked
+its row, and so has the request for a copy: either sees what the other has committed.
+"""
+
+from typing import assert_never
+
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.instances.jobs import job_id
+from registry.instances.origins import CopyMode, CopyOrigin
+from registry.instances.status import InstanceStatus, Operation
+from registry.storage.errors import InvalidError, RefusedError
+from registry.storage.models import DbInstance
+
+_UNDER_WAY = (
+    DbInstance.operation == Operation.CREATE,
+    DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+)
+
+
+async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
+    """Why the data, the names and the routing of the instance must stay; None if it is not being copied.
+
+    The only place that decides it, for each operation that deletes, renames, replaces or closes a database.
+    The caller has locked the row, so that no request for a copy is committed before its own.
+    """
+    return await _refusal(session, instance, _copies_of(instance))
+
+
+async def require_not_copied(session: AsyncSession, instance: DbInstance) -> None:
+    """Refuse a request for a locked instance that is being copied.
+
+    Raises:
+        RefusedError: it is.
+    """
+    if (refusal := await hold_refusal(session, instance)) is not None:
+        raise refusal
+
+
+async def require_open(session: AsyncSession, instance: DbInstance) -> None:
+    """Refuse a request that must connect to the database of a locked instance while its files are copied.
+
+    Raises:
+        RefusedError: they are, or are about to be.
+    """
+    closing = _copies_of(instance).where(DbInstance.copy_mode == CopyMode.CLOSED)
+    if (refusal := await _refusal(session, instance, closing)) is not None:
+        raise refusal
+
+
+async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
+    """Lock the instance that shall be copied; as soon as the copy's row is committed, it is held.
+
+    Raises:
+        InvalidError: there is no such live instance.
+        RefusedError: it is not `Completed`, another product's, or a copy under way excludes this one.
+    """
+    source = await session.get(DbInstance, copy.instance_id, with_for_update=True)
+    if source is None or not source.is_live:
+        raise InvalidError({"CopyOf": [f"There is no instance {copy.instance_id}."]})
+    if source.status != InstanceStatus.COMPLETED or not source.is_adopted:
+        current = InstanceStatus(source.status)
+        raise RefusedError(
+            current,
+            f"The instance {source.id}, '{source.name}', cannot be copied in state {current}.",
+            f"Copy it when it is {InstanceStatus.COMPLETED}.",
+        )
+    match copy.mode:
+        case CopyMode.ONLINE:
+            await require_open(session, source)
+        case CopyMode.CLOSED:
+            await require_not_copied(session, source)
+        case _:
+            assert_never(copy.mode)
+    return source
+
+
+async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> str | None:
+    """Why the job of the locked `instance`, a copy, cannot begin; None if it can.
+
+    While its job waits, the source is held, and is what it was. A job that has failed holds it no longer.
+    """
+    gone = f"The instance {copy.instance_id}, which is to be copied, is gone."
+    if InstanceStatus(instance.status) is InstanceStatus.ERROR:
+        try:
+            source = await held_source(session, copy)
+        except InvalidError:
+            return gone
+        except RefusedError as refusal:
+            return f"{refusal.reason} {refusal.next_step}"
+    else:
+        found = await session.get(DbInstance, copy.instance_id)
+        if found is None or not found.is_live:
+            return gone
+        source = found
+    return gone if str(source.mark) != copy.mark else None
+
+
+def _copies_of(instance: DbInstance) -> Select[DbInstance]:
+    """The copies of the instance whose jobs wait or run."""
+    its: tuple[ColumnElement[bool], ...] = (
+        DbInstance.copy_of == instance.id,
+        DbInstance.source_mark == instance.mark,
+    )
+    return select(DbInstance).where(*its, *_UNDER_WAY).order_by(DbInstance.id).limit(1)
+
+
+async def _refusal(
+    session: AsyncSession, instance: DbInstance, copies: Select[DbInstance]
+) -> RefusedError | None:
+    copy = (await session.scalars(copies)).one_or_none()
+    if copy is None:
+        return None
+    job = job_id(Operation(copy.operation), copy.ods_instance_id, copy.job_number)
+    return RefusedError(
+        instance.status,
+        f"The instance {instance.id} is being copied: the instance {copy.id}, '{copy.name}', is made of it.",
+        f"Wait until the job {job} has ended, or cancel it (POST /v2/jobs/{job}/cancel).",
+    )
