@@ -17,7 +17,7 @@ from programs import process
 from programs.postgres import client_address, client_environment
 from programs.process import Command
 
-_OPTIONS = (
+OPTIONS = (
     "--format=custom",
     "--no-owner",
     "--no-privileges",
@@ -27,7 +27,7 @@ _OPTIONS = (
 )
 _TABLE = re.compile(rb'dumping contents of table "(.+)"')
 _CHUNK_BYTES = 1024 * 1024
-_SESSION_SETTINGS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+SESSION_SETTINGS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ async def dumping(
     """
     dsn = source.database.server.dsn
     arguments = (
-        *(program.path, *_OPTIONS, f"--snapshot={source.snapshot}"),
+        *(program.path, *OPTIONS, f"--snapshot={source.snapshot}"),
         f"--dbname={client_address(dsn, source.database.name)}",
     )
-    command = Command("pg_dump", arguments, client_environment(dsn, _SESSION_SETTINGS))
+    command = Command("pg_dump", arguments, client_environment(dsn, SESSION_SETTINGS))
     async with channel(transform) as flow:
         running = await process.start(command, monitor.log, stdout=flow.writing.fileno(), stderr=PIPE)
         flow.writing.close()

@@ -22,7 +22,7 @@ from programs import process
 from programs.postgres import LOAD_SETTINGS, client_address, client_environment
 from programs.process import Command
 
-_OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
+OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
 _HAS_TABLES = """
 SELECT EXISTS (
     SELECT FROM pg_tables WHERE schemaname <> 'information_schema' AND NOT starts_with(schemaname, 'pg_')
@@ -105,7 +105,7 @@ async def _loading(
     """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
     address = f"--dbname={client_address(database.server.dsn, database.name)}"
     environment = client_environment(database.server.dsn, LOAD_SETTINGS)
-    command = Command("pg_restore", (program.path, *_OPTIONS, address), environment)
+    command = Command("pg_restore", (program.path, *OPTIONS, address), environment)
     running = await process.start(command, monitor.log, stdin=flow.reading.fileno())
     flow.reading.close()
     try:
