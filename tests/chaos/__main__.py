@@ -19,9 +19,9 @@ from rich.table import Table
 from embedded.data_folder import DataFolder
 from settings import Settings
 from tests.chaos.campaign import Outcome, Plan, campaign
-from tests.chaos.checker import Kind
 from tests.chaos.faults import ALONE, ON_A_PAIR, OUTAGE_SECONDS, Hand, percentile, plan, seeded
 from tests.chaos.pair import serving_on_pair
+from tests.chaos.violations import Kind
 from tests.embedded.conftest import port_options, running
 
 _CONSOLE = Console(soft_wrap=True)

@@ -14,11 +14,14 @@ from pathlib import Path
 from temporalio.client import Client, ScheduleHandle
 
 from tests.chaos.busy import busy
-from tests.chaos.checker import Storm, Violation, check_drift, judge
+from tests.chaos.checker import check_drift, judge
+from tests.chaos.customer import Customer, Surroundings
 from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
-from tests.chaos.workload import TIMEOUT_SECONDS, Customer, Ledger, Service, insist
+from tests.chaos.rows import write_rows
+from tests.chaos.violations import Storm, Violation
+from tests.chaos.workload import TIMEOUT_SECONDS, Ledger, Service, insist
 from tests.replication import ReplicatedPair
 
 _CUSTOMERS = 6
@@ -135,12 +138,15 @@ async def campaign(
                 overlaps=plan.busy > 0,
                 pair=pair,
             )
+            writing = asyncio.create_task(write_rows(target, outcome.ledger.history, seeded(plan.seed + 2)))
             await _storm(plan, target, service, injector, outcome)
+            writing.cancel()
             report("The storm is over; waiting until things are quiet.")
             await _hear_outcomes(service)
         await _reconcile(target)
         spares = int(os.environ.get("ODS_SPARES", _SPARES))
-        storm = Storm(outcome.ledger.told(), foreign, spares, outcome.ledger.history)
+        ledger = outcome.ledger
+        storm = Storm(ledger.told(), foreign, spares, ledger.history, ledger.attributes)
         verdict = await judge(target, storm, _QUIET_SECONDS)
         outcome.violations += verdict.violations
         outcome.violations += await check_drift(drift_command(folder), storm, verdict)
@@ -159,9 +165,9 @@ def drift_command(folder: Path) -> Sequence[str]:
 async def _storm(plan: Plan, target: Target, service: Service, injector: Injector, outcome: Outcome) -> None:
     rng = seeded(plan.seed)
     start = time.monotonic()
+    surroundings = Surroundings(_CONTESTED, _TAKEN, target.master_dsn, target.admin_dsn)
     customers = [
-        Customer(number, service, seeded(rng.random()), _CONTESTED, _TAKEN, target.master_dsn)
-        for number in range(1, _CUSTOMERS + 1)
+        Customer(number, service, seeded(rng.random()), surroundings) for number in range(1, _CUSTOMERS + 1)
     ]
     moments = sorted(start + rng.uniform(0, plan.seconds) for _ in range(plan.operations))
     over = asyncio.Event()

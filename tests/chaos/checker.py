@@ -6,20 +6,16 @@ from their documentation, on purpose.
 """
 
 import asyncio
-import base64
 import json
 import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, hmac, padding
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from temporalio.client import Client
 
+from tests.chaos import life
 from tests.chaos.evidence import (
     Database,
     Evidence,
@@ -29,14 +25,18 @@ from tests.chaos.evidence import (
     Job,
     OdsInstance,
     Target,
+    client_rows,
     contents,
+    decrypted,
     first_name,
     foreign_databases,
     gather,
     is_spare,
 )
+from tests.chaos.violations import Kind, Storm, Verdict, Violation
 
 _POLL_SECONDS = 0.5
+_NOTHING = Verdict()
 _STAGING = "ods_staging_"
 _PUBLISHED = "EdFi_Ods_"
 
@@ -48,9 +48,12 @@ _AGREEMENT = {
     ("Error", "Rename"): "Error",
     ("Deleted", "Delete"): "Completed",
     ("Delete_Failed", "Delete"): "Error",
+    ("Completed", "Undelete"): "Completed",
+    ("Deleted", "Undelete"): "Error",
+    ("Deleted", "Purge"): "Completed",
+    ("Delete_Failed", "Purge"): "Error",
 }
 _ENDED = {status for status, _ in _AGREEMENT}
-_FAILED = ("Error", "Delete_Failed")
 _OUTAGE = re.compile(
     "Unexpected fault|cannot be reached|could not be reached|ended the connection|is a standby"
     "|no free connections|refused the login|out of disk space|No worker could finish|An earlier attempt still"
@@ -58,100 +61,6 @@ _OUTAGE = re.compile(
     re.IGNORECASE,
 )
 """Reasons that say nothing about the job itself, but that something did not answer while it ran."""
-
-
-class Kind(StrEnum):
-    """What can be wrong."""
-
-    LOST_REQUEST = "accepted request without a job"
-    UNFINISHED = "instance that did not come to an end"
-    UNFINISHED_JOB = "job that did not come to an end"
-    DISAGREEMENT = "job and instance disagree"
-    RETRACTED = "job that was told to be done and is not"
-    UNREQUESTED = "job that no client requested"
-    NO_DATABASE = "instance without its database"
-    WRONG_MARK = "database with another mark than its instance"
-    WRONG_CONTENTS = "database that is no whole copy of its template"
-    SURPLUS_DATABASE = "database without a completed instance"
-    UNMARKED_DATABASE = "unmarked database"
-    STAGING_DATABASE = "staging database"
-    INVALID_DATABASE = "invalid database"
-    UNFINISHED_SPARE = "spare database that is not ready"
-    STALE_SPARE = "spare database of a template that has changed"
-    SURPLUS_SPARE = "spare database beyond the wanted number"
-    FOREIGN_DATABASE = "foreign database that was touched"
-    NO_ODS_INSTANCE = "completed instance without its ODS instance"
-    SURPLUS_ODS_INSTANCE = "ODS instance without a completed instance"
-    WRONG_ODS_INSTANCE = "ODS instance of another name or template"
-    WRONG_CONNECTION_STRING = "connection string that does not lead to the database"
-    OPEN_WORKFLOW = "open workflow that should be closed"
-    DUPLICATE_WORKFLOW = "instance with several open workflows"
-    DRIFT = "drift that the product itself reports"
-    PUBLISHED_GONE = "published database is gone, and no delete of its instance was requested"
-    CROSSED = "instance is crossed with another"
-    AWAY = "job ended in Error because something was away"
-    UNREPORTED = "what a restore of the registry left, and the product does not report"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One thing that is wrong, and the words for it.
-
-    Attributes:
-        kind: what it is.
-        words: which instance, job or database it is about, and how it is.
-        mark: of an instance whose database is not as it should be, perhaps because of a restore.
-        names: of which a report of that must contain one.
-    """
-
-    kind: Kind
-    words: str
-    mark: str | None = None
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request as its client remembers it.
-
-    Attributes:
-        operation: `Create`, `Delete` or `Rename`; a retry is a request for the operation that had failed.
-        name: that the instance was created under.
-        job: what the answer said; None if the connection broke before there was an answer, so that no client
-            knows whether the request was accepted.
-        outcome: the last status of the job that the client was told.
-    """
-
-    operation: str
-    name: str
-    job: str | None = None
-    outcome: str | None = None
-
-
-@dataclass(frozen=True)
-class Storm:
-    """What the servers were asked to do, what was there before, and how many spares a template may have.
-
-    `history` is what was seen on the servers meanwhile.
-    """
-
-    requests: Sequence[Request] = ()
-    foreign: Mapping[str, ForeignDatabase] = field(default_factory=dict)
-    spares: int = 0
-    history: History = field(default_factory=History)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is wrong, and what would be if a restore of the registry were not the cause.
-
-    The product can only report these `leftovers`: which side is right, a person must say. It may also report
-    what a restore has `touched`, in names of instances and databases, and what is in order again.
-    """
-
-    violations: Sequence[Violation] = ()
-    leftovers: Sequence[Violation] = ()
-    touched: Sequence[str] = ()
 
 
 async def check(target: Target, storm: Storm, seconds: float) -> Sequence[Violation]:
@@ -168,11 +77,13 @@ async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
     found = [
         *_judged(evidence, target, storm, foreign),
         *_copies(evidence.instances, await contents(target, published)),
+        *life.rows_judged(evidence, storm, await client_rows(target, life.with_rows(evidence, storm))),
     ]
     return Verdict(
         [violation for violation in found if not _is_leftover(violation, storm.history)],
         [violation for violation in found if _is_leftover(violation, storm.history)],
         _touched(evidence, storm.history),
+        {instance.database_name for instance in evidence.instances if instance.is_detached},
     )
 
 
@@ -187,7 +98,7 @@ def _is_leftover(violation: Violation, history: History) -> bool:
 
 
 async def check_drift(
-    command: Sequence[str], storm: Storm, verdict: Verdict = Verdict()
+    command: Sequence[str], storm: Storm, verdict: Verdict = _NOTHING
 ) -> Sequence[Violation]:
     """What `command` (`ods drift --json`) reports, but for databases that were there before.
 
@@ -199,7 +110,8 @@ async def check_drift(
     )
     output, _ = await process.communicate()
     try:
-        found = [drift for drift in json.loads(output) if drift["subject"] not in storm.foreign]
+        known = {*storm.foreign, *verdict.detached}
+        found = [drift for drift in json.loads(output) if drift["subject"] not in known]
     except (ValueError, TypeError, KeyError):
         return [Violation(Kind.DRIFT, f"no report (exit code {process.returncode}): {output.decode()}")]
     return [*_unexpected_drift(found, storm, verdict), *_unreported(found, verdict.leftovers)]
@@ -255,6 +167,7 @@ def _judged(
     yield from _away(evidence, storm.history)
     yield from _completed(evidence)
     yield from _published_gone(evidence, storm)
+    yield from life.judged(evidence, storm)
     yield from _crossed(evidence, storm, target)
     yield from _databases(evidence, storm.foreign)
     yield from _spares(evidence, storm.spares)
@@ -279,7 +192,7 @@ def _requests(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     """Each accepted request has led to its job, and each job comes from a request."""
     yield from _accepted(evidence, storm)
     if storm.requests:
-        yield from _unrequested(evidence, storm.requests)
+        yield from _unrequested(evidence, storm)
 
 
 def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
@@ -298,16 +211,25 @@ def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
             yield Violation(Kind.RETRACTED, f"{job.job_id} was Completed and is {job.status}")
 
 
-def _unrequested(evidence: Evidence, requests: Sequence[Request]) -> Iterator[Violation]:
-    accepted = {request.job for request in requests}
-    perhaps = Counter((request.operation, request.name) for request in requests if request.job is None)
-    names = {instance.id: first_name(instance.name) for instance in evidence.instances}
+def _unrequested(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
+    accepted = {request.job for request in storm.requests}
+    # Those that can have led to jobs of one kind only are taken first.
+    perhaps = sorted((it for it in storm.requests if it.job is None), key=lambda it: len(it.jobs))
+    instances = {instance.id: instance for instance in evidence.instances}
     for job in evidence.jobs:
-        key = (_operation(job), names.get(job.instance_id or 0, ""))
-        if job.job_id not in accepted:
-            perhaps[key] -= 1
-            if perhaps[key] < 0:
-                yield Violation(Kind.UNREQUESTED, f"{job.job_id} for '{key[1]}': no such request is left")
+        instance = instances.get(job.instance_id or 0)
+        if job.job_id in accepted or (instance and _is_due_purge(job, instance, storm.history)):
+            continue
+        name = first_name(instance.name) if instance else ""
+        request = next((it for it in perhaps if it.name == name and _operation(job) in it.jobs), None)
+        if request is None:
+            yield Violation(Kind.UNREQUESTED, f"{job.job_id} for '{name}': no such request is left")
+        else:
+            perhaps.remove(request)
+
+
+def _is_due_purge(job: Job, instance: Instance, history: History) -> bool:
+    return _operation(job) == "Purge" and instance.mark in history.due
 
 
 def _jobs(evidence: Evidence) -> Iterator[Violation]:
@@ -341,7 +263,7 @@ def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Viola
     if status is None or statuses.get(job) != status:
         words = f"{instance}, {instance.operation}: {job} is {statuses.get(job, 'missing')}"
         yield Violation(Kind.DISAGREEMENT, words)
-    if (instance.error_message is not None) != (instance.status in _FAILED):
+    if (instance.error_message is not None) != instance.has_failed:
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.error_message}")
     if (instance.new_name is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.new_name}")
@@ -356,11 +278,11 @@ def _away(evidence: Evidence, history: History) -> Iterator[Violation]:
 
 
 def _published_gone(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
-    """What was once published is dropped for a delete only that a client has requested for this instance."""
+    """What was once published is dropped only if a client has requested that for this instance."""
     there = {database.oid for database in evidence.databases}
-    deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
+    gone = life.may_be_gone(evidence, storm)
     for (mark, oid), name in storm.history.published.items():
-        if oid not in there and name not in storm.foreign and mark not in deletes | storm.history.deleted:
+        if oid not in there and name not in storm.foreign and mark not in gone:
             owners = [str(instance) for instance in evidence.instances if instance.mark == mark]
             words = f"{name} (mark {mark}, oid {oid}) of {', '.join(owners) or 'no instance'}"
             yield Violation(Kind.PUBLISHED_GONE, words)
@@ -424,7 +346,8 @@ def _completed(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(Kind.NO_DATABASE, words, instance.mark, names)
         elif database.mark != instance.mark:
             words = f"{instance}: {database.name} has the comment {database.comment}"
-            yield Violation(Kind.WRONG_MARK, words)
+            names = (instance.name, instance.database_name)
+            yield Violation(Kind.WRONG_MARK, words, instance.mark, names)
         if not instance.published:
             yield Violation(Kind.DISAGREEMENT, f"{instance} has no time of publication")
 
@@ -464,10 +387,18 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
             blamed = None if mark in deletes else mark
             yield Violation(Kind.INVALID_DATABASE, database.name, blamed, (database.name,))
         if database.mark is None and database.name.startswith(_PUBLISHED):
-            yield Violation(Kind.UNMARKED_DATABASE, database.name)
+            yield from _unmarked(database, evidence.instances)
         elif database.mark is not None and (database.name, database.mark) not in owners:
             words = _told(database, evidence.instances)
             yield Violation(Kind.SURPLUS_DATABASE, words, mark, (database.name,))
+
+
+def _unmarked(database: Database, instances: Sequence[Instance]) -> Iterator[Violation]:
+    """A database without a mark is one that was left to others, or the instance's before a restore."""
+    named = [instance for instance in instances if instance.database_name == database.name]
+    if not any(instance.is_detached for instance in named):
+        mark = next((instance.mark for instance in reversed(named)), None)
+        yield Violation(Kind.UNMARKED_DATABASE, database.name, mark, (database.name,))
 
 
 def _spares(evidence: Evidence, wanted: int) -> Iterator[Violation]:
@@ -532,24 +463,6 @@ def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> It
         yield Violation(Kind.WRONG_CONNECTION_STRING, f"{instance}: leads to {found}")
 
 
-def decrypted(stored: str, key: bytes) -> dict[str, str]:
-    """The pairs of a connection string: base64(IV)|base64(ciphertext)|base64(HMAC-SHA256 of the ciphertext).
-
-    Raises:
-        ValueError: it has another form.
-        cryptography.exceptions.InvalidSignature: it was made with another key.
-    """
-    iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in stored.split("|"))
-    signer = hmac.HMAC(key, hashes.SHA256())
-    signer.update(ciphertext)
-    signer.verify(signature)
-    decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
-    unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
-    padded = decryptor.update(ciphertext) + decryptor.finalize()
-    text = (unpadder.update(padded) + unpadder.finalize()).decode()
-    return {key.strip().lower(): value for key, _, value in (pair.partition("=") for pair in text.split(";"))}
-
-
 def _open_workflows(evidence: Evidence, history: History) -> Iterator[Violation]:
     """An open workflow is a job that has failed and waits for a decision.
 
@@ -557,9 +470,7 @@ def _open_workflows(evidence: Evidence, history: History) -> Iterator[Violation]
     """
     rows = {row.ods_instance_id for row in evidence.instances}
     waiting = {
-        row.ods_instance_id
-        for row in evidence.instances
-        if row.status in _FAILED or row.mark in history.changed
+        row.ods_instance_id for row in evidence.instances if row.has_failed or row.mark in history.changed
     } | {int(job.split("-")[1]) for job, _ in history.forgotten}.difference(rows)
     for workflow in evidence.workflows:
         if workflow.doing or workflow.ods_instance_id not in waiting:

@@ -16,8 +16,8 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
 from temporal.namespace import register_search_attributes
-from tests.chaos.checker import Request
-from tests.chaos.evidence import Target
+from tests.chaos.evidence import ROWS, Target, connected
+from tests.chaos.violations import Request
 from tests.servers import ENCRYPTION_KEY, MINIMAL_TEMPLATE, NUMBERS, development_server
 from workflows import search_attributes
 
@@ -33,6 +33,7 @@ class Garden:
     server: _Connection
     temporal: Client
     port: int
+    dsn: str
     number: int = field(default_factory=lambda: next(NUMBERS))
     databases: list[str] = field(default_factory=list)
     workflows: list[str] = field(default_factory=list)
@@ -93,6 +94,13 @@ class Garden:
         if mark:
             comment = json.dumps({"tenant": "default", "odsInstanceId": 1, "job": "any", "mark": mark})
             await self.server.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+
+    async def plant_rows(self, *numbers: int, mark: str, database: str | None = None) -> None:
+        """Rows that a client of the ODS/API has written to the garden's own database, or to another one."""
+        async with connected(self.dsn, database or self.database) as session:
+            await session.execute(f"CREATE TABLE IF NOT EXISTS {ROWS} (number bigint, mark uuid)")
+            for number in numbers:
+                await session.execute(f"INSERT INTO {ROWS} VALUES ($1, $2)", number, mark)  # noqa: S608 - no text of others
 
     async def plant_spare(self, comment: str | None = None) -> str:
         """A ready spare of the template `Minimal`, or one with another comment; returns its name."""
@@ -161,6 +169,6 @@ async def garden(
     async with AsyncExitStack() as stack:
         registry = await asyncpg.connect(target.admin_dsn)
         stack.push_async_callback(registry.close)
-        garden = Garden(registry, admin, quiet_temporal, postgres.port)
+        garden = Garden(registry, admin, quiet_temporal, postgres.port, postgres.dsn())
         stack.push_async_callback(garden.clear)
         yield garden

@@ -13,11 +13,22 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
+from cryptography.hazmat.primitives import hashes, hmac, padding
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from temporalio.client import Client, WorkflowExecution
 from temporalio.common import SearchAttributeKey
 
+TAKES_DATABASE = ("Delete", "Purge", "Detach")
+"""Operations of the registry after which the database of an instance is gone, or another's."""
+TRASH = "ods_trash_"
+"""How the names of databases in the trash begin."""
+ROWS = "storm_rows"
+"""The table in each database of an instance to which clients of the ODS/API write."""
 _ODS_INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
 _WATCH_SECONDS = 0.5
+
+BROKEN = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a session is met with when PostgreSQL goes away."""
 
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -55,7 +66,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Instance:
-    """A row of `adminapi.dbinstances`."""
+    """A row of `adminapi.dbinstances`.
+
+    Attributes:
+        operation: what its last job is called: a `Delete`, in whichever `way`.
+        way: what the registry calls the operation: `Delete` drops the database.
+        in_trash: whether its database is kept.
+        contexts: of its ODS instance; in the trash, those that were set aside.
+    """
 
     id: int
     name: str
@@ -70,6 +88,24 @@ class Instance:
     error_message: str | None
     new_name: str | None
     trash_database: str | None
+    way: str
+    in_trash: bool
+    protected: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its last job has failed: what could not be undeleted is deleted."""
+        return self.status in {"Error", "Delete_Failed"} or (self.status, self.operation) == (
+            "Deleted",
+            "Undelete",
+        )
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether its database was left to others: without the mark, under its name."""
+        return (self.status, self.way) == ("Deleted", "Detach")
 
     @property
     def is_complete(self) -> bool:
@@ -122,6 +158,11 @@ class Database:
         except (ValueError, TypeError, KeyError):
             return None
         return str(mark)
+
+    @property
+    def says_trash(self) -> bool:
+        """Whether its comment says that it is in the trash."""
+        return self.mark is not None and "trashedAt" in json.loads(self.comment or "{}")
 
     @property
     def staging_mark(self) -> str | None:
@@ -191,7 +232,11 @@ class History:
     Attributes:
         published: databases that were seen open under a mark: the mark and the database's oid, with its name.
         errors: ids of jobs that were seen in `Error`, with the reason; also those that were retried later.
-        deleted: marks under which a delete was recorded when a restore replaced the registry's rows.
+        deleted: marks under which a delete was recorded when a restore replaced the registry's rows: one that
+            drops the database, or that leaves it to others.
+        due: marks of the instances whose time in the trash was ended.
+        rows: numbers of the rows that were written to the database of each mark, and confirmed.
+        routed: names of databases in the trash to which the ODS/API was seen to be routed.
         changed: marks of the instances whose rows a restore has removed or changed.
         removed: ids of the instances whose rows a restore has removed, with their first names.
         forgotten: ids of the jobs that a restore has removed, with the first name of their instance.
@@ -201,6 +246,9 @@ class History:
     published: dict[tuple[str, int], str] = field(default_factory=dict)
     errors: set[tuple[str, str]] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    due: set[str] = field(default_factory=set)
+    rows: dict[str, set[int]] = field(default_factory=dict)
+    routed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     removed: set[tuple[int, str]] = field(default_factory=set)
     forgotten: set[tuple[str, str]] = field(default_factory=set)
@@ -213,7 +261,7 @@ class History:
 
     def see_restore(self, lost: "Rows", restored: "Rows") -> None:
         """Note what is lost when a restore replaces the rows of the registry."""
-        self.deleted |= {row.mark for row in lost.instances if row.operation == "Delete"}
+        self.deleted |= {row.mark for row in lost.instances if row.way in TAKES_DATABASE}
         kept = {row.mark: row for row in restored.instances}
         self.changed |= {row.mark for row in lost.instances if kept.get(row.mark) != row}
         self.removed |= {(row.id, first_name(row.name)) for row in lost.instances if row.mark not in kept}
@@ -248,7 +296,7 @@ async def watch(target: Target, history: History) -> None:
     """Note in `history` what the servers hold, again and again, until this task is cancelled."""
     while True:
         # A server that is away has nothing to see; what it holds is seen when it is back.
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*BROKEN):
             async with connected(target.admin_dsn) as registry:
                 history.see(await _databases(target), (await read_rows(registry)).jobs)
         await asyncio.sleep(_WATCH_SECONDS)
@@ -257,9 +305,14 @@ async def watch(target: Target, history: History) -> None:
 async def read_rows(registry: _Connection) -> Rows:
     """The instances and jobs of the registry that `registry` is a session on."""
     return Rows(
-        instances=[Instance(**row) for row in await registry.fetch(_INSTANCES)],
+        instances=[_instance(row) for row in await registry.fetch(_INSTANCES)],
         jobs=[Job(**row) for row in await registry.fetch(_JOBS)],
     )
+
+
+def _instance(row: asyncpg.Record) -> Instance:
+    attributes = {name: json.loads(row[name]) for name in ("labels", "contexts")}
+    return Instance(**(dict(row) | attributes))
 
 
 async def gather(target: Target, temporal: Client) -> Evidence:
@@ -304,6 +357,53 @@ async def contents(target: Target, databases: Sequence[Database]) -> Mapping[str
     return {name: checksum for name, checksum in sums.items() if checksum is not None}
 
 
+async def client_rows(target: Target, databases: Sequence[Database]) -> Mapping[str, Mapping[int, str]]:
+    """What clients of the ODS/API have written to each database, by its name: number and mark of each row.
+
+    A closed database is opened for as long as it is read.
+    """
+    return {database.name: await _client_rows(target, database) for database in databases}
+
+
+async def _client_rows(target: Target, database: Database) -> Mapping[int, str]:
+    async with _opened(target, database), connected(target.master_dsn, database.name) as session:
+        if await session.fetchval("SELECT to_regclass($1)", ROWS) is None:
+            return {}
+        return {row["number"]: str(row["mark"]) for row in await session.fetch(f"SELECT * FROM {ROWS}")}  # noqa: S608 - no one's text
+
+
+@asynccontextmanager
+async def _opened(target: Target, database: Database) -> AsyncIterator[None]:
+    if database.open:
+        yield
+        return
+    allow = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS'
+    async with connected(target.master_dsn) as server:
+        await server.execute(f"{allow} true")
+        try:
+            yield
+        finally:
+            await server.execute(f"{allow} false")
+
+
+def decrypted(stored: str, key: bytes) -> dict[str, str]:
+    """The pairs of a connection string: base64(IV)|base64(ciphertext)|base64(HMAC-SHA256 of the ciphertext).
+
+    Raises:
+        ValueError: it has another form.
+        cryptography.exceptions.InvalidSignature: it was made with another key.
+    """
+    iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in stored.split("|"))
+    signer = hmac.HMAC(key, hashes.SHA256())
+    signer.update(ciphertext)
+    signer.verify(signature)
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+    unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
+    padded = decryptor.update(ciphertext) + decryptor.finalize()
+    text = (unpadder.update(padded) + unpadder.finalize()).decode()
+    return {key.strip().lower(): value for key, _, value in (pair.partition("=") for pair in text.split(";"))}
+
+
 @asynccontextmanager
 async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Connection]:
     """A session on the database of `dsn`, or on `database` of the same server."""
@@ -317,10 +417,18 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 _INSTANCES = """
 SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
        databasename AS database_name,
-       CASE operation WHEN 'Trash' THEN 'Delete' ELSE operation END AS operation,
+       CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete' ELSE operation END AS operation,
        jobnumber AS job_number, mark::text AS mark,
        publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
-       trashdatabase AS trash_database
+       trashdatabase AS trash_database, operation AS way,
+       (status = 'Deleted' OR operation = 'Purge') AND trashedat IS NOT NULL AND purgedat IS NULL AS in_trash,
+       isprotected AS protected, coalesce(labels, '{}')::text AS labels,
+       coalesce(
+           (SELECT jsonb_object_agg(contextkey, contextvalue) FROM dbo.odsinstancecontexts
+            WHERE odsinstance_odsinstanceid = odsinstanceid),
+           (SELECT jsonb_object_agg(context->>'key', context->>'value')
+            FROM jsonb_array_elements(setaside->'contexts') AS context),
+           '{}')::text AS contexts
 FROM adminapi.dbinstances ORDER BY id
 """
 _JOBS = """
@@ -344,7 +452,9 @@ FROM pg_database ORDER BY datname
 """
 _TABLES = """
 SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' ORDER BY 1
+WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+      AND relname <> $1
+ORDER BY 1
 """
 
 
@@ -357,7 +467,7 @@ async def _checksum(target: Target, database: Database) -> str | None:
     if not database.open or database.invalid:
         return None
     async with connected(target.master_dsn, database.name) as session:
-        sums = [await _table_checksum(session, row[0]) for row in await session.fetch(_TABLES)]
+        sums = [await _table_checksum(session, row[0]) for row in await session.fetch(_TABLES, ROWS)]
     return " ".join(sums)
 
 

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from tests.chaos import obstacles
-from tests.chaos.evidence import connected
+from tests.chaos.evidence import BROKEN, connected
 from tests.chaos.faults import Blow, Fault, Recovery, Victim
 from tests.chaos.probes import Probes
 from tests.chaos.processes import children, frozen, is_alive, parent, send
@@ -206,7 +206,7 @@ class Injector:
     async def _locked(self, fault: Fault, jobs: list[str]) -> None:
         """Another session holds locks on databases that are being deleted; the other jobs must go on."""
         probes = await self._probes.made(_LOCKED)
-        with suppress(*obstacles.BROKEN):
+        with suppress(*BROKEN):
             async with obstacles.locks(self._dsn(), [probe.database for probe in probes]):
                 released = time.monotonic() + fault.pause
                 deletes = [await self._probes.delete(probe) for probe in probes]
@@ -229,7 +229,7 @@ class Injector:
         (probe,) = await self._probes.made(1)
 
         async def request() -> None:
-            jobs.extend(filter(None, [await self._probes.delete(probe, purge=True)]))
+            jobs.extend(filter(None, [await self._probes.delete(probe, "Drop")]))
 
         if not await obstacles.interrupt_drop(self._dsn(), _ROLE, request):
             self._report("No DROP was met.")
@@ -239,7 +239,7 @@ class Injector:
         (probe,) = await self._probes.made(1)
 
         async def fail() -> None:
-            await self._probes.ended([*filter(None, [await self._probes.delete(probe)])])
+            await self._probes.ended([*filter(None, [await self._probes.delete(probe, "Drop")])])
 
         await obstacles.leave_invalid(self._dsn(), probe.database, fail)
         # A delete that has come so far has ended the routing before.
@@ -362,5 +362,5 @@ async def _insisted(step: Callable[[], Awaitable[_Result]]) -> _Result:
     while True:
         try:
             return await step()
-        except obstacles.BROKEN:
+        except BROKEN:
             await asyncio.sleep(_POLL_SECONDS)

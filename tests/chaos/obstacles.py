@@ -8,12 +8,9 @@ from typing import TypeAlias
 
 import asyncpg
 
-from tests.chaos.evidence import connected
+from tests.chaos.evidence import BROKEN, connected
 from tests.chaos.processes import frozen
 from tests.chaos.workload import insist
-
-BROKEN = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What a session is met with when PostgreSQL goes away, which another fault may cause."""
 
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _POLL_SECONDS = 0.05

@@ -38,16 +38,27 @@ class Probes:
         self._service = service
         self._rng = rng
         self._names = 0
+        self._restores = 0
         self._probes: list[Probe] = []
+        self._trash: list[Probe] = []
 
     async def start(self) -> Sequence[str]:
-        """Request creates, deletes of what the fault before had created, and a sweep; returns the jobs."""
-        removed = self._service.ledger.history.removed
-        old, self._probes = [probe for probe in self._probes if (probe.id, probe.name) not in removed], []
-        deletes = [await self.delete(probe) for probe in old]
+        """Request creates, deletes of what the fault before had created, and a sweep; returns the jobs.
+
+        What the fault before that had put into the trash is undeleted or purged.
+        """
+        history = self._service.ledger.history
+        if (
+            history.restores > self._restores
+        ):  # what was in the trash may be live again, or the other way round
+            self._restores, self._trash = history.restores, []
+        old, self._probes = [it for it in self._probes if (it.id, it.name) not in history.removed], []
+        trashed, self._trash = self._trash, []
+        returns = [await self._from_trash(probe) for probe in trashed]
+        deletes = [await self._to_trash(probe) for probe in old]
         creates = [await self.create() for _ in range(_CREATES)]
         await self._service.send("POST", "/v2/sweep")
-        return [*filter(None, deletes), *creates]
+        return [*filter(None, [*returns, *deletes]), *creates]
 
     async def create(self) -> str:
         """Request an instance that the next `start` deletes; returns the job."""
@@ -95,11 +106,28 @@ class Probes:
         await drop_unmarked(server_dsn, probe.database)
         await self._service.retry(probe.id, probe.name)
 
-    async def delete(self, probe: Probe, *, purge: bool = False) -> str | None:
+    async def delete(self, probe: Probe, way: str = "Trash") -> str | None:
         """Request that an instance is deleted; returns the job, or None if that was refused."""
         await self._pause()
-        accepted = await self._service.delete(probe.id, probe.name, purge=purge)
+        accepted = await self._service.delete(probe.id, probe.name, way)
         return str(accepted["jobId"]) if accepted else None
+
+    async def _to_trash(self, probe: Probe) -> str | None:
+        job = await self.delete(probe)
+        if job is not None:
+            self._trash.append(probe)
+        return job
+
+    async def _from_trash(self, probe: Probe) -> str | None:
+        """Request that an instance comes back, for the next `start` to delete, or that it is purged."""
+        if self._rng.random() < 0.5:
+            return await self.delete(probe, "Drop")
+        await self._pause()
+        accepted = await self._service.undelete(probe.id, probe.name)
+        if accepted is None:
+            return None
+        self._probes.append(probe)
+        return str(accepted["jobId"])
 
     async def ended(self, jobs: Sequence[str]) -> None:
         """Wait until all of `jobs` have ended, however.

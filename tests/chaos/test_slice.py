@@ -6,9 +6,10 @@ import pytest
 
 from embedded.data_folder import DataFolder
 from tests.chaos.campaign import Plan, campaign, drift_command
-from tests.chaos.checker import Kind, Storm, check_drift
+from tests.chaos.checker import check_drift
 from tests.chaos.evidence import Target, connected
 from tests.chaos.faults import Blow, Fault, Victim, plan, seeded
+from tests.chaos.violations import Kind, Storm
 from tests.embedded.conftest import port_options, running
 from tests.servers import server_folder
 

@@ -1,14 +1,13 @@
-"""Clients that create, delete, retry, post names that are taken, and poll: all at once, whatever dies.
+"""The API as a client sees it that does not give up, and what it was promised.
 
-Each remembers what it was promised. A request whose answer never came is repeated until there is an answer;
-what became of the first try is then unknown, and either outcome is right.
+A request whose answer never came is repeated until there is an answer; what became of the first try is then
+unknown, and either outcome is right.
 """
 
 import asyncio
-import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -17,8 +16,8 @@ from typing import Any
 import asyncpg
 import httpx
 
-from tests.chaos.checker import Request
-from tests.chaos.evidence import History, connected
+from tests.chaos.evidence import BROKEN, History, connected
+from tests.chaos.violations import Attributes, Request
 
 Json = dict[str, Any]
 
@@ -27,12 +26,11 @@ _PAUSE_SECONDS = 0.3
 _POLL_SECONDS = 0.05
 _HURRY_SECONDS = 10
 TIMEOUT_SECONDS = 180
-_OBSTACLE_SECONDS = 60
-_PURGED = 0.3  # of the deletes; the others leave the database in the trash
 _BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _ENDED = ("Completed", "Error")
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 _HAS_NO_COMMENT = "SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = $1"
+_INSTANCES = "/v2/dbInstances"
 _SCOPE = "edfi_admin_api/full_access"
 
 
@@ -40,7 +38,8 @@ _SCOPE = "edfi_admin_api/full_access"
 class Ledger:
     """What all clients together asked for and were told; `oddities` should never have been answered.
 
-    `history` is what was seen on the servers meanwhile.
+    `history` is what was seen on the servers meanwhile, and `attributes` what instances have, by id and the
+    name that they were created under.
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -48,6 +47,7 @@ class Ledger:
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     oddities: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
+    attributes: dict[tuple[int, str], Attributes] = field(default_factory=dict)
 
     def told(self) -> Sequence[Request]:
         """The requests with the last that was heard of their jobs."""
@@ -143,34 +143,66 @@ class Service:
     async def create(self, name: str, template: str) -> Json | None:
         """Request an instance; None if it was refused."""
         body = {"name": name, "databaseTemplate": template}
-        return await self._accepted("Create", name, "POST", "/v2/dbInstances", body)
+        return await self.request("Create", name, "POST", "", body)
 
-    async def delete(self, instance: int, name: str, *, purge: bool = False) -> Json | None:
-        """Request the deletion of an instance, also of its database if `purge`; None if it was refused."""
-        way = "?purge=true" if purge else ""
-        return await self._accepted("Delete", name, "DELETE", f"/v2/dbInstances/{instance}{way}")
+    async def delete(self, instance: int, name: str, way: str = "Trash") -> Json | None:
+        """Request the deletion of an instance; None if it was refused.
+
+        Args:
+            instance: its id.
+            name: that it was created under.
+            way: `Trash`, `Drop` or `Detach`: what becomes of its database.
+        """
+        options = {"Trash": "", "Drop": "?purge=true", "Detach": "?detach=true"}
+        return await self.request(way, name, "DELETE", f"/{instance}{options[way]}")
 
     async def rename(self, instance: int, name: str, new_name: str) -> Json | None:
         """Request that an instance, created as `name`, gets another name; None if it was refused."""
-        return await self._accepted("Rename", name, "PUT", f"/v2/dbInstances/{instance}", {"name": new_name})
+        return await self.request("Rename", name, "PUT", f"/{instance}", {"name": new_name})
+
+    async def undelete(self, instance: int, name: str, new_name: str | None = None) -> Json | None:
+        """Request that an instance comes back from the trash, perhaps under another name; None if refused."""
+        body = {"name": new_name} if new_name else {}
+        return await self.request("Undelete", name, "POST", f"/{instance}/undelete", body)
 
     async def retry(self, instance: int, name: str) -> Json | None:
         """Request that the failed job is tried again; None if it was refused."""
-        return await self._accepted("Retry", name, "POST", f"/v2/dbInstances/{instance}/retry")
+        return await self.request("Retry", name, "POST", f"/{instance}/retry")
 
-    async def _accepted(
+    async def change(self, instance: int, name: str, changes: Json) -> bool:
+        """Change attributes of an instance, and note what it has then; false if it was refused."""
+        tries: list[None] = []
+        answer = await self.send("PATCH", f"{_INSTANCES}/{instance}", changes, lambda: tries.append(None))
+        if answer.is_success:
+            self.ledger.attributes[instance, name] = _attributes(answer.json())
+        elif tries:  # one of them may have been accepted, before the instance came into another state
+            self.ledger.attributes.pop((instance, name), None)
+        return answer.is_success
+
+    async def request(
         self, operation: str, name: str, method: str, path: str, body: Json | None = None
     ) -> Json | None:
+        """Request a job, and note it; None if it was refused.
+
+        Args:
+            operation: as for `Request`, or `Retry`, which makes no job.
+            name: that the instance was created under.
+            method: of the request.
+            path: of the request, below that of the instances.
+            body: of the request.
+        """
+
         def doubt() -> None:
-            if operation != "Retry":  # which makes no job
+            if operation != "Retry":
                 self.ledger.requests.append(Request(operation, name))
 
-        answer = await self.send(method, path, body, doubt)
+        answer = await self.send(method, _INSTANCES + path, body, doubt)
         if not answer.is_success:
             return None
         accepted: Json = answer.json()
         job = accepted["jobId"]
-        self.ledger.requests.append(Request(job.partition("InstanceJob-")[0], name, job))
+        asked = job.partition("InstanceJob-")[0] if operation == "Retry" else operation
+        self.ledger.requests.append(Request(asked, name, job))
         self.ledger.outcomes.pop(job, None)
         return accepted
 
@@ -201,184 +233,8 @@ class Service:
 
     async def live(self, name: str) -> int | None:
         """Id of the live instance of this name."""
-        answer = await self.send("GET", f"/v2/dbInstances?name={name}")
+        answer = await self.send("GET", f"{_INSTANCES}?name={name}")
         return next((row["id"] for row in answer.json() if row["status"] != "Deleted"), None)
-
-
-class Customer:
-    """One client, with instances of its own and an eye on names that others want as well.
-
-    Args:
-        number: tells it from the others.
-        service: the API.
-        rng: decides what it does.
-        contested: names that every client may post.
-        taken: names whose database exists already, and is no instance's.
-        server_dsn: a superuser's address of the server, to put obstacles into the way.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        service: Service,
-        rng: random.Random,
-        contested: Sequence[str],
-        names_in_use: Sequence[str],
-        server_dsn: str,
-    ) -> None:
-        self._number = number
-        self._service = service
-        self._rng = rng
-        self._contested = contested
-        self._names_in_use = names_in_use
-        self._server_dsn = server_dsn
-        self._names = 0
-        self._instances: dict[int, str] = {}
-        self._jobs: list[str] = []
-        self._actions: dict[Callable[[], Awaitable[str]], int] = {
-            self._create: 36,
-            self._delete: 24,
-            self._rename: 9,
-            self._rename_obstructed: 2,
-            self._create_contested: 9,
-            self._create_twice: 6,
-            self._create_taken: 5,
-            self._create_obstructed: 3,
-            self._retry: 5,
-            self._poll: 8,
-            self._sweep: 2,
-        }
-
-    async def work(self, moments: Sequence[float], end: float) -> None:
-        """Act at each of `moments`, or as soon after it as the one before is done; stop at `end`."""
-        actions, weights = list(self._actions), list(self._actions.values())
-        for moment in moments:
-            await asyncio.sleep(moment - time.monotonic())
-            if time.monotonic() > end:
-                return
-            self._forget()
-            # With nothing to delete, retry or poll yet, the first thing is to create.
-            action = self._rng.choices(actions, weights)[0] if self._instances else self._create
-            try:
-                answer = await action()
-            except TimeoutError:
-                answer = "unanswered"
-                self._service.ledger.oddities.append(f"{_told(action)}: no answer for minutes")
-            self._service.ledger.operations[_told(action), answer] += 1
-
-    def _forget(self) -> None:
-        """Give up the instances that a restore has removed: their ids are given to others."""
-        removed = self._service.ledger.history.removed
-        self._instances = {it: name for it, name in self._instances.items() if (it, name) not in removed}
-
-    def _new_name(self) -> str:
-        self._names += 1
-        return f"Client {self._number} {self._names}"
-
-    def _template(self) -> str:
-        return self._rng.choice(("Minimal", "Minimal", "Sample"))
-
-    async def _request(self, name: str, template: str) -> str:
-        accepted = await self._service.create(name, template)
-        if accepted is not None:
-            self._jobs.append(accepted["jobId"])
-        found = accepted["id"] if accepted else await self._service.live(name)
-        if found is not None:
-            self._instances[found] = name
-        return "accepted" if accepted else "refused"
-
-    async def _create(self) -> str:
-        return await self._request(self._new_name(), self._template())
-
-    async def _create_contested(self) -> str:
-        return await self._request(self._rng.choice(self._contested), "Minimal")
-
-    async def _create_taken(self) -> str:
-        return await self._request(self._rng.choice(self._names_in_use), "Minimal")
-
-    async def _create_twice(self) -> str:
-        name, template = self._new_name(), self._template()
-        before, restores = len(self._service.ledger.requests), self._service.ledger.history.restores
-        answers = await asyncio.gather(self._request(name, template), self._request(name, template))
-        doubts = [it for it in self._service.ledger.requests[before:] if it.name == name and it.job is None]
-        restored = self._service.ledger.history.restores > restores
-        if answers.count("accepted") != 1 and not doubts and not restored:
-            self._service.ledger.oddities.append(f"two requests for '{name}' were {answers}")
-        return "accepted" if "accepted" in answers else "refused"
-
-    async def _create_obstructed(self) -> str:
-        """An instance that fails because its database's name is taken, until it is free again."""
-        name = self._new_name()
-        answer = await self._obstructed(name, lambda: self._request(name, "Minimal"))
-        for instance in [found for found, known in self._instances.items() if known == name]:
-            await self._service.retry(instance, name)
-        return answer
-
-    async def _obstructed(self, name: str, request: Callable[[], Awaitable[str]]) -> str:
-        """Make a request while the database that `name` leads to is no instance's, and let it fail."""
-        database = f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
-        await insist(self._server_dsn, f'CREATE DATABASE "{database}"')
-        try:
-            answer = await request()
-            if answer == "accepted":
-                await self._failed(self._jobs[-1])
-        finally:
-            await drop_unmarked(self._server_dsn, database)
-        return answer
-
-    async def _rename(self) -> str:
-        instance = self._rng.choice(list(self._instances))
-        return await self._renamed(instance, self._name_after(instance))
-
-    async def _rename_obstructed(self) -> str:
-        """A rename that fails, of an instance that must go on; some are retried, others are left so."""
-        instance = self._rng.choice(list(self._instances))
-        name = self._name_after(instance)
-        answer = await self._obstructed(name, lambda: self._renamed(instance, name))
-        if self._rng.random() < 0.5:
-            await self._service.retry(instance, self._instances[instance])
-        return answer
-
-    def _name_after(self, instance: int) -> str:
-        """Another name for an instance, which tells its first."""
-        self._names += 1
-        return f"{self._instances[instance]} r{self._names}"
-
-    async def _renamed(self, instance: int, new_name: str) -> str:
-        accepted = await self._service.rename(instance, self._instances[instance], new_name)
-        if accepted is None:
-            return "refused"
-        self._jobs.append(accepted["jobId"])
-        return "accepted"
-
-    async def _failed(self, job: str) -> None:
-        """Give an obstructed job the time to find out."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_OBSTACLE_SECONDS):
-                await self._service.ended(job)
-
-    async def _delete(self) -> str:
-        instance = self._rng.choice(list(self._instances))
-        purge = self._rng.random() < _PURGED
-        accepted = await self._service.delete(instance, self._instances[instance], purge=purge)
-        if accepted is None:
-            return "refused"
-        self._jobs.append(accepted["jobId"])
-        del self._instances[instance]
-        return "accepted"
-
-    async def _retry(self) -> str:
-        failed = [instance for instance, name in self._instances.items() if name in self._names_in_use]
-        instance = self._rng.choice(failed or list(self._instances))
-        accepted = await self._service.retry(instance, self._instances[instance])
-        return "accepted" if accepted else "refused"
-
-    async def _poll(self) -> str:
-        return str((await self._service.job(self._rng.choice(self._jobs)))["status"])
-
-    async def _sweep(self) -> str:
-        answer = await self._service.send("POST", "/v2/sweep")
-        return "accepted" if answer.is_success else "refused"
 
 
 async def insist(dsn: str, statement: str) -> None:
@@ -389,7 +245,7 @@ async def insist(dsn: str, statement: str) -> None:
                 await server.execute(statement)
         except asyncpg.DuplicateDatabaseError:
             return
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except BROKEN:
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
@@ -402,11 +258,12 @@ async def drop_unmarked(dsn: str, database: str) -> None:
             async with connected(dsn) as server:
                 if await server.fetchval(_HAS_NO_COMMENT, database):
                     await server.execute(f'DROP DATABASE IF EXISTS "{database}"')
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except BROKEN:
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
 
 
-def _told(action: Callable[[], Awaitable[str]]) -> str:
-    return getattr(action, "__name__", "").strip("_").replace("_", " ")
+def _attributes(instance: Json) -> Attributes:
+    contexts = {context["contextKey"]: context["contextValue"] for context in instance["contexts"]}
+    return Attributes(instance["protected"], instance["labels"], contexts)

@@ -1,0 +1,62 @@
+"""Clients of the ODS/API, which write rows of data wherever it is routed to."""
+
+import asyncio
+import itertools
+import random
+from contextlib import suppress
+
+import asyncpg
+
+from tests.chaos.evidence import BROKEN, ROWS, TRASH, History, Target, connected, decrypted
+
+_PAUSE_SECONDS = 0.2
+_WRITE_SECONDS = 10
+_ROUTING = """
+SELECT mark::text, routed.connectionstring
+FROM dbo.odsinstances AS routed JOIN adminapi.dbinstances USING (odsinstanceid)
+WHERE status <> 'Deleted' AND operation <> 'Purge' AND routed.connectionstring IS NOT NULL
+ORDER BY odsinstanceid
+"""
+_COMMENT = """
+SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()
+"""
+
+
+async def write_rows(target: Target, history: History, rng: random.Random) -> None:
+    """Write rows to databases of instances, until this task is cancelled; note those that were confirmed."""
+    for number in itertools.count(1):
+        with suppress(*BROKEN):
+            async with asyncio.timeout(_WRITE_SECONDS):
+                await _write(target, history, rng, number)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _write(target: Target, history: History, rng: random.Random, number: int) -> None:
+    async with connected(target.admin_dsn) as registry:
+        routes = await registry.fetch(_ROUTING)
+    if not routes:
+        return
+    # By turns any one, and one that has few.
+    few = min(routes, key=lambda route: len(history.rows.get(route["mark"], ())))
+    mark, connection_string = few if number % 2 else rng.choice(routes)
+    pairs = decrypted(connection_string, target.encryption_key)
+    if pairs["database"].startswith(TRASH):
+        history.routed.add(pairs["database"])
+        return
+    session = await asyncpg.connect(
+        host=pairs["host"],
+        port=int(pairs["port"]),
+        user=pairs["username"],
+        password=pairs["password"],
+        database=pairs["database"],
+    )
+    try:
+        # Since the routing was read, another database may have got the name.
+        if mark in await session.fetchval(_COMMENT):
+            await session.execute(
+                f"CREATE TABLE IF NOT EXISTS {ROWS} (number bigint PRIMARY KEY, mark uuid NOT NULL)"
+            )
+            await session.execute(f"INSERT INTO {ROWS} VALUES ($1, $2)", number, mark)  # noqa: S608 - no text of others
+            history.rows.setdefault(mark, set()).add(number)
+    finally:
+        session.terminate()

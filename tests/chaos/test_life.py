@@ -1,0 +1,306 @@
+"""The checker finds what is wrong with the trash, with rows of data and attributes, and nothing else."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from registry.instances.naming import trash_name
+from tests.chaos.checker import check, judge
+from tests.chaos.conftest import Garden
+from tests.chaos.evidence import History, Rows, Target, foreign_databases, read_rows
+from tests.chaos.violations import Attributes, Kind, Request, Storm
+
+Plant = Callable[[Garden], Awaitable[object]]
+
+_TIMEOUT = 0.2
+
+
+@pytest.fixture
+async def storm(garden: Garden, target: Target) -> Storm:
+    """Nothing was requested, and the garden's own instance is in perfect order."""
+    before = Storm(foreign=await foreign_databases(target))
+    await garden.plant_completed()
+    return before
+
+
+async def _mark(garden: Garden) -> str:
+    mark: str = await garden.registry.fetchval(
+        "SELECT mark::text FROM adminapi.dbinstances WHERE id = $1", garden.number
+    )
+    return mark
+
+
+async def _set(garden: Garden, values: str) -> None:
+    statement = f"UPDATE adminapi.dbinstances SET {values} WHERE id = $1"  # noqa: S608 - of this module
+    await garden.registry.execute(statement, garden.number)
+
+
+async def _end_routing(garden: Garden) -> None:
+    await garden.registry.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", garden.number)
+
+
+async def _trash(garden: Garden, *, comment: bool = True, close: bool = True) -> str:
+    """Put the garden's own instance into the trash; returns the name of its database there."""
+    mark = await _mark(garden)
+    name = trash_name(mark, 2)
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    await _end_routing(garden)
+    await _set(
+        garden,
+        "status = 'Deleted', operation = 'Trash', jobnumber = 2, trashedat = now(),"
+        f" purgeafter = now() + interval '7 days', trashdatabase = '{name}'",
+    )
+    if comment:
+        said = {"mark": mark, "trashedAt": "now", "name": garden.database}
+        await garden.server.execute(f"COMMENT ON DATABASE \"{garden.database}\" IS '{json.dumps(said)}'")
+    await garden.server.execute(f'ALTER DATABASE "{garden.database}" ALLOW_CONNECTIONS {not close}')
+    await garden.server.execute(f'ALTER DATABASE "{garden.database}" RENAME TO "{name}"')
+    garden.databases.append(name)
+    return name
+
+
+async def _fail_undelete(garden: Garden) -> None:
+    """It could not come back, and is in the trash again."""
+    await _trash(garden)
+    await garden.plant_job("Undelete", 3, "Error", garden.number)
+    await _set(garden, "operation = 'Undelete', jobnumber = 3, errormessage = 'Why not.'")
+
+
+async def _undelete(garden: Garden) -> None:
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    await garden.plant_job("Undelete", 3, "Completed", garden.number)
+    await _set(garden, "operation = 'Undelete', jobnumber = 3")
+
+
+async def _purge(garden: Garden) -> None:
+    trashed = await _trash(garden)
+    await garden.plant_job("Purge", 3, "Completed", garden.number)
+    await _set(garden, "operation = 'Purge', jobnumber = 3, purgedat = now()")
+    await garden.server.execute(f'DROP DATABASE "{trashed}"')
+
+
+async def _delete(garden: Garden) -> None:
+    """The database is dropped at once."""
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    await _end_routing(garden)
+    await _set(garden, "status = 'Deleted', operation = 'Delete', jobnumber = 2")
+    await garden.server.execute(f'DROP DATABASE "{garden.database}"')
+
+
+async def _detach(garden: Garden) -> None:
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    await _end_routing(garden)
+    await _set(garden, "status = 'Deleted', operation = 'Detach', jobnumber = 2")
+    await garden.server.execute(f'COMMENT ON DATABASE "{garden.database}" IS NULL')
+
+
+async def _drop_from_trash(garden: Garden) -> None:
+    await garden.server.execute(f'DROP DATABASE "{await _trash(garden)}"')
+
+
+async def _route_to_trash(garden: Garden) -> None:
+    trashed = await _trash(garden)
+    await garden.registry.execute(
+        "INSERT INTO dbo.odsinstances VALUES ($1, $2, 'Minimal', $3)",
+        *(garden.number, garden.name, garden.connection_string(trashed)),
+    )
+
+
+LIVES: dict[str, tuple[Plant, set[Kind]]] = {
+    "in the trash": (_trash, set()),
+    "undelete failed": (_fail_undelete, set()),
+    "undeleted": (_undelete, set()),
+    "detached": (_detach, set()),
+    "purged": (_purge, {Kind.PURGED_EARLY}),
+    "dropped by its delete": (_delete, {Kind.PURGED_EARLY}),
+    "dropped from the trash": (_drop_from_trash, {Kind.NO_DATABASE}),
+    "open in the trash": (lambda garden: _trash(garden, close=False), {Kind.OPEN_TRASH}),
+    "in the trash without a comment that says so": (
+        lambda garden: _trash(garden, comment=False),
+        {Kind.OPEN_TRASH},
+    ),
+    "routed to the trash": (_route_to_trash, {Kind.SURPLUS_ODS_INSTANCE}),
+}
+
+
+def _kinds(violations: object) -> set[Kind]:
+    assert isinstance(violations, list)
+    return {violation.kind for violation in violations}
+
+
+@pytest.mark.parametrize("case", LIVES)
+async def test_instance_is_judged_when_it_was_deleted_or_undeleted(
+    garden: Garden, target: Target, storm: Storm, case: str
+) -> None:
+    plant, kinds = LIVES[case]
+    await plant(garden)
+    assert _kinds(await check(target, storm, _TIMEOUT)) == kinds
+
+
+@pytest.mark.parametrize("plant", [_purge, _delete])
+async def test_database_may_be_gone_when_that_was_requested_or_due(
+    garden: Garden, target: Target, storm: Storm, plant: Plant
+) -> None:
+    due = replace(storm, history=History(due={await _mark(garden)}))
+    await plant(garden)
+    assert await check(target, due, _TIMEOUT) == []
+    numbers = range(1, 1 + await garden.registry.fetchval("SELECT max(jobnumber) FROM adminapi.dbinstances"))
+    create, *deletes = (await garden.registry.fetch("SELECT jobid FROM adminapi.jobstatuses ORDER BY id"))[
+        : len(numbers)
+    ]
+    asked = [Request("Trash", garden.name, row["jobid"]) for row in deletes]
+    requests = [Request("Create", garden.name, create["jobid"]), *asked]
+    assert _kinds(await check(target, replace(storm, requests=requests), _TIMEOUT)) == {Kind.PURGED_EARLY}
+    requests[-1] = replace(requests[-1], operation="Drop")
+    assert await check(target, replace(storm, requests=requests), _TIMEOUT) == []
+
+
+async def test_purge_is_unrequested_when_it_was_not_due(garden: Garden, target: Target, storm: Storm) -> None:
+    mark = await _mark(garden)
+    await _purge(garden)
+    delete = Request("Trash", garden.name, f"DeleteInstanceJob-{garden.number}-2")
+    asked = replace(storm, requests=[garden.request, delete])
+    assert _kinds(await check(target, asked, _TIMEOUT)) == {Kind.UNREQUESTED, Kind.PURGED_EARLY}
+    assert await check(target, replace(asked, history=History(due={mark})), _TIMEOUT) == []
+    perhaps = [*asked.requests, Request("Drop", garden.name)]
+    assert await check(target, replace(asked, requests=perhaps), _TIMEOUT) == []
+
+
+async def test_lost_answer_of_a_delete_to_the_trash_explains_no_purge(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    await _purge(garden)
+    delete = Request("Trash", garden.name, f"DeleteInstanceJob-{garden.number}-2")
+    asked = replace(storm, requests=[garden.request, delete, Request("Trash", garden.name)])
+    assert Kind.UNREQUESTED in _kinds(await check(target, asked, _TIMEOUT))
+
+
+@pytest.mark.parametrize("plant", [_undelete, _trash, _detach])
+async def test_rows_are_lost_when_one_of_them_is_in_no_database_of_the_instance(
+    garden: Garden, target: Target, storm: Storm, plant: Plant
+) -> None:
+    mark = await _mark(garden)
+    await garden.plant_rows(1, 2, mark=mark)
+    await plant(garden)
+    written = replace(storm, history=History(rows={mark: {1, 2}}))
+    assert await check(target, written, _TIMEOUT) == []
+    written.history.rows[mark].add(3)
+    (found,) = await check(target, written, _TIMEOUT)
+    assert (found.kind, "1 of 3 rows, such as 3" in found.words) == (Kind.LOST_ROWS, True)
+
+
+async def test_trash_stays_closed_when_its_rows_were_read(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    await garden.plant_rows(1, mark=await _mark(garden))
+    trashed = await _trash(garden)
+    await check(target, storm, _TIMEOUT)
+    allowed = "SELECT datallowconn FROM pg_database WHERE datname = $1"
+    assert await garden.server.fetchval(allowed, trashed) is False
+
+
+async def test_rows_are_lost_when_the_database_is_gone_too_early(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark = await _mark(garden)
+    written = replace(storm, history=History(rows={mark: {1}}))
+    await _drop_from_trash(garden)
+    assert _kinds(await check(target, written, _TIMEOUT)) == {Kind.NO_DATABASE, Kind.LOST_ROWS}
+    may_go = replace(storm, history=History(rows={mark: {1}}, due={mark}))
+    assert _kinds(await check(target, may_go, _TIMEOUT)) == {Kind.NO_DATABASE}
+    forgotten = replace(storm, history=History(rows={mark: {1}}, deleted={mark}))
+    assert _kinds(await check(target, forgotten, _TIMEOUT)) == {Kind.NO_DATABASE}
+
+
+async def test_database_is_gone_when_it_was_published_and_its_delete_was_one_to_the_trash(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark = await _mark(garden)
+    oid = await garden.server.fetchval("SELECT oid FROM pg_database WHERE datname = $1", garden.database)
+    await _drop_from_trash(garden)
+    seen = replace(storm, history=History(published={(mark, oid): garden.database}))
+    assert _kinds(await check(target, seen, _TIMEOUT)) == {Kind.NO_DATABASE, Kind.PUBLISHED_GONE}
+
+
+async def test_instance_is_crossed_when_its_database_has_the_rows_of_another(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    await garden.plant_rows(1, mark="00000000-0000-0000-0000-000000000001")
+    assert _kinds(await check(target, storm, _TIMEOUT)) == {Kind.CROSSED}
+
+
+@pytest.mark.parametrize("plant", [_undelete, _trash])
+async def test_attributes_are_wrong_when_they_are_not_what_the_client_was_told(
+    garden: Garden, target: Target, storm: Storm, plant: Plant
+) -> None:
+    await _set(garden, """labels = '{"storm": "1"}'""")
+    await garden.registry.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'year', '2027')",
+        garden.number,
+    )
+    kept = {"contexts": [{"id": 1, "key": "year", "value": "2027"}], "derivatives": []}
+    if plant is _trash:
+        await garden.registry.execute("DELETE FROM dbo.odsinstancecontexts")
+        await _set(garden, f"setaside = '{json.dumps(kept)}'")
+    await plant(garden)
+    told = Attributes(labels={"storm": "1"}, contexts={"year": "2027"})
+    others = [
+        replace(told, labels={}),
+        replace(told, contexts={"year": "2028"}),
+        replace(told, protected=True, contexts={}),
+    ]
+    key = (garden.number, garden.name)
+    assert await check(target, replace(storm, attributes={key: told}), _TIMEOUT) == []
+    for other in others[: 3 if plant is _undelete else 2]:
+        wrong = replace(storm, attributes={key: other})
+        assert _kinds(await check(target, wrong, _TIMEOUT)) == {Kind.WRONG_ATTRIBUTES}
+    restored = replace(storm, attributes={key: others[0]}, history=History(changed={await _mark(garden)}))
+    assert await check(target, restored, _TIMEOUT) == []
+
+
+async def test_protected_instance_is_gone_when_it_was_deleted(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    protected = {(garden.number, garden.name): Attributes(protected=True)}
+    await _trash(garden)
+    found = await check(target, replace(storm, attributes=protected), _TIMEOUT)
+    assert _kinds(found) == {Kind.PROTECTED_GONE}
+
+
+async def test_routing_to_the_trash_is_found_when_it_was_seen_once(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    seen = replace(storm, history=History(routed={trash_name(await _mark(garden), 2)}))
+    assert _kinds(await check(target, seen, _TIMEOUT)) == {Kind.ROUTED_TO_TRASH}
+
+
+async def test_detached_database_is_no_drift_when_the_verdict_names_it(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    await _detach(garden)
+    assert (await judge(target, storm, _TIMEOUT)).detached == {garden.database}
+
+
+@pytest.mark.parametrize("plant", [_purge, _undelete])
+async def test_trash_is_left_over_when_a_restore_has_forgotten_what_became_of_it(
+    garden: Garden, target: Target, storm: Storm, plant: Plant
+) -> None:
+    """The registry is put back to when the instance was in the trash."""
+    await plant(garden)
+    lost = await read_rows(garden.registry)
+    await garden.registry.execute("DELETE FROM adminapi.jobstatuses WHERE jobid NOT LIKE 'Create%'")
+    await _end_routing(garden)
+    await garden.plant_job("Delete", 2, "Completed", garden.number)
+    trash = f"trashdatabase = '{trash_name(await _mark(garden), 2)}'"
+    await _set(
+        garden,
+        "status = 'Deleted', operation = 'Trash', jobnumber = 2, trashedat = now(), purgedat = NULL,"
+        f" {trash}",
+    )
+    storm.history.see_restore(lost, Rows([], []))
+    verdict = await judge(target, storm, _TIMEOUT)
+    assert verdict.violations == []
+    assert Kind.NO_DATABASE in {leftover.kind for leftover in verdict.leftovers}
