@@ -101,6 +101,14 @@ class Client:
         """Delete an instance."""
         await self.completed((await self.request_delete(instance)).job)
 
+    async def undelete(self, instance: int) -> None:
+        """Bring an instance back from the trash."""
+        await self.completed((await self._accepted("POST", f"/v2/dbInstances/{instance}/undelete", {})).job)
+
+    async def change(self, instance: int, attributes: dict[str, Any]) -> None:
+        """Change attributes of an instance."""
+        (await self.http.patch(f"/v2/dbInstances/{instance}", json=attributes)).raise_for_status()
+
     async def completed(self, job: str, poll: float = _POLL_SECONDS) -> None:
         """Wait until `job` is done, asking every `poll` seconds.
 
