@@ -165,7 +165,7 @@ class Customer:
         try:
             answer = await request()
             if answer == "accepted":
-                await self._failed(self._jobs[-1])
+                await self._ended(self._jobs[-1])
         finally:
             await drop_unmarked(server, database)
         return answer
@@ -191,8 +191,8 @@ class Customer:
     async def _renamed(self, instance: int, new_name: str) -> str:
         return self._heard(await self._service.rename(instance, self._instances[instance], new_name))
 
-    async def _failed(self, job: str) -> None:
-        """Give an obstructed job the time to find out."""
+    async def _ended(self, job: str) -> None:
+        """Give a job the time to end: an obstructed one must find out."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_OBSTACLE_SECONDS):
                 await self._service.ended(job)
@@ -215,11 +215,17 @@ class Customer:
                 self._trash[instance] = name
         return answer
 
+    async def _any_in_trash(self) -> int | None:
+        """An instance in the trash, which is put there if none is; None if that is refused."""
+        if not self._trash and await self._deleted(self._any(), "Trash") == "accepted":
+            await self._ended(self._jobs[-1])
+        return self._rng.choice(list(self._trash)) if self._trash else None
+
     async def _undelete(self) -> str:
-        """Bring an instance back, often at once, so that its delete may not be done yet."""
-        if not self._trash:
+        """Bring an instance back, perhaps so soon that its delete is not done yet."""
+        instance = await self._any_in_trash()
+        if instance is None:
             return "nothing to undelete"
-        instance = self._rng.choice(list(self._trash))
         name = self._trash[instance]
         new_name = self._name_after(name) if self._rng.random() < 0.3 else None
         # A pass that purges it after that is wrong, also if its time was over.
@@ -231,9 +237,9 @@ class Customer:
         return answer
 
     async def _purge(self) -> str:
-        if not self._trash:
+        instance = await self._any_in_trash()
+        if instance is None:
             return "nothing to purge"
-        instance = self._rng.choice(list(self._trash))
         answer = self._heard(await self._service.delete(instance, self._trash[instance], "Drop"))
         if answer == "accepted":
             del self._trash[instance]
@@ -241,9 +247,9 @@ class Customer:
 
     async def _let_time_pass(self) -> str:
         """End the time of an instance in the trash: the next pass purges it."""
-        if not self._trash:
+        instance = await self._any_in_trash()
+        if instance is None:
             return "nothing to wait for"
-        instance = self._rng.choice(list(self._trash))
         self._service.ledger.history.due.add(await self._mark(instance))
         await insist(self._surroundings.registry_dsn, _END_TIME.replace("$1", str(instance)))
         return "done"
