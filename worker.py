@@ -21,6 +21,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities
+from activities.idempotency_keys import IdempotencyKeyActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
 from activities.spares import RefillRequests, SpareActivities
@@ -29,6 +30,7 @@ from activities.sweep import SweepActivities
 from logs import configure_logging, fault_name
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.store import EducationOrganizations
+from registry.idempotency_keys import IdempotencyKeys
 from registry.storage.errors import InstallationNotConfirmedError
 from registry.storage.poolers import PoolerCheck
 from settings import AnySettings, InvalidSettingsError, load_settings
@@ -94,6 +96,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         tenant.remove_template_leftovers,
         tenant.instances,
     )
+    keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     return Worker(
@@ -119,6 +122,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             reconcile.find_leftovers,
             reconcile.report_drift,
             reconcile.purge_due,
+            keys.remove_old_answers,
             refreshes.request_refresh,
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,

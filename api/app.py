@@ -116,7 +116,7 @@ class _App(FastAPI):
         return AuditMiddleware(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
-        """Describe what there is: no answer 422, templates by their names, HEAD without a body."""
+        """Describe what there is: no answer 422 of FastAPI's, templates by their names, HEAD without a body."""
         description = super().openapi()
         schemas = description["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
@@ -125,7 +125,8 @@ class _App(FastAPI):
             schemas[model.__name__] = model.model_json_schema()
         for verbs in description["paths"].values():
             for verb, operation in verbs.items():
-                operation["responses"].pop("422", None)
+                if problems.MEDIA_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+                    operation["responses"].pop("422", None)
                 for response in operation["responses"].values() if verb == "head" else ():
                     response.pop("content", None)
         document_templates(description, self.state.settings)

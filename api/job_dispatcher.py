@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NoReturn
 
 from api.http import temporal_calls
 from logs import fault_name
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import InstanceJob
+from registry.storage.unit_of_work import after_commit
 from settings import Trigger
 from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
@@ -47,22 +49,25 @@ class JobDispatcher:
     async def launch(self, job: InstanceJob, requester: str | None) -> None:
         """Start `job` for `requester`; one that cannot be started is started when Temporal answers.
 
-        Returns when it has been started, or after a moment, while it still is being started.
+        Returns when it has been started, or after a moment, while it still is being started; within a unit of
+        work it is started when that is committed.
         """
-        if self._immediately:
-            await self._begin(self._attempt(job.job_id, self._starter.start(job, requester)))
+        await self._launch(job.job_id, partial(self._starter.start, job, requester))
 
     async def launch_refresh(self, job_id: str, scope: Scope) -> None:
         """Start the refresh `job_id` of `scope`, in the same way."""
-        if self._immediately:
-            await self._begin(self._attempt(job_id, self._refreshes.start(scope)))
+        await self._launch(job_id, partial(self._refreshes.start, scope))
 
     async def drain(self) -> None:
         """Wait for jobs that are being started: at most as long as a call to Temporal may take."""
         await asyncio.gather(*self._starting)
 
-    async def _begin(self, attempt: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(attempt)
+    async def _launch(self, job_id: str, start: Callable[[], Awaitable[None]]) -> None:
+        if self._immediately:
+            await after_commit(partial(self._begin, job_id, start))
+
+    async def _begin(self, job_id: str, start: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._attempt(job_id, start()))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         await asyncio.wait({task}, timeout=_ANSWER_TIMEOUT_SECONDS)

@@ -25,6 +25,7 @@ from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.tenant_view import TenantView
+from registry.idempotency_keys import IdempotencyKeys
 from registry.instances.job_list import JobList
 from registry.instances.jobs import workflow_id
 from registry.ods_instances.parts import Contexts, Derivatives
@@ -59,6 +60,7 @@ class Services:
     registration: ClientRegistration
     grants: TokenGrants
     verifier: TokenVerifier
+    idempotency_keys: IdempotencyKeys
     audit: AuditTrail
     recorder: AuditRecorder
 
@@ -99,6 +101,7 @@ class Services:
             ),
             grants=TokenGrants(tenant.name, clients, tokens, limits),
             verifier=issuer or ClientTokens(tokens, Standings(store.standing)),
+            idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,
             recorder=AuditRecorder(
                 audit.record, partial(audit.prune, timedelta(days=settings.audit_retention))

@@ -7,6 +7,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
+    from activities.idempotency_keys import IdempotencyKeyActivities
     from activities.reconcile import ReconcileActivities
     from activities.sweep import SweepPage
     from registry.instances.jobs import InstanceJob
@@ -17,6 +18,8 @@ with workflow.unsafe.imports_passed_through():
 _PAGE_SIZE = 100
 _EMPTIES_THE_TRASH = "empties-the-trash"
 """Patch: passes that were started before it end with the report of drift."""
+_REMOVES_OLD_ANSWERS = "removes-old-answers"
+"""Patch: passes that were started before it leave the answers under idempotency keys to the next one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Reconcile:
         """Reconcile once, from `progress` on; returns what was done and found, in words."""
         restarted = await self._restart_stuck_jobs(progress)
         await dispatch_refreshes()
+        if workflow.patched(_REMOVES_OLD_ANSWERS):
+            await workflow.execute_activity_method(
+                IdempotencyKeyActivities.remove_old_answers,
+                **options.comparison("Remove answers of yesterday"),
+            )
         removed = await self._remove_leftovers()
         report = await workflow.execute_activity_method(
             ReconcileActivities.report_drift, **options.comparison("Compare registry and server")

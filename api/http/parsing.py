@@ -140,9 +140,18 @@ def _too_large(limit: int) -> ProblemError:
     )
 
 
-async def _json_object(request: Request) -> Properties[Any]:
+async def json_body(request: Request) -> bytes:
+    """The body of a request that may have JSON for a body.
+
+    Raises:
+        ProblemError: 413, it is too large; 408, it does not arrive in time.
+    """
     settings: AnySettings = request.app.state.settings
-    body = await _body(request, settings.json_limit)
+    return await _body(request, settings.json_limit)
+
+
+async def _json_object(request: Request) -> Properties[Any]:
+    body = await json_body(request)
     if not body:
         return Properties({})
     _require_type(request, _JSON, JSON_TYPE)

@@ -29,6 +29,8 @@ from registry.storage.errors import (
     InstanceNotFoundError,
     InvalidError,
     JobRefusedError,
+    KeyInUseError,
+    KeyOfAnotherRequestError,
     NameTakenError,
     RefusedError,
     RowNotFoundError,
@@ -267,6 +269,25 @@ def _(error: JobRefusedError) -> ProblemError:
 def _conflict(title: str, error: RefusedError) -> ProblemError:
     return ProblemError(
         HTTPStatus.CONFLICT, title, detail=error.reason, state=error.status, nextStep=error.next_step
+    )
+
+
+@explained.register
+def _(_: KeyInUseError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.CONFLICT,
+        "A request with this Idempotency-Key is still under way",
+        {"Retry-After": "1"},
+        detail="Send the same request again in a moment.",
+    )
+
+
+@explained.register
+def _(_: KeyOfAnotherRequestError) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Another request was sent with this Idempotency-Key",
+        detail="Choose a new key for each request, and repeat a request without any change.",
     )
 
 

@@ -9,6 +9,7 @@ from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_service import (
     CHANGE_REFUSALS,
@@ -35,6 +36,7 @@ router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+    route_class=JobRoute,
 )
 
 InstanceId = Annotated[int, path_id("dbInstance")]
@@ -43,6 +45,7 @@ InstanceId = Annotated[int, path_id("dbInstance")]
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     openapi_extra=NEW_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT),
 )
@@ -96,6 +99,7 @@ async def change_instance(instance_id: InstanceId, body: JsonObject, service: In
 @router.delete(
     "/{instance_id}",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def delete_instance(
@@ -117,6 +121,7 @@ async def delete_instance(
 @router.post(
     "/{instance_id}/undelete",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     openapi_extra=UNDELETED_INSTANCE_BODY,
     responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
 )
@@ -130,6 +135,7 @@ async def undelete_instance(
 @router.post(
     "/{instance_id}/retry",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def retry_instance(

@@ -10,6 +10,7 @@ from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError, found
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
@@ -49,6 +50,7 @@ router = APIRouter(
         Depends(require_instance_management),
         Depends(_refusals_in_own_words),
     ],
+    route_class=JobRoute,
 )
 
 ManagedId = Annotated[int, path_id(_RESOURCE)]
@@ -57,6 +59,7 @@ ManagedId = Annotated[int, path_id(_RESOURCE)]
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     openapi_extra=NEW_MANAGED_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS),
 )
@@ -96,7 +99,10 @@ async def rename_managed_instance(
 
 
 @router.delete(
-    "/{instance_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.documented(*CHANGE_REFUSALS)
+    "/{instance_id}",
+    status_code=HTTPStatus.NO_CONTENT,
+    dependencies=[STARTS_A_JOB],
+    responses=problems.documented(*CHANGE_REFUSALS),
 )
 async def delete_managed_instance(instance_id: ManagedId, service: InstanceServiceDep) -> None:
     """Request that the instance is deleted: its database goes to the trash, if there is one."""

@@ -13,6 +13,7 @@ from api.http.audit_context import AuditContextDep
 from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
 from api.http.problems import found
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import InstanceServiceDep
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import (
@@ -29,7 +30,12 @@ from registry.storage.listing import Page
 from registry.storage.models import OdsInstance
 from registry.storage.rules import is_storable
 
-router = APIRouter(prefix="/v2/odsInstances", tags=["OdsInstances"], dependencies=[Depends(bearer_token)])
+router = APIRouter(
+    prefix="/v2/odsInstances",
+    tags=["OdsInstances"],
+    dependencies=[Depends(bearer_token)],
+    route_class=JobRoute,
+)
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
@@ -125,6 +131,7 @@ async def update_ods_instance(
 
 @router.delete(
     "/{instance_id}",
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def delete_ods_instance(

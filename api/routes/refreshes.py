@@ -9,13 +9,19 @@ from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import path_id
 from api.http.problems import found
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.refresh_service import RefreshServiceDep
 from api.schemas.base import ResponseModel
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
 from registry.ods_instances.store import ODS_INSTANCE
 
-router = APIRouter(prefix="/v2/odsInstances", tags=["OdsInstances"], dependencies=[Depends(bearer_token)])
+router = APIRouter(
+    prefix="/v2/odsInstances",
+    tags=["OdsInstances"],
+    dependencies=[Depends(bearer_token)],
+    route_class=JobRoute,
+)
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
@@ -27,7 +33,12 @@ class RefreshAnswer(ResponseModel):
     message: str
 
 
-@router.post("/edOrgs/refresh", status_code=HTTPStatus.ACCEPTED, responses=problems.documented(*_REFUSALS))
+@router.post(
+    "/edOrgs/refresh",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
+    responses=problems.documented(*_REFUSALS),
+)
 async def refresh_all(refreshes: RefreshServiceDep, response: Response) -> RefreshAnswer:
     """Request that the education organizations of every ODS database are read."""
     job = await refreshes.request(None)
@@ -39,6 +50,7 @@ async def refresh_all(refreshes: RefreshServiceDep, response: Response) -> Refre
 @router.post(
     "/{instance_id}/edOrgs/refresh",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND),
 )
 async def refresh_one(

@@ -54,6 +54,14 @@ class InstallationNotConfirmedError(InstanceError):
     """
 
 
+class KeyInUseError(InstanceError):
+    """A request under the same idempotency key has not been answered yet."""
+
+
+class KeyOfAnotherRequestError(InstanceError):
+    """Another request was answered under the same idempotency key."""
+
+
 class RowNotFoundError(InstanceError):
     """There is no such row.
 

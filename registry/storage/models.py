@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    LargeBinary,
     String,
     Text,
     UniqueConstraint,
@@ -299,6 +300,22 @@ class AuditRow(Base):
     status: Mapped[int]
     title: Mapped[str | None] = mapped_column(String(256))
     omitted: Mapped[int]
+
+
+class IdempotencyKey(Base):
+    """The answer to a request that a client has sent under a key of its own."""
+
+    __tablename__ = "idempotencykeys"
+    __table_args__ = (Index("ix_idempotencykeys_createdat", "createdat"), {"schema": "adminapi"})
+
+    client: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    # SHA-256 of method, path, query and body.
+    request: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[int]
+    headers: Mapped[dict[str, str]] = mapped_column(JSONB)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column("createdat")
 
 
 class Installation(Base):

@@ -1,7 +1,7 @@
 """Sessions on a registry: the one place that says how they begin and end."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from registry.rights.missing import is_missing_right, missing_rights_error
 from registry.storage.errors import RowNotFoundError
 from registry.storage.models import Base
+from registry.storage.unit_of_work import joined
 
 INTEGRITY_VIOLATION = "23"
 """The class of the SQLSTATEs with which PostgreSQL refuses rows that break a constraint."""
@@ -45,6 +46,8 @@ class RegistrySessions:
     session has written since, past the locks of this service: for that, `statement` and `transaction` take
     the `conflicts` to be expected.
 
+    Within a `unit_of_work`, `statement` and `transaction` are parts of its transaction, committed with it.
+
     If the service's role lacks a right for a statement, each of them raises `MissingRightsError`, which names
     the grants.
     """
@@ -68,7 +71,7 @@ class RegistrySessions:
         """
         async with self._rights_explained():
             with _explained(conflicts):
-                async with self._statements() as session:
+                async with self._joined() or self._statements() as session:
                     yield session
 
     @asynccontextmanager
@@ -82,7 +85,7 @@ class RegistrySessions:
         """
         async with self._rights_explained():
             with _explained(conflicts):
-                async with self._transactions.begin() as session:
+                async with self._joined() or self._transactions.begin() as session:
                     yield session
 
     @asynccontextmanager
@@ -90,6 +93,11 @@ class RegistrySessions:
         """A session whose queries all see the state of its first one (REPEATABLE READ, READ ONLY)."""
         async with self._rights_explained(), self._snapshots() as session:
             yield session
+
+    def _joined(self) -> AbstractAsyncContextManager[AsyncSession] | None:
+        """A part of the transaction that is open in this task, if there is one."""
+        session = joined(self._engine)
+        return None if session is None else _begun(session)
 
     @asynccontextmanager
     async def _rights_explained(self) -> AsyncIterator[None]:
@@ -100,6 +108,12 @@ class RegistrySessions:
             if not is_missing_right(error):
                 raise
             raise await missing_rights_error(self._engine) from None
+
+
+@asynccontextmanager
+async def _begun(session: AsyncSession) -> AsyncIterator[AsyncSession]:
+    async with session, session.begin():
+        yield session
 
 
 @contextmanager

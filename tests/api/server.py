@@ -80,6 +80,7 @@ class Server:
         self.settings = settings
         self._process = process
         self._log = log
+        self._endings = {0, -15}
 
     async def serves(self) -> bool:
         async with httpx.AsyncClient() as client:
@@ -103,13 +104,19 @@ class Server:
         head = [f"{line} HTTP/1.1", "Host: api", "Connection: close", *length, *headers, "", ""]
         return ResponseModel.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
 
+    async def kill(self) -> None:
+        """End it as the kernel does."""
+        self._endings = {-9}
+        self._process.kill()
+        await asyncio.wait_for(self._process.wait(), 10)
+
     async def stop(self) -> str:
         """Stop it as an operator does; returns what it has printed."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
         await asyncio.wait_for(self._process.wait(), 10)
-        assert self._process.returncode in (0, -15)
+        assert self._process.returncode in self._endings
         self._log.seek(0)
         return self._log.read().decode()
 

@@ -121,6 +121,10 @@ class Script:
         return self.recorded
 
     @activity.defn
+    async def remove_old_answers(self) -> None:
+        await self._follow("remove_old_answers")
+
+    @activity.defn
     async def purge_due(self) -> PurgeReport:
         await self._follow("purge_due")
         return self.purges
@@ -234,6 +238,7 @@ class Script:
             self.finish_undelete,
             self.finish_purge,
             self.purge_due,
+            self.remove_old_answers,
             self.compensate,
             self.finish_delete,
             self.finish_rename,

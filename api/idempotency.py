@@ -1,0 +1,144 @@
+"""Requests that clients may repeat safely: under the same `Idempotency-Key` they are carried out once.
+
+A router whose endpoints start jobs has `JobRoute` for its routes, and each endpoint that starts one declares
+`STARTS_A_JOB` among its dependencies. The rest is done here.
+"""
+
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request, Response, params
+from fastapi.routing import APIRoute
+
+from api.http import problems
+from api.http.audit_context import audit_context
+from api.http.parsing import json_body
+from api.http.problems import ProblemError
+from api.services import services_of
+from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
+
+_HEADER = "Idempotency-Key"
+_COMPUTED = "content-length"
+"""The header that each answer gets anew."""
+_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+async def _document_key(
+    key: Annotated[
+        str | None,
+        Header(
+            alias=_HEADER,
+            max_length=LONGEST_KEY,
+            description="Any text that the client chooses. The same request under the same key gets the same"
+            " answer for 24 hours, and starts no other job.",
+        ),
+    ] = None,
+) -> None:
+    """Describe the header; `JobRoute` reads it."""
+
+
+STARTS_A_JOB: Any = Depends(_document_key)
+"""The dependency of an endpoint that starts a job."""
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JobRoute(APIRoute):
+    """A route whose endpoint, if it starts a job, is called once for each `Idempotency-Key`."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        dependencies: Sequence[params.Depends] | None = None,
+        responses: dict[int | str, dict[str, Any]] | None = None,
+        **options: Any,  # noqa: ANN401 - FastAPI's own
+    ) -> None:
+        self._starts_a_job = STARTS_A_JOB in (dependencies or ())
+        refusals = problems.documented(*_REFUSALS) if self._starts_a_job else {}
+        super().__init__(
+            path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
+        )
+
+    def get_route_handler(self) -> _Handler:
+        """Have the handler of the endpoint called when the request is new."""
+        handler = super().get_route_handler()
+        if not self._starts_a_job:
+            return handler
+
+        async def handle(request: Request) -> Response:
+            key = _key(request)
+            return await (handler(request) if key is None else _once(request, key, handler))
+
+        return handle
+
+
+async def _once(request: Request, key: str, handler: _Handler) -> Response:
+    """The stored answer to the request; if there is none, that of `handler`, stored with what it changes.
+
+    What `handler` refuses changes nothing, and leaves the key as it was.
+    """
+    body = await _whole_body(request)  # which may take a while: before a transaction is open
+    keyed = KeyedRequest(_client(request), key, _digest(request, body))
+    async with services_of(request).idempotency_keys.reserved(keyed) as reservation:
+        if reservation.answer is not None:
+            return _response(reservation.answer)
+        response = await handler(request)
+        await reservation.store(_answer(response))
+        return response
+    raise AssertionError  # every path of the block returns
+
+
+def _key(request: Request) -> str | None:
+    """The key of the request, if it has one.
+
+    Raises:
+        ProblemError: 400, it has several, or one that is empty or too long.
+    """
+    keys = request.headers.getlist(_HEADER)
+    if not keys:
+        return None
+    key = keys[0]
+    if len(keys) == 1 and 1 <= len(key) <= LONGEST_KEY:
+        return key
+    raise ProblemError.invalid(
+        {"IdempotencyKey": [f"'Idempotency Key' must be one text of 1 to {LONGEST_KEY} characters."]}
+    )
+
+
+async def _whole_body(request: Request) -> bytes:
+    """The body, which the endpoint can read again."""
+    body = await json_body(request)
+    request._body = body  # noqa: SLF001 - where Starlette keeps a body that was read
+    return body
+
+
+def _client(request: Request) -> str:
+    return audit_context(request).client or ""
+
+
+def _digest(request: Request, body: bytes) -> bytes:
+    """SHA-256 of method, path, query and body; the length of each says where it ends."""
+    digest = hashlib.sha256()
+    scope = request.scope
+    for part in (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body):
+        digest.update(f"{len(part)}:".encode() + part)
+    return digest.digest()
+
+
+def _answer(response: Response) -> StoredAnswer:
+    headers = {name: value for name, value in response.headers.items() if name != _COMPUTED}
+    return StoredAnswer(response.status_code, headers, bytes(response.body))
+
+
+def _response(answer: StoredAnswer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)
