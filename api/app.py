@@ -116,7 +116,7 @@ class _App(FastAPI):
         return AuditMiddleware(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
-        """Describe what there is: no answer 422 of FastAPI's, templates by their names, HEAD without a body."""
+        """Describe what there is: no 422 of FastAPI's own, templates by their names, HEAD without a body."""
         description = super().openapi()
         schemas = description["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):

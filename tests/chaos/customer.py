@@ -28,13 +28,13 @@ class Surroundings:
 
     Attributes:
         contested: names that every client may post.
-        taken: names whose database exists already, and is no instance's.
+        occupied: names whose database exists already, and is no instance's.
         server_dsn: a superuser's address of the server, to put obstacles into the way.
         registry_dsn: a superuser's address of the registry, to let time pass.
     """
 
     contested: Sequence[str]
-    taken: Sequence[str]
+    occupied: Sequence[str]
     server_dsn: str
     registry_dsn: str
 
@@ -137,7 +137,7 @@ class Customer:
         return await self._request(self._rng.choice(self._surroundings.contested), "Minimal")
 
     async def _create_taken(self) -> str:
-        return await self._request(self._rng.choice(self._surroundings.taken), "Minimal")
+        return await self._request(self._rng.choice(self._surroundings.occupied), "Minimal")
 
     async def _create_twice(self) -> str:
         name, template = self._new_name(), self._template()
@@ -288,7 +288,7 @@ class Customer:
         return "accepted" if accepted else "refused"
 
     async def _retry(self) -> str:
-        failed = [it for it, name in self._instances.items() if name in self._surroundings.taken]
+        failed = [it for it, name in self._instances.items() if name in self._surroundings.occupied]
         instance = self._rng.choice(failed or list(self._instances))
         accepted = await self._service.retry(instance, self._instances[instance])
         return "accepted" if accepted else "refused"
