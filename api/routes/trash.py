@@ -11,6 +11,7 @@ from api.dependencies import InstanceQueriesDep, InstanceStoreDep, ServerDep
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import path_id
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, TrashedInstance
@@ -25,6 +26,7 @@ router = APIRouter(
     prefix="/v2/trash",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+    route_class=JobRoute,
 )
 
 _SERVER_SECONDS = 2
@@ -53,6 +55,7 @@ async def list_trash(
 @router.delete(
     "/{instance_id}",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def purge_trash(

@@ -19,6 +19,7 @@ OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting"}
 OURS = {
     *("operation", "newName", "errorMessage", "templateGeneration", "jobId", "progress", "waiting", "links"),
     *("protected", "description", "labels", "contexts", "deleteDropsDatabase"),
+    *("copyOf", "mode", "backupId"),
 }
 ODS_INSTANCE = {"id", "name", "instanceType"}
 CONTEXT = {"id", "odsInstanceId", "contextKey", "contextValue"}

@@ -40,6 +40,7 @@ OTHER_STATUSES = {
     "delete_instance": CONFLICT,
     "adopt_instance_database": CONFLICT,
     "undelete_instance": CONFLICT,
+    "purge_trash": CONFLICT,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
     "delete_managed_instance": HTTPStatus.BAD_REQUEST,
     "sweep": UNAVAILABLE,
@@ -152,6 +153,7 @@ def _call_instances(calls: Calls, number: int) -> None:
     for operation in ("retry_instance", "delete_instance"):
         assert calls(operation, number).next_step
     assert calls("undelete_instance", number).next_step
+    assert calls("purge_trash", number).next_step
     assert calls("list_trash") == []
     assert calls("rename_instance", number, body={"name": "Other"}).state == "Pending"
     attributes = {

@@ -68,6 +68,7 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "PATCH /v2/dbInstances/{instance_id}",
         "GET /v2/dbInstances/{instance_id}/usage",
         "POST /v2/dbInstances/{instance_id}/undelete",
+        "DELETE /v2/trash/{instance_id}",
         "GET /v2/trash",
         "GET /v2/dbInstances/{instance_id}/database",
         "POST /v2/dbInstances/{instance_id}/adopt",
@@ -114,13 +115,15 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
     for operation in protected.values():
         assert operation["security"] == [{"bearerToken": []}]
         assert {"401", "403"} <= set(operation["responses"])
-    assert all("422" not in operation["responses"] for operation in operations.values())
+    for operation in operations.values():  # FastAPI's own 422 is none of the answers
+        takes_key = any(taken["name"] == "Idempotency-Key" for taken in operation.get("parameters", []))
+        assert ("422" in operation["responses"]) is takes_key
     assert "409" in operations["DELETE /v2/dbInstances/{instance_id}"]["responses"]
     assert description["components"]["securitySchemes"]["bearerToken"]["scheme"] == "bearer"
     body = operations["POST /v2/dbInstances"]["requestBody"]["content"]["application/json"]["schema"]
     assert Draft202012Validator(body).is_valid({"name": "A name", "databaseTemplate": "Sample"})
     assert not Draft202012Validator(body).is_valid({"name": "A name", "databaseTemplate": "sample"})
-    assert not Draft202012Validator(body).is_valid({"name": "A name"})
+    assert not Draft202012Validator(body).is_valid({"databaseTemplate": "Sample"})
 
 
 async def test_documentation_is_a_page_when_anybody_asks(idle_stranger: httpx.AsyncClient) -> None:

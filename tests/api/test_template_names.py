@@ -61,6 +61,6 @@ def test_document_names_all_templates_when_there_are_further_ones(further: Setti
         found: list[str | None] = content["schema"]["properties"]["databaseTemplate"]["enum"]
         return found
 
-    assert names("post", INSTANCES) == ["Minimal", "Sample", "Year2027"]
+    assert names("post", INSTANCES) == ["Minimal", "Sample", "Year2027", None]
     assert names("put", f"{INSTANCES}/{{instance_id}}") == ["Minimal", "Sample", "Year2027", None]
     assert names("post", MANAGE) == ["Minimal", "Sample"]
