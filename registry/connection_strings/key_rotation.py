@@ -6,7 +6,7 @@ read again.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import ARRAY, Integer, Select, Text, column, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -57,17 +57,21 @@ class Rotation:
 
 async def rotate(engine: AsyncEngine, keys: Keyring) -> Rotation:
     """Encrypt with the current key the strings that another key encrypted; those that no key fits stay."""
-    done = Rotation()
-    async with RegistrySessions(engine).statement() as session:
+    done, sessions = Rotation(), RegistrySessions(engine)
+    # What goes to the trash or comes back while the tables are read is met on one side or the other.
+    async with sessions.transaction() as session:
+        early = await _renew_set_aside(session, keys, Rotation())
+    async with sessions.statement() as session:
         for strings in _STRINGS:
             async for page in _pages(session, strings):
                 await _renew(session, strings, keys, page, done)
-    async with RegistrySessions(engine).transaction() as session:
+    async with sessions.transaction() as session:
         await _renew_set_aside(session, keys, done)
-    return done
+    # Those have the key now, wherever they are.
+    return replace(done, renewed=done.renewed + early.renewed, current=max(done.current - early.renewed, 0))
 
 
-async def _renew_set_aside(session: AsyncSession, keys: Keyring, done: Rotation) -> None:
+async def _renew_set_aside(session: AsyncSession, keys: Keyring, done: Rotation) -> Rotation:
     """The strings of derivatives that come back from the trash: few, and so in one transaction."""
     kept = select(DbInstance).where(DbInstance.set_aside.is_not(None)).with_for_update()
     for row in await session.scalars(kept):
@@ -83,6 +87,7 @@ async def _renew_set_aside(session: AsyncSession, keys: Keyring, done: Rotation)
                 done.unreadable.append(f"derivative {derivative['id']} in the trash")
             derivatives.append({**derivative, "connectionString": new or text})
         row.set_aside = {**(row.set_aside or {}), "derivatives": derivatives}
+    return done
 
 
 async def _pages(session: AsyncSession, strings: _Strings) -> AsyncIterator[Mapping[int, str]]:

@@ -100,6 +100,47 @@ async def test_string_of_a_derivative_in_the_trash_gets_the_new_key(
     assert decrypt(derivative, NEW) == "host=replica"
 
 
+@pytest.mark.parametrize("moves", ["out of the trash", "into the trash"])
+async def test_string_of_a_derivative_gets_the_new_key_when_it_moves_between_the_parts_of_a_rotation(
+    engine: AsyncEngine,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    moves: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", name)
+    await add_derivative(rows, job.ods_instance_id, encrypt("host=replica", OLD))
+    pages = key_rotation._pages  # noqa: SLF001 - the moment between its parts
+
+    async def move() -> None:
+        if moves == "into the trash":
+            await job_store.begin(job)
+            await job_store.finish_delete(job)
+            return
+        undelete = (await instances.request_undelete(job.instance_id)).job
+        await job_store.begin(undelete)
+        assert await job_store.finish_undelete(undelete, encrypt("host=h", NEW))
+
+    async def pages_and_a_move(session: Any, strings: Any) -> Any:
+        async for page in pages(session, strings):
+            yield page
+        if (strings.name == "derivative") is (moves == "out of the trash"):
+            await move()
+
+    if moves == "out of the trash":
+        await job_store.begin(job)
+        await job_store.finish_delete(job)
+    monkeypatch.setattr(key_rotation, "_pages", pages_and_a_move)
+    await rotate(engine, KEYS)
+    kept = await rows.fetchval(
+        "SELECT setaside -> 'derivatives' -> 0 ->> 'connectionString' FROM adminapi.dbinstances"
+    )
+    derivative = kept or await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
+    assert decrypt(derivative, NEW) == "host=replica"
+
+
 async def test_string_stays_as_it_is_and_its_row_is_named_when_no_key_fits(
     engine: AsyncEngine, rows: asyncpg.Connection
 ) -> None:
