@@ -73,6 +73,8 @@ def adopt_rows(connection: Connection, table: str, status: str) -> None:
 def require_unique(connection: Connection, table: str, status: str) -> None:
     """Stop the migration if live rows of `table` share what only one instance can have.
 
+    What is being purged is not live. A table of an Admin API alone has no operations.
+
     Args:
         connection: the transaction of the migrations.
         table: the table with the rows.
@@ -85,7 +87,8 @@ def require_unique(connection: Connection, table: str, status: str) -> None:
         require_none(
             f"Live rows of {table} share a {column}",
             f"SELECT format('ids %s: %s', string_agg(id::text, ', ' ORDER BY id), {column})"  # noqa: S608 - constants
-            f" FROM {table} WHERE {status} <> 'Deleted' AND {column} IS NOT NULL"
+            f" FROM {table} AS instance WHERE {status} <> 'Deleted' AND {column} IS NOT NULL"
+            " AND to_jsonb(instance) ->> 'operation' IS DISTINCT FROM 'Purge'"
             f" GROUP BY {column} HAVING count(*) > 1",
             connection=connection,
         )

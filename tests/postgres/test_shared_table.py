@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -17,7 +18,7 @@ from registry.migrations import upgrade
 from registry.migrations.conflicts import ConflictingRowsError
 from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import EdFiAdmin
-from tests.postgres.instance_states import CONNECTION_STRING, stores
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME
 from tests.postgres.postgres_inspection import everything, until
 from tests.servers import session
@@ -225,6 +226,22 @@ async def test_rows_are_adopted_when_an_admin_api_renames_the_table_while_the_fi
     ed_fi_admin.is_shared = True
     assert await ed_fi_admin.table() == "adminapi.odsinstancemanages"
     await ed_fi_admin.check()
+
+
+async def test_row_is_adopted_when_the_instance_that_had_its_name_is_being_purged(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=timedelta(days=7))
+    trashed = await bring_to(instances, job_store, "Deleted", "Grand Bend")
+    await instances.request_purge(trashed.instance_id)
+    await ed_fi_admin.add("Grand Bend", "Pending", None)
+    await ed_fi_admin.migrate_again()
+    adopted = await ed_fi_admin.sql.fetchval(
+        "SELECT databasename FROM adminapi.dbinstances WHERE operation = 'Create'"
+    )
+    assert adopted == trashed.database
 
 
 @pytest.mark.parametrize("index", ['idx_dbinstances_Mixed "case', "idx_dbinstances_a:b", "Idx_Of_Theirs"])
