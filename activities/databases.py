@@ -175,7 +175,7 @@ class DatabaseActivities:
         with as_application_error():
             async with heartbeats(), self._fenced(job) as session:
                 await trash.take_out(
-                    self._tenant.server, session, owner_of(job), _trash_database(job), job.database
+                    self._tenant.server, session, owner_of(job), _trash_database(job), job.final_database
                 )
 
     @activity.defn
@@ -189,12 +189,12 @@ class DatabaseActivities:
         with as_application_error():
             try:
                 async with heartbeats(), self._fenced(job) as session:
-                    await trash.purge(session, owner_of(job), _trash_database(job))
+                    dropped = await trash.purge(session, owner_of(job), _trash_database(job))
             except SupersededError:
                 if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
                     return True
                 raise
-        return await _try_to_record(self._tenant.jobs.finish_purge(job))
+        return await _try_to_record(self._tenant.jobs.finish_purge(job, dropped=dropped))
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:

@@ -191,7 +191,7 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
         case Undo.RENAME_BACK:
             return (job.mark, job.database) not in named
         case Undo.BACK_TO_TRASH:
-            return (job.mark, job.database) in named
+            return (job.mark, job.final_database) in named
         case Undo.NOTHING:
             return False
         case unknown:

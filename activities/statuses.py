@@ -76,7 +76,8 @@ class StatusActivities:
     async def finish_undelete(self, job: InstanceJob) -> bool:
         """Record `Completed`, and route the ODS/API to the database that was in the trash."""
         with _final_refusals():
-            return await self._jobs.finish_undelete(job, self._connection_strings.encrypted(job.database))
+            connection_string = self._connection_strings.encrypted(job.final_database)
+            return await self._jobs.finish_undelete(job, connection_string)
 
     @activity.defn
     async def finish_purge(self, job: InstanceJob) -> bool:

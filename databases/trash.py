@@ -129,10 +129,10 @@ async def take_out(
     await change_name(server, session, current, database, _OPEN, comment)
 
 
-async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
+async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
     """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
 
-    Nothing is done if no database carries the mark any more.
+    Nothing is done if no database carries the mark any more. Returns whether one was dropped.
 
     Raises:
         NotOursError: the database of that name is not the instance's.
@@ -144,7 +144,7 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
     if trash not in found:
         if others := [name for name, row in found.items() if owner.owns(row["comment"])]:
             raise _elsewhere(others[0], trash)
-        return
+        return False
     if not owner.owns(found[trash]["comment"]):
         raise NotOursError(trash)
     marked = Owner.read(found[trash]["comment"])
@@ -163,6 +163,7 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
             " retry.",
         )
     await drop_database(session, trash, invalid=_is_invalid(found, trash))
+    return True
 
 
 async def let_go(

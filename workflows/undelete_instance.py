@@ -26,7 +26,9 @@ class UndeleteInstance(JobWorkflow):
     async def do_work(self) -> bool:
         """Take the database out of the trash, then record `Completed` with all that was set aside."""
         job = self.job
-        await self.run_step(DatabaseActivities.undelete, f"Give {job.trash_database} the name {job.database}")
+        await self.run_step(
+            DatabaseActivities.undelete, f"Give {job.trash_database} the name {job.final_database}"
+        )
         return await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_undelete,
@@ -41,6 +43,6 @@ class UndeleteInstance(JobWorkflow):
         await workflow.execute_activity_method(
             DatabaseActivities.compensate,
             job,
-            **options.clean_up(job.policy, f"Make sure that {job.database} is in the trash"),
+            **options.clean_up(job.policy, f"Make sure that {job.final_database} is in the trash"),
         )
         return False

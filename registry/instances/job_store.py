@@ -300,34 +300,41 @@ class JobStore:
         published: dict[str, object] = {"known_number": None, "known_attempt": None}
         restored = {
             **published,
-            "ods_instance_name": job.name,
+            "name": job.final_name,
+            "ods_instance_name": job.final_name,
+            "database_name": job.final_database,
             "error_message": None,
+            **_NO_NEW_NAMES,
             **_NOTHING_KEPT,
             **_NOT_IN_TRASH,
         }
         guard = fencing_token_of(Operation.UNDELETE, job)
-        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
         async with self._sessions.transaction(conflicts) as session:
             kept = await session.scalar(select(DbInstance.set_aside).where(*guard))
             took_step = await take_step(session, job, step, restored, guard)
             if took_step:
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, kept)) is not None:
                     raise ContextTakenError(obstacle)
-                await start_routing(session, job, connection_string)
+                await start_routing(session, replace(job, name=job.final_name), connection_string)
                 await give_back(session, job.ods_instance_id, kept)
             return took_step or await is_at(session, guard, step.target)
 
-    async def finish_purge(self, job: InstanceJob) -> bool:
-        """Record that the instance's database was dropped from the trash, in the audit trail as well.
+    async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
+        """Record that the instance has no database in the trash any more, in the audit trail as well.
 
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a purge.
+
+        Args:
+            job: the purge.
+            dropped: whether there was a database to drop; None if that is not known any more.
         """
         step, guard = status.FINISH[Operation.PURGE], fencing_token_of(Operation.PURGE, job)
-        purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None}
+        purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
             took_step = await take_step(session, job, step, purged, guard)
             if took_step:
-                await session.execute(insertion(_purge_entry(job)))
+                await session.execute(insertion(_purge_entry(job, dropped=dropped)))
             return took_step or await is_at(session, guard, step.target)
 
     async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
@@ -603,14 +610,21 @@ async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | N
     """Why an instance in the trash cannot have its names and contexts; if it can, none takes them."""
     instance = await session.get(DbInstance, job.instance_id)
     try:
-        await require_free(session, job.name, job.database, excluding=instance)
+        await require_free(session, job.final_name, job.final_database, excluding=instance)
     except NameTakenError as error:
         return str(error)
     return await context_obstacle(session, job.ods_instance_id, instance.set_aside if instance else None)
 
 
-def _purge_entry(job: InstanceJob) -> AuditEntry:
-    title = f"Dropped {job.trash_database}: the database {job.database} of {job.name}"
+def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:
+    match dropped:
+        case True:
+            done = f"Dropped {job.trash_database}"
+        case False:
+            done = f"Found no {job.trash_database}, which an earlier try or another session has dropped"
+        case None:
+            done = f"Purged {job.trash_database}"
+    title = f"{done}: the database {job.database} of {job.name}"
     path = f"/v2/trash/{job.instance_id}"
     return AuditEntry("worker", job.tenant, "PURGE", path, job.instance_id, job.job_id, HTTPStatus.OK, title)
 

@@ -63,8 +63,9 @@ class InstanceJob:
             never a mark.
         published: whether the database was ever handed over to the ODS/API.
         policy: timeouts and numbers of tries.
-        new_name: the name that a rename gives the instance; a delete has it as well if a rename has failed.
-        new_database: the name that such a rename gives the database.
+        new_name: the name that a rename gives the instance, or an undelete under another name; a delete has
+            it as well if a rename has failed.
+        new_database: the name that the database gets with it.
         installation: the installation whose registry requested the job.
         known_number: of a delete, the last job before it: a database that was published later is not dropped.
             Of a purge, the job that has put the database into the trash.

@@ -1,9 +1,8 @@
 """Reservation of the names and ids that only one instance, or ODS instance, can have."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -176,7 +175,12 @@ def _ods_instance_has(name: str, excluding: int | None) -> ColumnElement[bool]:
 
 
 def _live_instance_has(
-    columns: Sequence[InstrumentedAttribute[Any]], value: str, excluding: DbInstance | None
+    columns: tuple[InstrumentedAttribute[Any], InstrumentedAttribute[Any]],
+    value: str,
+    excluding: DbInstance | None,
 ) -> ColumnElement[bool]:
-    found = exists().where(or_(*(column == value for column in columns)), DbInstance.is_live)
+    """Whether one has the value in the first of `columns`, or is about to have it, as the second says."""
+    own, new = columns
+    has_it = or_(and_(own == value, DbInstance.has_names), and_(new == value, DbInstance.is_live))
+    found = exists().where(has_it)
     return found if excluding is None else found.where(DbInstance.id != excluding.id)

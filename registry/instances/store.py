@@ -46,6 +46,9 @@ from registry.storage.errors import InstanceNotFoundError, NameTakenError, Refus
 from registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
+    LIVE_ODS_INSTANCE_INDEX,
+    NEW_DATABASE_INDEX,
+    NEW_NAME_INDEX,
     UTC_NOW,
     DbInstance,
     Job,
@@ -335,7 +338,7 @@ class InstanceStore:
             RefusedError: it is not in the trash, is about to be purged, or a name or context is taken.
         """
         await self.installation.require_confirmed()
-        async with self._sessions.transaction(_undelete_conflicts()) as session:
+        async with self._sessions.transaction(_UNDELETE_CONFLICTS) as session:
             instance = await _locked(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
                 raise _refusal(instance, "undeleted")
@@ -351,7 +354,9 @@ class InstanceStore:
             obstacle = await context_obstacle(session, instance.ods_instance_id, instance.set_aside)
             if obstacle is not None:
                 raise _context_not_free(obstacle)
-            instance.name, instance.database_name = wanted, database
+            instance.new_name = instance.new_database_name = None
+            if wanted != instance.name:
+                instance.new_name, instance.new_database_name = wanted, database
             return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
@@ -583,18 +588,24 @@ def _require_nothing_set_aside(instance: DbInstance) -> None:
         )
 
 
-def _undelete_conflicts() -> Conflicts:
-    reason = "Another instance has taken the name, or the name of the database."
-    refusal = partial(_name_not_free, reason)
-    return {LIVE_NAME_INDEX: refusal, LIVE_DATABASE_INDEX: refusal}
-
-
 def _name_not_free(reason: str) -> RefusedError:
     return RefusedError(
         InstanceStatus.DELETED,
         reason.removesuffix(" Choose another name."),
         'Undelete the instance under another name: {"name": "…"}.',
     )
+
+
+def _ods_instance_id_not_free() -> RefusedError:
+    return RefusedError(
+        InstanceStatus.DELETED,
+        "Another instance has its OdsInstanceId: the registry was restored, or changed by hand.",
+        "Delete the other instance, then undelete this one; or purge this one.",
+    )
+
+
+def _name_taken_since() -> RefusedError:
+    return _name_not_free("Another instance has taken the name, or the name of the database.")
 
 
 def _context_not_free(reason: str) -> RefusedError:
@@ -623,3 +634,12 @@ def _name_conflicts(name: str, database: str) -> Conflicts:
         LIVE_NAME_INDEX: partial(name_taken, name),
         LIVE_DATABASE_INDEX: partial(database_taken, database),
     }
+
+
+_UNDELETE_CONFLICTS: Conflicts = {
+    LIVE_NAME_INDEX: _name_taken_since,
+    LIVE_DATABASE_INDEX: _name_taken_since,
+    NEW_NAME_INDEX: _name_taken_since,
+    NEW_DATABASE_INDEX: _name_taken_since,
+    LIVE_ODS_INSTANCE_INDEX: _ods_instance_id_not_free,
+}

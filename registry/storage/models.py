@@ -24,6 +24,7 @@ from sqlalchemy import (
     and_,
     func,
     not_,
+    or_,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -46,6 +47,8 @@ NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
 _LIVE = text(f"state <> '{InstanceStatus.DELETED}' AND operation <> '{Operation.PURGE}'")
 """As `DbInstance.is_live`."""
+_HAS_NAMES = text(f"{_LIVE} AND (operation <> '{Operation.UNDELETE}' OR newname IS NULL)")
+"""As `DbInstance.has_names`."""
 _IN_TRASH = text("trashedat IS NOT NULL AND purgedat IS NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
@@ -66,11 +69,11 @@ class DbInstance(Base):
 
     __tablename__ = "managed_instances"
     __table_args__ = (
-        Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_LIVE),
-        Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_LIVE),
+        Index(LIVE_NAME_INDEX, "name", unique=True, postgresql_where=_HAS_NAMES),
+        Index(LIVE_DATABASE_INDEX, "databasename", unique=True, postgresql_where=_HAS_NAMES),
         Index(LIVE_ODS_INSTANCE_INDEX, "odsinstanceid", unique=True, postgresql_where=_LIVE),
-        Index(NEW_NAME_INDEX, "newname", unique=True),
-        Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True),
+        Index(NEW_NAME_INDEX, "newname", unique=True, postgresql_where=_LIVE),
+        Index(NEW_DATABASE_INDEX, "newdatabasename", unique=True, postgresql_where=_LIVE),
         Index("idx_dbinstances_name", "name"),
         Index("idx_dbinstances_odsinstanceid", "odsinstanceid"),
         # Collated "C"; how an expression is collated is not told when tables are compared with these.
@@ -108,7 +111,8 @@ class DbInstance(Base):
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     published_at: Mapped[datetime | None] = mapped_column("publishedat")
     error_message: Mapped[str | None] = mapped_column("errormessage", Text)
-    # What a rename makes of `name` and `databasename`; reserved until it is done, or something else is asked.
+    # What a rename, or an undelete under another name, makes of `name` and `databasename`; reserved while the
+    # instance is live, until it is done or something else is asked.
     new_name: Mapped[str | None] = mapped_column("newname", String(100))
     new_database_name: Mapped[str | None] = mapped_column("newdatabasename", String(255))
     # The attempt at the job before a delete: the latest that can have published the database.
@@ -156,6 +160,16 @@ class DbInstance(Base):
     @classmethod
     def _is_live(cls) -> ColumnElement[bool]:
         return and_(cls.status != InstanceStatus.DELETED, cls.operation != Operation.PURGE)
+
+    @hybrid_property
+    def has_names(self) -> bool:
+        """Whether no other instance can have its names: not those that an undelete will not give it back."""
+        return self.is_live and (self.operation != Operation.UNDELETE or self.new_name is None)
+
+    @has_names.inplace.expression
+    @classmethod
+    def _has_names(cls) -> ColumnElement[bool]:
+        return and_(cls.is_live, or_(cls.operation != Operation.UNDELETE, cls.new_name.is_(None)))
 
     @hybrid_property
     def is_in_trash(self) -> bool:

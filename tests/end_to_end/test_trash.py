@@ -3,17 +3,26 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import httpx
 import pytest
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities
+from activities.reconcile import ReconcileActivities
+from activities.statuses import StatusActivities
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
+from registry.storage.errors import InstallationNotConfirmedError
 from settings import Settings
+from temporal.job_starter import JobStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
@@ -167,6 +176,24 @@ async def test_database_goes_back_to_the_trash_when_the_name_is_taken_before_the
     row = await operator.instance(job)
     assert (row.is_in_trash, "already exists" in (row.error_message or "")) == (True, True)
     await rows.execute("DELETE FROM dbo.odsinstances")
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    assert await names(admin, job.mark) == [job.database]
+
+
+async def test_database_goes_back_to_the_trash_when_an_undelete_under_another_name_fails(
+    operator: Operator, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    requested = (await operator.instances.request_undelete(job.instance_id, f"{name} back")).job
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", f"{name} back")
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.ERROR
+    async with asyncio.timeout(10):
+        while await names(admin, job.mark) != [deletion.trash_database]:
+            await asyncio.sleep(0.01)
+    row = await operator.instance(job)
+    assert (row.is_in_trash, row.name, row.database_name) == (True, name, job.database)
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     assert await names(admin, job.mark) == [job.database]
 
@@ -330,6 +357,56 @@ async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(
     assert await names(admin, job.mark) == [deletion.trash_database]
     (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.CLOCKS_DIFFER]
     assert "8 days" in found.explanation
+
+
+async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confirmed(
+    operator: Operator,
+    temporal: Client,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    starter = JobStarter(temporal, tenant.settings.registry_queue)
+
+    async def is_open(_: InstanceJob) -> bool:
+        return False
+
+    passes = ReconcileActivities(
+        tenant.jobs,
+        tenant.server,
+        tenant.drift.detect,
+        is_open,
+        starter.start,
+        tenant.remove_template_leftovers,
+        tenant.instances,
+    )
+    await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
+    tenant.instances.installation.forget()
+    report = await ActivityEnvironment().run(passes.purge_due)
+    assert (report.requested, str(report.withheld).split()[0]) == (0, "InstallationNotConfirmed")
+    for request in (
+        tenant.instances.request_due_purges(20),
+        tenant.instances.request_purge(job.instance_id),
+    ):
+        with pytest.raises(InstallationNotConfirmedError):
+            await request
+    # A purge that the original has requested before the copy was made:
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET operation = 'Purge', state = 'Pending_Delete', jobnumber = 3,"
+        " attempt = 0"
+    )
+    purge = replace(deletion, operation=Operation.PURGE, number=3)
+    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(statuses.begin, purge)
+    await rows.execute("UPDATE adminapi.dbinstances SET state = 'InProgress', attempt = 1")
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    assert await names(admin, job.mark) == [deletion.trash_database]
 
 
 async def test_nothing_is_purged_when_the_registry_is_of_yesterday(

@@ -54,10 +54,10 @@ async def take_out(server: Server, owner: Owner, job: TrashJob, name: str) -> No
         await trash.take_out(server, fenced, owner, job.trash, name)
 
 
-async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1) -> None:
+async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1) -> bool:
     """Purge on the word of a registry that knows this job to have put the database there."""
     async with server.fenced(job.owner) as fenced:
-        await trash.purge(fenced, replace(job.owner, number=number, attempt=attempt), job.trash)
+        return await trash.purge(fenced, replace(job.owner, number=number, attempt=attempt), job.trash)
 
 
 async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
@@ -231,8 +231,8 @@ async def test_database_is_gone_when_it_is_purged(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
     assert await put(server, job)
-    for _ in range(2):  # the second time there is nothing to do
-        await purge(server, job)
+    for is_there in (True, False):  # the second time there is nothing to do
+        assert await purge(server, job) is is_there
         assert not await exists(admin, job.trash)
 
 

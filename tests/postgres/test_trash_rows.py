@@ -247,6 +247,82 @@ async def test_instance_is_in_the_trash_again_when_its_undelete_is_cancelled_or_
     await instances.reserve(name, Template.MINIMAL)
 
 
+@pytest.mark.parametrize("ends", ["fails", "is cancelled"])
+async def test_instance_has_its_old_name_when_its_undelete_under_another_one_came_to_nothing(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    cancellations: JobCancellations,
+    trashed: InstanceJob,
+    name: str,
+    ends: str,
+) -> None:
+    other = (await instances.reserve(name, Template.MINIMAL)).job
+    undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
+    assert undelete.final_name == f"{name} back"
+    for taken in (name, f"{name} back"):  # both names are reserved meanwhile
+        with pytest.raises(NameTakenError):
+            await instances.reserve(taken, Template.MINIMAL)
+    if ends == "fails":
+        assert (await job_store.begin(undelete)).held
+        await job_store.fail(undelete, "The server is away.")
+    else:
+        job = await queries.job(undelete.job_id)
+        assert job is not None
+        assert await cancellations.cancel_waiting(job)
+    row = await row_of(queries, trashed)
+    assert (row.is_in_trash, row.name, row.database_name) == (True, name, trashed.database)
+    if ends == "fails":  # the database may still have the other name
+        (left,) = await job_store.failed_jobs([undelete.mark])
+        assert left.final_database == undelete.final_database
+    await instances.reserve(f"{name} back", Template.MINIMAL)  # free again
+    with pytest.raises(RefusedError, match="already exists"):
+        await instances.request_undelete(trashed.instance_id)
+    await job_store.begin(other)
+    await job_store.fail(other, "no")
+    failed = (await instances.request_delete(other.instance_id)).job
+    await job_store.begin(failed)
+    await job_store.finish_delete(failed)
+    again = (await instances.request_undelete(trashed.instance_id)).job
+    assert (again.final_name, again.final_database) == (name, trashed.database)
+    assert (await job_store.begin(again)).held
+    assert await job_store.finish_undelete(again, CONNECTION_STRING)
+    row = await row_of(queries, trashed)
+    assert (row.name, row.new_name, row.new_database_name) == (name, None, None)
+
+
+async def test_new_name_of_an_undelete_is_free_for_a_rename_when_it_has_failed(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, name: str
+) -> None:
+    other = await bring_to(instances, job_store, "Completed", f"{name} other")
+    undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
+    with pytest.raises(NameTakenError):
+        await instances.request_rename(other.instance_id, f"{name} back")
+    await job_store.begin(undelete)
+    await job_store.fail(undelete, "The server is away.")
+    rename = (await instances.request_rename(other.instance_id, f"{name} back")).job
+    await job_store.begin(rename)
+    assert await job_store.finish_rename(rename, CONNECTION_STRING)
+
+
+async def test_undelete_is_refused_when_another_instance_has_its_ods_instance_id(
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+    name: str,
+) -> None:
+    other = await bring_to(instances, job_store, "Completed", f"{name} other")
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET odsinstanceid = $1 WHERE id = $2",
+        trashed.ods_instance_id,
+        other.instance_id,
+    )
+    with pytest.raises(RefusedError, match="OdsInstanceId") as refused:
+        await instances.request_undelete(trashed.instance_id)
+    assert "another name" not in refused.value.next_step
+
+
 async def test_undelete_does_not_begin_again_when_its_name_was_taken_since_it_failed(
     instances: InstanceStore,
     job_store: JobStore,
@@ -350,6 +426,27 @@ async def test_what_is_due_longest_is_purged_first_and_what_has_failed_is_left(
     assert [one.instance.id for one in second] == [jobs[1].instance_id, jobs[0].instance_id]
     entries = await rows.fetch("SELECT instanceid FROM adminapi.audit WHERE method = 'PURGE'")
     assert [entry["instanceid"] for entry in entries] == [jobs[2].instance_id]
+    await rows.execute("DELETE FROM adminapi.audit")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "begins"), [(True, "Dropped ods_trash_"), (False, "Found no "), (None, "Purged ods_trash_")]
+)
+async def test_audit_says_whether_a_database_was_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+    *,
+    dropped: bool | None,
+    begins: str,
+) -> None:
+    purge = (await instances.request_purge(trashed.instance_id)).job
+    await job_store.begin(purge)
+    assert await job_store.finish_purge(purge, dropped=dropped)
+    title = await rows.fetchval("SELECT title FROM adminapi.audit WHERE method = 'PURGE'")
+    assert title.startswith(begins)
+    assert trashed.database in title
     await rows.execute("DELETE FROM adminapi.audit")
 
 
