@@ -16,7 +16,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
-from activities.reconcile import ReconcileActivities
+from activities.reconcile import ReconcileActivities, StuckPage
+from activities.sweep import SweepPage
 from databases import provisioning, spares
 from databases.constants import DISK_FULL
 from databases.errors import DatabaseFaultError
@@ -591,6 +592,30 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     assert await leftovers() == [renaming]
     await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await leftovers() == []
+
+
+async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(
+    instances: InstanceStore, job_store: JobStore, server: Server, job: InstanceJob, name: str
+) -> None:
+    other = (await instances.reserve(f"{name} too", Template.MINIMAL)).job
+    assert (await job_store.begin(other)).held
+    unused = cast("Any", None)
+    is_open = AsyncMock(side_effect=lambda found: found == job)
+    reconcile = ReconcileActivities(job_store, server, unused, is_open, unused, unused, unused)
+    page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
+    assert page == StuckPage([other], other.instance_id)
+    rest = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=other.instance_id, size=2))
+    assert rest == StuckPage([], None)
+
+
+async def test_what_loads_have_left_is_removed_when_the_first_page_of_leftovers_is_searched(
+    job_store: JobStore, server: Server
+) -> None:
+    unused, remove = cast("Any", None), AsyncMock()
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, remove, unused)
+    for after, times in ((None, 1), (0, 1), (17, 1)):
+        await ActivityEnvironment().run(reconcile.find_leftovers, after)
+        assert remove.await_count == times
 
 
 async def test_database_is_dropped_when_its_drop_was_interrupted(

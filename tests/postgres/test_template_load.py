@@ -574,7 +574,10 @@ async def test_only_what_says_that_it_may_go_is_removed_when_loads_have_left_dat
 ) -> None:
     role = seeding.SERVICE_ROLE
     own = TemplateMark(installation, "Loaded", TemplateState.LOADING).comment
-    foreign = TemplateMark(str(uuid.uuid4()), "Loaded", TemplateState.LOADING).comment
+    first, last = (
+        TemplateMark(str(uuid.UUID(int=number)), "Loaded", TemplateState.LOADING).comment
+        for number in (0, 2**128 - 1)
+    )
 
     def name() -> str:
         return new_private_name(installation)
@@ -582,7 +585,8 @@ async def test_only_what_says_that_it_may_go_is_removed_when_loads_have_left_dat
     async with (
         made(admin, name(), role, own) as left,
         made(admin, name(), role, None) as unnamed,
-        made(admin, name(), role, foreign),
+        made(admin, name(), role, first),
+        made(admin, name(), role, last),
         made(admin, name(), role, "of the operator"),
         made(admin, name(), role, own.replace("loading", "published")),
         made(admin, name(), "postgres", own),

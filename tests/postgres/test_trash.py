@@ -112,6 +112,18 @@ async def test_database_is_as_before_when_it_comes_back(
         assert await user.fetchval("SELECT answer FROM treasure") == 42
 
 
+async def test_database_gets_its_name_back_when_it_was_opened_and_marked_as_in_use_by_hand(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    assert await put(server, job)
+    await comment(admin, job.trash, job.owner.comment)
+    await admin.execute(f'ALTER DATABASE "{job.trash}" ALLOW_CONNECTIONS true')
+    await take_out(server, replace(job.owner, number=3), job, name)
+    assert await exists(admin, name)
+    assert not await exists(admin, job.trash)
+
+
 async def test_database_gets_the_name_that_is_asked_for_when_its_own_was_taken(
     server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:

@@ -39,6 +39,7 @@ _DERIVATIVE = (
     "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)"
     " VALUES ($1, 'ReadReplica', 'encrypted')"
 )
+_DERIVATIVES = "SELECT count(*) FROM dbo.odsinstancederivatives WHERE odsinstance_odsinstanceid = $1"
 
 
 @pytest.fixture
@@ -131,6 +132,31 @@ async def test_parts_are_not_forgotten_when_another_delete_follows_a_failed_move
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
     kept = await queries.contexts_of(job.ods_instance_id), await queries.derivatives_of(job.ods_instance_id)
     assert [len(parts) for parts in kept] == ([1, 0] if part == "OdsInstanceContexts" else [0, 1])
+
+
+async def test_parts_of_others_stay_when_those_of_an_instance_are_set_aside(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    first, deleted, last = [
+        await bring_to(instances, job_store, "Completed", f"{name} {word}") for word in ("a", "b", "c")
+    ]
+    for year, job in enumerate((first, deleted, last), start=2027):
+        await rows.execute(_CONTEXT.replace("2027", str(year)), job.ods_instance_id)
+        await rows.execute(_DERIVATIVE, job.ods_instance_id)
+    delete = (await instances.request_delete(deleted.instance_id)).job
+    await job_store.begin(delete)
+    for job, count in ((first, 1), (deleted, 0), (last, 1)):
+        assert await contexts(rows, job) == count
+        assert await rows.fetchval(_DERIVATIVES, job.ods_instance_id) == count
+        assert ((await row_of(queries, job)).set_aside is None) == bool(count)
+    kept = (await row_of(queries, deleted)).set_aside
+    assert kept is not None
+    assert [context["value"] for context in kept["contexts"]] == ["2028"]
+    assert [derivative["type"] for derivative in kept["derivatives"]] == ["ReadReplica"]
 
 
 async def test_database_is_looked_for_under_one_name_when_deletes_of_both_kinds_have_failed(
