@@ -31,8 +31,10 @@ _ACTIVITIES = (
     *(f"tests/end_to_end/test_{life}.py" for life in ("instance_life", "rename", "failures", "cancelling")),
 )
 _BACKUPS = ("tests/backups/test_interrupted.py", "tests/backups/test_round_trip.py")
+_TEMPLATES = tuple(f"tests/postgres/test_template_{part}.py" for part in ("load", "exchange"))
 _TESTS: dict[str, tuple[str, ...]] = {
     "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
+    "registry/instances/set_aside.py": ("tests/postgres/test_trash_rows.py",),
     "registry/instances/reservations.py": (
         "tests/postgres/test_instance_store.py",
         "tests/postgres/test_rename.py",
@@ -57,6 +59,10 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
     "databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+    "databases/template_leftovers.py": _TEMPLATES,
+    "databases/template_loading.py": _TEMPLATES,
+    "databases/template_marks.py": _TEMPLATES,
+    "databases/template_replacement.py": _TEMPLATES,
     "databases/trash.py": ("tests/postgres/test_trash.py",),
     "databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
@@ -67,6 +73,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/reconcile.py": (
         "tests/postgres/test_database_activities.py",
         "tests/end_to_end/test_passes.py",
+        "tests/end_to_end/test_trash.py",
     ),
     "activities/refreshes.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
@@ -107,7 +114,8 @@ def _copy_tree(to: Path) -> None:
 
 def _try(module: str, tree: Path, sample: int | None, seed: int) -> bool:
     """Whether a change of `module` has survived; prints what became of them."""
-    test = f"{sys.executable} -m pytest -q -x -p no:cacheprovider --rootdir {tree} {_paths(module, tree)}"
+    options = f"-q -x -m 'not timed' -p no:cacheprovider --rootdir {tree}"
+    test = f"{sys.executable} -m pytest {options} {_paths(module, tree)}"
     outcome, output = run_tests(test, _SECONDS)
     if outcome is not TestOutcome.SURVIVED:
         sys.exit(f"{module}: its tests fail before anything is changed.\n{output}")

@@ -240,6 +240,7 @@ class History:
         changed: marks of the instances whose rows a restore has removed or changed.
         removed: ids of the instances whose rows a restore has removed, with their first names.
         forgotten: ids of the jobs that a restore has removed, with the first name of their instance.
+        rewound: ids of the jobs that a restore has put back to an earlier status.
         restores: how many there were.
     """
 
@@ -252,6 +253,7 @@ class History:
     changed: set[str] = field(default_factory=set)
     removed: set[tuple[int, str]] = field(default_factory=set)
     forgotten: set[tuple[str, str]] = field(default_factory=set)
+    rewound: set[str] = field(default_factory=set)
     restores: int = 0
 
     def see(self, databases: Sequence[Database], jobs: Sequence[Job]) -> None:
@@ -265,8 +267,14 @@ class History:
         kept = {row.mark: row for row in restored.instances}
         self.changed |= {row.mark for row in lost.instances if kept.get(row.mark) != row}
         self.removed |= {(row.id, first_name(row.name)) for row in lost.instances if row.mark not in kept}
+        done = {job.job_id: job.status for job in lost.jobs}
+        self.rewound |= {job.job_id for job in restored.jobs if done.get(job.job_id) != job.status}
         self.forgotten |= lost.named_jobs - restored.named_jobs
         self.restores += 1
+
+    def has_undone(self, job: str) -> bool:
+        """Whether a restore has removed a job of this id or put it back, so that it may end otherwise."""
+        return job in self.rewound or self.has_forgotten(job)
 
     def has_forgotten(self, job: str) -> bool:
         """Whether a restore has removed a job of this id; it may be another job's since."""

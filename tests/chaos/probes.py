@@ -138,14 +138,14 @@ class Probes:
         await asyncio.gather(*(self._service.ended(job) for job in jobs))
 
     async def ended_well(self, jobs: Sequence[str]) -> None:
-        """Wait until all of `jobs` are done; a failure is noted as odd, unless a restore removed the job.
+        """Wait until all of `jobs` are done; a failure is noted as odd, unless a restore has undone the job.
 
         Raises:
             TimeoutError: they are not for minutes.
         """
         ledger = self._service.ledger
         for told in await asyncio.gather(*(self._service.ended(job) for job in jobs)):
-            if told["status"] != "Completed" and not ledger.history.has_forgotten(told["jobId"]):
+            if told["status"] != "Completed" and not ledger.history.has_undone(told["jobId"]):
                 ledger.oddities.append(f"{told['jobId']}: {told['errorMessage']}")
 
     async def _created(self, template: str) -> Probe:

@@ -43,6 +43,9 @@ async def test_registry_is_as_it_was_when_a_snapshot_is_put_back(garden: Garden,
     before, next_id = await read_rows(garden.registry), await garden.registry.fetchval(_NEXT_ID) - 1
     await garden.plant_completed(garden.number + 500)
     await garden.registry.execute("UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete'")
+    await garden.registry.execute(
+        "UPDATE adminapi.jobstatuses SET status = 'Error' WHERE dbinstanceid = $1", garden.number
+    )
     lost = await read_rows(garden.registry)
 
     await snapshot.put_back(target.admin_dsn, history)
@@ -52,6 +55,8 @@ async def test_registry_is_as_it_was_when_a_snapshot_is_put_back(garden: Garden,
     assert await garden.registry.fetchval(_NEXT_ID) - 1 == next_id
     marks = {row.mark for row in lost.instances}
     assert (history.changed, history.deleted, history.restores) == (marks, marks, 1)
+    assert history.rewound == {f"CreateInstanceJob-{garden.number}-1"}
+    assert history.has_undone(f"CreateInstanceJob-{garden.number}-1")
     other = garden.number + 500
     assert history.removed == {(other, f"Garden {other}")}
     assert history.forgotten == {(f"CreateInstanceJob-{other}-1", f"Garden {other}")}
