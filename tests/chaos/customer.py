@@ -240,7 +240,11 @@ class Customer:
         instance = await self._any_in_trash()
         if instance is None:
             return "nothing to purge"
-        answer = self._heard(await self._service.delete(instance, self._trash[instance], "Drop"))
+        name = self._trash[instance]
+        if self._rng.random() < 0.5:
+            answer = self._heard(await self._service.purge(instance, name))
+        else:
+            answer = self._heard(await self._service.delete(instance, name, "Drop"))
         if answer == "accepted":
             del self._trash[instance]
         return answer

@@ -6,7 +6,7 @@ Like the checker, it imports none of the product's code.
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.chaos.evidence import Database, Evidence, Instance, first_name
-from tests.chaos.violations import Attributes, Kind, Storm, Violation
+from tests.chaos.violations import DROPS, Attributes, Kind, Storm, Violation
 
 _DELETED = ("Deleted", "Delete_Failed")
 _DROPS = ("Delete", "Purge")
@@ -49,7 +49,7 @@ def _purged_early(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
 
 def may_be_dropped(instance: Instance, storm: Storm) -> bool:
     """Whether a client has requested that the instance's database is dropped, or its time is over."""
-    requested = {request.name for request in storm.requests if request.operation == "Drop"}
+    requested = {request.name for request in storm.requests if request.operation in DROPS}
     return instance.mark in storm.history.due or first_name(instance.name) in requested
 
 

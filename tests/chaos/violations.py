@@ -65,6 +65,8 @@ class Violation:
 
 JOBS_OF = {"Trash": {"Delete"}, "Detach": {"Delete"}, "Drop": {"Delete", "Purge"}}
 """What the jobs of the ways to delete are called; those of other requests have the word of the request."""
+DROPS = ("Drop", "Purge")
+"""Requests after which the database of an instance may be dropped."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Request:
     """A request as its client remembers it.
 
     Attributes:
-        operation: what was requested: `Create`, `Rename`, `Undelete`, or one of `JOBS_OF`; a retry is a
-            request for the job that had failed.
+        operation: what was requested: `Create`, `Rename`, `Undelete`, `Purge`, or one of `JOBS_OF`; a retry
+            is a request for the job that had failed.
         name: that the instance was created under.
         job: what the answer said; None if the connection broke before there was an answer, so that no client
             knows whether the request was accepted.

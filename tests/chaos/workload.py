@@ -1,10 +1,11 @@
 """The API as a client sees it that does not give up, and what it was promised.
 
-A request whose answer never came is repeated until there is an answer; what became of the first try is then
-unknown, and either outcome is right.
+A request whose answer never came is repeated until there is an answer. Without an `Idempotency-Key`, what
+became of the first try is then unknown, and either outcome is right; with one, it is the same request.
 """
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ class Service:
             "client_secret": credentials["secret"],
         }
         self._token = ""
+        self._keys = itertools.count(1)
         self.ledger = ledger
 
     async def close(self) -> None:
@@ -89,28 +91,42 @@ class Service:
         return True
 
     async def send(
-        self, method: str, path: str, body: Json | None = None, doubt: Callable[[], None] = lambda: None
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        doubt: Callable[[], None] = lambda: None,
+        key: str | None = None,
     ) -> httpx.Response:
-        """The answer to a request that is repeated until there is one; each try that may have been accepted
-        without an answer is a `doubt`.
+        """The answer to a request that is repeated until there is one.
+
+        Args:
+            method: of the request.
+            path: of the request.
+            body: of the request.
+            doubt: called for each try that may have been accepted without an answer.
+            key: by which the API knows that a try is the same request.
 
         Raises:
             TimeoutError: there was none for minutes.
         """
+        headers = {} if key is None else {"Idempotency-Key": key}
         async with asyncio.timeout(self._timeout):
             while True:
-                answer = await self._tried(method, path, body, doubt)
+                answer = await self._tried(method, path, body, doubt, headers)
                 if answer is not None:
                     return answer
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _tried(
-        self, method: str, path: str, body: Json | None, doubt: Callable[[], None]
+        self, method: str, path: str, body: Json | None, doubt: Callable[[], None], headers: dict[str, str]
     ) -> httpx.Response | None:
         """One try; None if it must be repeated."""
-        answer = await self._asked(method, path, body, doubt)
-        if answer is None or answer.is_success or answer.status_code in _REFUSALS:
+        answer = await self._asked(method, path, body, doubt, headers)
+        if answer is None or answer.is_success:
             return answer
+        if answer.status_code in _REFUSALS:  # unless an earlier try under the same key is under way
+            return None if "Retry-After" in answer.headers else answer
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
             self._token = ""
             return None
@@ -120,12 +136,12 @@ class Service:
         return None
 
     async def _asked(
-        self, method: str, path: str, body: Json | None, doubt: Callable[[], None]
+        self, method: str, path: str, body: Json | None, doubt: Callable[[], None], headers: dict[str, str]
     ) -> httpx.Response | None:
         if not self._token:
             await self._authenticate()
             return None
-        headers = {"Authorization": f"Bearer {self._token}"}
+        headers = headers | {"Authorization": f"Bearer {self._token}"}
         try:
             return await self._http.request(method, path, json=body, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
@@ -143,7 +159,7 @@ class Service:
     async def create(self, name: str, template: str) -> Json | None:
         """Request an instance; None if it was refused."""
         body = {"name": name, "databaseTemplate": template}
-        return await self.request("Create", name, "POST", "", body)
+        return await self.request("Create", name, "POST", _INSTANCES, body)
 
     async def delete(self, instance: int, name: str, way: str = "Trash") -> Json | None:
         """Request the deletion of an instance; None if it was refused.
@@ -154,20 +170,24 @@ class Service:
             way: `Trash`, `Drop` or `Detach`: what becomes of its database.
         """
         options = {"Trash": "", "Drop": "?purge=true", "Detach": "?detach=true"}
-        return await self.request(way, name, "DELETE", f"/{instance}{options[way]}")
+        return await self.request(way, name, "DELETE", f"{_INSTANCES}/{instance}{options[way]}")
+
+    async def purge(self, instance: int, name: str) -> Json | None:
+        """Request that an instance in the trash is purged; None if it was refused."""
+        return await self.request("Purge", name, "DELETE", f"/v2/trash/{instance}")
 
     async def rename(self, instance: int, name: str, new_name: str) -> Json | None:
         """Request that an instance, created as `name`, gets another name; None if it was refused."""
-        return await self.request("Rename", name, "PUT", f"/{instance}", {"name": new_name})
+        return await self.request("Rename", name, "PUT", f"{_INSTANCES}/{instance}", {"name": new_name})
 
     async def undelete(self, instance: int, name: str, new_name: str | None = None) -> Json | None:
         """Request that an instance comes back from the trash, perhaps under another name; None if refused."""
         body = {"name": new_name} if new_name else {}
-        return await self.request("Undelete", name, "POST", f"/{instance}/undelete", body)
+        return await self.request("Undelete", name, "POST", f"{_INSTANCES}/{instance}/undelete", body)
 
     async def retry(self, instance: int, name: str) -> Json | None:
         """Request that the failed job is tried again; None if it was refused."""
-        return await self.request("Retry", name, "POST", f"/{instance}/retry")
+        return await self.request("Retry", name, "POST", f"{_INSTANCES}/{instance}/retry")
 
     async def change(self, instance: int, name: str, changes: Json) -> bool:
         """Change attributes of an instance, and note what it has then; false if it was refused."""
@@ -187,16 +207,23 @@ class Service:
         Args:
             operation: as for `Request`, or `Retry`, which makes no job.
             name: that the instance was created under.
-            method: of the request.
-            path: of the request, below that of the instances.
+            method: of the request; every other one has a key, but for PUT, which takes none.
+            path: of the request.
             body: of the request.
+
+        Raises:
+            TimeoutError: there was no answer for minutes.
         """
 
         def doubt() -> None:
             if operation != "Retry":
                 self.ledger.requests.append(Request(operation, name))
 
-        answer = await self.send(method, _INSTANCES + path, body, doubt)
+        number = next(self._keys)
+        if number % 2 or method == "PUT":
+            answer = await self.send(method, path, body, doubt)
+        else:
+            answer = await self._send_once(method, path, body, doubt, f"storm {number}")
         if not answer.is_success:
             return None
         accepted: Json = answer.json()
@@ -205,6 +232,16 @@ class Service:
         self.ledger.requests.append(Request(asked, name, job))
         self.ledger.outcomes.pop(job, None)
         return accepted
+
+    async def _send_once(
+        self, method: str, path: str, body: Json | None, doubt: Callable[[], None], key: str
+    ) -> httpx.Response:
+        """Like `send`: there is a doubt only if there is no answer at all."""
+        try:
+            return await self.send(method, path, body, key=key)
+        except TimeoutError:
+            doubt()
+            raise
 
     async def job(self, job: str) -> Json:
         """A job, as the API tells it."""
