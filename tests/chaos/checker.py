@@ -441,9 +441,17 @@ def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
         yield Violation(Kind.NO_ODS_INSTANCE, str(completed[missing]))
     for number, ods_instance in routed.items():
         if number not in completed:
-            yield Violation(Kind.SURPLUS_ODS_INSTANCE, f"OdsInstanceId {number}, '{ods_instance.name}'")
+            yield _surplus(ods_instance, evidence.instances)
             continue
         yield from _routed(completed[number], ods_instance, target)
+
+
+def _surplus(ods_instance: OdsInstance, instances: Sequence[Instance]) -> Violation:
+    """An ODS instance stays if the delete of its instance is refused, as after a rename that was lost."""
+    words = f"OdsInstanceId {ods_instance.ods_instance_id}, '{ods_instance.name}'"
+    of_id = [it for it in instances if it.ods_instance_id == ods_instance.ods_instance_id]
+    mark = of_id[-1].mark if of_id and of_id[-1].status == "Delete_Failed" else None
+    return Violation(Kind.SURPLUS_ODS_INSTANCE, words, mark, (ods_instance.name,))
 
 
 def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> Iterator[Violation]:

@@ -475,9 +475,23 @@ async def _interrupt_drop(garden: Garden) -> None:
     )
 
 
+async def _refuse_delete(garden: Garden) -> None:
+    """The rename was forgotten, and a delete refused before it had ended the routing."""
+    await _rename_database(garden)
+    await garden.plant_job("Delete", 2, "Error", garden.number)
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Trash', jobnumber = 2,"
+        " errormessage = 'Why not.'"
+    )
+
+
 LEFT_BY_RESTORES: dict[str, tuple[Plant, set[Kind]]] = {
     "request was forgotten": (_forget, {Kind.SURPLUS_DATABASE}),
     "rename was forgotten": (_rename_database, {Kind.NO_DATABASE, Kind.SURPLUS_DATABASE}),
+    "rename was forgotten, and a delete refused": (
+        _refuse_delete,
+        {Kind.SURPLUS_DATABASE, Kind.SURPLUS_ODS_INSTANCE},
+    ),
     "delete was forgotten": (_ddl("DROP DATABASE {}"), {Kind.NO_DATABASE}),
     "delete was forgotten and interrupted": (_interrupt_drop, {Kind.SURPLUS_DATABASE, Kind.INVALID_DATABASE}),
 }
