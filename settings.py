@@ -52,6 +52,9 @@ _POSTGRES_PORT = 5432
 
 _HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]|\*")
 
+_BACKUP_URL = re.compile(r"(file:///|(s3|az|gs)://[^/@?#]+)[^@?#]*")
+_RECIPIENT = re.compile(r"age1[a-z0-9]+")
+
 MINIMAL_TEMPLATE = "Minimal"
 SAMPLE_TEMPLATE = "Sample"
 """The names of the templates that every tenant has."""
@@ -81,6 +84,14 @@ class Trigger(StrEnum):
 
     IMMEDIATE = "immediate"
     SCHEDULED = "scheduled"
+
+
+class VerifyPolicy(StrEnum):
+    """Which backups are verified without a request."""
+
+    ALWAYS = "always"
+    WEEKLY = "weekly"
+    NEVER = "never"
 
 
 class CloneStrategy(StrEnum):
@@ -176,6 +187,21 @@ def _host_names(value: str) -> str:
     return value
 
 
+def _backup_url(value: str) -> str:
+    if not _BACKUP_URL.fullmatch(value):
+        raise ValueError(
+            "must begin with file:///, s3://, az:// or gs://, and have neither a login nor parameters:"
+            " credentials belong in the environment"
+        )
+    return value
+
+
+def _recipients(value: str) -> str:
+    if not all(_RECIPIENT.fullmatch(key.strip()) for key in value.split(",")):
+        raise ValueError("must be public keys of age, which begin with age1, with commas between them")
+    return value
+
+
 def uses_tls(address: str) -> bool:
     """Whether the web address is one of HTTPS."""
     return address.lower().startswith("https://")
@@ -226,6 +252,8 @@ Key = Annotated[Secret, AfterValidator(_base64_key)]
 Keys = Annotated[Secret, AfterValidator(_base64_keys)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
+BackupUrl = Annotated[str, AfterValidator(_backup_url)]
+Recipients = Annotated[str, AfterValidator(_recipients)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
@@ -292,6 +320,22 @@ class ServiceSettings(BaseSettings):
     )
     payload_key_previous: Keys | None = Field(
         default=None, description="Other keys that still decrypt what Temporal stores, separated by commas."
+    )
+
+    backup_url: BackupUrl | None = Field(
+        default=None,
+        description="Where backups are: `file:///…`, `s3://…`, `az://…` or `gs://…`; without, none are made.",
+    )
+    backup_recipients: Recipients | None = Field(
+        default=None,
+        description="Public keys of age, separated by commas: backups are encrypted to them.",
+    )
+    backup_verify: VerifyPolicy = Field(
+        default=VerifyPolicy.WEEKLY,
+        description="`always` verifies each backup, `weekly` one of an instance in seven days, `never` none.",
+    )
+    backup_concurrency: int = Field(
+        default=2, ge=1, le=100, description="Backups a worker makes, or restores to verify them, at once."
     )
 
     trash_days: int = Field(
@@ -437,6 +481,11 @@ class ServiceSettings(BaseSettings):
             return ()
         return _decoded_keys(self.payload_key, self.payload_key_previous)
 
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The public keys that backups are encrypted to; empty: they are not encrypted."""
+        return tuple(key.strip() for key in (self.backup_recipients or "").split(",") if key.strip())
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -538,6 +587,11 @@ class Settings(ServiceSettings):
     def refresh_queue(self) -> str:
         """Task queue of the activities that read ODS databases, whose servers may not answer."""
         return f"{self.task_queue}-refresh"
+
+    @property
+    def backup_queue(self) -> str:
+        """Task queue of the activities that make and read backups, which take long."""
+        return f"{self.task_queue}-backup"
 
     @property
     def granted(self) -> tuple[tuple[str, str], ...]:

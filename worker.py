@@ -1,8 +1,8 @@
 """The worker: connects activities and workflows to Temporal, and runs them until SIGTERM or SIGINT.
 
-Three task queues are served for each tenant. Workflows and status writes share one; databases are created and
-dropped on another, with a concurrency of its own, so that a burst of clones never delays a status; and ODS
-databases, which may hang, are read on the third.
+Four task queues are served for each tenant. Workflows and status writes share one; databases are created and
+dropped on another, with a concurrency of its own, so that a burst of clones never delays a status; ODS
+databases, which may hang, are read on the third; and backups, which take hours, are made on the fourth.
 """
 
 import asyncio
@@ -18,6 +18,9 @@ from functools import partial
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.backup_cleaning import BackupCleaning
+from activities.backup_verification import VerdictActivities, VerificationActivities
+from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities
@@ -38,8 +41,10 @@ from temporal import client, schedules
 from temporal.job_starter import JobStarter, started_jobs
 from temporal.namespace import register_search_attributes
 from temporal.refresh_starter import RefreshStarter
+from temporal.verification_starter import VerificationStarter
 from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
+from workflows.backup_instance import BackupInstance
 from workflows.create_instance import CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.detach_instance import DetachInstance
@@ -52,6 +57,7 @@ from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.trash_instance import TrashInstance
 from workflows.undelete_instance import UndeleteInstance
+from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [
     CreateInstance,
@@ -61,6 +67,8 @@ WORKFLOWS = [
     DetachInstance,
     UndeleteInstance,
     PurgeInstance,
+    BackupInstance,
+    VerifyBackup,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -84,7 +92,7 @@ _logger = logging.getLogger("worker")
 def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker of a tenant's workflows and status writes."""
     settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
-    statuses = StatusActivities(jobs, tenant.connection_strings, server)
+    statuses = StatusActivities(jobs, tenant.connection_strings, server, settings.backup_verify)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start)
     reconcile = ReconcileActivities(
@@ -99,6 +107,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
+    verifications = VerificationStarter(temporal, tenant.name, settings)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,
@@ -114,6 +123,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             statuses.finish_rename,
             statuses.finish_undelete,
             statuses.finish_purge,
+            statuses.finish_backup,
             statuses.fail,
             statuses.record_wait,
             sweep.dispatch_page,
@@ -127,6 +137,8 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,
             refreshes.finish_refresh,
+            BackupCleaning(tenant, verifications.start).clean_backups,
+            VerdictActivities(tenant.backups).finish_verification,
         ],
         max_concurrent_activities=settings.registry_concurrency,
         max_concurrent_local_activities=settings.registry_concurrency,
@@ -190,7 +202,22 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
     )
 
 
-WORKERS = (registry_worker, ddl_worker, refresh_worker)
+def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
+    """The worker that makes and reads a tenant's backups: these take hours, and delay no other job."""
+    settings = tenant.settings
+    backups = BackupActivities(tenant)
+    return Worker(
+        temporal,
+        task_queue=settings.backup_queue,
+        activities=[backups.back_up, VerificationActivities(tenant).verify_backup],
+        max_concurrent_activities=settings.backup_concurrency,
+        max_concurrent_activity_task_polls=1,
+        max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+    )
+
+
+WORKERS = (registry_worker, ddl_worker, refresh_worker, backup_worker)
 """The workers of each tenant."""
 
 

@@ -11,6 +11,8 @@ import asyncpg
 from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
+from backups.dumping import DumpFailedError
+from backups.errors import BackupFaultError
 from databases.errors import LOST, DatabaseFaultError, means_outage
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
@@ -35,6 +37,10 @@ def as_application_error() -> Iterator[None]:
     except DatabaseFaultError as fault:
         kind = OUTAGE if fault.outage else type(fault).__name__
         raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
+    except BackupFaultError as fault:
+        kind = OUTAGE if fault.outage else type(fault).__name__
+        is_final = not fault.outage and not isinstance(fault, DumpFailedError)
+        raise ApplicationError(fault.reason, type=kind, non_retryable=is_final) from None
     except (InstallationNotConfirmedError, MissingRightsError) as obstacle:
         raise ApplicationError(str(obstacle), type=OUTAGE) from None
     except (*LOST, exc.SQLAlchemyError, asyncpg.PostgresError) as error:

@@ -16,12 +16,14 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.server import Server
 from databases.trash import let_go_obstacle
+from registry.backups.stored import FinishedBackup, RecordedBackup
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import Operation
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import ContextTakenError, NameTakenError
+from settings import VerifyPolicy
 
 _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
@@ -36,9 +38,17 @@ class StatusActivities:
         jobs: the jobs of instances, in the registry.
         connection_strings: encrypts what the ODS/API shall connect with.
         server: asked before a delete begins whether its database may be dropped.
+        verify: which backups are to be verified without a request.
     """
 
-    def __init__(self, jobs: JobStore, connection_strings: OdsConnectionStrings, server: Server) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        connection_strings: OdsConnectionStrings,
+        server: Server,
+        verify: VerifyPolicy = VerifyPolicy.NEVER,
+    ) -> None:
+        self._verify = verify
         self._jobs = jobs
         self._connection_strings = connection_strings
         self._server = server
@@ -86,6 +96,12 @@ class StatusActivities:
             return await self._jobs.finish_purge(job)
 
     @activity.defn
+    async def finish_backup(self, finished: FinishedBackup) -> RecordedBackup:
+        """Record a backup that is stored."""
+        with _final_refusals():
+            return await self._jobs.finish_backup(finished.job, finished.stored, self._verify)
+
+    @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
         return await self._jobs.fail(failure.job, failure.reason, outage=failure.outage)
@@ -103,7 +119,9 @@ class StatusActivities:
         """
         match job.operation:
             # An undelete routes only to what is out of the trash, and a purge ends no routing.
-            case Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE:
+            case (
+                Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE | Operation.BACKUP
+            ):
                 return None
             case Operation.DELETE | Operation.TRASH:
                 return await self._obstacle(job, drop_obstacle) if job.published else None

@@ -29,6 +29,7 @@ from api.middleware.tenancy import Tenancy
 from api.routes import (
     adoption,
     audit,
+    backups,
     connect,
     documentation,
     drift,
@@ -101,7 +102,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
     for module in (
         *(information, documentation, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
-        *(jobs, sweeps, drift, spares, templates, trash, audit),
+        *(backups, jobs, sweeps, drift, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
     ):
         router.include_router(module.router)

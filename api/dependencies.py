@@ -19,6 +19,7 @@ from databases.server import Server
 from databases.spare_pool import SparePool
 from databases.templates import TemplateInspector
 from registry.audit import AuditTrail
+from registry.backups.records import BackupRecords
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.education_organizations.tenant_view import TenantView
 from registry.instances.cancelling import JobCancellations
@@ -29,8 +30,10 @@ from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
 from settings import Settings
 from temporal.job_canceller import JobCanceller
+from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftDetector
+from tenants.tenant import Tenant
 from tenants.usage import InstanceUsage
 
 
@@ -41,6 +44,7 @@ def _part(choose: Callable[[Services], object]) -> Any:  # noqa: ANN401 - as Fas
     return Depends(read)
 
 
+TenantDep = Annotated[Tenant, _part(lambda services: services.tenant)]
 TenantNameDep = Annotated[str, _part(lambda services: services.tenant.name)]
 SettingsDep = Annotated[Settings, _part(lambda services: services.tenant.settings)]
 InstanceStoreDep = Annotated[InstanceStore, _part(lambda services: services.tenant.instances)]
@@ -51,6 +55,7 @@ InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services:
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
+BackupRecordsDep = Annotated[BackupRecords, _part(lambda services: services.tenant.backups)]
 ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
@@ -65,6 +70,7 @@ AuditTrailDep = Annotated[AuditTrail, _part(lambda services: services.audit)]
 TemporalDep = Annotated[Client, _part(lambda services: services.temporal)]
 JobDispatcherDep = Annotated[JobDispatcher, _part(lambda services: services.dispatcher)]
 JobCancellerDep = Annotated[JobCanceller, _part(lambda services: services.canceller)]
+VerificationStarterDep = Annotated[VerificationStarter, _part(lambda services: services.verifications)]
 SweepDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.sweep)]
 """Has the pass over pending instances begin now."""
 RefillDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.refill)]

@@ -34,6 +34,7 @@ from temporal import schedules
 from temporal.job_canceller import JobCanceller
 from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
+from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant
 from tenants.usage import InstanceUsage
@@ -54,6 +55,7 @@ class Services:
     tenant_view: TenantView
     job_list: JobList
     canceller: JobCanceller
+    verifications: VerificationStarter
     sweep: Callable[[], Awaitable[None]]
     refill: Callable[[], Awaitable[None]]
     dispatcher: JobDispatcher
@@ -88,6 +90,7 @@ class Services:
             tenant_view=TenantView(tenant.engine),
             job_list=JobList(tenant.engine),
             canceller=JobCanceller(temporal),
+            verifications=VerificationStarter(temporal, tenant.name, settings),
             sweep=sweep,
             refill=partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL),
             dispatcher=JobDispatcher(

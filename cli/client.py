@@ -1,7 +1,7 @@
 """An HTTP client of the service's API, for the command line."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from itertools import count
 from time import monotonic, sleep
@@ -147,6 +147,51 @@ class AdminApi:
                 return int(row["id"])
         raise CommandError(f"There is no instance with the name '{name}'.")
 
+    def id_named(self, name_or_id: str) -> int:
+        """The id that this is, if it is a number, or else of the live instance with this name.
+
+        Raises:
+            CommandError: there is none.
+        """
+        is_id = name_or_id.isascii() and name_or_id.isdigit()
+        return int(name_or_id) if is_id else self.id_of(name_or_id)
+
+    def back_up(self, instance: int) -> Json:
+        """Request a backup of an instance; the answer names its job."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/backups")
+
+    def backups(self, **filters: str | int | list[str]) -> Iterator[Json]:
+        """All backups that match `filters`, the newest first."""
+        return self._pages("/v2/backups", **filters)
+
+    def backup(self, backup: str) -> Json:
+        """A backup."""
+        return self._object("GET", f"/v2/backups/{backup}")
+
+    def verify_backup(self, backup: str) -> Json:
+        """Request that a backup is verified; returns the backup."""
+        return self._object("POST", f"/v2/backups/{backup}/verify")
+
+    def delete_backup(self, backup: str) -> None:
+        """Delete a backup."""
+        self._request("DELETE", f"/v2/backups/{backup}")
+
+    @contextmanager
+    def dump(self, backup: str) -> Iterator[Iterator[bytes]]:
+        """The stored bytes of a backup, piece by piece.
+
+        Raises:
+            CommandError: the API refuses, or the connection breaks.
+        """
+        try:
+            with self._http.stream("GET", f"/v2/backups/{backup}/dump") as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise CommandError(_reason(answer))
+                yield answer.iter_bytes()
+        except httpx.TransportError:
+            raise UnreachableError("The connection to the API has broken. Fetch the backup again.") from None
+
     def instances(self, **filters: str | int | list[str]) -> Iterator[Json]:
         """All instances, deleted ones as well, that match `filters`."""
         return self._pages("/v2/dbInstances", **filters)
@@ -226,8 +271,8 @@ class AdminApi:
         """
         return completed(self.wait_for_end(job))
 
-    def wait_for_end(self, job: str, watch: Callable[[], None] = lambda: None) -> Json:
-        """Wait until `job` has finished or failed, calling `watch` after each poll; returns it as it is then.
+    def wait_for_end(self, job: str, watch: Callable[[Json], object] = lambda _: None) -> Json:
+        """Wait until `job` has finished or failed, calling `watch` with it after each poll; returns it then.
 
         Raises:
             CommandError: the API has not answered for half a minute.
@@ -238,7 +283,7 @@ class AdminApi:
                 state = self.job(job)
                 if state["status"] in _FINISHED:
                     return state
-                watch()
+                watch(state)
                 answered = monotonic()
             except UnreachableError:
                 if monotonic() - answered > _OUTAGE_SECONDS:

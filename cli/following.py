@@ -32,7 +32,7 @@ def follow_to_end(api: AdminApi, job: str, instance: int | None, *, quietly: boo
     started = monotonic()
     with progress() as show:
 
-        def show_progress() -> None:
+        def show_progress(_: Json) -> None:
             for row in api.instances(id=instance):
                 show(f"{row['name']}: {_phase(row)}", f"({monotonic() - started:.1f} s{_estimate(row)})")
 

@@ -112,8 +112,7 @@ def usage(
 ) -> None:
     """Show how an instance is used: size, sessions, last activity, tables, applications."""
     with connect(api_url, data_dir) as api:
-        is_id = instance.isascii() and instance.isdigit()
-        found = api.usage(int(instance) if is_id else api.id_of(instance))
+        found = api.usage(api.id_named(instance))
     if as_json:
         show_json(found)
         return

@@ -12,6 +12,7 @@ import typer
 
 from cli import (
     audit,
+    backup,
     clients,
     doctor,
     edorgs,
@@ -60,6 +61,7 @@ _REGISTRY = "Commands on the registry itself"
 
 _GROUPS = (
     (instance.app, "instance", _API, "Create, inspect, rename, delete, undelete, retry and adopt instances."),
+    (backup.app, "backup", _API, "Make, list, verify, fetch and delete backups of instances."),
     (job.app, "job", _API, "List, inspect and cancel jobs."),
     (template.app, "template", _API, "List and load what instances are made of."),
     (edorgs.app, "edorgs", _API, "Read education organizations from the ODS databases."),

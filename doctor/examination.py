@@ -5,6 +5,7 @@ from functools import partial
 
 from pydantic import SecretStr
 
+from doctor.backups import examine_backups
 from doctor.checks import Check, run_all
 from doctor.environment import examine_settings
 from doctor.findings import Finding
@@ -42,6 +43,8 @@ def _checks(settings: AnySettings) -> Iterator[Check]:
         subject = f"{of}installation"
         names = settings.tenants.keys()
         yield Check(subject, partial(examine_installation, subject, own, tenant, names))
+        subject = f"{of}backups"
+        yield Check(subject, partial(examine_backups, subject, own))
         subject = f"{of}connection string of the ODS/API"
         yield Check(subject, partial(examine_login, subject, own))
     yield Check("temporal", partial(examine_temporal, settings))

@@ -138,6 +138,12 @@ class DataFolder:
         except OSError as error:
             raise CommandError(f"{self.path} cannot be used as data folder: {error.strerror}.") from None
 
+    def backups(self) -> Path:
+        """The folder of the stack's backups, for its owner alone; it is made if it is missing."""
+        folder = self.path / "backups"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one stack while the body runs; the file `lock` has its process id.

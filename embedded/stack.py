@@ -118,6 +118,8 @@ class _Stack:
         os.environ.pop(POSTGRES_VARIABLE, None)  # what API and worker need of it is in the DSNs below
         os.environ.setdefault("ODS_SPARES", self._server.spares)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
+        if "ODS_BACKUP_URL" not in os.environ:
+            os.environ["ODS_BACKUP_URL"] = self._folder.backups().as_uri()
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else any local program may forge addresses
         further_hosts = os.environ.get("ODS_ALLOWED_HOSTS")
         own = {

@@ -28,6 +28,7 @@ def task_queues(settings: Settings) -> Mapping[str, Sequence[TaskQueueType.Value
         settings.registry_queue: (_WORKFLOWS, _ACTIVITIES),
         settings.ddl_queue: (_ACTIVITIES,),
         settings.refresh_queue: (_ACTIVITIES,),
+        settings.backup_queue: (_ACTIVITIES,),
     }
 
 

@@ -14,6 +14,7 @@ from databases.server import Server
 from databases.spare_pool import SparePool
 from databases.template_leftovers import remove_leftovers
 from databases.templates import TemplateInspector
+from registry.backups.records import BackupRecords
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
@@ -46,6 +47,7 @@ class Tenant:
         jobs: the steps of its jobs, for workers.
         cancellations: cancels its jobs that no workflow works on.
         queries: what the registry holds.
+        backups: its backups, as the registry knows them.
         server: the server of its ODS databases.
         connection_strings: those by which the ODS/API connects to them.
         installation: checks that this installation may change registry and server.
@@ -65,6 +67,7 @@ class Tenant:
     jobs: JobStore
     cancellations: JobCancellations
     queries: InstanceQueries
+    backups: BackupRecords
     server: Server
     connection_strings: OdsConnectionStrings
     installation: InstallationCheck
@@ -101,6 +104,7 @@ class Tenant:
             jobs=JobStore(engine, factory, trash),
             cancellations=JobCancellations(engine, factory),
             queries=queries,
+            backups=BackupRecords(engine, name),
             server=server,
             connection_strings=connection_strings,
             installation=installation,

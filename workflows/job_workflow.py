@@ -22,12 +22,13 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.concurrency import SLOT_MISSED
     from activities.errors import OUTAGE
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
+    from registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
     from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
@@ -125,12 +126,20 @@ class JobWorkflow(ABC):
                 self._cancelled = True
 
     async def run_step(
-        self, activity: Callable[[Any, InstanceJob], Awaitable[_Result]], summary: str
+        self,
+        activity: Callable[[Any, InstanceJob], Awaitable[_Result]],
+        summary: str,
+        options_of_try: Callable[[ExecutionPolicy, str], ActivityConfig] = options.ddl_try,
     ) -> _Result:
         """Run an activity on the ODS server until it answers about the job; outages are waited out.
 
         An answer that may change by itself uses up one of the job's attempts, any other ends the job; an
         outage, or a worker that dies, uses up none. `retry` ends the pause between two tries.
+
+        Args:
+            activity: the step.
+            summary: what it does, for the Web UI.
+            options_of_try: the options of one try.
 
         Raises:
             ActivityError: the last attempt has failed, or an outage lasted longer than the policy allows.
@@ -143,7 +152,7 @@ class JobWorkflow(ABC):
             started = workflow.now()
             try:
                 return await workflow.execute_activity_method(
-                    activity, self.job, **options.ddl_try(policy, summary)
+                    activity, self.job, **options_of_try(policy, summary)
                 )
             except ActivityError as error:
                 if is_cancelled_exception(error) or _is_final(error):

@@ -47,6 +47,9 @@ LONGEST_PAUSE = timedelta(seconds=10)
 _LONGEST_DDL = timedelta(hours=12)
 """Hundreds of gigabytes take hours; a dead worker is noticed by its heartbeats, not by this."""
 
+_LONGEST_VERIFICATION = timedelta(days=1)
+"""Waiting for a place and outages included; then another one may be requested."""
+
 
 def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of an activity that creates or drops a database, as often as `policy` allows.
@@ -62,6 +65,22 @@ def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     Temporal cannot distinguish an outage, which uses up no attempt, from an answer about the job.
     """
     return _on_server(policy, summary, 1)
+
+
+def backup_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of one try to make, read or restore a backup, which takes no place of the jobs with DDL."""
+    options = ddl_try(policy, summary)
+    options["task_queue"] = policy.backup_queue
+    return options
+
+
+def verification(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
+    """Options of verifying a backup: outages of store and server are waited for."""
+    options = _on_server(policy, summary, 0)  # as many as there is time for
+    options["task_queue"] = policy.backup_queue
+    options["schedule_to_close_timeout"] = _LONGEST_VERIFICATION
+    options["priority"] = _LAST
+    return options
 
 
 LONGEST_OUTAGE_TRY = timedelta(minutes=5)
@@ -129,6 +148,16 @@ def comparison(summary: str) -> ActivityConfig:
     return ActivityConfig(
         start_to_close_timeout=timedelta(minutes=1),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=summary,
+    )
+
+
+def cleaning(summary: str) -> ActivityConfig:
+    """Options of cleaning a store of backups, which may be slow: the next pass goes on."""
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(minutes=30),
+        heartbeat_timeout=timedelta(minutes=1),
+        retry_policy=RetryPolicy(maximum_attempts=1),
         summary=summary,
     )
 

@@ -6,6 +6,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.backup_cleaning import BackupCleaning
     from activities.databases import DatabaseActivities
     from activities.idempotency_keys import IdempotencyKeyActivities
     from activities.reconcile import ReconcileActivities
@@ -20,6 +21,8 @@ _EMPTIES_THE_TRASH = "empties-the-trash"
 """Patch: passes that were started before it end with the report of drift."""
 _REMOVES_OLD_ANSWERS = "removes-old-answers"
 """Patch: passes that were started before it leave the answers under idempotency keys to the next one."""
+_CLEANS_BACKUPS = "cleans-backups"
+"""Patch: passes that were started before it end with the purges."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,12 @@ class Reconcile:
         purges = await workflow.execute_activity_method(
             ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
         )
+        purged = f"{purges.requested} purges"
         if purges.withheld is not None:
-            return f"{done}, no purges because of {purges.withheld}."
-        return f"{done}, {purges.requested} purges."
+            purged = f"no purges because of {purges.withheld}"
+        if not workflow.patched(_CLEANS_BACKUPS):
+            return f"{done}, {purged}."
+        return f"{done}, {purged}{await _cleaned_backups()}."
 
     async def _restart_stuck_jobs(self, done: ReconcileProgress) -> int:
         while True:
@@ -86,6 +92,19 @@ class Reconcile:
             )
             removed += sum([await _removed(job) for job in leftovers.jobs])
         return removed
+
+
+async def _cleaned_backups() -> str:
+    """Remove what is left of backups; in words, if there is something to say."""
+    try:
+        report = await workflow.execute_activity_method(
+            BackupCleaning.clean_backups, **options.cleaning("Remove what is left of backups")
+        )
+    except ActivityError:
+        return ", backups not cleaned: server or registry is away"
+    if report.obstacle is not None:
+        return f", backups not cleaned: {report.obstacle.rstrip('.')}"
+    return f", {report.removed} backups removed" if report.removed else ""
 
 
 async def _restarted(job: InstanceJob) -> bool:

@@ -19,12 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.audit_context import audit_context
+from backups.errors import BackupFaultError
 from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError
 from logs import fault_name
 from registry.rights.missing import MissingRightsError
 from registry.storage.connecting import READ_ONLY
 from registry.storage.errors import (
+    BackupNotFoundError,
+    BackupRefusedError,
     InstallationNotConfirmedError,
     InstanceNotFoundError,
     InvalidError,
@@ -264,6 +267,24 @@ def _(error: RefusedError) -> ProblemError:
 @explained.register
 def _(error: JobRefusedError) -> ProblemError:
     return _conflict("The job's state does not allow this", error)
+
+
+@explained.register
+def _(error: BackupRefusedError) -> ProblemError:
+    return _conflict("The backup's state does not allow this", error)
+
+
+@explained.register
+def _(error: BackupNotFoundError) -> ProblemError:
+    return ProblemError.not_found("backup", error.backup_id)
+
+
+@explained.register
+def _(error: BackupFaultError) -> ProblemError:
+    """503 while the same request may succeed later by itself; 409 if a person must mend something first."""
+    if error.outage:
+        return ProblemError.unavailable(error.reason)
+    return ProblemError(HTTPStatus.CONFLICT, "Backups are not possible as it is", detail=error.reason)
 
 
 def _conflict(title: str, error: RefusedError) -> ProblemError:

@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Response
+from pydantic import Field
 
 from api.dependencies import JobListDep
 from api.http import problems
@@ -29,6 +30,8 @@ class JobAnswer(ResponseModel):
     finished_at: UtcTime | None
     error_message: str | None
     waiting: Waiting | None
+    percent: int | None = Field(description="How far it is; null if it does not tell, or has ended.")
+    eta_seconds: int | None = Field(description="About how long it will take.")
 
 
 @router.get(

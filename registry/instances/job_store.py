@@ -28,6 +28,8 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
+from registry.backups.rows import record_stored
+from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
@@ -54,6 +56,7 @@ from registry.instances.steps import (
 from registry.storage.errors import ContextTakenError, NameTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
+from settings import VerifyPolicy
 
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
@@ -133,6 +136,9 @@ class JobStore:
                         begin = _begin_copy
                     case _:
                         assert_never(job.origin)
+            case Operation.BACKUP:
+                async with self._sessions.statement() as session:
+                    return BeginResult(await _begun(session, job), refusal)
             case Operation.DELETE | Operation.DETACH | Operation.TRASH:
                 begin = _begin_delete
             case Operation.PURGE:
@@ -336,6 +342,39 @@ class JobStore:
             if took_step:
                 await session.execute(insertion(_purge_entry(job, dropped=dropped)))
             return took_step or await is_at(session, guard, step.target)
+
+    async def finish_backup(
+        self, job: InstanceJob, stored: StoredBackup, verify: VerifyPolicy
+    ) -> RecordedBackup:
+        """Record a backup that is stored; the instance is `Completed` as before.
+
+        Safe to repeat.
+
+        Args:
+            job: the backup, at the attempt that has stored it.
+            stored: what was stored.
+            verify: which backups are to be verified without a request.
+        """
+        step, guard = status.FINISH[Operation.BACKUP], fencing_token_of(Operation.BACKUP, job)
+        async with self._sessions.transaction() as session:
+            if await take_step(session, job, step, {"error_message": None}, guard):
+                return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
+            # A failed attempt has left the instance `Completed` as well.
+            is_done = await session.scalar(select(Job.status).where(Job.job_id == job.job_id))
+            held = await is_at(session, guard, step.target)
+            return RecordedBackup(recorded=held and is_done == JobStatus.COMPLETED)
+
+    async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
+        """Record how far a running job is; false if the instance is not at this attempt of it any more."""
+        held = exists().where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+        running = (
+            update(Job)
+            .where(Job.job_id == job.job_id, held)
+            .values(percent=percent, eta_seconds=eta_seconds)
+            .returning(Job.id)
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(running) is not None
 
     async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
         """Record that `job` has failed.

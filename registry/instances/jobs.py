@@ -23,6 +23,7 @@ class ExecutionPolicy:
         heartbeat_timeout: seconds without a heartbeat after which such a try counts as lost.
         decision_window: seconds that a failed job waits for the operator's `retry` or `abandon`.
         outage_timeout: seconds that a job waits for the registry or a server that cannot be reached.
+        backup_queue: task queue of the workers that make and read backups.
     """
 
     ddl_queue: str
@@ -30,6 +31,7 @@ class ExecutionPolicy:
     heartbeat_timeout: float
     decision_window: float
     outage_timeout: float = 3600
+    backup_queue: str = "ods-backup"
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
@@ -40,6 +42,7 @@ class ExecutionPolicy:
             heartbeat_timeout=settings.heartbeat_timeout,
             decision_window=settings.decision_window,
             outage_timeout=settings.outage_timeout,
+            backup_queue=settings.backup_queue,
         )
 
 
@@ -75,6 +78,7 @@ class InstanceJob:
         trash_database: the name that the database has, or gets, in the trash.
         copy_of: the instance that this one is a copy of; None if it is none.
         backup_id: the backup that the instance is restored from; None if it is from none.
+        makes_backup: the id of the backup that the job makes; None if it makes none.
     """
 
     tenant: str
@@ -103,6 +107,7 @@ class InstanceJob:
     def origin(self) -> Origin:
         """Where the instance's database comes from; jobs from before there were others have the template."""
         return origin_of(self.copy_of, self.backup_id)
+    makes_backup: str | None = None
 
     @property
     def final_name(self) -> str:

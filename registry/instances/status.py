@@ -32,6 +32,7 @@ class Operation(StrEnum):
     DETACH = "Detach"
     UNDELETE = "Undelete"
     PURGE = "Purge"
+    BACKUP = "Backup"
 
 
 class InstanceStatus(StrEnum):
@@ -89,11 +90,13 @@ REQUEST_PURGE = _step(
     to=InstanceStatus.PENDING_DELETE,
     job=JobStatus.PENDING,
 )
+# What works beside an instance, and leaves it as it is whatever becomes of the job.
+REQUEST_BESIDE = _step(InstanceStatus.COMPLETED, to=InstanceStatus.PENDING, job=JobStatus.PENDING)
 # From `Error` only after a failed rename, as well: what carries the mark of a failed create is removed.
 ADOPTABLE = frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED})
 
 
-def _steps(making: Step, deletion: Step, undelete: Step) -> dict[Operation, Step]:
+def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[Operation, Step]:
     """The step of each operation: a rename moves the instance as its creation did, a purge as its delete."""
 
     def step_of(operation: Operation) -> Step:
@@ -104,6 +107,8 @@ def _steps(making: Step, deletion: Step, undelete: Step) -> dict[Operation, Step
                 return deletion
             case Operation.UNDELETE:
                 return undelete
+            case Operation.BACKUP:
+                return beside
             case _:
                 assert_never(operation)
 
@@ -113,10 +118,11 @@ def _steps(making: Step, deletion: Step, undelete: Step) -> dict[Operation, Step
 RETRY = _steps(
     _step(InstanceStatus.ERROR, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(InstanceStatus.DELETE_FAILED, to=InstanceStatus.PENDING_DELETE, job=JobStatus.PENDING),
-    # What is deleted is not live, so it is requested anew.
+    # What is deleted is not live, so it is requested anew; so is what has left the instance as it was.
+    _step(to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(to=InstanceStatus.PENDING, job=JobStatus.PENDING),
 )
-# `Error` and `Delete_Failed` are sources too because an operator's `retry` signal reaches the waiting
+# The statuses after a failure are sources too because an operator's `retry` signal reaches the waiting
 # workflow without passing the API; the attempt number keeps every other attempt from beginning there.
 BEGIN = _steps(
     _step(
@@ -137,10 +143,17 @@ BEGIN = _steps(
         to=InstanceStatus.IN_PROGRESS,
         job=JobStatus.IN_PROGRESS,
     ),
+    _step(
+        InstanceStatus.PENDING,
+        InstanceStatus.COMPLETED,
+        to=InstanceStatus.IN_PROGRESS,
+        job=JobStatus.IN_PROGRESS,
+    ),
 )
 FINISH = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
 )
 FAIL = _steps(
@@ -148,6 +161,7 @@ FAIL = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
     # It is in the trash again.
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
 )
 # Only for a job whose workflow is open no longer, so that nothing will finish or fail it, and for a delete
 # that is tried again without the operator.
@@ -160,12 +174,14 @@ RELEASE = _steps(
         job=JobStatus.PENDING,
     ),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
 )
 # Only for a job that has not begun: nothing was done for it.
 CANCEL = _steps(
     _step(InstanceStatus.PENDING, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
+    _step(InstanceStatus.PENDING, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
 )
 _KEEP_FROM_DELETE = _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR)
 # Such a job of an instance that works: the instance is what it was. A create has none, nor has what works on
@@ -220,6 +236,9 @@ def after_failure(operation: Operation) -> AfterFailure:
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
         case Operation.PURGE:  # it is in the trash, closed, whole or half dropped
             return AfterFailure(Undo.NOTHING, usable=False)
+        # What was stored is no backup without its manifest; the next try stores in another place.
+        case Operation.BACKUP:
+            return AfterFailure(Undo.NOTHING, usable=True)
         case _:
             assert_never(operation)
 
@@ -261,6 +280,8 @@ def traits(operation: Operation) -> Traits:
             kind = Traits(publishes=True, keeps_instance=False, work=work, word="Undelete")
         case Operation.PURGE:
             kind = Traits(publishes=False, keeps_instance=False, work="dropping the database", word="Purge")
+        case Operation.BACKUP:
+            kind = Traits(publishes=False, keeps_instance=True, work="backing the database up", word="Backup")
         case _:
             assert_never(operation)
     return kind

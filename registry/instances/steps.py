@@ -24,6 +24,7 @@ Guard = Collection[ColumnElement[bool]]
 
 WAITS_FOR_NOTHING: Mapping[str, Any] = {"waiting_for": None, "waiting_since": None, "waiting_until": None}
 """Columns of a job that runs, or has ended."""
+_NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
 
 
 class JobFactory:
@@ -51,9 +52,11 @@ class JobFactory:
         return self._job(instance, instance.attempt)
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
+        operation = Operation(instance.operation)
+        makes_backup = instance.makes_backup if operation is Operation.BACKUP else None
         return InstanceJob(
             tenant=self._tenant,
-            operation=Operation(instance.operation),
+            operation=operation,
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
             number=instance.job_number,
@@ -72,6 +75,7 @@ class JobFactory:
             trash_database=instance.trash_database,
             copy_of=instance.copy_origin,
             backup_id=instance.backup_id,
+            makes_backup=str(makes_backup) if makes_backup else None,
         )
 
 
@@ -131,7 +135,7 @@ async def is_at(session: AsyncSession, guard: Guard, status: InstanceStatus) -> 
 
 def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
     """The statement that records which status `job` has reached, and why it failed, in the job's own row."""
-    values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING}
+    values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING, **_NO_PROGRESS}
     match reached:
         case JobStatus.PENDING:
             values |= {"finished_at": None}

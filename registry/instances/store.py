@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import assert_never
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Interval, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from registry.backups.rows import add_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
@@ -377,6 +378,26 @@ class InstanceStore:
             await require_free(session, name, database, excluding=instance)
             instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
+
+    async def request_backup(self, instance_id: int, kind: str) -> Requested:
+        """Record, as a new job, that a backup of the instance shall be made.
+
+        Args:
+            instance_id: the instance.
+            kind: why it is made: a `BackupKind`.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or has failed.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, instance_id)
+            _require(instance, status.REQUEST_BESIDE.sources, "backed up")
+            instance.makes_backup = backup_id = uuid4()
+            requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
+            await add_backup(session, requested.instance, backup_id, requested.job, kind)
+            return requested
 
     async def request_retry(self, instance_id: int) -> Requested:
         """Put a failed job back to waiting: the same job, one attempt later.

@@ -23,12 +23,13 @@ class Words(StrEnum):
 TRIGGER = "keep_status_in_step"
 """The trigger on the table, and the function that it runs."""
 
+_KEEPERS = ", ".join(f"'{operation}'" for operation in Operation if traits(operation).keeps_instance)
 # As `api/schemas/managed_status.py` has it; a test compares them.
-_MANAGED_STATUS = """
+_MANAGED_STATUS = f"""
 CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        WHEN operation = 'Rename' THEN 'Created'
+        WHEN operation IN ({_KEEPERS}) THEN 'Created'
         WHEN state = 'Pending' THEN 'PendingCreate'
         WHEN state = 'InProgress' AND operation IN ('Create', 'Undelete') THEN 'CreateInProgress'
         WHEN state = 'InProgress' THEN 'DeleteInProgress'
@@ -57,7 +58,13 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
     END
 """
 # Those that publish nothing, as `Traits.publishes` has it: their numbers are none of a database.
-_DELETES = ", ".join(f"'{operation}'" for operation in Operation if not traits(operation).publishes)
+_UNPUBLISHED = ", ".join(f"'{operation}'" for operation in Operation if not traits(operation).publishes)
+# Of these, those that end the use of the instance.
+_DELETES = ", ".join(
+    f"'{operation}'"
+    for operation in Operation
+    if not traits(operation).publishes and not traits(operation).keeps_instance
+)
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
 # Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. A delete that
@@ -92,7 +99,7 @@ BEGIN
             WHEN NEW.operation IS NULL OR NEW.state <> NEW.status THEN 'Create' ELSE NEW.operation END;
     END IF;
     IF is_next_job THEN
-        IF OLD.operation NOT IN ({_DELETES}) OR OLD.knownnumber IS NULL THEN
+        IF OLD.operation NOT IN ({_UNPUBLISHED}) OR OLD.knownnumber IS NULL THEN
             NEW.knownnumber := OLD.jobnumber;
             NEW.knownattempt := OLD.attempt;
         END IF;

@@ -47,6 +47,22 @@ class JobRefusedError(RefusedError):
     """The job's state does not allow the request; `status` is the job's."""
 
 
+class BackupNotFoundError(InstanceError):
+    """There is no backup with this id.
+
+    Attributes:
+        backup_id: the id.
+    """
+
+    def __init__(self, backup_id: str) -> None:
+        super().__init__(f"no backup has the id {backup_id}")
+        self.backup_id = backup_id
+
+
+class BackupRefusedError(RefusedError):
+    """The backup's state does not allow the request; `status` is the backup's."""
+
+
 class InstallationNotConfirmedError(InstanceError):
     """The registry was copied or moved, and the operator has not confirmed yet what it is.
 

@@ -145,6 +145,8 @@ class DbInstance(Base):
     copy_mode: Mapped[str | None] = mapped_column("copymode", String(10))
     source_mark: Mapped[uuid.UUID | None] = mapped_column("sourcemark")
     backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
+    # The backup that its last job which makes one has made, or makes.
+    makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -253,6 +255,9 @@ class Job(Base):
     waiting_for: Mapped[str | None] = mapped_column("waitingfor", Text)
     waiting_since: Mapped[datetime | None] = mapped_column("waitingsince")
     waiting_until: Mapped[datetime | None] = mapped_column("waitinguntil")
+    # How far a running job is, and about how many seconds it will take; null if that is not known.
+    percent: Mapped[int | None]
+    eta_seconds: Mapped[int | None] = mapped_column("etaseconds")
 
     @property
     def waiting(self) -> Wait | None:
@@ -260,6 +265,52 @@ class Job(Base):
         if self.waiting_for is None or self.waiting_since is None or self.waiting_until is None:
             return None
         return Wait(self.waiting_for, self.waiting_since, self.waiting_until)
+
+
+class Backup(Base):
+    """A backup that was requested: of which instance, as it was then, and what became of it.
+
+    How far it is, its job tells, until it is stored. The row stays when the instance is gone.
+    """
+
+    __tablename__ = "backups"
+    __table_args__ = (
+        Index("ix_backups_instance", "instanceid", "createdat"),
+        Index("ix_backups_newest", "createdat", "id"),
+        Index("uq_backups_stored", "storedid", unique=True),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column("instanceid")
+    ods_instance_id: Mapped[int] = mapped_column("odsinstanceid")
+    mark: Mapped[uuid.UUID]
+    # Which installation has made it: what is stored is that one's to remove, and not its copy's.
+    installation: Mapped[uuid.UUID]
+    name: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(20))
+    job_id: Mapped[str] = mapped_column("jobid", String(150))
+    template: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column("createdat")
+    # Contexts, labels and description of the instance then: they are in the manifest as well.
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    # From here on known once it is stored. Each try to make it stores under an id of its own.
+    stored_id: Mapped[uuid.UUID | None] = mapped_column("storedid")
+    location: Mapped[str | None] = mapped_column(Text)
+    size_bytes: Mapped[int | None] = mapped_column("sizebytes", BigInteger)
+    database_size_bytes: Mapped[int | None] = mapped_column("databasesizebytes", BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    postgres_version: Mapped[str | None] = mapped_column("postgresversion", String(50))
+    encrypted: Mapped[bool | None]
+    # The moment whose data it has; when it was stored.
+    taken_at: Mapped[datetime | None] = mapped_column("takenat")
+    finished_at: Mapped[datetime | None] = mapped_column("finishedat")
+    # A verification that waits or runs, or how the last one ended; when one was passed.
+    verification: Mapped[str | None] = mapped_column(String(20))
+    verification_error: Mapped[str | None] = mapped_column("verificationerror", Text)
+    verified_at: Mapped[datetime | None] = mapped_column("verifiedat")
+    # A client has deleted it; what is stored is removed, and then the row.
+    deleted_at: Mapped[datetime | None] = mapped_column("deletedat")
 
 
 class ApiClient(Base):

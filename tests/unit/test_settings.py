@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from settings import CloneStrategy, InvalidSettingsError, Settings, Trigger
+from settings import CloneStrategy, InvalidSettingsError, Settings, Trigger, VerifyPolicy
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 DSN = "postgresql://u:p@db.example:5433/EdFi"
@@ -58,6 +58,10 @@ READ: dict[str, tuple[str, Any]] = {
     "RATE_LIMITING": ("0", False),
     "AUDIT_RETENTION": ("1", 1),
     "TRASH_DAYS": ("0", 0),
+    "BACKUP_URL": ("s3://bucket/of/backups", "s3://bucket/of/backups"),
+    "BACKUP_RECIPIENTS": ("age1qwerty, age1asdf", "age1qwerty, age1asdf"),
+    "BACKUP_VERIFY": ("always", VerifyPolicy.ALWAYS),
+    "BACKUP_CONCURRENCY": ("1", 1),
     "TOKEN_LIFETIME": ("1", 1),
     "OIDC_ISSUER": ("https://login.example/realms/ods/", "https://login.example/realms/ods/"),
     "OIDC_AUDIENCE": ("a", "a"),
@@ -130,6 +134,10 @@ REFUSED: dict[str, list[str]] = {
     "JSON_LIMIT": ["", "bad-value", "1023", "4194305", "1.5"],
     "RATE_LIMITING": ["", "bad-value", "2"],
     "AUDIT_RETENTION": ["", "bad-value", "0", "36501", "1.5"],
+    "BACKUP_URL": ["", "bad-value", "file://bad-value", "s3://", "s3://key:secret@bucket", "s3://bucket?a=b"],
+    "BACKUP_RECIPIENTS": ["", "bad-value", "AGE-SECRET-KEY-1BAD", "age1good,bad-value"],
+    "BACKUP_VERIFY": ["", "bad-value", "Always"],
+    "BACKUP_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
     "TRASH_DAYS": ["", "bad-value", "-1", "3651", "1.5"],
     "TOKEN_LIFETIME": ["", "bad-value", "0", "-1", "1.5"],
     "OIDC_INSECURE": ["", "bad-value", "2"],

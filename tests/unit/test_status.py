@@ -38,6 +38,14 @@ UNDELETE = {
     "release": {("InProgress", "Pending")},
     "cancel": {("Pending", "Deleted")},
 }
+BESIDE = {
+    "retry": set(),  # the instance works, and the job is requested anew
+    "begin": {("Pending", "InProgress"), ("Completed", "InProgress")},
+    "finish": {("InProgress", "Completed")},
+    "fail": {("InProgress", "Completed")},
+    "release": {("InProgress", "Pending")},
+    "cancel": {("Pending", "Completed")},
+}
 TABLES = {
     "retry": status.RETRY,
     "begin": status.BEGIN,
@@ -58,6 +66,7 @@ def steps() -> Iterator[Step]:
     yield from status.KEEP.values()
     yield status.REQUEST_UNDELETE
     yield status.REQUEST_PURGE
+    yield status.REQUEST_BESIDE
     for table in TABLES.values():
         yield from table.values()
 
@@ -82,6 +91,11 @@ def test_steps_lead_out_of_the_trash_and_back_when_an_instance_is_undeleted_or_p
     }
 
 
+def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way() -> None:
+    assert {name: edges(table[Operation.BACKUP]) for name, table in TABLES.items()} == BESIDE
+    assert edges(status.REQUEST_BESIDE) == {("Completed", "Pending")}
+
+
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
     assert {name: edges(table[Operation.RENAME]) for name, table in TABLES.items()} == CREATION
     assert edges(status.REQUEST_RENAME) == {("Completed", "Pending"), ("Error", "Pending")}
@@ -102,6 +116,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.DETACH: AfterFailure(Undo.NOTHING, usable=False),
         Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
         Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
+        Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
     }
 
 

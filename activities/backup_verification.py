@@ -1,0 +1,134 @@
+"""Activities that verify backups: what is stored is read, restored to a database of its own, and compared."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from temporalio import activity
+
+from activities.backups import Following, program_log
+from activities.errors import as_application_error
+from activities.heartbeats import heartbeats
+from backups.errors import BackupFaultError, translate_database_faults
+from backups.figures import verify
+from backups.manifest import Manifest
+from backups.monitoring import Monitor
+from backups.restoring import read_dump, restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from backups.stored_backups import load_manifest
+from databases.scratch import scratch_database
+from registry.backups.records import BackupRecords
+from registry.instances.jobs import ExecutionPolicy, tenant_id
+from registry.storage.models import Backup
+from tenants.backup_store import key_of, open_store
+from tenants.tenant import Tenant
+
+_TOLD_AT_MOST = 5
+"""Differences that the reason names."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A backup that is to be verified.
+
+    Attributes:
+        tenant: the backup's tenant.
+        backup_id: the backup.
+        policy: timeouts and the task queue.
+    """
+
+    tenant: str
+    backup_id: str
+    policy: ExecutionPolicy
+
+    @property
+    def workflow_id(self) -> str:
+        """Id of the workflow that does it: one at a time."""
+        return tenant_id(self.tenant, f"verify-backup-{self.backup_id}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a verification has ended: `error` says why it was not passed."""
+
+    backup_id: str
+    error: str | None
+
+
+class VerificationActivities:
+    """Verifies backups of one tenant.
+
+    Args:
+        tenant: the tenant.
+    """
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    @activity.defn
+    async def verify_backup(self, verification: Verification) -> str | None:
+        """Verify a backup; returns why it is not what it should be, or None if it is.
+
+        It is restored to a private database, which is compared with what was counted when the backup was
+        made, and dropped. An encrypted one is read, and its SHA-256 compared: no key to decrypt it is here.
+
+        Raises:
+            ApplicationError: of type `Outage`, or of the type of the fault, which is the verdict as well.
+        """
+        following = Following()
+        with as_application_error():
+            backup = await self._tenant.backups.begin_verification(UUID(verification.backup_id))
+            if backup is None:
+                return None
+            async with heartbeats(following.details), program_log() as log:
+                store = open_store(self._tenant.settings)
+                manifest = await load_manifest(store, key_of(self._tenant.name, backup))
+                _require_recorded(manifest, backup)
+                if manifest.encrypted:
+                    async for _ in read_dump(store, manifest):
+                        pass
+                    return None
+                return await self._differences(store, manifest, Monitor(log, following.report))
+
+    async def _differences(self, store: BackupStore, manifest: Manifest, monitor: Monitor) -> str | None:
+        server = self._tenant.server
+        installation = await self._tenant.jobs.installation.require_confirmed()
+        with translate_database_faults():
+            async with server.session() as session:
+                await self._tenant.installation.require_confirmed(session)
+            async with scratch_database(server, installation.id) as name:
+                database = Database(server, name)
+                await restore(store, manifest, database, monitor)
+                found = await verify(database, manifest.figures)
+        return " ".join(found[:_TOLD_AT_MOST]) or None
+
+
+class VerdictActivities:
+    """Records how verifications have ended.
+
+    Args:
+        records: the backups of a tenant.
+    """
+
+    def __init__(self, records: BackupRecords) -> None:
+        self._records = records
+
+    @activity.defn
+    async def finish_verification(self, verdict: Verdict) -> None:
+        """Record how a verification has ended."""
+        with as_application_error():
+            await self._records.finish_verification(UUID(verdict.backup_id), verdict.error)
+
+
+def _require_recorded(manifest: Manifest, backup: Backup) -> None:
+    """Check that what is stored is what the registry has recorded.
+
+    Raises:
+        BackupFaultError: it is another dump.
+    """
+    if (manifest.sha256, manifest.size_bytes, manifest.mark) != (
+        backup.sha256,
+        backup.size_bytes,
+        backup.mark,
+    ):
+        raise BackupFaultError("What is stored is not what was recorded when the backup was made.")

@@ -1,0 +1,188 @@
+"""Activities that make, verify and remove backups. They take long, and have a task queue of their own."""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from temporalio import activity
+
+from activities.databases import SupersededError, owner_of
+from activities.errors import as_application_error
+from activities.heartbeats import heartbeats
+from backups.backing_up import back_up
+from backups.errors import BackupFaultError
+from backups.layout import folder_of
+from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from backups.monitoring import Monitor, Progress
+from backups.snapshots import Database
+from databases.errors import DatabaseFaultError
+from databases.lookup import choose, find, require_usable
+from logs import fault_name
+from registry.backups.stored import StoredBackup
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus
+from tenants.backup_store import open_store
+from tenants.tenant import Tenant
+
+_REPORT_SECONDS = 1
+"""How often the registry is told how far a backup is, and asked whether it is still wanted."""
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class Following:
+    """How far a step is, and about how long it will take."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.percent = 0
+
+    def report(self, progress: Progress) -> None:
+        """Take note of a piece that was stored or read."""
+        self.percent = progress.percent
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """Seconds that are left, if it goes on as fast as until now; None while that cannot be said."""
+        if not self.percent:
+            return None
+        return round((time.monotonic() - self._began) * (100 - self.percent) / self.percent)
+
+    def details(self) -> Sequence[object]:
+        """What the Web UI shows."""
+        return [{"percent": self.percent, "etaSeconds": self.eta_seconds}]
+
+
+class BackupActivities:
+    """What jobs do with backups.
+
+    Args:
+        tenant: the tenant whose databases and backups these are.
+    """
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    @activity.defn
+    async def back_up(self, job: InstanceJob) -> StoredBackup:
+        """Store a backup of the instance's database, which goes on being used.
+
+        Each try stores under an id of its own, so that one which was given up, but is not dead, writes into
+        no other. What it leaves is removed by `BackupCleaning`.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        following = Following()
+        with as_application_error():
+            async with heartbeats(following.details), program_log() as log:
+                await self._require_due(job)
+                database = await self._database_of(job)
+                request = await self._request(job)
+                store = open_store(self._tenant.settings)
+                monitor = Monitor(log, following.report)
+                making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
+                made = await _while(making, self._report(job, following))
+                return _stored(made, store.location(folder_of(made.key)))
+
+    async def _require_due(self, job: InstanceJob) -> None:
+        if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
+            raise SupersededError
+
+    async def _database_of(self, job: InstanceJob) -> Database:
+        """The instance's database, which carries its mark.
+
+        Raises:
+            DatabaseFaultError: there is none, it cannot be used, or the server is away.
+        """
+        server, owner = self._tenant.server, owner_of(job)
+        async with server.session() as session:
+            await self._tenant.installation.require_confirmed(session)
+            found = await find(session, owner, job.database)
+            if choose(found, owner, [job.database]) is None:
+                raise DatabaseFaultError(
+                    f"There is no database '{job.database}' with the mark of this instance. `ods drift` tells"
+                    " more."
+                )
+            require_usable(found[job.database])
+        return Database(server, job.database)
+
+    async def _request(self, job: InstanceJob) -> BackupRequest:
+        if job.makes_backup is None:
+            raise SupersededError
+        row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
+        return BackupRequest(
+            BackupKey(job.tenant, job.ods_instance_id, uuid4()),
+            UUID(job.mark),
+            job.name,
+            BackupKind(row.kind),
+            job.template,
+            {**row.details, "backupId": job.makes_backup, "instanceId": job.instance_id},
+        )
+
+    async def _report(self, job: InstanceJob, following: Following) -> None:
+        """Record how far the job is until this is cancelled.
+
+        Raises:
+            SupersededError: the job is not under way any more: the backup is not wanted.
+        """
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            try:
+                held = await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
+            except Exception as error:  # noqa: BLE001 - the registry is away, which says nothing of the backup
+                _logger.info("The progress of %s is not recorded: %s", job.job_id, fault_name(error))
+                continue
+            if not held:
+                raise SupersededError
+
+
+@asynccontextmanager
+async def program_log() -> AsyncIterator[Path]:
+    """A file for the messages of pg_dump or pg_restore; it is kept if the reason of a failure names it."""
+    folder = Path(tempfile.mkdtemp(prefix="ods-backup-"))
+    log, is_needed = folder / "messages.log", False
+    try:
+        yield log
+    except BackupFaultError as fault:
+        is_needed = str(log) in fault.reason
+        raise
+    finally:
+        if not is_needed:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _while(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
+    """Do the work; it is cancelled if `watch` raises."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(watch)
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await watching
+        return await working
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+def _stored(made: Manifest, location: str) -> StoredBackup:
+    return StoredBackup(
+        stored_id=str(made.backup_id),
+        location=location,
+        size_bytes=made.size_bytes,
+        database_size_bytes=made.database_size_bytes,
+        sha256=made.sha256,
+        postgres_version=made.postgres_version,
+        encrypted=made.encrypted,
+        taken_at=made.created_at,
+        finished_at=made.finished_at,
+    )

@@ -1,0 +1,126 @@
+"""What clients may do with backups: request, verify, read and delete them."""
+
+import logging
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path
+
+from api.dependencies import (
+    BackupRecordsDep,
+    InstanceStoreDep,
+    ServerDep,
+    SettingsDep,
+    TenantDep,
+    VerificationStarterDep,
+)
+from api.http import temporal_calls
+from api.http.audit_context import AuditContextDep
+from api.http.problems import ProblemError
+from api.instance_service import InstanceServiceDep
+from backups.errors import BackupFaultError
+from backups.manifest import BackupKind
+from backups.readiness import require_programs
+from backups.restoring import read_dump
+from backups.stored_backups import load_manifest
+from logs import fault_name
+from registry.backups.records import BackupState
+from registry.instances.store import Requested
+from tenants.backup_store import key_of, open_store, remove_stored
+
+_logger = logging.getLogger(__name__)
+
+
+async def _read_id(
+    text: Annotated[str, Path(alias="backup_id", json_schema_extra={"format": "uuid"})],
+) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ProblemError.not_found("backup", text) from None
+
+
+BackupId = Annotated[UUID, Depends(_read_id)]
+
+
+class BackupService:
+    """Carries such requests out; one that cannot be granted raises an error that says why."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
+        self,
+        service: InstanceServiceDep,
+        instances: InstanceStoreDep,
+        records: BackupRecordsDep,
+        server: ServerDep,
+        settings: SettingsDep,
+        tenant: TenantDep,
+        verifications: VerificationStarterDep,
+        audit: AuditContextDep,
+    ) -> None:
+        self._verifications = verifications
+        self._service = service
+        self._instances = instances
+        self._records = records
+        self._server = server
+        self._settings = settings
+        self._tenant = tenant
+        self._audit = audit
+
+    async def request(self, instance_id: int) -> Requested:
+        """Request a backup of an instance.
+
+        Raises:
+            BackupFaultError: there is no store, or the client programs do not suit the server.
+        """
+        open_store(self._settings)
+        await require_programs(self._server)
+        request = partial(self._instances.request_backup, kind=BackupKind.REQUESTED)
+        return await self._service.change(instance_id, request)
+
+    async def delete(self, backup_id: UUID) -> None:
+        """Delete a backup; if the store is away or refuses, a pass removes later what is stored.
+
+        Raises:
+            BackupFaultError: there is no store.
+        """
+        store = open_store(self._settings)
+        backup = await self._records.mark_deleted(backup_id)
+        self._audit.instance = backup.instance_id
+        try:
+            await remove_stored(store, self._tenant, backup)
+        except BackupFaultError as fault:
+            _logger.warning("What is stored of the backup %s is left to a pass: %s", backup_id, fault.reason)
+        else:
+            await self._records.forget(backup)
+
+    async def dump(self, backup_id: UUID) -> tuple[int, AsyncGenerator[bytes, None]]:
+        """The size of a stored backup, and its bytes, which fail at the end if they are not what was written.
+
+        Raises:
+            BackupFaultError: the store is away or refuses, or the backup is not there.
+        """
+        backup = await self._records.stored(backup_id)
+        self._audit.instance = backup.instance_id
+        store = open_store(self._settings)
+        manifest = await load_manifest(store, key_of(self._tenant.name, backup))
+        return manifest.size_bytes, read_dump(store, manifest)
+
+    async def verify(self, backup_id: UUID) -> BackupState:
+        """Request that a backup is verified.
+
+        Raises:
+            BackupFaultError: there is no store.
+        """
+        open_store(self._settings)
+        state = await self._records.request_verification(backup_id)
+        self._audit.instance = state.backup.instance_id
+        try:
+            await temporal_calls.answer_of(self._verifications.start(backup_id))
+        except temporal_calls.FAULTS as error:
+            _logger.warning("The next pass starts the verification of %s: %s", backup_id, fault_name(error))
+        return state
+
+
+BackupServiceDep = Annotated[BackupService, Depends()]

@@ -1,0 +1,23 @@
+"""Whether backups can be made and restored here, as is said before a job starts."""
+
+from backups.client_programs import find_program
+from backups.errors import translate_database_faults
+from databases.server import Server
+
+
+async def require_programs(server: Server) -> str:
+    """Check that pg_dump and pg_restore are here and suit the server.
+
+    Returns:
+        The version of pg_dump.
+
+    Raises:
+        BackupFaultError: one is missing, or does not suit the server; the server is away.
+    """
+    with translate_database_faults():
+        async with server.session() as session:
+            version = session.get_server_version()
+    dump, restore = [await find_program(name, version.major) for name in ("pg_dump", "pg_restore")]
+    for program in (dump, restore):
+        program.require_suits(f"{version.major}.{version.minor}")
+    return dump.version

@@ -1,0 +1,186 @@
+"""`ods backup …`: backups from a terminal, through the service's HTTP API."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep
+from typing import Annotated
+
+import typer
+
+from cli.api_access import connect
+from cli.client import AdminApi, Json, completed
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Wait, Yes
+from cli.output import say, show_json, show_list, show_members
+from cli.progress_bar import Show, goes_on, progress_bar
+from embedded.errors import CommandError
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = {
+    "id": "ID",
+    "instanceId": "INSTANCE",
+    "name": "NAME",
+    "kind": "KIND",
+    "status": "STATUS",
+    "sizeBytes": "BYTES",
+    "takenAt": "TAKEN",
+    "verifiedAt": "VERIFIED",
+    "errorMessage": "REASON",
+}
+_POLL_SECONDS = 0.2
+
+BackupId = Annotated[str, typer.Argument(metavar="BACKUP", help="Id of the backup.", show_default=False)]
+
+
+@app.command()
+def create(
+    instance: Annotated[
+        str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
+    ],
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make a backup of an instance, which goes on being used."""
+    with connect(api_url, data_dir) as api:
+        accepted = api.back_up(api.id_named(instance))
+        if wait:
+            _follow(api, accepted, quietly=as_json)
+        _show(api.backup(accepted["backupId"]), as_json=as_json)
+
+
+@app.command("list")
+def list_all(
+    *,
+    instance: Annotated[
+        int | None, typer.Option(help="Only those of the instance with this id.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only requested, scheduled or final. May be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """List the backups, the newest first; those of instances that are gone as well."""
+    filters: dict[str, int | list[str]] = {"kind": kind or []}
+    if instance is not None:
+        filters["instanceId"] = instance
+    with connect(api_url, data_dir) as api:
+        rows = list(api.backups(**filters))
+    if as_json:
+        show_json(rows)
+    else:
+        show_list(rows, _COLUMNS)
+
+
+@app.command()
+def show(
+    backup: BackupId, *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Show everything about a backup."""
+    with connect(api_url, data_dir) as api:
+        _show(api.backup(backup), as_json=as_json)
+
+
+@app.command()
+def verify(
+    backup: BackupId,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the verdict; exit 1 if the backup is not whole.")
+    ] = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Restore a backup to a private database, compare it with what it was made of, and drop that again."""
+    with connect(api_url, data_dir) as api:
+        found = api.verify_backup(backup)
+        if wait:
+            with goes_on(f"The verification of {backup}", f"ods backup show {backup}"):
+                while found["verification"] in {"Pending", "InProgress"}:
+                    sleep(_POLL_SECONDS)
+                    found = api.backup(backup)
+            if found["verification"] == "Error":
+                raise CommandError(f"The backup is not whole: {found['verificationError']}")
+    _show(found, as_json=as_json)
+
+
+@app.command()
+def delete(
+    backup: BackupId, *, yes: Yes = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Delete a backup, which cannot come back."""
+    with connect(api_url, data_dir) as api:
+        found = api.backup(backup)
+        if not yes:
+            question = f"The backup cannot come back. Type the name of its instance ({found['kind']})"
+            if typer.prompt(question, err=True) != found["name"]:
+                raise CommandError("The instance has another name. Nothing was done.")
+        api.delete_backup(backup)
+    say(f"The backup {backup} of {found['name']} is deleted.")
+
+
+@app.command()
+def fetch(
+    backup: BackupId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", dir_okay=False)],
+    *,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Download the dump of a backup, as `pg_restore` reads it, or `age --decrypt` if it is encrypted."""
+    if file.exists():
+        raise CommandError(f"{file} is there already. Name another file.")
+    with connect(api_url, data_dir) as api:
+        found = api.backup(backup)
+        with progress_bar(f"Fetching {found['name']}") as show_percent, api.dump(backup) as chunks:
+            _write(file, chunks, found, show_percent)
+    encrypted = " It is encrypted with age." if found["encrypted"] else ""
+    say(f"{file} is whole: its SHA-256 is that of the backup.{encrypted}")
+
+
+def _write(file: Path, chunks: Iterator[bytes], backup: Json, show_percent: Show) -> None:
+    """Write the dump; the file has its name only once all of it is there, and is what was recorded."""
+    part, digest, done = file.with_name(f"{file.name}.part"), hashlib.sha256(), 0
+    try:
+        with part.open("wb") as target:
+            part.chmod(0o600)
+            for chunk in chunks:
+                target.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                show_percent(100 * done // max(1, backup["sizeBytes"]))
+        if digest.hexdigest() != backup["sha256"]:
+            raise CommandError("What was fetched is damaged: it has not the SHA-256 of the backup.")
+        part.rename(file)
+    except OSError as error:
+        raise CommandError(f"{part} cannot be written: {error.strerror}.") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _follow(api: AdminApi, accepted: Json, *, quietly: bool) -> None:
+    """Wait for the job of a backup, showing how far it is.
+
+    Raises:
+        CommandError: it failed, or Ctrl-C was pressed.
+    """
+    job = accepted["jobId"]
+    with goes_on(job, f"ods job show {job}", f"ods job cancel {job}"):
+        if quietly:
+            api.wait_for(job)
+            return
+        with progress_bar(f"Backing up {accepted['name']}") as show_percent:
+            ended = api.wait_for_end(job, lambda state: show_percent(state["percent"]))
+            if ended["status"] == "Completed":
+                show_percent(100)
+        completed(ended)
+
+
+def _show(backup: Json, *, as_json: bool) -> None:
+    (show_json if as_json else show_members)(backup)

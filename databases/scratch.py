@@ -1,0 +1,66 @@
+"""Databases that are made to look at something, and dropped again: nothing in them is wanted.
+
+The session that makes one holds the lock of its name for as long as it is used. What a process has left that
+died is recognised by its private name, which has the installation's id, and by its lock, which is free.
+"""
+
+import re
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+
+from databases import spares
+from databases.constants import SCRATCH_PREFIX
+from databases.errors import DatabaseFaultError
+from databases.server import Server
+from databases.statements import execute, fetch_rows
+
+_NAMES = """
+SELECT datname FROM pg_database WHERE starts_with(datname, $1) AND pg_has_role(datdba, 'USAGE')
+ORDER BY datname
+"""
+_RANDOM = re.compile(r"[0-9a-f]{16}")
+_DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+
+
+@asynccontextmanager
+async def scratch_database(server: Server, installation: str) -> AsyncIterator[str]:
+    """The name of an empty database, which is dropped at the end of the body.
+
+    Raises:
+        DatabaseFaultError: the server is away, a right is missing, …
+    """
+    name = f"{_prefix(installation)}{secrets.token_hex(8)}"
+    async with server.locked(name) as session:
+        try:
+            await execute(session, "CREATE DATABASE %I TEMPLATE template0", name)
+            yield name
+        finally:
+            with suppress(DatabaseFaultError):  # `remove_scratch` does it later
+                await execute(session, _DROP, name)
+
+
+async def remove_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
+    """Drop such databases of the installation that no session uses; returns their names.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    prefix = _prefix(installation)
+    names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
+    own = [name for name in names if _RANDOM.fullmatch(name.removeprefix(prefix))]
+    return [name for name in own if await _removed(session, name)]
+
+
+async def _removed(session: asyncpg.Connection, name: str) -> bool:
+    async with spares.locked(session, name) as acquired:
+        if acquired:
+            await execute(session, _DROP, name)
+        return acquired
+
+
+def _prefix(installation: str) -> str:
+    return f"{SCRATCH_PREFIX}{uuid.UUID(installation).hex[:16]}_"

@@ -1,0 +1,249 @@
+"""The backups that a registry knows: listing them, verifying them, deleting them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from registry.audit import AuditEntry, insertion
+from registry.backups.rows import (
+    VERIFICATION_FAILED,
+    VERIFICATION_PASSED,
+    VERIFICATION_RUNS,
+    VERIFICATION_WAITS,
+)
+from registry.instances.status import JobStatus
+from registry.storage.errors import BackupNotFoundError, BackupRefusedError
+from registry.storage.listing import Page
+from registry.storage.models import UTC_NOW, Backup, Job
+from registry.storage.sessions import RegistrySessions
+
+_UNSTORED = Backup.stored_id.is_(None)
+_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+
+
+@dataclass(frozen=True)
+class BackupState:
+    """A backup, and how far it is.
+
+    Attributes:
+        backup: its row.
+        status: `Completed` once it is stored, or else that of its job.
+        error: why there is none, if its job has failed.
+        percent: how far its job is; None if that is not known, or it has ended.
+        eta_seconds: about how long it will take.
+    """
+
+    backup: Backup
+    status: str
+    error: str | None = None
+    percent: int | None = None
+    eta_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class BackupFilter:
+    """Which backups are listed: those that fulfil everything that is given.
+
+    Attributes:
+        kinds: the backup is one of these.
+        instance_id: it is one of the instance with this id, which may be gone.
+    """
+
+    kinds: Sequence[str] = ()
+    instance_id: int | None = None
+
+
+class BackupRecords:
+    """The backups of one tenant.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        tenant: the tenant's name.
+    """
+
+    def __init__(self, engine: AsyncEngine, tenant: str) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._tenant = tenant
+
+    async def page(self, chosen: BackupFilter, page: Page) -> Sequence[BackupState]:
+        """A page of the chosen backups, the newest first."""
+        conditions: list[ColumnElement[bool]] = [Backup.deleted_at.is_(None)]
+        if chosen.kinds:
+            conditions.append(Backup.kind.in_(chosen.kinds))
+        if chosen.instance_id is not None:
+            conditions.append(Backup.instance_id == chosen.instance_id)
+        newest = (Backup.created_at.desc(), Backup.id)
+        query = _with_job().where(*conditions).order_by(*newest).offset(page.offset).limit(page.limit)
+        async with self._sessions.statement() as session:
+            return [_state(*row) for row in (await session.execute(query)).all()]
+
+    async def get(self, backup_id: UUID) -> BackupState:
+        """A backup.
+
+        Raises:
+            BackupNotFoundError: there is none, or it is deleted.
+        """
+        query = _with_job().where(Backup.id == backup_id, Backup.deleted_at.is_(None))
+        async with self._sessions.statement() as session:
+            row = (await session.execute(query)).one_or_none()
+        if row is None:
+            raise BackupNotFoundError(str(backup_id))
+        return _state(*row)
+
+    async def stored(self, backup_id: UUID) -> Backup:
+        """A backup that is stored.
+
+        Raises:
+            BackupNotFoundError: there is none, or it is deleted.
+            BackupRefusedError: it is not stored yet, or has failed.
+        """
+        state = await self.get(backup_id)
+        if state.backup.stored_id is None:
+            raise _not_stored(state)
+        return state.backup
+
+    async def mark_deleted(self, backup_id: UUID) -> Backup:
+        """Record that a client has deleted a backup: from now on it is not listed, and cannot be used.
+
+        Raises:
+            BackupNotFoundError: there is none, or it is deleted already.
+            BackupRefusedError: it is being made.
+        """
+        async with self._sessions.transaction() as session:
+            state = await self._locked(session, backup_id)
+            if state.status in _UNDER_WAY:
+                raise BackupRefusedError(
+                    state.status,
+                    "The backup is being made.",
+                    f"Cancel its job first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
+                    f" {state.backup.job_id}`.",
+                )
+            state.backup.deleted_at = UTC_NOW
+            await session.flush()
+            await session.refresh(state.backup)
+            return state.backup
+
+    async def forget(self, backup: Backup) -> None:
+        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that."""
+        path, title = f"/v2/backups/{backup.id}", f"Removed a backup of {backup.name}"
+        entry = AuditEntry(
+            "worker", self._tenant, "REMOVE", path, backup.instance_id, backup.job_id, HTTPStatus.OK, title
+        )
+        async with self._sessions.transaction() as session:
+            gone = delete(Backup).where(Backup.id == backup.id, Backup.deleted_at.is_not(None))
+            if await session.scalar(gone.returning(Backup.id)) is not None:
+                await session.execute(insertion(entry))
+
+    async def deleted(self) -> Sequence[Backup]:
+        """The backups that are deleted, and whose objects may not be removed yet."""
+        return await self._all(Backup.deleted_at.is_not(None))
+
+    async def knows(self, stored_id: UUID) -> bool:
+        """Whether a backup is recorded as stored under this id."""
+        query = select(Backup.id).where(Backup.stored_id == stored_id)
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
+
+    async def superseded(self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID) -> bool:
+        """Whether what is stored under this id is none of the backup, and never will be.
+
+        So it is if another try has made the backup, or its job has failed.
+        """
+        its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
+        query = (
+            select(Backup.id)
+            .join(Job, Job.job_id == Backup.job_id)
+            .where(
+                its,
+                or_(
+                    and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id),
+                    and_(_UNSTORED, Job.status == JobStatus.ERROR),
+                ),
+            )
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
+
+    async def request_verification(self, backup_id: UUID) -> BackupState:
+        """Record that a backup shall be verified, unless one is about to be already.
+
+        Raises:
+            BackupNotFoundError: there is none, or it is deleted.
+            BackupRefusedError: it is not stored.
+        """
+        async with self._sessions.transaction() as session:
+            state = await self._locked(session, backup_id)
+            if state.backup.stored_id is None:
+                raise _not_stored(state)
+            if state.backup.verification not in {VERIFICATION_WAITS, VERIFICATION_RUNS}:
+                state.backup.verification, state.backup.verification_error = VERIFICATION_WAITS, None
+            return state
+
+    async def begin_verification(self, backup_id: UUID) -> Backup | None:
+        """The backup, whose verification runs now; None if none is wanted any more."""
+        wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
+        running = (
+            update(Backup)
+            .where(Backup.id == backup_id, wanted, Backup.deleted_at.is_(None))
+            .values(verification=VERIFICATION_RUNS)
+            .returning(Backup)
+        )
+        async with self._sessions.statement() as session:
+            return (await session.scalars(running)).one_or_none()
+
+    async def finish_verification(self, backup_id: UUID, error: str | None) -> None:
+        """Record how a verification has ended.
+
+        Args:
+            backup_id: the backup.
+            error: why it was not passed; None if it was.
+        """
+        outcome: dict[str, object] = {
+            "verification": VERIFICATION_FAILED if error else VERIFICATION_PASSED,
+            "verification_error": error,
+        }
+        if error is None:
+            outcome["verified_at"] = UTC_NOW
+        ended = update(Backup).where(Backup.id == backup_id, Backup.verification == VERIFICATION_RUNS)
+        async with self._sessions.statement() as session:
+            await session.execute(ended.values(**outcome))
+
+    async def waiting_verifications(self) -> Sequence[Backup]:
+        """The backups whose verification waits or runs."""
+        wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
+        return await self._all(and_(wanted, Backup.deleted_at.is_(None)))
+
+    async def _all(self, condition: ColumnElement[bool]) -> Sequence[Backup]:
+        async with self._sessions.statement() as session:
+            return (await session.scalars(select(Backup).where(condition).order_by(Backup.created_at))).all()
+
+    async def _locked(self, session: AsyncSession, backup_id: UUID) -> BackupState:
+        chosen = (Backup.id == backup_id, Backup.deleted_at.is_(None))
+        row = (await session.execute(_with_job().where(*chosen).with_for_update(of=Backup))).one_or_none()
+        if row is None:
+            raise BackupNotFoundError(str(backup_id))
+        return _state(*row)
+
+
+def _with_job() -> Select[Backup, Job]:
+    return select(Backup, Job).outerjoin(Job, Job.job_id == Backup.job_id)
+
+
+def _state(backup: Backup, job: Job | None) -> BackupState:
+    if backup.stored_id is not None:
+        return BackupState(backup, JobStatus.COMPLETED)
+    if job is None:
+        return BackupState(backup, JobStatus.ERROR, "The registry has lost the job of this backup.")
+    return BackupState(backup, job.status, job.error_message, job.percent, job.eta_seconds)
+
+
+def _not_stored(state: BackupState) -> BackupRefusedError:
+    return BackupRefusedError(
+        state.status,
+        f"A backup in state {state.status} is not stored.",
+        "Wait until it is Completed, or make another one.",
+    )

@@ -1,0 +1,96 @@
+"""The rows of backups as requests and jobs of instances write them, within the transactions of these."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_never
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Interval, exists, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.backups.stored import StoredBackup
+from registry.instances.jobs import InstanceJob
+from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
+from settings import VerifyPolicy
+
+VERIFICATION_WAITS = "Pending"
+VERIFICATION_RUNS = "InProgress"
+VERIFICATION_PASSED = "Completed"
+VERIFICATION_FAILED = "Error"
+
+_WEEK = timedelta(days=7)
+
+
+async def add_backup(
+    session: AsyncSession, instance: DbInstance, backup_id: UUID, job: InstanceJob, kind: str
+) -> None:
+    """Record that `job` makes a backup of the instance as it is now."""
+    session.add(
+        Backup(
+            id=backup_id,
+            instance_id=instance.id,
+            ods_instance_id=instance.ods_instance_id,
+            mark=instance.mark,
+            installation=UUID(job.installation),
+            name=instance.name,
+            kind=kind,
+            job_id=job.job_id,
+            template=instance.database_template,
+            created_at=UTC_NOW,
+            details=await _details(session, instance),
+        )
+    )
+
+
+async def record_stored(
+    session: AsyncSession, job: InstanceJob, stored: StoredBackup, policy: VerifyPolicy
+) -> bool:
+    """Record what the job has stored; returns whether it is to be verified now."""
+    verify = await _is_verification_due(session, job, policy)
+    values = {
+        "stored_id": UUID(stored.stored_id),
+        "location": stored.location,
+        "size_bytes": stored.size_bytes,
+        "database_size_bytes": stored.database_size_bytes,
+        "sha256": stored.sha256,
+        "postgres_version": stored.postgres_version,
+        "encrypted": stored.encrypted,
+        "taken_at": _utc(stored.taken_at),
+        "finished_at": _utc(stored.finished_at),
+        "verification": VERIFICATION_WAITS if verify else None,
+    }
+    await session.execute(update(Backup).where(Backup.job_id == job.job_id, _of(job)).values(**values))
+    return verify
+
+
+async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: VerifyPolicy) -> bool:
+    match policy:
+        case VerifyPolicy.ALWAYS:
+            return True
+        case VerifyPolicy.NEVER:
+            return False
+        case VerifyPolicy.WEEKLY:
+            recent = Backup.verified_at > UTC_NOW - literal(_WEEK, Interval)
+            return not await session.scalar(select(exists().where(Backup.mark == UUID(job.mark), recent)))
+        case _:
+            assert_never(policy)
+
+
+def _of(job: InstanceJob) -> ColumnElement[bool]:
+    return Backup.mark == UUID(job.mark)
+
+
+async def _details(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:
+    """What is in no other column, and is wanted to bring an instance back that the registry has lost."""
+    its = OdsInstanceContext.ods_instance_id == instance.ods_instance_id
+    contexts = (await session.scalars(select(OdsInstanceContext).where(its))).all()
+    return {
+        "databaseName": instance.database_name,
+        "description": instance.description,
+        "labels": instance.labels or {},
+        "contexts": [{"contextKey": it.key, "contextValue": it.value} for it in contexts],
+    }
+
+
+def _utc(time: datetime) -> datetime:
+    """The time in UTC without a zone, as the registry holds times."""
+    return time.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,49 @@
+"""What is known of a backup once it is stored, as it travels from the worker to the registry."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry.instances.jobs import InstanceJob
+
+
+@dataclass(frozen=True)
+class StoredBackup:
+    """A backup that is stored, and visible.
+
+    Attributes:
+        stored_id: the id under which it is stored; each try to make a backup has one of its own.
+        location: the URL of its folder, without credentials.
+        size_bytes: what is stored.
+        database_size_bytes: what the database took on the server.
+        sha256: of the stored bytes, in hexadecimal digits.
+        postgres_version: of the server that the database was on.
+        encrypted: whether the stored bytes are encrypted with age.
+        taken_at: the moment whose data it has.
+        finished_at: when it was stored.
+    """
+
+    stored_id: str
+    location: str
+    size_bytes: int
+    database_size_bytes: int
+    sha256: str
+    postgres_version: str
+    encrypted: bool
+    taken_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class FinishedBackup:
+    """The job that has made a backup, and what it has stored."""
+
+    job: InstanceJob
+    stored: StoredBackup
+
+
+@dataclass(frozen=True)
+class RecordedBackup:
+    """Whether a backup was the job's to record, and whether it is to be verified now."""
+
+    recorded: bool
+    verify: bool = False

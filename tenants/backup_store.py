@@ -1,0 +1,49 @@
+"""The store of a tenant's backups, as its settings name it."""
+
+from uuid import UUID
+
+from backups.errors import BackupFaultError, MissingObjectError
+from backups.manifest import BackupKey
+from backups.storage import BackupStore
+from backups.stored_backups import delete_backup
+from registry.storage.models import Backup
+from settings import Settings
+from tenants.tenant import Tenant
+
+
+def open_store(settings: Settings) -> BackupStore:
+    """The store of backups; credentials are in the environment.
+
+    Raises:
+        BackupFaultError: none is configured, its folder does not exist, or there are no credentials.
+    """
+    if settings.backup_url is None:
+        raise BackupFaultError(
+            "There is no store of backups. Set ODS_BACKUP_URL for the API and the workers, for example to"
+            " file:///srv/backups or s3://bucket/prefix, and restart them."
+        )
+    return BackupStore(settings.backup_url)
+
+
+async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
+    """Remove what is stored of a deleted backup, unless another installation has made it.
+
+    A copy of a registry knows the backups of the original, which are not its to remove.
+
+    Raises:
+        BackupFaultError: the store is away or refuses.
+    """
+    own = UUID((await tenant.jobs.installation.require_confirmed()).id)
+    if backup.stored_id is not None and backup.installation == own:
+        await delete_backup(store, key_of(tenant.name, backup))
+
+
+def key_of(tenant: str, backup: Backup) -> BackupKey:
+    """Where a backup is in the store.
+
+    Raises:
+        MissingObjectError: it is not stored.
+    """
+    if backup.stored_id is None:
+        raise MissingObjectError(f"The backup {backup.id} is not stored.")
+    return BackupKey(tenant, backup.ods_instance_id, backup.stored_id)

@@ -1,0 +1,476 @@
+"""Backups of instances, requested through the API, made by workers, on real servers."""
+
+import asyncio
+import hashlib
+import shutil
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from temporalio.client import Client
+
+from backups import readiness
+from backups.client_programs import ClientProgram
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.store import Delete
+from settings import Settings
+from tests.api.service import bearer, client_of, running
+from tests.end_to_end.conftest import Operator
+from tests.servers import make_settings, service_dsn, session
+from workflows.job_workflow import JobWorkflow
+from workflows.reconcile import Reconcile
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+# Digests cannot be compressed, so that there is time to interrupt a dump.
+FILL = """
+CREATE TABLE filling AS
+SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
+             FROM generate_series(1, 16) AS part) AS noise
+FROM generate_series(1, 20000) AS row
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def verify() -> str:
+    """Which backups are verified without a request."""
+    return "never"
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str) -> Settings:
+    return make_settings(postgres, registry_dsn, backup_url=store.as_uri(), backup_verify=verify)
+
+
+@pytest.fixture
+async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    address = temporal.service_client.config.target_host
+    async with (
+        running(settings, address) as app,
+        client_of(app, headers=bearer(settings)) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+async def created(operator: Operator, name: str) -> InstanceJob:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    return job
+
+
+async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            job: dict[str, Any] = (await api.get(f"/v2/jobs/{job_id}")).json()
+            if job["status"] in {"Completed", "Error"}:
+                return job
+            await asyncio.sleep(0.02)
+
+
+async def requested(api: httpx.AsyncClient, job: InstanceJob) -> dict[str, Any]:
+    answer = await api.post(f"/v2/dbInstances/{job.instance_id}/backups")
+    assert answer.status_code == 202, answer.text
+    accepted: dict[str, Any] = answer.json()
+    return accepted
+
+
+async def backup_of(api: httpx.AsyncClient, accepted: dict[str, Any]) -> dict[str, Any]:
+    backup: dict[str, Any] = (await api.get(f"/v2/backups/{accepted['backupId']}")).json()
+    return backup
+
+
+async def backed_up(api: httpx.AsyncClient, job: InstanceJob) -> dict[str, Any]:
+    accepted = await requested(api, job)
+    assert (await ended(api, accepted["jobId"]))["status"] == "Completed"
+    return await backup_of(api, accepted)
+
+
+async def verified(api: httpx.AsyncClient, backup: dict[str, Any]) -> dict[str, Any]:
+    answer = await api.post(f"/v2/backups/{backup['id']}/verify")
+    assert answer.status_code == 202, answer.text
+    return await passed(api, backup)
+
+
+async def passed(api: httpx.AsyncClient, backup: dict[str, Any]) -> dict[str, Any]:
+    """The backup once its verification has ended."""
+    async with asyncio.timeout(60):
+        while True:
+            found: dict[str, Any] = (await api.get(f"/v2/backups/{backup['id']}")).json()
+            if found["verification"] in {"Completed", "Error"}:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+def folder_of(backup: dict[str, Any]) -> Path:
+    return Path(backup["location"].removeprefix("file://"))
+
+
+def stored(backup: dict[str, Any]) -> dict[str, int]:
+    """The files of a backup, with their sizes."""
+    folder = folder_of(backup)
+    return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.exists() else {}
+
+
+def files_in(store: Path) -> list[str]:
+    return sorted(path.name for path in store.rglob("*") if path.is_file())
+
+
+def dumps() -> list[psutil.Process]:
+    """The processes of pg_dump that workers in this process have started."""
+    return [child for child in psutil.Process().children(recursive=True) if child.name() == "pg_dump"]
+
+
+async def scratches(admin: asyncpg.Connection) -> int:
+    count: int = await admin.fetchval(
+        "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'ods_scratch_')"
+    )
+    return count
+
+
+async def test_backup_is_stored_and_listed_when_one_was_requested(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    backup = await backed_up(api, job)
+    assert backup["status"] == "Completed"
+    assert (backup["instanceId"], backup["name"], backup["kind"]) == (job.instance_id, name, "requested")
+    assert stored(backup) == {"database.dump": backup["sizeBytes"], "manifest.json": ANY}
+    assert (backup["encrypted"], backup["template"], backup["verifiedAt"]) == (False, "Minimal", None)
+    assert backup["takenAt"] <= backup["finishedAt"]
+    listed = (await api.get("/v2/backups", params={"kind": "requested"})).json()
+    assert listed == [backup]
+    assert (await api.get(f"/v2/dbInstances/{job.instance_id}/backups")).json() == [backup]
+    assert (await api.get("/v2/backups", params={"kind": "final"})).json() == []
+    assert (await api.get("/v2/backups", params={"instanceId": job.instance_id + 1})).json() == []
+    row = await operator.instance(job)
+    assert (row.status, row.error_message) == (InstanceStatus.COMPLETED, None)
+    dump = await api.get(f"/v2/backups/{backup['id']}/dump")
+    assert hashlib.sha256(dump.content).hexdigest() == backup["sha256"]
+
+
+async def test_applications_are_not_disturbed_when_a_backup_of_their_instance_is_made(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, name: str
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as application:
+        await application.execute("CREATE TABLE treasure (answer int); INSERT INTO treasure VALUES (42)")
+        async with application.transaction():
+            await application.execute("INSERT INTO treasure VALUES (43)")
+            backup = await backed_up(api, job)
+            await application.execute("INSERT INTO treasure VALUES (44)")
+        assert await application.fetchval("SELECT count(*) FROM treasure") == 3
+    managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
+    assert managed["status"] == "Created"
+    assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_instance_is_called_created_when_a_backup_of_it_is_made(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as other:
+        await other.execute("CREATE TABLE held (answer int)")
+        async with other.transaction():
+            await other.execute("LOCK TABLE held IN ACCESS EXCLUSIVE MODE")
+            accepted = await requested(api, job)
+            path = f"/v2/dbInstances/{job.instance_id}"
+            async with asyncio.timeout(20):
+                while (await api.get(path)).json()["status"] != "InProgress":
+                    await asyncio.sleep(0.02)
+            managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
+            assert managed["status"] == "Created"
+            assert await rows.fetchval("SELECT adminapi.managed_status('InProgress', 'Backup')") == "Created"
+            for request in (api.delete(path), api.post(f"{path}/backups"), api.put(path, json={"name": "x"})):
+                refused = await request
+                assert refused.status_code == 409, refused.text
+                assert refused.json()["state"] == "InProgress"
+            refused = await api.delete(f"/v2/backups/{accepted['backupId']}")
+            assert refused.status_code == 409
+            assert "Cancel its job first" in refused.json()["nextStep"]
+            refused = await api.post(f"/v2/backups/{accepted['backupId']}/verify")
+            assert (refused.status_code, refused.json()["state"]) == (409, "InProgress")
+    assert (await ended(api, accepted["jobId"]))["status"] == "Completed"
+
+
+async def test_backup_is_refused_when_there_is_no_store(
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    settings: Settings,
+    temporal: Client,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    without = make_settings(postgres, registry_dsn, task_queue=settings.task_queue)
+    async with (
+        running(without, temporal.service_client.config.target_host) as app,
+        client_of(app, headers=bearer(without)) as client,
+    ):
+        refused = await client.post(f"/v2/dbInstances/{job.instance_id}/backups")
+    assert refused.status_code == 409
+    assert "Set ODS_BACKUP_URL" in refused.json()["detail"]
+    assert (await operator.instance(job)).operation == Operation.CREATE
+
+
+async def test_backup_is_refused_when_the_client_programs_are_older_than_the_server(
+    operator: Operator, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async def older(program: str, _: int) -> ClientProgram:
+        return ClientProgram(program, "15.1")
+
+    job = await created(operator, name)
+    monkeypatch.setattr(readiness, "find_program", older)
+    refused = await api.post(f"/v2/dbInstances/{job.instance_id}/backups")
+    assert refused.status_code == 409
+    assert "pg_dump is of PostgreSQL 15.1, older than the server" in refused.json()["detail"]
+    assert (await operator.instance(job)).operation == Operation.CREATE
+
+
+async def test_nothing_is_found_when_there_is_no_such_instance_or_backup(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/v2/dbInstances/4711/backups")).status_code == 404
+    for path in (f"/v2/backups/{uuid.uuid4()}", "/v2/backups/none"):
+        for request in (api.get(path), api.delete(path), api.post(f"{path}/verify"), api.get(f"{path}/dump")):
+            assert (await request).status_code == 404
+
+
+async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_have_changed(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    whole = await verified(api, backup)
+    assert (whole["verification"], whole["verificationError"]) == ("Completed", None)
+    assert whole["verifiedAt"] is not None
+    dump = folder_of(backup) / "database.dump"
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    dump.write_bytes(content)
+    failed = await verified(api, backup)
+    assert failed["verification"] == "Error"
+    assert failed["verificationError"]
+    assert failed["verifiedAt"] == whole["verifiedAt"]
+    assert await scratches(admin) == 0
+
+
+async def test_backup_is_not_whole_when_rows_are_missing_in_it(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    manifest = folder_of(backup) / "manifest.json"
+    text = manifest.read_text()
+    assert '"dbo.nothing"' not in text
+    manifest.write_text(text.replace('"tables": {', '"tables": {"dbo.nothing": 3,', 1))
+    failed = await verified(api, backup)
+    assert failed["verificationError"] == "The table dbo.nothing is missing."
+    assert await scratches(admin) == 0
+
+
+@pytest.mark.parametrize("verify", ["always", "weekly"])
+async def test_backup_is_verified_without_a_request_when_the_settings_say_so(
+    operator: Operator, api: httpx.AsyncClient, rows: asyncpg.Connection, verify: str, name: str
+) -> None:
+    job = await created(operator, name)
+    first, second = await passed(api, await backed_up(api, job)), await backed_up(api, job)
+    assert first["verifiedAt"] is not None
+    assert (second["verification"] is None) == (verify == "weekly")
+    await rows.execute("UPDATE adminapi.backups SET verifiedat = verifiedat - interval '8 days'")
+    assert (await passed(api, await backed_up(api, job)))["verification"] == "Completed"
+
+
+async def test_nothing_is_left_when_a_backup_is_deleted(
+    operator: Operator, api: httpx.AsyncClient, store: Path, rows: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    path = f"/v2/backups/{backup['id']}"
+    assert (await api.delete(path)).status_code == 204
+    assert files_in(store) == []
+    assert (await api.get(path)).status_code == 404
+    assert (await api.delete(path)).status_code == 404
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 0
+
+
+async def test_pass_removes_what_is_stored_when_the_store_was_away_at_the_delete(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    kept = folder_of(backup)
+    kept.chmod(0o500)
+    aside = store.with_name("aside")
+    # The manifest cannot be removed where its folder is a file's.
+    shutil.move(kept, aside)
+    kept.write_text("in the way")
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+    assert (await api.get("/v2/backups")).json() == []
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 1
+    kept.unlink()
+    shutil.move(aside, kept)
+    kept.chmod(0o700)
+    assert "1 backups removed" in await reconcile(temporal, settings)
+    assert files_in(store) == []
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 0
+
+
+async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_is_none(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """As one that was given up has stored it, and one that a restored registry does not know."""
+    job = await created(operator, name)
+    backup = await backed_up(api, job)
+    folder, other = folder_of(backup), uuid.uuid4()
+    for path in (folder, folder.with_name(str(other))):
+        if path != folder:
+            shutil.copytree(folder, path)
+            manifest = path / "manifest.json"
+            manifest.write_text(manifest.read_text().replace(folder.name, str(other), 1))
+    assert "1 backups removed" in await reconcile(temporal, settings)
+    assert files_in(store) == ["database.dump", "manifest.json"]
+    assert stored(backup)
+    await rows.execute("DELETE FROM adminapi.backups")
+    assert "backups removed" not in await reconcile(temporal, settings)
+    assert stored(backup)
+
+
+async def test_backup_stays_when_its_instance_is_gone(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    backup = await backed_up(api, job)
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    await operator.starter.start(purge.job)
+    assert await operator.ended(purge.job) is JobStatus.COMPLETED
+    assert (await api.get("/v2/backups", params={"instanceId": job.instance_id})).json() == [backup]
+    assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_nothing_is_left_and_the_instance_works_when_a_backup_is_cancelled(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, store: Path, name: str
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(FILL)
+    accepted = await requested(api, job)
+    await wait_until(_has_dump, 30)
+    (dump,) = dumps()
+    dump.send_signal(signal.SIGSTOP)  # it would be done too soon
+    assert (await api.post(f"/v2/jobs/{accepted['jobId']}/cancel")).status_code == 202
+    state = await ended(api, accepted["jobId"])
+    assert (state["status"], state["errorMessage"]) == ("Error", "The job was cancelled.")
+    assert dumps() == []
+    row = await operator.instance(job)
+    assert row.status == InstanceStatus.COMPLETED
+    assert files_in(store) == []
+    failed = await backup_of(api, accepted)
+    assert (failed["status"], failed["errorMessage"]) == ("Error", "The job was cancelled.")
+    assert (await backed_up(api, job))["status"] == "Completed"
+    assert (await api.delete(f"/v2/backups/{accepted['backupId']}")).status_code == 204
+
+
+async def _has_dump() -> bool:
+    return bool(dumps())
+
+
+async def test_backup_is_made_when_its_session_was_ended_in_the_middle(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    store: Path,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(FILL)
+    accepted = await requested(api, job)
+    await wait_until(_has_dump, 30)
+    (dump,) = dumps()
+    dump.send_signal(signal.SIGSTOP)
+    ended_sessions = await admin.fetch(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", job.database
+    )
+    assert ended_sessions
+    dump.send_signal(signal.SIGCONT)
+    assert (await ended(api, accepted["jobId"]))["status"] == "Completed"
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+
+async def test_instance_works_and_the_job_can_be_retried_when_a_backup_has_failed(
+    operator: Operator, api: httpx.AsyncClient, store: Path, temporal: Client, name: str
+) -> None:
+    job, aside = await created(operator, name), store.with_name("aside")
+    shutil.move(store, aside)
+    refused = await api.post(f"/v2/dbInstances/{job.instance_id}/backups")
+    assert (refused.status_code, "does not exist" in refused.json()["detail"]) == (409, True)
+    made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    await operator.starter.start(made)
+    state = await ended(api, made.job_id)
+    assert (state["status"], "does not exist" in state["errorMessage"]) == ("Error", True)
+    row = await operator.instance(job)
+    assert row.status == InstanceStatus.COMPLETED
+    assert await operator.queries.ods_instance(job.ods_instance_id) is not None
+    shutil.move(aside, store)
+    await temporal.get_workflow_handle(made.workflow_id).signal(JobWorkflow.retry)
+    async with asyncio.timeout(30):
+        while (await api.get(f"/v2/jobs/{made.job_id}")).json()["status"] != "Completed":
+            await asyncio.sleep(0.02)
+    assert (await api.get(f"/v2/backups/{made.makes_backup}")).json()["status"] == "Completed"
+
+
+async def test_backup_does_not_begin_when_it_was_cancelled_while_it_waited(
+    operator: Operator, api: httpx.AsyncClient, store: Path, name: str
+) -> None:
+    job = await created(operator, name)
+    made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    assert (await api.post(f"/v2/jobs/{made.job_id}/cancel")).status_code == 202
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+    assert not (await operator.jobs.begin(made)).held
+    await operator.starter.start(made)
+    assert (await ended(api, made.job_id))["status"] == "Error"
+    assert files_in(store) == []
+    rename = await operator.rename(job, f"{name} renamed")
+    assert await operator.ended(rename) is JobStatus.COMPLETED
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED

@@ -1,0 +1,41 @@
+"""The workflow that verifies a backup."""
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.backup_verification import (
+        Verdict,
+        VerdictActivities,
+        Verification,
+        VerificationActivities,
+    )
+    from workflows import options
+
+_GIVEN_UP = "The backup could not be read or restored in time. Verify it again when store and server answer."
+
+
+@workflow.defn
+class VerifyBackup:
+    """Restore a backup to a private database and compare it, then record the verdict."""
+
+    @workflow.run
+    async def run(self, verification: Verification) -> str:
+        """Verify once; returns the verdict, in words."""
+        policy = verification.policy
+        try:
+            error = await workflow.execute_activity_method(
+                VerificationActivities.verify_backup,
+                verification,
+                **options.verification(policy, f"Restore the backup {verification.backup_id} and compare it"),
+            )
+        except ActivityError as failure:
+            cause = failure.cause
+            is_verdict = isinstance(cause, ApplicationError) and cause.non_retryable
+            error = cause.message if is_verdict and isinstance(cause, ApplicationError) else _GIVEN_UP
+        await workflow.execute_activity_method(
+            VerdictActivities.finish_verification,
+            Verdict(verification.backup_id, error),
+            **options.status_write(policy, "Record the verdict"),
+        )
+        return error or "The backup is whole."
