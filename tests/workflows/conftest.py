@@ -77,7 +77,9 @@ def job(queue: str) -> InstanceJob:
         database="EdFi_Ods_Grand_Bend_Minimal",
         mark="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f10",
         published=False,
-        policy=ExecutionPolicy(ddl_queue=queue, ddl_attempts=3, heartbeat_timeout=5, decision_window=3600),
+        policy=ExecutionPolicy(
+            ddl_queue=queue, ddl_attempts=3, heartbeat_timeout=5, decision_window=3600, backup_queue=queue
+        ),
     )
 
 

@@ -7,17 +7,21 @@ step can be made to fail at will.
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.backup_cleaning import CleaningReport
+from activities.backup_verification import Verdict, Verification
 from activities.databases import ProvisionResult, TrashResult
 from activities.education_organizations import PageRead, PageToRead
 from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage
 from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweepResult
 from databases.spare_pool import PruneResult, SpareOrder
+from registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from tenants.drift import Drift
@@ -52,6 +56,19 @@ class Script:
         self.kept = True
         self.finished: list[InstanceJob] = []
         self.purges = PurgeReport(0)
+        self.stored = StoredBackup(
+            "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
+            "s3://bucket/default/7/7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
+            *(10, 20, "0" * 64, "18.6"),
+            encrypted=False,
+            taken_at=datetime(2027, 1, 1, tzinfo=UTC),
+            finished_at=datetime(2027, 1, 1, 0, 1, tzinfo=UTC),
+        )
+        self.finished_backups: list[FinishedBackup] = []
+        self.verify = False
+        self.difference: str | None = None
+        self.verdicts: list[Verdict] = []
+        self.cleaned = CleaningReport()
         self.pruned = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
@@ -123,6 +140,32 @@ class Script:
     @activity.defn
     async def remove_old_answers(self) -> None:
         await self._follow("remove_old_answers")
+
+    @activity.defn
+    async def back_up(self, job: InstanceJob) -> StoredBackup:
+        await self._follow("back_up")
+        return self.stored
+
+    @activity.defn
+    async def finish_backup(self, finished: FinishedBackup) -> RecordedBackup:
+        self.finished_backups.append(finished)
+        await self._follow("finish_backup")
+        return RecordedBackup(self.recorded, self.verify)
+
+    @activity.defn
+    async def verify_backup(self, verification: Verification) -> str | None:
+        await self._follow("verify_backup")
+        return self.difference
+
+    @activity.defn
+    async def finish_verification(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        await self._follow("finish_verification")
+
+    @activity.defn
+    async def clean_backups(self) -> CleaningReport:
+        await self._follow("clean_backups")
+        return self.cleaned
 
     @activity.defn
     async def purge_due(self) -> PurgeReport:
@@ -239,6 +282,11 @@ class Script:
             self.finish_purge,
             self.purge_due,
             self.remove_old_answers,
+            self.back_up,
+            self.finish_backup,
+            self.verify_backup,
+            self.finish_verification,
+            self.clean_backups,
             self.compensate,
             self.finish_delete,
             self.finish_rename,

@@ -32,6 +32,7 @@ STEPS = {
     Operation.DETACH: "detach",
     Operation.UNDELETE: "undelete",
     Operation.PURGE: "purge",
+    Operation.BACKUP: "back_up",
 }
 
 

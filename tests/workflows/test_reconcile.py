@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
+from activities.backup_cleaning import CleaningReport
 from activities.reconcile import Leftovers, PurgeReport, StuckPage
 from registry.instances.jobs import InstanceJob
 from tenants.drift import Drift, DriftKind
@@ -33,6 +34,7 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
     assert script.calls == [
         *("find_stuck after 0", "dispatch_refreshes", "remove_old_answers"),
         *("find_leftovers", "report_drift", "purge_due"),
+        "clean_backups",
     ]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-nothing", handle)
@@ -84,3 +86,25 @@ async def test_nothing_is_purged_when_the_registry_may_be_of_yesterday(
     handle = await start()
     assert "no purges because of RegistryOlderThanServer" in await handle.result()
     await keep("reconcile-purges-withheld", handle)
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (CleaningReport(removed=2), "0 purges, 2 backups removed."),
+        (CleaningReport(obstacle="The store is full."), "0 purges, backups not cleaned: The store is full."),
+        (None, "0 purges, backups not cleaned: server or registry is away."),
+    ],
+    ids=["removed", "refused", "away"],
+)
+async def test_pass_tells_what_it_did_about_backups(
+    start: Start, script: Script, keep: Keep, report: CleaningReport | None, words: str
+) -> None:
+    script.stuck = [StuckPage([], None)]
+    if report is None:
+        script.faults["clean_backups"] = [OSError("registry away")]
+    else:
+        script.cleaned = report
+    handle = await start()
+    assert (await handle.result()).endswith(words)
+    await keep(f"reconcile-backups-{words.rsplit(maxsplit=1)[-1].strip('.')}", handle)
