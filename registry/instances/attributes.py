@@ -41,7 +41,7 @@ async def change_attributes(session: AsyncSession, instance: DbInstance, changes
     """Give the instance, which the transaction has locked, what `changes` says.
 
     Raises:
-        InvalidError: it would have too many labels, or another instance has one of the contexts.
+        InvalidError: it would have too many labels, or another instance has just the same contexts.
         RefusedError: it is too late to protect it, or its ODS instance, which has the contexts, is gone.
     """
     if changes.protected is not None:

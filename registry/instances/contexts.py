@@ -1,14 +1,16 @@
 """Contexts that clients give an instance: keys and values by which the ODS/API chooses its ODS instance.
 
-A context that is given here belongs to one instance: no other one gets the same key and value, in whatever
-case they are written, for the ODS/API compares values without case. Until the instance has an ODS instance,
-the contexts are reserved in its row; so are those that were set aside, while it is undeleted.
+The ODS/API chooses by all contexts of a request together. So a context may be that of many instances, as a
+school year is, but all contexts of an instance together are its own: no two live instances have the same
+keys and values, in whatever case they are written, for the ODS/API compares values without case. Until the
+instance has an ODS instance, its contexts are reserved in its row; so are those that were set aside, while it
+is undeleted.
 """
 
 from collections.abc import Mapping
 from functools import partial
 
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import TextClause, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances import status
@@ -22,42 +24,44 @@ from registry.storage.sessions import UNIQUE_VIOLATION, Conflicts
 LONGEST_CONTEXT_TEXT = 50
 """Characters of a context's key, and of its value."""
 MAX_CONTEXTS = 20
-"""Contexts that a client can give an instance; each takes a lock until its request is committed."""
+"""Contexts that a client can give an instance."""
 
-_PAIRS = 0x4F6443
+_SETS = 0x4F6443
 """Keeps the locks of contexts apart from other locks of this database."""
 
-_WANTED = "unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS wanted (key, value)"
-# In the order of the locks: two transactions that want the same contexts do not wait for each other.
-_LOCK = f"""
-SELECT pg_advisory_xact_lock(lock) FROM (
-    SELECT DISTINCT hashtextextended(lower(key) || '=' || lower(value), {_PAIRS}) AS lock FROM {_WANTED}
-    ORDER BY lock
-) AS locks
+# All contexts of one owner, so that two are equal if the keys and values are, in any order and case.
+_SET = (
+    'jsonb_agg(jsonb_build_array(lower(key), lower(value)) ORDER BY lower(key) COLLATE "C",'
+    ' lower(value) COLLATE "C")'
+)
+_WANTED = f"""
+SELECT {_SET} AS contexts FROM unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS wanted (key, value)
 """  # noqa: S608 - constants
+_LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended(contexts::text, {_SETS})) FROM ({_WANTED}) AS wanted"  # noqa: S608 - constants
 _RESERVED = f"""
-SELECT odsinstanceid AS owner, reserved.key, reserved.value
+SELECT 'reserved' AS place, odsinstanceid AS owner, name, reserved.key, reserved.value
 FROM adminapi.managed_instances, jsonb_each_text(reservedcontexts) AS reserved
 WHERE reservedcontexts IS NOT NULL AND state <> '{InstanceStatus.DELETED}'
 UNION ALL
-SELECT odsinstanceid, kept ->> 'key', kept ->> 'value'
+SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
 WHERE trashedat IS NOT NULL AND purgedat IS NULL
     AND operation = '{Operation.UNDELETE}' AND state <> '{InstanceStatus.DELETED}'
 """  # noqa: S608 - constants
 _PUBLISHED = """
-SELECT odsinstance_odsinstanceid AS owner, contextkey AS key, contextvalue AS value
-FROM dbo.odsinstancecontexts
+SELECT 'published' AS place, odsinstanceid AS owner, name, contextkey AS key, contextvalue AS value
+FROM dbo.odsinstancecontexts JOIN dbo.odsinstances ON odsinstanceid = odsinstance_odsinstanceid
 """
-_OF_OTHERS = """
-SELECT taken.key, taken.value FROM ({source}) AS taken
-JOIN {wanted} ON lower(taken.key) = lower(wanted.key) AND lower(taken.value) = lower(wanted.value)
-WHERE taken.owner IS DISTINCT FROM CAST(:owner AS int)
-ORDER BY 1, 2
+_OTHERS_WITH_ALL = """
+SELECT name FROM ({source}) AS taken WHERE owner IS DISTINCT FROM CAST(:owner AS int)
+GROUP BY place, owner, name HAVING {set} = (SELECT contexts FROM ({wanted}) AS wanted)
+ORDER BY name LIMIT 1
 """
-_RESERVED_BY_OTHERS = text(_OF_OTHERS.format(source=_RESERVED, wanted=_WANTED))
+_HOLDER_OF_RESERVED = text(_OTHERS_WITH_ALL.format(source=_RESERVED, set=_SET, wanted=_WANTED))
 # One query: what another transaction publishes meanwhile is seen either as reserved or as published.
-_TAKEN_BY_OTHERS = text(_OF_OTHERS.format(source=f"{_RESERVED} UNION ALL {_PUBLISHED}", wanted=_WANTED))
+_HOLDER = text(
+    _OTHERS_WITH_ALL.format(source=f"{_RESERVED} UNION ALL {_PUBLISHED}", set=_SET, wanted=_WANTED)
+)
 
 SAME_KEY: FieldErrors = {
     "Contexts": ["An instance has one context of a key, in whatever case it is written."]
@@ -77,40 +81,45 @@ def context_errors(key: str | None, value: str | None) -> FieldErrors:
 async def require_free_contexts(
     session: AsyncSession, contexts: Mapping[str, str], owner: int | None = None
 ) -> None:
-    """Keep other transactions from taking `contexts` before this one ends.
+    """Keep other transactions from taking all of `contexts` together before this one ends.
+
+    Args:
+        session: the transaction.
+        contexts: the value for each key; none are free always.
+        owner: the OdsInstanceId of the instance that may have them already.
+
+    Raises:
+        InvalidError: another instance has just these, or is about to get them; the message names it.
+    """
+    if not contexts:
+        return
+    holder = await _holder(session, _HOLDER, contexts, owner)
+    if holder is not None:
+        words = ", ".join(f"'{key}' = '{value}'" for key, value in contexts.items())
+        reason = f"The instance '{holder}' has just these contexts: {words}. Add one that tells them apart."
+        raise InvalidError({"Contexts": [reason]})
+
+
+async def holder_of_reserved(session: AsyncSession, contexts: Mapping[str, str], owner: int) -> str | None:
+    """The name of an instance other than `owner`'s that is about to get just these contexts.
+
+    If there is none, no other transaction can reserve them all before this one ends.
 
     Args:
         session: the transaction.
         contexts: the value for each key.
-        owner: the OdsInstanceId of the instance that may have them already.
-
-    Raises:
-        InvalidError: another instance has one of them, or is about to get it; the message names it.
+        owner: an OdsInstanceId.
     """
-    if not contexts:
-        return
-    await lock_contexts(session, contexts)
-    found = (await session.execute(_TAKEN_BY_OTHERS, {**_wanted(contexts), "owner": owner})).all()
-    if found:
-        raise InvalidError(
-            {"Contexts": [f"The context '{key}' = '{value}' is another instance's." for key, value in found]}
-        )
+    return await _holder(session, _HOLDER_OF_RESERVED, contexts, owner)
 
 
-async def lock_contexts(session: AsyncSession, contexts: Mapping[str, str]) -> None:
-    """Have other transactions that want one of `contexts` wait until this one ends."""
-    await session.execute(text(_LOCK), _wanted(contexts))
-
-
-async def is_reserved(session: AsyncSession, key: str, value: str, owner: int) -> bool:
-    """Whether an instance other than that with the OdsInstanceId `owner` is about to get the context.
-
-    If not, none can reserve it before the transaction ends.
-    """
-    context = {key: value}
-    await lock_contexts(session, context)
-    found = await session.execute(_RESERVED_BY_OTHERS, {**_wanted(context), "owner": owner})
-    return found.first() is not None
+async def _holder(
+    session: AsyncSession, query: TextClause, contexts: Mapping[str, str], owner: int | None
+) -> str | None:
+    wanted = {"keys": list(contexts.keys()), "values": list(contexts.values())}
+    await session.execute(text(_LOCK), wanted)
+    name: str | None = await session.scalar(query, {**wanted, "owner": owner})
+    return name
 
 
 async def publish_contexts(session: AsyncSession, job: InstanceJob) -> None:
@@ -126,7 +135,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
     """Give the instance, which is locked, these contexts and no others; those that stay keep their ids.
 
     Raises:
-        InvalidError: another instance has one of them.
+        InvalidError: another instance has just these.
         RefusedError: the ODS instance has been removed.
     """
     if instance.published_at is None:
@@ -152,7 +161,3 @@ async def _add(session: AsyncSession, ods_instance_id: int, contexts: Mapping[st
     ]
     if rows:
         await session.execute(insert(OdsInstanceContext), rows)
-
-
-def _wanted(contexts: Mapping[str, str]) -> dict[str, list[str]]:
-    return {"keys": list(contexts.keys()), "values": list(contexts.values())}

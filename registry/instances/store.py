@@ -169,7 +169,7 @@ class InstanceStore:
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
-            InvalidError: another instance has one of the contexts, or there is no instance to copy.
+            InvalidError: another instance has just the same contexts, or there is no instance to copy.
             RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
@@ -207,7 +207,7 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            InvalidError: it would have too many labels, or another instance has one of the contexts.
+            InvalidError: it would have too many labels, or another instance has just the same contexts.
             RefusedError: its state does not allow one of the changes.
         """
         await self.installation.require_confirmed()
@@ -336,7 +336,7 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such instance, or its database was dropped or left.
-            RefusedError: it is not in the trash, is about to be purged, or a name or context is taken.
+            RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction(_UNDELETE_CONFLICTS) as session:
@@ -633,7 +633,7 @@ def _context_not_free(reason: str) -> RefusedError:
     return RefusedError(
         InstanceStatus.DELETED,
         reason,
-        "Take it from the other instance (DELETE /v2/odsInstanceContexts/{id}, `ods instance contexts`), then"
+        "Give the other instance other contexts (PATCH /v2/dbInstances/{id}, `ods instance contexts`), then"
         " undelete this one.",
     )
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.connection_strings.npgsql import connection_string_errors
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.instances.contexts import context_errors, is_reserved
+from registry.instances.contexts import context_errors, holder_of_reserved
 from registry.ods_instances.store import ODS_INSTANCE
 from registry.storage.errors import InvalidError, RowNotFoundError, require_valid
 from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
@@ -28,7 +28,10 @@ DERIVATIVE = "odsInstanceDerivative"
 """What clients call a derivative."""
 DERIVATIVE_TYPES = ("ReadReplica", "Snapshot")
 
-_RESERVED = "An instance that is not created yet, or comes back from the trash, is about to get this context."
+_RESERVED = (
+    "With this context, the ODS instance would have just those that the instance '{}' is about to get, which"
+    " is not created yet or comes back."
+)
 
 _Row = TypeVar("_Row", bound=Base)
 _Draft = TypeVar("_Draft")
@@ -133,15 +136,15 @@ class Contexts(_Parts[OdsInstanceContext, ContextDraft]):
             "OdsInstanceId": await _owner_errors(session, draft.ods_instance_id),
             **context_errors(draft.key, draft.value),
         }
-        others = select(table.key).where(
-            table.ods_instance_id == draft.ods_instance_id,
-            table.id != row.id,
-        )
-        if await _is_among(session, draft.key, others):
+        is_other = (table.ods_instance_id == draft.ods_instance_id, table.id != row.id)
+        if await _is_among(session, draft.key, select(table.key).where(*is_other)):
             errors |= self._duplicate
         require_valid(errors | draft.type_errors)
         owner, key, value = draft.ods_instance_id or 0, draft.key or "", draft.value or ""
-        require_valid({"ContextValue": [_RESERVED] if await is_reserved(session, key, value, owner) else []})
+        others = (await session.scalars(select(table).where(*is_other))).all()
+        contexts = {other.key: other.value for other in others} | {key: value}
+        holder = await holder_of_reserved(session, contexts, owner)
+        require_valid({"ContextValue": [_RESERVED.format(holder)] if holder is not None else []})
         row.ods_instance_id, row.key, row.value = owner, key, value
 
 

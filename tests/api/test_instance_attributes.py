@@ -474,24 +474,52 @@ async def test_contexts_are_published_with_the_ods_instance_and_reserved_until_t
 
 
 @pytest.mark.parametrize("is_published", [False, True], ids=["reserved", "published"])
-async def test_context_is_refused_before_anything_is_made_when_another_instance_has_it(
+async def test_contexts_are_refused_before_anything_is_made_when_another_instance_has_just_these(
     api: httpx.AsyncClient, job_store: JobStore, *, is_published: bool
 ) -> None:
     one = await created(api, contexts=contexts(schoolYear="2027", district="255901"))
     if is_published:
         await finish(job_store, one)
-    answer = await create(api, contexts=contexts(SCHOOLYEAR="2027", other="x"))
-    assert faults_of(answer) == {"Contexts": ["The context 'schoolYear' = '2027' is another instance's."]}
+    named = (await api.get(f"{INSTANCES}/{one}")).json()["name"]
+    answer = await create(api, contexts=contexts(DISTRICT="255901", SCHOOLYEAR="2027"))
+    (reason,) = faults_of(answer)["Contexts"]
+    assert reason.startswith(f"The instance '{named}' has just these contexts: 'DISTRICT' = '255901', ")
     assert [it["id"] for it in (await api.get(INSTANCES)).json()] == [one]
 
-    two = await created(api, contexts=contexts(schoolYear="2028", district="2559"))
-    errors = faults_of(await change(api, two, contexts=contexts(district="255901")))
-    assert errors == {"Contexts": ["The context 'district' = '255901' is another instance's."]}
+    two = await created(api, contexts=contexts(schoolYear="2028", district="255901"))
+    errors = faults_of(await change(api, two, contexts=contexts(schoolYear="2027", district="255901")))
+    assert f"'{named}'" in errors["Contexts"][0]
     assert (await change(api, one, contexts=contexts(district="255901"))).status_code == 200
-    assert (await change(api, two, contexts=contexts(schoolYear="2027"))).status_code == 200
+    again = await change(api, two, contexts=contexts(schoolYear="2027", district="255901"))
+    assert again.status_code == 200
+    assert (await change(api, two, contexts=[])).status_code == 200  # any number may have none
+    assert (await change(api, one, contexts=[])).status_code == 200
 
 
-async def test_context_of_an_ods_instance_that_is_managed_elsewhere_is_refused_for_an_instance(
+async def test_districts_and_years_share_contexts_when_all_of_each_instance_differ(
+    api: httpx.AsyncClient, job_store: JobStore
+) -> None:
+    for year in ("2027", "2028"):
+        for district in range(20):
+            one = await created(api, contexts=contexts(schoolYear=year, district=f"{255900 + district}"))
+            if district % 2:
+                await finish(job_store, one)
+    whole_state = await created(api, contexts=contexts(schoolYear="2027"))
+    await finish(job_store, whole_state)
+    assert (await attributes_of(api, whole_state))["contexts"] == contexts(schoolYear="2027")
+
+
+@pytest.mark.parametrize("wanted", [{"a": "b=c"}, {"a=b": "c"}, {"a": "b", "c": "d"}, {"a": "b,c=d"}])
+async def test_contexts_differ_when_only_their_separators_do(
+    api: httpx.AsyncClient, wanted: dict[str, str]
+) -> None:
+    for others in ({"a": "b=c"}, {"a=b": "c"}, {"a": "b", "c": "d"}, {"a": "b,c=d"}):
+        if others != wanted:
+            await created(api, contexts=contexts(**others))
+    await created(api, contexts=contexts(**wanted))
+
+
+async def test_contexts_of_an_ods_instance_that_is_managed_elsewhere_are_refused_for_an_instance(
     api: httpx.AsyncClient, rows: asyncpg.Connection
 ) -> None:
     await rows.execute(
@@ -502,7 +530,7 @@ async def test_context_of_an_ods_instance_that_is_managed_elsewhere_is_refused_f
     assert set(faults_of(await create(api, contexts=contexts(year="ä")))) == {"Contexts"}
 
 
-async def test_context_cannot_be_made_elsewhere_when_it_is_reserved(
+async def test_contexts_cannot_be_made_elsewhere_when_they_are_reserved(
     api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
 ) -> None:
     other = await bring_to(instances, job_store, "Completed", "Other")
@@ -511,7 +539,15 @@ async def test_context_cannot_be_made_elsewhere_when_it_is_reserved(
     errors = faults_of(await api.post(CONTEXTS, json=body))
     assert set(errors) == {"ContextValue"}
     await finish(job_store, one)
-    assert (await api.post(CONTEXTS, json=body)).status_code == 201  # as the Admin API does it
+    made = await api.post(CONTEXTS, json=body)
+    assert made.status_code == 201  # as the Admin API does it
+    two = await created(api, contexts=contexts(year="2028", other="y"))
+    one_of_both = {"odsInstanceId": other.ods_instance_id, **context("year", "2028")}
+    address = made.headers["Location"]
+    assert (await api.put(address, json=one_of_both)).status_code == 200
+    both = await api.post(CONTEXTS, json={**one_of_both, **context("Other", "Y")})
+    named = (await api.get(f"{INSTANCES}/{two}")).json()["name"]
+    assert f"'{named}'" in faults_of(both)["ContextValue"][0]
     own = {"odsInstanceId": one, **context("other", "x")}
     assert (await api.post(CONTEXTS, json=own)).status_code == 201
 
@@ -545,7 +581,8 @@ async def test_undelete_is_refused_with_the_way_out_when_another_instance_has_th
 
     refused = (await api.post(f"{path}/undelete")).json()
     assert (refused["status"], refused["state"]) == (409, "Deleted")
-    assert refused["detail"] == "The context 'year' = '2027' is another instance's."
+    named = (await api.get(f"{INSTANCES}/{other}")).json()["name"]
+    assert refused["detail"].startswith(f"The instance '{named}' has just these contexts: 'year' = '2027'.")
     assert "`ods instance contexts`" in refused["nextStep"]
     await finish(job_store, other)
     assert (await change(api, other, contexts=[])).status_code == 200
