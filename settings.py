@@ -345,6 +345,13 @@ class ServiceSettings(BaseSettings):
         description="Days that a deleted instance can come back; 0: its database is dropped at once.",
     )
 
+    snapshot_keep: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Snapshots of an instance that stay; when a newer one is made, the oldest goes.",
+    )
+
     clone_strategy: CloneStrategy = Field(
         default=CloneStrategy.AUTO,
         description="`auto`, `wal_log` or `file_copy`; `auto` chooses by the template's size.",

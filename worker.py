@@ -27,6 +27,7 @@ from activities.education_organizations import EducationOrganizationActivities
 from activities.idempotency_keys import IdempotencyKeyActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
+from activities.snapshots import SnapshotActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
@@ -55,6 +56,7 @@ from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
 from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.snapshot_instance import SnapshotInstance
 from workflows.trash_instance import TrashInstance
 from workflows.undelete_instance import UndeleteInstance
 from workflows.verify_backup import VerifyBackup
@@ -69,6 +71,7 @@ WORKFLOWS = [
     PurgeInstance,
     BackupInstance,
     VerifyBackup,
+    SnapshotInstance,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -93,6 +96,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker of a tenant's workflows and status writes."""
     settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
     statuses = StatusActivities(jobs, tenant.connection_strings, server, settings.backup_verify)
+    snapshots = SnapshotActivities(tenant.snapshots)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start)
     reconcile = ReconcileActivities(
@@ -133,6 +137,8 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             reconcile.report_drift,
             reconcile.purge_due,
             keys.remove_old_answers,
+            snapshots.finish_snapshot,
+            snapshots.remove_snapshots,
             refreshes.request_refresh,
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,
@@ -171,6 +177,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.detach,
             databases.undelete,
             databases.purge,
+            databases.snapshot,
             databases.compensate,
             spares.prune_spares,
             spares.replenish_spare,

@@ -209,6 +209,23 @@ class DatabaseActivities:
                     self._tenant.server, session, owner_of(job), job.database, job.final_database
                 )
 
+    @activity.defn
+    async def snapshot(self, job: InstanceJob) -> bool:
+        """Make a read-only copy of the instance's database; true if the snapshot was recorded as well.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    await self._tenant.snapshots.make(session, job, owner_of(job))
+            except SupersededError:
+                if await self._tenant.snapshots.store.is_done(job):
+                    return True
+                raise
+        return await _try_to_record(self._tenant.snapshots.finish(job))
+
     @activity.defn(name="discard")
     async def compensate(self, job: InstanceJob) -> bool | None:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
@@ -288,6 +305,10 @@ class DatabaseActivities:
                 return None
             case Undo.BACK_TO_TRASH:
                 await trash.put(self._tenant.server, session, _trash_job(job))
+                return None
+            case Undo.REMOVE_SNAPSHOT:
+                await dropping.drop_staging(session, owner_of(job))
+                await self._tenant.snapshots.remove_abandoned(session, job)
                 return None
             case Undo.NOTHING:
                 await dropping.drop_staging(session, owner_of(job))

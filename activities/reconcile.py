@@ -192,7 +192,7 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
             return (job.mark, job.database) not in named
         case Undo.BACK_TO_TRASH:
             return (job.mark, job.final_database) in named
-        case Undo.NOTHING:
+        case Undo.REMOVE_SNAPSHOT | Undo.NOTHING:  # snapshots without a row of their own are found by theirs
             return False
         case unknown:
             assert_never(unknown)

@@ -123,6 +123,8 @@ class StatusActivities:
                 Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE | Operation.BACKUP
             ):
                 return None
+            case Operation.SNAPSHOT:
+                return None
             case Operation.DELETE | Operation.TRASH:
                 return await self._obstacle(job, drop_obstacle) if job.published else None
             case Operation.DETACH:

@@ -41,6 +41,7 @@ from api.routes import (
     ods_instance_derivatives,
     ods_instances,
     refreshes,
+    snapshots,
     spares,
     sweeps,
     templates,
@@ -102,7 +103,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
     for module in (
         *(information, documentation, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
-        *(backups, jobs, sweeps, drift, spares, templates, trash, audit),
+        *(backups, jobs, sweeps, drift, snapshots, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
     ):
         router.include_router(module.router)

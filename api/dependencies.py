@@ -28,6 +28,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
+from registry.snapshots.store import SnapshotStore
 from settings import Settings
 from temporal.job_canceller import JobCanceller
 from temporal.verification_starter import VerificationStarter
@@ -59,6 +60,8 @@ BackupRecordsDep = Annotated[BackupRecords, _part(lambda services: services.tena
 ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
+
+SnapshotStoreDep = Annotated[SnapshotStore, _part(lambda services: services.tenant.snapshots.store)]
 
 OdsInstancesDep = Annotated[OdsInstances, _part(lambda services: services.ods_instances)]
 ContextsDep = Annotated[Contexts, _part(lambda services: services.contexts)]

@@ -114,6 +114,19 @@ class AdminApi:
         """All instances in the trash."""
         return self._pages("/v2/trash")
 
+    def create_snapshot(self, ods_instance: int) -> Json:
+        """Request a snapshot of an instance; the answer names its job."""
+        return self._object("POST", f"/v2/odsInstances/{ods_instance}/snapshots")
+
+    def snapshots(self, ods_instance: int) -> list[Json]:
+        """The snapshots of an instance, the newest first."""
+        listed: list[Json] = self._request("GET", f"/v2/odsInstances/{ods_instance}/snapshots").json()
+        return listed
+
+    def delete_snapshot(self, ods_instance: int, snapshot: int) -> Json:
+        """Request that a snapshot goes."""
+        return self._object("DELETE", f"/v2/odsInstances/{ods_instance}/snapshots/{snapshot}")
+
     def retry(self, instance: int) -> Json:
         """Request that the failed job of an instance is done again; the answer names the job."""
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")

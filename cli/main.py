@@ -22,6 +22,7 @@ from cli import (
     job,
     keys,
     registration,
+    snapshot,
     spares,
     template,
     trash,
@@ -62,6 +63,7 @@ _REGISTRY = "Commands on the registry itself"
 _GROUPS = (
     (instance.app, "instance", _API, "Create, inspect, rename, delete, undelete, retry and adopt instances."),
     (backup.app, "backup", _API, "Make, list, verify, fetch and delete backups of instances."),
+    (snapshot.app, "snapshot", _API, "Create, list and delete read-only copies of instances for readers."),
     (job.app, "job", _API, "List, inspect and cancel jobs."),
     (template.app, "template", _API, "List and load what instances are made of."),
     (edorgs.app, "edorgs", _API, "Read education organizations from the ODS databases."),

@@ -8,6 +8,7 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.errors import translate_postgres_errors
 from databases.ownership import Owner
+from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
 
 _INSPECT = """
@@ -111,8 +112,8 @@ async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
 
 def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str], *, adopted: bool) -> str | None:
     other = None if adopted else Owner.read(found["comment"])
-    if found["needed"] or database in needed:
-        return f"'{database}' is a template, or a database that this service itself needs."
+    if found["needed"] or database in needed or SnapshotMark.read(found["comment"]):
+        return f"'{database}' is a template, a snapshot, or a database that this service itself needs."
     if other is not None:
         return (
             f"The database '{database}' belongs to the instance with the OdsInstanceId"

@@ -10,6 +10,7 @@ import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
 from databases.ownership import Owner, published_at
+from databases.snapshot_marks import SnapshotMark
 from databases.spares import is_spare
 from databases.statements import fetch_rows, fetch_value
 from registry.instances.naming import is_trash_name
@@ -51,6 +52,7 @@ class Database:
         staging: whether it has the private name of a database that is not published.
         spare: whether it has the name of a spare, of any installation.
         trash: whether it has a name of the trash, of any installation.
+        snapshot: what its comment says as that of a snapshot; None if it is none.
         open: whether it accepts connections.
         template: whether it is marked as a template.
         invalid: whether a DROP of it was interrupted.
@@ -63,6 +65,7 @@ class Database:
     staging: bool
     spare: bool
     trash: bool
+    snapshot: SnapshotMark | None
     open: bool
     template: bool
     invalid: bool
@@ -118,6 +121,7 @@ def _database(row: asyncpg.Record) -> Database:
         staging=staging is not None,
         spare=is_spare(row["datname"]),
         trash=is_trash_name(row["datname"]),
+        snapshot=SnapshotMark.read(row["comment"]),
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],

@@ -76,6 +76,9 @@ _ACCESS = f"""
 WITH settings AS ({_TEMPLATE_SETTINGS})
 SELECT {_GRANTS} || {_SETTINGS} FROM pg_database WHERE datname = $1::text
 """  # noqa: S608 - constants
+_OWN_SETTINGS = f"""
+WITH settings AS ({_INSTANCE_SETTINGS}) SELECT {_SETTINGS} FROM pg_database WHERE datname = $1::text
+"""  # noqa: S608 - constants
 _LEFT_OUT = f"SELECT name FROM ({_INSTANCE_SETTINGS}) AS settings WHERE NOT may_set ORDER BY name"  # noqa: S608 - constants
 
 
@@ -151,6 +154,15 @@ async def access_statements(session: asyncpg.Connection, template: str, database
         DatabaseFaultError: the server is away, …
     """
     return await fetch_value(session, _ACCESS, template, database) or ""
+
+
+async def settings_statements(session: asyncpg.Connection, source: str, database: str) -> str:
+    """The statements that give `database` the settings of `source`, but for read-only; none without it.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return await fetch_value(session, _OWN_SETTINGS, source, database) or ""
 
 
 async def settings_left_out(session: asyncpg.Connection, template: str) -> list[str]:

@@ -173,6 +173,8 @@ async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint
 async def locked(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
     """Hold the lock of a spare while the body runs, so that no other session claims, makes or removes it.
 
+    Or the fence of an instance, whose mark is given instead of a name.
+
     Gives whether the lock was free: if another session holds it, the body runs without it.
 
     Raises:

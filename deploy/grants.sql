@@ -25,6 +25,8 @@ GRANT SELECT, INSERT, DELETE ON adminapi.idempotencykeys TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.installation TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.registration TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.snapshots TO ods_service;
+GRANT USAGE ON SEQUENCE adminapi.snapshots_id_seq TO ods_service;
 GRANT SELECT ON adminapi.ods_migrations TO ods_service;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.utf16_order(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.utf16_order(text) TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.trigrams(text)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.trigrams(text) TO ods_service; END IF; END $$;

@@ -16,6 +16,8 @@ from registry.instances.jobs import StartedJob
 from registry.instances.naming import DATABASE_PREFIX
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
+from registry.snapshots.rows import SnapshotStatus
+from registry.storage import models
 from registry.storage.models import DbInstance, OdsInstance
 from tenants.installation_check import InstallationCheck
 
@@ -44,6 +46,8 @@ class DriftKind(StrEnum):
     INSTANCE_IN_TRASH = "InstanceInTrash"
     TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
+    SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
+    SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
 
 
 _SUSPICIONS = {
@@ -80,9 +84,9 @@ class Snapshot:
     """Registry and server, read one after the other.
 
     `trashed` are the instances in the trash, and `known_marks` also those of instances whose databases are
-    gone; `last_change` is when the registry last changed one of its instances, and `obstacle` what the
-    operator must confirm before anything is changed. `clock_lead` is by how much the registry's clock is
-    ahead of the server's.
+    gone; `copies` are the snapshots; `last_change` is when the registry last changed one of its instances,
+    and `obstacle` what the operator must confirm before anything is changed. `clock_lead` is by how much the
+    registry's clock is ahead of the server's.
     """
 
     installation: str
@@ -95,6 +99,7 @@ class Snapshot:
     trashed: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
+    copies: Collection[models.Snapshot]
     started: Sequence[StartedJob]
 
 
@@ -151,6 +156,7 @@ class DriftDetector:
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
             ods_instances=await self._queries.all_ods_instances(),
+            copies=await self._queries.all_snapshots(),
             started=started,
         )
 
@@ -166,6 +172,7 @@ class DriftDetector:
         yield from _changed_in_trash(seen, self._tenant)
         yield from _second_databases(seen)
         yield from _trash_without(seen, self._tenant)
+        yield from _snapshots_without(seen, self._tenant)
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
         yield from _unexpected_databases(
@@ -348,6 +355,30 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words)
 
 
+def _snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Where the snapshots of the registry and those of the server differ."""
+    there = {database.snapshot.mark for database in seen.databases.values() if database.snapshot}
+    for row in seen.copies:
+        if row.status == SnapshotStatus.COMPLETED and str(row.mark) not in there:
+            words = (
+                f"The snapshot of the instance {row.instance_id} has lost its database '{row.database_name}'."
+                " Delete it (`ods snapshot delete`), and make another one if it is to be read."
+            )
+            yield Drift(DriftKind.SNAPSHOT_WITHOUT_DATABASE, f"{row.id} {row.database_name}", words)
+    known = {str(row.mark) for row in seen.copies}
+    for database in seen.databases.values():
+        mark = database.snapshot
+        if mark is None or mark.mark in known:
+            continue
+        if mark.tenant == tenant and mark.installation in {None, seen.installation}:
+            words = (
+                f"The registry does not know this snapshot of the OdsInstanceId {mark.ods_instance_id}: it"
+                " was restored to an earlier state. It is never dropped; if no derivative leads to it, drop"
+                " it by hand."
+            )
+            yield Drift(DriftKind.SNAPSHOT_WITHOUT_ROW, database.name, words)
+
+
 def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
     """What is wrong with an instance in the trash whose database, if there is one, has another name."""
     if database is None:
@@ -470,6 +501,8 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
             continue  # those that are of no use are removed by the refill, and shown with the others
         if database.trash:
             continue  # see `_trash_without`
+        if database.snapshot is not None:
+            continue  # see `_snapshots_without`
         if _belongs_elsewhere(database, seen, tenant):
             continue
         if database.invalid:

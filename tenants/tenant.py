@@ -24,12 +24,14 @@ from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
+from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
 from settings import AnySettings, Settings
 from tenants.drift import DriftDetector
 from tenants.installation_check import InstallationCheck
 from tenants.rights_check import RightsCheck
+from tenants.snapshots import Snapshots
 
 _READING_TIMEOUT = 30
 """Seconds that a statement of a refresh may take: refreshes of one ODS instance wait for each other."""
@@ -54,6 +56,7 @@ class Tenant:
         rights: finds which rights the service's role lacks on either.
         drift: finds where the two contradict each other.
         spares: its spare databases.
+        snapshots: the copies of its instances that readers use.
         templates: reads what there is of its templates.
         refreshes: its jobs that read education organizations.
         reading_engine: connections for these jobs. They are held while an ODS database is read, which may
@@ -74,6 +77,7 @@ class Tenant:
     rights: RightsCheck
     drift: DriftDetector
     spares: SparePool
+    snapshots: Snapshots
     templates: TemplateInspector
     refreshes: RefreshJobs
     reading_engine: AsyncEngine
@@ -110,6 +114,9 @@ class Tenant:
             installation=installation,
             rights=RightsCheck(engine, templates, settings.database_owner),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
+            snapshots=Snapshots(
+                SnapshotStore(engine, settings.snapshot_keep), server, connection_strings, installation, name
+            ),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),
             refreshes=RefreshJobs(engine, name),

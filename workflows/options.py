@@ -152,6 +152,16 @@ def comparison(summary: str) -> ActivityConfig:
     )
 
 
+def snapshot_removal(summary: str) -> ActivityConfig:
+    """Options of dropping snapshots that are due: what cannot be dropped now is left to the next pass."""
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(minutes=10),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(maximum_attempts=1),
+        summary=summary,
+    )
+
+
 def cleaning(summary: str) -> ActivityConfig:
     """Options of cleaning a store of backups, which may be slow: the next pass goes on."""
     return ActivityConfig(

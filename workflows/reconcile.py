@@ -10,6 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.idempotency_keys import IdempotencyKeyActivities
     from activities.reconcile import ReconcileActivities
+    from activities.snapshots import SnapshotActivities
     from activities.sweep import SweepPage
     from registry.instances.jobs import InstanceJob
     from tenants.drift import Drift
@@ -17,6 +18,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.scheduled_refresh import dispatch_refreshes
 
 _PAGE_SIZE = 100
+_REMOVES_SNAPSHOTS = "removes-snapshots"
+"""Patch: passes that were started before it drop no snapshots."""
 _EMPTIES_THE_TRASH = "empties-the-trash"
 """Patch: passes that were started before it end with the report of drift."""
 _REMOVES_OLD_ANSWERS = "removes-old-answers"
@@ -48,6 +51,8 @@ class Reconcile:
                 **options.comparison("Remove answers of yesterday"),
             )
         removed = await self._remove_leftovers()
+        if workflow.patched(_REMOVES_SNAPSHOTS):
+            removed += await _removed_snapshots()
         report = await workflow.execute_activity_method(
             ReconcileActivities.report_drift, **options.comparison("Compare registry and server")
         )
@@ -122,6 +127,15 @@ async def _removed(job: InstanceJob) -> bool:
     except ActivityError:
         return False  # it was retried or deleted since, or the next pass will do it
     return True
+
+
+async def _removed_snapshots() -> int:
+    try:
+        return await workflow.execute_activity_method(
+            SnapshotActivities.remove_snapshots, **options.snapshot_removal("Drop snapshots that are due")
+        )
+    except ActivityError:
+        return 0  # what else there is to do comes first; the next pass tries again
 
 
 def _in_words(drifts: list[Drift]) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.connection_strings.encryption import Keyring, UndecipherableError
-from registry.storage.models import Base, DbInstance, OdsInstance, OdsInstanceDerivative
+from registry.storage.models import Base, DbInstance, OdsInstance, OdsInstanceDerivative, Snapshot
 from registry.storage.sessions import RegistrySessions
 
 _BATCH = 200
@@ -142,7 +142,14 @@ async def _write(
         .returning(strings.id)
         .execution_options(synchronize_session=False)
     )
-    return set(await session.scalars(statement))
+    # By its text, the derivative that leads to a snapshot is known as ours.
+    snapshots = (
+        update(Snapshot)
+        .where(Snapshot.connection_string == rows.c.old)
+        .values(connection_string=rows.c.new)
+        .execution_options(synchronize_session=False)
+    )
+    return set(await session.scalars(statement.add_cte(snapshots.cte("snapshots"))))
 
 
 async def _again(session: AsyncSession, strings: _Strings, identifiers: Iterable[int]) -> dict[int, str]:

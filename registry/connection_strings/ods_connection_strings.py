@@ -37,6 +37,11 @@ class OdsConnectionStrings:
             )
         return strings
 
+    @property
+    def role(self) -> str:
+        """The role that the ODS/API connects with; empty if the connection string names none."""
+        return self._shape.login[0]
+
     def encrypted(self, database: str) -> str:
         """What `dbo.odsinstances.connectionstring` holds for `database`."""
         return self.encrypted_text(str(self._shape.with_database(database)))

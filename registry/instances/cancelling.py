@@ -139,7 +139,9 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     match operation:
         case Operation.CREATE | Operation.UNDELETE | Operation.PURGE:
             return False
-        case Operation.BACKUP:  # its own step leaves the instance as it is, and counts the attempt
+        case (
+            Operation.BACKUP | Operation.SNAPSHOT
+        ):  # its own step leaves the instance as it is, and counts the attempt
             return False
         case Operation.RENAME:
             return instance.attempt == 0 and not await _has_failed_rename(session, instance)

@@ -1,11 +1,11 @@
 """What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from sqlalchemy import (
     ColumnElement,
@@ -50,9 +50,11 @@ from registry.instances.steps import (
     fencing_token_of,
     has_mark,
     is_at,
+    job_record,
     take_step,
     take_step_once,
 )
+from registry.snapshots import rows as snapshots
 from registry.storage.errors import ContextTakenError, NameTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -126,29 +128,9 @@ class JobStore:
         installation = await self.installation.require_confirmed()
         if job.installation not in {None, installation.id}:
             return BeginResult(held=False)
-        match job.operation:
-            case Operation.CREATE:
-                match job.origin:
-                    case TemplateOrigin() | BackupOrigin():
-                        async with self._sessions.statement() as session:
-                            return BeginResult(await _begun(session, job), refusal)
-                    case CopyOrigin():
-                        begin = _begin_copy
-                    case _:
-                        assert_never(job.origin)
-            case Operation.BACKUP:
-                async with self._sessions.statement() as session:
-                    return BeginResult(await _begun(session, job), refusal)
-            case Operation.DELETE | Operation.DETACH | Operation.TRASH:
-                begin = _begin_delete
-            case Operation.PURGE:
-                begin = _begin_purge
-            case Operation.RENAME:
-                begin = _begin_rename
-            case Operation.UNDELETE:
-                begin = _begin_undelete
-            case _:
-                assert_never(job.operation)
+        if (begin := _beginning_of(job)) is None:
+            async with self._sessions.statement() as session:
+                return BeginResult(await _begun(session, job), refusal)
         async with self._sessions.transaction() as session:
             return await begin(session, job, refusal)
 
@@ -386,9 +368,22 @@ class JobStore:
             reason: why, in words that clients are shown.
             outage: whether a server was away for longer than the job's policy waits.
         """
+        step = status.FAIL[job.operation]
+        if step.target == status.FINISH[job.operation].target:
+            return await self._fail_alone(job, step, reason)
         failed = {"error_message": reason, "outages": DbInstance.outages + 1 if outage else 0}
         async with self._sessions.statement() as session:
-            return await take_step_once(session, job, status.FAIL[job.operation], failed, fencing_token(job))
+            return await take_step_once(session, job, step, failed, fencing_token(job))
+
+    async def _fail_alone(self, job: InstanceJob, step: Step, reason: str) -> bool:
+        """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
+        is_not_done = exists().where(Job.job_id == job.job_id, Job.status != JobStatus.COMPLETED)
+        guard = (*fencing_token(job), is_not_done)
+        async with self._sessions.transaction() as session:
+            took_step = await take_step(session, job, step, {"error_message": None}, guard)
+            if took_step:
+                await session.execute(job_record(job, step.job, reason))
+            return took_step or await is_at(session, guard, step.target)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, if the instance is still at that."""
@@ -504,6 +499,42 @@ class JobStore:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
 
 
+_Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
+
+
+def _beginning_of(job: InstanceJob) -> _Beginning | None:
+    """How a job begins that needs a transaction; None if it begins by one statement."""
+    begin: _Beginning | None = None
+    match job.operation:
+        case Operation.CREATE:
+            begin = _beginning_of_create(job)
+        case Operation.BACKUP:
+            pass
+        case Operation.DELETE | Operation.DETACH | Operation.TRASH:
+            begin = _begin_delete
+        case Operation.PURGE:
+            begin = _begin_purge
+        case Operation.RENAME:
+            begin = _begin_rename
+        case Operation.UNDELETE:
+            begin = _begin_undelete
+        case Operation.SNAPSHOT:
+            begin = _begin_snapshot
+        case _:
+            assert_never(job.operation)
+    return begin
+
+
+def _beginning_of_create(job: InstanceJob) -> _Beginning | None:
+    match job.origin:
+        case TemplateOrigin() | BackupOrigin():
+            return None
+        case CopyOrigin():
+            return _begin_copy
+        case _:
+            assert_never(job.origin)
+
+
 async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
     """Lock the row of the instance; returns why it must stay, if it is protected or being copied."""
     instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
@@ -534,12 +565,16 @@ async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | No
 
 async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     begun = await _begin_purge(session, job, refusal)
-    refusal = begun.refusal
-    if begun.held and job.published and refusal is None:
+    if not begun.held or not job.published or begun.refusal is not None:
+        return begun
+    async with session.begin_nested() as savepoint:
+        await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
         if job.operation is Operation.TRASH:
             refusal = await set_routing_aside(session, job)
         else:
             refusal = await end_routing(session, job.ods_instance_id)
+        if refusal is not None:
+            await savepoint.rollback()
     return BeginResult(begun.held, refusal)
 
 
@@ -564,6 +599,15 @@ async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str 
         return BeginResult(held=False)
     held = await _begun(session, job)
     return BeginResult(held, refusal or obstacle)
+
+
+async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    # One that has ended well left the instance as one that failed, and is not tried again.
+    is_done = exists().where(Job.job_id == job.job_id, Job.status == JobStatus.COMPLETED)
+    held = await _begun(session, job, ~is_done)
+    if held:
+        await snapshots.ensure(session, job)
+    return BeginResult(held, refusal)
 
 
 async def _begun(session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool]) -> bool:

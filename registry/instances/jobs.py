@@ -107,6 +107,7 @@ class InstanceJob:
     def origin(self) -> Origin:
         """Where the instance's database comes from; jobs from before there were others have the template."""
         return origin_of(self.copy_of, self.backup_id)
+
     makes_backup: str | None = None
 
     @property

@@ -5,6 +5,8 @@ A database is named as the Admin API names it: `EdFi_Ods_<name>_<template>`, wit
 
 import re
 from collections.abc import Collection
+from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
 
 from registry.instances.status import Template
@@ -57,6 +59,25 @@ def trash_name(mark: str, number: int) -> str:
 def is_trash_name(database: str) -> bool:
     """Whether a database of this name is in the trash, of whichever instance or installation."""
     return _TRASH_NAME.fullmatch(database) is not None
+
+
+def snapshot_name(database: str, at: datetime) -> str:
+    """The name of the snapshot of a database: `<database>_Snapshot_20261126T074500`.
+
+    The database's name is shortened if PostgreSQL would cut the whole: then eight digits of its SHA-256 end
+    it, so that no two databases have snapshots of one name.
+
+    Args:
+        database: the name of the instance's database.
+        at: when the snapshot was requested, in UTC.
+    """
+    suffix = f"_Snapshot_{at:%Y%m%dT%H%M%S}"
+    room = MAX_DATABASE_NAME_BYTES - len(suffix)
+    if len(database.encode()) > room:
+        digits = sha256(database.encode()).hexdigest()[:8]
+        kept = database.encode()[: room - len(digits) - 1].decode(errors="ignore")
+        database = f"{kept}_{digits}"
+    return f"{database}{suffix}"
 
 
 def instance_named(database: str, templates: Collection[str]) -> tuple[str, str] | None:

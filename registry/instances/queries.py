@@ -26,6 +26,7 @@ from registry.storage.models import (
     OdsInstance,
     OdsInstanceContext,
     OdsInstanceDerivative,
+    Snapshot,
 )
 from registry.storage.sessions import RegistrySessions
 
@@ -156,6 +157,10 @@ class InstanceQueries:
     async def all_ods_instances(self) -> Sequence[OdsInstance]:
         """Every ODS instance, by id."""
         return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
+
+    async def all_snapshots(self) -> Sequence[Snapshot]:
+        """Every snapshot of an instance, by id."""
+        return await self._all(select(Snapshot).order_by(Snapshot.id))
 
     async def job(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""

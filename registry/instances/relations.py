@@ -1,6 +1,9 @@
-"""Rows that refer to an ODS instance, and keep it from being deleted."""
+"""Rows that refer to an ODS instance, and keep it from being deleted.
 
-from sqlalchemy import func, select
+The derivative that leads to a snapshot which this service has made is none of them: it goes with it.
+"""
+
+from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.storage import models
@@ -16,10 +19,16 @@ _SET_ASIDE = {"OdsInstanceContexts", "OdsInstanceDerivatives"}
 
 async def relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
     """Names of the kinds of rows that refer to the ODS instance."""
+    snapshot = exists().where(
+        models.Snapshot.connection_string == models.OdsInstanceDerivative.connection_string
+    )
+    conditions = {"OdsInstanceDerivatives": (~snapshot,)}
     return [
         name
         for name, column in _REFERENCES.items()
-        if await session.scalar(select(func.count()).where(column == ods_instance_id))
+        if await session.scalar(
+            select(func.count()).where(column == ods_instance_id, *conditions.get(name, ()))
+        )
     ]
 
 

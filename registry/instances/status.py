@@ -33,6 +33,7 @@ class Operation(StrEnum):
     UNDELETE = "Undelete"
     PURGE = "Purge"
     BACKUP = "Backup"
+    SNAPSHOT = "Snapshot"
 
 
 class InstanceStatus(StrEnum):
@@ -107,7 +108,7 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
                 return deletion
             case Operation.UNDELETE:
                 return undelete
-            case Operation.BACKUP:
+            case Operation.BACKUP | Operation.SNAPSHOT:
                 return beside
             case _:
                 assert_never(operation)
@@ -206,6 +207,7 @@ class Undo(StrEnum):
     REMOVE_STAGING = "remove the staging database"
     RENAME_BACK = "give the database its old name back"
     BACK_TO_TRASH = "put the database into the trash again"
+    REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
     NOTHING = "nothing"
 
 
@@ -229,16 +231,17 @@ def after_failure(operation: Operation) -> AfterFailure:
             return AfterFailure(Undo.REMOVE_STAGING, usable=False)
         case Operation.RENAME:
             return AfterFailure(Undo.RENAME_BACK, usable=True)
-        # The ODS/API does not route to it any more, and a retry goes on.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+        # The ODS/API does not route to it any more, and a retry goes on. What is to be purged is in the
+        # trash, closed, whole or half dropped.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
             return AfterFailure(Undo.NOTHING, usable=False)
         case Operation.UNDELETE:
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
-        case Operation.PURGE:  # it is in the trash, closed, whole or half dropped
-            return AfterFailure(Undo.NOTHING, usable=False)
         # What was stored is no backup without its manifest; the next try stores in another place.
         case Operation.BACKUP:
             return AfterFailure(Undo.NOTHING, usable=True)
+        case Operation.SNAPSHOT:
+            return AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True)
         case _:
             assert_never(operation)
 
@@ -282,6 +285,9 @@ def traits(operation: Operation) -> Traits:
             kind = Traits(publishes=False, keeps_instance=False, work="dropping the database", word="Purge")
         case Operation.BACKUP:
             kind = Traits(publishes=False, keeps_instance=True, work="backing the database up", word="Backup")
+        case Operation.SNAPSHOT:
+            work = "copying the database for readers"
+            kind = Traits(publishes=False, keeps_instance=True, work=work, word="Snapshot")
         case _:
             assert_never(operation)
     return kind

@@ -43,7 +43,15 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError, require_valid
+from registry.snapshots import derivative
+from registry.snapshots import rows as snapshots
+from registry.storage.errors import (
+    DerivativeTakenError,
+    InstanceNotFoundError,
+    NameTakenError,
+    RefusedError,
+    require_valid,
+)
 from registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
@@ -54,6 +62,7 @@ from registry.storage.models import (
     DbInstance,
     Job,
     OdsInstance,
+    Snapshot,
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
 
@@ -118,6 +127,13 @@ class Requested:
 
     instance: DbInstance
     job: InstanceJob
+
+
+@dataclass(frozen=True)
+class RequestedSnapshot(Requested):
+    """A requested snapshot as well."""
+
+    snapshot: Snapshot
 
 
 class InstanceStore:
@@ -398,6 +414,30 @@ class InstanceStore:
             requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
             await add_backup(session, requested.instance, backup_id, requested.job, kind)
             return requested
+
+    async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:
+        """Record, as a new job, that readers shall get a copy of the instance as it is then.
+
+        Args:
+            instance_id: the instance.
+            by: the client that requests it; None if it is not known.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it is not `Completed`, or its derivative `Snapshot` leads to another database.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, instance_id)
+            _require(instance, status.REQUEST_BESIDE.sources, "copied")
+            try:
+                await derivative.require_own(session, instance.id, instance.ods_instance_id)
+            except DerivativeTakenError as error:
+                raise RefusedError(instance.status, error.reason, error.next_step) from None
+            requested = await self._next_job(session, instance, Operation.SNAPSHOT, status.REQUEST_BESIDE)
+            return RequestedSnapshot(
+                requested.instance, requested.job, await snapshots.add(session, instance, by)
+            )
 
     async def request_retry(self, instance_id: int) -> Requested:
         """Put a failed job back to waiting: the same job, one attempt later.

@@ -22,6 +22,7 @@ from registry.instances.reservations import lock_name, name_is_taken, reserved_i
 from registry.instances.set_aside import keep_parts
 from registry.instances.status import Operation
 from registry.instances.store import Delete, InstanceStore, Requested
+from registry.snapshots.rows import retire_all
 from registry.storage import models
 from registry.storage.errors import InvalidError, require_valid
 from registry.storage.models import DbInstance, OdsInstance
@@ -133,6 +134,8 @@ class OdsInstances:
                 + await _hold_errors(session, instance, "deleted")
             )
             require_valid({"Id": in_use + obstacles})
+            if instance:
+                await retire_all(session, instance.id, ods_instance_id)
             if instance and to_trash:
                 await keep_parts(session, instance.id, ods_instance_id)
             await session.delete(row)

@@ -59,6 +59,8 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "installation", "SELECT", "UPDATE"),
         _on_table("adminapi", "registration", "SELECT", "UPDATE"),
         _on_table("adminapi", "educationorganizations", *_ALL),
+        _on_table("adminapi", "snapshots", *_ALL),
+        _on_sequence("adminapi", "snapshots", "id"),
         _on_table("adminapi", "ods_migrations", "SELECT"),
         _on_function("adminapi", "utf16_order", "text"),
         _on_function("adminapi", "trigrams", "text"),

@@ -27,6 +27,29 @@ class ContextTakenError(InstanceError):
     """A context that an instance had belongs to another one."""
 
 
+class DerivativeTakenError(InstanceError):
+    """The ODS/API cannot be given a snapshot to read.
+
+    Args:
+        derivative: the id of a derivative that leads to another database; None if the ODS instance is gone.
+    """
+
+    def __init__(self, derivative: int | None = None) -> None:
+        if derivative is None:
+            self.reason = "The ODS instance does not exist any more."
+            self.next_step = "Delete the instance."
+        else:
+            self.reason = (
+                f"The derivative {derivative} of type Snapshot leads to a database that is no snapshot"
+                " of this service; it is not overwritten."
+            )
+            self.next_step = (
+                f"Remove it (DELETE /v2/odsInstanceDerivatives/{derivative}), then request the snapshot"
+                " again."
+            )
+        super().__init__(f"{self.reason} {self.next_step}")
+
+
 class RefusedError(InstanceError):
     """The instance's state does not allow the request.
 

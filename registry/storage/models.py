@@ -444,6 +444,33 @@ class OdsInstanceDerivative(Base):
     connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
 
 
+class Snapshot(Base):
+    """A read-only copy of an instance's database, which the ODS/API may use instead of it."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        CheckConstraint("status IN ('Creating', 'Completed', 'Removing')", name="snapshots_status_check"),
+        UniqueConstraint("instanceid", "jobnumber", name="uq_snapshots_job"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
+    instance_id: Mapped[int] = mapped_column("instanceid")
+    # The job that makes it, or has made it.
+    job_number: Mapped[int] = mapped_column("jobnumber")
+    database_name: Mapped[str] = mapped_column("databasename", String(63))
+    # What its comment says; never given again.
+    mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime] = mapped_column("createdat")
+    created_by: Mapped[str | None] = mapped_column("createdby", String(256))
+    # Of the last one that was made, as it is in the derivative of the ODS instance: one with another text is
+    # not ours.
+    connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
+    # From then on its database is dropped when no session uses it.
+    remove_after: Mapped[datetime | None] = mapped_column("removeafter")
+
+
 class ApiClientOdsInstance(Base):
     """The permission of an ODS/API client to use an ODS instance."""
 

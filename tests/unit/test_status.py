@@ -91,8 +91,9 @@ def test_steps_lead_out_of_the_trash_and_back_when_an_instance_is_undeleted_or_p
     }
 
 
-def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way() -> None:
-    assert {name: edges(table[Operation.BACKUP]) for name, table in TABLES.items()} == BESIDE
+@pytest.mark.parametrize("operation", [Operation.BACKUP, Operation.SNAPSHOT])
+def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way(operation: Operation) -> None:
+    assert {name: edges(table[operation]) for name, table in TABLES.items()} == BESIDE
     assert edges(status.REQUEST_BESIDE) == {("Completed", "Pending")}
 
 
@@ -117,6 +118,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
         Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
         Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
+        Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
     }
 
 

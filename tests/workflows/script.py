@@ -69,6 +69,7 @@ class Script:
         self.difference: str | None = None
         self.verdicts: list[Verdict] = []
         self.cleaned = CleaningReport()
+        self.removed_snapshots = 0
         self.pruned = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
@@ -166,6 +167,20 @@ class Script:
     async def clean_backups(self) -> CleaningReport:
         await self._follow("clean_backups")
         return self.cleaned
+
+    async def snapshot(self, job: InstanceJob) -> bool:
+        await self._follow("snapshot")
+        return self.finished_on_the_way
+
+    @activity.defn
+    async def finish_snapshot(self, job: InstanceJob) -> bool:
+        await self._follow("finish_snapshot")
+        return self.recorded
+
+    @activity.defn
+    async def remove_snapshots(self) -> int:
+        await self._follow("remove_snapshots")
+        return self.removed_snapshots
 
     @activity.defn
     async def purge_due(self) -> PurgeReport:
@@ -287,6 +302,9 @@ class Script:
             self.verify_backup,
             self.finish_verification,
             self.clean_backups,
+            self.snapshot,
+            self.finish_snapshot,
+            self.remove_snapshots,
             self.compensate,
             self.finish_delete,
             self.finish_rename,

@@ -33,6 +33,7 @@ STEPS = {
     Operation.UNDELETE: "undelete",
     Operation.PURGE: "purge",
     Operation.BACKUP: "back_up",
+    Operation.SNAPSHOT: "snapshot",
 }
 
 

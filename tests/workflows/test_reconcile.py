@@ -33,7 +33,7 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
     assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions, 0 purges."
     assert script.calls == [
         *("find_stuck after 0", "dispatch_refreshes", "remove_old_answers"),
-        *("find_leftovers", "report_drift", "purge_due"),
+        *("find_leftovers", "remove_snapshots", "report_drift", "purge_due"),
         "clean_backups",
     ]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))

@@ -1,0 +1,142 @@
+"""Making and dropping snapshots of instances: what registry and server must agree on."""
+
+import tempfile
+from pathlib import Path
+
+import asyncpg
+
+from backups.copying import copy_contents
+from backups.monitoring import Monitor
+from backups.snapshots import Database
+from databases import snapshots
+from databases.errors import DatabaseFaultError
+from databases.ownership import Owner
+from databases.server import Server
+from databases.snapshot_marks import SnapshotMark
+from databases.snapshots import SnapshotRequest
+from databases.spares import locked
+from databases.statements import execute
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.jobs import InstanceJob
+from registry.snapshots.store import SnapshotRemoval, SnapshotStore
+from tenants.installation_check import InstallationCheck
+
+_REMOVALS_A_PASS = 20
+"""Snapshots that one pass drops: a mistake in the registry is noticed before all are gone."""
+
+
+class Snapshots:
+    """The snapshots of one tenant's instances.
+
+    Args:
+        store: what the registry has of them.
+        server: where they are.
+        connection_strings: those by which the ODS/API connects to them.
+        installation: checks that this installation may change registry and server.
+        tenant: the tenant's name.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        server: Server,
+        connection_strings: OdsConnectionStrings,
+        installation: InstallationCheck,
+        tenant: str,
+    ) -> None:
+        self.store = store
+        self._server = server
+        self._connection_strings = connection_strings
+        self._installation = installation
+        self._tenant = tenant
+
+    async def make(self, session: asyncpg.Connection, job: InstanceJob, owner: Owner) -> None:
+        """Copy the database of the instance, and publish the copy.
+
+        Args:
+            session: a session that holds the fence of the instance.
+            job: the job.
+            owner: the instance.
+
+        Raises:
+            NotOursError: another database has the name of the snapshot.
+            DisagreementError: the instance's database has another name, is closed or half dropped.
+            DatabaseFaultError: a right is missing, the server is away, …
+            BackupFaultError: pg_dump or pg_restore is missing or has failed.
+        """
+        row = await self.store.of_job(job)
+        if row is None:
+            raise DatabaseFaultError("The registry has no row of this snapshot. Request it again.")
+        mark = SnapshotMark(
+            self._tenant, job.ods_instance_id, job.mark, str(row.mark), await self._installation.id()
+        )
+        wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self._connection_strings.role)
+        if await snapshots.prepare(session, wanted):
+            # Nothing is said on it until all is copied.
+            await execute(session, "SET idle_session_timeout = 0")
+            await self._copy(job.database, owner.staging_name)
+            await snapshots.publish(self._server, session, wanted)
+
+    async def finish(self, job: InstanceJob) -> bool:
+        """Record the snapshot of `job`, and have the ODS/API read it; see `SnapshotStore.finish`.
+
+        Raises:
+            DerivativeTakenError: the derivative of the ODS instance leads to another database.
+        """
+        row = await self.store.of_job(job)
+        if row is None:
+            return False
+        return await self.store.finish(job, self._connection_strings.encrypted(row.database_name))
+
+    async def remove_abandoned(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Drop the snapshot that a job has published and not recorded, and forget it.
+
+        Args:
+            session: a session that holds the fence of the instance.
+            job: the job, which has ended.
+
+        Raises:
+            DatabaseFaultError: a right is missing, the server is away, …
+        """
+        if (removal := await self.store.abandoned(job)) is not None:
+            await self._remove(session, removal)
+
+    async def remove_due(self) -> int:
+        """Drop up to `_REMOVALS_A_PASS` snapshots that are due; returns how many are gone.
+
+        Those that are in use, and those of instances that a job works on, wait for the next pass.
+
+        Raises:
+            InstallationNotConfirmedError: the operator must first say that changes are meant.
+            DatabaseFaultError: a right is missing, the server is away, …
+        """
+        due = await self.store.due_removals(_REMOVALS_A_PASS)
+        if not due:
+            return 0
+        async with self._server.session() as session:
+            await self._installation.require_confirmed(session)
+            return sum([await self._remove(session, removal) for removal in due])
+
+    async def _copy(self, source: str, private: str) -> None:
+        """Fill the private database; what the programs say stays only if one has failed."""
+        log = Path(tempfile.gettempdir()) / f"{private}.log"
+        log.unlink(missing_ok=True)
+        await copy_contents(Database(self._server, source), Database(self._server, private), Monitor(log))
+        log.unlink()
+
+    async def _remove(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
+        mark = SnapshotMark(
+            self._tenant,
+            removal.ods_instance_id,
+            removal.instance_mark,
+            removal.mark,
+            await self._installation.id(),
+        )
+        async with locked(session, removal.instance_mark) as is_free:
+            # The job that was to make it may have begun again.
+            if not is_free or not await self.store.is_due(removal):
+                return False
+            if not await snapshots.remove(session, removal.database, mark, by_force=removal.by_force):
+                return False
+            await self.store.forget(removal)
+            return True
