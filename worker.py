@@ -213,10 +213,11 @@ def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that makes and reads a tenant's backups: these take hours, and delay no other job."""
     settings = tenant.settings
     backups = BackupActivities(tenant)
+    databases = DatabaseActivities(tenant, ConcurrencyLimit(settings.backup_concurrency))
     return Worker(
         temporal,
         task_queue=settings.backup_queue,
-        activities=[backups.back_up, VerificationActivities(tenant).verify_backup],
+        activities=[backups.back_up, VerificationActivities(tenant).verify_backup, databases.provision],
         max_concurrent_activities=settings.backup_concurrency,
         max_concurrent_activity_task_polls=1,
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,

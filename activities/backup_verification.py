@@ -1,17 +1,17 @@
 """Activities that verify backups: what is stored is read, restored to a database of its own, and compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from temporalio import activity
 
-from activities.backups import Following, program_log
 from activities.errors import as_application_error
+from activities.following import Following
 from activities.heartbeats import heartbeats
 from backups.errors import BackupFaultError, translate_database_faults
 from backups.figures import verify
 from backups.manifest import Manifest
-from backups.monitoring import Monitor
+from backups.monitoring import Monitor, program_log
 from backups.restoring import read_dump, restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
@@ -80,7 +80,7 @@ class VerificationActivities:
             backup = await self._tenant.backups.begin_verification(UUID(verification.backup_id))
             if backup is None:
                 return None
-            async with heartbeats(following.details), program_log() as log:
+            async with heartbeats(following.details):
                 store = open_store(self._tenant.settings)
                 manifest = await load_manifest(store, key_of(self._tenant.name, backup))
                 _require_recorded(manifest, backup)
@@ -88,7 +88,8 @@ class VerificationActivities:
                     async for _ in read_dump(store, manifest):
                         pass
                     return None
-                return await self._differences(store, manifest, Monitor(log, following.report))
+                with program_log() as log:
+                    return await self._differences(store, manifest, replace(log, report=following.report))
 
     async def _differences(self, store: BackupStore, manifest: Manifest, monitor: Monitor) -> str | None:
         server = self._tenant.server

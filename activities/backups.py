@@ -2,25 +2,19 @@
 
 import asyncio
 import logging
-import shutil
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from temporalio import activity
 
 from activities.databases import SupersededError, owner_of
 from activities.errors import as_application_error
+from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from backups.backing_up import back_up
-from backups.errors import BackupFaultError
 from backups.layout import folder_of
 from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
-from backups.monitoring import Monitor, Progress
+from backups.monitoring import program_log
 from backups.snapshots import Database
 from databases.errors import DatabaseFaultError
 from databases.lookup import choose, find, require_usable
@@ -35,30 +29,6 @@ _REPORT_SECONDS = 1
 """How often the registry is told how far a backup is, and asked whether it is still wanted."""
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-
-class Following:
-    """How far a step is, and about how long it will take."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self.percent = 0
-
-    def report(self, progress: Progress) -> None:
-        """Take note of a piece that was stored or read."""
-        self.percent = progress.percent
-
-    @property
-    def eta_seconds(self) -> int | None:
-        """Seconds that are left, if it goes on as fast as until now; None while that cannot be said."""
-        if not self.percent:
-            return None
-        return round((time.monotonic() - self._began) * (100 - self.percent) / self.percent)
-
-    def details(self) -> Sequence[object]:
-        """What the Web UI shows."""
-        return [{"percent": self.percent, "etaSeconds": self.eta_seconds}]
 
 
 class BackupActivities:
@@ -83,14 +53,15 @@ class BackupActivities:
         """
         following = Following()
         with as_application_error():
-            async with heartbeats(following.details), program_log() as log:
+            async with heartbeats(following.details):
                 await self._require_due(job)
                 database = await self._database_of(job)
                 request = await self._request(job)
                 store = open_store(self._tenant.settings)
-                monitor = Monitor(log, following.report)
-                making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
-                made = await _while(making, self._report(job, following))
+                with program_log() as log:
+                    monitor = replace(log, report=following.report)
+                    making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
+                    made = await watched(making, self._report(job, following))
                 return _stored(made, store.location(folder_of(made.key)))
 
     async def _require_due(self, job: InstanceJob) -> None:
@@ -143,35 +114,6 @@ class BackupActivities:
                 continue
             if not held:
                 raise SupersededError
-
-
-@asynccontextmanager
-async def program_log() -> AsyncIterator[Path]:
-    """A file for the messages of pg_dump or pg_restore; it is kept if the reason of a failure names it."""
-    folder = Path(tempfile.mkdtemp(prefix="ods-backup-"))
-    log, is_needed = folder / "messages.log", False
-    try:
-        yield log
-    except BackupFaultError as fault:
-        is_needed = str(log) in fault.reason
-        raise
-    finally:
-        if not is_needed:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _while(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
-    """Do the work; it is cancelled if `watch` raises."""
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(watch)
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await watching
-        return await working
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 def _stored(made: Manifest, location: str) -> StoredBackup:

@@ -4,24 +4,27 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
 
 import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.backup_restoring import provision_from_backup
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
+from activities.following import Following
 from activities.heartbeats import heartbeats
 from databases import dropping, provisioning, renaming, trash
 from databases.constants import DISK_FULL
-from databases.errors import DatabaseFaultError
+from databases.errors import LOST, DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, TemplateSizes
+from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from databases.publishing import DatabaseAccess
 from databases.trash import TrashJob
 from logs import fault_name
@@ -100,10 +103,11 @@ class DatabaseActivities:
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
+        following = Following()
         with as_application_error():
             try:
-                async with heartbeats():
-                    return await self._provision(job)
+                async with heartbeats(following.details):
+                    return await self._provision(job, following)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
                 if await self._tenant.jobs.holds(job, InstanceStatus.COMPLETED):
@@ -243,20 +247,10 @@ class DatabaseActivities:
                 await dropping.drop_staging(session, owner_of(job))
                 return None
 
-    async def _provision(self, job: InstanceJob) -> ProvisionResult:
-        match job.origin:
-            case TemplateOrigin():
-                return await self._provision_from_template(job)
-            case CopyOrigin() | BackupOrigin():
-                raise DatabaseFaultError("This worker cannot make an instance of that origin yet.")
-            case _:
-                assert_never(job.origin)
-
-    async def _provision_from_template(self, job: InstanceJob) -> ProvisionResult:
-        request = await self._request(job)
+    async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:
             with self._refuse_while_disk_is_full():
-                database = await provisioning.provision(session, request, self._template_sizes)
+                database = await self._made(session, job, following)
         if not database.claimed:
             await provisioning.verify(self._tenant.server, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
@@ -266,6 +260,28 @@ class DatabaseActivities:
         if self._refill and database.claimed:
             self._refill()  # only now: the client waits until the outcome is recorded
         return ProvisionResult(job.database, database.size_bytes, finished, generation)
+
+    async def _made(
+        self, session: asyncpg.Connection, job: InstanceJob, following: Following
+    ) -> ProvisionedDatabase:
+        """The job's database, published; made now, or by an earlier try."""
+        request, origin = await self._request(job), job.origin
+        match origin:
+            case TemplateOrigin():
+                return await provisioning.provision(session, request, self._template_sizes)
+            case BackupOrigin():
+                report = partial(self._report, job, following)
+                return await provision_from_backup(
+                    self._tenant, session, request, origin.backup_id, following, report
+                )
+            case CopyOrigin():
+                raise DatabaseFaultError("This worker cannot make an instance of that origin yet.")
+            case _:
+                assert_never(origin)
+
+    async def _report(self, job: InstanceJob, following: Following) -> None:
+        with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
+            await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         installation = await self._tenant.jobs.installation.require_confirmed()

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from api.http.parsing import MAX_INT32, Properties, whole_number
 from api.http.problems import in_words, pascal
-from registry.instances.origins import FROM_TEMPLATE, CopyMode, CopyOrigin, Origin
+from registry.backups.records import BackupRecords
+from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyMode, CopyOrigin, Origin
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
-from registry.storage.errors import FieldErrors
+from registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
 
 _TEMPLATE, _COPY, _BACKUP, _MODE = "databaseTemplate", "copyOf", "backupId", "mode"
 _ORIGINS = (_TEMPLATE, _COPY, _BACKUP)
@@ -53,7 +55,7 @@ class WantedOrigin:
 
 
 async def read_origin(
-    body: Properties[Any], templates: Sequence[str], queries: InstanceQueries
+    body: Properties[Any], templates: Sequence[str], queries: InstanceQueries, backups: BackupRecords
 ) -> WantedOrigin:
     """The origin in `body`; null stands for what is left out.
 
@@ -61,6 +63,7 @@ async def read_origin(
         body: the body of the request.
         templates: the names of the tenant's templates.
         queries: looks up the instance that is copied.
+        backups: looks up the backup that is restored.
     """
     given = [name for name in _ORIGINS if body.get(name) is not None]
     if len(given) > 1:
@@ -72,9 +75,28 @@ async def read_origin(
         case ["copyOf"]:
             return await _copy(body, queries)
         case ["backupId"]:
-            return _wrong(_BACKUP, "This service cannot create instances from backups yet.")
+            return await _restore(body.get(_BACKUP), templates, backups)
         case _:
             return template_origin(body.get(_TEMPLATE), templates)
+
+
+async def _restore(backup_id: object, templates: Sequence[str], backups: BackupRecords) -> WantedOrigin:
+    """The origin of an instance that is restored from a backup, also of an instance that is gone."""
+    try:
+        backup = await backups.stored(UUID(str(backup_id)))
+    except (ValueError, BackupNotFoundError):
+        return _wrong(_BACKUP, f"There is no backup {backup_id}.")
+    except BackupRefusedError as refusal:
+        return _wrong(_BACKUP, f"{refusal.reason} {refusal.next_step}")
+    if backup.encrypted:
+        return _wrong(
+            _BACKUP,
+            "The backup is encrypted, and this service has no key to decrypt it: fetch it (`ods backup"
+            " fetch`), decrypt it with age, and restore it with pg_restore.",
+        )
+    if backup.template not in templates:
+        return _wrong(_BACKUP, f"The settings do not name the template '{backup.template}' of the backup.")
+    return WantedOrigin(BackupOrigin(str(backup.id)), backup.template)
 
 
 def template_origin(template: object, templates: Sequence[str]) -> WantedOrigin:

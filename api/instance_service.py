@@ -13,6 +13,7 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from api.dependencies import (
+    BackupRecordsDep,
     InstanceDescriptionsDep,
     InstanceQueriesDep,
     InstanceStoreDep,
@@ -119,11 +120,11 @@ class CreateRequest:
 
 
 async def _create_request(
-    body: JsonObject, settings: SettingsDep, queries: InstanceQueriesDep
+    body: JsonObject, settings: SettingsDep, queries: InstanceQueriesDep, backups: BackupRecordsDep
 ) -> CreateRequest:
     reader = AttributesReader(body)
     attributes = reader.new()
-    wanted = await read_origin(body, list(settings.template_databases), queries)
+    wanted = await read_origin(body, list(settings.template_databases), queries, backups)
     return replace(_valid_request(body, wanted, reader.errors), attributes=attributes)
 
 

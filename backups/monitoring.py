@@ -1,8 +1,13 @@
 """What the caller of a backup or restore is told while it runs."""
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from backups.errors import BackupFaultError
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,18 @@ class Monitor:
 
     log: Path
     report: Callable[[Progress], None] = _ignore
+
+
+@contextmanager
+def program_log() -> Iterator[Monitor]:
+    """A monitor with a file of its own, which is kept if a failure names it."""
+    folder = Path(tempfile.mkdtemp(prefix="ods-copy-"))
+    log, is_needed = folder / "messages.log", False
+    try:
+        yield Monitor(log)
+    except BackupFaultError as fault:
+        is_needed = str(log) in fault.reason
+        raise
+    finally:
+        if not is_needed:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -48,7 +48,7 @@ def create(
     with connect(api_url, data_dir) as api:
         accepted = api.back_up(api.id_named(instance))
         if wait:
-            _follow(api, accepted, quietly=as_json)
+            _follow(api, accepted, f"Backing up {accepted['name']}", quietly=as_json)
         _show(api.backup(accepted["backupId"]), as_json=as_json)
 
 
@@ -126,6 +126,25 @@ def delete(
 
 
 @app.command()
+def restore(  # noqa: PLR0913 - a command line's options
+    backup: BackupId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the new instance.")],
+    *,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make a new instance of a backup, also of an instance that is gone."""
+    with connect(api_url, data_dir) as api:
+        accepted = api.create(name, None, {"backupId": backup})
+        if wait:
+            _follow(api, accepted, f"Restoring {name}", quietly=as_json)
+            accepted = api.instance(accepted["id"])
+        _show(accepted, as_json=as_json)
+
+
+@app.command()
 def fetch(
     backup: BackupId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", dir_okay=False)],
@@ -164,8 +183,8 @@ def _write(file: Path, chunks: Iterator[bytes], backup: Json, show_percent: Show
         part.unlink(missing_ok=True)
 
 
-def _follow(api: AdminApi, accepted: Json, *, quietly: bool) -> None:
-    """Wait for the job of a backup, showing how far it is.
+def _follow(api: AdminApi, accepted: Json, title: str, *, quietly: bool) -> None:
+    """Wait for the job of a backup or restore, showing how far it is.
 
     Raises:
         CommandError: it failed, or Ctrl-C was pressed.
@@ -175,7 +194,7 @@ def _follow(api: AdminApi, accepted: Json, *, quietly: bool) -> None:
         if quietly:
             api.wait_for(job)
             return
-        with progress_bar(f"Backing up {accepted['name']}") as show_percent:
+        with progress_bar(title) as show_percent:
             ended = api.wait_for_end(job, lambda state: show_percent(state["percent"]))
             if ended["status"] == "Completed":
                 show_percent(100)

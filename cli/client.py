@@ -77,8 +77,14 @@ class AdminApi:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def create(self, name: str, template: str, attributes: Json | None = None) -> Json:
-        """Request an instance with these attributes; the answer names its job."""
+    def create(self, name: str, template: str | None, attributes: Json | None = None) -> Json:
+        """Request an instance with these attributes; the answer names its job.
+
+        Args:
+            name: its name.
+            template: what it starts from; None if the attributes name another origin.
+            attributes: further members of the body.
+        """
         body = {"name": name, "databaseTemplate": template, **(attributes or {})}
         return self._object("POST", "/v2/dbInstances", json=body)
 

@@ -50,6 +50,10 @@ def create(  # noqa: PLR0913 - a command line's options
         typer.Option(metavar="KEY=VALUE", help="A context of its ODS instance; may be given several times."),
     ] = None,
     description: Annotated[str | None, typer.Option(help="Any text.")] = None,
+    backup: Annotated[
+        str | None,
+        typer.Option(metavar="BACKUP", help="What it starts from: a backup.", show_default=False),
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -63,7 +67,11 @@ def create(  # noqa: PLR0913 - a command line's options
         "contexts": _contexts(key_values(context or [])),
     }
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.create(name, template, attributes), wait=wait, as_json=as_json)
+        if backup is not None:
+            accepted = api.create(name, None, {**attributes, "backupId": backup})
+        else:
+            accepted = api.create(name, template, attributes)
+        _show_accepted(api, accepted, wait=wait, as_json=as_json)
 
 
 @app.command("list")

@@ -126,22 +126,36 @@ async def provision(
         DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
         DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
     """
+    if (made := await already_made(session, request)) is not None:
+        return made
+    if (claimed := await _claim(session, request)) is not None:
+        return ProvisionedDatabase(claimed.size_bytes, claimed.template_generation, claimed=True)
+    copy = await clone(session, request.copy, sizes)
+    await publish_made(session, request, request.owner.staging_name, copy.template_generation)
+    return ProvisionedDatabase(copy.size_bytes, copy.template_generation)
+
+
+async def already_made(session: asyncpg.Connection, request: CloneRequest) -> ProvisionedDatabase | None:
+    """The database, if an earlier attempt has made it; if not, what such an attempt has left is dropped.
+
+    Raises:
+        NotOursError: a database has the wanted name and is not the instance's.
+        DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
+        DatabaseFaultError: the server is away, …
+    """
     owner = request.owner
     found = await find(session, owner, request.database, owner.staging_name)
     if choose(found, owner, [request.database]) is not None:
         require_usable(found[request.database])
         published = Owner.read(found[request.database]["comment"])
         return ProvisionedDatabase(
-            await _size(session, request.database) or 0, published.template_generation if published else None
+            await size_of(session, request.database) or 0,
+            published.template_generation if published else None,
         )
     if request.database in found:
         raise NotOursError(request.database)
     await drop_found_staging(session, owner, found)
-    if (claimed := await _claim(session, request)) is not None:
-        return ProvisionedDatabase(claimed.size_bytes, claimed.template_generation, claimed=True)
-    copy = await clone(session, request.copy, sizes)
-    await _publish(session, request, request.owner.staging_name, copy.template_generation)
-    return ProvisionedDatabase(copy.size_bytes, copy.template_generation)
+    return None
 
 
 async def verify(server: Server, database: str) -> None:
@@ -163,9 +177,9 @@ async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -
     async with grants_named(session, copy.template):
         expected = await sizes.of(session, copy.template)
         before = await generation_of(session, copy.template)
-        await _copy(session, copy, _strategy(copy, expected))
+        await _copy(session, copy, strategy_for(copy, expected))
     generation = await generation_copied(session, copy.template, copy.name, before)
-    actual = await _size(session, copy.name) or 0
+    actual = await size_of(session, copy.name) or 0
     if not _are_alike(actual, expected):
         # Another template may have been loaded under the name before the copy began.
         expected = await sizes.of(session, copy.template)
@@ -199,7 +213,7 @@ async def _claimed(
             listed = await spares.list_spares(session, installation, [request.template])
             if spare not in [ready for ready, _ in listed.ready(request.template)]:
                 return False
-            await _publish(session, request, spare.name, mark.template_generation)
+            await publish_made(session, request, spare.name, mark.template_generation)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in _UNUSABLE_SPARE:
             raise
@@ -207,35 +221,54 @@ async def _claimed(
     return True
 
 
-async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy) -> None:
+async def copy_files(
+    session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy, reasons: Mapping[str, str]
+) -> None:
+    """Make the copy, closed, of a database that no session uses; `reasons` are as those of `execute`.
+
+    Raises:
+        DatabaseFaultError: the database that is copied is missing or in use, a right is missing, …
+    """
     await execute(
         session,
         f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false",
         copy.name,
         copy.template,
-        reasons={
-            OBJECT_IN_USE: f"The template '{copy.template}' is in use by other sessions. Close them and"
-            " keep the template closed (ALTER DATABASE … ALLOW_CONNECTIONS false), then retry.",
-            INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
-            f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
-        },
+        reasons=reasons,
     )
+
+
+async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy) -> None:
+    reasons = {
+        OBJECT_IN_USE: f"The template '{copy.template}' is in use by other sessions. Close them and"
+        " keep the template closed (ALTER DATABASE … ALLOW_CONNECTIONS false), then retry.",
+        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
+        f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
+    }
+    await copy_files(session, copy, strategy, reasons)
 
 
 def _are_alike(actual: int, expected: int) -> bool:
     return abs(actual - expected) <= _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES
 
 
-def _strategy(copy: Copy, template_bytes: int) -> CloneStrategy:
+def strategy_for(copy: Copy, template_bytes: int) -> CloneStrategy:
+    """How the files of a database of this size are copied."""
     if copy.strategy is not CloneStrategy.AUTO:
         return copy.strategy
     by_files = template_bytes >= FILE_COPY_FROM_BYTES
     return CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG
 
 
-async def _publish(
+async def publish_made(
     session: asyncpg.Connection, request: CloneRequest, private_name: str, generation: int | None
 ) -> None:
+    """Publish what was made under a private name as the wanted database.
+
+    Raises:
+        NotOursError: another session has made a database of that name meanwhile.
+        DatabaseFaultError: a right or a role is missing, the server is away, …
+    """
     owner = replace(request.owner, template_generation=generation)
     publication = Publication(request.template, private_name, owner.comment, request.database, request.access)
     try:
@@ -249,7 +282,7 @@ async def _publish(
 
 
 async def _template_size(session: asyncpg.Connection, template: str) -> int:
-    size = await _size(
+    size = await size_of(
         session,
         template,
         reasons={
@@ -262,9 +295,14 @@ async def _template_size(session: asyncpg.Connection, template: str) -> int:
     return size
 
 
-async def _size(
+async def size_of(
     session: asyncpg.Connection, database: str, reasons: Mapping[str, str] = MappingProxyType({})
 ) -> int | None:
+    """The size of a database in bytes; None if there is none of that name.
+
+    Raises:
+        DatabaseFaultError: the role may not see it, the server is away, …
+    """
     size: int | None = await fetch_value(
         session,
         "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1",

@@ -1,6 +1,7 @@
 """The workflow that creates an instance."""
 
 from dataclasses import replace
+from typing import assert_never
 
 from temporalio import workflow
 
@@ -8,6 +9,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
+    from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 
@@ -28,9 +30,15 @@ class CreateInstance(JobWorkflow):
     async def do_work(self) -> bool:
         """Provision the database, then record `Completed`, unless the first activity has done both."""
         job = self.job
-        provisioned = await self.run_step(
-            DatabaseActivities.provision, f"Clone template {job.template} into {job.database}"
-        )
+        summary, options_of_try = f"Clone template {job.template} into {job.database}", options.ddl_try
+        match job.origin:
+            case BackupOrigin(backup_id):
+                summary, options_of_try = f"Restore {backup_id} into {job.database}", options.backup_try
+            case TemplateOrigin() | CopyOrigin():
+                pass
+            case _:
+                assert_never(job.origin)
+        provisioned = await self.run_step(DatabaseActivities.provision, summary, options_of_try)
         return provisioned.finished or await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_create,

@@ -16,7 +16,7 @@ from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
-from registry.instances.copies import copy_obstacle, held_source, require_not_copied
+from registry.instances.copies import copy_obstacle, held_source, require_not_copied, require_open
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import database_name, name_errors, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
@@ -410,6 +410,7 @@ class InstanceStore:
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_BESIDE.sources, "backed up")
+            await require_open(session, instance)
             instance.makes_backup = backup_id = uuid4()
             requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
             await add_backup(session, requested.instance, backup_id, requested.job, kind)

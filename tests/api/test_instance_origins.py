@@ -62,7 +62,7 @@ async def source(instances: InstanceStore, job_store: JobStore) -> InstanceJob:
             {"databaseTemplate": "Minimal", "mode": "online"},
             {"Mode": ["'Mode' says how an instance is copied: it needs 'Copy Of'."]},
         ),
-        ({"backupId": "a"}, {"BackupId": ["This service cannot create instances from backups yet."]}),
+        ({"backupId": "a"}, {"BackupId": ["There is no backup a."]}),
     ],
 )
 async def test_request_is_refused_in_plain_words_when_it_has_not_one_origin(

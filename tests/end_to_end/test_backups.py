@@ -6,6 +6,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -23,6 +24,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
+from registry.storage.models import DbInstance
 from settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
@@ -273,10 +275,7 @@ async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_ha
     whole = await verified(api, backup)
     assert (whole["verification"], whole["verificationError"]) == ("Completed", None)
     assert whole["verifiedAt"] is not None
-    dump = folder_of(backup) / "database.dump"
-    content = bytearray(dump.read_bytes())
-    content[len(content) // 2] ^= 1
-    dump.write_bytes(content)
+    damage(folder_of(backup) / "database.dump")
     failed = await verified(api, backup)
     assert failed["verification"] == "Error"
     assert failed["verificationError"]
@@ -474,3 +473,74 @@ async def test_backup_does_not_begin_when_it_was_cancelled_while_it_waited(
     assert await operator.ended(rename) is JobStatus.COMPLETED
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
+
+
+async def test_instance_comes_back_from_its_backup_when_it_is_gone(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    backup = await backed_up(api, job)
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    await operator.starter.start(purge.job)
+    assert await operator.ended(purge.job) is JobStatus.COMPLETED
+
+    answer = await api.post("/v2/dbInstances", json={"name": name, "backupId": backup["id"]})
+    assert answer.status_code == 202, answer.text
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    back = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
+    assert (back["backupId"], back["databaseTemplate"]) == (backup["id"], "Minimal")
+    async with session(service_dsn(postgres, back["databaseName"])) as inside:
+        assert await inside.fetchval("SELECT answer FROM treasure") == 42
+    acl = "SELECT datacl FROM pg_database WHERE datname = $1"
+    assert await admin.fetchval(acl, back["databaseName"]) == await admin.fetchval(
+        acl, "EdFi_Ods_Minimal_Template"
+    )
+    (row,) = await operator.queries.instances(offset=0, limit=1, instance_id=back["id"])
+    assert await operator.queries.ods_instance(row.ods_instance_id) is not None
+    second = await backed_up(api, operator_job(row, job))
+    assert (await verified(api, second))["verification"] == "Completed"
+
+
+def operator_job(row: DbInstance, job: InstanceJob) -> InstanceJob:
+    return replace(job, instance_id=row.id)
+
+
+async def test_nothing_is_published_when_the_backup_that_is_restored_is_damaged(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    damage(folder_of(backup) / "database.dump")
+    answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
+    assert answer.status_code == 202
+    state = await ended(api, answer.json()["jobId"])
+    assert state["status"] == "Error"
+    staging = "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'ods_staging_')"
+    async with asyncio.timeout(20):
+        while await admin.fetchval(staging):
+            await asyncio.sleep(0.05)
+    row = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
+    assert row["status"] == "Error"
+
+
+def damage(dump: Path) -> None:
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    dump.write_bytes(content)
+
+
+async def test_backup_is_not_restored_when_it_is_none_or_encrypted(
+    operator: Operator, api: httpx.AsyncClient, rows: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    await rows.execute("UPDATE adminapi.backups SET encrypted = true")
+    unknown = str(uuid.uuid4())
+    for backup_id, reason in ((backup["id"], "is encrypted"), (unknown, f"There is no backup {unknown}.")):
+        refused = await api.post("/v2/dbInstances", json={"name": f"{name} x", "backupId": backup_id})
+        assert refused.status_code == 400
+        assert reason in refused.json()["errors"]["BackupId"][0]

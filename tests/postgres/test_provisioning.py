@@ -294,7 +294,7 @@ async def test_foreign_database_is_untouched_when_it_takes_the_name_during_the_c
     postgres: EmbeddedPostgres,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    publish = provisioning._publish  # noqa: SLF001 - to come between clone and publish
+    publish = provisioning.publish_made  # to come between clone and publish
     before = []
 
     async def overtaken(
@@ -305,7 +305,7 @@ async def test_foreign_database_is_untouched_when_it_takes_the_name_during_the_c
         before.append(await fingerprint(admin, wanted.database))
         await publish(fenced, request, private_name, generation)
 
-    monkeypatch.setattr(provisioning, "_publish", overtaken)
+    monkeypatch.setattr(provisioning, "publish_made", overtaken)
     with pytest.raises(NotOursError, match=f"'{wanted.database}'"):
         await provisioned(server, wanted)
     assert before == [await fingerprint(admin, wanted.database)]

@@ -476,13 +476,13 @@ async def test_spare_stays_when_another_database_has_the_wanted_name(
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    publish = provisioning._publish  # noqa: SLF001 - to come between
+    publish = provisioning.publish_made  # to come between
 
     async def overtaken(*arguments: Any) -> None:
         await admin.execute(f'CREATE DATABASE "{wanted.database}"')
         await publish(*arguments)
 
-    monkeypatch.setattr(provisioning, "_publish", overtaken)
+    monkeypatch.setattr(provisioning, "publish_made", overtaken)
     before = await row_of(admin, spare)
     with pytest.raises(NotOursError):
         await provisioned(server, wanted)
@@ -587,8 +587,8 @@ async def test_templates_size_is_read_again_only_when_its_state_has_changed(
     postgres: EmbeddedPostgres,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes, read = TemplateSizes(), Mock(wraps=provisioning._size)  # noqa: SLF001 - what is saved is the point
-    monkeypatch.setattr(provisioning, "_size", read)
+    sizes, read = TemplateSizes(), Mock(wraps=provisioning.size_of)
+    monkeypatch.setattr(provisioning, "size_of", read)
     async with server.session() as asking:
         before = await sizes.of(asking, template)
         assert [await sizes.of(asking, template), read.call_count] == [before, 1]

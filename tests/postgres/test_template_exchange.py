@@ -245,13 +245,13 @@ async def test_database_is_of_the_generation_of_its_spare_when_it_is_claimed_dur
     mark = SpareMark.read(await admin.fetchval(_COMMENT, spare))
     assert mark is not None
     assert mark.template_generation == 1
-    publish = provisioning._publish  # noqa: SLF001 - to come between claim and publication
+    publish = provisioning.publish_made  # to come between claim and publication
 
     async def overtaken(fenced: asyncpg.Connection, request: CloneRequest, *others: object) -> None:
         await load(server, target)
         await publish(fenced, request, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(provisioning, "_publish", overtaken)
+    monkeypatch.setattr(provisioning, "publish_made", overtaken)
     assert await provisioned(server, wanted) == 1
     current = TemplateMark.read(await admin.fetchval(_COMMENT, target.database))
     assert current is not None

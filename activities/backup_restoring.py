@@ -1,0 +1,99 @@
+"""Making the database of a new instance from a backup."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import NoReturn
+from uuid import UUID
+
+import asyncpg
+
+from activities.following import Following, watched
+from backups.manifest import Manifest
+from backups.monitoring import program_log
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from backups.stored_backups import load_manifest
+from databases.errors import DatabaseFaultError
+from databases.provisioning import (
+    CloneRequest,
+    ProvisionedDatabase,
+    already_made,
+    publish_made,
+    size_of,
+)
+from databases.statements import execute, fetch_value
+from registry.storage.errors import BackupNotFoundError, BackupRefusedError
+from registry.storage.models import Backup
+from tenants.backup_store import key_of, open_store
+from tenants.tenant import Tenant
+
+_WATCH_SECONDS = 1
+
+
+async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
+    tenant: Tenant,
+    session: asyncpg.Connection,
+    request: CloneRequest,
+    backup_id: str,
+    following: Following,
+    report: Callable[[], Awaitable[object]],
+) -> ProvisionedDatabase:
+    """Make the database from a backup, or find that an earlier attempt has made it.
+
+    It is filled under its private name, and gets the privileges and settings that its template has.
+
+    Args:
+        tenant: the tenant.
+        session: a fenced session. As soon as it has ended, the restore ends as well.
+        request: what is made.
+        backup_id: the backup.
+        following: told how far it is.
+        report: awaited each second while it is restored.
+
+    Raises:
+        NotOursError: a database has the wanted name and is not the instance's.
+        DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
+        BackupFaultError: the backup cannot be read or restored, or is damaged; the store is away.
+        DatabaseFaultError: the backup is deleted, a right is missing, the server is away, …
+    """
+    if (made := await already_made(session, request)) is not None:
+        return made
+    backup = await _stored(tenant, backup_id)
+    store = open_store(tenant.settings)
+    manifest = await load_manifest(store, key_of(tenant.name, backup))
+    staging = request.owner.staging_name
+    await execute(session, "CREATE DATABASE %I TEMPLATE template0", staging)
+    filling = _filled(store, manifest, Database(tenant.server, staging), following)
+    await watched(filling, _require_session(session, report))
+    await publish_made(session, request, staging, None)
+    return ProvisionedDatabase(await size_of(session, request.database) or 0, None)
+
+
+async def _stored(tenant: Tenant, backup_id: str) -> Backup:
+    try:
+        return await tenant.backups.stored(UUID(backup_id))
+    except BackupNotFoundError:
+        raise DatabaseFaultError(f"The backup {backup_id} is deleted: nothing can be restored.") from None
+    except BackupRefusedError as refusal:
+        raise DatabaseFaultError(f"{refusal.reason} {refusal.next_step}") from None
+
+
+async def _filled(store: BackupStore, manifest: Manifest, database: Database, following: Following) -> None:
+    with program_log() as log:
+        await restore(store, manifest, database, replace(log, report=following.report))
+    async with database.server.connected(database.name) as inside:
+        await execute(inside, "SET statement_timeout = 0; ANALYZE")
+
+
+async def _require_session(session: asyncpg.Connection, report: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Watch the session that holds the fence, and report.
+
+    Raises:
+        DatabaseFaultError: it has ended.
+    """
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        await fetch_value(session, "SELECT 1")
+        await report()

@@ -1,0 +1,172 @@
+"""Workers that die while a backup is made or restored: nothing goes on, and another worker does it."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin
+from registry.instances.status import InstanceStatus, JobStatus
+from settings import Settings
+from tests import preloaded
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess
+from tests.servers import make_settings, service_dsn, session
+
+# Digests cannot be compressed, so that there is time to interrupt a dump.
+FILL = """
+CREATE TABLE filling AS
+SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
+             FROM generate_series(1, 16) AS part) AS noise
+FROM generate_series(1, 20000) AS row
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path) -> Settings:
+    return make_settings(
+        postgres, registry_dsn, ddl_attempts=4, backup_url=store.as_uri(), backup_verify="never"
+    )
+
+
+@pytest.fixture
+async def first(worker_process: WorkerProcess, settings: Settings) -> preloaded.Process:
+    return await worker_process.start(settings)
+
+
+@pytest.fixture
+async def filled(
+    first: preloaded.Process, operator: Operator, postgres: EmbeddedPostgres, name: str
+) -> AsyncIterator[InstanceJob]:
+    """An instance whose dump takes some seconds."""
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(FILL)
+    yield job
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
+
+
+async def held(worker: preloaded.Process, program: str) -> psutil.Process:
+    """The program that the worker has started, held in the middle."""
+    async with asyncio.timeout(30):
+        while True:
+            for child in psutil.Process(worker.pid).children(recursive=True):
+                if child.name() == program:
+                    child.send_signal(signal.SIGSTOP)
+                    return child
+            await asyncio.sleep(0.01)
+
+
+async def backup_of(operator: Operator, job: InstanceJob) -> InstanceJob:
+    requested = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    await operator.starter.start(requested)
+    return requested
+
+
+async def is_over(program: psutil.Process, admin: asyncpg.Connection, database: str) -> None:
+    """Wait until the program has ended, and no session is left on the database."""
+
+    async def nothing_goes_on() -> bool:
+        sessions = await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", database)
+        return not (program.is_running() and program.status() != psutil.STATUS_ZOMBIE) and sessions == 0
+
+    await wait_until(nothing_goes_on, 30)
+
+
+async def stagings(admin: asyncpg.Connection) -> list[str]:
+    found = await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, 'ods_staging_')")
+    return [row["datname"] for row in found]
+
+
+def manifests(store: Path) -> list[Path]:
+    return list(store.rglob("manifest.json"))
+
+
+async def test_nothing_goes_on_and_another_worker_makes_the_backup_when_one_is_killed(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    store: Path,
+    admin: asyncpg.Connection,
+) -> None:
+    backup = await backup_of(operator, filled)
+    dump = await held(first, "pg_dump")
+    first.kill()
+    await first.wait()
+    await is_over(dump, admin, filled.database)
+    assert manifests(store) == []
+    await worker_process.start(settings)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert len(manifests(store)) == 1
+    assert (await operator.instance(filled)).status == InstanceStatus.COMPLETED
+
+
+async def test_backup_is_given_up_when_the_instance_has_moved_on_and_its_worker_does_not_know(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    store: Path,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+) -> None:
+    backup = await backup_of(operator, filled)
+    dump = await held(first, "pg_dump")
+    async with session(registry_dsn) as rows:
+        await rows.execute(
+            "UPDATE adminapi.managed_instances SET jobnumber = jobnumber + 1 WHERE id = $1",
+            filled.instance_id,
+        )
+    await is_over(dump, admin, filled.database)
+    assert manifests(store) == []
+    row = await operator.queries.job(backup.job_id)
+    assert row is not None
+    assert row.status == JobStatus.IN_PROGRESS
+
+
+async def test_another_worker_restores_the_backup_when_one_is_killed(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backup_of(operator, filled)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert backup.makes_backup is not None
+    origin = BackupOrigin(backup.makes_backup)
+    restored = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
+    await operator.starter.start(restored)
+    program = await held(first, "pg_restore")
+    staging = await admin.fetchval(
+        "SELECT datname FROM pg_database WHERE starts_with(datname, 'ods_staging_')"
+    )
+    first.kill()
+    await first.wait()
+    await is_over(program, admin, staging)
+    await worker_process.start(settings)
+    assert await operator.ended(restored, 60) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, restored.database)) as inside:
+        assert await inside.fetchval("SELECT count(*) FROM filling") == 20000
+    assert await stagings(admin) == []
+    await admin.execute(f'DROP DATABASE "{restored.database}" WITH (FORCE)')
