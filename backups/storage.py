@@ -6,11 +6,14 @@ own machines. They are in no URL, no reason and no log.
 """
 
 import asyncio
+import atexit
 import os
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -36,6 +39,8 @@ _MOST_PARTS = 10_000
 _ABORT_SECONDS = 10
 _NO_TIMEOUT = "30 days"
 """Of a request as a whole: one request reads a whole backup."""
+_SETTLING_SECONDS = 0.1
+"""They need some microseconds; a machine that is busy gives them their turn within this time."""
 _MOST_RETRIES = 1000
 """More than fit into the time for them."""
 
@@ -80,6 +85,7 @@ class BackupStore:
 
     def __init__(self, url: str, timeouts: StoreTimeouts | None = None) -> None:
         self._url = _checked(url)
+        _settle_at_exit()
         self._folder = Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
         with self._translated(""):
             self._store = _opened(self._url, timeouts or StoreTimeouts())
@@ -254,6 +260,17 @@ async def _upload(store: ObjectStore, path: str, source: _Stoppable, part: int) 
             await asyncio.wait({uploading}, timeout=_ABORT_SECONDS)
             uploading.cancel()
             await asyncio.gather(uploading, return_exceptions=True)
+
+
+@cache
+def _settle_at_exit() -> None:
+    """Let the threads of obstore come to rest before the interpreter ends.
+
+    A thread hands over the outcome of a request in Python, and wakes the event loop by that. If the process
+    ends before the thread has the interpreter's lock again, Python ends the thread, whose Rust code answers
+    that by aborting the process (SIGABRT), although all was done. Python 3.14 lets such threads be.
+    """
+    atexit.register(time.sleep, _SETTLING_SECONDS)
 
 
 def _checked(url: str) -> str:

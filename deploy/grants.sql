@@ -18,6 +18,7 @@ DO $$ BEGIN IF to_regclass('adminapi.dbinstances_id_seq') IS NOT NULL THEN GRANT
 DO $$ BEGIN IF to_regclass('adminapi.odsinstancemanages_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.odsinstancemanages_id_seq TO ods_service; END IF; END $$;
 GRANT SELECT, INSERT, UPDATE ON adminapi.jobstatuses TO ods_service;
 GRANT USAGE ON SEQUENCE adminapi.jobstatuses_id_seq TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.backups TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.applications TO ods_service;
 GRANT USAGE ON SEQUENCE adminapi.applications_id_seq TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.audit TO ods_service;

@@ -48,13 +48,15 @@ class BackupInstance(JobWorkflow):
     async def _verify(self, verification: Verification) -> None:
         """Have the backup verified by a workflow of its own: the instance need not wait for that."""
         with suppress(FailureError):  # the next pass starts it
-            await workflow.start_child_workflow(
-                VerifyBackup.run,
-                verification,
-                id=verification.workflow_id,
-                parent_close_policy=ParentClosePolicy.ABANDON,
-                task_timeout=options.WORKFLOW_TASK_TIMEOUT,
-                static_summary=f"Verify the backup {verification.backup_id}",
+            await self.run_to_completion(
+                workflow.start_child_workflow(
+                    VerifyBackup.run,
+                    verification,
+                    id=verification.workflow_id,
+                    parent_close_policy=ParentClosePolicy.ABANDON,
+                    task_timeout=options.WORKFLOW_TASK_TIMEOUT,
+                    static_summary=f"Verify the backup {verification.backup_id}",
+                )
             )
 
     async def clean_up(self) -> bool:

@@ -341,10 +341,7 @@ class JobStore:
         async with self._sessions.transaction() as session:
             if await take_step(session, job, step, {"error_message": None}, guard):
                 return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
-            # A failed attempt has left the instance `Completed` as well.
-            is_done = await session.scalar(select(Job.status).where(Job.job_id == job.job_id))
-            held = await is_at(session, guard, step.target)
-            return RecordedBackup(recorded=held and is_done == JobStatus.COMPLETED)
+            return RecordedBackup(await _has_taken(session, job, step, guard))
 
     async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
         """Record how far a running job is; false if the instance is not at this attempt of it any more."""
@@ -377,13 +374,12 @@ class JobStore:
 
     async def _fail_alone(self, job: InstanceJob, step: Step, reason: str) -> bool:
         """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
-        is_not_done = exists().where(Job.job_id == job.job_id, Job.status != JobStatus.COMPLETED)
-        guard = (*fencing_token(job), is_not_done)
+        guard = fencing_token(job)
         async with self._sessions.transaction() as session:
-            took_step = await take_step(session, job, step, {"error_message": None}, guard)
-            if took_step:
-                await session.execute(job_record(job, step.job, reason))
-            return took_step or await is_at(session, guard, step.target)
+            if not await take_step(session, job, step, {"error_message": None}, guard):
+                return await _has_taken(session, job, step, guard)
+            await session.execute(job_record(job, step.job, reason))
+            return True
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, if the instance is still at that."""
@@ -687,6 +683,12 @@ def _deletes_recorded() -> Insert:
             set_={"status": waits, "errormessage": None, "finishedat": None},
         )
     )
+
+
+async def _has_taken(session: AsyncSession, job: InstanceJob, step: Step, guard: Guard) -> bool:
+    """Whether the job took this step before, where the instance is the same after another one."""
+    reached = await session.scalar(select(Job.status).where(Job.job_id == job.job_id))
+    return reached == step.job and await is_at(session, guard, step.target)
 
 
 async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:

@@ -68,6 +68,7 @@ async def test_service_is_healthy_when_workers_poll_and_passes_run(
             {"name": f"taskQueue:{settings.registry_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.ddl_queue}", "status": "Healthy"},
             {"name": f"taskQueue:{settings.refresh_queue}", "status": "Healthy"},
+            {"name": f"taskQueue:{settings.backup_queue}", "status": "Healthy"},
             {"name": "pass:pending-sweep", "status": "Healthy"},
             {"name": "pass:reconcile", "status": "Healthy"},
         ],
@@ -83,7 +84,10 @@ async def test_service_is_degraded_when_no_worker_polls(
     assert (answer.status_code, answer.json()["status"]) == (200, "Degraded")
     for part in ("database", "odsServer", "temporal"):
         assert told[part] == {"name": part, "status": "Healthy"}
-    for queue in (settings.registry_queue, settings.ddl_queue, settings.refresh_queue):
+    for queue in (
+        *(settings.registry_queue, settings.ddl_queue),
+        *(settings.refresh_queue, settings.backup_queue),
+    ):
         part = told[f"taskQueue:{queue}"]
         assert (part["status"], part["detail"]) == ("Degraded", "No worker polls it.")
 
@@ -92,7 +96,7 @@ async def test_service_is_degraded_when_temporal_is_away(idle_stranger: httpx.As
     answer = await idle_stranger.get("/health")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "Degraded")
-    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 4 + ["Degraded"] * 6
+    assert [part["status"] for part in answer.json()["results"]] == ["Healthy"] * 4 + ["Degraded"] * 7
     assert all(set(part) == {"name", "status"} for part in answer.json()["results"])
 
 

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -407,3 +408,37 @@ def test_organizations_are_read_when_a_refresh_is_commanded(ods: Ods, stack: Dat
     assert "odsInstance with ID 987654" in error(
         ods("edorgs", "refresh", "--instance", 987654, "--data-dir", stack.path)
     )
+
+
+def test_backup_is_made_verified_fetched_restored_and_deleted_when_the_commands_are_run(
+    instance: Ods, ods: Ods, stack: DataFolder, tmp_path: Path, name: str
+) -> None:
+    def backup(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return ods("backup", *arguments, "--data-dir", stack.path)
+
+    created = content(instance("create", name, "--wait", "--json"))
+    plain = backup("create", name, "--wait").stdout
+    assert f"Backing up {name}: 100 %" in plain
+    made = content(backup("create", str(created["id"]), "--wait", "--json"))
+    assert made["status"] == "Completed"
+    assert made["location"].startswith((stack.path / "backups").as_uri())
+    listed = content(backup("list", "--instance", str(created["id"]), "--json"))
+    assert listed[0]["id"] == made["id"]
+    assert len(listed) == 2
+    assert content(backup("show", made["id"], "--json")) == made
+    assert content(backup("verify", made["id"], "--wait", "--json"))["verification"] == "Completed"
+
+    file = tmp_path / "fetched.dump"
+    fetched = backup("fetch", made["id"], file)
+    assert "is whole" in fetched.stdout
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == made["sha256"]
+    assert "is there already" in error(backup("fetch", made["id"], file))
+
+    restored = content(backup("restore", made["id"], f"{name} back", "--wait", "--json"))
+    assert (restored["status"], restored["backupId"]) == ("Completed", made["id"])
+    again = content(instance("create", f"{name} too", "--backup", made["id"], "--wait", "--json"))
+    assert again["backupId"] == made["id"]
+
+    assert backup("delete", made["id"]).returncode == 1  # it asks for the name, and there is no terminal
+    assert backup("delete", made["id"], "--yes").returncode == 0
+    assert "Not found" in error(backup("show", made["id"]))

@@ -14,7 +14,9 @@ from unittest.mock import ANY
 import asyncpg
 import httpx
 import psutil
+import pyrage
 import pytest
+from pyrage import x25519
 from temporalio.client import Client
 
 from backups import readiness
@@ -57,8 +59,22 @@ def verify() -> str:
 
 
 @pytest.fixture
-def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str) -> Settings:
-    return make_settings(postgres, registry_dsn, backup_url=store.as_uri(), backup_verify=verify)
+def recipients() -> str | None:
+    """To whom backups are encrypted."""
+    return None
+
+
+@pytest.fixture
+def settings(
+    postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str, recipients: str | None
+) -> Settings:
+    return make_settings(
+        postgres,
+        registry_dsn,
+        backup_url=store.as_uri(),
+        backup_verify=verify,
+        backup_recipients=recipients,
+    )
 
 
 @pytest.fixture
@@ -544,3 +560,21 @@ async def test_backup_is_not_restored_when_it_is_none_or_encrypted(
         refused = await api.post("/v2/dbInstances", json={"name": f"{name} x", "backupId": backup_id})
         assert refused.status_code == 400
         assert reason in refused.json()["errors"]["BackupId"][0]
+
+
+IDENTITY = x25519.Identity.generate()
+
+
+@pytest.mark.parametrize("recipients", [str(IDENTITY.to_public())])
+async def test_dump_is_readable_with_the_key_alone_when_backups_are_encrypted(
+    operator: Operator, api: httpx.AsyncClient, recipients: str, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    assert backup["encrypted"]
+    stored_bytes = (await api.get(f"/v2/backups/{backup['id']}/dump")).content
+    assert recipients not in backup["location"]
+    assert hashlib.sha256(stored_bytes).hexdigest() == backup["sha256"]
+    assert pyrage.decrypt(stored_bytes, [IDENTITY]).startswith(b"PGDMP")
+    assert (await verified(api, backup))["verification"] == "Completed"
+    damage(folder_of(backup) / "database.dump.age")
+    assert "is damaged" in (await verified(api, backup))["verificationError"]

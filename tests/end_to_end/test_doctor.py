@@ -99,7 +99,10 @@ async def test_schedule_is_named_and_mended_when_it_is_paused(
 
 async def test_queues_are_named_when_no_worker_polls(settings: Settings) -> None:
     found = await complaints(settings)
-    for queue in (settings.registry_queue, settings.ddl_queue, settings.refresh_queue):
+    for queue in (
+        *(settings.registry_queue, settings.ddl_queue),
+        *(settings.refresh_queue, settings.backup_queue),
+    ):
         assert found[f"task queue {queue}"].found == "No worker polls it: jobs wait"
         assert (found[f"task queue {queue}"].remedy or "").startswith("python -m worker")
     assert found["schedule pending-sweep"].level is Level.WARNING

@@ -8,11 +8,15 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from backups import readiness
+from backups.client_programs import ClientProgram
+from doctor.backups import examine_backups
 from doctor.examination import examine
 from doctor.findings import Finding, Level
 from embedded import seeding
@@ -353,3 +357,21 @@ async def test_command_names_each_setting_when_they_cannot_be_used(settings: Set
     assert run.returncode == 1
     assert [line for line in run.stdout.splitlines() if line.startswith("✗ settings: ODS_SPARES: ")]
     assert [line for line in run.stdout.splitlines() if line.startswith("✗ settings: ODS_ENCRYPTION_KEY: ")]
+
+
+async def test_store_and_programs_are_examined_when_backups_are_made(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def older(program: str, _: int) -> ClientProgram:
+        return ClientProgram(program, "15.1")
+
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    with_store = settings.model_copy(update={"backup_url": folder.as_uri()})
+    assert [one.level for one in await examine_backups("backups", settings)] == [Level.OK]
+    assert {one.level for one in await examine_backups("backups", with_store)} == {Level.OK}
+    folder.rmdir()
+    monkeypatch.setattr(readiness, "find_program", older)
+    store, programs = await examine_backups("backups", with_store)
+    assert (store.level, "does not exist" in store.found) == (Level.FAULT, True)
+    assert (programs.level, "older than the server" in programs.found) == (Level.FAULT, True)

@@ -1,0 +1,30 @@
+"""What commands show of what takes long, and what Ctrl-C does."""
+
+import pytest
+
+from cli.progress_bar import goes_on, progress_bar
+from embedded.errors import CommandError
+
+
+def test_there_is_a_line_for_each_step_when_the_output_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress_bar("Backing up") as show:
+        for percent in (None, 0, 4, 9, 10, 11, 35, 36, 100):
+            show(percent)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Backing up: {percent} %" for percent in (0, 10, 30, 100)
+    ]
+
+
+def test_command_says_that_the_job_goes_on_when_it_is_interrupted() -> None:
+    words = (
+        "BackupInstanceJob-1-2 goes on. See it with `ods job show BackupInstanceJob-1-2`; end it with"
+        " `ods job cancel BackupInstanceJob-1-2`."
+    )
+    job = "BackupInstanceJob-1-2"
+    with (
+        pytest.raises(CommandError, match=words.replace(".", r"\.")),
+        goes_on(job, f"ods job show {job}", f"ods job cancel {job}"),
+    ):
+        raise KeyboardInterrupt
