@@ -28,6 +28,7 @@ from backups.stored_backups import load_manifest
 from logs import fault_name
 from registry.backups.records import BackupState
 from registry.instances.store import Requested
+from registry.storage.unit_of_work import after_commit
 from tenants.backup_store import key_of, open_store, remove_stored
 
 _logger = logging.getLogger(__name__)
@@ -116,11 +117,14 @@ class BackupService:
         open_store(self._settings)
         state = await self._records.request_verification(backup_id)
         self._audit.instance = state.backup.instance_id
+        await after_commit(partial(self._start_verification, backup_id))
+        return state
+
+    async def _start_verification(self, backup_id: UUID) -> None:
         try:
             await temporal_calls.answer_of(self._verifications.start(backup_id))
         except temporal_calls.FAULTS as error:
             _logger.warning("The next pass starts the verification of %s: %s", backup_id, fault_name(error))
-        return state
 
 
 BackupServiceDep = Annotated[BackupService, Depends()]

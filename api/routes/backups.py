@@ -12,6 +12,7 @@ from api.dependencies import BackupRecordsDep
 from api.http import problems
 from api.http.paging import words_of
 from api.http.parsing import DEFAULT_LIMIT, Count, Limit, Offset, path_id
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import require_instance_management
 from api.schemas.backups import BackupAccepted, BackupAnswer
 from api.schemas.base import list_response, paced
@@ -21,7 +22,10 @@ from registry.backups.records import BackupFilter, BackupState
 from registry.storage.listing import Page
 
 router = APIRouter(
-    prefix="/v2", tags=["Backups"], dependencies=[Depends(bearer_token), Depends(require_instance_management)]
+    prefix="/v2",
+    tags=["Backups"],
+    dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+    route_class=JobRoute,
 )
 
 InstanceId = Annotated[int, path_id("dbInstance")]
@@ -35,7 +39,12 @@ _DUMP: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/dbInstances/{instance_id}/backups", status_code=HTTPStatus.ACCEPTED, responses=_OF_CHANGES)
+@router.post(
+    "/dbInstances/{instance_id}/backups",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
+    responses=_OF_CHANGES,
+)
 async def create_backup(
     instance_id: InstanceId, service: BackupServiceDep, response: Response
 ) -> BackupAccepted:
@@ -87,7 +96,12 @@ async def delete_backup(backup_id: BackupId, service: BackupServiceDep) -> None:
     await service.delete(backup_id)
 
 
-@router.post("/backups/{backup_id}/verify", status_code=HTTPStatus.ACCEPTED, responses=_OF_CHANGES)
+@router.post(
+    "/backups/{backup_id}/verify",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
+    responses=_OF_CHANGES,
+)
 async def verify_backup(backup_id: BackupId, service: BackupServiceDep) -> BackupAnswer:
     """Request that the backup is restored to a private database, compared, and dropped again."""
     return BackupAnswer.of(await service.verify(backup_id))

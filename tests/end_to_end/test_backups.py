@@ -578,3 +578,15 @@ async def test_dump_is_readable_with_the_key_alone_when_backups_are_encrypted(
     assert (await verified(api, backup))["verification"] == "Completed"
     damage(folder_of(backup) / "database.dump.age")
     assert "is damaged" in (await verified(api, backup))["verificationError"]
+
+
+async def test_one_backup_is_made_when_the_request_is_repeated_under_its_key(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    job = await created(operator, name)
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    path = f"/v2/dbInstances/{job.instance_id}/backups"
+    first, second = [await api.post(path, headers=key) for _ in range(2)]
+    assert (first.status_code, first.json()) == (second.status_code, second.json())
+    assert (await ended(api, first.json()["jobId"]))["status"] == "Completed"
+    assert len((await api.get("/v2/backups")).json()) == 1
