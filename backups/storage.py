@@ -85,7 +85,7 @@ class BackupStore:
 
     def __init__(self, url: str, timeouts: StoreTimeouts | None = None) -> None:
         self._url = _checked(url)
-        _settle_at_exit()
+        _let_threads_rest_at_exit()
         self._folder = Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
         with self._translated(""):
             self._store = _opened(self._url, timeouts or StoreTimeouts())
@@ -263,7 +263,7 @@ async def _upload(store: ObjectStore, path: str, source: _Stoppable, part: int) 
 
 
 @cache
-def _settle_at_exit() -> None:
+def _let_threads_rest_at_exit() -> None:
     """Let the threads of obstore come to rest before the interpreter ends.
 
     A thread hands over the outcome of a request in Python, and wakes the event loop by that. If the process

@@ -1,8 +1,8 @@
 """Instances that are being copied: which may be copied, and what is refused meanwhile.
 
 An instance is held as long as the row of a copy of it says that the copy's job waits or runs: no other record
-begins or ends a hold, so that none is left behind. Whoever requests something of the held instance has locked
-its row, and so has the request for a copy: either sees what the other has committed.
+begins or ends a hold, so that none is left behind. A request for the held instance has locked its
+row, and so has the request for a copy: either sees what the other has committed.
 """
 
 from typing import assert_never

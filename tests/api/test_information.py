@@ -116,7 +116,9 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         assert operation["security"] == [{"bearerToken": []}]
         assert {"401", "403"} <= set(operation["responses"])
     for operation in operations.values():  # FastAPI's own 422 is none of the answers
-        takes_key = any(taken["name"] == "Idempotency-Key" for taken in operation.get("parameters", []))
+        takes_key = any(
+            parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", [])
+        )
         assert ("422" in operation["responses"]) is takes_key
     assert "409" in operations["DELETE /v2/dbInstances/{instance_id}"]["responses"]
     assert description["components"]["securitySchemes"]["bearerToken"]["scheme"] == "bearer"

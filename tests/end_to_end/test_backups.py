@@ -288,9 +288,9 @@ async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_ha
     operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
-    whole = await verified(api, backup)
-    assert (whole["verification"], whole["verificationError"]) == ("Completed", None)
-    assert whole["verifiedAt"] is not None
+    intact = await verified(api, backup)
+    assert (intact["verification"], intact["verificationError"]) == ("Completed", None)
+    assert intact["verifiedAt"] is not None
     damage(folder_of(backup) / "database.dump")
     failed = await verified(api, backup)
     assert failed["verification"] == "Error"

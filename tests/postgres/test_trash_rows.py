@@ -286,9 +286,9 @@ async def test_instance_has_its_old_name_when_its_undelete_under_another_one_cam
     other = (await instances.reserve(name, Template.MINIMAL)).job
     undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
     assert undelete.final_name == f"{name} back"
-    for taken in (name, f"{name} back"):  # both names are reserved meanwhile
+    for reserved in (name, f"{name} back"):  # both names are reserved meanwhile
         with pytest.raises(NameTakenError):
-            await instances.reserve(taken, Template.MINIMAL)
+            await instances.reserve(reserved, Template.MINIMAL)
     if ends == "fails":
         assert (await job_store.begin(undelete)).held
         await job_store.fail(undelete, "The server is away.")

@@ -13,7 +13,7 @@ def test_there_is_a_line_for_each_step_when_the_output_is_no_terminal(
         for percent in (None, 0, 4, 9, 10, 11, 35, 36, 100):
             show(percent)
     assert capsys.readouterr().out.splitlines() == [
-        f"Backing up: {percent} %" for percent in (0, 10, 30, 100)
+        f"Backing up: {percent} %" for percent in (0, 10, 35, 100)
     ]
 
 

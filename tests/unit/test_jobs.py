@@ -85,7 +85,9 @@ def test_policy_is_what_the_settings_say_when_a_job_is_made(values: dict[str, An
         outage_timeout=7,
         ddl_concurrency=6,
     )
-    assert ExecutionPolicy.from_settings(settings) == ExecutionPolicy("q-ddl", 3, 4, 5, 7)
+    assert ExecutionPolicy.from_settings(settings) == ExecutionPolicy(
+        "q-ddl", 3, 4, 5, 7, backup_queue="q-backup"
+    )
 
 
 def test_no_secret_travels_when_a_job_is_carried_out(values: dict[str, Any]) -> None:

@@ -71,6 +71,8 @@ SHOWN_JOB = {
     "startedAt": WIRE_AT,
     "finishedAt": None,
     "errorMessage": None,
+    "percent": None,
+    "etaSeconds": None,
 }
 CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
     "instance": (
