@@ -295,7 +295,7 @@ async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_ha
     failed = await verified(api, backup)
     assert failed["verification"] == "Error"
     assert failed["verificationError"]
-    assert failed["verifiedAt"] == whole["verifiedAt"]
+    assert failed["verifiedAt"] == intact["verifiedAt"]
     assert await scratches(admin) == 0
 
 
