@@ -168,6 +168,7 @@ class Script:
         await self._follow("clean_backups")
         return self.cleaned
 
+    @activity.defn
     async def snapshot(self, job: InstanceJob) -> bool:
         await self._follow("snapshot")
         return self.finished_on_the_way
