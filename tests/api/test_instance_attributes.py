@@ -543,7 +543,7 @@ async def test_contexts_cannot_be_made_elsewhere_when_they_are_reserved(
     assert made.status_code == 201  # as the Admin API does it
     two = await created(api, contexts=contexts(year="2028", other="y"))
     one_of_both = {"odsInstanceId": other.ods_instance_id, **context("year", "2028")}
-    address = made.headers["Location"]
+    address = f"/v2{made.headers['Location']}"
     assert (await api.put(address, json=one_of_both)).status_code == 200
     both = await api.post(CONTEXTS, json={**one_of_both, **context("Other", "Y")})
     named = (await api.get(f"{INSTANCES}/{two}")).json()["name"]
