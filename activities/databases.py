@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
@@ -43,6 +43,8 @@ _WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
 _logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,12 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.DELETE, job)
-        with as_application_error():
-            try:
-                async with heartbeats(), self._fenced(job) as session:
-                    await dropping.drop(session, owner_of(job), job.databases, published=job.published)
-            except SupersededError:
-                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
-                    return True
-                raise
-        return await _try_to_record(self._tenant.jobs.finish_delete(job))
+        _, recorded = await self._delete(
+            job,
+            lambda session: dropping.drop(session, owner_of(job), job.databases, published=job.published),
+            lambda _: self._tenant.jobs.finish_delete(job),
+        )
+        return recorded
 
     @activity.defn
     async def trash(self, job: InstanceJob) -> TrashResult:
@@ -139,16 +138,12 @@ class DatabaseActivities:
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
-        with as_application_error():
-            try:
-                async with heartbeats(), self._fenced(job) as session:
-                    kept = await trash.put(self._tenant.server, session, _trash_job(job), drop_invalid=True)
-            except SupersededError:
-                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
-                    return TrashResult(kept=True, finished=True)
-                raise
-        ended = job if kept else replace(job, trash_database=None)
-        return TrashResult(kept, await _try_to_record(self._tenant.jobs.finish_delete(ended)))
+        kept, recorded = await self._delete(
+            job,
+            lambda session: trash.put(self._tenant.server, session, _trash_job(job), drop_invalid=True),
+            lambda kept: self._tenant.jobs.finish_delete(job if kept else replace(job, trash_database=None)),
+        )
+        return TrashResult(kept is not False, recorded)
 
     @activity.defn
     async def detach(self, job: InstanceJob) -> bool:
@@ -157,17 +152,15 @@ class DatabaseActivities:
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
-        with as_application_error():
-            try:
-                async with heartbeats(), self._fenced(job) as session:
-                    await trash.let_go(
-                        self._tenant.server, session, owner_of(job), job.databases, published=job.published
-                    )
-            except SupersededError:
-                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
-                    return True
-                raise
-        return await _try_to_record(self._tenant.jobs.finish_delete(job))
+        server = self._tenant.server
+        _, recorded = await self._delete(
+            job,
+            lambda session: trash.let_go(
+                server, session, owner_of(job), job.databases, published=job.published
+            ),
+            lambda _: self._tenant.jobs.finish_delete(job),
+        )
+        return recorded
 
     @activity.defn
     async def undelete(self, job: InstanceJob) -> None:
@@ -190,15 +183,12 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.PURGE, job)
-        with as_application_error():
-            try:
-                async with heartbeats(), self._fenced(job) as session:
-                    dropped = await trash.purge(session, owner_of(job), _trash_database(job))
-            except SupersededError:
-                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
-                    return True
-                raise
-        return await _try_to_record(self._tenant.jobs.finish_purge(job, dropped=dropped))
+        _, recorded = await self._delete(
+            job,
+            lambda session: trash.purge(session, owner_of(job), _trash_database(job)),
+            lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
+        )
+        return recorded
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
@@ -246,6 +236,35 @@ class DatabaseActivities:
                     return await self._compensate(session, job)
                 await dropping.drop_staging(session, owner_of(job))
                 return None
+
+    async def _delete(
+        self,
+        job: InstanceJob,
+        work: Callable[[asyncpg.Connection], Awaitable[_Result]],
+        record: Callable[[_Result], Awaitable[bool]],
+    ) -> tuple[_Result | None, bool]:
+        """Do the work of a delete behind the fence, then record it, unless an earlier try has done both.
+
+        Returns what the work tells, which is not known of an earlier try, and whether it is recorded.
+
+        Args:
+            job: a delete, of any kind.
+            work: what is done to the database, on the fenced session.
+            record: records that, and what the work tells.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    result = await work(session)
+            except SupersededError:
+                # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
+                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
+                    return None, True
+                raise
+        return result, await _try_to_record(record(result))
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:

@@ -6,12 +6,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
-    from workflows import options
-    from workflows.job_workflow import JobWorkflow
+    from workflows.deletion_workflow import DeletionWorkflow
 
 
 @workflow.defn
-class DeleteInstance(JobWorkflow):
+class DeleteInstance(DeletionWorkflow):
     """Drop the instance's database, to which the ODS/API stopped routing when the job began."""
 
     @workflow.init
@@ -25,14 +24,9 @@ class DeleteInstance(JobWorkflow):
 
     async def do_work(self) -> bool:
         """Drop the database, then record `Deleted`, unless the first activity has done both."""
-        job = self.job
-        deleted = await self.run_step(DatabaseActivities.drop, f"Drop {job.database}")
-        return deleted or await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
-            )
+        return await self.do_and_record(
+            DatabaseActivities.drop,
+            f"Drop {self.job.database}",
+            StatusActivities.finish_delete,
+            "Record Deleted",
         )
-
-    async def clean_up(self) -> bool:
-        """Undo nothing: a retry drops what could not be dropped now."""
-        return False

@@ -6,12 +6,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
-    from workflows import options
-    from workflows.job_workflow import JobWorkflow
+    from workflows.deletion_workflow import DeletionWorkflow
 
 
 @workflow.defn
-class DetachInstance(JobWorkflow):
+class DetachInstance(DeletionWorkflow):
     """Remove the mark of the instance's database, which is left to the operator."""
 
     @workflow.init
@@ -25,14 +24,9 @@ class DetachInstance(JobWorkflow):
 
     async def do_work(self) -> bool:
         """Let the database go, then record `Deleted`, unless the first activity has done both."""
-        job = self.job
-        detached = await self.run_step(DatabaseActivities.detach, f"Remove the mark of {job.database}")
-        return detached or await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.finish_delete, job, **options.status_write(job.policy, "Record Deleted")
-            )
+        return await self.do_and_record(
+            DatabaseActivities.detach,
+            f"Remove the mark of {self.job.database}",
+            StatusActivities.finish_delete,
+            "Record Deleted",
         )
-
-    async def clean_up(self) -> bool:
-        """Undo nothing: a retry lets go what could not be let go now."""
-        return False

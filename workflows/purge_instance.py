@@ -6,12 +6,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
-    from workflows import options
-    from workflows.job_workflow import JobWorkflow
+    from workflows.deletion_workflow import DeletionWorkflow
 
 
 @workflow.defn
-class PurgeInstance(JobWorkflow):
+class PurgeInstance(DeletionWorkflow):
     """Drop the instance's database from the trash."""
 
     @workflow.init
@@ -25,14 +24,9 @@ class PurgeInstance(JobWorkflow):
 
     async def do_work(self) -> bool:
         """Drop the database, then record it, unless the first activity has done both."""
-        job = self.job
-        purged = await self.run_step(DatabaseActivities.purge, f"Drop {job.trash_database}")
-        return purged or await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.finish_purge, job, **options.status_write(job.policy, "Record the purge")
-            )
+        return await self.do_and_record(
+            DatabaseActivities.purge,
+            f"Drop {self.job.trash_database}",
+            StatusActivities.finish_purge,
+            "Record the purge",
         )
-
-    async def clean_up(self) -> bool:
-        """Undo nothing: what is not dropped is in the trash, where it can still be undeleted or purged."""
-        return False

@@ -9,11 +9,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
-    from workflows.job_workflow import JobWorkflow
+    from workflows.deletion_workflow import DeletionWorkflow
 
 
 @workflow.defn
-class TrashInstance(JobWorkflow):
+class TrashInstance(DeletionWorkflow):
     """Move the instance's database to the trash; the ODS/API stopped routing to it when the job began."""
 
     @workflow.init
@@ -35,7 +35,3 @@ class TrashInstance(JobWorkflow):
                 StatusActivities.finish_delete, ended, **options.status_write(job.policy, "Record Deleted")
             )
         )
-
-    async def clean_up(self) -> bool:
-        """Undo nothing: a retry moves what could not be moved now."""
-        return False

@@ -255,12 +255,15 @@ class Traits:
         keeps_instance: whether the ODS/API uses the instance while the job waits, runs, and after it failed.
         work: what a worker does meanwhile, in words for clients.
         word: what clients call the operation, and its jobs.
+        is_live: whether the instance is live meanwhile, and keeps its names: not if the job removes what is
+            left of a deleted one.
     """
 
     publishes: bool
     keeps_instance: bool
     work: str
     word: str
+    is_live: bool = True
 
 
 def traits(operation: Operation) -> Traits:
@@ -282,7 +285,8 @@ def traits(operation: Operation) -> Traits:
             work = "taking the database out of the trash"
             kind = Traits(publishes=True, keeps_instance=False, work=work, word="Undelete")
         case Operation.PURGE:
-            kind = Traits(publishes=False, keeps_instance=False, work="dropping the database", word="Purge")
+            work = "dropping the database"
+            kind = Traits(publishes=False, keeps_instance=False, work=work, word="Purge", is_live=False)
         case Operation.BACKUP:
             kind = Traits(publishes=False, keeps_instance=True, work="backing the database up", word="Backup")
         case Operation.SNAPSHOT:
@@ -295,6 +299,10 @@ def traits(operation: Operation) -> Traits:
 
 JOB_WORDS = tuple(dict.fromkeys((*(traits(operation).word for operation in Operation), REFRESH)))
 """What jobs do: `operation` of their rows, and the words by which clients choose them."""
+
+
+NOT_LIVE = tuple(operation for operation in Operation if not traits(operation).is_live)
+"""Operations by which an instance is not live, whatever its status is."""
 
 
 def is_usable(status: InstanceStatus, operation: Operation) -> bool:

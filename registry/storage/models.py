@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.instances.jobs import last_publication
 from registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
-from registry.instances.status import REFRESH, InstanceStatus, JobStatus, Operation
+from registry.instances.status import NOT_LIVE, REFRESH, InstanceStatus, JobStatus, Operation
 
 FIRST_NAME = "dbinstances"
 """The name that the table of the instances has had at first, and in all migrations."""
@@ -45,7 +45,11 @@ LIVE_DATABASE_INDEX = "uq_dbinstances_live_databasename"
 NEW_NAME_INDEX = "uq_dbinstances_newname"
 NEW_DATABASE_INDEX = "uq_dbinstances_newdatabasename"
 LIVE_ODS_INSTANCE_INDEX = "uq_dbinstances_live_odsinstanceid"
-_LIVE = text(f"state <> '{InstanceStatus.DELETED}' AND operation <> '{Operation.PURGE}'")
+_LIVE = text(
+    " AND ".join(
+        [f"state <> '{InstanceStatus.DELETED}'", *(f"operation <> '{operation}'" for operation in NOT_LIVE)]
+    )
+)
 """As `DbInstance.is_live`."""
 _HAS_NAMES = text(f"{_LIVE} AND (operation <> '{Operation.UNDELETE}' OR newname IS NULL)")
 """As `DbInstance.has_names`."""
@@ -156,12 +160,14 @@ class DbInstance(Base):
     @hybrid_property
     def is_live(self) -> bool:
         """Whether it has its names: not if it is deleted, also while a job drops what is left of it."""
-        return self.status != InstanceStatus.DELETED and self.operation != Operation.PURGE
+        return self.status != InstanceStatus.DELETED and self.operation not in NOT_LIVE
 
     @is_live.inplace.expression
     @classmethod
     def _is_live(cls) -> ColumnElement[bool]:
-        return and_(cls.status != InstanceStatus.DELETED, cls.operation != Operation.PURGE)
+        # Word by word as in `_LIVE`, so that the indexes serve queries with it.
+        others = (cls.operation != operation for operation in NOT_LIVE)
+        return and_(cls.status != InstanceStatus.DELETED, *others)
 
     @hybrid_property
     def has_names(self) -> bool:
