@@ -14,6 +14,7 @@ from benchmarks.report import Section
 from benchmarks.sections import (
     backup,
     burst,
+    copies,
     create,
     life,
     lists,
@@ -42,6 +43,7 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "strategies": strategies.run,
     "template_load": template_load.run,
     "backup": backup.run,
+    "copies": copies.run,
     "spares": spares.run,
     "spare_race": spare_race.run,
 }

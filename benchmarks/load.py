@@ -11,6 +11,7 @@ import httpx
 
 from embedded.data_folder import ClientEntry, StackFile
 from registry.instances.naming import database_name
+from registry.instances.origins import CopyMode
 from registry.instances.status import Template
 
 _POLL_SECONDS = 0.005
@@ -96,6 +97,15 @@ class Client:
         await self.completed(accepted.job)
         took = milliseconds_since(started)
         return Created(accepted.instance, database_name(name, template), accepted.took, took)
+
+    async def copy(self, name: str, source: int, mode: CopyMode) -> Created:
+        """Create an instance as a copy of another one."""
+        started = time.perf_counter()
+        body = {"name": name, "copyOf": source, "mode": mode}
+        accepted = await self._accepted("POST", "/v2/dbInstances", body)
+        await self.completed(accepted.job)
+        took = milliseconds_since(started)
+        return Created(accepted.instance, database_name(name, Template.MINIMAL), accepted.took, took)
 
     async def delete(self, instance: int) -> None:
         """Delete an instance."""
