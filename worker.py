@@ -46,7 +46,7 @@ from temporal.verification_starter import VerificationStarter
 from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
 from workflows.backup_instance import BackupInstance
-from workflows.create_instance import CreateInstance
+from workflows.create_instance import CopyInstance, CreateInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.detach_instance import DetachInstance
 from workflows.pending_sweep import PendingSweep
@@ -63,6 +63,7 @@ from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [
     CreateInstance,
+    CopyInstance,
     DeleteInstance,
     RenameInstance,
     TrashInstance,
@@ -210,7 +211,10 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
 
 
 def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
-    """The worker that makes and reads a tenant's backups: these take hours, and delay no other job."""
+    """The worker that makes and reads a tenant's backups, and makes copies online.
+
+    These take hours, and delay no other job.
+    """
     settings = tenant.settings
     backups = BackupActivities(tenant)
     databases = DatabaseActivities(tenant, ConcurrencyLimit(settings.backup_concurrency))

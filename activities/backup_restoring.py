@@ -1,14 +1,12 @@
 """Making the database of a new instance from a backup."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import NoReturn
 from uuid import UUID
 
 import asyncpg
 
-from activities.following import Following, watched
+from activities.following import Following, require_session, watched
 from backups.manifest import Manifest
 from backups.monitoring import program_log
 from backups.restoring import restore
@@ -23,13 +21,11 @@ from databases.provisioning import (
     publish_made,
     size_of,
 )
-from databases.statements import execute, fetch_value
+from databases.statements import execute
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.models import Backup
 from tenants.backup_store import key_of, open_store
 from tenants.tenant import Tenant
-
-_WATCH_SECONDS = 1
 
 
 async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
@@ -66,7 +62,7 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     staging = request.owner.staging_name
     await execute(session, "CREATE DATABASE %I TEMPLATE template0", staging)
     filling = _filled(store, manifest, Database(tenant.server, staging), following)
-    await watched(filling, _require_session(session, report))
+    await watched(filling, require_session(session, report))
     await publish_made(session, request, staging, None)
     return ProvisionedDatabase(await size_of(session, request.database) or 0, None)
 
@@ -85,15 +81,3 @@ async def _filled(store: BackupStore, manifest: Manifest, database: Database, fo
         await restore(store, manifest, database, replace(log, report=following.report))
     async with database.server.connected(database.name) as inside:
         await execute(inside, "SET statement_timeout = 0; ANALYZE")
-
-
-async def _require_session(session: asyncpg.Connection, report: Callable[[], Awaitable[object]]) -> NoReturn:
-    """Watch the session that holds the fence, and report.
-
-    Raises:
-        DatabaseFaultError: it has ended.
-    """
-    while True:
-        await asyncio.sleep(_WATCH_SECONDS)
-        await fetch_value(session, "SELECT 1")
-        await report()

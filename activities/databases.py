@@ -19,6 +19,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
+from activities.instance_copies import provision_as_copy
 from databases import dropping, provisioning, renaming, trash
 from databases.constants import DISK_FULL
 from databases.errors import LOST, DatabaseFaultError
@@ -284,17 +285,20 @@ class DatabaseActivities:
         self, session: asyncpg.Connection, job: InstanceJob, following: Following
     ) -> ProvisionedDatabase:
         """The job's database, published; made now, or by an earlier try."""
-        request, origin = await self._request(job), job.origin
+        origin, report = job.origin, partial(self._report, job, following)
         match origin:
             case TemplateOrigin():
+                request = await self._request(job)
                 return await provisioning.provision(session, request, self._template_sizes)
             case BackupOrigin():
-                report = partial(self._report, job, following)
+                request = await self._request(job)
                 return await provision_from_backup(
                     self._tenant, session, request, origin.backup_id, following, report
                 )
             case CopyOrigin():
-                raise DatabaseFaultError("This worker cannot make an instance of that origin yet.")
+                return await provision_as_copy(
+                    self._tenant, session, self._request_of(job), origin, following, report
+                )
             case _:
                 assert_never(origin)
 
@@ -304,15 +308,17 @@ class DatabaseActivities:
 
     async def _request(self, job: InstanceJob) -> CloneRequest:
         installation = await self._tenant.jobs.installation.require_confirmed()
-        settings = self._tenant.settings
-        return CloneRequest(
-            owner_of(job),
-            self._template_database(job.template),
-            job.database,
-            settings.clone_strategy,
-            installation.id if self._refill else None,
-            DatabaseAccess(settings.database_owner, settings.granted),
+        return replace(
+            self._request_of(job),
+            template=self._template_database(job.template),
+            installation=installation.id if self._refill else None,
         )
+
+    def _request_of(self, job: InstanceJob) -> CloneRequest:
+        """What the job makes, whatever it is a copy of."""
+        settings = self._tenant.settings
+        access = DatabaseAccess(settings.database_owner, settings.granted)
+        return CloneRequest(owner_of(job), "", job.database, settings.clone_strategy, access=access)
 
     def _template_database(self, template: str) -> str:
         """The database behind a template.

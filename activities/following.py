@@ -2,10 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import asyncpg
 
 from backups.monitoring import Progress
+from databases.statements import fetch_value
+
+_WATCH_SECONDS = 1
 
 _Result = TypeVar("_Result")
 
@@ -45,3 +50,15 @@ async def watched(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
         for task in (working, watching):
             task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def require_session(session: asyncpg.Connection, report: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Watch the session that holds the fence, which nothing else uses meanwhile, and report.
+
+    Raises:
+        DatabaseFaultError: it has ended.
+    """
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        await fetch_value(session, "SELECT 1")
+        await report()

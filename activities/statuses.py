@@ -120,7 +120,12 @@ class StatusActivities:
         match job.operation:
             # An undelete routes only to what is out of the trash, and a purge ends no routing.
             case (
-                Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.PURGE | Operation.BACKUP
+                Operation.CREATE
+                | Operation.COPY
+                | Operation.RENAME
+                | Operation.UNDELETE
+                | Operation.PURGE
+                | Operation.BACKUP
             ):
                 return None
             case Operation.SNAPSHOT:

@@ -81,7 +81,8 @@ class InstanceDescriptions:
         if not rows:
             return {}
         ages = await self._queries.job_ages([job for row in rows if (job := _job_id(row))])
-        usual = {kind: await self._queries.usual_duration(*kind) for kind in {_kind(row) for row in rows}}
+        kinds = {_kind(row) for row in rows}
+        usual = {kind: await self._queries.usual_duration(*kind) if kind else None for kind in kinds}
         return {
             row.id: Progress(
                 phase=_phase(row) or row.status,
@@ -135,8 +136,10 @@ def _phase(row: DbInstance) -> str | None:
             assert_never(status)
 
 
-def _kind(row: DbInstance) -> tuple[str, str]:
-    """Which jobs take about as long as the row's."""
+def _kind(row: DbInstance) -> tuple[str, str] | None:
+    """Which jobs take about as long as the row's; None if that depends on the database that is copied."""
+    if row.operation == Operation.COPY:
+        return None
     return traits(Operation(row.operation)).word, row.database_template
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -10,7 +10,14 @@ from pydantic import BaseModel, Field
 from api.http.parsing import MAX_INT32, Properties, whole_number
 from api.http.problems import in_words, pascal
 from registry.backups.records import BackupRecords
-from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyMode, CopyOrigin, Origin
+from registry.instances.origins import (
+    FROM_TEMPLATE,
+    BackupOrigin,
+    CopyMode,
+    CopyOrigin,
+    Origin,
+    TemplateOrigin,
+)
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
@@ -78,6 +85,26 @@ async def read_origin(
             return await _restore(body.get(_BACKUP), templates, backups)
         case _:
             return template_origin(body.get(_TEMPLATE), templates)
+
+
+def copy_notice(origin: Origin) -> str | None:
+    """What the client is told that becomes of the instance which is copied."""
+    match origin:
+        case TemplateOrigin() | BackupOrigin():
+            return None
+        case CopyOrigin(mode=CopyMode.ONLINE):
+            return (
+                f"The instance {origin.instance_id} can be used meanwhile. Until the job has ended, it can be"
+                " neither deleted nor renamed nor reset."
+            )
+        case CopyOrigin():
+            return (
+                f"Sessions on the database of the instance {origin.instance_id} are ended, and it cannot be"
+                " used while its files are copied. Until the job has ended, it can be neither deleted nor"
+                " renamed nor reset."
+            )
+        case _:
+            assert_never(origin)
 
 
 async def _restore(backup_id: object, templates: Sequence[str], backups: BackupRecords) -> WantedOrigin:

@@ -5,22 +5,39 @@ pg_dump writes straight into pg_restore: nothing is stored on the way, or passes
 
 import asyncio
 import os
-from asyncio.subprocess import Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from backups import dumping, restoring
 from backups.client_programs import find_program, major
 from backups.errors import BackupFaultError, translate_database_faults
-from backups.monitoring import Monitor
+from backups.monitoring import Monitor, Progress
 from backups.snapshots import Database, require_alive, snapshot
+from backups.table_progress import TableProgress
 from databases.statements import fetch_value
 from programs import process
 from programs.postgres import LOAD_SETTINGS, client_address, client_environment
 from programs.process import Command
 
+_REPORT_SECONDS = 0.5
+_WITHOUT_ACCESS = {"--no-owner", "--no-privileges"}
+# PostgreSQL ends what a session does when the program that has opened it was killed.
+_ENDS_WITH_PROGRAM = {"client_connection_check_interval": "500ms"}
 
-async def copy_contents(source: Database, target: Database, monitor: Monitor) -> None:
+
+class CopyFailedError(BackupFaultError):
+    """pg_dump or pg_restore has ended with an error."""
+
+
+async def copy_contents(
+    source: Database,
+    target: Database,
+    monitor: Monitor,
+    *,
+    with_access: bool = False,
+) -> None:
     """Fill the empty database `target` with what `source` holds now.
 
     If this raises or is cancelled, `target` may hold a part of it: drop it. Both programs have ended then.
@@ -28,11 +45,15 @@ async def copy_contents(source: Database, target: Database, monitor: Monitor) ->
     Args:
         source: a database, which goes on being used.
         target: an empty one.
-        monitor: where the messages of both programs go.
+        monitor: where the messages of both programs go, and the percent of the tables, by their sizes, that
+            are done.
+        with_access: whether what it holds belongs to the same roles afterwards, which may use it as before.
 
     Raises:
-        BackupFaultError: a program is missing, older than the server, or has failed; a server is away.
+        CopyFailedError: one of the programs has failed.
+        BackupFaultError: a program is missing, or older than the server; a server is away.
     """
+    left_out = set() if not with_access else _WITHOUT_ACCESS
     with translate_database_faults():
         async with snapshot(source) as opened:
             exported = await fetch_value(opened.session, "SELECT pg_export_snapshot()")
@@ -41,19 +62,36 @@ async def copy_contents(source: Database, target: Database, monitor: Monitor) ->
                 "pg_dump",
                 f"{version.major}.{version.minor}",
                 source,
-                (*dumping.OPTIONS, "--compress=0", f"--snapshot={exported}"),
-                dumping.SESSION_SETTINGS,
+                (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
+                dumping.SESSION_SETTINGS | _ENDS_WITH_PROGRAM,
             )
             restore = await _command(
                 "pg_restore",
                 f"{version.major}.{version.minor}",
                 target,
-                restoring.OPTIONS,
-                LOAD_SETTINGS,
+                _without(left_out, restoring.OPTIONS),
+                {**LOAD_SETTINGS, **_ENDS_WITH_PROGRAM},
             )
-            if failed := await _piped(dump, restore, monitor):
+            progress = TableProgress(opened.tables)
+            reporting = asyncio.create_task(_report(progress, monitor))
+            try:
+                failed = await _piped(dump, restore, monitor, progress)
+            finally:
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
+            if failed:
                 await require_alive(opened.session)
-                raise BackupFaultError(f"{failed} has failed; {monitor.log} says why.")
+                raise CopyFailedError(f"{failed} has failed; {monitor.log} says why.")
+
+
+def _without(left_out: set[str], options: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(option for option in options if option not in left_out)
+
+
+async def _report(progress: TableProgress, monitor: Monitor) -> None:
+    while True:
+        monitor.report(Progress(0, progress.percent))
+        await asyncio.sleep(_REPORT_SECONDS)
 
 
 async def _command(
@@ -66,23 +104,24 @@ async def _command(
     return Command(name, (program.path, *options, address), client_environment(dsn, settings))
 
 
-async def _piped(first: Command, second: Command, monitor: Monitor) -> str | None:
-    """Run two programs, the second of which reads what the first writes; the name of one that has failed."""
+async def _piped(first: Command, second: Command, monitor: Monitor, progress: TableProgress) -> str | None:
+    """Run pg_dump and what reads what it writes; the name of one that has failed."""
     async with AsyncExitStack() as stack:
         reading, writing = os.pipe()
         try:
-            writer = await stack.enter_async_context(_running(first, monitor, stdout=writing))
+            writer = await stack.enter_async_context(_running(first, monitor, stdout=writing, stderr=PIPE))
             reader = await stack.enter_async_context(_running(second, monitor, stdin=reading))
         finally:  # each end is the program's alone
             os.close(reading)
             os.close(writing)
-        written, read = await asyncio.gather(writer.wait(), reader.wait())
+        following = [progress.follow(writer.stderr, monitor.log)] if writer.stderr else []
+        written, read, *_ = await asyncio.gather(writer.wait(), reader.wait(), *following)
     # If the second ends too early, the first cannot write any more.
     return second.name if read else first.name if written else None
 
 
 @asynccontextmanager
-async def _running(command: Command, monitor: Monitor, **ends: int) -> AsyncIterator[Process]:
+async def _running(command: Command, monitor: Monitor, **ends: Any) -> AsyncIterator[Process]:  # noqa: ANN401 - as of `process.start`
     """The program; at the end of the body it has ended, or is killed."""
     running = await process.start(command, monitor.log, **ends)
     try:

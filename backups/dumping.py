@@ -1,7 +1,6 @@
 """pg_dump as a child process: what it writes, as it comes, and how far it is."""
 
 import asyncio
-import re
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import LOCK_TIMEOUT, Database, Table
+from backups.table_progress import TableProgress
 from programs import process
 from programs.postgres import client_address, client_environment
 from programs.process import Command
@@ -25,7 +25,6 @@ OPTIONS = (
     "--no-password",
     f"--lock-wait-timeout={LOCK_TIMEOUT}",
 )
-_TABLE = re.compile(rb'dumping contents of table "(.+)"')
 _CHUNK_BYTES = 1024 * 1024
 SESSION_SETTINGS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
@@ -66,9 +65,7 @@ class Dump:
         self._running = running
         self._flow = flow
         self._monitor = monitor
-        self._sizes = {table.name: table.size_bytes for table in source.tables}
-        self._total = sum(self._sizes.values())
-        self._begun: list[str] = []
+        self._progress = TableProgress(source.tables)
 
     @property
     def sha256(self) -> str:
@@ -86,7 +83,7 @@ class Dump:
             async for chunk in _pieces(await self._flow.reader()):
                 self._hash.update(chunk)
                 self.size_bytes += len(chunk)
-                self._monitor.report(Progress(self.size_bytes, self._percent()))
+                self._monitor.report(Progress(self.size_bytes, self._progress.percent))
                 yield chunk
             await following
             if await self._running.wait():
@@ -97,22 +94,8 @@ class Dump:
             await asyncio.gather(following, return_exceptions=True)
 
     async def _follow_messages(self) -> None:
-        """Append what pg_dump says to the log, and note which table it has come to."""
-        messages = self._running.stderr
-        if messages is None:
-            return
-        rest = b""
-        with self._monitor.log.open("ab") as log:
-            while piece := await messages.read(_CHUNK_BYTES):
-                log.write(piece)
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    if found := _TABLE.search(line):
-                        self._begun.append(found[1].decode(errors="replace"))
-
-    def _percent(self) -> int:
-        done = sum(self._sizes.get(table, 0) for table in self._begun[:-1])
-        return 100 * done // self._total if self._total else 0
+        if self._running.stderr is not None:
+            await self._progress.follow(self._running.stderr, self._monitor.log)
 
 
 @asynccontextmanager

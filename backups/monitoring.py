@@ -15,7 +15,7 @@ class Progress:
     """How far a backup or a restore is.
 
     Attributes:
-        bytes: that were stored, or read from the store.
+        bytes: that were stored, or read from the store; none of what is stored nowhere.
         percent: of the sizes of the tables, or of the stored bytes.
     """
 

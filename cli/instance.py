@@ -12,6 +12,7 @@ from cli.key_values import key_values, label_changes
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
 from cli.output import say, show_json, show_list, show_members
 from embedded.errors import CommandError
+from registry.instances.origins import CopyMode
 from registry.instances.status import Template
 
 app = typer.Typer(no_args_is_help=True)
@@ -33,9 +34,30 @@ _TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "
 def create(  # noqa: PLR0913 - a command line's options
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
     template: Annotated[
-        str, typer.Option(help="What it starts from; `ods template list` shows the names.")
-    ] = Template.MINIMAL.value,
+        str | None,
+        typer.Option(
+            help="The template that it is a clone of, Minimal unless it is a copy; `ods template list` shows"
+            " the names.",
+            show_default=False,
+        ),
+    ] = None,
     *,
+    copy_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID|NAME",
+            help="The instance that it shall be a copy of; a number is an id.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Annotated[
+        CopyMode | None,
+        typer.Option(
+            help="How the instance is copied: while it is used (online, unless another is given), or sooner"
+            " done while it cannot be used and sessions on it are ended (closed).",
+            show_default=False,
+        ),
+    ] = None,
     protected: Annotated[
         bool | None,
         typer.Option(
@@ -67,10 +89,10 @@ def create(  # noqa: PLR0913 - a command line's options
         "contexts": _contexts(key_values(context or [])),
     }
     with connect(api_url, data_dir) as api:
-        if backup is not None:
-            accepted = api.create(name, None, {**attributes, "backupId": backup})
-        else:
-            accepted = api.create(name, template, attributes)
+        origin = _origin(api, {"databaseTemplate": template, "backupId": backup, "mode": mode}, copy_of)
+        accepted = api.create(name, None, attributes | origin)
+        if accepted.get("notice") and not as_json:
+            say(accepted["notice"])
         _show_accepted(api, accepted, wait=wait, as_json=as_json)
 
 
@@ -321,6 +343,18 @@ def adopt(  # noqa: PLR0913 - a command line's options
                 _ask_whether_to_adopt(found, quietly=as_json)
             found = api.adopt(instance, database)
         _show(found, as_json=as_json)
+
+
+def _origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
+    """The members of a request that say where the instance comes from: `Minimal` unless one does.
+
+    Raises:
+        CommandError: there is no instance of the name that shall be copied.
+    """
+    if copy_of is not None:
+        return given | {"copyOf": api.id_named(copy_of)}
+    is_named = given["databaseTemplate"] or given["backupId"]
+    return given if is_named else given | {"databaseTemplate": Template.MINIMAL}
 
 
 def _row(api: AdminApi, instance: int) -> Json:

@@ -6,8 +6,9 @@ registry is wrong about the name, and the job stops.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -21,7 +22,7 @@ from databases.server import Server
 from databases.statements import execute, fetch_rows
 
 # Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
-_END_SESSIONS = """
+END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL
 """
 _PAUSE_SECONDS = 0.05
@@ -141,28 +142,37 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
             if not rename:
                 await renaming
                 return
-            await _end_sessions_until_done(renaming, other, current, reasons)
+            await end_sessions_until_done(
+                renaming, partial(fetch_rows, other, END_SESSIONS, current, reasons=reasons)
+            )
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:
             raise
         raise NotOursError(target) from None
 
 
-async def _end_sessions_until_done(
-    statement: Coroutine[Any, Any, None], other: asyncpg.Connection, database: str, reasons: Mapping[str, str]
+async def end_sessions_until_done(
+    statement: Coroutine[Any, Any, None], end_sessions: Callable[[], Awaitable[object]]
 ) -> None:
-    """Run `statement`, one message that renames, and end the sessions on the database until it has done so.
+    """Run `statement`, which no session on its database may see, and end those sessions until it is done.
 
-    While the rename waits for them to end, it keeps new ones out. So the database is open under one name or
-    the other at any moment, even if this process dies; to close it first, as before a DROP, could leave it
-    closed.
+    While a rename, or a copy of its files, waits for them to end, PostgreSQL keeps new ones out. So the
+    database is open before and after it, even if this process dies; to close it first, as before a DROP,
+    could leave it closed.
+
+    Args:
+        statement: one message that renames or copies the database.
+        end_sessions: ends the sessions on the database, on another session; called again and again.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, or the statement has failed.
     """
-    renaming = asyncio.create_task(statement)
+    running = asyncio.create_task(statement)
     try:
-        while not renaming.done():
-            await fetch_rows(other, _END_SESSIONS, database, reasons=reasons)
-            await asyncio.wait([renaming], timeout=_PAUSE_SECONDS)
+        while not running.done():
+            await end_sessions()
+            await asyncio.wait([running], timeout=_PAUSE_SECONDS)
     finally:
-        renaming.cancel()
-        await asyncio.wait([renaming])
-    await renaming
+        running.cancel()
+        await asyncio.wait([running])
+    await running

@@ -1,44 +1,30 @@
-"""The workflow that creates an instance."""
+"""The workflows that create an instance: of a template, and as a copy of another one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
 from temporalio import workflow
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob
-    from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
+    from registry.instances.jobs import ExecutionPolicy, InstanceJob
+    from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 
 
-@workflow.defn
-class CreateInstance(JobWorkflow):
-    """Provision a database from the template, then make the ODS/API route to it."""
-
-    @workflow.init
-    def __init__(self, job: InstanceJob) -> None:
-        super().__init__(job)
-
-    @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
-        return await self.run_job()
+class MakingWorkflow(JobWorkflow):
+    """Provision a database of the job's origin, then make the ODS/API route to it."""
 
     async def do_work(self) -> bool:
         """Provision the database, then record `Completed`, unless the first activity has done both."""
         job = self.job
-        summary, options_of_try = f"Clone template {job.template} into {job.database}", options.ddl_try
-        match job.origin:
-            case BackupOrigin(backup_id):
-                summary, options_of_try = f"Restore {backup_id} into {job.database}", options.backup_try
-            case TemplateOrigin() | CopyOrigin():
-                pass
-            case _:
-                assert_never(job.origin)
-        provisioned = await self.run_step(DatabaseActivities.provision, summary, options_of_try)
+        provisioned = await self.run_step(
+            DatabaseActivities.provision, f"{_work(job)} into {job.database}", _options_of_try(job.origin)
+        )
         return provisioned.finished or await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_create,
@@ -57,3 +43,55 @@ class CreateInstance(JobWorkflow):
                 **options.clean_up(job.policy, f"Remove what was made of {job.database}"),
             )
         )
+
+
+@workflow.defn
+class CreateInstance(MakingWorkflow):
+    """Make an instance of its template."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+
+@workflow.defn
+class CopyInstance(MakingWorkflow):
+    """Make an instance that is a copy of another one."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+
+def _work(job: InstanceJob) -> str:
+    origin = job.origin
+    match origin:
+        case TemplateOrigin():
+            return f"Clone template {job.template}"
+        case CopyOrigin():
+            return f"Copy the instance {origin.instance_id}, {origin.mode},"
+        case BackupOrigin():
+            return f"Restore the backup {origin.backup_id}"
+        case _:
+            assert_never(origin)
+
+
+def _options_of_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
+    """What takes as long as a backup takes no place of the jobs with DDL."""
+    match origin:
+        case TemplateOrigin() | CopyOrigin(mode=CopyMode.CLOSED):
+            return options.ddl_try
+        case CopyOrigin() | BackupOrigin():
+            return options.backup_try
+        case _:
+            assert_never(origin)

@@ -11,6 +11,7 @@ from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
 from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
+from api.instance_origins import copy_notice
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
@@ -27,7 +28,7 @@ from api.instance_service import (
     require_instance_management,
 )
 from api.schemas.base import list_response, paced
-from api.schemas.instances import Accepted, Deletion, Instance
+from api.schemas.instances import Accepted, Creation, Deletion, Instance
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
 from registry.instances.status import Operation
@@ -49,11 +50,12 @@ InstanceId = Annotated[int, path_id("dbInstance")]
     openapi_extra=NEW_INSTANCE_BODY,
     responses=problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, response: Response) -> Accepted:
+async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, response: Response) -> Creation:
     """Request an instance: a database cloned from a template, or a copy of another instance's."""
     requested = await service.create(new)
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
-    return Accepted.model_validate(requested)
+    notice = copy_notice(requested.job.origin)
+    return Creation.model_validate(requested).model_copy(update={"notice": notice})
 
 
 @router.get("", response_model=list[ListedInstance], responses=problems.documented(*READ_REFUSALS))

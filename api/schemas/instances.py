@@ -28,6 +28,17 @@ class Accepted(ResponseModel):
     )
 
 
+class Creation(Accepted):
+    """A new instance that was requested."""
+
+    copy_of: int | None = Field(
+        validation_alias=AliasPath("instance", "copy_of"),
+        description="The id of the instance that it is a copy of.",
+    )
+    mode: CopyMode | None = Field(validation_alias=AliasPath("instance", "copy_mode"))
+    notice: str | None = Field(None, description="What is done to the instance that is copied.")
+
+
 class Deletion(Accepted):
     """A delete that was committed, and what becomes of the database."""
 

@@ -137,7 +137,7 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """
     operation = Operation(instance.operation)
     match operation:
-        case Operation.CREATE | Operation.UNDELETE | Operation.PURGE:
+        case Operation.CREATE | Operation.COPY | Operation.UNDELETE | Operation.PURGE:
             return False
         case (
             Operation.BACKUP | Operation.SNAPSHOT

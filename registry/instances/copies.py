@@ -17,7 +17,7 @@ from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import DbInstance
 
 _UNDER_WAY = (
-    DbInstance.operation == Operation.CREATE,
+    DbInstance.operation == Operation.COPY,
     DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
 )
 

@@ -37,7 +37,6 @@ from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
-from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
 from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
@@ -209,7 +208,7 @@ class JobStore:
             "attempt": attempt,
             "template_generation": job.template_generation,
         }
-        guard = fencing_token_of(Operation.CREATE, job)
+        guard = (*fencing_token(job), DbInstance.operation.in_((Operation.CREATE, Operation.COPY)))
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, created, guard)
@@ -502,10 +501,10 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
     """How a job begins that needs a transaction; None if it begins by one statement."""
     begin: _Beginning | None = None
     match job.operation:
-        case Operation.CREATE:
-            begin = _beginning_of_create(job)
-        case Operation.BACKUP:
+        case Operation.CREATE | Operation.BACKUP:
             pass
+        case Operation.COPY:
+            begin = _begin_copy
         case Operation.DELETE | Operation.DETACH | Operation.TRASH:
             begin = _begin_delete
         case Operation.PURGE:
@@ -519,16 +518,6 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
         case _:
             assert_never(job.operation)
     return begin
-
-
-def _beginning_of_create(job: InstanceJob) -> _Beginning | None:
-    match job.origin:
-        case TemplateOrigin() | BackupOrigin():
-            return None
-        case CopyOrigin():
-            return _begin_copy
-        case _:
-            assert_never(job.origin)
 
 
 async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:

@@ -51,7 +51,9 @@ def require_protectable(instance: DbInstance) -> None:
 def takes_data(operation: Operation) -> bool:
     """Whether a job of this kind takes the data of its instance away."""
     match operation:
-        case Operation.CREATE | Operation.RENAME | Operation.UNDELETE | Operation.BACKUP | Operation.SNAPSHOT:
+        case Operation.CREATE | Operation.COPY | Operation.RENAME | Operation.UNDELETE:
+            return False
+        case Operation.BACKUP | Operation.SNAPSHOT:
             return False
         # A detach takes the database away from those who use the instance.
         case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:

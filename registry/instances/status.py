@@ -22,7 +22,8 @@ class Operation(StrEnum):
     """What a job does to its instance.
 
     Clients know `TRASH`, `DELETE` and `DETACH` by one word (`Traits.word`): they are three ways of a delete.
-    A worker of a release that drops at every delete does not know the first, and so leaves it alone.
+    A worker of a release that drops at every delete does not know the first, and so leaves it alone. Nor does
+    one that would clone the template know `COPY`, which to clients is a create.
     """
 
     CREATE = "Create"
@@ -34,6 +35,7 @@ class Operation(StrEnum):
     PURGE = "Purge"
     BACKUP = "Backup"
     SNAPSHOT = "Snapshot"
+    COPY = "Copy"
 
 
 class InstanceStatus(StrEnum):
@@ -102,7 +104,7 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
 
     def step_of(operation: Operation) -> Step:
         match operation:
-            case Operation.CREATE | Operation.RENAME:
+            case Operation.CREATE | Operation.COPY | Operation.RENAME:
                 return making
             case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
                 return deletion
@@ -227,7 +229,7 @@ class AfterFailure:
 def after_failure(operation: Operation) -> AfterFailure:
     """What follows when a job of this kind gives up: the only place that decides it."""
     match operation:
-        case Operation.CREATE:
+        case Operation.CREATE | Operation.COPY:  # nothing is changed at what is copied
             return AfterFailure(Undo.REMOVE_STAGING, usable=False)
         case Operation.RENAME:
             return AfterFailure(Undo.RENAME_BACK, usable=True)
@@ -266,11 +268,13 @@ class Traits:
     is_live: bool = True
 
 
-def traits(operation: Operation) -> Traits:
+def traits(operation: Operation) -> Traits:  # noqa: C901 - a case for each operation
     """What distinguishes the jobs of this operation."""
     match operation:
         case Operation.CREATE:
             kind = Traits(publishes=True, keeps_instance=False, work="cloning the template", word="Create")
+        case Operation.COPY:
+            kind = Traits(publishes=True, keeps_instance=False, work="copying an instance", word="Create")
         case Operation.RENAME:
             kind = Traits(publishes=True, keeps_instance=True, work="renaming the database", word="Rename")
         case Operation.DELETE:

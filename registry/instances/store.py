@@ -208,7 +208,7 @@ class InstanceStore:
                 database_name=database,
                 ods_instance_id=number,
                 status=InstanceStatus.PENDING,
-                operation=Operation.CREATE,
+                operation=_operation_of(origin),
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
@@ -404,7 +404,7 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: a job is under way, or has failed.
+            RefusedError: a job is under way, or has failed; or its files are being copied.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -425,12 +425,14 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: it is not `Completed`, or its derivative `Snapshot` leads to another database.
+            RefusedError: it is not `Completed`, its files are being copied, or its derivative `Snapshot`
+                leads to another database.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
             _require(instance, status.REQUEST_BESIDE.sources, "copied")
+            await require_open(session, instance)
             try:
                 await derivative.require_own(session, instance.id, instance.ods_instance_id)
             except DerivativeTakenError as error:
@@ -456,7 +458,7 @@ class InstanceStore:
             _require(instance, step.sources, "retried")
             if takes_data(Operation(instance.operation)):
                 require_unprotected(instance)
-            if (copy := instance.copy_origin) and instance.operation == Operation.CREATE:
+            if (copy := instance.copy_origin) and instance.operation == Operation.COPY:
                 await _require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
@@ -580,10 +582,22 @@ class InstanceStore:
             created_at=UTC_NOW,
             instance_id=requested.instance.id,
             operation=traits(requested.job.operation).word,
-            database_template=requested.job.template,
+            # A copy does not tell how long a clone of the template takes.
+            database_template=None if requested.job.operation is Operation.COPY else requested.job.template,
         )
         session.add(job)
         return requested
+
+
+def _operation_of(origin: Origin) -> Operation:
+    """What makes an instance of this origin."""
+    match origin:
+        case TemplateOrigin() | BackupOrigin():
+            return Operation.CREATE
+        case CopyOrigin():
+            return Operation.COPY
+        case _:
+            assert_never(origin)
 
 
 def _origin_columns(origin: Origin, source: DbInstance | None) -> dict[str, object]:

@@ -31,7 +31,7 @@ CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) R
     RETURN CASE
         WHEN operation IN ({_KEEPERS}) THEN 'Created'
         WHEN state = 'Pending' THEN 'PendingCreate'
-        WHEN state = 'InProgress' AND operation IN ('Create', 'Undelete') THEN 'CreateInProgress'
+        WHEN state = 'InProgress' AND operation IN ('Create', 'Copy', 'Undelete') THEN 'CreateInProgress'
         WHEN state = 'InProgress' THEN 'DeleteInProgress'
         WHEN state = 'Completed' THEN 'Created'
         WHEN state = 'Error' THEN 'CreateError'

@@ -9,6 +9,7 @@ import pytest
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import CopyMode, CopyOrigin
+from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.servers import session
@@ -134,3 +135,50 @@ async def test_copy_is_refused_when_the_source_is_deleted(
     source = await bring_to(instances, job_store, "Deleted", "Source")
     answer = await api.post(INSTANCES, json={"name": "Copy", "copyOf": source.instance_id})
     assert answer.json()["errors"] == {"CopyOf": [f"There is no instance {source.instance_id}."]}
+
+
+@pytest.mark.parametrize(("mode", "words"), [("online", "can be used meanwhile"), ("closed", "are ended")])
+async def test_client_is_told_what_becomes_of_the_source_when_a_copy_is_accepted(
+    api: httpx.AsyncClient, source: InstanceJob, mode: str, words: str
+) -> None:
+    body = {"name": "Copy", "copyOf": source.instance_id, "mode": mode}
+    answer = (await api.post(INSTANCES, json=body)).json()
+    assert (answer["copyOf"], answer["mode"]) == (source.instance_id, mode)
+    assert words in answer["notice"]
+
+
+async def test_source_is_held_on_every_surface_when_it_is_being_copied(
+    api: httpx.AsyncClient, source: InstanceJob, queries: InstanceQueries
+) -> None:
+    body = {"name": "Copy", "copyOf": source.instance_id, "mode": "closed"}
+    copy = (await api.post(INSTANCES, json=body)).json()
+    number, renamed = source.instance_id, {"name": "Another"}
+    refusals = [
+        await api.delete(f"{INSTANCES}/{number}"),
+        await api.delete(f"{INSTANCES}/{number}?purge=true"),
+        await api.put(f"{INSTANCES}/{number}", json=renamed),
+        await api.post(INSTANCES, json=body | {"name": "Second"}),
+    ]
+    assert [answer.status_code for answer in refusals] == [409] * 4
+    older = [
+        await api.delete(f"/v2/odsInstances/manage/{number}"),
+        await api.put(f"/v2/odsInstances/manage/{number}", json=renamed),
+        await api.delete(f"/v2/odsInstances/{source.ods_instance_id}"),
+        await api.put(f"/v2/odsInstances/{source.ods_instance_id}", json=renamed),
+    ]
+    assert [answer.status_code for answer in older] == [400] * 4
+    for answer in (*refusals, *older):
+        assert f"the instance {copy['id']}, 'Copy', is made of it" in answer.text
+    assert (await queries.instance(number)).status == "Completed"
+    assert await queries.ods_instance(source.ods_instance_id) is not None
+
+
+async def test_phase_tells_of_the_copy_when_its_job_runs(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, source: InstanceJob
+) -> None:
+    wanted = CopyOrigin(source.instance_id, CopyMode.ONLINE)
+    job = (await instances.reserve("Copy", source.template, origin=wanted)).job
+    await job_store.begin(job)
+    progress = (await api.get(f"{INSTANCES}/{job.instance_id}")).json()["progress"]
+    assert progress["phase"] == "copying an instance"
+    assert progress["estimatedSeconds"] is None

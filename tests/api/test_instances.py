@@ -72,6 +72,9 @@ async def test_request_is_accepted_and_committed_when_it_is_valid(
         "status": "Pending",
         "jobId": job,
         "location": f"/v2/jobs/{job}",
+        "copyOf": None,
+        "mode": None,
+        "notice": None,
     }
     assert (row["name"], row["databasename"]) == ("My DB Instance", "EdFi_Ods_My_DB_Instance_Minimal")
     assert (await api.get(answer.json()["location"])).json()["status"] == "Pending"

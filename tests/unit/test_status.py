@@ -97,6 +97,12 @@ def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way(operati
     assert edges(status.REQUEST_BESIDE) == {("Completed", "Pending")}
 
 
+def test_copy_is_a_create_to_clients_and_moves_as_one_when_it_is_made() -> None:
+    assert {name: edges(table[Operation.COPY]) for name, table in TABLES.items()} == CREATION
+    copy, create = status.traits(Operation.COPY), status.traits(Operation.CREATE)
+    assert (copy.word, copy.publishes, copy.keeps_instance) == (create.word, True, False)
+
+
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
     assert {name: edges(table[Operation.RENAME]) for name, table in TABLES.items()} == CREATION
     assert edges(status.REQUEST_RENAME) == {("Completed", "Pending"), ("Error", "Pending")}
@@ -119,6 +125,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
         Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
         Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
+        Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
     }
 
 

@@ -34,6 +34,7 @@ STEPS = {
     Operation.PURGE: "purge",
     Operation.BACKUP: "back_up",
     Operation.SNAPSHOT: "snapshot",
+    Operation.COPY: "provision",
 }
 
 

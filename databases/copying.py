@@ -1,0 +1,174 @@
+"""Copies of instances: what is copied, and the copy of its files while no session uses it.
+
+A closed copy closes nothing that must be opened again. While PostgreSQL copies the files of a database, it
+holds a lock on it, by which sessions that want to begin there wait, and which ends with the copy, with the
+session that makes it, or with the server: whatever dies, the source is open then as it was before.
+
+Everything here runs on a session that holds the fence of the copy, and is safe to repeat after any
+interruption. Nothing is ever changed at the source.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
+from databases.dropping import drop_staging
+from databases.errors import DatabaseFaultError
+from databases.lock_holders import name_lock_holder
+from databases.lookup import choose, find, require_usable
+from databases.ownership import Owner
+from databases.provisioning import (
+    CloneRequest,
+    ProvisionedDatabase,
+    already_made,
+    copy_files,
+    publish_made,
+    size_of,
+    strategy_for,
+)
+from databases.renaming import END_SESSIONS, end_sessions_until_done
+from databases.server import Server
+from databases.statements import execute, fetch_rows, fetch_value
+
+_LONGEST_WAIT = "5s"
+"""How long a session that wants to begin on the source waits for the end of the copy.
+
+Then it is ended: clients try again, and those that wait would take all connections of the server in the end.
+"""
+# In PostgreSQL 16 and 17, sessions that begin are not in pg_stat_activity yet.
+_END_WAITING = f"""
+SELECT pg_terminate_backend(pid) FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+  AND objid = (SELECT oid FROM pg_database WHERE datname = $1)
+  AND mode = 'RowExclusiveLock' AND NOT granted AND waitstart < clock_timestamp() - interval '{_LONGEST_WAIT}'
+  AND coalesce(backend_type, 'client backend') = 'client backend'
+"""  # noqa: S608 - a constant
+
+# Like the source but for its contents: a copy that sorts otherwise would refuse what the source holds.
+_CREATE_LIKE = """
+SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L TABLESPACE %I',
+              $2::text, pg_encoding_to_char(encoding), datcollate, datctype, spcname)
+    || CASE datlocprovider
+        WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L',
+                             coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale'))
+            || coalesce(format(' ICU_RULES %L', to_jsonb(db) ->> 'daticurules'), '')
+        WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(db) ->> 'datlocale')
+        ELSE ' LOCALE_PROVIDER libc' END
+FROM pg_database AS db JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datname = $1
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The instance that is copied.
+
+    Attributes:
+        owner: the instance.
+        database: the name of its database.
+    """
+
+    owner: Owner
+    database: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    oid: int
+    template_generation: int | None
+
+
+async def provision_copy(
+    session: asyncpg.Connection, request: CloneRequest, source: Source, fill: Callable[[], Awaitable[None]]
+) -> ProvisionedDatabase:
+    """Make the database as a copy, or find that an earlier attempt has made it.
+
+    It gets the privileges and settings that the source has.
+
+    Args:
+        session: a fenced session.
+        request: what is made; its template is the database of the source.
+        source: what is copied.
+        fill: makes the staging database, with what the source holds.
+
+    Raises:
+        NotOursError: a database has the wanted name and is not the instance's.
+        DisagreementError: the copy or the source has a database of another name, or one that is closed or
+            half dropped.
+        DatabaseFaultError: the source has no database, a right is missing, the server is away, …
+    """
+    if (made := await already_made(session, request)) is not None:
+        return made
+    found = await _found(session, source)
+    await fill()
+    staging = request.owner.staging_name
+    if await _found(session, source) != found:
+        await drop_staging(session, request.owner)
+        raise DatabaseFaultError(
+            f"Another database was named '{source.database}' while it was copied: nothing was published.",
+            retryable=True,
+        )
+    await fetch_rows(session, END_SESSIONS, staging)
+    await publish_made(session, request, staging, found.template_generation)
+    size = await size_of(session, request.database) or 0
+    return ProvisionedDatabase(size, found.template_generation)
+
+
+async def copy_closed(server: Server, session: asyncpg.Connection, request: CloneRequest) -> None:
+    """Make the staging database by copying the files of the source, whose sessions are ended.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, a right is missing, the server is away, …
+    """
+    source = request.template
+    reasons = {
+        OBJECT_IN_USE: f"Sessions on the database '{source}' do not end. Close them, or copy it online; then"
+        " retry.",
+        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not copy the database '{source}' or end the"
+        " sessions on it. Make it the owner and grant it CREATEDB and pg_signal_backend; close the sessions"
+        " of superusers by hand. Then retry.",
+    }
+    strategy = strategy_for(request.copy, await size_of(session, source) or 0)
+    copying = copy_files(session, request.copy, strategy, reasons)
+    async with server.session() as other, name_lock_holder(other, source):
+
+        async def keep_out() -> None:
+            await fetch_rows(other, END_SESSIONS, source, reasons=reasons)
+            with suppress(DatabaseFaultError):  # some of them only a superuser may end
+                await fetch_rows(other, _END_WAITING, source)
+
+        await end_sessions_until_done(copying, keep_out)
+
+
+async def create_like(session: asyncpg.Connection, source: str, database: str) -> None:
+    """Make an empty database with the encoding, the locale and the tablespace of another one.
+
+    Raises:
+        DatabaseFaultError: there is no such database, a right is missing, the server is away, …
+    """
+    statement = await fetch_value(session, _CREATE_LIKE, source, database)
+    if statement is None:
+        raise DatabaseFaultError(f"There is no database '{source}'.", retryable=True)
+    await execute(session, "%s", statement)
+
+
+async def _found(session: asyncpg.Connection, source: Source) -> _Found:
+    """The database of the source.
+
+    Raises:
+        DisagreementError: it has another name, is closed, or a DROP of it has begun.
+        DatabaseFaultError: there is none, the server is away, …
+    """
+    rows = await find(session, source.owner, source.database)
+    if choose(rows, source.owner, [source.database]) is None:
+        raise DatabaseFaultError(
+            f"There is no database '{source.database}' with the mark of the instance that is copied. `ods"
+            " drift` tells more."
+        )
+    row = rows[source.database]
+    require_usable(row)
+    owner = Owner.read(row["comment"])
+    oid = await fetch_value(session, "SELECT oid::int8 FROM pg_database WHERE datname = $1", source.database)
+    return _Found(oid or 0, owner.template_generation if owner else None)
