@@ -75,6 +75,7 @@ class Customer:
             self._let_time_pass: 3,
             self._label: 6,
             self._protect: 6,
+            self._back_up: 8,
         }
 
     async def work(self, moments: Sequence[float], end: float) -> None:
@@ -286,6 +287,15 @@ class Customer:
             if instance in self._instances and self._rng.random() < 0.7:
                 await self._changed(instance, {"protected": False})
         return answer
+
+    async def _back_up(self) -> str:
+        instance = self._any()
+        history = self._service.ledger.history
+        written = set(history.rows.get(await self._mark(instance), ()))
+        accepted = await self._service.back_up(instance, self._instances[instance])
+        if accepted is not None:
+            history.backups[accepted["backupId"]] = written
+        return self._heard(accepted)
 
     async def _changed(self, instance: int, changes: Json) -> str:
         accepted = await self._service.change(instance, self._instances[instance], changes)

@@ -20,6 +20,8 @@ from temporalio.common import SearchAttributeKey
 
 TAKES_DATABASE = ("Delete", "Purge", "Detach")
 """Operations of the registry after which the database of an instance is gone, or another's."""
+BESIDE = ("Backup",)
+"""Operations beside an instance that works: it is `Completed` afterwards, whatever becomes of their jobs."""
 TRASH = "ods_trash_"
 """How the names of databases in the trash begin."""
 ROWS = "storm_rows"
@@ -97,6 +99,8 @@ class Instance:
     @property
     def has_failed(self) -> bool:
         """Whether its last job has failed: what could not be undeleted is deleted."""
+        if self.operation in BESIDE and self.status == "Completed":
+            return self.error_message is not None
         return self.status in {"Error", "Delete_Failed"} or (self.status, self.operation) == (
             "Deleted",
             "Undelete",
@@ -236,6 +240,7 @@ class History:
             drops the database, or that leaves it to others.
         due: marks of the instances whose time in the trash was ended.
         rows: numbers of the rows that were written to the database of each mark, and confirmed.
+        backups: numbers of the rows that the instance of each backup had when that was requested, by its id.
         routed: names of databases in the trash to which the ODS/API was seen to be routed.
         changed: marks of the instances whose rows a restore has removed or changed.
         removed: ids of the instances whose rows a restore has removed, with their first names.
@@ -249,6 +254,7 @@ class History:
     deleted: set[str] = field(default_factory=set)
     due: set[str] = field(default_factory=set)
     rows: dict[str, set[int]] = field(default_factory=dict)
+    backups: dict[str, set[int]] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     removed: set[tuple[int, str]] = field(default_factory=set)

@@ -45,7 +45,7 @@ class Probes:
     async def start(self) -> Sequence[str]:
         """Request creates, deletes of what the fault before had created, and a sweep; returns the jobs.
 
-        What the fault before that had put into the trash is undeleted or purged.
+        One of these is backed up first. What was put into the trash before is undeleted or purged.
         """
         history = self._service.ledger.history
         if (
@@ -55,10 +55,11 @@ class Probes:
         old, self._probes = [it for it in self._probes if (it.id, it.name) not in history.removed], []
         trashed, self._trash = self._trash, []
         returns = [await self._from_trash(probe) for probe in trashed]
-        deletes = [await self._to_trash(probe) for probe in old]
+        backups = [await self._backed_up(probe) for probe in old[-1:]]
+        deletes = [await self._to_trash(probe) for probe in old[:-1]]
         creates = [await self.create() for _ in range(_CREATES)]
         await self._service.send("POST", "/v2/sweep")
-        return [*filter(None, [*returns, *deletes]), *creates]
+        return [*filter(None, [*returns, *backups, *deletes]), *creates]
 
     async def create(self) -> str:
         """Request an instance that the next `start` deletes; returns the job."""
@@ -110,6 +111,13 @@ class Probes:
         """Request that an instance is deleted; returns the job, or None if that was refused."""
         await self._pause()
         accepted = await self._service.delete(probe.id, probe.name, way)
+        return str(accepted["jobId"]) if accepted else None
+
+    async def _backed_up(self, probe: Probe) -> str | None:
+        """Request a backup of an instance, which another `start` deletes."""
+        await self._pause()
+        self._probes.append(probe)
+        accepted = await self._service.back_up(probe.id, probe.name)
         return str(accepted["jobId"]) if accepted else None
 
     async def _to_trash(self, probe: Probe) -> str | None:

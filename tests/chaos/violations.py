@@ -43,6 +43,9 @@ class Kind(StrEnum):
     OPEN_TRASH = "database in the trash that is open, or not marked as being there"
     PURGED_EARLY = "instance that was purged before its time, and no client requested it"
     WRONG_ATTRIBUTES = "attributes of an instance are not those that its client was told"
+    BROKEN_BACKUP = "backup that is told to be there and is not whole"
+    UNKNOWN_BACKUP = "stored backup that the registry does not know"
+    ORPHAN_PROCESS = "program of a backup that goes on without a job"
     PROTECTED_GONE = "protected instance that was deleted"
 
 
@@ -74,8 +77,8 @@ class Request:
     """A request as its client remembers it.
 
     Attributes:
-        operation: what was requested: `Create`, `Rename`, `Undelete`, `Purge`, or one of `JOBS_OF`; a retry
-            is a request for the job that had failed.
+        operation: what was requested: `Create`, `Rename`, `Backup`, `Undelete`, `Purge`, or one of `JOBS_OF`;
+            a retry is a request for the job that had failed.
         name: that the instance was created under.
         job: what the answer said; None if the connection broke before there was an answer, so that no client
             knows whether the request was accepted.

@@ -185,6 +185,10 @@ class Service:
         body = {"name": new_name} if new_name else {}
         return await self.request("Undelete", name, "POST", f"{_INSTANCES}/{instance}/undelete", body)
 
+    async def back_up(self, instance: int, name: str) -> Json | None:
+        """Request a backup of an instance; None if it was refused."""
+        return await self.request("Backup", name, "POST", f"{_INSTANCES}/{instance}/backups")
+
     async def retry(self, instance: int, name: str) -> Json | None:
         """Request that the failed job is tried again; None if it was refused."""
         return await self.request("Retry", name, "POST", f"{_INSTANCES}/{instance}/retry")

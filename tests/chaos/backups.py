@@ -1,0 +1,125 @@
+"""What must be true of backups: each that is told to be there is whole, and has the rows of its moment.
+
+Like the checker, it imports none of the product's code: how a backup is stored is written down here a second
+time, from its documentation.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.evidence import ROWS, History, connected
+from tests.chaos.violations import Kind, Violation
+
+_BACKUPS = """
+SELECT id::text, mark::text, storedid::text AS stored_id, sha256, verification_error
+FROM (SELECT *, verificationerror AS verification_error FROM adminapi.backups) AS backups
+WHERE finishedat IS NOT NULL AND deletedat IS NULL
+"""
+_PROGRAMS = ("pg_dump", "pg_restore")
+_ROW = re.compile(r"^(\d+)\t([0-9a-f-]{36})$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where backups are, and what reads them.
+
+    Attributes:
+        folder: the store.
+        pg_restore: the program.
+        admin_dsn: a superuser's address of the registry.
+        port: of the server, which the programs of its backups name.
+    """
+
+    folder: Path
+    pg_restore: str
+    admin_dsn: str
+    port: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A backup in the store, by its manifest; `sha256` is that of its dump, `rows` those that it has."""
+
+    id: str
+    mark: str
+    promised: str
+    sha256: str | None
+    rows: Mapping[int, str]
+
+
+async def judged(shelf: Shelf, history: History) -> Sequence[Violation]:
+    """All that is wrong with backups, once no job is under way."""
+    async with connected(shelf.admin_dsn) as registry:
+        known = {row["stored_id"]: dict(row) for row in await registry.fetch(_BACKUPS)}
+    stored = {found.id: found for found in [await _read(shelf, it) for it in _manifests(shelf.folder)]}
+    return [
+        *_incomplete(known, stored, history),
+        *_unknown(known, stored, history),
+        *(Violation(Kind.ORPHAN_PROCESS, words) for words in _programs(shelf.port)),
+    ]
+
+
+def _manifests(folder: Path) -> Sequence[Path]:
+    return sorted(folder.glob("*/*/*/manifest.json"))
+
+
+async def _read(shelf: Shelf, manifest: Path) -> Stored:
+    dump = manifest.parent / "database.dump"
+    sha256 = _sha256(dump)
+    rows = await _rows(shelf.pg_restore, dump) if sha256 else {}
+    said = json.loads(await asyncio.to_thread(manifest.read_text))
+    return Stored(manifest.parent.name, said["mark"], said["sha256"], sha256, rows)
+
+
+def _sha256(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
+
+
+async def _rows(pg_restore: str, dump: Path) -> Mapping[int, str]:
+    """Number and mark of each row that clients had written, by `pg_restore` alone."""
+    options = ("--data-only", f"--table={ROWS}", "--file=-", str(dump))
+    process = await asyncio.create_subprocess_exec(pg_restore, *options, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return {int(number): mark for number, mark in _ROW.findall(output.decode())}
+
+
+def _incomplete(
+    known: Mapping[str, Mapping[str, str]], stored: Mapping[str, Stored], history: History
+) -> Iterator[Violation]:
+    for row in known.values():
+        found, words = stored.get(row["stored_id"]), f"backup {row['id']} of the mark {row['mark']}"
+        if found is None or found.sha256 != found.promised or found.sha256 != row["sha256"]:
+            yield Violation(Kind.BROKEN_BACKUP, f"{words}: {found or 'is not stored'}")
+        elif row["verification_error"]:
+            yield Violation(Kind.BROKEN_BACKUP, f"{words}: {row['verification_error']}")
+        elif missing := history.backups.get(row["id"], set()) - set(found.rows):
+            yield Violation(Kind.LOST_ROWS, f"{words}: {len(missing)} rows, such as {min(missing)}")
+        elif strangers := set(found.rows.values()) - {row["mark"]}:
+            yield Violation(Kind.CROSSED, f"{words} has rows of the marks {sorted(strangers)}")
+
+
+def _unknown(
+    known: Mapping[str, Mapping[str, str]], stored: Mapping[str, Stored], history: History
+) -> Iterator[Violation]:
+    """What is stored without a row that knows it was made by a try that was given up, and is removed."""
+    for found in stored.values():
+        if found.id not in known and found.mark not in history.changed:
+            yield Violation(Kind.UNKNOWN_BACKUP, f"{found.id} of the mark {found.mark}")
+
+
+def _programs(port: str) -> Iterator[str]:
+    """The programs that still work for backups on the server with this port."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if Path(words[0]).name in _PROGRAMS and any(port in word for word in words[1:]):
+            yield f"{entry.name}: {' '.join(words)[:200]}"
