@@ -457,8 +457,11 @@ def _surplus(ods_instance: OdsInstance, instances: Sequence[Instance]) -> Violat
     """An ODS instance stays if the delete of its instance is refused, as after a rename that was lost."""
     words = f"OdsInstanceId {ods_instance.ods_instance_id}, '{ods_instance.name}'"
     of_id = [it for it in instances if it.ods_instance_id == ods_instance.ods_instance_id]
-    mark = of_id[-1].mark if of_id and of_id[-1].status == "Delete_Failed" else None
-    return Violation(Kind.SURPLUS_ODS_INSTANCE, words, mark, (ods_instance.name,))
+    failed = next((it for it in of_id if it.status == "Delete_Failed"), None)
+    if failed is None:
+        return Violation(Kind.SURPLUS_ODS_INSTANCE, words)
+    names = (ods_instance.name, failed.database_name)
+    return Violation(Kind.SURPLUS_ODS_INSTANCE, words, failed.mark, names)
 
 
 def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> Iterator[Violation]:
