@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.evidence import ROWS, History, connected
+from tests.chaos.evidence import ROWS, Contents, History, connected
 from tests.chaos.violations import Kind, Violation
 
 _BACKUPS = """
@@ -97,9 +97,9 @@ def _incomplete(
             yield Violation(Kind.BROKEN_BACKUP, f"{words}: {found or 'is not stored'}")
         elif row["verification_error"]:
             yield Violation(Kind.BROKEN_BACKUP, f"{words}: {row['verification_error']}")
-        elif missing := history.backups.get(row["id"], set()) - set(found.rows):
+        elif missing := history.backups.get(row["id"], Contents()).numbers - set(found.rows):
             yield Violation(Kind.LOST_ROWS, f"{words}: {len(missing)} rows, such as {min(missing)}")
-        elif strangers := set(found.rows.values()) - {row["mark"]}:
+        elif strangers := set(found.rows.values()) - history.holds(row["mark"]).marks:
             yield Violation(Kind.CROSSED, f"{words} has rows of the marks {sorted(strangers)}")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from cryptography.exceptions import InvalidSignature
 from temporalio.client import Client
 
-from tests.chaos import life
+from tests.chaos import life, snapshots
 from tests.chaos.evidence import (
     BESIDE,
     Database,
@@ -80,6 +80,7 @@ async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
         *_copies(evidence.instances, await contents(target, published)),
         *life.rows_judged(evidence, storm, await client_rows(target, life.with_rows(evidence, storm))),
     ]
+    found += await snapshots.judged(evidence, storm, target)
     return Verdict(
         [violation for violation in found if not _is_leftover(violation, storm.history)],
         [violation for violation in found if _is_leftover(violation, storm.history)],
@@ -90,7 +91,7 @@ async def judge(target: Target, storm: Storm, seconds: float) -> Verdict:
 
 def _touched(evidence: Evidence, history: History) -> Sequence[str]:
     instances = [it for it in evidence.instances if it.mark in history.changed]
-    databases = [it.name for it in evidence.databases if it.mark in history.changed]
+    databases = [it.name for it in evidence.databases if (it.mark or it.snapshot_of) in history.changed]
     return [*databases, *(name for it in instances for name in (it.name, it.database_name))]
 
 
@@ -393,7 +394,7 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
             # What a delete has begun, it must bring to its end, whatever a restore did to its row before.
             blamed = None if mark in deletes else mark
             yield Violation(Kind.INVALID_DATABASE, database.name, blamed, (database.name,))
-        if database.mark is None and database.name.startswith(_PUBLISHED):
+        if database.mark is None and database.snapshot is None and database.name.startswith(_PUBLISHED):
             yield from _unmarked(database, evidence.instances)
         elif database.mark is not None and (database.name, database.mark) not in owners:
             words = _told(database, evidence.instances)

@@ -57,6 +57,7 @@ class Customer:
         self._names = 0
         self._instances: dict[int, str] = {}
         self._trash: dict[int, str] = {}
+        self._backups: list[str] = []
         self._jobs: list[str] = []
         self._actions: dict[Callable[[], Awaitable[str]], int] = {
             self._create: 36,
@@ -76,6 +77,10 @@ class Customer:
             self._label: 6,
             self._protect: 6,
             self._back_up: 8,
+            self._restore: 4,
+            self._verify_backup: 2,
+            self._delete_backup: 1,
+            self._snapshot: 6,
         }
 
     async def work(self, moments: Sequence[float], end: float) -> None:
@@ -291,10 +296,46 @@ class Customer:
     async def _back_up(self) -> str:
         instance = self._any()
         history = self._service.ledger.history
-        written = set(history.rows.get(await self._mark(instance), ()))
+        held = history.holds(await self._mark(instance))
         accepted = await self._service.back_up(instance, self._instances[instance])
         if accepted is not None:
-            history.backups[accepted["backupId"]] = written
+            history.backups[accepted["backupId"]] = held
+            self._backups.append(accepted["backupId"])
+        return self._heard(accepted)
+
+    async def _restore(self) -> str:
+        """Restore a backup, perhaps so soon that it is not made yet, to another instance."""
+        if not self._backups:
+            return await self._back_up()
+        name, backup = self._new_name(), self._rng.choice(self._backups)
+        accepted = await self._service.restore(name, backup)
+        found = accepted["id"] if accepted else await self._service.live(name)
+        if found is not None:
+            history = self._service.ledger.history
+            history.origins[await self._mark(found)] = history.backups[backup]
+            self._instances[found] = name
+        return self._heard(accepted)
+
+    async def _verify_backup(self) -> str:
+        return await self._of_a_backup("POST", "/verify")
+
+    async def _delete_backup(self) -> str:
+        return await self._of_a_backup("DELETE")
+
+    async def _of_a_backup(self, method: str, path: str = "") -> str:
+        if not self._backups:
+            return await self._back_up()
+        backup = self._rng.choice(self._backups)
+        answer = await self._service.send(method, f"/v2/backups/{backup}{path}")
+        return "accepted" if answer.is_success else "refused"
+
+    async def _snapshot(self) -> str:
+        instance = self._any()
+        history = self._service.ledger.history
+        held = history.holds(await self._mark(instance))
+        accepted = await self._service.snapshot(instance, self._instances[instance])
+        if accepted is not None:
+            history.snapshots[accepted["databaseName"]] = held
         return self._heard(accepted)
 
     async def _changed(self, instance: int, changes: Json) -> str:

@@ -20,7 +20,7 @@ from temporalio.common import SearchAttributeKey
 
 TAKES_DATABASE = ("Delete", "Purge", "Detach")
 """Operations of the registry after which the database of an instance is gone, or another's."""
-BESIDE = ("Backup",)
+BESIDE = ("Backup", "Snapshot")
 """Operations beside an instance that works: it is `Completed` afterwards, whatever becomes of their jobs."""
 TRASH = "ods_trash_"
 """How the names of databases in the trash begin."""
@@ -132,6 +132,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A row of `adminapi.snapshots`; `instance` is the mark of its instance."""
+
+    id: int
+    ods_instance_id: int
+    instance: str
+    database_name: str
+    mark: str
+    status: str
+
+    def __str__(self) -> str:
+        return f"snapshot {self.id} of OdsInstanceId {self.ods_instance_id} ({self.database_name})"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Rows of data by their numbers, and the marks of the instances that they were written for."""
+
+    numbers: frozenset[int] = frozenset()
+    marks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class OdsInstance:
     """A row of `dbo.odsinstances`."""
 
@@ -167,6 +190,22 @@ class Database:
     def says_trash(self) -> bool:
         """Whether its comment says that it is in the trash."""
         return self.mark is not None and "trashedAt" in json.loads(self.comment or "{}")
+
+    @property
+    def snapshot(self) -> str | None:
+        """The mark of the snapshot that it is, if its comment is one of those that snapshots carry."""
+        return self._of_snapshot("snapshot")
+
+    @property
+    def snapshot_of(self) -> str | None:
+        """The mark of the instance that it is a snapshot of."""
+        return self._of_snapshot("instance")
+
+    def _of_snapshot(self, field_name: str) -> str | None:
+        try:
+            return str(json.loads(self.comment or "")[field_name])
+        except (ValueError, TypeError, KeyError):
+            return None
 
     @property
     def staging_mark(self) -> str | None:
@@ -219,7 +258,10 @@ class OpenWorkflow:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of it, at about one moment."""
+    """All of it, at about one moment.
+
+    `readers` are the connection strings of the derivatives `Snapshot`, by OdsInstanceId.
+    """
 
     instances: Sequence[Instance]
     jobs: Sequence[Job]
@@ -227,6 +269,8 @@ class Evidence:
     databases: Sequence[Database]
     workflows: Sequence[OpenWorkflow]
     installation: str
+    snapshots: Sequence[Snapshot] = ()
+    readers: Mapping[int, str | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -240,7 +284,9 @@ class History:
             drops the database, or that leaves it to others.
         due: marks of the instances whose time in the trash was ended.
         rows: numbers of the rows that were written to the database of each mark, and confirmed.
-        backups: numbers of the rows that the instance of each backup had when that was requested, by its id.
+        origins: what the database of each mark had when it was made, if that is no copy of a template.
+        backups: what the instance of each backup had when that was requested, by the id of the backup.
+        snapshots: the same of snapshots, by the name of the database.
         routed: names of databases in the trash to which the ODS/API was seen to be routed.
         changed: marks of the instances whose rows a restore has removed or changed.
         removed: ids of the instances whose rows a restore has removed, with their first names.
@@ -254,7 +300,9 @@ class History:
     deleted: set[str] = field(default_factory=set)
     due: set[str] = field(default_factory=set)
     rows: dict[str, set[int]] = field(default_factory=dict)
-    backups: dict[str, set[int]] = field(default_factory=dict)
+    origins: dict[str, Contents] = field(default_factory=dict)
+    backups: dict[str, Contents] = field(default_factory=dict)
+    snapshots: dict[str, Contents] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     removed: set[tuple[int, str]] = field(default_factory=set)
@@ -277,6 +325,12 @@ class History:
         self.rewound |= {job.job_id for job in restored.jobs if done.get(job.job_id) != job.status}
         self.forgotten |= lost.named_jobs - restored.named_jobs
         self.restores += 1
+
+    def holds(self, mark: str) -> Contents:
+        """What the database of this mark must have now, and of which instances."""
+        origin = self.origins.get(mark, Contents())
+        written = frozenset(self.rows.get(mark, ()))
+        return Contents(origin.numbers | written, origin.marks | {mark})
 
     def has_undone(self, job: str) -> bool:
         """Whether a restore has removed a job of this id or put it back, so that it may end otherwise."""
@@ -342,6 +396,8 @@ async def gather(target: Target, temporal: Client) -> Evidence:
             databases=await _databases(target),
             workflows=workflows,
             installation=await registry.fetchval(_INSTALLATION),
+            snapshots=[Snapshot(**row) for row in await registry.fetch(_SNAPSHOTS)],
+            readers={row[0]: row[1] for row in await registry.fetch(_READERS)},
         )
 
 
@@ -454,6 +510,16 @@ _ODS_INSTANCES = """
 SELECT odsinstanceid AS ods_instance_id, name, instancetype AS instance_type,
        connectionstring AS connection_string
 FROM dbo.odsinstances ORDER BY odsinstanceid
+"""
+_SNAPSHOTS = """
+SELECT snapshot.id, odsinstanceid AS ods_instance_id, instance.mark::text AS instance,
+       snapshot.databasename AS database_name, snapshot.mark::text AS mark, snapshot.status
+FROM adminapi.snapshots AS snapshot JOIN adminapi.dbinstances AS instance ON instance.id = instanceid
+ORDER BY snapshot.id
+"""
+_READERS = """
+SELECT odsinstance_odsinstanceid, connectionstring FROM dbo.odsinstancederivatives
+WHERE derivativetype = 'Snapshot'
 """
 _INSTALLATION = "SELECT id::text FROM adminapi.installation"
 _REGISTRY = "SELECT current_database(), id::text FROM adminapi.installation"

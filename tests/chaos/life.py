@@ -94,12 +94,16 @@ def rows_judged(
     for name, found in rows.items():
         mark = owners.get(name)
         kept.setdefault(mark or "", set()).update(found)
-        for stranger in sorted(set(found.values()) - {mark}):
+        marks = storm.history.holds(mark).marks if mark else frozenset[str]()
+        for stranger in sorted(set(found.values()) - marks):
             yield Violation(Kind.CROSSED, f"{name} of the mark {mark} has rows of the mark {stranger}")
     gone = may_be_gone(evidence, storm)
-    for mark, written in storm.history.rows.items():
+    for mark in storm.history.rows.keys() | storm.history.origins.keys():
+        written = storm.history.holds(mark).numbers
         missing = sorted(written - kept.get(mark, set()))
-        if missing and not (mark in gone and mark not in kept):
+        # What could not be restored from a backup has no database.
+        may_be_missing = mark in gone or mark not in storm.history.rows
+        if missing and not (may_be_missing and mark not in kept):
             there = [str(instance) for instance in evidence.instances if instance.mark == mark]
             words = f"{len(missing)} of {len(written)} rows, such as {missing[0]}"
             yield Violation(Kind.LOST_ROWS, f"mark {mark} of {', '.join(there) or 'no instance'}: {words}")

@@ -15,7 +15,7 @@ from programs.postgres import client_program
 from tests.chaos.backups import Shelf, judged
 from tests.chaos.checker import check
 from tests.chaos.conftest import Garden
-from tests.chaos.evidence import History, Target, foreign_databases
+from tests.chaos.evidence import Contents, History, Target, foreign_databases
 from tests.chaos.violations import Kind, Storm
 
 _STRANGER = "00000000-0000-0000-0000-000000000001"
@@ -74,13 +74,13 @@ async def _kinds(shelf: Shelf, history: History) -> list[Kind]:
 async def test_nothing_is_found_when_a_backup_has_the_rows_of_its_moment(
     shelf: Shelf, backup: Backup
 ) -> None:
-    assert await _kinds(shelf, History(backups={backup.id: {1, 2}})) == []
+    assert await _kinds(shelf, History(backups={backup.id: Contents(frozenset({1, 2}))})) == []
 
 
 async def test_rows_are_lost_when_a_backup_has_not_those_that_were_there_before(
     shelf: Shelf, backup: Backup
 ) -> None:
-    assert await _kinds(shelf, History(backups={backup.id: {1, 3}})) == [Kind.LOST_ROWS]
+    assert await _kinds(shelf, History(backups={backup.id: Contents(frozenset({1, 3}))})) == [Kind.LOST_ROWS]
 
 
 async def test_backup_is_broken_when_its_dump_was_changed_or_is_gone(shelf: Shelf, backup: Backup) -> None:

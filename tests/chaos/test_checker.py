@@ -18,7 +18,7 @@ from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tenants.tenant import Tenant
-from tests.chaos import checker, evidence, life, violations
+from tests.chaos import backups, checker, evidence, life, snapshots, violations
 from tests.chaos.checker import check, check_drift, judge
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import (
@@ -665,7 +665,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
     assert found == []
 
 
-@pytest.mark.parametrize("module", [checker, evidence, life, violations])
+@pytest.mark.parametrize("module", [checker, evidence, life, backups, snapshots, violations])
 def test_checker_is_independent_when_its_imports_are_read(module: object) -> None:
     tree = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
     imported = {

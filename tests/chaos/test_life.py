@@ -9,7 +9,7 @@ import pytest
 from registry.instances.naming import trash_name
 from tests.chaos.checker import check, judge
 from tests.chaos.conftest import Garden
-from tests.chaos.evidence import History, Rows, Target, foreign_databases, read_rows
+from tests.chaos.evidence import Contents, History, Rows, Target, foreign_databases, read_rows
 from tests.chaos.violations import Attributes, Kind, Request, Storm
 
 Plant = Callable[[Garden], Awaitable[object]]
@@ -229,6 +229,26 @@ async def test_instance_is_crossed_when_its_database_has_the_rows_of_another(
 ) -> None:
     await garden.plant_rows(1, mark="00000000-0000-0000-0000-000000000001")
     assert _kinds(await check(target, storm, _TIMEOUT)) == {Kind.CROSSED}
+
+
+async def test_rows_come_from_another_instance_when_its_backup_was_restored(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark, source = await _mark(garden), "00000000-0000-0000-0000-000000000001"
+    await garden.plant_rows(1, mark=source)
+    await garden.plant_rows(2, mark=mark)
+    origins = {mark: Contents(frozenset({1}), frozenset({source}))}
+    restored = replace(storm, history=History(origins=origins, rows={mark: {2}}))
+    assert await check(target, restored, _TIMEOUT) == []
+    origins[mark] = Contents(frozenset({1, 3}), frozenset({source}))
+    assert _kinds(await check(target, restored, _TIMEOUT)) == {Kind.LOST_ROWS}
+
+
+async def test_nothing_is_lost_when_a_backup_could_not_be_restored(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    origins = {"mark of an instance without a database": Contents(frozenset({1}), frozenset({"source"}))}
+    assert await check(target, replace(storm, history=History(origins=origins)), _TIMEOUT) == []
 
 
 @pytest.mark.parametrize("plant", [_undelete, _trash])

@@ -189,6 +189,14 @@ class Service:
         """Request a backup of an instance; None if it was refused."""
         return await self.request("Backup", name, "POST", f"{_INSTANCES}/{instance}/backups")
 
+    async def restore(self, name: str, backup: str) -> Json | None:
+        """Request an instance that is restored from a backup; None if it was refused."""
+        return await self.request("Create", name, "POST", _INSTANCES, {"name": name, "backupId": backup})
+
+    async def snapshot(self, ods_instance: int, name: str) -> Json | None:
+        """Request a snapshot of an instance for its readers; None if it was refused."""
+        return await self.request("Snapshot", name, "POST", f"/v2/odsInstances/{ods_instance}/snapshots")
+
     async def retry(self, instance: int, name: str) -> Json | None:
         """Request that the failed job is tried again; None if it was refused."""
         return await self.request("Retry", name, "POST", f"{_INSTANCES}/{instance}/retry")
