@@ -34,7 +34,10 @@ _BACKUPS = ("tests/backups/test_interrupted.py", "tests/backups/test_round_trip.
 _TEMPLATES = tuple(f"tests/postgres/test_template_{part}.py" for part in ("load", "exchange"))
 _TESTS: dict[str, tuple[str, ...]] = {
     "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
-    "registry/instances/set_aside.py": ("tests/postgres/test_trash_rows.py",),
+    "registry/instances/set_aside.py": (
+        "tests/postgres/test_trash_rows.py",
+        "tests/end_to_end/test_trash.py",
+    ),
     "registry/instances/reservations.py": (
         "tests/postgres/test_instance_store.py",
         "tests/postgres/test_rename.py",

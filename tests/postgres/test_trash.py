@@ -177,6 +177,29 @@ async def test_database_is_dropped_when_its_drop_was_interrupted_before_the_dele
     assert not await exists(admin, job.trash)
 
 
+async def test_database_stays_when_its_drop_was_interrupted_and_no_client_has_requested_a_delete(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    await admin.execute(_INVALIDATE, name)
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DatabaseFaultError):
+            await trash.put(server, fenced, job)
+    assert await exists(admin, name)
+
+
+@pytest.mark.parametrize("by_hand", ["AAA {}", "{} by hand"])  # before and after its name
+async def test_nothing_comes_back_when_the_operator_has_renamed_the_database_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, by_hand: str
+) -> None:
+    (name,) = job.names
+    assert await put(server, job)
+    await admin.execute(f'ALTER DATABASE "{job.trash}" RENAME TO "{by_hand.format(name)}"')
+    with pytest.raises(DisagreementError, match="carries its mark"):
+        await take_out(server, replace(job.owner, number=3), job, name)
+    await admin.execute(f'ALTER DATABASE "{by_hand.format(name)}" RENAME TO "{job.trash}"')
+
+
 async def test_database_of_a_failed_rename_comes_back_under_the_name_of_the_registry(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
