@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.chaos.evidence import BROKEN, connected
+from tests.chaos.evidence import BROKEN, Contents, connected
 from tests.chaos.workload import Json, Service, drop_unmarked, insist
 
 _OBSTACLE_SECONDS = 60
@@ -78,6 +78,7 @@ class Customer:
             self._protect: 6,
             self._back_up: 8,
             self._restore: 4,
+            self._copy: 6,
             self._verify_backup: 2,
             self._delete_backup: 1,
             self._snapshot: 6,
@@ -308,11 +309,20 @@ class Customer:
         if not self._backups:
             return await self._back_up()
         name, backup = self._new_name(), self._rng.choice(self._backups)
-        accepted = await self._service.restore(name, backup)
+        held = self._service.ledger.history.backups[backup]
+        return await self._begun_with(held, name, await self._service.restore(name, backup))
+
+    async def _copy(self) -> str:
+        source, name = self._any(), self._new_name()
+        held = self._service.ledger.history.holds(await self._mark(source))
+        mode = self._rng.choice(("online", "closed"))
+        return await self._begun_with(held, name, await self._service.copy(name, source, mode))
+
+    async def _begun_with(self, held: Contents, name: str, accepted: Json | None) -> str:
+        """Note what the database of an instance had when it was made."""
         found = accepted["id"] if accepted else await self._service.live(name)
         if found is not None:
-            history = self._service.ledger.history
-            history.origins[await self._mark(found)] = history.backups[backup]
+            self._service.ledger.history.origins[await self._mark(found)] = held
             self._instances[found] = name
         return self._heard(accepted)
 

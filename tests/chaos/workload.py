@@ -193,6 +193,11 @@ class Service:
         """Request an instance that is restored from a backup; None if it was refused."""
         return await self.request("Create", name, "POST", _INSTANCES, {"name": name, "backupId": backup})
 
+    async def copy(self, name: str, source: int, mode: str) -> Json | None:
+        """Request an instance that is a copy of another, `online` or `closed`; None if it was refused."""
+        body = {"name": name, "copyOf": source, "mode": mode}
+        return await self.request("Create", name, "POST", _INSTANCES, body)
+
     async def snapshot(self, ods_instance: int, name: str) -> Json | None:
         """Request a snapshot of an instance for its readers; None if it was refused."""
         return await self.request("Snapshot", name, "POST", f"/v2/odsInstances/{ods_instance}/snapshots")
