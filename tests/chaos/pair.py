@@ -107,6 +107,7 @@ class _Stack:
                 "ODS_ENCRYPTION_KEY": secrets.encryption_key,
                 "ODS_TOKEN_SIGNING_KEY": secrets.token_signing_key,
                 "ODS_REGISTRATION": "true",
+                "ODS_BACKUP_URL": self._folder.backups().as_uri(),
                 "TEMPORAL_ADDRESS": self._temporal.address,
                 "TEMPORAL_NAMESPACE": NAMESPACE,
                 "TEMPORAL_CONFIG_FILE": os.devnull,
