@@ -30,6 +30,7 @@ from api.routes import (
     adoption,
     audit,
     backups,
+    bulk,
     connect,
     documentation,
     drift,
@@ -101,7 +102,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
     router = APIRouter()
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, documentation, instances, adoption, usage, managed_instances),
+        *(information, documentation, bulk, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(backups, jobs, sweeps, drift, snapshots, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),

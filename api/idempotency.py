@@ -10,18 +10,24 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from api.http import problems
 from api.http.audit_context import audit_context
 from api.http.parsing import json_body
-from api.http.problems import ProblemError
+from api.http.problems import ProblemError, pascal
 from api.services import services_of
 from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
+
+DRY_RUN = "dryRun"
+"""The parameter of the query with which a client only asks what would happen."""
 
 _HEADER = "Idempotency-Key"
 _COMPUTED = "content-length"
 """The header that each answer gets anew."""
+_BOOLEAN = TypeAdapter(bool)
 _REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_TIMEOUT,
@@ -68,6 +74,7 @@ class JobRoute(APIRoute):
         super().__init__(
             path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
         )
+        self._has_dry_runs = DRY_RUN in {it.alias for it in get_flat_params(self.dependant)}
 
     def get_route_handler(self) -> _Handler:
         """Have the handler of the endpoint called when the request is new."""
@@ -76,26 +83,50 @@ class JobRoute(APIRoute):
             return handler
 
         async def handle(request: Request) -> Response:
+            self._require_known(request)
+            audit_context(request).is_dry_run = _is_dry_run(request)
             key = _key(request)
             return await (handler(request) if key is None else _once(request, key, handler))
 
         return handle
 
+    def _require_known(self, request: Request) -> None:
+        """Refuse a dry run where there is none: the request would be carried out.
+
+        Raises:
+            ProblemError: 400.
+        """
+        if not self._has_dry_runs and DRY_RUN.lower() in map(str.lower, request.query_params):
+            raise ProblemError.invalid({pascal(DRY_RUN): ["There is no dry run of this request."]})
+
 
 async def _once(request: Request, key: str, handler: _Handler) -> Response:
     """The stored answer to the request; if there is none, that of `handler`, stored with what it changes.
 
-    What `handler` refuses changes nothing, and leaves the key as it was.
+    What `handler` refuses changes nothing, and leaves the key as it was. So does a dry run; of a request that
+    was answered already, it tells that answer: the request would get it, and do nothing.
     """
     body = await _whole_body(request)  # which may take a while: before a transaction is open
     keyed = KeyedRequest(_client(request), key, _digest(request, body))
-    async with services_of(request).idempotency_keys.reserved(keyed) as reservation:
+    keys = services_of(request).idempotency_keys
+    if _is_dry_run(request):
+        answer = await keys.answer_to(keyed)
+        return await handler(request) if answer is None else _response(answer)
+    async with keys.reserved(keyed) as reservation:
         if reservation.answer is not None:
-            return _response(reservation.answer)
-        response = await handler(request)
-        await reservation.store(_answer(response))
-        return response
-    raise AssertionError  # every path of the block returns
+            response = _response(reservation.answer)
+        else:
+            response = await handler(request)
+            await reservation.store(_answer(response))
+    return response
+
+
+def _is_dry_run(request: Request) -> bool:
+    """Whether the request is a dry run, as the endpoint reads it; what is neither, the endpoint refuses."""
+    try:
+        return _BOOLEAN.validate_python(request.query_params.get(DRY_RUN, "false"))
+    except ValidationError:
+        return True
 
 
 def _key(request: Request) -> str | None:
@@ -127,10 +158,13 @@ def _client(request: Request) -> str:
 
 
 def _digest(request: Request, body: bytes) -> bytes:
-    """SHA-256 of method, path, query and body; the length of each says where it ends."""
+    """SHA-256 of method, path, query without `dryRun`, and body; the length of each says where it ends."""
     digest = hashlib.sha256()
     scope = request.scope
-    for part in (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body):
+    pairs = [
+        pair for pair in scope["query_string"].split(b"&") if pair.partition(b"=")[0] != DRY_RUN.encode()
+    ]
+    for part in (scope["method"].encode(), scope["path"].encode(), b"&".join(pairs), body):
         digest.update(f"{len(part)}:".encode() + part)
     return digest.digest()
 

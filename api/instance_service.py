@@ -32,6 +32,7 @@ from api.http.parsing import (
     Offset,
     Properties,
     documented_body,
+    documented_list,
 )
 from api.http.problems import ProblemError
 from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
@@ -54,12 +55,17 @@ from registry.instances.store import Delete, Requested
 from registry.storage.errors import FieldErrors, require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
+from registry.storage.unit_of_work import after_commit
 from settings import AnySettings
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
 CHANGE_REFUSALS = (*READ_REFUSALS, HTTPStatus.NOT_FOUND)
 RENAME_REFUSALS = (*CREATE_REFUSALS, HTTPStatus.NOT_FOUND)
+
+
+MOST_AT_ONCE = 20
+"""Instances that one request may be about."""
 
 
 class _NamedBody(BaseModel):
@@ -91,7 +97,11 @@ class _RenamedInstanceBody(_NamedBody):
     )
 
 
-_TEMPLATE_PATHS = (("post", "/v2/dbInstances"), ("put", "/v2/dbInstances/{instance_id}"))
+_TEMPLATE_PATHS = (
+    ("post", "/v2/dbInstances"),
+    ("post", "/v2/dbInstances/bulk"),
+    ("put", "/v2/dbInstances/{instance_id}"),
+)
 
 
 def document_templates(description: dict[str, Any], settings: AnySettings) -> None:
@@ -99,11 +109,14 @@ def document_templates(description: dict[str, Any], settings: AnySettings) -> No
     names = list(dict.fromkeys(name for own in settings.tenants.values() for name in own.template_databases))
     for verb, path in _TEMPLATE_PATHS:
         (content,) = description["paths"][path][verb]["requestBody"]["content"].values()
-        template = content["schema"]["properties"]["databaseTemplate"]
+        members = content["schema"]["properties"]
+        entry = members["instances"]["items"]["properties"] if "instances" in members else members
+        template = entry["databaseTemplate"]
         template["enum"] = [*names, None] if None in template["enum"] else names
 
 
 NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
+NEW_INSTANCES_BODY = documented_list("instances", _NewInstanceBody.model_json_schema(), MOST_AT_ONCE)
 NEW_MANAGED_INSTANCE_BODY = documented_body(_NewManagedInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 UNDELETED_INSTANCE_BODY = documented_body(_UndeletedInstanceBody, required=False)
@@ -119,20 +132,31 @@ class CreateRequest:
     origin: Origin = FROM_TEMPLATE
 
 
-async def _create_request(
-    body: JsonObject, settings: SettingsDep, queries: InstanceQueriesDep, backups: BackupRecordsDep
-) -> CreateRequest:
-    reader = AttributesReader(body)
-    attributes = reader.new()
-    wanted = await read_origin(body, list(settings.template_databases), queries, backups)
-    return replace(_valid_request(body, wanted, reader.errors), attributes=attributes)
+class CreateRequestReader:
+    """Reads the descriptions of new instances in bodies of requests."""
+
+    def __init__(self, settings: SettingsDep, queries: InstanceQueriesDep, backups: BackupRecordsDep) -> None:
+        self._templates = list(settings.template_databases)
+        self._queries = queries
+        self._backups = backups
+
+    async def read(self, body: Properties[Any]) -> CreateRequest:
+        """The request for the instance that `body` describes.
+
+        Raises:
+            InvalidError: naming everything that is wrong with it.
+        """
+        reader = AttributesReader(body)
+        attributes = reader.new()
+        wanted = await read_origin(body, self._templates, self._queries, self._backups)
+        return replace(_valid_request(body, wanted, reader.errors), attributes=attributes)
 
 
 async def _managed_create_request(body: JsonObject) -> CreateRequest:
     return _valid_request(body, template_origin(body.get("databaseTemplate"), list(Template)), {})
 
 
-CreateRequestDep = Annotated[CreateRequest, Depends(_create_request)]
+CreateRequestReaderDep = Annotated[CreateRequestReader, Depends()]
 ManagedCreateRequestDep = Annotated[CreateRequest, Depends(_managed_create_request)]
 """For the surface `manage`, whose clients know no other templates than `Minimal` and `Sample`."""
 
@@ -211,6 +235,10 @@ class InstanceService:
             await self._instances.reserve(new.name, new.template, new.attributes, new.origin)
         )
 
+    async def judge(self, new: CreateRequest) -> None:
+        """Raise the refusal that `create` would meet, and change nothing."""
+        await self._instances.require_reservable(new.name, new.template, new.attributes, new.origin)
+
     async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances, deleted ones included, with how far their jobs are."""
         return await self._descriptions.describe(await self.rows(selection))
@@ -280,10 +308,13 @@ class InstanceService:
         return await self.launched(await request(instance_id))
 
     async def launched(self, requested: Requested) -> Requested:
-        """Start what was committed, as far as possible."""
-        self._audit.instance, self._audit.job = requested.instance.id, requested.job.job_id
-        await self._dispatcher.launch(requested.job, self._audit.client)
+        """Start what was committed, as far as possible; within a unit of work, when that is committed."""
+        await after_commit(partial(self._launch, requested))
         return requested
+
+    async def _launch(self, requested: Requested) -> None:
+        self._audit.add(requested.instance.id, requested.job.job_id)
+        await self._dispatcher.launch(requested.job, self._audit.client)
 
 
 InstanceServiceDep = Annotated[InstanceService, Depends()]

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy import Row, Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from registry.storage.errors import KeyInUseError, KeyOfAnotherRequestError
@@ -106,10 +106,16 @@ class IdempotencyKeys:
                 raise KeyInUseError
             # A statement of its own: it sees what was committed before the lock was free.
             row = (await connection.execute(_stored(request))).one_or_none()
-            if row is not None and row.request != request.digest:
-                raise KeyOfAnotherRequestError
-            answer = None if row is None else StoredAnswer(row.status, row.headers, row.body)
-            yield Reservation(connection, request, answer)
+            yield Reservation(connection, request, _answer(row, request))
+
+    async def answer_to(self, request: KeyedRequest) -> StoredAnswer | None:
+        """The answer that is stored under the key; None if the request is new.
+
+        Raises:
+            KeyOfAnotherRequestError: another request was answered under this key.
+        """
+        async with self._sessions.statement() as session:
+            return _answer((await session.execute(_stored(request))).one_or_none(), request)
 
     async def prune(self) -> bool:
         """Remove up to 1000 answers that do not count any more; returns whether there may be more."""
@@ -127,6 +133,14 @@ class IdempotencyKeys:
         async with self._sessions.statement() as session:
             removed = await session.execute(outdated.returning(IdempotencyKey.key))
             return len(removed.all()) == _PRUNED_AT_ONCE
+
+
+def _answer(row: Row[bytes, int, dict[str, str], bytes] | None, request: KeyedRequest) -> StoredAnswer | None:
+    if row is None:
+        return None
+    if row.request != request.digest:
+        raise KeyOfAnotherRequestError
+    return StoredAnswer(row.status, row.headers, row.body)
 
 
 def _locked(request: KeyedRequest) -> Select[bool]:

@@ -1,6 +1,6 @@
 """What the parts of the service find out about a request, for its entry in the audit trail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
@@ -16,12 +16,23 @@ class AuditContext:
         instance: the id of the instance that the request is about.
         job: the id of the job that the request has led to.
         title: why the request was refused.
+        further: further instances that the request is about, each with the job that it has led to.
+        is_dry_run: whether the request changes nothing, whatever its method.
     """
 
     client: str | None = None
     instance: int | None = None
     job: str | None = None
     title: str | None = None
+    further: list[tuple[int, str]] = field(default_factory=list)
+    is_dry_run: bool = False
+
+    def add(self, instance: int, job: str) -> None:
+        """Note a job that the request has led to."""
+        if self.job is None:
+            self.instance, self.job = instance, job
+        else:
+            self.further.append((instance, job))
 
 
 def begin_audit(connection: HTTPConnection) -> None:

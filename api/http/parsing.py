@@ -237,6 +237,16 @@ def documented_body(
     return {"requestBody": {"required": required, "content": content}}
 
 
+def documented_list(member: str, items: dict[str, Any], most: int) -> dict[str, Any]:
+    """The same of a body whose one member is a list of 1 to `most` items, which JSON Schema describes."""
+    schema = {
+        "type": "object",
+        "properties": {member: {"type": "array", "minItems": 1, "maxItems": most, "items": items}},
+        "required": [member],
+    }
+    return {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": schema}}}}
+
+
 def _require_type(request: Request, accepted: re.Pattern[str], name: str) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip()
     if not accepted.fullmatch(media_type):

@@ -3,6 +3,7 @@
 These are calls that change something, granted or not, and refusals of any call.
 """
 
+from dataclasses import replace
 from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
@@ -45,13 +46,19 @@ class AuditMiddleware:
             await self._app(scope, receive, watch)
         finally:
             services = scope["state"].get("services")  # a request for no tenant is in no tenant's trail
-            if services and (scope["method"] not in READING or status in _REFUSED):
-                await services.recorder.record(_entry(HTTPConnection(scope), status))
+            if services and (_changes(HTTPConnection(scope)) or status in _REFUSED):
+                for entry in _entries(HTTPConnection(scope), status):
+                    await services.recorder.record(entry)
 
 
-def _entry(connection: HTTPConnection, status: int) -> AuditEntry:
+def _changes(connection: HTTPConnection) -> bool:
+    return connection.scope["method"] not in READING and not audit_context(connection).is_dry_run
+
+
+def _entries(connection: HTTPConnection, status: int) -> list[AuditEntry]:
+    """The entry of the request, and one for each further instance that it is about."""
     context = audit_context(connection)
-    return AuditEntry(
+    first = AuditEntry(
         client=context.client,
         address=peer(connection),
         method=connection.scope["method"],
@@ -61,3 +68,4 @@ def _entry(connection: HTTPConnection, status: int) -> AuditEntry:
         status=status,
         title=context.title,
     )
+    return [first, *(replace(first, instance=instance, job=job) for instance, job in context.further)]

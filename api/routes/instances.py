@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from api.bulk_service import BulkServiceDep
 from api.dependencies import InstanceStoreDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
@@ -21,17 +22,19 @@ from api.instance_service import (
     RENAMED_INSTANCE_BODY,
     UNDELETED_INSTANCE_BODY,
     USAGE,
-    CreateRequestDep,
+    CreateRequestReaderDep,
     IncludedDep,
     InstanceServiceDep,
     SelectionDep,
     require_instance_management,
 )
+from api.plan_service import PLANNED, DryRunDep, PlanServiceDep, plan_response
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Creation, Deletion, Instance
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
 from registry.instances.status import Operation
+from registry.instances.store import Delete
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -46,13 +49,23 @@ InstanceId = Annotated[int, path_id("dbInstance")]
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
+    response_model=Creation,
     dependencies=[STARTS_A_JOB],
     openapi_extra=NEW_INSTANCE_BODY,
-    responses=problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT),
+    responses={**PLANNED, **problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT)},
 )
-async def create_instance(new: CreateRequestDep, service: InstanceServiceDep, response: Response) -> Creation:
+async def create_instance(  # noqa: PLR0913, PLR0917 - its dependencies
+    body: JsonObject,
+    dry_run: DryRunDep,
+    reader: CreateRequestReaderDep,
+    service: InstanceServiceDep,
+    bulk: BulkServiceDep,
+    response: Response,
+) -> object:
     """Request an instance: a database cloned from a template, or a copy of another instance's."""
-    requested = await service.create(new)
+    if dry_run:
+        return plan_response(await bulk.plan_create(body))
+    requested = await service.create(await reader.read(body))
     response.headers["Location"] = f"{router.prefix}/{requested.instance.id}"
     notice = copy_notice(requested.job.origin)
     return Creation.model_validate(requested).model_copy(update={"notice": notice})
@@ -101,19 +114,24 @@ async def change_instance(instance_id: InstanceId, body: JsonObject, service: In
 @router.delete(
     "/{instance_id}",
     status_code=HTTPStatus.ACCEPTED,
+    response_model=Deletion,
     dependencies=[STARTS_A_JOB],
-    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+    responses={**PLANNED, **problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT)},
 )
-async def delete_instance(
+async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and parameters
     instance_id: InstanceId,
+    dry_run: DryRunDep,
     service: InstanceServiceDep,
+    plans: PlanServiceDep,
     purge: Annotated[bool, Query(description="Drop its database for good, also from the trash.")] = False,  # noqa: FBT002 - a parameter of the query
     detach: Annotated[bool, Query(description="Leave its database, which this service forgets.")] = False,  # noqa: FBT002 - as above
-) -> Deletion:
+) -> object:
     """Request that the instance is deleted: its database goes to the trash, from which it can come back."""
     if purge and detach:
         raise ProblemError.invalid({"Detach": ["'Detach' and 'Purge' exclude each other."]})
     way = Operation.DELETE if purge else Operation.DETACH if detach else None
+    if dry_run:
+        return plan_response(await plans.of_delete(instance_id, Delete(way)))
     requested = await service.delete(instance_id, way)
     deletion = Deletion.model_validate(requested)
     to_trash = requested.job.operation is Operation.TRASH

@@ -1,12 +1,11 @@
 """The trash: deleted instances that can come back, until they are purged."""
 
-import asyncio
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from api.database_sizes import database_sizes
 from api.dependencies import InstanceQueriesDep, InstanceStoreDep, ServerDep
 from api.http import problems
 from api.http.paging import page_of
@@ -16,9 +15,6 @@ from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_in
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, TrashedInstance
 from api.security.tokens import bearer_token
-from databases import inspection
-from databases.errors import DatabaseFaultError
-from databases.server import Server
 from registry.instances.queries import TRASH
 from registry.storage.listing import Page
 
@@ -28,9 +24,6 @@ router = APIRouter(
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
     route_class=JobRoute,
 )
-
-_SERVER_SECONDS = 2
-"""How long the list waits for the server to tell the sizes."""
 
 
 @router.get(
@@ -43,7 +36,9 @@ async def list_trash(
 ) -> Response:
     """A page of the deleted instances that can be undeleted, by id unless `orderBy` says otherwise."""
     rows = await queries.trash(page)
-    sizes = await _sizes(server, [row.trash_database for row in rows if row.trash_database is not None])
+    sizes = await database_sizes(
+        server, [row.trash_database for row in rows if row.trash_database is not None]
+    )
     return await list_response(
         TrashedInstance.model_validate(row).model_copy(
             update={"size_bytes": sizes.get(row.trash_database or "")}
@@ -65,14 +60,3 @@ async def purge_trash(
 ) -> Accepted:
     """Request that the database of a deleted instance is dropped for good; 409 unless it is in the trash."""
     return Accepted.model_validate(await service.change(instance_id, instances.request_purge))
-
-
-async def _sizes(server: Server, databases: Collection[str]) -> dict[str, int | None]:
-    """Sizes of these databases in bytes; none while the server is away."""
-    if not databases:
-        return {}
-    try:
-        async with asyncio.timeout(_SERVER_SECONDS), server.session() as session:
-            return await inspection.sizes(session, list(databases))
-    except (DatabaseFaultError, TimeoutError):
-        return {}

@@ -49,6 +49,20 @@ class Deletion(Accepted):
     )
 
 
+class AcceptedInstance(ResponseModel):
+    """One instance of a request for several."""
+
+    id: int = Field(validation_alias=AliasPath("instance", "id"))
+    name: str = Field(validation_alias=AliasPath("instance", "name"))
+    job_id: str = Field(validation_alias=AliasPath("job", "job_id"))
+
+
+class AllAccepted(ResponseModel):
+    """A request for several instances that was committed, in the order of the request."""
+
+    instances: Sequence[AcceptedInstance]
+
+
 class TrashedInstance(ResponseModel):
     """One instance in the trash."""
 

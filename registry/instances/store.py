@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import assert_never
 from uuid import UUID, uuid4
 
-from sqlalchemy import Interval, insert, literal, select, update
+from sqlalchemy import Interval, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.backups.rows import add_backup
@@ -16,12 +16,18 @@ from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
-from registry.instances.copies import copy_obstacle, held_source, require_not_copied, require_open
+from registry.instances.copies import (
+    copy_obstacle,
+    held_source,
+    hold_refusal,
+    require_not_copied,
+    require_open,
+)
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import database_name, name_errors, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
 from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
-from registry.instances.protection import require_unprotected, takes_data
+from registry.instances.protection import protection_refusal, require_unprotected, takes_data
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
     database_is_taken,
@@ -48,8 +54,10 @@ from registry.snapshots import rows as snapshots
 from registry.storage.errors import (
     DerivativeTakenError,
     InstanceNotFoundError,
+    InvalidError,
     NameTakenError,
     RefusedError,
+    require_granted,
     require_valid,
 )
 from registry.storage.models import (
@@ -65,6 +73,10 @@ from registry.storage.models import (
     Snapshot,
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
+from registry.storage.unit_of_work import unit_of_work
+
+_TOGETHER = 0x4F644254
+"""The lock of a transaction with several requests."""
 
 # What a client has requested back in vain waits for the operator, however long that takes.
 _PURGE_IS_DUE = (
@@ -158,6 +170,7 @@ class InstanceStore:
         *,
         protect_new: bool = False,
     ) -> None:
+        self._engine = engine
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
@@ -192,20 +205,14 @@ class InstanceStore:
         async with self._sessions.transaction(
             _name_conflicts(name, database_name(name, template))
         ) as session:
-            # Before the names are locked, as a rename of the source does it.
-            source = await held_source(session, origin) if isinstance(origin, CopyOrigin) else None
-            if source is not None and source.database_template != template:
-                template = source.database_template
-                require_valid({"Name": name_errors(name, template)})
-            database = database_name(name, template)
-            await require_free(session, name, database)
-            await require_free_contexts(session, attributes.contexts or {})
+            source = await _require_new(session, name, template, attributes, origin)
+            template = template if source is None else source.database_template
             number = await reserved_id(session)
             row = insert(DbInstance).values(
                 id=number,
                 name=name,
                 database_template=template,
-                database_name=database,
+                database_name=database_name(name, template),
                 ods_instance_id=number,
                 status=InstanceStatus.PENDING,
                 operation=_operation_of(origin),
@@ -217,6 +224,23 @@ class InstanceStore:
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
+
+    async def require_reservable(
+        self, name: str, template: str, attributes: AttributeChanges, origin: Origin
+    ) -> None:
+        """Raise what `reserve` would, and change nothing."""
+        async with self._sessions.transaction() as session:
+            await _require_new(session, name, template, attributes, origin)
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """One transaction of all requests that are made in the block: none of them counts if that raises.
+
+        Such blocks follow each other: two of them cannot wait for names that the other one has.
+        """
+        async with unit_of_work(self._engine) as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_TOGETHER)))
+            yield
 
     async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
         """Change what clients say about the instance; needs no job. Returns the instance as it is then.
@@ -246,22 +270,35 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id, in_trash=delete.way is not None)
+            require_granted(await self._delete_refusals(session, instance, delete))
             if instance.is_in_trash:
-                return await self._purge_or_refuse(session, instance, delete)
-            _require(instance, status.REQUEST_DELETE.sources, "deleted")
-            require_unprotected(instance)
-            await require_not_copied(session, instance)
-            way = self.way_to_delete(instance, delete)
-            if way is not Operation.TRASH:
-                _require_nothing_set_aside(instance)
-            relations = lasting_relations_of if way is Operation.TRASH else relations_of
-            if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
-                raise RefusedError(
-                    instance.status,
-                    relations_reason(found),
-                    f"Remove the {', '.join(found)} that refer to it, then delete it.",
-                )
-            return await self.request_delete_in(session, instance, replace(delete, way=way))
+                return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+            return await self.request_delete_in(session, instance, delete)
+
+    async def require_deletable(self, instance_id: int, delete: Delete = Delete()) -> DbInstance:
+        """Raise what `request_delete` would, and change nothing; returns the instance."""
+        async with self._sessions.statement() as session:
+            instance = await _found(session, instance_id, in_trash=delete.way is not None)
+            require_granted(await self._delete_refusals(session, instance, delete))
+            return instance
+
+    async def _delete_refusals(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> list[RefusedError]:
+        """Every reason for which the instance cannot be deleted, or purged if it is in the trash."""
+        if instance.is_in_trash:
+            return _purge_refusals(instance, delete)
+        state = _state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
+        held = await hold_refusal(session, instance)
+        refusals = [*state, *filter(None, [protection_refusal(instance), held])]
+        way = self.way_to_delete(instance, delete)
+        if way is not Operation.TRASH:
+            refusals += _set_aside_refusals(instance)
+        relations = lasting_relations_of if way is Operation.TRASH else relations_of
+        if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
+            next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
+            refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
+        return refusals
 
     def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
         """The operation that deletes a live instance: what never had a database has nothing to come back."""
@@ -290,15 +327,6 @@ class InstanceStore:
             instance.purge_after = UTC_NOW + literal(self._trash, Interval)
         return await self._next_job(session, instance, way, status.REQUEST_DELETE)
 
-    async def _purge_or_refuse(
-        self, session: AsyncSession, instance: DbInstance, delete: Delete
-    ) -> Requested:
-        if delete.way is Operation.DETACH:
-            raise RefusedError(
-                instance.status, "The instance is in the trash.", "Undelete it, then detach its database."
-            )
-        return await self._request_purge(session, instance)
-
     async def request_purge(self, instance_id: int) -> Requested:
         """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
 
@@ -316,12 +344,8 @@ class InstanceStore:
                     f"Delete it, or drop its database at once: DELETE /v2/dbInstances/{instance_id}"
                     "?purge=true.",
                 )
-            return await self._request_purge(session, instance)
-
-    async def _request_purge(self, session: AsyncSession, instance: DbInstance) -> Requested:
-        _require(instance, status.REQUEST_PURGE.sources, "purged")
-        require_unprotected(instance)
-        return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+            require_granted(_purge_refusals(instance, Delete()))
+            return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
 
     async def is_purge_due(self) -> bool:
         """Whether the time of an instance in the trash is over."""
@@ -628,9 +652,45 @@ async def _require_same_source(session: AsyncSession, instance: DbInstance, copy
         raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
 
 
+async def _require_new(
+    session: AsyncSession, name: str, template: str, attributes: AttributeChanges, origin: Origin
+) -> DbInstance | None:
+    """Keep names and contexts of a new instance from other transactions; returns what it is a copy of.
+
+    Raises:
+        NameTakenError: another instance has one of the names.
+        InvalidError: another instance has all the contexts, of which it tells with the names; or there is no
+            instance to copy, or the name is too long for the template of that.
+        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
+    """
+    # Before the names are locked, as a rename of the source does it.
+    source = await held_source(session, origin) if isinstance(origin, CopyOrigin) else None
+    if source is not None and source.database_template != template:
+        template = source.database_template
+        require_valid({"Name": name_errors(name, template)})
+    refusal: NameTakenError | None = None
+    try:
+        await require_free(session, name, database_name(name, template))
+    except NameTakenError as error:
+        refusal = error
+    try:
+        await require_free_contexts(session, attributes.contexts or {})
+    except InvalidError as error:
+        raise InvalidError({**({"Name": [str(refusal)]} if refusal else {}), **error.errors}) from None
+    if refusal is not None:
+        raise refusal
+    return source
+
+
 async def _locked(session: AsyncSession, instance_id: int, *, in_trash: bool = False) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash."""
-    instance = await session.get(DbInstance, instance_id, with_for_update=True)
+    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it."""
+    return await _found(session, instance_id, in_trash=in_trash, lock=True)
+
+
+async def _found(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: bool = False
+) -> DbInstance:
+    instance = await session.get(DbInstance, instance_id, with_for_update=lock)
     if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
         raise InstanceNotFoundError(instance_id)
     if not instance.is_adopted:
@@ -643,8 +703,22 @@ async def _locked(session: AsyncSession, instance_id: int, *, in_trash: bool = F
 
 
 def _require(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
-    if instance.status not in states:
-        raise _refusal(instance, verb)
+    require_granted(_state_refusals(instance, states, verb))
+
+
+def _state_refusals(
+    instance: DbInstance, states: Collection[InstanceStatus], verb: str
+) -> list[RefusedError]:
+    return [] if instance.status in states else [_refusal(instance, verb)]
+
+
+def _purge_refusals(instance: DbInstance, delete: Delete) -> list[RefusedError]:
+    """Every reason for which an instance in the trash cannot be purged."""
+    if delete.way is Operation.DETACH:
+        next_step = "Undelete it, then detach its database."
+        return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
+    state = _state_refusals(instance, status.REQUEST_PURGE.sources, "purged")
+    return [*state, *filter(None, [protection_refusal(instance)])]
 
 
 def _require_created(instance: DbInstance, verb: str) -> None:
@@ -653,15 +727,16 @@ def _require_created(instance: DbInstance, verb: str) -> None:
         raise _refusal(instance, verb)
 
 
-def _require_nothing_set_aside(instance: DbInstance) -> None:
-    """Refuse a request that would forget what a failed move to the trash has set aside."""
-    if kinds := kinds_set_aside(instance.set_aside):
-        raise RefusedError(
-            instance.status,
-            f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash.",
-            f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
-            " purge the instance; or undelete it, remove them and detach it.",
-        )
+def _set_aside_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why a request must wait that would forget what a failed move to the trash has set aside."""
+    if not (kinds := kinds_set_aside(instance.set_aside)):
+        return []
+    reason = f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash."
+    next_step = (
+        f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
+        " purge the instance; or undelete it, remove them and detach it."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
 
 
 def _name_not_free(reason: str) -> RefusedError:

@@ -57,13 +57,17 @@ class RefusedError(InstanceError):
         status: the status the instance is in.
         reason: why the request is refused.
         next_step: what the client can do instead.
+        others: the request would be refused for these reasons as well.
     """
 
-    def __init__(self, status: str, reason: str, next_step: str) -> None:
+    def __init__(
+        self, status: str, reason: str, next_step: str, others: Sequence["RefusedError"] = ()
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.next_step = next_step
+        self.others = others
 
 
 class JobRefusedError(RefusedError):
@@ -125,6 +129,17 @@ class InvalidError(InstanceError):
     def __init__(self, errors: FieldErrors) -> None:
         super().__init__(f"invalid: {', '.join(errors)}")
         self.errors = errors
+
+
+def require_granted(refusals: Sequence[RefusedError]) -> None:
+    """Refuse a request for the first of these reasons, which tells of the others.
+
+    Raises:
+        RefusedError: there is one.
+    """
+    if refusals:
+        first, *others = refusals
+        raise RefusedError(first.status, first.reason, first.next_step, others)
 
 
 def require_valid(errors: FieldErrors) -> None:

@@ -32,8 +32,13 @@ _open: ContextVar[_UnitOfWork | None] = ContextVar("unit of work", default=None)
 async def unit_of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction (READ COMMITTED) that the sessions of this task join; then what waits for its commit.
 
-    The sessions take turns: no two of them may be open at once.
+    The sessions take turns: no two of them may be open at once. Within another such block on the same
+    registry, this one is a part of that transaction: if it raises, what it has changed is undone.
     """
+    if (outer := _current(engine)) is not None:
+        async with outer.connection.begin_nested():
+            yield outer.connection
+        return
     async with engine.connect() as connection:
         unit = _UnitOfWork(engine, connection)
         token = _open.set(unit)
@@ -50,10 +55,15 @@ def joined(engine: AsyncEngine) -> AsyncSession | None:
 
     Its COMMIT and ROLLBACK are those of a savepoint.
     """
-    unit = _open.get()
-    if unit is None or unit.engine is not engine:
+    unit = _current(engine)
+    if unit is None:
         return None
     return AsyncSession(unit.connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+
+
+def _current(engine: AsyncEngine) -> _UnitOfWork | None:
+    unit = _open.get()
+    return unit if unit is not None and unit.engine is engine else None
 
 
 async def after_commit(action: Action) -> None:

@@ -41,6 +41,7 @@ OTHER_STATUSES = {
     "adopt_instance_database": CONFLICT,
     "undelete_instance": CONFLICT,
     "purge_trash": CONFLICT,
+    "delete_instances": HTTPStatus.BAD_REQUEST,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
     "delete_managed_instance": HTTPStatus.BAD_REQUEST,
     "sweep": UNAVAILABLE,
@@ -154,6 +155,10 @@ def _call_instances(calls: Calls, number: int) -> None:
         assert calls(operation, number).next_step
     assert calls("undelete_instance", number).next_step
     assert calls("purge_trash", number).next_step
+    wanted = {"instances": [{"name": "Planned", "databaseTemplate": "Minimal"}]}
+    (planned,) = calls("create_instances", body=wanted, dry_run=True, idempotency_key="a key").instances
+    assert planned.database_name == "EdFi_Ods_Planned_Minimal"
+    assert "ids[0]" in calls("delete_instances", body={"ids": [number]}).errors
     assert calls("list_trash") == []
     assert calls("rename_instance", number, body={"name": "Other"}).state == "Pending"
     attributes = {

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from typing import Any
 
 import asyncpg
@@ -193,11 +194,16 @@ async def test_key_becomes_free_when_a_process_hangs(app: FastAPI, monkeypatch: 
     keys = IdempotencyKeys(next(iter(app.state.tenancy)).tenant.engine)
     request = KeyedRequest("a-client", "a key", b"digest")
     answer = StoredAnswer(202, {}, b"")
+    outside = copy_context()
+
+    async def reserve() -> None:
+        async with keys.reserved(request):
+            pass
 
     async def is_free() -> bool:
         with suppress(KeyInUseError):
-            async with keys.reserved(request):
-                return True
+            await asyncio.create_task(reserve(), context=outside)
+            return True
         return False
 
     async def hanging() -> None:

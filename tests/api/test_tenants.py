@@ -201,6 +201,22 @@ async def test_rows_are_seen_by_their_tenant_only_when_names_and_ids_are_equal(
     ]
 
 
+async def test_key_is_another_when_the_tenant_is_another(
+    stranger: httpx.AsyncClient, several: MultiTenantSettings
+) -> None:
+    key = {"Idempotency-Key": "a key"}
+    first, second = as_client(several, "tenant1") | key, as_client(several, "Tenant-2") | key
+
+    answers = [
+        await stranger.post("/v2/dbInstances", headers=headers, json=NEW | {"name": name})
+        for headers, name in ((first, "One"), (second, "Two"), (first, "One"))
+    ]
+
+    assert [(answer.status_code, answer.json()["name"]) for answer in answers] == [
+        *((202, "One"), (202, "Two"), (202, "One"))
+    ]
+
+
 async def test_view_and_refreshes_are_those_of_the_tenant_when_ids_are_equal(
     stranger: httpx.AsyncClient, several: MultiTenantSettings
 ) -> None:

@@ -1,0 +1,161 @@
+"""Requests for several instances at once: all of them are accepted, or none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends
+
+from api.dependencies import InstanceStoreDep
+from api.faults import REFUSALS, WHOLE, EntryFaults, faults_of
+from api.http.audit_context import AuditContextDep
+from api.http.parsing import Properties, whole_number
+from api.http.problems import explained, pascal
+from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
+from api.plan_service import PlanServiceDep
+from api.schemas.plans import Plan
+from registry.instances.distinct import doubled_parts
+from registry.instances.store import Delete, Requested
+from registry.storage.errors import InvalidError
+from registry.storage.models import DbInstance
+
+
+class BulkService:
+    """Carries such requests out, or tells what they would do.
+
+    The entries of a request are judged before the first of them is carried out, so that all their faults are
+    reported together.
+    """
+
+    def __init__(
+        self,
+        instances: InstanceStoreDep,
+        service: InstanceServiceDep,
+        reader: CreateRequestReaderDep,
+        plans: PlanServiceDep,
+        audit: AuditContextDep,
+    ) -> None:
+        self._instances = instances
+        self._service = service
+        self._reader = reader
+        self._plans = plans
+        self._delete = Delete(by=audit.client)
+
+    async def create(self, body: Properties[Any]) -> list[Requested]:
+        """Request the instances that the body lists.
+
+        Raises:
+            InvalidError: telling everything that is wrong with any of them.
+        """
+        faults = EntryFaults("instances")
+        new = await self._read(body, faults)
+        requested = []
+        async with self._instances.together():
+            await self._judge(new, faults)
+            faults.require_none()
+            for number, one in new.items():
+                with faults.of(number):
+                    requested.append(await self._service.create(one))
+            faults.require_none()
+        return requested
+
+    async def plan_creates(self, body: Properties[Any]) -> Plan:
+        """What `create` would do."""
+        faults = EntryFaults("instances")
+        new = await self._read(body, faults)
+        await self._judge(new, faults)
+        return await self._plans.of_creates(list(new.values()), faults.errors)
+
+    async def plan_create(self, body: Properties[Any]) -> Plan:
+        """What a request for the one instance that the body describes would do."""
+        try:
+            new = await self._reader.read(body)
+        except InvalidError as refusal:
+            return await self._plans.of_creates([], faults_of(refusal))
+        try:
+            await self._service.judge(new)
+        except REFUSALS as refusal:
+            return await self._plans.of_creates([new], faults_of(refusal), explained(refusal).status)
+        return await self._plans.of_creates([new], {})
+
+    async def delete(self, body: Properties[Any]) -> list[Requested]:
+        """Request that the instances are deleted whose ids the body lists.
+
+        Raises:
+            InvalidError: telling everything for which any of them cannot be deleted.
+        """
+        faults = EntryFaults("ids")
+        ids = _ids(body, faults)
+        requested = []
+        async with self._instances.together():
+            await self._deletable(ids, faults)
+            faults.require_none()
+            for number, instance_id in ids.items():
+                with faults.of(number):
+                    deleted = await self._instances.request_delete(instance_id, self._delete)
+                    requested.append(await self._service.launched(deleted))
+            faults.require_none()
+        return requested
+
+    async def plan_deletes(self, body: Properties[Any]) -> Plan:
+        """What `delete` would do."""
+        faults = EntryFaults("ids")
+        rows = await self._deletable(_ids(body, faults), faults)
+        return await self._plans.of_deletes(rows, self._delete, faults.errors)
+
+    async def _read(self, body: Properties[Any], faults: EntryFaults) -> dict[int, CreateRequest]:
+        """Those entries that keep all rules, by their numbers."""
+        new = {}
+        for number, entry in enumerate(_entries(body, "instances", "objects")):
+            if not isinstance(entry, dict):
+                faults.add(number, WHOLE, ["It must be an object."])
+                continue
+            with faults.of(number):
+                new[number] = await self._reader.read(Properties(entry))
+        _refuse_doubled(new, faults)
+        return new
+
+    async def _judge(self, new: Mapping[int, CreateRequest], faults: EntryFaults) -> None:
+        for number, one in new.items():
+            with faults.of(number):
+                await self._service.judge(one)
+
+    async def _deletable(self, ids: Mapping[int, int], faults: EntryFaults) -> list[DbInstance]:
+        rows = []
+        for number, instance_id in ids.items():
+            with faults.of(number):
+                rows.append(await self._instances.require_deletable(instance_id, self._delete))
+        return rows
+
+
+BulkServiceDep = Annotated[BulkService, Depends()]
+
+
+def _entries(body: Properties[Any], member: str, kind: str) -> Sequence[object]:
+    entries = body.get(member)
+    if isinstance(entries, list) and 1 <= len(entries) <= MOST_AT_ONCE:
+        return entries
+    name = pascal(member)
+    raise InvalidError({name: [f"'{name}' must be a list of 1 to {MOST_AT_ONCE} {kind}."]})
+
+
+def _ids(body: Properties[Any], faults: EntryFaults) -> dict[int, int]:
+    """The ids in the body, by their numbers."""
+    ids: dict[int, int] = {}
+    known: dict[int, int] = {}
+    for number, entry in enumerate(_entries(body, "ids", "ids")):
+        instance_id = whole_number(entry)
+        if instance_id is None:
+            faults.add(number, WHOLE, ["It must be the id of an instance."])
+        elif instance_id in known:
+            faults.add(number, WHOLE, [f"It is the same as {faults.entry(known[instance_id])}."])
+        else:
+            known[instance_id] = number
+            ids[number] = instance_id
+    return ids
+
+
+def _refuse_doubled(new: Mapping[int, CreateRequest], faults: EntryFaults) -> None:
+    """File under each entry what an earlier one has as well, although only one instance can have it."""
+    entries = {number: (one.name, one.template, one.attributes.contexts or {}) for number, one in new.items()}
+    for number, earlier, part in doubled_parts(entries):
+        faults.add(number, part.member, [f"{part.words} is that of {faults.entry(earlier)} as well."])

@@ -1,0 +1,178 @@
+"""Dry runs: what requests would do, without doing it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, assert_never
+from uuid import UUID
+
+from fastapi import Depends, Query, Response
+
+from api.database_sizes import database_sizes, free_bytes
+from api.dependencies import BackupRecordsDep, InstanceQueriesDep, InstanceStoreDep, ServerDep, SettingsDep
+from api.faults import WHOLE, faults_of
+from api.idempotency import DRY_RUN
+from api.instance_service import CreateRequest
+from api.schemas.plans import Plan, PlannedJob
+from registry.instances.naming import database_name
+from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
+from registry.instances.status import Operation, traits
+from registry.instances.store import Delete
+from registry.storage.errors import RefusedError
+from registry.storage.models import DbInstance
+
+
+async def _dry_run(
+    dry_run: Annotated[  # noqa: FBT002 - a parameter of the query
+        bool, Query(alias=DRY_RUN, description="Tell what would happen, and do nothing: 200 with a plan.")
+    ] = False,
+) -> bool:
+    return dry_run
+
+
+DryRunDep = Annotated[bool, Depends(_dry_run)]
+"""Whether the client only asks what would happen. Such a request is not in the audit trail."""
+
+PLANNED: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {"model": Plan, "description": "With `dryRun`: what would happen."}
+}
+"""The documentation of the answer to a dry run."""
+
+
+class PlanService:
+    """Makes the plans."""
+
+    def __init__(
+        self,
+        instances: InstanceStoreDep,
+        queries: InstanceQueriesDep,
+        server: ServerDep,
+        settings: SettingsDep,
+        backups: BackupRecordsDep,
+    ) -> None:
+        self._backups = backups
+        self._instances = instances
+        self._queries = queries
+        self._server = server
+        self._templates = settings.template_databases
+
+    async def of_creates(
+        self,
+        new: Sequence[CreateRequest],
+        errors: Mapping[str, Sequence[str]],
+        refused: HTTPStatus = HTTPStatus.BAD_REQUEST,
+    ) -> Plan:
+        """What becomes of these requests for instances.
+
+        Args:
+            new: those that keep all rules.
+            errors: why the request would be refused.
+            refused: how it would be answered then.
+        """
+        sources = [await self._source(one) for one in new]
+        sizes = await database_sizes(self._server, {name for name, _ in sources if name})
+        jobs = [
+            PlannedJob(
+                operation=Operation.CREATE,
+                name=one.name,
+                database_name=database_name(one.name, one.template),
+                database_template=one.template,
+                copy_of=one.origin.instance_id if isinstance(one.origin, CopyOrigin) else None,
+                backup_id=one.origin.backup_id if isinstance(one.origin, BackupOrigin) else None,
+                size_bytes=sizes.get(name) if name else size,
+                estimated_seconds=await self._seconds(Operation.CREATE, one.template),
+            )
+            for one, (name, size) in zip(new, sources, strict=True)
+        ]
+        known = [job.size_bytes for job in jobs if job.size_bytes is not None]
+        return Plan(
+            status=_status(errors, refused),
+            errors=errors,
+            instances=jobs,
+            size_bytes=sum(known) if len(known) == len(jobs) else None,
+            free_bytes=await free_bytes(self._server),
+        )
+
+    async def _source(self, new: CreateRequest) -> tuple[str | None, int | None]:
+        """The database that a new one is made of; or, if it is none that is there, how large it was."""
+        match new.origin:
+            case TemplateOrigin():
+                return self._templates[new.template], None
+            case CopyOrigin():
+                source = await self._queries.any_instance(new.origin.instance_id)
+                return (None if source is None else source.database_name), None
+            case BackupOrigin():
+                return None, (await self._backups.stored(UUID(new.origin.backup_id))).database_size_bytes
+            case _:
+                assert_never(new.origin)
+
+    async def of_delete(self, instance_id: int, delete: Delete) -> Plan:
+        """What becomes of this instance if it is deleted in this way.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance to delete.
+        """
+        try:
+            row = await self._instances.require_deletable(instance_id, delete)
+        except RefusedError as refusal:
+            found = await self._queries.any_instance(instance_id)
+            errors = {"Id": list(faults_of(refusal)[WHOLE])}
+            return await self.of_deletes(filter(None, [found]), delete, errors, HTTPStatus.CONFLICT)
+        return await self.of_deletes([row], delete, {})
+
+    async def of_deletes(
+        self,
+        rows: Iterable[DbInstance],
+        delete: Delete,
+        errors: Mapping[str, Sequence[str]],
+        refused: HTTPStatus = HTTPStatus.BAD_REQUEST,
+    ) -> Plan:
+        """What becomes of these instances if they are deleted in this way.
+
+        Args:
+            rows: the instances.
+            delete: how they would be deleted.
+            errors: why the request would be refused.
+            refused: how it would be answered then.
+        """
+        rows = list(rows)
+        names = {row.id: row.trash_database if row.is_in_trash else row.database_name for row in rows}
+        sizes = await database_sizes(self._server, {name for name in names.values() if name})
+        jobs = [
+            PlannedJob(
+                operation=way,
+                id=row.id,
+                name=row.name,
+                database_name=names[row.id],
+                database_template=row.database_template,
+                size_bytes=sizes.get(names[row.id] or ""),
+                estimated_seconds=await self._seconds(way, row.database_template),
+            )
+            for row in rows
+            for way in [self._way(row, delete)]
+        ]
+        return Plan(
+            status=_status(errors, refused),
+            errors=errors,
+            instances=jobs,
+            size_bytes=0,
+            free_bytes=await free_bytes(self._server),
+        )
+
+    def _way(self, row: DbInstance, delete: Delete) -> Operation:
+        return Operation.PURGE if row.is_in_trash else self._instances.way_to_delete(row, delete)
+
+    async def _seconds(self, operation: Operation, template: str) -> float | None:
+        seconds = await self._queries.usual_duration(traits(operation).word, template)
+        return None if seconds is None else round(seconds, 3)
+
+
+PlanServiceDep = Annotated[PlanService, Depends()]
+
+
+def plan_response(plan: Plan) -> Response:
+    """The answer to a dry run."""
+    return Response(plan.model_dump_json(), HTTPStatus.OK, media_type="application/json")
+
+
+def _status(errors: Mapping[str, Sequence[str]], refused: HTTPStatus) -> HTTPStatus:
+    return refused if errors else HTTPStatus.ACCEPTED

@@ -1,0 +1,42 @@
+"""What a request would do, as a dry run tells it."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from api.schemas.base import ResponseModel
+
+
+class PlannedJob(ResponseModel):
+    """One job that would be started."""
+
+    operation: str = Field(
+        description="`Create`; `Trash` if the database goes to the trash, `Detach` if it is left, `Delete` or"
+        " `Purge` if it is dropped."
+    )
+    id: int | None = Field(None, description="The instance, if there is one already.")
+    name: str
+    database_name: str | None
+    database_template: str
+    copy_of: int | None = Field(None, description="The instance that its database would be a copy of.")
+    backup_id: str | None = Field(None, description="The backup that its database would be restored from.")
+    size_bytes: int | None = Field(
+        None, description="Of what it is made of, or of its database; null while the server tells none."
+    )
+    estimated_seconds: float | None = Field(
+        None, description="What recent jobs of this kind took; null if there were none."
+    )
+
+
+class Plan(ResponseModel):
+    """What a request would do. Nothing was changed."""
+
+    status: int = Field(description="How the request would be answered.")
+    errors: Mapping[str, Sequence[str]] = Field(description="Everything that it would be refused for.")
+    instances: Sequence[PlannedJob] = Field(description="Those of which enough is known to tell.")
+    size_bytes: int | None = Field(
+        description="Of all databases that would be made; null if one is not known."
+    )
+    free_bytes: int | None = Field(
+        description="Free space for databases; null unless the server's disk can be asked from here."
+    )

@@ -1,0 +1,334 @@
+"""Requests for several instances at once, and dry runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client
+
+from tests.api.service import faults_of
+from tests.servers import session
+
+INSTANCES = "/v2/dbInstances"
+BULK = f"{INSTANCES}/bulk"
+DELETE = f"{BULK}/delete"
+DRY = {"dryRun": "true"}
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+def entry(name: object = "A name", **more: object) -> dict[str, object]:
+    return {"name": name, "databaseTemplate": "Minimal", **more}
+
+
+def of(*entries: object) -> dict[str, object]:
+    return {"instances": list(entries)}
+
+
+def context(value: str) -> dict[str, object]:
+    return {"contexts": [{"contextKey": "year", "contextValue": value}]}
+
+
+async def _made(rows: asyncpg.Connection) -> tuple[int, int]:
+    """How many instances and jobs there are."""
+    instances = await rows.fetchval("SELECT count(*) FROM adminapi.managed_instances")
+    return instances, await rows.fetchval("SELECT count(*) FROM adminapi.jobstatuses")
+
+
+async def _everything(rows: asyncpg.Connection) -> list[Any]:
+    """What a request may change in the registry."""
+    return [
+        await rows.fetch(f"SELECT * FROM {table} ORDER BY 1")  # noqa: S608 - constants
+        for table in (
+            *("adminapi.managed_instances", "adminapi.jobstatuses", "adminapi.audit"),
+            *("adminapi.idempotencykeys", "dbo.odsinstances", "dbo.odsinstances_odsinstanceid_seq"),
+        )
+    ]
+
+
+async def _completed(api: httpx.AsyncClient, rows: asyncpg.Connection, *names: str) -> list[int]:
+    """The ids of instances that can be deleted."""
+    made = (await api.post(BULK, json=of(*map(entry, names)))).json()["instances"]
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now(), attempt = 1"
+    )
+    return [one["id"] for one in made]
+
+
+async def test_all_are_requested_when_nothing_is_wrong(
+    api_with_temporal: httpx.AsyncClient, temporal: Client, rows: asyncpg.Connection
+) -> None:
+    names = [f"Instance {number}" for number in range(20)]
+    answer = await api_with_temporal.post(
+        BULK, json=of(*(entry(name, **context(name), labels={"a": "b"}) for name in names))
+    )
+
+    assert answer.status_code == 202
+    made = answer.json()["instances"]
+    assert [one["name"] for one in made] == names
+    assert [one["jobId"] for one in made] == [f"CreateInstanceJob-{one['id']}-1" for one in made]
+    assert await _made(rows) == (20, 20)
+    for one in made:
+        workflow = await temporal.get_workflow_handle(str(one["id"])).describe()
+        assert workflow.workflow_type == "CreateInstance"
+    shown = (await api_with_temporal.get(f"{INSTANCES}/{made[7]['id']}")).json()
+    assert (shown["labels"], shown["contexts"][0]["contextValue"]) == ({"a": "b"}, "Instance 7")
+
+
+async def test_every_fault_of_every_entry_is_told_and_nothing_made_when_some_are_wrong(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await api.post(INSTANCES, json=entry("Taken", **context("2026")))
+    answer = await api.post(
+        BULK,
+        json=of(
+            entry("Fine"),
+            entry("", description=7),
+            {"name": "No template"},
+            entry("Taken", **context("2026")),
+            "text",
+            entry("Fine"),
+            entry("a b", **context("2027")),
+            entry("a_b", **context("2027")),
+            entry("Fine too"),
+        ),
+    )
+
+    errors = faults_of(answer)
+    assert list(errors) == [
+        *("instances[1].Name", "instances[1].Description", "instances[2].DatabaseTemplate"),
+        *("instances[3].Name", "instances[3].Contexts", "instances[4]", "instances[5].Name"),
+        *("instances[7].Name", "instances[7].Contexts"),
+    ]
+    assert errors["instances[3].Name"] == ["An instance named 'Taken' already exists. Choose another name."]
+    assert errors["instances[5].Name"][0] == "The name 'Fine' is that of instances[0] as well."
+    assert errors["instances[7].Name"] == [
+        "The name of the database, 'EdFi_Ods_a_b_Minimal', is that of instances[6] as well."
+    ]
+    assert errors["instances[7].Contexts"] == [
+        "The set of contexts 'year' = '2027' is that of instances[6] as well."
+    ]
+    assert await _made(rows) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, of(), of(*[entry()] * 21), {"instances": {}}, {"instances": None}], ids=range(5)
+)
+async def test_request_is_refused_when_it_has_no_list_of_1_to_20(
+    api: httpx.AsyncClient, body: dict[str, object]
+) -> None:
+    assert faults_of(await api.post(BULK, json=body)) == {
+        "Instances": ["'Instances' must be a list of 1 to 20 objects."]
+    }
+
+
+async def test_one_of_two_wins_when_both_want_the_same_names_in_another_order(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    names = [f"Instance {number}" for number in range(20)]
+    there, back = of(*map(entry, names)), of(*map(entry, reversed(names)))
+    answers = await asyncio.gather(*(api.post(BULK, json=body) for body in [there, back] * 4))
+
+    assert sorted(answer.status_code for answer in answers) == [202, *[400] * 7]
+    assert await _made(rows) == (20, 20)
+
+
+async def test_answer_is_the_same_when_the_request_is_repeated(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    headers = {"Idempotency-Key": "a key"}
+    first = await api.post(BULK, json=of(entry("a"), entry("b")), headers=headers)
+    second = await api.post(BULK, json=of(entry("a"), entry("b")), headers=headers)
+
+    assert (second.status_code, second.content) == (202, first.content)
+    assert await _made(rows) == (2, 2)
+
+
+async def test_nothing_is_made_when_an_entry_of_a_request_with_a_key_is_wrong(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    headers = {"Idempotency-Key": "a key"}
+    await api.post(INSTANCES, json=entry("Taken"))
+    faults_of(await api.post(BULK, json=of(entry("a"), entry("Taken")), headers=headers))
+
+    assert await _made(rows) == (1, 1)
+
+
+async def test_trail_names_every_instance_when_several_are_requested(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    made = (await api.post(BULK, json=of(entry("a"), entry("b")))).json()["instances"]
+    faults_of(await api.post(BULK, json=of(entry("c"), entry("b"))))
+
+    entries = await rows.fetch("SELECT status, instanceid, jobid FROM adminapi.audit ORDER BY id")
+    assert [tuple(row) for row in entries] == [
+        *((202, one["id"], one["jobId"]) for one in made),
+        (400, None, None),
+    ]
+
+
+async def test_all_are_deleted_when_nothing_is_wrong(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    first, second = await _completed(api, rows, "a", "b")
+    answer = await api.post(DELETE, json={"ids": [second, str(first)]})
+
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "instances": [
+            {"id": second, "name": "b", "jobId": f"DeleteInstanceJob-{second}-2"},
+            {"id": first, "name": "a", "jobId": f"DeleteInstanceJob-{first}-2"},
+        ]
+    }
+    left = await rows.fetch("SELECT DISTINCT state, deletedby FROM adminapi.managed_instances")
+    assert [tuple(row) for row in left] == [("Pending_Delete", "a-client")]
+
+
+async def test_every_reason_is_told_and_nothing_deleted_when_some_cannot_be(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    fine, busy = await _completed(api, rows, "a", "b")
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'InProgress', isprotected = true WHERE id = $1", busy
+    )
+    answer = await api.post(DELETE, json={"ids": [fine, busy, 999999, fine, "x"]})
+
+    errors = faults_of(answer)
+    assert list(errors) == ["ids[1]", "ids[2]", "ids[3]", "ids[4]"]
+    assert [reason.partition(".")[0] for reason in errors["ids[1]"]] == [
+        "An instance in state InProgress cannot be deleted",
+        "The instance is protected: its data can be neither deleted nor replaced",
+    ]
+    assert errors["ids[2]"] == ["Not found: dbInstance with ID 999999. It may have been recently deleted."]
+    assert errors["ids[3]"] == ["It is the same as ids[0]."]
+    assert (
+        await rows.fetchval("SELECT state FROM adminapi.managed_instances WHERE id = $1", fine) == "Completed"
+    )
+
+
+async def test_plan_tells_what_would_be_made_and_nothing_is_written(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    before = await _everything(rows)
+    answer = await api.post(BULK, json=of(entry("a b"), entry("c")), params=DRY)
+
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert (plan["status"], plan["errors"]) == (202, {})
+    first = plan["instances"][0]
+    assert first["operation"] == "Create"
+    assert (first["id"], first["name"], first["databaseName"]) == (None, "a b", "EdFi_Ods_a_b_Minimal")
+    assert first["databaseTemplate"] == "Minimal"
+    assert await _everything(rows) == before
+
+
+async def test_plan_tells_every_refusal_when_entries_are_wrong(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await api.post(INSTANCES, json=entry("Taken", **context("2026")))
+    before = await _everything(rows)
+    plan = (await api.post(BULK, json=of(entry(""), entry("Taken", **context("2026"))), params=DRY)).json()
+
+    assert plan["status"] == 400
+    assert list(plan["errors"]) == ["instances[0].Name", "instances[1].Name", "instances[1].Contexts"]
+    assert [one["name"] for one in plan["instances"]] == ["Taken"]
+    assert await _everything(rows) == before
+
+
+async def test_plan_of_one_tells_sizes_and_times_when_they_are_known(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    await rows.execute(
+        "INSERT INTO adminapi.jobstatuses"
+        " (jobid, status, createdat, startedat, finishedat, operation, databasetemplate)"
+        " VALUES ('a', 'Completed', now(), now(), now() + interval '3 seconds', 'Create', 'Minimal')"
+    )
+    plan = (await api.post(INSTANCES, json=entry(), params=DRY)).json()
+
+    (one,) = plan["instances"]
+    assert one["estimatedSeconds"] == 3
+    assert one["sizeBytes"] > 1_000_000
+    assert plan["sizeBytes"] == one["sizeBytes"]
+
+
+@pytest.mark.parametrize(
+    ("body", "faults"), [(entry(""), ["Name"]), (entry("Taken", **context("1")), ["Name", "Contexts"])]
+)
+async def test_plan_of_one_tells_why_it_would_be_refused(
+    api: httpx.AsyncClient, body: dict[str, object], faults: list[str]
+) -> None:
+    await api.post(INSTANCES, json=entry("Taken", **context("1")))
+    answer = await api.post(INSTANCES, json=body, params=DRY)
+
+    assert (answer.status_code, answer.json()["status"]) == (200, 400)
+    assert list(answer.json()["errors"]) == faults
+
+
+@pytest.mark.parametrize(
+    ("query", "operation"), [({}, "Trash"), ({"purge": "true"}, "Delete"), ({"detach": "true"}, "Detach")]
+)
+async def test_plan_of_a_delete_tells_what_becomes_of_the_database(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, query: dict[str, str], operation: str
+) -> None:
+    (made,) = await _completed(api, rows, "a")
+    before = await _everything(rows)
+    answer = await api.delete(f"{INSTANCES}/{made}", params=query | DRY)
+
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert (plan["status"], plan["errors"]) == (202, {})
+    (one,) = plan["instances"]
+    assert (one["operation"], one["id"], one["databaseName"]) == (operation, made, "EdFi_Ods_a_Minimal")
+    assert await _everything(rows) == before
+
+
+async def test_plan_of_a_delete_tells_every_refusal(api: httpx.AsyncClient, rows: asyncpg.Connection) -> None:
+    (made,) = await _completed(api, rows, "a")
+    await rows.execute("UPDATE adminapi.managed_instances SET isprotected = true, state = 'InProgress'")
+    plan = (await api.delete(f"{INSTANCES}/{made}", params=DRY)).json()
+
+    assert plan["status"] == 409
+    assert len(plan["errors"]["Id"]) == 2
+    assert (await api.delete(f"{INSTANCES}/999999", params=DRY)).status_code == 404
+
+
+async def test_plan_of_deletes_tells_every_refusal(api: httpx.AsyncClient, rows: asyncpg.Connection) -> None:
+    (made,) = await _completed(api, rows, "a")
+    before = await _everything(rows)
+    plan = (await api.post(DELETE, json={"ids": [made, 999999]}, params=DRY)).json()
+
+    assert (plan["status"], list(plan["errors"])) == (400, ["ids[1]"])
+    assert [one["operation"] for one in plan["instances"]] == ["Trash"]
+    assert await _everything(rows) == before
+
+
+async def test_dry_run_tells_the_answer_when_its_key_was_used(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    headers = {"Idempotency-Key": "a key"}
+    plan = await api.post(INSTANCES, json=entry(), headers=headers, params=DRY)
+    made = await api.post(INSTANCES, json=entry(), headers=headers)
+    told = await api.post(INSTANCES, json=entry(), headers=headers, params=DRY)
+
+    assert (plan.status_code, made.status_code) == (200, 202)
+    assert (told.status_code, told.content) == (202, made.content)
+    assert (await api.post(INSTANCES, json=entry("b"), headers=headers, params=DRY)).status_code == 422
+    assert await _made(rows) == (1, 1)
+
+
+@pytest.mark.parametrize("query", ["dryRun=true", "DRYRUN=1", "dryrun=false"])
+async def test_request_is_refused_when_it_has_no_dry_run(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, query: str
+) -> None:
+    (made,) = await _completed(api, rows, "a")
+    answer = await api.delete(f"/v2/odsInstances/manage/{made}?{query}")
+
+    assert faults_of(answer) == {"DryRun": ["There is no dry run of this request."]}
+    assert await rows.fetchval("SELECT state FROM adminapi.managed_instances") == "Completed"
