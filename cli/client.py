@@ -22,6 +22,8 @@ _OUTAGE_SECONDS = 30
 """How long `--wait` goes on while the API does not answer."""
 _LIMITED_SECONDS = 30
 """How long a command waits until it is given a token, if many commands in a row have requested one."""
+_BUSY_SECONDS = 90
+"""How long a command waits for an earlier request with the same key: the API gives it up after a minute."""
 _REFILL_SECONDS = 600
 _PAGE = 500
 _FINISHED = ("Completed", "Error")
@@ -40,6 +42,22 @@ def completed(job: Json) -> Json:
 
 class UnreachableError(CommandError):
     """No server answers at the API's address."""
+
+
+class RefusalError(CommandError):
+    """The API has refused a request.
+
+    Attributes:
+        errors: what is wrong with each property of it, if the API tells that.
+        retry_after: after how many seconds it may be sent again, if another one is in its way.
+    """
+
+    def __init__(
+        self, reason: str, errors: Mapping[str, Sequence[str]], retry_after: int | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.errors = errors
+        self.retry_after = retry_after
 
 
 class AdminApi:
@@ -87,6 +105,20 @@ class AdminApi:
         """
         body = {"name": name, "databaseTemplate": template, **(attributes or {})}
         return self._object("POST", "/v2/dbInstances", json=body)
+
+    def create_all(self, entries: Sequence[Json], key: str) -> list[Json]:
+        """Request up to 20 instances, or none of them if anything is wrong; once for each `key`."""
+        headers = {"Idempotency-Key": key}
+        answer = self._when_free("POST", "/v2/dbInstances/bulk", json={"instances": entries}, headers=headers)
+        made: list[Json] = answer.json()["instances"]
+        return made
+
+    def plan_all(self, entries: Sequence[Json], key: str) -> Json:
+        """What `create_all` would do: a plan; or what it answered, if it was done under this `key` before."""
+        headers, query = {"Idempotency-Key": key}, {"dryRun": True}
+        content = {"json": {"instances": entries}, "headers": headers, "params": query}
+        plan: Json = self._when_free("POST", "/v2/dbInstances/bulk", **content).json()
+        return plan
 
     def change(self, instance: int, attributes: Json) -> Json:
         """Change attributes of an instance; returns the instance."""
@@ -313,6 +345,17 @@ class AdminApi:
         answer: Json = self._request(method, path, json=json).json()
         return answer
 
+    def _when_free(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
+        """The answer to a request with a key; waits while an earlier one with the key is under way."""
+        ends = monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._request(method, path, **content)
+            except RefusalError as refusal:
+                if refusal.retry_after is None or monotonic() > ends:
+                    raise
+                sleep(refusal.retry_after)
+
     def _request(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
         try:
             answer = self._http.request(method, path, **content)
@@ -322,7 +365,7 @@ class AdminApi:
                 " with --api-url or ODS_API_URL."
             ) from None
         if not answer.is_success:
-            raise CommandError(_reason(answer))
+            raise _refusal(answer)
         return answer
 
 
@@ -386,11 +429,24 @@ def _are_complete(spares: Json) -> bool:
     )
 
 
-def _reason(answer: httpx.Response) -> str:
-    """The reason of a refusal, in one line."""
-    problem: Json = {}
+def _refusal(answer: httpx.Response) -> RefusalError:
+    pause = answer.headers.get("Retry-After", "")
+    is_busy = answer.status_code == HTTPStatus.CONFLICT and pause.isdecimal()
+    return RefusalError(_reason(answer), _problem(answer).get("errors", {}), int(pause) if is_busy else None)
+
+
+def _problem(answer: httpx.Response) -> Json:
+    """What the API tells of a refusal; nothing, if the answer is not the API's."""
     with suppress(ValueError):
         problem = answer.json()
+        if isinstance(problem, dict):
+            return problem
+    return {}
+
+
+def _reason(answer: httpx.Response) -> str:
+    """The reason of a refusal, in one line."""
+    problem = _problem(answer)
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
     sentences = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
     if answer.status_code == HTTPStatus.FORBIDDEN:

@@ -1,6 +1,8 @@
 """`ods instance …`: instances from a terminal, through the service's HTTP API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,9 +10,11 @@ import typer
 from cli.api_access import connect
 from cli.client import AdminApi, Json
 from cli.following import follow
+from cli.instance_csv import Sheet, plan, read_sheet
+from cli.instance_csv import create as create_all
 from cli.key_values import key_values, label_changes
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
-from cli.output import say, show_json, show_list, show_members
+from cli.output import progress_bar, say, show_json, show_list, show_members
 from embedded.errors import CommandError
 from registry.instances.origins import CopyMode
 from registry.instances.status import Template
@@ -25,6 +29,17 @@ _COLUMNS = {
     "odsInstanceId": "ODS INSTANCE",
     "databaseName": "DATABASE",
 }
+_PLAN_COLUMNS = {
+    "line": "LINE",
+    "name": "NAME",
+    "databaseTemplate": "TEMPLATE",
+    "databaseName": "DATABASE",
+    "sizeBytes": "BYTES",
+    "estimatedSeconds": "SECONDS",
+    "jobId": "REQUESTED BEFORE",
+}
+_REQUESTED_COLUMNS = {"line": "LINE", "id": "ID", "name": "NAME", "jobId": "JOB"}
+_MADE_COLUMNS = {**_REQUESTED_COLUMNS, "status": "STATUS"}
 _DROPPED = "Its database will be dropped, and cannot come back."
 _SESSION_COLUMNS = {"applicationName": "SESSIONS OF", "state": "STATE", "count": "COUNT"}
 _TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "ROWS"}
@@ -32,7 +47,10 @@ _TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "
 
 @app.command()
 def create(  # noqa: PLR0913 - a command line's options
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.", show_default=False),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +76,17 @@ def create(  # noqa: PLR0913 - a command line's options
             show_default=False,
         ),
     ] = None,
+    from_csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Create an instance for each line of the file, instead of one with NAME and options.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --from-csv: only show what would be made.")
+    ] = False,
     protected: Annotated[
         bool | None,
         typer.Option(
@@ -81,7 +110,18 @@ def create(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Create an instance."""
+    """Create an instance, or those that a file describes."""
+    if from_csv is not None and name is None:
+        sheet = read_sheet(from_csv)
+        with connect(api_url, data_dir) as api:
+            rows = plan(api, sheet)
+            if dry_run:
+                _show_plan(rows, as_json=as_json)
+            else:
+                _create_all(api, sheet, wait=wait, as_json=as_json)
+        return
+    if name is None or from_csv is not None or dry_run:
+        raise CommandError("Give a NAME, or --from-csv FILE with or without --dry-run.")
     attributes = {
         "protected": protected,
         "description": description,
@@ -385,6 +425,51 @@ def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:
         show_members(found | {"comment": found["comment"] or "none"})
     question = f"Hand the database {found['databaseName']} over to the instance {found['name']}?"
     typer.confirm(f"{question} Deleting the instance will drop it.", abort=True, err=True)
+
+
+def _show_plan(rows: Sequence[Json], *, as_json: bool) -> None:
+    if as_json:
+        show_json(rows)
+        return
+    show_list([dict.fromkeys(_PLAN_COLUMNS) | row for row in rows], _PLAN_COLUMNS)
+    requested = sum("jobId" in row for row in rows)
+    say(f"{len(rows) - requested} instances would be made; {requested} were requested by an earlier run.")
+
+
+def _create_all(api: AdminApi, sheet: Sheet, *, wait: bool, as_json: bool) -> None:
+    """Request the instances of a file, and show them, also those that were requested before a failure."""
+    made: list[Json] = []
+    try:
+        with _counted(sheet.count, "Requested", quietly=as_json) as show:
+            for some in create_all(api, sheet):
+                made += some
+                show(len(made))
+        if wait:
+            _wait_for_all(api, made, quietly=as_json)
+    finally:
+        _show_made(made, as_json=as_json)
+    if failed := [row for row in made if row.get("status") == "Error"]:
+        raise CommandError(f"{len(failed)} of {len(made)} jobs ended in an error; `ods job show` says why.")
+
+
+def _wait_for_all(api: AdminApi, made: Sequence[Json], *, quietly: bool) -> None:
+    """Wait for the jobs, and note in each row how its job has ended."""
+    with _counted(len(made), "Finished", quietly=quietly) as show:
+        for number, row in enumerate(made, 1):
+            row["status"] = api.wait_for_end(row["jobId"])["status"]
+            show(number)
+
+
+def _counted(total: int, what: str, *, quietly: bool) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _: None) if quietly else progress_bar(total, what)
+
+
+def _show_made(made: Sequence[Json], *, as_json: bool) -> None:
+    if as_json:
+        show_json(made)
+    elif made:
+        columns = _MADE_COLUMNS if "status" in made[0] else _REQUESTED_COLUMNS
+        show_list([dict.fromkeys(columns) | row for row in made], columns)
 
 
 def _show_accepted(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:
