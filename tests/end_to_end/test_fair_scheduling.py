@@ -1,5 +1,6 @@
 """Who comes first when more databases are wanted than can be made at once."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -32,6 +33,19 @@ async def _requested(operator: Operator, requester: str | None, number: int) -> 
     return jobs
 
 
+async def _requested_together(operator: Operator, requester: str, number: int) -> list[InstanceJob]:
+    """So many creates of one request, started all at once as the API does it."""
+    async with operator.instances.together():
+        jobs = [
+            (await operator.instances.reserve(f"Turn {next(NUMBERS)}", Template.MINIMAL)).job
+            for _ in range(number)
+        ]
+    await asyncio.gather(*(operator.starter.start(job, requester) for job in jobs))
+    for job in jobs:
+        await operator.reached(job, {JobStatus.IN_PROGRESS})
+    return jobs
+
+
 async def _order(operator: Operator, jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
     """The jobs, as their databases were published."""
     published = {}
@@ -59,3 +73,16 @@ async def test_requesters_are_served_fairly_when_one_of_them_has_filled_the_queu
         (asked,) = await _requested(operator, "a-client", 1)
         async with ddl_worker(temporal, tenant):
             assert asked in (await _order(operator, [*batch, asked]))[:3]
+
+
+async def test_single_requests_of_others_are_served_fairly_when_one_request_is_for_twenty(
+    operator: Operator, temporal: Client, tenant: Tenant
+) -> None:
+    async with registry_worker(temporal, tenant):
+        bulk = await _requested_together(operator, "batch", 20)
+        (first,) = await _requested(operator, "a-client", 1)
+        (second,) = await _requested(operator, "another-client", 1)
+        async with ddl_worker(temporal, tenant):
+            order = await _order(operator, [*bulk, first, second])
+    # One that was fetched already, then each client in its turn.
+    assert {first, second} <= set(order[:4])
