@@ -32,6 +32,7 @@ InstanceId = Annotated[int, path_id("dbInstance")]
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _OF_LISTS = problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS)
+_OF_LISTS_OF_ONE = problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND)
 _OF_ONE = problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND)
 _OF_CHANGES = problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 _DUMP: dict[int | str, dict[str, Any]] = {
@@ -54,7 +55,9 @@ async def create_backup(
     return accepted
 
 
-@router.get("/dbInstances/{instance_id}/backups", response_model=list[BackupAnswer], responses=_OF_LISTS)
+@router.get(
+    "/dbInstances/{instance_id}/backups", response_model=list[BackupAnswer], responses=_OF_LISTS_OF_ONE
+)
 async def list_backups_of_instance(
     instance_id: InstanceId, records: BackupRecordsDep, offset: Offset = 0, limit: Limit = DEFAULT_LIMIT
 ) -> Response:

@@ -119,6 +119,8 @@ async def test_every_field_is_told_when_a_job_is_listed(api: httpx.AsyncClient) 
         "finishedAt": None,
         "errorMessage": None,
         "waiting": None,
+        "percent": None,
+        "etaSeconds": None,
     }
 
 
