@@ -14,6 +14,7 @@ from backups.snapshots import Database
 from backups.storage import BackupStore
 from backups.stored_backups import load_manifest
 from databases.errors import DatabaseFaultError
+from databases.inner_rights import give_rights
 from databases.provisioning import (
     CloneRequest,
     ProvisionedDatabase,
@@ -79,5 +80,7 @@ async def _stored(tenant: Tenant, backup_id: str) -> Backup:
 async def _filled(store: BackupStore, manifest: Manifest, database: Database, following: Following) -> None:
     with program_log() as log:
         await restore(store, manifest, database, replace(log, report=following.report))
+    rights = manifest.details.get("rights")
     async with database.server.connected(database.name) as inside:
         await execute(inside, "SET statement_timeout = 0; ANALYZE")
+        await give_rights(inside, rights if isinstance(rights, list) else [])

@@ -17,6 +17,7 @@ from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
 from databases.errors import DatabaseFaultError
+from databases.inner_rights import read_rights
 from databases.lookup import choose, find, require_usable
 from logs import fault_name
 from registry.backups.stored import StoredBackup
@@ -90,13 +91,20 @@ class BackupActivities:
         if job.makes_backup is None:
             raise SupersededError
         row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
+        async with self._tenant.server.connected(job.database) as inside:
+            rights = await read_rights(inside)
         return BackupRequest(
             BackupKey(job.tenant, job.ods_instance_id, uuid4()),
             UUID(job.mark),
             job.name,
             BackupKind(row.kind),
             job.template,
-            {**row.details, "backupId": job.makes_backup, "instanceId": job.instance_id},
+            {
+                **row.details,
+                "backupId": job.makes_backup,
+                "instanceId": job.instance_id,
+                "rights": rights,
+            },
         )
 
     async def _report(self, job: InstanceJob, following: Following) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, exists, literal, select, update
+from sqlalchemy import Interval, exists, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.backups.stored import StoredBackup
@@ -58,7 +58,8 @@ async def record_stored(
         "finished_at": _utc(stored.finished_at),
         "verification": VERIFICATION_WAITS if verify else None,
     }
-    await session.execute(update(Backup).where(Backup.job_id == job.job_id, _of(job)).values(**values))
+    its = (Backup.id == UUID(job.makes_backup), Backup.job_id == job.job_id, Backup.mark == UUID(job.mark))
+    await session.execute(update(Backup).where(*its).values(**values))
     return verify
 
 
@@ -73,10 +74,6 @@ async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: 
             return not await session.scalar(select(exists().where(Backup.mark == UUID(job.mark), recent)))
         case _:
             assert_never(policy)
-
-
-def _of(job: InstanceJob) -> ColumnElement[bool]:
-    return Backup.mark == UUID(job.mark)
 
 
 async def _details(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:

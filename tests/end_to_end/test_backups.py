@@ -500,7 +500,12 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
 ) -> None:
     job = await created(operator, name)
     async with session(service_dsn(postgres, job.database)) as inside:
-        await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+        await inside.execute(
+            'CREATE TABLE treasure AS SELECT 42 AS answer; CREATE SEQUENCE "Numbers of";'
+            "GRANT SELECT, INSERT ON treasure TO pg_monitor; GRANT UPDATE ON treasure TO PUBLIC;"
+            'GRANT USAGE ON SEQUENCE "Numbers of" TO pg_monitor;'
+            "CREATE SCHEMA inner_part; GRANT USAGE ON SCHEMA inner_part TO pg_monitor"
+        )
     backup = await backed_up(api, job)
     purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
     await operator.starter.start(purge.job)
@@ -513,6 +518,15 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
     assert (back["backupId"], back["databaseTemplate"]) == (backup["id"], "Minimal")
     async with session(service_dsn(postgres, back["databaseName"])) as inside:
         assert await inside.fetchval("SELECT answer FROM treasure") == 42
+        has = (
+            "table_privilege('pg_monitor', 'treasure', 'INSERT')",
+            "table_privilege('pg_read_all_stats', 'treasure', 'UPDATE')",
+            "sequence_privilege('pg_monitor', '\"Numbers of\"', 'USAGE')",
+            "schema_privilege('pg_monitor', 'inner_part', 'USAGE')",
+        )
+        for right in has:
+            assert await inside.fetchval(f"SELECT has_{right}"), right
+        assert not await inside.fetchval("SELECT has_table_privilege('pg_monitor', 'treasure', 'DELETE')")
     acl = "SELECT datacl FROM pg_database WHERE datname = $1"
     assert await admin.fetchval(acl, back["databaseName"]) == await admin.fetchval(
         acl, "EdFi_Ods_Minimal_Template"
