@@ -49,8 +49,9 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass
 
 # Like the source but for its contents: a copy that sorts otherwise would refuse what the source holds.
 _CREATE_LIKE = """
-SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L TABLESPACE %I',
-              $2::text, pg_encoding_to_char(encoding), datcollate, datctype, spcname)
+SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', $2::text,
+              pg_encoding_to_char(encoding), datcollate, datctype)
+    || CASE WHEN has_tablespace_privilege(ts.oid, 'CREATE') THEN format(' TABLESPACE %I', spcname) ELSE '' END
     || CASE datlocprovider
         WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L',
                              coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale'))
@@ -143,7 +144,9 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
 
 
 async def create_like(session: asyncpg.Connection, source: str, database: str) -> None:
-    """Make an empty database with the encoding, the locale and the tablespace of another one.
+    """Make an empty database with the encoding and the locale of another one.
+
+    It is in the same tablespace, if the session's role has the right for that; else where new ones are made.
 
     Raises:
         DatabaseFaultError: there is no such database, a right is missing, the server is away, …

@@ -47,7 +47,7 @@ class MakingWorkflow(JobWorkflow):
 
 @workflow.defn
 class CreateInstance(MakingWorkflow):
-    """Make an instance of its template."""
+    """Make an instance of its template, or of a backup."""
 
     @workflow.init
     def __init__(self, job: InstanceJob) -> None:

@@ -64,7 +64,7 @@ async def source(
         await inside.execute(
             "CREATE TABLE treasure (id serial PRIMARY KEY, words text);"
             " INSERT INTO treasure (words) SELECT md5(n::text) FROM generate_series(1, 1000) AS n;"
-            " CREATE INDEX ON treasure (words); GRANT SELECT ON treasure TO ods_api"
+            " CREATE INDEX ON treasure (words); GRANT SELECT ON treasure TO pg_monitor"
         )
     return job
 
@@ -139,7 +139,7 @@ async def test_copy_holds_what_the_source_held_when_it_is_done(
         assert copied[column] == before[column]
     async with session(service_dsn(postgres, job.database)) as inside:
         assert await inside.fetchval("SELECT nextval('treasure_id_seq')") == 1001
-        assert await inside.fetchval("SELECT has_table_privilege('ods_api', 'treasure', 'SELECT')")
+        assert await inside.fetchval("SELECT has_table_privilege('pg_monitor', 'treasure', 'SELECT')")
         assert await inside.fetchval("SELECT reltuples FROM pg_class WHERE relname = 'treasure'") == (
             1000 if mode is CopyMode.ONLINE else -1  # the source has no statistics
         )
@@ -159,7 +159,7 @@ async def test_copy_gets_settings_and_privileges_of_the_source_when_it_is_publis
     await admin.execute(
         f'ALTER DATABASE "{source.database}" SET statement_timeout = 12345;'
         f' REVOKE ALL ON DATABASE "{source.database}" FROM PUBLIC;'
-        f' GRANT CONNECT ON DATABASE "{source.database}" TO ods_api'
+        f' GRANT CONNECT ON DATABASE "{source.database}" TO pg_monitor'
     )
     job = await requested(source, mode)
     await provision(activities, job)
