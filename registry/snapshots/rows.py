@@ -26,12 +26,14 @@ class SnapshotStatus(StrEnum):
 
 IS_ABANDONED = and_(
     Snapshot.status == SnapshotStatus.CREATING,
-    ~exists().where(
+    ~exists()
+    .where(
         DbInstance.id == Snapshot.instance_id,
         DbInstance.operation == Operation.SNAPSHOT,
         DbInstance.job_number == Snapshot.job_number,
         DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
-    ),
+    )
+    .correlate(Snapshot),
 )
 """The job that was to make it has ended, however, without having recorded it."""
 

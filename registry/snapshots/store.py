@@ -207,8 +207,8 @@ def _removals() -> Select[int, str, str, str, int, bool]:
         select(
             Snapshot.id,
             Snapshot.database_name,
-            cast(Snapshot.mark, Text),
-            cast(DbInstance.mark, Text),
+            cast(Snapshot.mark, Text).label("own_mark"),
+            cast(DbInstance.mark, Text).label("instance_mark"),
             DbInstance.ods_instance_id,
             or_(Snapshot.remove_after.is_(None), ends <= UTC_NOW),
         )

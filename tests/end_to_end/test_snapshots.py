@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from embedded.postgres import EmbeddedPostgres
+from registry.connection_strings.encryption import Keyring
+from registry.connection_strings.key_rotation import rotate
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.store import Delete
 from settings import Settings
+from tenants.adoption import DatabaseAdoption
+from tenants.drift import DriftKind
 from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
@@ -63,6 +69,18 @@ async def derivative(operator: Operator, tenant: Tenant, job: InstanceJob) -> st
     return None
 
 
+def address(postgres: EmbeddedPostgres, database: str) -> str:
+    """The address by which the ODS/API connects to a snapshot."""
+    return f"postgresql://ods_api:{INSTANCE_PASSWORD}@127.0.0.1:{postgres.port}/{database}"
+
+
+async def until_equal(admin: asyncpg.Connection, job: InstanceJob, expected: set[str]) -> None:
+    """Wait until the instance has these databases: what a failed job has left is removed after its end."""
+    async with asyncio.timeout(20):
+        while await databases(admin, job) != expected:
+            await asyncio.sleep(0.02)
+
+
 async def reconcile(client: Client, settings: Settings) -> str:
     return await client.execute_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
@@ -92,7 +110,7 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     assert (listed["id"], listed["status"], listed["current"]) == (accepted["snapshotId"], "Completed", True)
     database = await derivative(operator, tenant, job)
     assert database == listed["databaseName"] == accepted["databaseName"]
-    reader = f"postgresql://ods_api:{INSTANCE_PASSWORD}@127.0.0.1:{postgres.port}/{database}"
+    reader = address(postgres, str(database))
     async with session(reader) as reading:
         assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
@@ -107,3 +125,258 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     instance = await operator.instance(job)
     assert (instance.status, instance.operation) == (InstanceStatus.COMPLETED, Operation.SNAPSHOT)
     assert await tenant.drift.detect() == []
+
+
+async def request_snapshot(operator: Operator, job: InstanceJob) -> InstanceJob:
+    requested = await operator.instances.request_snapshot(job.instance_id)
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
+    """All databases that have to do with the instance."""
+    hexadecimal = job.mark.replace("-", "")
+    found = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1"
+        " OR datname LIKE $2",
+        f"%{job.mark}%",
+        f"%{hexadecimal}%",
+    )
+    return {row["datname"] for row in found}
+
+
+async def statuses(tenant: Tenant, job: InstanceJob) -> list[str]:
+    """Statuses of the snapshots of the instance, the newest first; the current one has a star."""
+    listed = await tenant.snapshots.store.snapshots_of(job.instance_id)
+    return [f"{row.snapshot.status}{'*' if row.current else ''}" for row in listed]
+
+
+async def until_statuses(tenant: Tenant, job: InstanceJob, expected: list[str]) -> None:
+    """Wait for these statuses: what a failed job has left is removed after its end."""
+    async with asyncio.timeout(20):
+        while await statuses(tenant, job) != expected:
+            await asyncio.sleep(0.02)
+
+
+async def test_older_copies_go_when_no_session_uses_them_any_more(
+    operator: Operator,
+    tenant: Tenant,
+    settings: Settings,
+    temporal: Client,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    for _ in range(3):
+        await snapshotted(operator, job)
+    assert await statuses(tenant, job) == ["Completed*", "Completed", "Removing"]
+    kept = await databases(admin, job)
+    assert len(kept) == 4
+
+    await reconcile(temporal, settings)  # the ODS/API may go on using what it has cached
+    assert await databases(admin, job) == kept
+    oldest = await rows.fetchval(
+        "UPDATE adminapi.snapshots SET removeafter = now() AT TIME ZONE 'UTC' WHERE status = 'Removing'"
+        " RETURNING databasename"
+    )
+    async with session(address(postgres, oldest)) as reader:
+        await reconcile(temporal, settings)
+        assert await databases(admin, job) == kept
+        assert await reader.fetchval("SELECT count(*) FROM treasure") == 42
+    assert "1 leftovers removed" in await reconcile(temporal, settings)
+    assert await databases(admin, job) == kept - {oldest}
+    assert await statuses(tenant, job) == ["Completed*", "Completed"]
+
+
+async def test_sessions_are_ended_when_a_copy_was_to_go_an_hour_ago(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    (listed,) = await tenant.snapshots.store.snapshots_of(job.instance_id)
+    await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
+    assert await derivative(operator, tenant, job) is None
+    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '61 minutes'")
+    reader = await asyncpg.connect(address(postgres, listed.snapshot.database_name))
+    assert await tenant.snapshots.remove_due() == 1
+    assert await databases(admin, job) == {job.database}
+    reader.terminate()
+
+
+async def test_snapshots_go_with_the_instance_and_a_new_one_is_made_when_it_comes_back(
+    operator: Operator,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    for _ in range(2):
+        await snapshotted(operator, job)
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert (await operator.instance(job)).set_aside == {
+        "instanceType": "Minimal",
+        "contexts": [],
+        "derivatives": [],
+    }
+    assert await tenant.snapshots.remove_due() == 2
+    assert await databases(admin, job) == {deletion.trash_database}
+    requested = await operator.instances.request_undelete(job.instance_id)
+    await operator.starter.start(requested.job)
+    assert await operator.ended(requested.job) is JobStatus.COMPLETED
+    assert await derivative(operator, tenant, job) is None
+    await snapshotted(operator, job)
+    assert await derivative(operator, tenant, job) is not None
+
+    # A snapshot keeps no instance from being dropped at once.
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    await operator.starter.start(purge.job)
+    assert await operator.ended(purge.job) is JobStatus.COMPLETED
+    assert await tenant.snapshots.remove_due() == 1
+    assert await databases(admin, job) == set()
+
+
+async def test_derivative_of_the_operator_is_left_when_a_snapshot_is_requested(
+    operator: Operator,
+    tenant: Tenant,
+    api: httpx.AsyncClient,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    before = await databases(admin, job)
+    theirs = tenant.connection_strings.encrypted("somewhere_else")
+    # Another product writes it while the copy is made.
+    async with session(service_dsn(postgres, job.database)) as other, other.transaction():
+        await other.execute("LOCK TABLE treasure")
+        late = await request_snapshot(operator, job)
+        assert await operator.reached(late, {JobStatus.IN_PROGRESS}) is JobStatus.IN_PROGRESS
+        await rows.execute("UPDATE dbo.odsinstancederivatives SET connectionstring = $1", theirs)
+    assert await operator.ended(late) is JobStatus.ERROR
+    found = await operator.queries.job(late.job_id)
+    assert found is not None
+    assert "is not overwritten" in str(found.error_message)
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+    await until_equal(admin, job, before)
+    assert await derivative(operator, tenant, job) == "somewhere_else"
+
+    refused = await api.post(f"/v2/odsInstances/{job.ods_instance_id}/snapshots")
+    assert refused.status_code == 409
+    number = await rows.fetchval("SELECT odsinstancederivativeid FROM dbo.odsinstancederivatives")
+    assert f"DELETE /v2/odsInstanceDerivatives/{number}" in refused.json()["nextStep"]
+    await api.delete(f"/v2/odsInstanceDerivatives/{number}")
+    await snapshotted(operator, job)
+
+
+async def test_database_of_the_operator_is_left_when_it_has_the_name_of_a_snapshot(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, postgres: EmbeddedPostgres, name: str
+) -> None:
+    job = await created(operator, name, postgres)
+    requested = await operator.instances.request_snapshot(job.instance_id)
+    theirs = requested.snapshot.database_name
+    await admin.execute(f'CREATE DATABASE "{theirs}"')
+    oid = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", theirs)
+    await operator.starter.start(requested.job)
+    try:
+        assert await operator.ended(requested.job) is JobStatus.ERROR
+        await until_statuses(tenant, job, [])
+        assert await databases(admin, job) == {job.database}
+        assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", theirs) == oid
+    finally:
+        await admin.execute(f'DROP DATABASE "{theirs}"')
+
+
+async def test_earlier_snapshot_stays_and_nothing_else_when_the_copy_cannot_be_made(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, postgres: EmbeddedPostgres, name: str
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    before, read = await databases(admin, job), await derivative(operator, tenant, job)
+    await admin.execute("ALTER ROLE ods_api RENAME TO ods_api_away")
+    late = await request_snapshot(operator, job)
+    try:
+        assert await operator.ended(late) is JobStatus.ERROR
+    finally:
+        await admin.execute("ALTER ROLE ods_api_away RENAME TO ods_api")
+    await until_statuses(tenant, job, ["Completed*"])
+    assert await databases(admin, job) == before
+    assert await derivative(operator, tenant, job) == read
+    instance = await operator.instance(job)
+    assert (instance.status, instance.error_message) == (InstanceStatus.COMPLETED, None)
+    await snapshotted(operator, job)
+
+
+async def test_snapshot_is_removed_when_its_job_is_cancelled(
+    operator: Operator,
+    tenant: Tenant,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    async with session(service_dsn(postgres, job.database)) as other, other.transaction():
+        await other.execute("LOCK TABLE treasure")
+        late = await request_snapshot(operator, job)
+        assert await operator.reached(late, {JobStatus.IN_PROGRESS}) is JobStatus.IN_PROGRESS
+        path = f"/v2/odsInstances/{job.ods_instance_id}/snapshots"
+        (making,) = (await api.get(path)).json()
+        assert (await api.delete(f"{path}/{making['id']}")).status_code == 409
+        assert (await api.post(f"/v2/jobs/{late.job_id}/cancel")).status_code == 202
+        assert await operator.ended(late) is JobStatus.ERROR
+        await until_equal(admin, job, {job.database})
+        await until_statuses(tenant, job, [])
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+
+
+async def test_registry_and_server_are_compared_when_a_snapshot_is_lost_on_one_side(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    database = await derivative(operator, tenant, job)
+    candidate = await DatabaseAdoption(tenant).inspect(job.instance_id, database)
+    assert "a snapshot" in str(candidate.obstacle)
+    assert await tenant.drift.detect() == []
+    await rows.execute("DELETE FROM adminapi.snapshots")
+    assert [drift.kind for drift in await tenant.drift.detect()] == [DriftKind.SNAPSHOT_WITHOUT_ROW]
+    await admin.execute(f'DROP DATABASE "{database}"')
+    await rows.execute("DELETE FROM dbo.odsinstancederivatives")
+    await snapshotted(operator, job)
+    database = await derivative(operator, tenant, job)
+    await admin.execute(f'DROP DATABASE "{database}"')
+    assert [drift.kind for drift in await tenant.drift.detect()] == [DriftKind.SNAPSHOT_WITHOUT_DATABASE]
+
+
+async def test_derivative_is_still_ours_when_keys_were_rotated(
+    operator: Operator,
+    tenant: Tenant,
+    engine: AsyncEngine,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    new = b"another key, also of 32 bytes..."
+    assert (await rotate(engine, Keyring((new, *tenant.settings.encryption_keys)))).renewed >= 2
+    assert await statuses(tenant, job) == ["Completed*"]
+    await snapshotted(operator, job)
+    assert await statuses(tenant, job) == ["Completed*", "Completed"]
+    assert len(await databases(admin, job)) == 3
