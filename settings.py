@@ -342,7 +342,8 @@ class ServiceSettings(BaseSettings):
         default=7,
         ge=0,
         le=3650,
-        description="Days that a deleted instance can come back; 0: its database is dropped at once.",
+        description="Days that a deleted instance, or a database that a reset has replaced, can come back; 0:"
+        " it is dropped at once.",
     )
 
     snapshot_keep: int = Field(

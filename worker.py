@@ -55,6 +55,7 @@ from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
+from workflows.reset_instance import ResetInstance, UndoResetInstance
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.snapshot_instance import SnapshotInstance
 from workflows.trash_instance import TrashInstance
@@ -73,6 +74,8 @@ WORKFLOWS = [
     BackupInstance,
     VerifyBackup,
     SnapshotInstance,
+    ResetInstance,
+    UndoResetInstance,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -108,6 +111,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
         starter.start,
         tenant.remove_template_leftovers,
         tenant.instances,
+        tenant.versions,
     )
     keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
@@ -129,6 +133,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             statuses.finish_undelete,
             statuses.finish_purge,
             statuses.finish_backup,
+            statuses.finish_replacement,
             statuses.fail,
             statuses.record_wait,
             sweep.dispatch_page,
@@ -140,7 +145,9 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             keys.remove_old_answers,
             snapshots.finish_snapshot,
             snapshots.remove_snapshots,
+            reconcile.claim_due_versions,
             refreshes.request_refresh,
+            refreshes.request_refresh_of,
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,
             refreshes.finish_refresh,
@@ -179,6 +186,10 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.undelete,
             databases.purge,
             databases.snapshot,
+            databases.reset,
+            databases.undo_reset,
+            databases.drop_replaced,
+            databases.purge_version,
             databases.compensate,
             spares.prune_spares,
             spares.replenish_spare,

@@ -20,19 +20,21 @@ from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.instance_copies import provision_as_copy
-from databases import dropping, provisioning, renaming, trash
+from databases import dropping, provisioning, renaming, replacing, trash
 from databases.constants import DISK_FULL
 from databases.errors import LOST, DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from databases.publishing import DatabaseAccess
+from databases.replacing import Exchange, Stage
 from databases.trash import TrashJob
 from logs import fault_name
 from registry.instances.job_store import Position
-from registry.instances.jobs import InstanceJob
+from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
+from registry.instances.versions import VersionPurge
 from registry.storage.errors import NameTakenError
 from tenants.tenant import Tenant
 
@@ -54,6 +56,17 @@ class TrashResult:
 
     kept: bool
     finished: bool = False
+
+
+@dataclass(frozen=True)
+class ReplaceResult:
+    """Whether the job was recorded as done as well, and which generation of the template the database is of.
+
+    None if the generation is not known.
+    """
+
+    finished: bool = False
+    template_generation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,61 @@ class DatabaseActivities:
                 raise
         return await _try_to_record(self._tenant.snapshots.finish(job))
 
+    @activity.defn
+    async def reset(self, job: InstanceJob) -> ReplaceResult:
+        """Make a fresh database beside the instance's, then exchange both: the old one goes to the trash.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        return await self._replace(job, self._make_replacement)
+
+    @activity.defn
+    async def undo_reset(self, job: InstanceJob) -> ReplaceResult:
+        """Exchange the instance's database with the one in the trash that a reset has replaced.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        return await self._replace(job)
+
+    @activity.defn
+    async def drop_replaced(self, job: InstanceJob) -> bool:
+        """Drop the database that a reset has replaced, if it is not to be kept; true if it was dropped.
+
+        Raises:
+            ApplicationError: of type `Outage`, or of the type of the fault.
+        """
+        with as_application_error():
+            claimed = await self._tenant.versions.claim_replaced(job)
+        for purge in claimed:
+            await self.purge_version(purge)
+        return bool(claimed)
+
+    @activity.defn
+    async def purge_version(self, purge: VersionPurge) -> None:
+        """Drop a database that an instance had before a reset from the trash.
+
+        Raises:
+            ApplicationError: of type `Outage`, or of the type of the fault.
+        """
+        owner = Owner(
+            *(purge.tenant, purge.ods_instance_id, "", purge.mark, purge.number, purge.attempt),
+            installation=purge.installation,
+            database_mark=purge.database_mark,
+        )
+        with as_application_error():
+            async with (
+                heartbeats(),
+                self._limit.slot(),
+                self._tenant.server.fenced(owner, before_waiting=_leave_to_job) as session,
+            ):
+                await self._tenant.installation.require_confirmed(session)
+                if not await self._tenant.versions.is_claimed(purge):
+                    return
+                await trash.purge(session, owner, purge.database)
+            await self._tenant.versions.finish_purge(purge)
+
     @activity.defn(name="discard")
     async def compensate(self, job: InstanceJob) -> bool | None:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
@@ -233,9 +301,12 @@ class DatabaseActivities:
         with as_application_error():
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
-                if await self._require_ended(job) == FAIL[job.operation].target:
+                reached = await self._require_ended(job)
+                if job.replacement is not None:
+                    return await self._end_replacement(session, job)
+                if reached == FAIL[job.operation].target:
                     return await self._compensate(session, job)
-                await dropping.drop_staging(session, owner_of(job))
+                await self._remove_private(session, job)
                 return None
 
     async def _delete(
@@ -267,6 +338,60 @@ class DatabaseActivities:
                 raise
         return result, await _try_to_record(record(result))
 
+    async def _replace(
+        self,
+        job: InstanceJob,
+        make: Callable[[asyncpg.Connection, InstanceJob, Exchange], Awaitable[None]] | None = None,
+    ) -> ReplaceResult:
+        with as_application_error():
+            try:
+                async with heartbeats(), self._fenced(job) as session:
+                    exchange = exchange_of(job)
+                    if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
+                        await make(session, job, exchange)
+                    exchanged = await replacing.take_place(self._tenant.server, session, exchange)
+            except SupersededError:
+                # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
+                if await self._tenant.jobs.is_replaced(job):
+                    return ReplaceResult(finished=True)
+                raise
+        generation = exchanged.template_generation
+        done = replace(job, template_generation=generation)
+        return ReplaceResult(await _try_to_record(self._tenant.jobs.finish_replacement(done)), generation)
+
+    async def _make_replacement(
+        self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange
+    ) -> None:
+        wanted = self._wanted(exchange.successor, exchange.other)
+        request = await self._of_template(wanted, _replacement_of(job).template)
+        with self._refuse_while_disk_is_full():
+            database = await provisioning.provision(session, request, self._template_sizes)
+        if not database.claimed:
+            await provisioning.verify(self._tenant.server, exchange.other)
+        elif self._refill:
+            self._refill()
+
+    async def _end_replacement(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+        """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
+
+        True if it was, and the registry has it now.
+        """
+        exchanged = await replacing.discard_other(session, exchange_of(job))
+        if exchanged is not None:
+            done = replace(job, template_generation=exchanged.template_generation)
+            followed = await self._tenant.jobs.follow_exchange(done)
+            if followed:
+                _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
+            return followed or None
+        await dropping.drop_staging(session, owner_of(job))
+        await self._tenant.jobs.end_replacement(job)
+        return None
+
+    async def _remove_private(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Drop what was made for the instance under private names, and no job knows of."""
+        await dropping.drop_staging(session, owner_of(job))
+        await replacing.drop_unknown(session, owner_of(job))
+
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:
             with self._refuse_while_disk_is_full():
@@ -286,19 +411,18 @@ class DatabaseActivities:
     ) -> ProvisionedDatabase:
         """The job's database, published; made now, or by an earlier try."""
         origin, report = job.origin, partial(self._report, job, following)
+        wanted = self._wanted(owner_of(job), job.database)
         match origin:
             case TemplateOrigin():
-                request = await self._request(job)
+                request = await self._of_template(wanted, job.template)
                 return await provisioning.provision(session, request, self._template_sizes)
             case BackupOrigin():
-                request = await self._request(job)
+                request = await self._of_template(wanted, job.template)
                 return await provision_from_backup(
                     self._tenant, session, request, origin.backup_id, following, report
                 )
             case CopyOrigin():
-                return await provision_as_copy(
-                    self._tenant, session, self._request_of(job), origin, following, report
-                )
+                return await provision_as_copy(self._tenant, session, wanted, origin, following, report)
             case _:
                 assert_never(origin)
 
@@ -306,19 +430,20 @@ class DatabaseActivities:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
 
-    async def _request(self, job: InstanceJob) -> CloneRequest:
-        installation = await self._tenant.jobs.installation.require_confirmed()
-        return replace(
-            self._request_of(job),
-            template=self._template_database(job.template),
-            installation=installation.id if self._refill else None,
-        )
-
-    def _request_of(self, job: InstanceJob) -> CloneRequest:
-        """What the job makes, whatever it is a copy of."""
+    def _wanted(self, owner: Owner, database: str) -> CloneRequest:
+        """The database that is made, whatever it is a copy of."""
         settings = self._tenant.settings
         access = DatabaseAccess(settings.database_owner, settings.granted)
-        return CloneRequest(owner_of(job), "", job.database, settings.clone_strategy, access=access)
+        return CloneRequest(owner, "", database, settings.clone_strategy, access=access)
+
+    async def _of_template(self, wanted: CloneRequest, template: str) -> CloneRequest:
+        """The same as a clone of the template, or a spare of it."""
+        installation = await self._tenant.jobs.installation.require_confirmed()
+        return replace(
+            wanted,
+            template=self._template_database(template),
+            installation=installation.id if self._refill else None,
+        )
 
     def _template_database(self, template: str) -> str:
         """The database behind a template.
@@ -348,11 +473,11 @@ class DatabaseActivities:
                 await trash.put(self._tenant.server, session, _trash_job(job))
                 return None
             case Undo.REMOVE_SNAPSHOT:
-                await dropping.drop_staging(session, owner_of(job))
+                await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)
                 return None
-            case Undo.NOTHING:
-                await dropping.drop_staging(session, owner_of(job))
+            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
+                await self._remove_private(session, job)
                 return None
             case unknown:
                 assert_never(unknown)
@@ -471,6 +596,15 @@ def _require(operation: Operation, job: InstanceJob) -> None:
         raise SupersededError
 
 
+async def _leave_to_job() -> None:
+    """Do not end the session of a job that works on the instance, as waiting for its fence would.
+
+    Raises:
+        DatabaseFaultError: always.
+    """
+    raise DatabaseFaultError("A job works on the instance.", retryable=True)
+
+
 def _trash_job(job: InstanceJob) -> TrashJob:
     names = [name for name in job.databases if name != job.trash_database]
     return TrashJob(owner_of(job), job.number, job.attempt, names, _trash_database(job))
@@ -490,4 +624,39 @@ def _trash_database(job: InstanceJob) -> str:
 def owner_of(job: InstanceJob) -> Owner:
     """The instance of the job, and the latest attempt that can have published its database."""
     number, attempt = job.publication
-    return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation)
+    return Owner(
+        *(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation),
+        database_mark=job.database_mark,
+    )
+
+
+def exchange_of(job: InstanceJob) -> Exchange:
+    """Which database takes the place of which, for a reset or its undo.
+
+    Raises:
+        DatabaseFaultError: the job has no replacement, for its row was changed by hand.
+    """
+    replacement = _replacement_of(job)
+    owner = owner_of(job)
+    return Exchange(
+        current=replace(owner, number=replacement.known_number, attempt=replacement.known_attempt),
+        successor=replace(
+            owner,
+            number=replacement.trashed_number or 0,
+            attempt=replacement.trashed_attempt or 0,
+            database_mark=replacement.mark,
+        ),
+        job_id=job.job_id,
+        number=job.number,
+        attempt=job.attempt,
+        database=job.database,
+        other=replacement.database,
+        replaced=replacement.replaced,
+        from_trash=replacement.trashed_number is not None,
+    )
+
+
+def _replacement_of(job: InstanceJob) -> Replacement:
+    if job.replacement is None:
+        raise DatabaseFaultError("The registry does not say which database takes the place of another.")
+    return job.replacement

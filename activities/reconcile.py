@@ -18,6 +18,7 @@ from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Undo, after_failure
 from registry.instances.store import InstanceStore
+from registry.instances.versions import VersionPurge, VersionStore
 from tenants.drift import Drift, is_suspect
 
 _MAX_RESULTS = 200
@@ -62,6 +63,14 @@ class PurgeReport:
     withheld: str | None = None
 
 
+@dataclass(frozen=True)
+class VersionsDue:
+    """The versions that are to be dropped; and why there are none, although some are due."""
+
+    purges: list[VersionPurge]
+    withheld: str | None = None
+
+
 class ReconcileActivities:
     """Finds jobs without an open workflow, what failed jobs have left on the server, and drift.
 
@@ -73,6 +82,7 @@ class ReconcileActivities:
         start: starts the workflow of a job.
         remove_template_leftovers: removes what loads of templates have left.
         instances: takes the requests to purge what is due in the trash.
+        versions: the databases that instances had before resets.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of a pass
@@ -84,6 +94,7 @@ class ReconcileActivities:
         start: Callable[[InstanceJob], Awaitable[None]],
         remove_template_leftovers: Callable[[], Awaitable[object]],
         instances: InstanceStore,
+        versions: VersionStore,
     ) -> None:
         self._job_store = job_store
         self._server = server
@@ -92,6 +103,7 @@ class ReconcileActivities:
         self._start = start
         self._remove_template_leftovers = remove_template_leftovers
         self._instances = instances
+        self._versions = versions
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -143,7 +155,7 @@ class ReconcileActivities:
                 await self._remove_template_leftovers()
             found = await self._databases()
             marks = {one.mark for one in found if one.mark is not None}
-            staged = {one.mark for one in found if one.mark is not None and one.staging}
+            staged = {one.mark for one in found if one.mark is not None and (one.staging or one.reset)}
             named = {(one.mark, one.name) for one in found}
             failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, named)]
             staging = await self._job_store.ended_jobs(staged)
@@ -161,6 +173,19 @@ class ReconcileActivities:
         with as_application_error():
             found = await self._detect()
         return DriftReport(found[:_MAX_RESULTS], len(found))
+
+    @activity.defn
+    async def claim_due_versions(self) -> VersionsDue:
+        """Claim the databases that instances had before resets and whose time in the trash is over.
+
+        As many as `purge_due` requests of instances, and none for the same reasons.
+        """
+        with as_application_error():
+            if not await self._versions.is_purge_due():
+                return VersionsDue([])
+            if (suspicion := is_suspect(await self._detect())) is not None:
+                return VersionsDue([], f"{suspicion.kind} {suspicion.subject}")
+            return VersionsDue(await self._versions.claim_due(_PURGES_A_PASS))
 
     @activity.defn
     async def purge_due(self) -> PurgeReport:
@@ -185,6 +210,8 @@ class ReconcileActivities:
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
     """Whether a failed job has left a database under a name that `after_failure` does not want it to have."""
+    if job.replacement is not None:
+        return True
     match after_failure(job.operation).undo:
         case Undo.REMOVE_STAGING:  # the instance follows a database that was published
             return (job.mark, job.database) in named
@@ -192,7 +219,8 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
             return (job.mark, job.database) not in named
         case Undo.BACK_TO_TRASH:
             return (job.mark, job.final_database) in named
-        case Undo.REMOVE_SNAPSHOT | Undo.NOTHING:  # snapshots without a row of their own are found by theirs
+        # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
+        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.NOTHING:
             return False
         case unknown:
             assert_never(unknown)

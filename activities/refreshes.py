@@ -39,6 +39,13 @@ class RefreshActivities:
         await self.dispatch_refreshes()
 
     @activity.defn
+    async def request_refresh_of(self, ods_instance_id: int) -> None:
+        """Request a refresh of one ODS instance, unless one waits."""
+        scope = Scope(ods_instance_id, self._jobs.tenant)
+        await self._jobs.request(scope)
+        await accepted(self._start(scope), scope.workflow_id)
+
+    @activity.defn
     async def dispatch_refreshes(self) -> int:
         """Start the workflow of every scope with a job that is waiting, or whose workflow was lost.
 

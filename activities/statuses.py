@@ -102,6 +102,12 @@ class StatusActivities:
             return await self._jobs.finish_backup(finished.job, finished.stored, self._verify)
 
     @activity.defn
+    async def finish_replacement(self, job: InstanceJob) -> bool:
+        """Record that another database is the instance's from now on."""
+        with _final_refusals():
+            return await self._jobs.finish_replacement(job)
+
+    @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason."""
         return await self._jobs.fail(failure.job, failure.reason, outage=failure.outage)
@@ -129,6 +135,9 @@ class StatusActivities:
             ):
                 return None
             case Operation.SNAPSHOT:
+                return None
+            # The ODS/API goes on using the database until another one is there.
+            case Operation.RESET | Operation.UNDO_RESET:
                 return None
             case Operation.DELETE | Operation.TRASH:
                 return await self._obstacle(job, drop_obstacle) if job.published else None

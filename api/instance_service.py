@@ -89,6 +89,14 @@ class _UndeletedInstanceBody(BaseModel):
     )
 
 
+class _ResetInstanceBody(BaseModel):
+    databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
+        None,
+        json_schema_extra={"enum": [*Template, None]},
+        description="Another template than the one that its database was made from.",
+    )
+
+
 class _RenamedInstanceBody(_NamedBody):
     databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
         None,
@@ -101,7 +109,10 @@ _TEMPLATE_PATHS = (
     ("post", "/v2/dbInstances"),
     ("post", "/v2/dbInstances/bulk"),
     ("put", "/v2/dbInstances/{instance_id}"),
+    ("post", "/v2/dbInstances/{instance_id}/reset"),
 )
+_ORIGINS_TO_COME = ("backupId", "copyOf")
+"""What an instance cannot be reset to yet, as clients may write it."""
 
 
 def document_templates(description: dict[str, Any], settings: AnySettings) -> None:
@@ -119,6 +130,7 @@ NEW_INSTANCE_BODY = documented_body(_NewInstanceBody)
 NEW_INSTANCES_BODY = documented_list("instances", _NewInstanceBody.model_json_schema(), MOST_AT_ONCE)
 NEW_MANAGED_INSTANCE_BODY = documented_body(_NewManagedInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
+RESET_INSTANCE_BODY = documented_body(_ResetInstanceBody, required=False)
 UNDELETED_INSTANCE_BODY = documented_body(_UndeletedInstanceBody, required=False)
 
 
@@ -301,6 +313,31 @@ class InstanceService:
             require_valid({"Name": _name_errors(name, instance.database_template)})
         wanted = None if name is None else str(name).strip()
         return await self.launched(await self._instances.request_undelete(instance_id, wanted))
+
+    async def reset(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the instance's database is replaced by a fresh one, as `body` says."""
+        self._audit.instance = instance_id
+        await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
+        template = body.get("databaseTemplate")
+        require_valid(
+            {
+                "DatabaseTemplate": [] if template is None else template_errors(template, self._templates),
+                **{
+                    origin[0].upper() + origin[1:]: [f"A reset from '{origin}' is not supported yet."]
+                    for origin in _ORIGINS_TO_COME
+                    if body.get(origin) is not None
+                },
+            }
+        )
+        return await self.launched(
+            await self._instances.request_reset(instance_id, template, self._audit.client)
+        )
+
+    async def undo_reset(self, instance_id: int) -> Requested:
+        """Request that the database which was replaced last is the instance's again."""
+        return await self.change(
+            instance_id, partial(self._instances.request_undo_reset, by=self._audit.client)
+        )
 
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:
         """Make a `request` of the instance store that needs nothing but the id, and start its job."""

@@ -107,6 +107,12 @@ class Client:
         took = milliseconds_since(started)
         return Created(accepted.instance, database_name(name, Template.MINIMAL), accepted.took, took)
 
+    async def reset(self, instance: int) -> float:
+        """Reset an instance; returns the milliseconds until `Completed`."""
+        started = time.perf_counter()
+        await self.completed((await self._accepted("POST", f"/v2/dbInstances/{instance}/reset")).job)
+        return milliseconds_since(started)
+
     async def delete(self, instance: int) -> None:
         """Delete an instance."""
         await self.completed((await self.request_delete(instance)).job)

@@ -144,6 +144,14 @@ class AdminApi:
         """Request the deletion of an instance without its database, which the answer names."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}?detach=true")
 
+    def reset(self, instance: int, template: str | None) -> Json:
+        """Request a fresh database for an instance, of another `template` if there is one."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset", json={"databaseTemplate": template})
+
+    def undo_reset(self, instance: int) -> Json:
+        """Request that an instance gets the database back which the last reset has replaced."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset/undo")
+
     def undelete(self, instance: int, name: str | None) -> Json:
         """Request that an instance comes back from the trash, under another `name` if there is one."""
         return self._object("POST", f"/v2/dbInstances/{instance}/undelete", json={"name": name})

@@ -21,6 +21,10 @@ from registry.instances.status import Template
 
 app = typer.Typer(no_args_is_help=True)
 
+NameOrId = Annotated[
+    str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
+]
+
 _COLUMNS = {
     "id": "ID",
     "name": "NAME",
@@ -172,9 +176,7 @@ def show(
 
 @app.command()
 def usage(
-    instance: Annotated[
-        str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
-    ],
+    instance: NameOrId,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -303,6 +305,46 @@ def undelete(  # noqa: PLR0913 - a command line's options
     """Bring a deleted instance back from the trash, with its database and all that belongs to it."""
     with connect(api_url, data_dir) as api:
         _show_accepted(api, api.undelete(instance, name), wait=wait, as_json=as_json)
+
+
+@app.command()
+def reset(  # noqa: PLR0913 - a command line's options
+    instance: NameOrId,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Another template than the one it was made from.", show_default=False),
+    ] = None,
+    *,
+    yes: Yes = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Replace the database of an instance by a fresh clone; `undo-reset` brings back what it replaces."""
+    with connect(api_url, data_dir) as api:
+        number = api.id_named(instance)
+        if not yes:
+            _require_name(_row(api, number), "All that was written into the instance is replaced.")
+        _show_accepted(api, api.reset(number, template), wait=wait, as_json=as_json)
+
+
+@app.command("undo-reset")
+def undo_reset(  # noqa: PLR0913 - a command line's options
+    instance: NameOrId,
+    *,
+    yes: Yes = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Bring back the database which the last reset has replaced, in place of the one of now."""
+    with connect(api_url, data_dir) as api:
+        number = api.id_named(instance)
+        if not yes:
+            _require_name(_row(api, number), "All that was written since the reset is replaced.")
+        _show_accepted(api, api.undo_reset(number), wait=wait, as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`ods trash`: deleted instances that can come back."""
+"""`ods trash`: deleted instances that can come back, and databases that instances had before resets."""
 
 from cli.api_access import connect
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
@@ -7,6 +7,7 @@ from cli.output import show_json, show_list
 _COLUMNS = {
     "id": "ID",
     "name": "NAME",
+    "isVersion": "BEFORE A RESET",
     "databaseName": "DATABASE",
     "sizeBytes": "BYTES",
     "deletedAt": "DELETED",
@@ -16,7 +17,7 @@ _COLUMNS = {
 
 
 def trash(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """List the deleted instances that `ods instance undelete` can bring back."""
+    """List what can come back: deleted instances, and databases that instances had before resets."""
     with connect(api_url, data_dir) as api:
         rows = list(api.trash())
     if as_json:

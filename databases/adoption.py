@@ -34,7 +34,8 @@ class Candidate:
         size_bytes: its size; None if our role may not see it.
         sessions: how many there are on it.
         comment: its comment.
-        adopted: whether it carries the instance's mark.
+        adopted: whether it carries the instance's mark, and is the one of its databases that was asked for.
+        is_of_instance: whether it carries the instance's mark, be it the one that the registry knows or not.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
     """
 
@@ -44,6 +45,7 @@ class Candidate:
     sessions: int
     comment: str | None
     adopted: bool
+    is_of_instance: bool
     obstacle: str | None
 
 
@@ -64,15 +66,18 @@ async def inspect(
     found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     if found is None:
         return None
-    adopted = owner.owns(found["comment"])
+    known = Owner.read(found["comment"])
+    # Whichever of its databases: a registry that was restored may know another one.
+    is_of_instance = known is not None and owner.shares_instance(known)
     return Candidate(
         name=database,
         owner=found["owner"],
         size_bytes=found["size_bytes"],
         sessions=found["sessions"],
         comment=found["comment"],
-        adopted=adopted,
-        obstacle=_obstacle(found, database, needed, adopted=adopted),
+        adopted=owner.owns(found["comment"]),
+        is_of_instance=is_of_instance,
+        obstacle=_obstacle(found, database, needed, adopted=is_of_instance),
     )
 
 
@@ -95,9 +100,15 @@ async def adopt(
             if candidate is None or candidate.obstacle:
                 return candidate
             known = Owner.read(candidate.comment)
-            marked = replace(owner, template_generation=known.template_generation) if known else owner
+            marked = (
+                replace(
+                    owner, template_generation=known.template_generation, database_mark=known.database_mark
+                )
+                if known
+                else owner
+            )
             await execute(session, "COMMENT ON DATABASE %I IS %L", database, marked.comment)
-        return await inspect(session, owner, database, needed)
+        return await inspect(session, marked, database, needed)
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:

@@ -111,7 +111,7 @@ async def provision_copy(
             f"Another database was named '{source.database}' while it was copied: nothing was published.",
             retryable=True,
         )
-    await fetch_rows(session, END_SESSIONS, staging)
+    await fetch_rows(session, END_SESSIONS, [staging])
     await publish_made(session, request, staging, found.template_generation)
     size = await size_of(session, request.database) or 0
     return ProvisionedDatabase(size, found.template_generation)
@@ -136,7 +136,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
     async with server.session() as other, name_lock_holder(other, source):
 
         async def keep_out() -> None:
-            await fetch_rows(other, END_SESSIONS, source, reasons=reasons)
+            await fetch_rows(other, END_SESSIONS, [source], reasons=reasons)
             with suppress(DatabaseFaultError):  # some of them only a superuser may end
                 await fetch_rows(other, _END_WAITING, source)
 

@@ -13,7 +13,7 @@ from databases.ownership import Owner, published_at
 from databases.snapshot_marks import SnapshotMark
 from databases.spares import is_spare
 from databases.statements import fetch_rows, fetch_value
-from registry.instances.naming import is_trash_name
+from registry.instances.naming import is_reset_name, is_trash_name
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
 _DATABASES = """
@@ -53,6 +53,7 @@ class Database:
         spare: whether it has the name of a spare, of any installation.
         trash: whether it has a name of the trash, of any installation.
         snapshot: what its comment says as that of a snapshot; None if it is none.
+        reset: whether it has the private name of a database that shall take the place of another.
         open: whether it accepts connections.
         template: whether it is marked as a template.
         invalid: whether a DROP of it was interrupted.
@@ -66,6 +67,7 @@ class Database:
     spare: bool
     trash: bool
     snapshot: SnapshotMark | None
+    reset: bool
     open: bool
     template: bool
     invalid: bool
@@ -122,6 +124,7 @@ def _database(row: asyncpg.Record) -> Database:
         spare=is_spare(row["datname"]),
         trash=is_trash_name(row["datname"]),
         snapshot=SnapshotMark.read(row["comment"]),
+        reset=is_reset_name(row["datname"]),
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],

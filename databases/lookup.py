@@ -14,12 +14,16 @@ from databases.ownership import Owner
 from databases.statements import fetch_rows
 
 DatabaseRows = Mapping[str, asyncpg.Record]
-"""Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`."""
+"""Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`, and `state`.
+
+The state is another one if the row of `pg_database` was changed, as by a rename.
+"""
 
 # The oldest first: a restored dump may carry the comment of the database that it was taken of.
 # Names are of the type `name`, which refuses what PostgreSQL would cut.
 _FIND = """
-SELECT datname, description AS comment, datallowconn, datconnlimit FROM pg_database
+SELECT datname, description AS comment, datallowconn, datconnlimit, oid || ' ' || pg_database.xmin AS state
+FROM pg_database
 LEFT JOIN pg_shdescription ON objoid = oid AND classoid = 'pg_database'::regclass
 WHERE datname = ANY($1::name[]) OR position($2 IN description) > 0
 ORDER BY oid

@@ -36,6 +36,8 @@ class Owner:
         template_generation: which generation of its template the database is a copy of; None if that is not
             known.
         trashed_name: of a database in the trash, the name that it had before; None if it is not there.
+        database_mark: the UUID of the database alone, which tells it from the others that the instance has
+            had; None if it is the one that the instance was created with.
     """
 
     tenant: str
@@ -47,6 +49,7 @@ class Owner:
     installation: str | None = None
     template_generation: int | None = None
     trashed_name: str | None = None
+    database_mark: str | None = None
 
     @property
     def staging_name(self) -> str:
@@ -66,6 +69,7 @@ class Owner:
     def comment(self) -> str:
         """The comment that this owner's job publishes its database with, or puts it into the trash."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        own_mark = {"databaseMark": self.database_mark} if self.database_mark else {}
         in_trash = {"trashedAt": now, "name": self.trashed_name} if self.trashed_name else {}
         return json.dumps(
             {
@@ -79,17 +83,22 @@ class Owner:
                 "attempt": self.attempt,
                 "templateGeneration": self.template_generation,
                 "publishedAt": now,
+                **own_mark,
                 **in_trash,
             }
         )
 
     def owns(self, comment: str | None) -> bool:
-        """Whether `comment` was written for this owner's instance, by any of its jobs.
+        """Whether `comment` was written for this owner's instance and this very database of it, by any job.
 
         Not if it names another installation: a copy of a registry has the marks of the original.
         """
         other = self.read(comment)
-        return other is not None and other.mark == self.mark and self._shares_installation(other)
+        return other is not None and self.shares_instance(other) and other.database_mark == self.database_mark
+
+    def shares_instance(self, other: Self) -> bool:
+        """Whether the other database is one that the same instance has, had, or shall have."""
+        return other.mark == self.mark and self._shares_installation(other)
 
     def _shares_installation(self, other: Self) -> bool:
         return None in (other.installation, self.installation) or other.installation == self.installation
@@ -110,6 +119,7 @@ class Owner:
                 installation=_text(fields.get("installation")),
                 template_generation=generation_in(fields.get("templateGeneration")),
                 trashed_name=_text(fields.get("name")) if "trashedAt" in fields else None,
+                database_mark=_own_mark(fields),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -128,6 +138,11 @@ def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise TypeError
+
+
+def _own_mark(fields: Mapping[str, Any]) -> str | None:
+    """The mark of the database alone, if the comment says one."""
+    return str(uuid.UUID(str(fields["databaseMark"]))) if "databaseMark" in fields else None
 
 
 def _number(job: str) -> int:

@@ -23,7 +23,8 @@ from databases.statements import execute, fetch_rows
 
 # Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
 END_SESSIONS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
 """
 _PAUSE_SECONDS = 0.05
 
@@ -143,7 +144,7 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
                 await renaming
                 return
             await end_sessions_until_done(
-                renaming, partial(fetch_rows, other, END_SESSIONS, current, reasons=reasons)
+                renaming, partial(fetch_rows, other, END_SESSIONS, [current], reasons=reasons)
             )
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:

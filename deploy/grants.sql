@@ -16,6 +16,8 @@ GRANT SELECT ON dbo.apiclientodsinstances TO ods_service;
 GRANT SELECT, INSERT, UPDATE ON adminapi.managed_instances TO ods_service;
 DO $$ BEGIN IF to_regclass('adminapi.dbinstances_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.dbinstances_id_seq TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('adminapi.odsinstancemanages_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.odsinstancemanages_id_seq TO ods_service; END IF; END $$;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.instanceversions TO ods_service;
+GRANT USAGE ON SEQUENCE adminapi.instanceversions_id_seq TO ods_service;
 GRANT SELECT, INSERT, UPDATE ON adminapi.jobstatuses TO ods_service;
 GRANT USAGE ON SEQUENCE adminapi.jobstatuses_id_seq TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.backups TO ods_service;

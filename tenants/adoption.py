@@ -5,6 +5,7 @@ comment that names an owner), owner and name of the database on the other.
 """
 
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 import asyncpg
 
@@ -12,7 +13,7 @@ from databases import adoption
 from databases.adoption import Candidate
 from databases.ownership import Owner
 from databases.trash import take_out
-from registry.instances.naming import instance_named, is_trash_name
+from registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from registry.instances.store import DatabaseName, LostInstance
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
@@ -98,7 +99,7 @@ class DatabaseAdoption:
                 return await self._lost_instance(session, instance_id, str(database))
             name = database or instance.database_name
             found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
-        return _candidate(instance, name, self._judged(found, instance))
+        return _candidate(instance, name, await self._judged(found, instance))
 
     async def adopt(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
         """Write the mark of an instance on its database, or on `database`, which the registry records then.
@@ -124,13 +125,14 @@ class DatabaseAdoption:
         recorded = None if database is None else self._database_name(database)
         async with tenant.server.session() as session:
             found = await adoption.inspect(session, owner, name, needed)
-        marked = found is not None and found.adopted
+        marked = found is not None and found.is_of_instance
         is_in_trash = database is not None and is_trash_name(database)
         if marked and database is not None and is_in_trash:
+            _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
             return await self._take_out(instance, database)
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.instances.adopting(instance.id, marked=marked):
-            _require_adoptable(_candidate(instance, name, self._judged(found, instance)))
+            _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
         async with (
             tenant.server.fenced(owner) as session,
             tenant.instances.adopting(instance.id, recorded, marked=marked) as row,
@@ -149,7 +151,9 @@ class DatabaseAdoption:
             tenant.instances.adopting(instance.id, marked=True) as row,
         ):
             await tenant.installation.require_confirmed(session)
-            await take_out(tenant.server, session, self._owner(row), trash, row.database_name)
+            marked = await adoption.owner_of(session, trash)
+            its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
+            await take_out(tenant.server, session, its, trash, row.database_name)
             found = await adoption.adopt(session, self._owner(row), row.database_name, await self._needed())
             return _adopted(row, row.database_name, found)
 
@@ -183,7 +187,9 @@ class DatabaseAdoption:
             raise DatabaseNotFoundError(database)
         number = max(owner.number, 1)
         lost = LostInstance(
-            *(*named, ods_instance_id, owner.mark, number, owner.attempt), owner.template_generation
+            *(*named, ods_instance_id, owner.mark, number, owner.attempt),
+            owner.template_generation,
+            owner.database_mark,
         )
         own = replace(
             owner,
@@ -255,20 +261,34 @@ class DatabaseAdoption:
             number,
             attempt,
             self._tenant.instances.installation.known_id,
+            database_mark=None if instance.database_mark is None else str(instance.database_mark),
         )
 
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)
 
-    def _judged(self, found: Candidate | None, instance: DbInstance) -> Candidate | None:
+    async def _judged(self, found: Candidate | None, instance: DbInstance) -> Candidate | None:
         """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
 
         On a server may be the registries of other tenants, of the same role: none shall be dropped as a
-        database.
+        database. Nor is it one that the instance had before a reset, or that is to take the place of its own.
         """
-        if found is None or found.obstacle or found.adopted or found.name == instance.database_name:
+        if found is not None and (obstacle := await self._version_obstacle(found, instance)) is not None:
+            return replace(found, obstacle=found.obstacle or obstacle)
+        if found is None or found.obstacle or found.is_of_instance or found.name == instance.database_name:
             return found
         return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
+
+    async def _version_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
+        if is_reset_name(found.name):
+            return f"The database '{found.name}' was made for a reset that did not end. It is removed."
+        versions = await self._tenant.queries.versions()
+        if found.name not in {version.database_name for version in versions}:
+            return None
+        return (
+            f"The instance had the database '{found.name}' before a reset. `ods instance undo-reset"
+            f" {instance.id}` brings back the one that was replaced last."
+        )
 
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
@@ -280,6 +300,8 @@ def _adopted(row: DbInstance, database: str, found: Candidate | None) -> Adoptio
     candidate = _require_adoptable(_candidate(row, database, found))
     marked = Owner.read(candidate.comment)
     row.template_generation = marked.template_generation if marked else None
+    row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
+    row.replacement = None  # whatever a reset has begun, this is the database now
     return candidate
 
 

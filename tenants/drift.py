@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
 from registry.snapshots.rows import SnapshotStatus
 from registry.storage import models
-from registry.storage.models import DbInstance, OdsInstance
+from registry.storage.models import DbInstance, InstanceVersion, OdsInstance
 from tenants.installation_check import InstallationCheck
 
 _RECHECK_SECONDS = 0.5
@@ -48,6 +48,7 @@ class DriftKind(StrEnum):
     CLOCKS_DIFFER = "ClocksDiffer"
     SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
     SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
+    RESET_NOT_ENDED = "ResetNotEnded"
 
 
 _SUSPICIONS = {
@@ -83,10 +84,11 @@ def is_suspect(found: Collection[Drift]) -> Drift | None:
 class Snapshot:
     """Registry and server, read one after the other.
 
-    `trashed` are the instances in the trash, and `known_marks` also those of instances whose databases are
-    gone; `copies` are the snapshots; `last_change` is when the registry last changed one of its instances,
-    and `obstacle` what the operator must confirm before anything is changed. `clock_lead` is by how much the
-    registry's clock is ahead of the server's.
+    `trashed` are the instances in the trash, `versions` the databases there that instances had before
+    resets, and `known_marks` also those of instances whose databases are gone; `copies` are the snapshots;
+    `last_change` is when the registry last changed one of its instances, and `obstacle` what the operator
+    must confirm before anything is changed. `clock_lead` is by how much the registry's clock is ahead of the
+    server's.
     """
 
     installation: str
@@ -97,6 +99,7 @@ class Snapshot:
     orphan_directories: Collection[str]
     instances: Collection[DbInstance]
     trashed: Collection[DbInstance]
+    versions: Collection[InstanceVersion]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
     copies: Collection[models.Snapshot]
@@ -152,6 +155,7 @@ class DriftDetector:
             orphan_directories=directories,
             instances=await self._queries.live_instances(),
             trashed=await self._queries.trashed_instances(),
+            versions=await self._queries.versions(),
             known_marks=await self._queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
@@ -173,6 +177,8 @@ class DriftDetector:
         yield from _second_databases(seen)
         yield from _trash_without(seen, self._tenant)
         yield from _snapshots_without(seen, self._tenant)
+        yield from _versions_without_database(seen)
+        yield from _resets_not_ended(seen)
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
         yield from _unexpected_databases(
@@ -216,6 +222,7 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
         database
         for name, database in sorted(seen.databases.items())
         if (owner := database.owner) is not None
+        and not database.reset  # never the database of an instance
         and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
@@ -230,6 +237,8 @@ def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     """Whether a database was published, or moved to the trash, later than its instance's row knows."""
     if database.name == instance.trash_database:
         return False  # by a delete that the row knows, which may not have recorded it
+    if database.trash and owner.database_mark != _database_mark(instance):
+        return False  # it was replaced before: what the instance has now tells whether that is known
     return owner.publication > instance.publication
 
 
@@ -295,7 +304,10 @@ def _time(at: datetime | None) -> str:
 
 def _second_databases(seen: Snapshot) -> Iterator[Drift]:
     names = defaultdict(list)
+    expected = _expected_beside(seen)
     for database in seen.databases.values():
+        if database.name in expected or database.reset:
+            continue
         if database.owner is not None and database.mark in seen.known_marks:
             names[database.mark].append(database.name)
     called = {str(row.mark): row.database_name for row in seen.instances}
@@ -308,6 +320,12 @@ def _second_databases(seen: Snapshot) -> Iterator[Drift]:
                 " it."
             )
             yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+
+
+def _expected_beside(seen: Snapshot) -> set[str]:
+    """Names of databases in the trash that instances had before, also of such as a reset is exchanging."""
+    replaced = (row.replacement["replaced"] for row in seen.instances if row.replacement is not None)
+    return {*(version.database_name for version in seen.versions), *replaced}
 
 
 def _instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
@@ -329,14 +347,19 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
 
 def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     """Where the trash of the registry and that of the server differ."""
-    named = {database.mark: database for database in seen.databases.values() if database.owner}
+    beside = _expected_beside(seen)
+    named = {
+        database.mark: database
+        for name, database in seen.databases.items()
+        if database.owner and name not in beside and not database.reset
+    }
     for row in seen.trashed:
         if row.trash_database not in seen.databases and row.status in AT_REST:
             words = _missing_in_trash(row, named.get(str(row.mark)))
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
-    listed = {row.trash_database for row in seen.trashed}
+    listed = {*(row.trash_database for row in seen.trashed), *beside}
     for database in seen.databases.values():
         if not database.trash or database.name in listed or _belongs_elsewhere(database, seen, tenant):
             continue
@@ -345,6 +368,9 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
             continue  # told with its instance, or with the other database of the mark
         if its is None:
             words = _unknown_trash(database, is_known=database.mark in seen.known_marks)
+            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+        elif (own := seen.databases.get(its.database_name)) is not None and own.mark == database.mark:
+            words = _unknown_version(its)
             yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
         elif _is_usable(its):
             words = (
@@ -379,6 +405,51 @@ def _snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
             yield Drift(DriftKind.SNAPSHOT_WITHOUT_ROW, database.name, words)
 
 
+def _unknown_version(instance: DbInstance) -> str:
+    return (
+        f"It carries the mark of the instance {instance.id} {instance.name}, which has another database: the"
+        " registry was restored to before a reset, or lost rows. It is never dropped. If it is of no use,"
+        " drop it by hand."
+    )
+
+
+def _versions_without_database(seen: Snapshot) -> Iterator[Drift]:
+    """Databases that instances had before resets, and that are not in the trash as the registry says."""
+    rows = {row.id: row for row in (*seen.instances, *seen.trashed)}
+    for version in seen.versions:
+        instance, database = rows.get(version.instance_id), seen.databases.get(version.database_name)
+        if instance is None or instance.status not in AT_REST:
+            continue
+        if database is None and version.purging_since is not None:
+            continue  # it was dropped, which is not recorded yet
+        if database is None or not _is_version(database.owner, version, instance):
+            fault = "does not exist" if database is None else "has another comment"
+            words = (
+                f"The instance had the database '{version.database_name}' before a reset, but it {fault}: it"
+                " cannot be brought back. It is told until its time in the trash is over, or the comment is"
+                " as it was."
+            )
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
+
+
+def _resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
+    """Instances that take no request, because a failed reset is neither undone nor recorded as done."""
+    for instance in (*seen.instances, *seen.trashed):
+        if instance.replacement is not None and instance.status in AT_REST:
+            words = (
+                "A reset has failed or was cancelled, and what it has done is not undone yet: the instance"
+                " takes no request until then. The reconcile pass does it; if it cannot, its log says why,"
+                f" and `ods instance adopt {instance.id} --database {instance.database_name}` ends it with"
+                " the database that is there."
+            )
+            yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words)
+
+
+def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
+    mark = None if version.database_mark is None else str(version.database_mark)
+    return owner is not None and (owner.mark, owner.database_mark) == (str(instance.mark), mark)
+
+
 def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
     """What is wrong with an instance in the trash whose database, if there is one, has another name."""
     if database is None:
@@ -409,11 +480,15 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
     """How a database in the trash was changed, and what the operator can do; None if it was not."""
     name, owner = database.name, database.owner
     back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
-    mark = str(instance.mark)
-    if owner is None or owner.mark != mark or owner.installation not in {None, seen.installation}:
-        number, attempt = instance.publication
-        its = Owner(tenant, instance.ods_instance_id, "adopted", mark, number, attempt, seen.installation)
-        comment = replace(its, trashed_name=instance.database_name).comment.replace("'", "''")
+    number, attempt = instance.publication
+    its = Owner(
+        *(tenant, instance.ods_instance_id, "adopted", str(instance.mark), number, attempt),
+        installation=seen.installation,
+        trashed_name=instance.database_name,
+        database_mark=_database_mark(instance),
+    )
+    if owner is None or not its.owns(owner.comment):
+        comment = its.comment.replace("'", "''")
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
             " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
@@ -483,7 +558,21 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
         return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
-    return None
+    return _other_database(database, instance)
+
+
+def _other_database(database: Database, instance: DbInstance) -> str | None:
+    """What is wrong if it is one that the instance had before a reset, or was to get by one."""
+    if database.owner is None or database.owner.database_mark == _database_mark(instance):
+        return None
+    if instance.replacement is not None:
+        return "is the one of a reset that was interrupted: the reconcile pass will record it"
+    return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
+
+
+def _database_mark(instance: DbInstance) -> str | None:
+    """The mark of the instance's database alone, as comments have it."""
+    return None if instance.database_mark is None else str(instance.database_mark)
 
 
 def _is_usable(instance: DbInstance) -> bool:

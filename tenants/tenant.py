@@ -24,6 +24,7 @@ from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
+from registry.instances.versions import VersionStore
 from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
@@ -47,6 +48,7 @@ class Tenant:
         engine: connections to its registry.
         instances: the requests for its instances, for the API.
         jobs: the steps of its jobs, for workers.
+        versions: the databases that its instances had before resets.
         cancellations: cancels its jobs that no workflow works on.
         queries: what the registry holds.
         backups: its backups, as the registry knows them.
@@ -68,6 +70,7 @@ class Tenant:
     engine: AsyncEngine
     instances: InstanceStore
     jobs: JobStore
+    versions: VersionStore
     cancellations: JobCancellations
     queries: InstanceQueries
     backups: BackupRecords
@@ -106,6 +109,7 @@ class Tenant:
             engine=engine,
             instances=InstanceStore(engine, factory, trash, protect_new=settings.protect_new),
             jobs=JobStore(engine, factory, trash),
+            versions=VersionStore(engine, factory),
             cancellations=JobCancellations(engine, factory),
             queries=queries,
             backups=BackupRecords(engine, name),

@@ -93,7 +93,11 @@ class InstanceUsage:
 
     def _owner(self, row: DbInstance) -> Owner:
         installation = self._tenant.instances.installation.known_id
-        return Owner(self._tenant.name, row.ods_instance_id, "", str(row.mark), installation=installation)
+        return Owner(
+            *(self._tenant.name, row.ods_instance_id, "", str(row.mark)),
+            installation=installation,
+            database_mark=None if row.database_mark is None else str(row.database_mark),
+        )
 
 
 def _may_have_database(row: DbInstance) -> bool:

@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.snapshots import SnapshotActivities
     from activities.sweep import SweepPage
     from registry.instances.jobs import InstanceJob
+    from registry.instances.versions import VersionPurge
     from tenants.drift import Drift
     from workflows import options
     from workflows.scheduled_refresh import dispatch_refreshes
@@ -20,6 +21,8 @@ with workflow.unsafe.imports_passed_through():
 _PAGE_SIZE = 100
 _REMOVES_SNAPSHOTS = "removes-snapshots"
 """Patch: passes that were started before it drop no snapshots."""
+_PURGES_VERSIONS = "purges-versions"
+"""Patch: passes that were started before it purge deleted instances alone."""
 _EMPTIES_THE_TRASH = "empties-the-trash"
 """Patch: passes that were started before it end with the report of drift."""
 _REMOVES_OLD_ANSWERS = "removes-old-answers"
@@ -63,9 +66,14 @@ class Reconcile:
         purges = await workflow.execute_activity_method(
             ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
         )
-        purged = f"{purges.requested} purges"
-        if purges.withheld is not None:
-            purged = f"no purges because of {purges.withheld}"
+        requested, withheld = purges.requested, purges.withheld
+        if workflow.patched(_PURGES_VERSIONS):
+            due = await workflow.execute_activity_method(
+                ReconcileActivities.claim_due_versions, **options.comparison("Find versions that are due")
+            )
+            requested += sum([await _purged(purge) for purge in due.purges])
+            withheld = withheld or due.withheld
+        purged = f"{requested} purges" if withheld is None else f"no purges because of {withheld}"
         if not workflow.patched(_CLEANS_BACKUPS):
             return f"{done}, {purged}."
         return f"{done}, {purged}{await _cleaned_backups()}."
@@ -116,6 +124,17 @@ async def _restarted(job: InstanceJob) -> bool:
     return await workflow.execute_activity_method(
         ReconcileActivities.restart, job, **options.sweep_page(f"Restart {job.job_id}")
     )
+
+
+async def _purged(purge: VersionPurge) -> bool:
+    summary = f"Drop {purge.database}, which {purge.name} had before a reset"
+    try:
+        await workflow.execute_activity_method(
+            DatabaseActivities.purge_version, purge, **options.clean_up(purge.policy, summary)
+        )
+    except ActivityError:
+        return False  # the next pass tries again
+    return True
 
 
 async def _removed(job: InstanceJob) -> bool:

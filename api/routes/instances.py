@@ -20,6 +20,7 @@ from api.instance_service import (
     READ_REFUSALS,
     RENAME_REFUSALS,
     RENAMED_INSTANCE_BODY,
+    RESET_INSTANCE_BODY,
     UNDELETED_INSTANCE_BODY,
     USAGE,
     CreateRequestReaderDep,
@@ -150,6 +151,29 @@ async def undelete_instance(
 ) -> Accepted:
     """Request that the instance comes back from the trash, with all that belongs to its ODS instance."""
     return Accepted.model_validate(await service.undelete(instance_id, body))
+
+
+@router.post(
+    "/{instance_id}/reset",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
+    openapi_extra=RESET_INSTANCE_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def reset_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
+    """Request that a fresh clone of the template takes the place of the instance's database."""
+    return Accepted.model_validate(await service.reset(instance_id, body))
+
+
+@router.post(
+    "/{instance_id}/reset/undo",
+    status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
+    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+)
+async def undo_reset(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
+    """Request that the database which the last reset has replaced is the instance's again."""
+    return Accepted.model_validate(await service.undo_reset(instance_id))
 
 
 @router.post(

@@ -64,7 +64,7 @@ class AllAccepted(ResponseModel):
 
 
 class TrashedInstance(ResponseModel):
-    """One instance in the trash."""
+    """One deleted instance in the trash, or a database that an instance had before a reset."""
 
     id: int
     name: str
@@ -79,6 +79,9 @@ class TrashedInstance(ResponseModel):
     deleted_by: str | None = Field(description="The client that has deleted it.")
     purge_after: UtcTime | None = Field(description="From then on its database is dropped.")
     error_message: str | None
+    is_version: bool = Field(
+        description="Whether it is a database that the instance had before a reset, which can be undone."
+    )
 
 
 class Progress(ResponseModel):

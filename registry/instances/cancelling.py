@@ -127,7 +127,10 @@ async def ending_before_begin(
     operation = Operation(instance.operation)
     if await _is_as_before(session, instance):
         return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
-    return status.CANCEL[operation], {"error_message": reason, "outages": 0}
+    values: dict[str, object] = {"error_message": reason, "outages": 0}
+    if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
+        values["replacement"] = None
+    return status.CANCEL[operation], values
 
 
 async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
@@ -139,9 +142,8 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     match operation:
         case Operation.CREATE | Operation.COPY | Operation.UNDELETE | Operation.PURGE:
             return False
-        case (
-            Operation.BACKUP | Operation.SNAPSHOT
-        ):  # its own step leaves the instance as it is, and counts the attempt
+        # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
+        case Operation.BACKUP | Operation.SNAPSHOT | Operation.RESET | Operation.UNDO_RESET:
             return False
         case Operation.RENAME:
             return instance.attempt == 0 and not await _has_failed_rename(session, instance)

@@ -1,11 +1,12 @@
 """What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias, assert_never
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
+from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
@@ -48,11 +50,13 @@ from registry.instances.steps import (
     fencing_token,
     fencing_token_of,
     has_mark,
+    has_taken,
     is_at,
     job_record,
     take_step,
     take_step_once,
 )
+from registry.instances.versions import follow_delete, record_exchange, replacement_obstacle
 from registry.snapshots import rows as snapshots
 from registry.storage.errors import ContextTakenError, NameTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
@@ -61,7 +65,9 @@ from settings import VerifyPolicy
 
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
+_REPLACEMENTS = {Operation.RESET, Operation.UNDO_RESET}
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
+_FROM_TEMPLATE = {"copy_of": None, "copy_mode": None, "source_mark": None, "backup_id": None}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
@@ -266,8 +272,11 @@ class JobStore:
                 "known_number": job.number,
                 "known_attempt": job.attempt,
             }
-        async with self._sessions.statement() as session:
-            return await take_step_once(session, job, step, outcome, fencing_token(job))
+        async with self._sessions.transaction() as session:
+            took_step = await take_step(session, job, step, outcome, fencing_token(job))
+            if took_step and job.operation is not Operation.DETACH:
+                await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
+            return took_step or await has_taken(session, job, step, fencing_token(job))
 
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
@@ -321,6 +330,7 @@ class JobStore:
         async with self._sessions.transaction() as session:
             took_step = await take_step(session, job, step, purged, guard)
             if took_step:
+                await follow_delete(session, job.instance_id, kept=False)
                 await session.execute(insertion(_purge_entry(job, dropped=dropped)))
             return took_step or await is_at(session, guard, step.target)
 
@@ -340,7 +350,7 @@ class JobStore:
         async with self._sessions.transaction() as session:
             if await take_step(session, job, step, {"error_message": None}, guard):
                 return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
-            return RecordedBackup(await _has_taken(session, job, step, guard))
+            return RecordedBackup(await has_taken(session, job, step, guard))
 
     async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
         """Record how far a running job is; false if the instance is not at this attempt of it any more."""
@@ -353,6 +363,70 @@ class JobStore:
         )
         async with self._sessions.statement() as session:
             return await session.scalar(running) is not None
+
+    async def finish_replacement(self, job: InstanceJob) -> bool:
+        """Record that another database is the instance's from now on, and keep the replaced as a version.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a reset or its undo.
+
+        Args:
+            job: the job, at the attempt that has exchanged the databases.
+        """
+        step = status.FINISH[job.operation]
+        if job.operation not in _REPLACEMENTS:
+            return False
+        async with self._sessions.transaction() as session:
+            if await self._exchanged(session, job, step):
+                return True
+            done = (*fencing_token(job), _has_replacement(job))
+            return await has_taken(session, job, step, done)
+
+    async def follow_exchange(self, job: InstanceJob) -> bool:
+        """Record the same, of a reset that failed or was cancelled after it had exchanged the databases.
+
+        Returns whether it was recorded now.
+
+        Args:
+            job: the instance's last job, at its last attempt; another product may have requested a delete
+                meanwhile.
+        """
+        async with self._sessions.transaction() as session:
+            if job.operation in _REPLACEMENTS:
+                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE)
+            generation = await session.scalar(
+                select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
+            )
+            moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
+            recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
+            if recorded:
+                await record_exchange(session, job, generation, self._trash)
+            return recorded
+
+    async def _exchanged(self, session: AsyncSession, job: InstanceJob, step: Step) -> bool:
+        guard = (*fencing_token(job), *_is_replacing(job))
+        generation = await session.scalar(
+            select(DbInstance.template_generation).where(*guard).with_for_update()
+        )
+        took_step = await take_step(session, job, step, {**_exchange(job), "error_message": None}, guard)
+        if took_step:
+            await record_exchange(session, job, generation, self._trash)
+            await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
+        return took_step
+
+    async def end_replacement(self, job: InstanceJob) -> None:
+        """Record that nothing is left of a reset that failed or was cancelled before it exchanged anything.
+
+        Safe to repeat; nothing is changed if the instance has moved on.
+        """
+        ended = update(DbInstance).where(*_waits_for_end(job)).values(replacement=None)
+        async with self._sessions.statement() as session:
+            await session.execute(ended)
+
+    async def is_replaced(self, job: InstanceJob) -> bool:
+        """Whether this very attempt of a reset, or of its undo, is recorded as done."""
+        step = status.FINISH[job.operation]
+        async with self._sessions.statement() as session:
+            return await has_taken(session, job, step, (*fencing_token(job), _has_replacement(job)))
 
     async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
         """Record that `job` has failed.
@@ -376,7 +450,7 @@ class JobStore:
         guard = fencing_token(job)
         async with self._sessions.transaction() as session:
             if not await take_step(session, job, step, {"error_message": None}, guard):
-                return await _has_taken(session, job, step, guard)
+                return await has_taken(session, job, step, guard)
             await session.execute(job_record(job, step.job, reason))
             return True
 
@@ -468,13 +542,17 @@ class JobStore:
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
 
-        Those that ended in `Error`, and undeletes that ended in the trash.
+        Those that ended in `Error`, and undeletes that ended in the trash. Of all instances, also the last
+        jobs of those for which a replacement was made, or begun, in vain.
         """
         failed = or_(
             DbInstance.status == InstanceStatus.ERROR,
             and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
         )
-        return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
+        replacing = and_(DbInstance.replacement.is_not(None), DbInstance.status.in_(status.AT_REST))
+        return await self._last_attempts(
+            select(DbInstance).where(or_(replacing, and_(failed, has_mark(marks))))
+        )
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """The last jobs of the instances with these marks that no job works on, at their last attempt."""
@@ -515,6 +593,8 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
             begin = _begin_undelete
         case Operation.SNAPSHOT:
             begin = _begin_snapshot
+        case Operation.RESET | Operation.UNDO_RESET:
+            begin = _begin_replacement
         case _:
             assert_never(job.operation)
     return begin
@@ -595,18 +675,84 @@ async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str 
     return BeginResult(held, refusal)
 
 
-async def _begun(session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool]) -> bool:
+async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    """After a failure, what the row has said of the replacement may be gone: the job still knows it."""
+    protection = await _protection(session, job)
+    if protection is not None and await _refused(session, job, protection):
+        return BeginResult(held=False)
+    wanted = _as_json(job)
+    its = or_(DbInstance.replacement.is_(None), DbInstance.replacement == wanted)
+    failed_before = exists().where(Job.job_id == job.job_id, Job.status == JobStatus.ERROR)
+    can_begin = or_(DbInstance.status == InstanceStatus.PENDING, failed_before)
+    if not await _begun(session, job, its, can_begin, replacement=wanted):
+        return BeginResult(held=False)
+    return BeginResult(held=True, refusal=refusal or protection or await replacement_obstacle(session, job))
+
+
+def _as_json(job: InstanceJob) -> dict[str, object] | None:
+    """What the job wants to be the instance's database, as the instance's row has it."""
+    return None if job.replacement is None else asdict(job.replacement)
+
+
+def _is_replacing(job: InstanceJob) -> Guard:
+    """The instance has the database that the job replaces, and shall have the one that takes its place."""
+    return (
+        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
+        DbInstance.replacement == _as_json(job),
+    )
+
+
+def _waits_for_end(job: InstanceJob) -> Guard:
+    """The same, while no job works on the instance, whichever was its last."""
+    return (
+        DbInstance.id == job.instance_id,
+        DbInstance.mark == UUID(job.mark),
+        DbInstance.status.in_(status.AT_REST),
+        *_is_replacing(job),
+    )
+
+
+def _has_replacement(job: InstanceJob) -> ColumnElement[bool]:
+    """The database that takes the place is the instance's by now."""
+    mark = None if job.replacement is None else job.replacement.mark
+    return and_(DbInstance.replacement.is_(None), DbInstance.database_mark.is_not_distinct_from(mark))
+
+
+def _exchange(job: InstanceJob) -> dict[str, object]:
+    """The columns of an instance that has got the database of this job."""
+    if job.replacement is None:
+        return {}
+    is_fresh = job.replacement.trashed_number is None
+    return {
+        **(_FROM_TEMPLATE if is_fresh else {}),
+        "database_mark": None if job.replacement.mark is None else UUID(job.replacement.mark),
+        "database_template": job.replacement.template,
+        "template_generation": job.template_generation,
+        "replacement": None,
+    }
+
+
+async def _begun(
+    session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool], **values: object
+) -> bool:
     """Begin this attempt after the one before it; true as well if that was done before.
 
     Not if another database was handed over to the instance since the job was read: it would work on the old.
+
+    Args:
+        session: the transaction.
+        job: the job.
+        conditions: what must hold of the instance's row as well.
+        values: columns of the row that are written as well.
     """
     before: Guard = (
         *fencing_token(job, job.attempt - 1),
         DbInstance.database_name == job.database,
+        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
         *conditions,
     )
     step = status.BEGIN[job.operation]
-    took_step = await take_step(session, job, step, {"error_message": None}, before)
+    took_step = await take_step(session, job, step, {"error_message": None, **values}, before)
     return took_step or await is_at(session, fencing_token(job), step.target)
 
 
@@ -672,12 +818,6 @@ def _deletes_recorded() -> Insert:
             set_={"status": waits, "errormessage": None, "finishedat": None},
         )
     )
-
-
-async def _has_taken(session: AsyncSession, job: InstanceJob, step: Step, guard: Guard) -> bool:
-    """Whether the job took this step before, where the instance is the same after another one."""
-    reached = await session.scalar(select(Job.status).where(Job.job_id == job.job_id))
-    return reached == step.job and await is_at(session, guard, step.target)
 
 
 async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:

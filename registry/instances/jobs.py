@@ -47,6 +47,38 @@ class ExecutionPolicy:
 
 
 @dataclass(frozen=True)
+class Replacement:
+    """The database that takes the place of an instance's, for a reset or to undo one.
+
+    It is written to the instance's row with the request, and stays there until the job is done, or what it
+    has done is undone.
+
+    Attributes:
+        mark: its own mark, a UUID; None if it is the database that the instance was created with.
+        template: the name of the template that it is made from.
+        database: the name that it has until it takes the place: a private one, or its name in the trash.
+        replaced: the name in the trash that the database gets whose place it takes.
+        known_number: the latest job that can have published the instance's database before.
+        known_attempt: the latest attempt at that job.
+        trashed_number: of what comes from the trash, the job that has put it there.
+        trashed_attempt: the attempt at that job.
+        by: the client that has requested it; None if it is not known.
+        keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
+    """
+
+    mark: str | None
+    template: str
+    database: str
+    replaced: str
+    known_number: int
+    known_attempt: int
+    trashed_number: int | None = None
+    trashed_attempt: int | None = None
+    by: str | None = None
+    keeps: bool = True
+
+
+@dataclass(frozen=True)
 class InstanceJob:
     """One attempt at one job of one instance.
 
@@ -79,6 +111,9 @@ class InstanceJob:
         copy_of: the instance that this one is a copy of; None if it is none.
         backup_id: the backup that the instance is restored from; None if it is from none.
         makes_backup: the id of the backup that the job makes; None if it makes none.
+        database_mark: the mark of the database alone, a UUID; None until another one has taken its place.
+        replacement: the database that takes its place; also of a later job, while what a failed reset has
+            done is not undone yet.
     """
 
     tenant: str
@@ -109,6 +144,8 @@ class InstanceJob:
         return origin_of(self.copy_of, self.backup_id)
 
     makes_backup: str | None = None
+    database_mark: str | None = None
+    replacement: Replacement | None = None
 
     @property
     def final_name(self) -> str:

@@ -16,6 +16,9 @@ DATABASE_PREFIX = "EdFi_Ods"
 MAX_NAME_LENGTH = 46
 TRASH_PREFIX = "ods_trash_"
 """Begins the name of a deleted instance's database while it can come back; mark and job number follow."""
+RESET_PREFIX = "ods_reset_"
+"""Begins the private name of a database until it takes the place of an instance's; its own mark follows."""
+_RESET_NAME = re.compile(rf"{RESET_PREFIX}[0-9a-f]{{32}}")
 _TRASH_NAME = re.compile(rf"{TRASH_PREFIX}[0-9a-f]{{32}}_[0-9]+")
 
 _CHARACTER = "[A-Za-z0-9 _]"
@@ -52,13 +55,26 @@ def database_name(name: str, template: str) -> str:
 
 
 def trash_name(mark: str, number: int) -> str:
-    """The name in the trash of the database with this mark (a UUID), put there by the job of this number."""
+    """The name in the trash of the database with this mark (a UUID), put there by the job of this number.
+
+    A database that a reset replaces has another UUID in its name than the instance's mark.
+    """
     return f"{TRASH_PREFIX}{UUID(mark).hex}_{number}"
 
 
 def is_trash_name(database: str) -> bool:
     """Whether a database of this name is in the trash, of whichever instance or installation."""
     return _TRASH_NAME.fullmatch(database) is not None
+
+
+def reset_name(database_mark: str) -> str:
+    """The private name of the database with this mark (a UUID) before it takes the place of another."""
+    return f"{RESET_PREFIX}{UUID(database_mark).hex}"
+
+
+def is_reset_name(database: str) -> bool:
+    """Whether a database of this name shall take the place of another, of whichever instance."""
+    return _RESET_NAME.fullmatch(database) is not None
 
 
 def snapshot_name(database: str, at: datetime) -> str:

@@ -5,7 +5,23 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Double, Integer, Select, String, Uuid, any_, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Double,
+    Integer,
+    Row,
+    Select,
+    String,
+    Uuid,
+    any_,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -22,6 +38,7 @@ from registry.storage.listing import Listing, Page, by_utf16
 from registry.storage.models import (
     UTC_NOW,
     DbInstance,
+    InstanceVersion,
     Job,
     OdsInstance,
     OdsInstanceContext,
@@ -29,6 +46,9 @@ from registry.storage.models import (
     Snapshot,
 )
 from registry.storage.sessions import RegistrySessions
+
+_PLACES = 2**31
+"""An instance in the trash comes before the databases that it had before, by the order of this number."""
 
 ODS_INSTANCES = Listing(
     OdsInstance.ods_instance_id,
@@ -49,13 +69,43 @@ DERIVATIVES = Listing(
         "OdsInstanceId": OdsInstanceDerivative.ods_instance_id,
     },
 )
+_TRASHED = union_all(
+    select(
+        DbInstance.id,
+        DbInstance.name,
+        DbInstance.ods_instance_id,
+        DbInstance.status,
+        DbInstance.database_template,
+        DbInstance.trash_database,
+        DbInstance.trashed_at,
+        DbInstance.deleted_by,
+        DbInstance.purge_after,
+        DbInstance.error_message,
+        literal(value=False).label("is_version"),
+        (cast(DbInstance.id, BigInteger) * _PLACES).label("place"),
+    ).where(DbInstance.is_in_trash),
+    select(
+        DbInstance.id,
+        DbInstance.name,
+        DbInstance.ods_instance_id,
+        DbInstance.status,
+        InstanceVersion.database_template,
+        InstanceVersion.database_name,
+        InstanceVersion.replaced_at,
+        InstanceVersion.replaced_by,
+        InstanceVersion.purge_after,
+        null(),
+        literal(value=True),
+        cast(DbInstance.id, BigInteger) * _PLACES + InstanceVersion.id,
+    ).join(InstanceVersion, InstanceVersion.instance_id == DbInstance.id),
+).subquery("trash")
 TRASH = Listing(
-    DbInstance.id,
+    _TRASHED.c.place,
     {
-        "Id": DbInstance.id,
-        "Name": by_utf16(DbInstance.name),
-        "DeletedAt": DbInstance.trashed_at,
-        "PurgeAfter": DbInstance.purge_after,
+        "Id": _TRASHED.c.place,
+        "Name": by_utf16(_TRASHED.c.name),
+        "DeletedAt": _TRASHED.c.trashed_at,
+        "PurgeAfter": _TRASHED.c.purge_after,
     },
 )
 
@@ -118,9 +168,15 @@ class InstanceQueries:
         """Every instance in the trash, by id."""
         return await self._all(select(DbInstance).where(DbInstance.is_in_trash).order_by(DbInstance.id))
 
-    async def trash(self, page: Page) -> Sequence[DbInstance]:
-        """A page of the instances in the trash."""
-        return await self._all(TRASH.page_of(select(DbInstance).where(DbInstance.is_in_trash), page))
+    async def versions(self) -> Sequence[InstanceVersion]:
+        """Every database in the trash that an instance had before a reset, by id."""
+        return await self._all(select(InstanceVersion).order_by(InstanceVersion.id))
+
+    async def trash(self, page: Page) -> Sequence[Row[Any]]:
+        """A page of what is in the trash: deleted instances, and databases that instances had before."""
+        async with self._sessions.statement() as session:
+            rows: Sequence[Row[Any]] = (await session.execute(TRASH.page_of(select(_TRASHED), page))).all()
+        return rows
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
         """Those of `marks` that belong to instances, deleted ones included."""

@@ -36,6 +36,8 @@ class Operation(StrEnum):
     BACKUP = "Backup"
     SNAPSHOT = "Snapshot"
     COPY = "Copy"
+    RESET = "Reset"
+    UNDO_RESET = "UndoReset"
 
 
 class InstanceStatus(StrEnum):
@@ -110,7 +112,7 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
                 return deletion
             case Operation.UNDELETE:
                 return undelete
-            case Operation.BACKUP | Operation.SNAPSHOT:
+            case Operation.BACKUP | Operation.SNAPSHOT | Operation.RESET | Operation.UNDO_RESET:
                 return beside
             case _:
                 assert_never(operation)
@@ -188,7 +190,7 @@ CANCEL = _steps(
 )
 _KEEP_FROM_DELETE = _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR)
 # Such a job of an instance that works: the instance is what it was. A create has none, nor has what works on
-# an instance in the trash.
+# an instance in the trash; after a reset that is cancelled, the instance is what it was in any case.
 KEEP = {
     Operation.RENAME: _step(InstanceStatus.PENDING, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
     Operation.DELETE: _KEEP_FROM_DELETE,
@@ -197,6 +199,8 @@ KEEP = {
 }
 # A create has failed after it had published the database, which nothing drops but a delete.
 FOLLOW_DATABASE = _step(InstanceStatus.ERROR, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
+# A reset has failed after it had exchanged the databases, which nothing exchanges back but a client.
+FOLLOW_EXCHANGE = _step(InstanceStatus.COMPLETED, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
 # No job works on the instance, or is about to.
 AT_REST = frozenset(
     {InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED}
@@ -210,6 +214,7 @@ class Undo(StrEnum):
     RENAME_BACK = "give the database its old name back"
     BACK_TO_TRASH = "put the database into the trash again"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
+    END_REPLACEMENT = "drop what was made in its place, or record that it has taken the place"
     NOTHING = "nothing"
 
 
@@ -226,7 +231,7 @@ class AfterFailure:
     usable: bool
 
 
-def after_failure(operation: Operation) -> AfterFailure:
+def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a table
     """What follows when a job of this kind gives up: the only place that decides it."""
     match operation:
         case Operation.CREATE | Operation.COPY:  # nothing is changed at what is copied
@@ -244,6 +249,8 @@ def after_failure(operation: Operation) -> AfterFailure:
             return AfterFailure(Undo.NOTHING, usable=True)
         case Operation.SNAPSHOT:
             return AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True)
+        case Operation.RESET | Operation.UNDO_RESET:
+            return AfterFailure(Undo.END_REPLACEMENT, usable=True)
         case _:
             assert_never(operation)
 
@@ -268,7 +275,7 @@ class Traits:
     is_live: bool = True
 
 
-def traits(operation: Operation) -> Traits:  # noqa: C901 - a case for each operation
+def traits(operation: Operation) -> Traits:  # noqa: C901, PLR0912 - a table
     """What distinguishes the jobs of this operation."""
     match operation:
         case Operation.CREATE:
@@ -296,6 +303,11 @@ def traits(operation: Operation) -> Traits:  # noqa: C901 - a case for each oper
         case Operation.SNAPSHOT:
             work = "copying the database for readers"
             kind = Traits(publishes=False, keeps_instance=True, work=work, word="Snapshot")
+        case Operation.RESET:
+            kind = Traits(publishes=True, keeps_instance=True, work="making a fresh database", word="Reset")
+        case Operation.UNDO_RESET:
+            work = "taking the earlier database out of the trash"
+            kind = Traits(publishes=True, keeps_instance=True, work=work, word="UndoReset")
         case _:
             assert_never(operation)
     return kind

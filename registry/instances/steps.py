@@ -14,7 +14,7 @@ from sqlalchemy import ARRAY, ColumnElement, Update, Uuid, any_, exists, literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.installation import InstallationStore
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from settings import DEFAULT_TENANT
@@ -40,8 +40,8 @@ class JobFactory:
         self, installation: InstallationStore, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT
     ) -> None:
         self.installation = installation
-        self._policy = policy
-        self._tenant = tenant
+        self.policy = policy
+        self.tenant = tenant
 
     def next_attempt(self, instance: DbInstance) -> InstanceJob:
         """The next attempt at the instance's job, which is due if the instance waits."""
@@ -55,7 +55,7 @@ class JobFactory:
         operation = Operation(instance.operation)
         makes_backup = instance.makes_backup if operation is Operation.BACKUP else None
         return InstanceJob(
-            tenant=self._tenant,
+            tenant=self.tenant,
             operation=operation,
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
@@ -66,7 +66,7 @@ class JobFactory:
             database=instance.database_name,
             mark=str(instance.mark),
             published=instance.published_at is not None,
-            policy=self._policy,
+            policy=self.policy,
             new_name=instance.new_name,
             new_database=instance.new_database_name,
             installation=self.installation.known_id,
@@ -76,6 +76,8 @@ class JobFactory:
             copy_of=instance.copy_origin,
             backup_id=instance.backup_id,
             makes_backup=str(makes_backup) if makes_backup else None,
+            database_mark=None if instance.database_mark is None else str(instance.database_mark),
+            replacement=None if instance.replacement is None else Replacement(**instance.replacement),
         )
 
 
@@ -124,7 +126,16 @@ async def take_step_once(
     session: AsyncSession, job: InstanceJob, step: Step, values: Mapping[str, object], guard: Guard
 ) -> bool:
     """As `take_step`, which may be repeated: true as well if this attempt of the job took the step before."""
-    return await take_step(session, job, step, values, guard) or await is_at(session, guard, step.target)
+    return await take_step(session, job, step, values, guard) or await has_taken(session, job, step, guard)
+
+
+async def has_taken(session: AsyncSession, job: InstanceJob, step: Step, guard: Guard) -> bool:
+    """Whether the row that fulfils `guard` is where `step` leads, and the job's own row agrees.
+
+    Two steps of a job on an instance that works, its end and its failure, lead to one status.
+    """
+    otherwise = exists().where(Job.job_id == job.job_id, Job.status != step.job)
+    return await is_at(session, (*guard, ~otherwise), step.target)
 
 
 async def is_at(session: AsyncSession, guard: Guard, status: InstanceStatus) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import assert_never
@@ -23,8 +23,8 @@ from registry.instances.copies import (
     require_not_copied,
     require_open,
 )
-from registry.instances.jobs import InstanceJob
-from registry.instances.naming import database_name, name_errors, trash_name
+from registry.instances.jobs import InstanceJob, Replacement
+from registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
 from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
@@ -49,6 +49,7 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
+from registry.instances.versions import newest_version
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
 from registry.storage.errors import (
@@ -85,6 +86,7 @@ _PURGE_IS_DUE = (
     DbInstance.operation == Operation.TRASH,
     DbInstance.purge_after <= UTC_NOW,
     ~DbInstance.is_protected,
+    DbInstance.replacement.is_(None),
 )
 
 
@@ -108,6 +110,8 @@ class LostInstance:
         number: the job that published the database last.
         attempt: the attempt at that job.
         template_generation: which generation of the template the database is a copy of, if that is known.
+        database_mark: the mark of the database alone; None if it is the one that the instance was created
+            with.
     """
 
     name: str
@@ -117,6 +121,7 @@ class LostInstance:
     number: int
     attempt: int
     template_generation: int | None = None
+    database_mark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -400,6 +405,73 @@ class InstanceStore:
                 instance.new_name, instance.new_database_name = wanted, database
             return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
 
+    async def request_reset(
+        self, instance_id: int, template: str | None = None, by: str | None = None
+    ) -> Requested:
+        """Record that a fresh database, of `template` or of the instance's own, shall replace its database.
+
+        Args:
+            instance_id: the instance.
+            template: the name of the template; None: the one that its database was made from.
+            by: the client that requests it; None if it is not known.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it is protected, or its state does not allow it.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, instance_id)
+            mark = str(uuid4())
+            replacement = self._replacement(
+                instance, mark, template or instance.database_template, reset_name(mark), by
+            )
+            return await self._replaced(session, instance, Operation.RESET, replacement)
+
+    async def request_undo_reset(self, instance_id: int, by: str | None = None) -> Requested:
+        """Record that the database which was replaced last shall be the instance's again.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: no such database is kept, or the instance is protected, or its state does not allow
+                it.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, instance_id)
+            version = await newest_version(session, instance.id)
+            if version is None:
+                raise RefusedError(
+                    instance.status,
+                    "No earlier database of the instance is kept: it was never reset, or their time is over.",
+                    "Nothing can be brought back.",
+                )
+            mark = None if version.database_mark is None else str(version.database_mark)
+            replacement = replace(
+                self._replacement(instance, mark, version.database_template, version.database_name, by),
+                trashed_number=version.job_number,
+                trashed_attempt=version.attempt,
+            )
+            return await self._replaced(session, instance, Operation.UNDO_RESET, replacement)
+
+    def _replacement(
+        self, instance: DbInstance, mark: str | None, template: str, database: str, by: str | None
+    ) -> Replacement:
+        # Never given again, unlike a name with the instance's mark and the number of a job: a registry that
+        # was restored counts these anew, and would take it for the name of a delete.
+        replaced = trash_name(str(uuid4()), instance.job_number + 1)
+        return Replacement(
+            mark, template, database, replaced, *instance.publication, by=by, keeps=bool(self._trash)
+        )
+
+    async def _replaced(
+        self, session: AsyncSession, instance: DbInstance, operation: Operation, replacement: Replacement
+    ) -> Requested:
+        _require(instance, status.REQUEST_BESIDE.sources, "reset")
+        require_unprotected(instance)
+        await require_not_copied(session, instance)
+        return await self._next_job(session, instance, operation, status.REQUEST_BESIDE, replacement)
+
     async def request_rename(self, instance_id: int, name: str) -> Requested:
         """Reserve `name` and record, as a new job, that the instance shall have it.
 
@@ -541,6 +613,7 @@ class InstanceStore:
                 mark=UUID(lost.mark),
                 published_at=UTC_NOW,
                 template_generation=lost.template_generation,
+                database_mark=None if lost.database_mark is None else UUID(lost.database_mark),
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
                 is_protected=self._protect_new,
@@ -587,8 +660,22 @@ class InstanceStore:
         return Requested(instance, self._factory.next_attempt(instance))
 
     async def _next_job(
-        self, session: AsyncSession, instance: DbInstance, operation: Operation, step: Step
+        self,
+        session: AsyncSession,
+        instance: DbInstance,
+        operation: Operation,
+        step: Step,
+        replacement: Replacement | None = None,
     ) -> Requested:
+        if instance.replacement is not None:
+            raise RefusedError(
+                instance.status,
+                "What a failed or cancelled reset has done is not undone yet.",
+                "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it"
+                " until then.",
+            )
+        if replacement is not None:
+            instance.replacement = asdict(replacement)
         if not traits(operation).publishes:  # its number would pass for that of a later publication
             instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation

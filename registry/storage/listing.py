@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, func
-from sqlalchemy.orm import InstrumentedAttribute
 
 Orders = Mapping[str, SQLColumnExpression[Any]]
 
@@ -30,9 +29,7 @@ class Listing:
         orders: the value to sort by, for each name.
     """
 
-    def __init__(
-        self, key: InstrumentedAttribute[int], orders: Mapping[str, SQLColumnExpression[Any]]
-    ) -> None:
+    def __init__(self, key: SQLColumnExpression[int], orders: Mapping[str, SQLColumnExpression[Any]]) -> None:
         self._key = key
         self._orders: dict[str, SQLColumnExpression[Any]] = {**orders, "Id": key}
 
@@ -51,7 +48,7 @@ class Listing:
         return query.order_by(order.desc() if page.descending else order.asc(), self._key)
 
 
-def by_utf16(text: InstrumentedAttribute[Any]) -> ColumnElement[str]:
+def by_utf16(text: SQLColumnExpression[Any]) -> ColumnElement[str]:
     """What to sort by, for `text` to come in the order of its UTF-16 code units (migration 0007)."""
     # What a function returns is compared as its arguments would be: by the database's own collation.
     return func.adminapi.utf16_order(text, type_=String()).collate("C")

@@ -151,6 +151,10 @@ class DbInstance(Base):
     backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
     # The backup that its last job which makes one has made, or makes.
     makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
+    # The mark of its database alone; null until a reset has replaced the one that it was created with.
+    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    # The database that takes its place (`registry.instances.jobs.Replacement`), until that is done or undone.
+    replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -207,6 +211,33 @@ class DbInstance(Base):
         return last_publication(
             Operation(self.operation), self.job_number, self.attempt, self.known_number, self.known_attempt
         )
+
+
+class InstanceVersion(Base):
+    """A database that an instance had before a reset, in the trash until it is purged or comes back."""
+
+    __tablename__ = "instanceversions"
+    __table_args__ = (
+        UniqueConstraint("instanceid", "databasename", name="uq_instanceversions_database"),
+        Index("ix_instanceversions_purgeafter", "purgeafter"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
+    instance_id: Mapped[int] = mapped_column("instanceid")
+    # As the columns of the instance were while it had this database.
+    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    database_template: Mapped[str] = mapped_column("databasetemplate", String(100))
+    template_generation: Mapped[int | None] = mapped_column("templategeneration")
+    # Its name in the trash, and the attempt at the job that has put it there.
+    database_name: Mapped[str] = mapped_column("databasename", String(63))
+    job_number: Mapped[int] = mapped_column("jobnumber")
+    attempt: Mapped[int]
+    replaced_at: Mapped[datetime] = mapped_column("replacedat")
+    replaced_by: Mapped[str | None] = mapped_column("replacedby", String(256))
+    purge_after: Mapped[datetime] = mapped_column("purgeafter")
+    # Since when it is being dropped: it cannot come back from then on.
+    purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
 
 
 @dataclass(frozen=True)

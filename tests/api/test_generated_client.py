@@ -42,6 +42,8 @@ OTHER_STATUSES = {
     "undelete_instance": CONFLICT,
     "purge_trash": CONFLICT,
     "delete_instances": HTTPStatus.BAD_REQUEST,
+    "reset_instance": CONFLICT,
+    "undo_reset": CONFLICT,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
     "delete_managed_instance": HTTPStatus.BAD_REQUEST,
     "sweep": UNAVAILABLE,
@@ -151,7 +153,7 @@ def _call_instances(calls: Calls, number: int) -> None:
     assert calls("get_instance", number).status == "Pending"
     assert calls("get_instance_database", number).status == 404
     assert calls("get_instance_usage", number).status == 404
-    for operation in ("retry_instance", "delete_instance"):
+    for operation in ("retry_instance", "delete_instance", "reset_instance", "undo_reset"):
         assert calls(operation, number).next_step
     assert calls("undelete_instance", number).next_step
     assert calls("purge_trash", number).next_step

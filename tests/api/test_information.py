@@ -68,6 +68,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "PATCH /v2/dbInstances/{instance_id}",
         "GET /v2/dbInstances/{instance_id}/usage",
         "POST /v2/dbInstances/{instance_id}/undelete",
+        "POST /v2/dbInstances/{instance_id}/reset",
+        "POST /v2/dbInstances/{instance_id}/reset/undo",
         "DELETE /v2/trash/{instance_id}",
         "GET /v2/trash",
         "GET /v2/dbInstances/{instance_id}/database",

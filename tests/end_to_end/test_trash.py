@@ -383,6 +383,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
         starter.start,
         tenant.remove_template_leftovers,
         tenant.instances,
+        tenant.versions,
     )
     await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
     tenant.instances.installation.forget()

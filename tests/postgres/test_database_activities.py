@@ -581,7 +581,7 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     server: Server,
 ) -> None:
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
 
     async def leftovers() -> list[InstanceJob]:
         return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
@@ -601,7 +601,7 @@ async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(
     assert (await job_store.begin(other)).held
     unused = cast("Any", None)
     is_open = AsyncMock(side_effect=lambda found: found == job)
-    reconcile = ReconcileActivities(job_store, server, unused, is_open, unused, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, is_open, unused, unused, unused, unused)
     page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
     assert page == StuckPage([other], other.instance_id)
     rest = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=other.instance_id, size=2))
@@ -612,7 +612,7 @@ async def test_what_loads_have_left_is_removed_when_the_first_page_of_leftovers_
     job_store: JobStore, server: Server
 ) -> None:
     unused, remove = cast("Any", None), AsyncMock()
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, remove, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, remove, unused, unused)
     for after, times in ((None, 1), (0, 1), (17, 1)):
         await ActivityEnvironment().run(reconcile.find_leftovers, after)
         assert remove.await_count == times

@@ -105,7 +105,7 @@ async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_res
     job = await bring_to(instances, job_store, "InProgress", name)
     starts, unused = Starts(), cast("Any", None)
     starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
-    reconcile = ReconcileActivities(job_store, server, unused, unused, starts.start, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, starts.start, unused, unused, unused)
     assert not await ActivityEnvironment().run(reconcile.restart, job)
     assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 10)] == [job.job_id]
 

@@ -42,6 +42,17 @@ class _Api:
         self.done.append(f"purge the trash {number}")
         return {"id": number}
 
+    def id_named(self, name: str) -> int:
+        return {"Grand Bend": 7, "7": 7, "8": 8}[name]
+
+    def reset(self, number: int, template: str | None) -> dict[str, Any]:
+        self.done.append(f"reset {number}{f' {template}' if template else ''}")
+        return {"id": number}
+
+    def undo_reset(self, number: int) -> dict[str, Any]:
+        self.done.append(f"undo-reset {number}")
+        return {"id": number}
+
     def detach(self, number: int) -> dict[str, Any]:
         self.done.append(f"detach {number}")
         return {"id": number}
@@ -59,7 +70,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> _Api:
     return api
 
 
-@pytest.mark.parametrize("command", ["purge", "detach", "delete"])
+@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset"])
 def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str) -> None:
     answer = CliRunner().invoke(instance.app, [command, "7"], input="grand bend\n")
     assert isinstance(answer.exception, CommandError)
@@ -67,7 +78,7 @@ def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str
     assert api.done == []
 
 
-@pytest.mark.parametrize("command", ["purge", "detach", "delete"])
+@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset"])
 @pytest.mark.parametrize(("options", "given"), [([], "Grand Bend\n"), (["--yes"], "")])
 def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
     api: _Api, command: str, options: list[str], given: str
@@ -86,6 +97,12 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
     api.row |= {"status": status, "operation": operation}
     assert CliRunner().invoke(instance.app, ["purge", "7", *options], input=given).exit_code == 0
     assert api.done == ["purge the trash 7"]
+
+
+def test_instance_is_reset_to_another_template_when_it_is_named(api: _Api) -> None:
+    options = ["reset", "Grand Bend", "--template", "Sample", "--yes"]
+    assert CliRunner().invoke(instance.app, options).exit_code == 0
+    assert api.done == ["reset 7 Sample"]
 
 
 def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -> None:

@@ -67,6 +67,7 @@ def steps() -> Iterator[Step]:
     yield status.REQUEST_UNDELETE
     yield status.REQUEST_PURGE
     yield status.REQUEST_BESIDE
+    yield status.FOLLOW_EXCHANGE
     for table in TABLES.values():
         yield from table.values()
 
@@ -91,7 +92,9 @@ def test_steps_lead_out_of_the_trash_and_back_when_an_instance_is_undeleted_or_p
     }
 
 
-@pytest.mark.parametrize("operation", [Operation.BACKUP, Operation.SNAPSHOT])
+@pytest.mark.parametrize(
+    "operation", [Operation.BACKUP, Operation.SNAPSHOT, Operation.RESET, Operation.UNDO_RESET]
+)
 def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way(operation: Operation) -> None:
     assert {name: edges(table[operation]) for name, table in TABLES.items()} == BESIDE
     assert edges(status.REQUEST_BESIDE) == {("Completed", "Pending")}
@@ -126,6 +129,8 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
         Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
         Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
+        Operation.RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
+        Operation.UNDO_RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
     }
 
 

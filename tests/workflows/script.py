@@ -15,15 +15,16 @@ from temporalio.exceptions import ApplicationError
 
 from activities.backup_cleaning import CleaningReport
 from activities.backup_verification import Verdict, Verification
-from activities.databases import ProvisionResult, TrashResult
+from activities.databases import ProvisionResult, ReplaceResult, TrashResult
 from activities.education_organizations import PageRead, PageToRead
-from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage
+from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage, VersionsDue
 from activities.refreshes import RefreshResult
 from activities.sweep import SweepPage, SweepResult
 from databases.spare_pool import PruneResult, SpareOrder
 from registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
+from registry.instances.versions import VersionPurge
 from tenants.drift import Drift
 
 
@@ -70,6 +71,7 @@ class Script:
         self.verdicts: list[Verdict] = []
         self.cleaned = CleaningReport()
         self.removed_snapshots = 0
+        self.versions = VersionsDue([])
         self.pruned = PruneResult(0, [])
         self.refreshes: list[str] = []
         self.read: list[PageRead] = []
@@ -189,6 +191,40 @@ class Script:
         return self.purges
 
     @activity.defn
+    async def reset(self, job: InstanceJob) -> ReplaceResult:
+        await self._follow("reset")
+        return ReplaceResult(self.finished_on_the_way, self.generation)
+
+    @activity.defn
+    async def undo_reset(self, job: InstanceJob) -> ReplaceResult:
+        await self._follow("undo_reset")
+        return ReplaceResult(self.finished_on_the_way, self.generation)
+
+    @activity.defn
+    async def finish_replacement(self, job: InstanceJob) -> bool:
+        self.finished_generations.append(job.template_generation)
+        await self._follow("finish_replacement")
+        return self.recorded
+
+    @activity.defn
+    async def request_refresh_of(self, ods_instance_id: int) -> None:
+        await self._follow("request_refresh_of")
+
+    @activity.defn
+    async def drop_replaced(self, job: InstanceJob) -> bool:
+        await self._follow("drop_replaced")
+        return True
+
+    @activity.defn
+    async def claim_due_versions(self) -> VersionsDue:
+        await self._follow("claim_due_versions")
+        return self.versions
+
+    @activity.defn
+    async def purge_version(self, purge: VersionPurge) -> None:
+        await self._follow(f"purge_version {purge.version_id}")
+
+    @activity.defn
     async def rename(self, job: InstanceJob) -> None:
         await self._follow("rename")
 
@@ -306,6 +342,13 @@ class Script:
             self.snapshot,
             self.finish_snapshot,
             self.remove_snapshots,
+            self.reset,
+            self.undo_reset,
+            self.finish_replacement,
+            self.request_refresh_of,
+            self.drop_replaced,
+            self.claim_due_versions,
+            self.purge_version,
             self.compensate,
             self.finish_delete,
             self.finish_rename,

@@ -35,6 +35,8 @@ STEPS = {
     Operation.BACKUP: "back_up",
     Operation.SNAPSHOT: "snapshot",
     Operation.COPY: "provision",
+    Operation.RESET: "reset",
+    Operation.UNDO_RESET: "undo_reset",
 }
 
 

@@ -7,8 +7,9 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.backup_cleaning import CleaningReport
-from activities.reconcile import Leftovers, PurgeReport, StuckPage
+from activities.reconcile import Leftovers, PurgeReport, StuckPage, VersionsDue
 from registry.instances.jobs import InstanceJob
+from registry.instances.versions import VersionPurge
 from tenants.drift import Drift, DriftKind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
@@ -34,7 +35,7 @@ async def test_everything_is_looked_at_when_nothing_is_wrong(
     assert script.calls == [
         *("find_stuck after 0", "dispatch_refreshes", "remove_old_answers"),
         *("find_leftovers", "remove_snapshots", "report_drift", "purge_due"),
-        "clean_backups",
+        *("claim_due_versions", "clean_backups"),
     ]
     assert "Registry and server agree." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-nothing", handle)
@@ -76,6 +77,22 @@ async def test_pass_fails_when_the_server_cannot_be_looked_at(
         await handle.result()
     assert script.calls.count("find_leftovers") == 3
     await keep("reconcile-server-away", handle)
+
+
+async def test_versions_are_dropped_when_their_time_is_over(
+    start: Start, script: Script, keep: Keep, job: InstanceJob
+) -> None:
+    script.stuck = [StuckPage([], None)]
+    purge = VersionPurge(
+        *(5, "default", "0c6b1f6e-1111-4222-8333-444444444444", 7, 42, "Grand Bend", job.mark, None),
+        *("ods_trash_7f2a_2", 2, 1, job.policy),
+    )
+    script.versions = VersionsDue([purge, replace(purge, version_id=6)])
+    script.faults["purge_version 5"] = [refused("It carries another comment.")]
+    handle = await start()
+    assert await handle.result() == "0 jobs restarted, 0 leftovers removed, 0 contradictions, 1 purges."
+    assert script.calls[-3:] == ["claim_due_versions", "purge_version 5", "purge_version 6"]
+    await keep("reconcile-versions", handle)
 
 
 async def test_nothing_is_purged_when_the_registry_may_be_of_yesterday(

@@ -1,0 +1,252 @@
+"""The databases that instances had before resets: kept in the trash, and dropped from there when due.
+
+A version is brought back by an exchange with the instance's database, or claimed by a pass that drops it;
+each locks the row of the instance first, so that it is one or the other.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Interval, delete, exists, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from registry.audit import AuditEntry, insertion
+from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from registry.instances.status import AT_REST
+from registry.instances.steps import JobFactory
+from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
+from registry.storage.sessions import RegistrySessions
+
+MOST_VERSIONS = 3
+"""How many databases that an instance had before are kept; the oldest ones beyond are due at once."""
+
+_IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
+# No job works on the instance, or is about to, nor has one left something that is to be undone.
+_IS_AT_REST = (
+    DbInstance.status.in_(AT_REST),
+    DbInstance.replacement.is_(None),
+    ~DbInstance.is_protected,
+    DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+)
+
+
+@dataclass(frozen=True)
+class VersionPurge:
+    """A version that is to be dropped from the trash, as workflows get it.
+
+    Attributes:
+        version_id: its key in `adminapi.instanceversions`.
+        tenant: the instance's tenant.
+        installation: the installation that has claimed it.
+        instance_id: the instance that had it.
+        ods_instance_id: the OdsInstanceId of that.
+        name: the instance's name.
+        mark: the instance's mark.
+        database_mark: the mark of the version alone.
+        database: its name in the trash.
+        number: the job that has put it there.
+        attempt: the attempt at that.
+        policy: timeouts of the activity that drops it.
+    """
+
+    version_id: int
+    tenant: str
+    installation: str
+    instance_id: int
+    ods_instance_id: int
+    name: str
+    mark: str
+    database_mark: str | None
+    database: str
+    number: int
+    attempt: int
+    policy: ExecutionPolicy
+
+
+class VersionStore:
+    """The versions of one tenant's instances.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs of these instances.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    async def is_purge_due(self) -> bool:
+        """Whether the time of a version is over."""
+        due = select(InstanceVersion.id).where(_IS_DUE).limit(1)
+        async with self._sessions.statement() as session:
+            return await session.scalar(due) is not None
+
+    async def claim_due(self, limit: int) -> list[VersionPurge]:
+        """Claim up to `limit` versions whose time is over, those that are due longest first.
+
+        From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
+        again. Versions of a protected instance stay, and those of one that a job works on.
+        """
+        return await self._claim(limit, _IS_DUE)
+
+    async def claim_replaced(self, job: InstanceJob) -> list[VersionPurge]:
+        """Claim the version that this job, which is done, has put into the trash, if it is due at once."""
+        if job.replacement is None:
+            return []
+        its = (
+            InstanceVersion.instance_id == job.instance_id,
+            InstanceVersion.database_name == job.replacement.replaced,
+            DbInstance.job_number == job.number,
+        )
+        return await self._claim(1, _IS_DUE, *its)
+
+    async def _claim(self, limit: int, *conditions: ColumnElement[bool]) -> list[VersionPurge]:
+        installation = await self._factory.installation.require_confirmed()
+        due = (
+            select(InstanceVersion.id, DbInstance)
+            .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
+            .where(*conditions, *_IS_AT_REST)
+            .order_by(InstanceVersion.purge_after, InstanceVersion.id)
+            .limit(limit)
+            .with_for_update(of=DbInstance, skip_locked=True)
+        )
+        async with self._sessions.transaction() as session:
+            instances = {row[0]: row[1] for row in await session.execute(due)}
+            claimed = await session.scalars(
+                update(InstanceVersion)
+                .where(InstanceVersion.id.in_(instances))
+                .values(purging_since=func.coalesce(InstanceVersion.purging_since, UTC_NOW))
+                .returning(InstanceVersion)
+            )
+            return [
+                self._purge(version, instances[version.id], str(installation.id)) for version in claimed.all()
+            ]
+
+    def _purge(self, version: InstanceVersion, instance: DbInstance, installation: str) -> VersionPurge:
+        return VersionPurge(
+            version_id=version.id,
+            tenant=self._factory.tenant,
+            installation=installation,
+            instance_id=instance.id,
+            ods_instance_id=instance.ods_instance_id,
+            name=instance.name,
+            mark=str(instance.mark),
+            database_mark=None if version.database_mark is None else str(version.database_mark),
+            database=version.database_name,
+            number=version.job_number,
+            attempt=version.attempt,
+            policy=self._factory.policy,
+        )
+
+    async def is_claimed(self, purge: VersionPurge) -> bool:
+        """Whether the version is still to be dropped: not if that is done."""
+        query = (
+            select(InstanceVersion.id)
+            .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
+            .where(
+                InstanceVersion.id == purge.version_id,
+                InstanceVersion.purging_since.is_not(None),
+                InstanceVersion.database_name == purge.database,
+                DbInstance.mark == UUID(purge.mark),
+                DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+            )
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
+
+    async def finish_purge(self, purge: VersionPurge) -> None:
+        """Record that the version was dropped, in the audit trail as well. Safe to repeat."""
+        its = (InstanceVersion.id == purge.version_id, InstanceVersion.purging_since.is_not(None))
+        async with self._sessions.transaction() as session:
+            gone = await session.scalar(delete(InstanceVersion).where(*its).returning(InstanceVersion.id))
+            if gone is not None:
+                await session.execute(insertion(_purge_entry(purge)))
+
+
+async def newest_version(session: AsyncSession, instance_id: int) -> InstanceVersion | None:
+    """The version of the instance that was replaced last and can come back; None if there is none."""
+    query = (
+        select(InstanceVersion)
+        .where(InstanceVersion.instance_id == instance_id, InstanceVersion.purging_since.is_(None))
+        .order_by(InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
+        .limit(1)
+    )
+    return (await session.scalars(query)).one_or_none()
+
+
+async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why what shall come back cannot; the caller has locked the row of the instance."""
+    replacement = job.replacement
+    if replacement is None or replacement.trashed_number is None:
+        return None
+    its = (
+        InstanceVersion.instance_id == job.instance_id,
+        InstanceVersion.database_name == replacement.database,
+        InstanceVersion.purging_since.is_(None),
+    )
+    if await session.scalar(select(exists().where(*its))):
+        return None
+    return f"The database '{replacement.database}' is not kept any more: it was dropped, or is about to be."
+
+
+async def record_exchange(
+    session: AsyncSession, job: InstanceJob, replaced_generation: int | None, trash: timedelta
+) -> None:
+    """Record that the instance's database was replaced: as a version, in place of the one that came back.
+
+    Args:
+        session: the transaction that makes the new mark that of the instance.
+        job: the job.
+        replaced_generation: which generation of its template the replaced database is a copy of.
+        trash: how long it is kept.
+    """
+    replacement = job.replacement
+    if replacement is None:
+        return
+    its = InstanceVersion.instance_id == job.instance_id
+    if replacement.trashed_number is not None:
+        back = (its, InstanceVersion.database_name == replacement.database)
+        await session.execute(delete(InstanceVersion).where(*back))
+    session.add(_version(job, replacement, replaced_generation, trash))
+    await session.flush()
+    newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
+    beyond = select(InstanceVersion.id).where(its).order_by(*newest).offset(MOST_VERSIONS).scalar_subquery()
+    await session.execute(
+        update(InstanceVersion)
+        .where(InstanceVersion.id.in_(beyond))
+        .values(purge_after=func.least(InstanceVersion.purge_after, UTC_NOW))
+    )
+
+
+async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
+    """Let the versions of an instance that is deleted be purged with it, or at once if it is not `kept`."""
+    with_it = select(DbInstance.purge_after).where(DbInstance.id == instance_id).scalar_subquery()
+    values = {"purge_after": func.coalesce(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
+    its = InstanceVersion.instance_id == instance_id
+    await session.execute(update(InstanceVersion).where(its).values(values))
+
+
+def _version(
+    job: InstanceJob, replacement: Replacement, generation: int | None, trash: timedelta
+) -> InstanceVersion:
+    kept = trash if replacement.keeps else timedelta()
+    return InstanceVersion(
+        instance_id=job.instance_id,
+        database_mark=job.database_mark,
+        database_template=job.template,
+        template_generation=generation,
+        database_name=replacement.replaced,
+        job_number=job.number,
+        attempt=job.attempt,
+        replaced_at=UTC_NOW,
+        replaced_by=replacement.by,
+        purge_after=UTC_NOW + literal(kept, Interval),
+    )
+
+
+def _purge_entry(purge: VersionPurge) -> AuditEntry:
+    title = f"Dropped {purge.database}: a database that {purge.name} had before a reset"
+    path = f"/v2/trash/{purge.instance_id}"
+    return AuditEntry("worker", purge.tenant, "PURGE", path, purge.instance_id, None, HTTPStatus.OK, title)

@@ -1,0 +1,548 @@
+"""Resets on real servers: through the API, by workers, and by the reconcile pass."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from unittest.mock import AsyncMock, patch
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities
+from databases import provisioning, replacing
+from databases.errors import DatabaseFaultError
+from embedded.postgres import EmbeddedPostgres
+from registry.installation import InstallationStore
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.steps import JobFactory
+from registry.instances.store import InstanceStore
+from settings import Settings
+from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
+from tenants.drift import DriftKind
+from tenants.tenant import Tenant
+from tests.api.service import bearer, client_of, running
+from tests.end_to_end.conftest import Operator
+from tests.servers import service_dsn, session
+from workflows.reconcile import Reconcile
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+_MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    address = temporal.service_client.config.target_host
+    async with (
+        running(settings, address) as app,
+        client_of(app, headers=bearer(settings)) as client,
+    ):
+        yield client
+
+
+async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
+    return [row["datname"] for row in await admin.fetch(_MARKED, f"%{mark}%")]
+
+
+async def write(postgres: EmbeddedPostgres, job: InstanceJob, text: str) -> None:
+    """Leave a row in the instance's database by which its data are told from those of another."""
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        await tenant.execute("CREATE TABLE IF NOT EXISTS treasure (words text)")
+        await tenant.execute("INSERT INTO treasure VALUES ($1)", text)
+
+
+async def read(postgres: EmbeddedPostgres, job: InstanceJob) -> list[str]:
+    """What was written into the instance's database, as it is now."""
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        if await tenant.fetchval("SELECT to_regclass('treasure')") is None:
+            return []
+        return [row["words"] for row in await tenant.fetch("SELECT words FROM treasure ORDER BY 1")]
+
+
+async def created(operator: Operator, name: str) -> InstanceJob:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    return job
+
+
+async def reset(operator: Operator, job: InstanceJob, template: str | None = None) -> InstanceJob:
+    requested = await operator.instances.request_reset(job.instance_id, template, "a client")
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def undo(operator: Operator, job: InstanceJob) -> InstanceJob:
+    requested = await operator.instances.request_undo_reset(job.instance_id)
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_and_that_is_undone(
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    before = await operator.instance(job)
+    routed = await rows.fetchrow("SELECT * FROM dbo.odsinstances")
+
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert await read(postgres, job) == []
+    await write(postgres, job, "new")
+    assert first.replacement is not None
+    assert await names(admin, job.mark) == [job.database, first.replacement.replaced]
+    after = await operator.instance(job)
+    assert (after.status, after.replacement) == (InstanceStatus.COMPLETED, None)
+    for attribute in ("id", "name", "database_name", "ods_instance_id", "mark", "database_template"):
+        assert getattr(after, attribute) == getattr(before, attribute)
+    assert str(after.database_mark) == first.replacement.mark
+    assert await rows.fetchrow("SELECT * FROM dbo.odsinstances") == routed
+
+    second = await undo(operator, job)
+    assert await operator.ended(second) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+    assert (await operator.instance(job)).database_mark is None
+    third = await undo(operator, job)
+    assert await operator.ended(third) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]
+    assert third.replacement is not None
+    assert await names(admin, job.mark) == [job.database, third.replacement.replaced]
+    (version,) = await operator.queries.versions()
+    assert (version.database_name, version.database_mark) == (third.replacement.replaced, None)
+    assert Operation(third.operation) is Operation.UNDO_RESET
+
+
+async def reason(operator: Operator, job: InstanceJob) -> str:
+    """Why the job has failed."""
+    row = await operator.queries.job(job.job_id)
+    return str(row and row.error_message)
+
+
+async def wait_until_completed(operator: Operator, job: InstanceJob) -> None:
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
+            await asyncio.sleep(0.01)
+
+
+async def test_clients_reset_and_undo_when_they_ask_the_api(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    path = f"/v2/dbInstances/{job.instance_id}"
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'schoolYear', '2027')",
+        job.ods_instance_id,
+    )
+    assert (await api.post(f"{path}/reset/undo")).status_code == 409
+    answer = await api.post(f"{path}/reset", json={"databaseTemplate": "Sample"})
+    assert answer.status_code == 202
+    assert answer.json()["jobId"] == f"ResetInstanceJob-{job.ods_instance_id}-2"
+    await wait_until_completed(operator, job)
+    assert await read(postgres, job) == []
+    shown = (await api.get(path)).json()
+    assert (shown["databaseTemplate"], shown["databaseName"]) == ("Sample", job.database)
+    assert shown["contexts"] == [{"contextKey": "schoolYear", "contextValue": "2027"}]
+    assert (await api.get(f"/v2/jobs/{answer.json()['jobId']}")).json()["status"] == "Completed"
+
+    (listed,) = (await api.get("/v2/trash")).json()
+    assert (listed["id"], listed["isVersion"], listed["databaseTemplate"]) == (
+        job.instance_id,
+        True,
+        "Minimal",
+    )
+    assert listed["sizeBytes"] > 1_000_000
+    assert listed["deletedBy"]
+    assert listed["purgeAfter"] > listed["deletedAt"]
+    answer = await api.post(f"{path}/reset/undo")
+    assert answer.status_code == 202
+    await wait_until_completed(operator, job)
+    assert await read(postgres, job) == ["old"]
+    refreshed = "SELECT count(*) FROM adminapi.jobstatuses WHERE operation = 'Refresh' AND odsinstanceid = $1"
+    async with asyncio.timeout(10):
+        while not await rows.fetchval(refreshed, job.ods_instance_id):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("body", "member"),
+    [
+        ({"databaseTemplate": "Large"}, "DatabaseTemplate"),
+        ({"databaseTemplate": 7}, "DatabaseTemplate"),
+        ({"backupId": "0c6b1f6e"}, "BackupId"),
+        ({"copyOf": 12}, "CopyOf"),
+    ],
+)
+async def test_request_is_refused_when_an_instance_cannot_be_reset_to_that(
+    operator: Operator, api: httpx.AsyncClient, name: str, body: dict[str, object], member: str
+) -> None:
+    job = await created(operator, name)
+    answer = await api.post(f"/v2/dbInstances/{job.instance_id}/reset", json=body)
+    assert answer.status_code == 400
+    assert list(answer.json()["errors"]) == [member]
+    assert (await operator.instance(job)).operation == Operation.CREATE
+    assert (await api.post("/v2/dbInstances/999999/reset", json=body)).status_code == 404
+
+
+async def test_applications_find_one_of_the_databases_when_they_keep_working_during_resets(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    """Sessions are ended; a client that connects again is served, but for the moment of an exchange."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    served = 0
+    stop = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal served
+        while not stop.is_set():
+            try:
+                async with session(service_dsn(postgres, job.database)) as client:
+                    for _ in range(20):
+                        await client.fetchval("SELECT count(*) FROM pg_class")
+                        served += 1
+            except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                pass  # its session was ended: it connects again
+
+    working = [asyncio.create_task(work()) for _ in range(8)]
+    try:
+        for number in range(6):
+            requested = await (undo(operator, job) if number % 2 else reset(operator, job))
+            assert await operator.ended(requested) is JobStatus.COMPLETED
+    finally:
+        stop.set()
+        await asyncio.gather(*working)
+    assert served > 100
+    await undo(operator, job)
+    assert len(await names(admin, job.mark)) >= 2
+
+
+async def test_instance_serves_its_old_data_when_the_reset_has_failed(
+    operator: Operator,
+    temporal: Client,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    async with session(postgres.dsn(job.database)) as superuser:  # the service may not end its session
+        requested = await reset(operator, job)
+        assert await operator.ended(requested, 60) is JobStatus.ERROR
+        assert await superuser.fetchval("SELECT words FROM treasure") == "old"
+    async with asyncio.timeout(20):
+        while (row := await operator.instance(job)).replacement is not None:
+            await asyncio.sleep(0.01)
+    assert row.status == InstanceStatus.COMPLETED
+    assert "sessions of superusers" in await reason(operator, requested)
+    assert await names(admin, job.mark) == [job.database]
+    assert await read(postgres, job) == ["old"]
+
+    await temporal.get_workflow_handle(requested.workflow_id).signal("retry")
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).database_mark is None:
+            await asyncio.sleep(0.01)
+    assert await read(postgres, job) == []
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+@pytest.mark.parametrize("step", ["provision", "verify"])
+async def test_nothing_is_left_when_the_fresh_database_cannot_be_made(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str, step: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    fault = AsyncMock(side_effect=DatabaseFaultError("It does not answer."))
+    with patch.object(provisioning, step, fault):
+        requested = await reset(operator, job)
+        assert await operator.ended(requested) is JobStatus.ERROR
+    async with asyncio.timeout(20):
+        while (row := await operator.instance(job)).replacement is not None:
+            await asyncio.sleep(0.01)
+    assert row.status == InstanceStatus.COMPLETED
+    assert await reason(operator, requested) == "It does not answer."
+    assert await names(admin, job.mark) == [job.database]
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_reset_is_recorded_in_the_end_when_the_registry_was_away_after_the_exchange(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    finish, faults = JobStore.finish_replacement, [OSError("registry away")] * 3
+
+    async def finish_later(store: JobStore, done: InstanceJob) -> bool:
+        if faults:
+            raise faults.pop()
+        return await finish(store, done)
+
+    with patch.object(JobStore, "finish_replacement", finish_later):
+        requested = await reset(operator, job)
+        assert await operator.ended(requested) is JobStatus.COMPLETED
+    assert faults == []
+    assert await read(postgres, job) == []
+    assert requested.replacement is not None
+    assert await names(admin, job.mark) == [job.database, requested.replacement.replaced]
+
+
+async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_cancelled(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    """What a worker leaves that dies between the exchange on the server and its record in the registry."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    lost = (await operator.instances.request_reset(job.instance_id)).job
+    assert (await operator.jobs.begin(lost)).held
+    await exchanged(tenant, lost)
+    assert await read(postgres, job) == []
+    await write(postgres, job, "new")
+    assert await tenant.cancellations.cancel_lost(lost)
+    told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert [drift.kind for drift in told] == [
+        DriftKind.INSTANCE_WITHOUT_DATABASE,
+        DriftKind.RESET_NOT_ENDED,
+    ]
+    assert "the reconcile pass will record it" in told[0].explanation
+
+    assert "1 leftovers removed" in await reconcile(temporal, settings)
+    after = await operator.instance(job)
+    assert lost.replacement is not None
+    assert (str(after.database_mark), after.replacement) == (lost.replacement.mark, None)
+    assert await read(postgres, job) == ["new"]
+    assert await names(admin, job.mark) == [job.database, lost.replacement.replaced]
+    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+async def exchanged(tenant: Tenant, job: InstanceJob) -> None:
+    """What the reset does on the server, without its record in the registry."""
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    with patch.object(tenant.jobs, "finish_replacement", AsyncMock(return_value=False)):
+        assert not (await ActivityEnvironment().run(activities.reset, job)).finished
+
+
+async def test_pass_drops_only_what_was_made_when_the_reset_was_cancelled_before_the_exchange(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    lost = (await operator.instances.request_reset(job.instance_id)).job
+    assert (await operator.jobs.begin(lost)).held
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    killed = patch.object(replacing, "take_place", AsyncMock(side_effect=OSError("killed")))
+    with killed, pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities.reset, lost)
+    assert lost.replacement is not None
+    assert await names(admin, job.mark) == [job.database, lost.replacement.database]
+    assert await tenant.cancellations.cancel_lost(lost)
+    assert "1 leftovers removed" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [job.database]
+    assert await read(postgres, job) == ["old"]
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+
+
+async def test_versions_are_purged_when_their_time_is_over_and_registry_and_server_agree(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    assert "0 purges" in await reconcile(temporal, settings)
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    mark = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
+    )
+    await comment(admin, kept, "mine")
+    told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert [drift.kind for drift in told] == [DriftKind.TRASH_WITHOUT_DATABASE]
+    assert "0 purges" in await reconcile(temporal, settings)
+    assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", kept) == 1
+    await comment(admin, kept, mark)
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [job.database]
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.instanceversions") == 0
+    entry = await rows.fetchrow("SELECT * FROM adminapi.audit WHERE method = 'PURGE'")
+    assert entry is not None
+    assert kept in entry["title"]
+
+
+async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+) -> None:
+    """As for a pass that comes too late, after the registry was put back."""
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    (purge,) = await tenant.versions.claim_due(20)
+    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = NULL")
+    before = await names(admin, job.mark)
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    await ActivityEnvironment().run(activities.purge_version, purge)
+    assert await names(admin, job.mark) == before
+    assert len(await operator.queries.versions()) == 1
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+
+
+async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
+    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
+    await admin.execute(await admin.fetchval(statement, database, text))
+
+
+async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    await write(postgres, job, "new")
+    await rows.execute(
+        "DELETE FROM adminapi.dbinstances; INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
+        " DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset';"
+        " DROP TABLE earlier"
+    )
+    found = {drift.kind: drift for drift in await tenant.drift.detect()}
+    assert DriftKind.REGISTRY_OLDER_THAN_SERVER in found
+    assert "before a reset" in found[DriftKind.TRASH_WITHOUT_INSTANCE].explanation
+    for request in (operator.delete, partial(reset, operator)):
+        assert await operator.ended(await request(job)) is JobStatus.ERROR
+        async with asyncio.timeout(20):
+            while await names(admin, job.mark) != [job.database, first.replacement.replaced]:
+                await asyncio.sleep(0.01)
+        await rows.execute(
+            "UPDATE adminapi.dbinstances SET state = 'Completed', operation = 'Create', jobnumber = 1,"
+            " attempt = 1, trashdatabase = NULL, replacement = NULL; DELETE FROM adminapi.jobstatuses"
+        )
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [job.database, first.replacement.replaced]
+
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    assert str((await operator.instance(job)).database_mark) == first.replacement.mark
+    assert await read(postgres, job) == ["new"]
+    assert DriftKind.REGISTRY_OLDER_THAN_SERVER not in {one.kind for one in await tenant.drift.detect()}
+
+
+async def test_adoption_and_drift_leave_a_version_alone(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert not [drift for drift in await tenant.drift.detect() if first.replacement.replaced in drift.subject]
+    adoption = DatabaseAdoption(tenant)
+    found = await adoption.inspect(job.instance_id, first.replacement.replaced)
+    assert "ods instance undo-reset" in str(found.obstacle)
+    before = await names(admin, job.mark)
+    with pytest.raises(AdoptionRefusedError):
+        await adoption.adopt(job.instance_id, first.replacement.replaced)
+    assert await names(admin, job.mark) == before
+
+
+async def test_versions_stay_and_come_back_when_the_instance_was_deleted_and_undeleted(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = {first.replacement.replaced, deletion.trash_database}
+    assert set(await names(admin, job.mark)) == kept
+    back = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    renamed = await operator.rename(job, f"{name} b")
+    assert await operator.ended(renamed) is JobStatus.COMPLETED
+    undone = await undo(operator, job)
+    assert await operator.ended(undone) is JobStatus.COMPLETED
+    row = await operator.instance(job)
+    assert await read(postgres, replace(job, database=row.database_name)) == ["old"]
+
+
+async def test_replaced_database_is_dropped_when_there_is_no_trash(
+    engine: AsyncEngine,
+    temporal: Client,
+    settings: Settings,
+    operator: Operator,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    without = InstanceStore(
+        engine, JobFactory(InstallationStore(engine), ExecutionPolicy.from_settings(settings))
+    )
+    requested = (await without.request_reset(job.instance_id)).job
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.COMPLETED
+    async with asyncio.timeout(20):
+        while await operator.queries.versions():
+            await asyncio.sleep(0.01)
+    assert await names(admin, job.mark) == [job.database]

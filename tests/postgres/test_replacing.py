@@ -1,0 +1,331 @@
+"""Putting another database in the place of an instance's, on a real server."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from databases import replacing
+from databases.errors import DatabaseFaultError, DisagreementError
+from databases.ownership import Owner
+from databases.provisioning import CloneRequest, TemplateSizes, provision
+from databases.replacing import Exchange, Stage
+from databases.server import Server
+from databases.statements import execute
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.naming import reset_name, trash_name
+from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of
+from tests.servers import session
+
+
+@pytest.fixture
+async def exchange(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> AsyncIterator[Exchange]:
+    """A reset, the second job of an instance that has its database; the fresh one is there as well."""
+    owner = wanted.owner
+    successor = replace(owner, number=0, attempt=0, database_mark=str(uuid.uuid4()))
+    exchange = Exchange(
+        current=owner,
+        successor=successor,
+        job_id="ResetInstanceJob-1-2",
+        number=2,
+        attempt=1,
+        database=wanted.database,
+        other=reset_name(str(successor.database_mark)),
+        replaced=trash_name(owner.mark, 2),
+        from_trash=False,
+    )
+    async with server.fenced(owner) as fenced:
+        await provision(fenced, wanted, TemplateSizes())
+        fresh = replace(wanted, owner=successor, database=exchange.other)
+        await provision(fenced, fresh, TemplateSizes())
+    yield exchange
+    for name in (exchange.other, exchange.replaced, trash_name(owner.mark, 3)):
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def undone(exchange: Exchange) -> Exchange:
+    """The undo of this reset, as the third job."""
+    return Exchange(
+        current=replace(exchange.successor, number=2, attempt=1),
+        successor=replace(exchange.current, number=2, attempt=1),
+        job_id="UndoResetInstanceJob-1-3",
+        number=3,
+        attempt=1,
+        database=exchange.database,
+        other=exchange.replaced,
+        replaced=trash_name(exchange.current.mark, 3),
+        from_trash=True,
+    )
+
+
+async def take_place(server: Server, exchange: Exchange) -> None:
+    async with server.fenced(exchange.current) as fenced:
+        await replacing.take_place(server, fenced, exchange)
+
+
+async def give_up(server: Server, exchange: Exchange) -> bool:
+    """Whether the other one had taken the place."""
+    async with server.fenced(exchange.current) as fenced:
+        return await replacing.discard_other(fenced, exchange) is not None
+
+
+async def stage(server: Server, exchange: Exchange) -> Stage:
+    async with server.session() as reading:
+        return await replacing.stage(reading, exchange)
+
+
+async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
+    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
+    await admin.execute(await admin.fetchval(statement, database, text))
+
+
+async def oid(admin: asyncpg.Connection, database: str) -> int | None:
+    found: int | None = await admin.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", database)
+    return found
+
+
+async def test_names_are_exchanged_and_marks_kept_when_a_database_takes_the_place(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    old, fresh = await oid(admin, exchange.database), await oid(admin, exchange.other)
+    for _ in range(2):  # the second time there is nothing to do
+        await take_place(server, exchange)
+        assert (await oid(admin, exchange.database), await oid(admin, exchange.replaced)) == (fresh, old)
+    assert not await exists(admin, exchange.other)
+    assert await stage(server, exchange) is Stage.EXCHANGED
+    now, before = await row_of(admin, exchange.database), await row_of(admin, exchange.replaced)
+    assert now is not None
+    assert before is not None
+    assert (now["datallowconn"], before["datallowconn"]) == (True, False)
+    marked, trashed = Owner.read(now["comment"]), Owner.read(before["comment"])
+    assert marked is not None
+    assert trashed is not None
+    assert (marked.publication, marked.trashed_name) == ((2, 1), None)
+    assert (trashed.publication, trashed.trashed_name) == ((2, 1), exchange.database)
+    assert exchange.successor.owns(now["comment"])
+    assert exchange.current.owns(before["comment"])
+    assert not exchange.current.owns(now["comment"])
+
+
+async def test_databases_are_as_before_when_the_exchange_is_undone(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    old, fresh = await oid(admin, exchange.database), await oid(admin, exchange.other)
+    await take_place(server, exchange)
+    back = undone(exchange)
+    for _ in range(2):
+        await take_place(server, back)
+        assert (await oid(admin, exchange.database), await oid(admin, back.replaced)) == (old, fresh)
+    row = await row_of(admin, exchange.database)
+    assert row is not None
+    assert row["datallowconn"]
+    assert not await exists(admin, exchange.replaced)
+
+
+async def test_databases_are_exchanged_when_many_sessions_keep_reconnecting(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection, reader: str
+) -> None:
+    fresh = await oid(admin, exchange.other)
+    async with persistent_sessions(admin, reader, exchange.database, 20):
+        await take_place(server, exchange)
+    assert await oid(admin, exchange.database) == fresh
+
+
+async def test_nothing_is_exchanged_when_sessions_of_a_superuser_do_not_end(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    before = await row_of(admin, exchange.database)
+    async with session(postgres.dsn(exchange.database)) as superuser:
+        with pytest.raises(DatabaseFaultError, match="close the sessions of superusers by hand"):
+            await take_place(server, exchange)
+        assert await superuser.fetchval("SELECT 1") == 1
+    assert await row_of(admin, exchange.database) == before
+    assert await stage(server, exchange) is Stage.READY
+
+
+@pytest.mark.parametrize("after", ["the first rename", "the second rename", "all"])
+async def test_both_are_whole_under_their_names_when_the_backend_dies_within_the_exchange(
+    server: Server,
+    exchange: Exchange,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+) -> None:
+    """Either all has happened or nothing, and trying again ends it."""
+    old, fresh = await oid(admin, exchange.database), await oid(admin, exchange.other)
+    statements = replacing._EXCHANGE  # noqa: SLF001 - the backend dies between two of them
+    place = {"the first rename": 3, "the second rename": 4, "all": len(statements)}[after]
+    dying = (*statements[:place], "SELECT pg_terminate_backend(pg_backend_pid())", *statements[place:])
+    monkeypatch.setattr(replacing, "_EXCHANGE", dying)
+    with pytest.raises(DatabaseFaultError) as raised:
+        await take_place(server, exchange)
+    assert raised.value.outage
+    assert (await oid(admin, exchange.database), await oid(admin, exchange.other)) == (old, fresh)
+    monkeypatch.undo()
+    await take_place(server, exchange)
+    assert (await oid(admin, exchange.database), await oid(admin, exchange.replaced)) == (fresh, old)
+
+
+@pytest.mark.parametrize("which", ["database", "other"])
+@pytest.mark.parametrize("change", ["renamed", "marked"])
+async def test_nothing_is_exchanged_when_another_session_changes_a_database_just_before(
+    server: Server,
+    exchange: Exchange,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
+    change: str,
+) -> None:
+    """It is not what was examined: another database has its name, or another mark is on it."""
+    changed: str = getattr(exchange, which)
+
+    async def change_first(*arguments: object, **reasons: object) -> None:
+        if change == "renamed":
+            await admin.execute(f'ALTER DATABASE "{changed}" RENAME TO "{changed}_b"')
+            await admin.execute(f'CREATE DATABASE "{changed}"')
+        else:
+            await comment(admin, changed, "mine")
+        await execute(*arguments, **reasons)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(replacing, "execute", change_first)
+    names = (exchange.database, exchange.other, f"{changed}_b")
+    with pytest.raises(DatabaseFaultError, match="Neither was renamed"):
+        await take_place(server, exchange)
+    found = {name: await oid(admin, name) for name in names}
+    assert not await exists(admin, exchange.replaced)
+    assert found[exchange.database] is not None
+    assert found[exchange.other] is not None
+    await admin.execute(f'DROP DATABASE IF EXISTS "{changed}_b"')
+
+
+async def test_only_what_was_made_is_dropped_when_the_reset_has_failed(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    before = await row_of(admin, exchange.database)
+    for _ in range(2):
+        assert not await give_up(server, exchange)
+        assert not await exists(admin, exchange.other)
+    assert await row_of(admin, exchange.database) == before
+
+
+async def test_neither_is_dropped_when_they_were_exchanged_before_the_reset_failed(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await take_place(server, exchange)
+    before = [await row_of(admin, name) for name in (exchange.database, exchange.replaced)]
+    assert await give_up(server, exchange)
+    assert [await row_of(admin, name) for name in (exchange.database, exchange.replaced)] == before
+
+
+async def test_what_is_in_the_trash_stays_when_the_undo_has_failed(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await take_place(server, exchange)
+    before = [await row_of(admin, name) for name in (exchange.database, exchange.replaced)]
+    assert not await give_up(server, undone(exchange))
+    assert [await row_of(admin, name) for name in (exchange.database, exchange.replaced)] == before
+
+
+async def test_what_was_made_stays_when_the_instances_own_is_missing(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await admin.execute(f'DROP DATABASE "{exchange.database}"')
+    with pytest.raises(DisagreementError, match="was not dropped"):
+        await give_up(server, exchange)
+    with pytest.raises(DisagreementError, match="does not exist"):
+        await take_place(server, exchange)
+    assert await exists(admin, exchange.other)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ('ALTER DATABASE "{database}" ALLOW_CONNECTIONS false', "accepts no connections"),
+        ("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{database}'", "DROP of the instance's"),
+        ("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{other}'", "was interrupted"),
+        ("COMMENT ON DATABASE \"{database}\" IS 'mine'", "does not belong to this instance"),
+        ('ALTER DATABASE "{other}" RENAME TO "{other}_b"', "Rename it back"),
+        ('COMMENT ON DATABASE "{other}" IS NULL', "There is no database"),
+        ('CREATE DATABASE "{replaced}"', "does not belong to this instance"),
+    ],
+)
+async def test_nothing_is_exchanged_when_registry_and_server_disagree(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection, fault: str, reason: str
+) -> None:
+    names = {"database": exchange.database, "other": exchange.other, "replaced": exchange.replaced}
+    await admin.execute(fault.format(**names))
+    before = await row_of(admin, exchange.database)
+    with pytest.raises(DatabaseFaultError, match=reason):
+        await take_place(server, exchange)
+    assert await row_of(admin, exchange.database) == before
+    await admin.execute(f'DROP DATABASE IF EXISTS "{exchange.other}_b"')
+    await admin.execute(
+        "UPDATE pg_database SET datconnlimit = -1 WHERE datname = ANY($1)", list(names.values())
+    )
+
+
+async def test_nothing_is_exchanged_when_the_database_was_published_later_than_the_registry_knows(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await comment(admin, exchange.database, replace(exchange.current, number=2).comment)
+    before = await row_of(admin, exchange.database)
+    with pytest.raises(DisagreementError, match="later than the registry knows"):
+        await take_place(server, exchange)
+    assert await row_of(admin, exchange.database) == before
+
+
+async def test_nothing_comes_back_when_the_comment_does_not_say_that_it_is_in_the_trash(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await take_place(server, exchange)
+    await comment(admin, exchange.replaced, exchange.current.comment)
+    with pytest.raises(DisagreementError, match="does not say that it is in the trash"):
+        await take_place(server, undone(exchange))
+    assert await exists(admin, exchange.replaced)
+
+
+async def test_registry_follows_the_server_when_that_was_restored_to_before_the_reset(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    """The registry has the fresh one, the server has the old one alone, under the instance's name."""
+    await admin.execute(f'DROP DATABASE "{exchange.other}"')
+    before = await row_of(admin, exchange.database)
+    await take_place(server, undone(exchange))
+    assert await row_of(admin, exchange.database) == before
+
+
+async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    async with server.fenced(exchange.current) as fenced:
+        await replacing.drop_unknown(fenced, replace(exchange.current, database_mark=str(uuid.uuid4())))
+        assert await exists(admin, exchange.other)  # the instance's own is not there
+        await replacing.drop_unknown(fenced, exchange.current)
+    assert not await exists(admin, exchange.other)
+    assert await exists(admin, exchange.database)
+
+
+async def test_creates_are_not_held_up_when_an_exchange_waits_for_sessions(
+    server: Server,
+    exchange: Exchange,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    wanted: CloneRequest,
+) -> None:
+    owner = replace(wanted.owner, mark=str(uuid.uuid4()))
+    other = replace(wanted, owner=owner, database=f"{wanted.database}_b")
+    async with session(postgres.dsn(exchange.database)):  # of a superuser: it is waited for, five seconds
+        waiting = asyncio.create_task(take_place(server, exchange))
+        try:
+            async with asyncio.timeout(4), server.fenced(owner) as fenced:
+                await provision(fenced, other, TemplateSizes())
+            assert not waiting.done()
+        finally:
+            await asyncio.wait([waiting])
+            assert waiting.exception() is not None
+            await admin.execute(f'DROP DATABASE IF EXISTS "{other.database}"')

@@ -1,0 +1,425 @@
+"""Resets in the registry: what is refused, what each step writes, and which versions are kept how long."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.installation import InstallationStore
+from registry.instances.attributes import AttributeChanges
+from registry.instances.cancelling import JobCancellations
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.naming import is_reset_name, is_trash_name, trash_name
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
+from registry.instances.steps import JobFactory
+from registry.instances.store import Delete, InstanceStore
+from registry.instances.versions import MOST_VERSIONS, VersionStore
+from registry.storage.errors import InstanceNotFoundError, RefusedError
+from registry.storage.models import DbInstance, InstanceVersion
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY
+
+PROTECTED = AttributeChanges(protected=True)
+TRASH = timedelta(days=7)
+
+
+@pytest.fixture
+def factory(engine: AsyncEngine) -> JobFactory:
+    return JobFactory(InstallationStore(engine), POLICY)
+
+
+@pytest.fixture
+def instances(engine: AsyncEngine, factory: JobFactory) -> InstanceStore:
+    return InstanceStore(engine, factory, TRASH)
+
+
+@pytest.fixture
+def job_store(engine: AsyncEngine, factory: JobFactory) -> JobStore:
+    return JobStore(engine, factory, TRASH)
+
+
+@pytest.fixture
+def versions(engine: AsyncEngine, factory: JobFactory) -> VersionStore:
+    return VersionStore(engine, factory)
+
+
+@pytest.fixture
+async def completed(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    assert (await job_store.begin(job)).held
+    assert await job_store.finish_create(replace(job, template_generation=3), CONNECTION_STRING)
+    return job
+
+
+async def reset(instances: InstanceStore, job_store: JobStore, job: InstanceJob) -> InstanceJob:
+    """A reset that is done."""
+    requested = (await instances.request_reset(job.instance_id, by="a client")).job
+    assert (await job_store.begin(requested)).held
+    assert await job_store.finish_replacement(replace(requested, template_generation=4))
+    return requested
+
+
+async def undo(instances: InstanceStore, job_store: JobStore, job: InstanceJob) -> InstanceJob:
+    """An undo that is done."""
+    requested = (await instances.request_undo_reset(job.instance_id)).job
+    assert (await job_store.begin(requested)).held
+    assert await job_store.finish_replacement(requested)
+    return requested
+
+
+async def row(queries: InstanceQueries, job: InstanceJob) -> DbInstance:
+    found = await queries.any_instance(job.instance_id)
+    assert found is not None
+    return found
+
+
+async def of_instance(queries: InstanceQueries, job: InstanceJob) -> Sequence[InstanceVersion]:
+    return [one for one in await queries.versions() if one.instance_id == job.instance_id]
+
+
+async def due(rows: asyncpg.Connection) -> None:
+    """Let the time of every version be over."""
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+
+
+async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    requested = (await instances.request_reset(completed.instance_id, "Sample", "a client")).job
+    replacement = requested.replacement
+    assert replacement is not None
+    assert requested.job_id == f"ResetInstanceJob-{completed.ods_instance_id}-2"
+    assert is_reset_name(replacement.database)
+    assert is_trash_name(replacement.replaced)
+    assert replacement.replaced != trash_name(completed.mark, 2)  # the name of a delete
+    assert (await job_store.begin(requested)).held
+    done = replace(requested, template_generation=5)
+    for _ in range(2):  # safe to repeat
+        assert await job_store.finish_replacement(done)
+    after = await row(queries, completed)
+    assert (after.status, after.replacement, str(after.database_mark)) == (
+        *("Completed", None),
+        replacement.mark,
+    )
+    assert (after.database_template, after.template_generation) == ("Sample", 5)
+    assert (after.name, after.database_name, str(after.mark)) == (
+        *(completed.name, completed.database),
+        completed.mark,
+    )
+    (version,) = await of_instance(queries, completed)
+    assert (version.database_mark, version.database_name) == (None, replacement.replaced)
+    assert (version.database_template, version.template_generation) == ("Minimal", 3)
+    assert (version.job_number, version.attempt, version.replaced_by) == (2, 1, "a client")
+    assert abs(version.purge_after - version.replaced_at - TRASH) < timedelta(seconds=5)
+    job = await queries.job(requested.job_id)
+    assert job is not None
+    assert (job.status, job.operation) == ("Completed", "Reset")
+
+
+async def test_version_is_the_database_again_when_the_reset_is_undone(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    first = await reset(instances, job_store, completed)
+    second = await undo(instances, job_store, completed)
+    after = await row(queries, completed)
+    assert (after.database_mark, after.database_template) == (None, "Minimal")
+    (version,) = await of_instance(queries, completed)
+    assert first.replacement is not None
+    assert second.replacement is not None
+    assert (str(version.database_mark), version.database_name) == (
+        first.replacement.mark,
+        second.replacement.replaced,
+    )
+    assert second.job_id == f"UndoResetInstanceJob-{completed.ods_instance_id}-3"
+
+
+@pytest.mark.parametrize("state", ["Pending", "InProgress", "Error", "Pending_Delete", "Deleted"])
+async def test_reset_is_refused_when_the_instance_is_not_completed(
+    instances: InstanceStore, job_store: JobStore, completed: InstanceJob, name: str, state: str
+) -> None:
+    job = completed
+    if state in {"Pending", "InProgress", "Error"}:
+        job = (await instances.reserve(f"{name} b", Template.MINIMAL)).job
+        if state != "Pending":
+            await job_store.begin(job)
+        if state == "Error":
+            await job_store.fail(job, "It could not be created.")
+    else:
+        job = (await instances.request_delete(job.instance_id)).job
+        if state == "Deleted":
+            await job_store.begin(job)
+            await job_store.finish_delete(job)
+    expected = InstanceNotFoundError if state == "Deleted" else RefusedError
+    for request in (instances.request_reset, instances.request_undo_reset):
+        with pytest.raises(expected):
+            await request(job.instance_id)
+
+
+async def test_reset_is_refused_when_the_instance_is_protected(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    await reset(instances, job_store, completed)
+    await instances.change_attributes(completed.instance_id, PROTECTED)
+    for request in (instances.request_reset, instances.request_undo_reset):
+        with pytest.raises(RefusedError, match="protected"):
+            await request(completed.instance_id)
+    assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
+
+
+async def test_undo_is_refused_when_nothing_was_reset(
+    instances: InstanceStore, completed: InstanceJob
+) -> None:
+    with pytest.raises(RefusedError, match="No earlier database"):
+        await instances.request_undo_reset(completed.instance_id)
+
+
+async def test_instance_is_completed_and_takes_no_request_when_a_failed_reset_is_not_undone_yet(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert (await job_store.begin(job)).held
+    for _ in range(2):  # safe to repeat
+        assert await job_store.fail(job, "Sessions do not end.")
+    assert not await job_store.finish_replacement(job)
+    assert not await job_store.is_replaced(job)
+    after = await row(queries, completed)
+    assert (after.status, after.error_message) == ("Completed", None)
+    recorded = await queries.job(job.job_id)
+    assert recorded is not None
+    assert (recorded.status, recorded.error_message) == ("Error", "Sessions do not end.")
+    requests = [
+        instances.request_reset(job.instance_id),
+        instances.request_delete(job.instance_id, Delete()),
+        instances.request_rename(job.instance_id, f"{job.name} b"),
+    ]
+    for request in requests:
+        with pytest.raises(RefusedError, match="not undone yet"):
+            await request
+    assert [left.job_id for left in await job_store.failed_jobs([])] == [job.job_id]
+    await job_store.end_replacement(job)
+    assert await job_store.failed_jobs([]) == []
+    await instances.request_rename(job.instance_id, f"{job.name} b")
+
+
+async def test_failure_is_not_recorded_when_the_reset_was_recorded_as_done(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    job = await reset(instances, job_store, completed)
+    assert not await job_store.fail(job, "The connection broke.")
+    assert await job_store.is_replaced(job)
+    recorded = await queries.job(job.job_id)
+    assert recorded is not None
+    assert recorded.status == JobStatus.COMPLETED
+
+
+async def test_next_attempt_begins_only_after_a_failure(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert (await job_store.begin(job)).held
+    again = replace(job, attempt=2)
+    assert not (await job_store.begin(again)).held
+    await job_store.fail(job, "Sessions do not end.")
+    await job_store.end_replacement(job)  # what it had made is gone; the next attempt makes it again
+    assert (await job_store.begin(again)).held
+    assert (await row(queries, completed)).replacement is not None
+    assert await job_store.finish_replacement(again)
+    assert not (await job_store.begin(replace(job, attempt=3))).held
+    assert not (await job_store.begin(job)).held
+
+
+async def test_reset_does_not_begin_when_it_was_cancelled(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+) -> None:
+    requested = (await instances.request_reset(completed.instance_id)).job
+    recorded = await queries.job(requested.job_id)
+    assert recorded is not None
+    assert await JobCancellations(engine, factory).cancel_waiting(recorded)
+    after = await row(queries, completed)
+    assert (after.status, after.replacement) == ("Completed", None)
+    assert not (await job_store.begin(requested)).held
+    assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
+    await reset(instances, job_store, completed)
+
+
+async def test_what_was_begun_is_kept_in_the_row_when_the_reset_was_cancelled_without_a_workflow(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+) -> None:
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert (await job_store.begin(job)).held
+    assert await JobCancellations(engine, factory).cancel_lost(job)
+    assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
+    (left,) = await job_store.failed_jobs([])
+    assert left.replacement == job.replacement
+    assert await job_store.follow_exchange(left)  # the databases were exchanged before
+    after = await row(queries, completed)
+    assert job.replacement is not None
+    assert (str(after.database_mark), after.replacement) == (job.replacement.mark, None)
+    assert len(await of_instance(queries, completed)) == 1
+    assert not await job_store.follow_exchange(left)
+
+
+async def test_exchange_is_recorded_when_another_product_has_requested_a_delete_meanwhile(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert (await job_store.begin(job)).held
+    await job_store.fail(job, "The connection broke.")
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
+    )
+    await job_store.follow_admin_api()
+    (delete,) = [one for one in await job_store.waiting_jobs(0, 100) if one.instance_id == job.instance_id]
+    assert delete.operation is Operation.TRASH
+    assert not await job_store.follow_exchange(delete)  # it is about to begin
+    assert (await job_store.begin(delete)).held
+    await job_store.fail(delete, "It carries another mark.")
+    (left,) = await job_store.failed_jobs([])
+    assert await job_store.follow_exchange(left)
+    after = await row(queries, completed)
+    assert (after.status, after.replacement) == ("Delete_Failed", None)
+    assert len(await of_instance(queries, completed)) == 1
+
+
+async def test_oldest_versions_are_due_at_once_when_there_are_too_many(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+) -> None:
+    resets = [await reset(instances, job_store, completed) for _ in range(MOST_VERSIONS + 2)]
+    assert await versions.is_purge_due()
+    claimed = await versions.claim_due(20)
+    assert [one.database for one in claimed] == [
+        job.replacement.replaced for job in resets[:2] if job.replacement is not None
+    ]
+    assert len(await of_instance(queries, completed)) == MOST_VERSIONS + 2
+    for purge in claimed:
+        assert await versions.is_claimed(purge)
+        for _ in range(2):
+            await versions.finish_purge(purge)
+        assert not await versions.is_claimed(purge)
+    assert len(await of_instance(queries, completed)) == MOST_VERSIONS
+
+
+async def test_nothing_is_claimed_when_its_time_is_not_over_or_a_job_may_need_it(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    await reset(instances, job_store, completed)
+    assert not await versions.is_purge_due()
+    assert await versions.claim_due(20) == []
+    await due(rows)
+    await instances.change_attributes(completed.instance_id, PROTECTED)
+    assert await versions.claim_due(20) == []
+    await instances.change_attributes(completed.instance_id, AttributeChanges(protected=False))
+    job = (await instances.request_undo_reset(completed.instance_id)).job
+    assert await versions.claim_due(20) == []
+    assert (await job_store.begin(job)).held
+    assert await versions.claim_due(20) == []
+    await job_store.fail(job, "Sessions do not end.")
+    assert await versions.claim_due(20) == []  # it may have been exchanged
+    await job_store.end_replacement(job)
+    (claimed,) = await versions.claim_due(20)
+    assert (await job_store.begin(replace(job, attempt=2))).refusal is not None  # a retry comes too late
+    await job_store.fail(replace(job, attempt=2), "It is not kept any more.")
+    await job_store.end_replacement(replace(job, attempt=2))
+    assert await versions.claim_due(20) == [claimed]  # what was claimed and not dropped
+
+
+async def test_version_is_brought_back_or_claimed_when_both_are_requested_at_once(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    for number in range(6):
+        await reset(instances, job_store, completed)
+        await due(rows)
+        requests = [instances.request_undo_reset(completed.instance_id), versions.claim_due(20)]
+        if number % 2:
+            requests.reverse()
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        undone, claimed = reversed(answers) if number % 2 else answers
+        assert isinstance(claimed, list)
+        assert bool(claimed) is isinstance(undone, RefusedError)
+        for purge in claimed:
+            await versions.finish_purge(purge)
+        if not claimed:
+            assert not isinstance(undone, BaseException)
+            assert (await job_store.begin(undone.job)).held  # type: ignore[attr-defined]
+            await job_store.finish_replacement(undone.job)  # type: ignore[attr-defined]
+
+
+async def test_versions_follow_the_instance_when_it_is_deleted(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+) -> None:
+    await reset(instances, job_store, completed)
+    trash = (await instances.request_delete(completed.instance_id)).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    (version,) = await of_instance(queries, completed)
+    assert version.purge_after == (await row(queries, completed)).purge_after
+    purge = (await instances.request_delete(completed.instance_id, Delete(Operation.DELETE))).job
+    assert (await job_store.begin(purge)).held
+    assert await job_store.finish_purge(purge)
+    assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
+
+
+async def test_version_is_due_at_once_when_there_is_no_trash(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    versions: VersionStore,
+    instances: InstanceStore,
+    job_store: JobStore,
+    completed: InstanceJob,
+) -> None:
+    without = InstanceStore(engine, factory), JobStore(engine, factory)
+    job = await reset(*without, completed)
+    assert job.replacement is not None
+    assert not job.replacement.keeps
+    (claimed,) = await versions.claim_replaced(job)
+    assert claimed.database == job.replacement.replaced
+    with pytest.raises(RefusedError, match="No earlier database"):
+        await instances.request_undo_reset(completed.instance_id)
+    kept = await reset(instances, job_store, completed)
+    assert await versions.claim_replaced(kept) == []
+
+
+async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_place(
+    instances: InstanceStore, job_store: JobStore, completed: InstanceJob
+) -> None:
+    await reset(instances, job_store, completed)
+    rename = (await instances.request_rename(completed.instance_id, f"{completed.name} b")).job
+    assert not (await job_store.begin(replace(rename, database_mark=None))).held
+    assert not (await job_store.begin(replace(rename, database_mark=str(uuid.uuid4())))).held
+    assert (await job_store.begin(rename)).held

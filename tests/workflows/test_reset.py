@@ -1,0 +1,126 @@
+"""The workflows that reset an instance, and that undo a reset."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+from registry.instances.jobs import BeginResult, InstanceJob, Replacement
+from registry.instances.status import Operation
+from tests.workflows.conftest import Keep
+from tests.workflows.script import Script, refused, until
+from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
+from workflows.search_attributes import STATUS
+
+Start: TypeAlias = Callable[..., Awaitable[WorkflowHandle[Any, Any]]]
+
+STEPS = {Operation.RESET: "reset", Operation.UNDO_RESET: "undo_reset"}
+
+
+@pytest.fixture
+def start(client: Client, queue: str, job: InstanceJob) -> Start:
+    async def start(operation: Operation, *, keeps: bool = True) -> WorkflowHandle[Any, Any]:
+        replacement = Replacement(
+            *("0f6b1f6e-1111-4222-8333-444444444444", "Minimal", "ods_reset_0f6b", "ods_trash_7f2a_2", 1, 1),
+            keeps=keeps,
+        )
+        wanted = replace(job, operation=operation, number=2, published=True, replacement=replacement)
+        return await client.start_workflow(
+            WORKFLOW_TYPES[operation], wanted, id=wanted.workflow_id, task_queue=queue
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_education_organizations_are_read_anew_when_the_databases_were_exchanged(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    script.generation = 4
+    handle = await start(operation)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", STEPS[operation], "finish_replacement", "request_refresh_of"]
+    assert script.finished_generations == [4]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
+    await keep(f"{operation.lower()}-completed", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_what_was_replaced_is_dropped_when_it_is_not_kept(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    script.finished_on_the_way = True
+    handle = await start(operation, keeps=False)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", STEPS[operation], "request_refresh_of", "drop_replaced"]
+    await keep(f"{operation.lower()}-not-kept", handle)
+
+
+async def test_reset_is_done_when_what_follows_it_fails(start: Start, script: Script, keep: Keep) -> None:
+    script.faults["request_refresh_of"] = [OSError("registry away")] * 3
+    script.faults["drop_replaced"] = [refused("It carries another comment.")]
+    handle = await start(Operation.RESET, keeps=False)
+    assert "is done" in await handle.result()
+    await keep("reset-follow-up-failed", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_instance_is_completed_and_the_job_undone_when_the_step_has_failed(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    step = STEPS[operation]
+    script.faults[step] = [ApplicationError("Sessions do not end.")] * 3
+    handle = await start(operation)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", *[step] * 3, "fail", "discard"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
+    await keep(f"{operation.lower()}-failed", handle)
+
+
+async def test_job_is_done_after_all_when_it_had_exchanged_the_databases(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["reset"] = [refused("The connection broke.")]
+    script.followed = True
+    handle = await start(Operation.RESET)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "reset", "fail", "discard"]
+    await keep("reset-followed", handle)
+
+
+async def test_reset_is_tried_again_when_the_operator_says_so(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["reset"] = [refused("Sessions of a superuser do not end.")]
+    handle = await start(Operation.RESET)
+    await until(lambda: "discard" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.attempts == [1, 2]
+    await keep("reset-retried", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    script.begun = BeginResult(held=True, refusal="The instance is protected.")
+    handle = await start(operation)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "fail", "discard"]
+    await keep(f"{operation.lower()}-refused", handle)
+
+
+async def test_status_is_written_in_the_end_when_the_registry_is_away(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["finish_replacement"] = [OSError("registry away")] * 5
+    handle = await start(Operation.RESET)
+    await handle.result()
+    assert script.calls.count("finish_replacement") == 6
+    await keep("reset-registry-away", handle)

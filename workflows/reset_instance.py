@@ -1,0 +1,109 @@
+"""The workflows that reset an instance, and that bring back the database which it had before."""
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities, ReplaceResult
+    from activities.refreshes import RefreshActivities
+    from activities.statuses import StatusActivities
+    from registry.instances.jobs import InstanceJob
+    from workflows import options
+    from workflows.job_workflow import JobWorkflow
+
+
+class _ReplacementWorkflow(JobWorkflow):
+    """Put another database in the place of the instance's, which goes to the trash."""
+
+    @property
+    @abstractmethod
+    def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
+        """The activity that does it, and its summary."""
+
+    async def do_work(self) -> bool:
+        """Exchange the databases, then record it, unless the first activity has done both."""
+        job = self.job
+        result = await self.run_step(*self.step)
+        done = result.finished or await self.run_to_completion(
+            workflow.execute_activity_method(
+                StatusActivities.finish_replacement,
+                replace(job, template_generation=result.template_generation),
+                **options.status_write(job.policy, "Record Completed with the other database"),
+            )
+        )
+        if done:
+            await self.run_to_completion(self._follow_up())
+        return done
+
+    async def _follow_up(self) -> None:
+        """Do what can be left undone: the passes do it otherwise."""
+        job = self.job
+        with suppress(ActivityError):
+            await workflow.execute_activity_method(
+                RefreshActivities.request_refresh_of,
+                job.ods_instance_id,
+                **options.comparison("Read its education organizations"),
+            )
+        if job.replacement is None or job.replacement.keeps:
+            return
+        with suppress(ActivityError):
+            await workflow.execute_activity_method(
+                DatabaseActivities.drop_replaced,
+                job,
+                **options.clean_up(job.policy, f"Drop {job.replacement.replaced}, which is not kept"),
+            )
+
+    async def clean_up(self) -> bool:
+        """Remove what was made; if it has taken the place already, record that."""
+        job = self.job
+        return bool(
+            await workflow.execute_activity_method(
+                DatabaseActivities.compensate,
+                job,
+                **options.clean_up(job.policy, f"Make sure that {job.database} is the one of the registry"),
+            )
+        )
+
+
+@workflow.defn
+class ResetInstance(_ReplacementWorkflow):
+    """Replace the instance's database by a fresh clone of its template."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    @property
+    def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
+        """Make the other database, and exchange both."""
+        return DatabaseActivities.reset, f"Replace {self.job.database} by a fresh database"
+
+
+@workflow.defn
+class UndoResetInstance(_ReplacementWorkflow):
+    """Bring back the database that a reset has replaced."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    @property
+    def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
+        """Exchange both databases."""
+        return DatabaseActivities.undo_reset, f"Bring back the database that {self.job.database} had before"
