@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0019"
-down_revision = "0021"
+down_revision = "0018"
 
 _STATEMENTS = """
 ALTER TABLE adminapi.dbinstances ADD COLUMN databasemark uuid, ADD COLUMN replacement jsonb;

@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0020"
-down_revision = "0018"
+down_revision = "0019"
 
 _TABLE = """
 CREATE TABLE adminapi.snapshots (
