@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -176,6 +176,11 @@ class TrashWalk(Walk):
     @property
     def model(self) -> TrashModel:
         return self.models[-1]
+
+    def token(self) -> InstanceJob:
+        """More often the one of an operator's signal, to which a failed undelete listens as well."""
+        job = super().token()
+        return replace(job, attempt=job.attempt + 1) if self.chance.random() < 0.2 else job
 
     async def go(self) -> None:
         await self.new_instance()
