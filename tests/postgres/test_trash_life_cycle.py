@@ -227,7 +227,7 @@ class TrashWalk(Walk):
         held = model.begin(token_of(job))
         begun = await self.jobs.begin(job)
         assert begun.held is held
-        assert (begun.refusal is not None) is (held and model.obstacle)
+        assert not held or (begun.refusal is not None) is model.obstacle
         if held and job.attempt > self.tokens[-1].attempt and job.number == self.tokens[-1].number:
             self.tokens.append(job)
 
