@@ -23,7 +23,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from tenants.tenant import Tenant
-from tests.postgres.postgres_inspection import exists, fingerprint, persistent_sessions, row_of, until
+from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, until
 from tests.servers import service_dsn, session
 
 MODES = pytest.mark.parametrize("mode", list(CopyMode))
@@ -200,8 +200,9 @@ async def test_sessions_are_ended_and_begin_again_when_the_source_is_copied_clos
     admin: asyncpg.Connection,
 ) -> None:
     job = await requested(source, CopyMode.CLOSED)
-    async with session(postgres.dsn(source.database)) as user:
-        async with persistent_sessions(admin, postgres.dsn().rpartition("/")[0], source.database, 3):
+    server = service_dsn(postgres, "postgres").rpartition("/")[0]
+    async with session(service_dsn(postgres, source.database)) as user:
+        async with persistent_sessions(admin, server, source.database, 3):
             await provision(activities, job)
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
             await user.fetchval("SELECT 1")
@@ -234,7 +235,7 @@ async def test_source_is_open_at_once_when_the_session_that_copies_it_is_killed(
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
 ) -> None:
-    before = await fingerprint(admin, source.database)
+    before = await database_row(admin, source.database), await rows_in(postgres, source.database)
     job = await requested(source, CopyMode.CLOSED)
     async with copy_held_up(admin, postgres):
         copy = asyncio.create_task(provision(activities, job))
@@ -247,7 +248,8 @@ async def test_source_is_open_at_once_when_the_session_that_copies_it_is_killed(
     with pytest.raises(ApplicationError) as raised:
         await copy
     assert raised.value.type == "Outage"
-    assert await fingerprint(admin, source.database) == before
+    after = await database_row(admin, source.database), await rows_in(postgres, source.database)
+    assert after == before
     assert (await provision(activities, job)).finished
     assert len(await rows_in(postgres, job.database)) == 1000
 
