@@ -21,6 +21,7 @@ from temporal.namespace import register_search_attributes
 from tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.servers import (
+    INSTANCE_PASSWORD,
     NUMBERS,
     SAMPLE_TEMPLATE,
     development_server,
@@ -35,6 +36,11 @@ _SLOWEST_FIRST = (
     *("benchmarks", "workflows", "unit"),
 )
 """Folders, so that in the end no process of pytest waits for long for another."""
+
+
+_SNAPSHOTS = """
+SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"kind": "snapshot"%'
+"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,6 +88,17 @@ async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]
     connection = await asyncpg.connect(postgres.dsn())
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def ods_api(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """The role that the ODS/API connects as."""
+    if not await admin.fetchval("SELECT 1 FROM pg_roles WHERE rolname = 'ods_api'"):
+        await admin.execute(f"CREATE ROLE ods_api LOGIN PASSWORD '{INSTANCE_PASSWORD}'")
+    yield
+    for row in await admin.fetch(_SNAPSHOTS):
+        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+    await admin.execute("DROP ROLE ods_api")
 
 
 @pytest.fixture(scope="session")

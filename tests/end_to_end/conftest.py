@@ -1,10 +1,8 @@
 """Jobs carried out by real workers on real servers, watched and steered as an operator would."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import asyncpg
 import pytest
 from temporalio.client import Client
 
@@ -15,11 +13,7 @@ from registry.instances.status import JobStatus, Template
 from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 from temporal.job_starter import JobStarter
-from tests.servers import INSTANCE_PASSWORD, binary
-
-_SNAPSHOTS = """
-SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"kind": "snapshot"%'
-"""
+from tests.servers import binary
 
 
 @dataclass(frozen=True)
@@ -103,14 +97,3 @@ def operator(
     temporal: Client,
 ) -> Operator:
     return Operator(instances, job_store, queries, starter, temporal)
-
-
-@pytest.fixture
-async def ods_api(admin: asyncpg.Connection) -> AsyncIterator[None]:
-    """The role that the ODS/API connects as."""
-    if not await admin.fetchval("SELECT 1 FROM pg_roles WHERE rolname = 'ods_api'"):
-        await admin.execute(f"CREATE ROLE ods_api LOGIN PASSWORD '{INSTANCE_PASSWORD}'")
-    yield
-    for row in await admin.fetch(_SNAPSHOTS):
-        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
-    await admin.execute("DROP ROLE ods_api")

@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from registry.instances.naming import (
     instance_named,
     max_name_length,
     name_errors,
+    snapshot_name,
 )
 from registry.instances.status import Template
 
@@ -119,3 +122,18 @@ def test_instance_is_read_from_the_name_of_its_database_when_its_template_is_a_f
         "Year2027",
     )
     assert instance_named("EdFi_Ods_Grand_Bend_Year2027", ["Minimal", "Sample"]) is None
+
+
+def test_snapshot_has_the_name_of_the_database_and_the_time() -> None:
+    at = datetime(2026, 11, 26, 7, 45, tzinfo=UTC)
+    assert snapshot_name("EdFi_Ods_A_Minimal", at) == "EdFi_Ods_A_Minimal_Snapshot_20261126T074500"
+
+
+def test_name_of_a_snapshot_is_shortened_to_what_postgresql_keeps_when_it_is_too_long() -> None:
+    at = datetime(2026, 11, 26, 7, 45, tzinfo=UTC)
+    longest = [f"EdFi_Ods_{'x' * 45}{last}_Minimal" for last in "ab"]
+    names = [snapshot_name(database, at) for database in longest]
+    assert [len(name) for name in names] == [63, 63]
+    assert names[0] != names[1]
+    assert all(name.endswith("_Snapshot_20261126T074500") for name in names)
+    assert len(snapshot_name("ü" * 31, at).encode()) <= 63
