@@ -20,6 +20,7 @@ from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.instance_copies import provision_as_copy
+from activities.snapshot_copies import make_snapshot
 from databases import dropping, provisioning, renaming, replacing, trash
 from databases.constants import DISK_FULL
 from databases.errors import LOST, DatabaseFaultError
@@ -224,10 +225,14 @@ class DatabaseActivities:
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
+        following = Following()
         with as_application_error():
             try:
-                async with heartbeats(), self._fenced(job) as session:
-                    await self._tenant.snapshots.make(session, job, owner_of(job))
+                async with heartbeats(following.details), self._fenced(job) as session:
+                    report = partial(self._report, job, following)
+                    await make_snapshot(
+                        self._tenant.snapshots, session, job, owner_of(job), following, report
+                    )
             except SupersededError:
                 if await self._tenant.snapshots.store.is_done(job):
                     return True

@@ -17,6 +17,7 @@ from databases.constants import (
     NAME_IN_USE,
     OBJECT_IN_USE,
 )
+from databases.copying import create_like
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.lookup import choose, find, require_usable
@@ -28,17 +29,6 @@ from databases.statements import execute, fetch_row, fetch_value
 
 _UNDEFINED_ROLE = "42704"
 
-# Like its source but for its contents: a copy that sorts otherwise would refuse what the source holds.
-_CREATE = """
-SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', $2::text,
-              pg_encoding_to_char(encoding), datcollate, datctype)
-    || CASE datlocprovider
-        WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', to_jsonb(db) ->> coalesce(
-            CASE WHEN to_jsonb(db) ? 'datlocale' THEN 'datlocale' END, 'daticulocale'))
-        WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(db) ->> 'datlocale')
-        ELSE ' LOCALE_PROVIDER libc' END
-FROM pg_database AS db WHERE datname = $1
-"""
 # What a table of an extension shows, the extension decides. The version of the last change is read of a
 # sequence.
 _LET_READ = """
@@ -106,7 +96,7 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> bool:
     require_usable(found[wanted.source])
     private = owner.staging_name
     await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", private)
-    await execute(session, "%s", await fetch_value(session, _CREATE, wanted.source, private))
+    await create_like(session, wanted.source, private)
     await execute(session, "REVOKE ALL ON DATABASE %I FROM PUBLIC", private)
     return True
 
@@ -126,7 +116,7 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
         " request the snapshot again.",
     }
     async with server.connected(private) as inside:
-        await execute(inside, "ANALYZE")
+        await execute(inside, "SET statement_timeout = 0; ANALYZE")
         if wanted.reader != await fetch_value(inside, "SELECT current_user"):
             await execute(inside, _LET_READ, wanted.reader, reasons=reasons)
     settings = await settings_statements(session, wanted.source, private)

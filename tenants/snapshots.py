@@ -1,12 +1,9 @@
 """Making and dropping snapshots of instances: what registry and server must agree on."""
 
-import tempfile
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from backups.copying import copy_contents
-from backups.monitoring import Monitor
 from backups.snapshots import Database
 from databases import snapshots
 from databases.errors import DatabaseFaultError
@@ -15,7 +12,6 @@ from databases.server import Server
 from databases.snapshot_marks import SnapshotMark
 from databases.snapshots import SnapshotRequest
 from databases.spares import locked
-from databases.statements import execute
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import InstanceJob
 from registry.snapshots.store import SnapshotRemoval, SnapshotStore
@@ -50,13 +46,20 @@ class Snapshots:
         self._installation = installation
         self._tenant = tenant
 
-    async def make(self, session: asyncpg.Connection, job: InstanceJob, owner: Owner) -> None:
+    async def make(
+        self,
+        session: asyncpg.Connection,
+        job: InstanceJob,
+        owner: Owner,
+        copy: Callable[[Database, Database], Awaitable[None]],
+    ) -> None:
         """Copy the database of the instance, and publish the copy.
 
         Args:
             session: a session that holds the fence of the instance.
             job: the job.
             owner: the instance.
+            copy: fills the second database, which is empty, with what the first holds.
 
         Raises:
             NotOursError: another database has the name of the snapshot.
@@ -72,9 +75,7 @@ class Snapshots:
         )
         wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self._connection_strings.role)
         if await snapshots.prepare(session, wanted):
-            # Nothing is said on it until all is copied.
-            await execute(session, "SET idle_session_timeout = 0")
-            await self._copy(job.database, owner.staging_name)
+            await copy(Database(self._server, job.database), Database(self._server, owner.staging_name))
             await snapshots.publish(self._server, session, wanted)
 
     async def finish(self, job: InstanceJob) -> bool:
@@ -116,13 +117,6 @@ class Snapshots:
         async with self._server.session() as session:
             await self._installation.require_confirmed(session)
             return sum([await self._remove(session, removal) for removal in due])
-
-    async def _copy(self, source: str, private: str) -> None:
-        """Fill the private database; what the programs say stays only if one has failed."""
-        log = Path(tempfile.gettempdir()) / f"{private}.log"
-        log.unlink(missing_ok=True)
-        await copy_contents(Database(self._server, source), Database(self._server, private), Monitor(log))
-        log.unlink()
 
     async def _remove(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
         mark = SnapshotMark(
