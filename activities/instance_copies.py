@@ -85,5 +85,9 @@ async def _source(tenant: Tenant, origin: CopyOrigin) -> Source:
     if row is None or not row.is_live or str(row.mark) != origin.mark:
         raise DatabaseFaultError(f"The instance {origin.instance_id}, which is to be copied, is gone.")
     installation = tenant.jobs.installation.known_id
-    owner = Owner(tenant.name, row.ods_instance_id, "", str(row.mark), installation=installation)
+    owner = Owner(
+        *(tenant.name, row.ods_instance_id, "", str(row.mark)),
+        installation=installation,
+        database_mark=None if row.database_mark is None else str(row.database_mark),
+    )
     return Source(owner, row.database_name)

@@ -23,9 +23,11 @@ from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.origins import CopyOrigin
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
+from registry.storage.errors import RefusedError
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift import DriftKind
@@ -546,3 +548,33 @@ async def test_replaced_database_is_dropped_when_there_is_no_trash(
         while await operator.queries.versions():
             await asyncio.sleep(0.01)
     assert await names(admin, job.mark) == [job.database]
+
+
+@pytest.mark.parametrize("mode", ["online", "closed"])
+async def test_copy_has_the_data_of_now_when_its_source_was_reset(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, name: str, mode: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    await write(postgres, job, "new")
+    body = {"name": f"{name} copy", "copyOf": job.instance_id, "mode": mode}
+    answer = await api.post("/v2/dbInstances", json=body)
+    assert answer.status_code == 202, answer.text
+    path = f"/v2/dbInstances/{answer.json()['id']}"
+    async with asyncio.timeout(30):
+        while (shown := (await api.get(path)).json())["status"] != "Completed":
+            assert shown["status"] != "Error", shown["errorMessage"]
+            await asyncio.sleep(0.02)
+    assert await read(postgres, replace(job, database=shown["databaseName"])) == ["new"]
+
+
+async def test_reset_is_refused_when_the_instance_is_being_copied(
+    operator: Operator, instances: InstanceStore, name: str
+) -> None:
+    job = await created(operator, name)
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    await instances.reserve(f"{name} copy", Template.MINIMAL, origin=CopyOrigin(job.instance_id))
+    for request in (instances.request_reset, instances.request_undo_reset):
+        with pytest.raises(RefusedError):
+            await request(job.instance_id)
