@@ -1,7 +1,7 @@
 """Requests that clients may repeat safely: under the same `Idempotency-Key` they are carried out once.
 
 A router whose endpoints start jobs has `JobRoute` for its routes, and each endpoint that starts one declares
-`STARTS_A_JOB` among its dependencies. The rest is done here.
+`STARTS_A_JOB` among its dependencies. The rest is done here. Dry runs are refused where there are none.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ DRY_RUN = "dryRun"
 _HEADER = "Idempotency-Key"
 _COMPUTED = "content-length"
 """The header that each answer gets anew."""
+_READING = {"GET", "HEAD"}
 _BOOLEAN = TypeAdapter(bool)
 _REFUSALS = (
     HTTPStatus.BAD_REQUEST,
@@ -79,11 +80,13 @@ class JobRoute(APIRoute):
     def get_route_handler(self) -> _Handler:
         """Have the handler of the endpoint called when the request is new."""
         handler = super().get_route_handler()
-        if not self._starts_a_job:
+        if _READING.issuperset(self.methods or ()):
             return handler
 
         async def handle(request: Request) -> Response:
             self._require_known(request)
+            if not self._starts_a_job:
+                return await handler(request)
             audit_context(request).is_dry_run = _is_dry_run(request)
             key = _key(request)
             return await (handler(request) if key is None else _once(request, key, handler))

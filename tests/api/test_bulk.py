@@ -323,12 +323,20 @@ async def test_dry_run_tells_the_answer_when_its_key_was_used(
     assert await _made(rows) == (1, 1)
 
 
-@pytest.mark.parametrize("query", ["dryRun=true", "DRYRUN=1", "dryrun=false"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/v2/odsInstances/manage/{}?dryRun=true"),
+        ("DELETE", "/v2/odsInstances/{}?DRYRUN=1"),
+        ("PUT", f"{INSTANCES}/{{}}?dryrun=false"),
+        ("POST", f"{INSTANCES}/{{}}/undelete?dry%52un=true"),
+    ],
+)
 async def test_request_is_refused_when_it_has_no_dry_run(
-    api: httpx.AsyncClient, rows: asyncpg.Connection, query: str
+    api: httpx.AsyncClient, rows: asyncpg.Connection, method: str, path: str
 ) -> None:
     (made,) = await _completed(api, rows, "a")
-    answer = await api.delete(f"/v2/odsInstances/manage/{made}?{query}")
+    answer = await api.request(method, path.format(made), json={"name": "b"})
 
     assert faults_of(answer) == {"DryRun": ["There is no dry run of this request."]}
     assert await rows.fetchval("SELECT state FROM adminapi.managed_instances") == "Completed"
