@@ -39,6 +39,7 @@ from tests.chaos.violations import Kind, Storm, Verdict, Violation
 _POLL_SECONDS = 0.5
 _NOTHING = Verdict()
 _STAGING = "ods_staging_"
+_RESET = "ods_reset_"
 _PUBLISHED = "EdFi_Ods_"
 
 # What the status of an instance and the operation of its last job say about the status of that job.
@@ -374,21 +375,25 @@ def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[
 def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> Iterator[Violation]:
     """Each database is a foreign one, or belongs to an instance that may have it."""
     # What a delete could not move or drop, it says so: the database may be there.
-    owners = {
-        (instance.database_name, instance.mark)
-        for instance in evidence.instances
-        if instance.is_complete or instance.status == "Delete_Failed"
-    } | {
-        (instance.trash_database, instance.mark)
-        for instance in evidence.instances
-        if instance.status in {"Deleted", "Delete_Failed"}
-    }
+    owners = (
+        {
+            (instance.database_name, instance.mark)
+            for instance in evidence.instances
+            if instance.is_complete or instance.status == "Delete_Failed"
+        }
+        | {
+            (instance.trash_database, instance.mark)
+            for instance in evidence.instances
+            if instance.status in {"Deleted", "Delete_Failed"}
+        }
+        | set(evidence.versions)
+    )
     deletes = {instance.mark for instance in evidence.instances if instance.operation == "Delete"}
     for database in evidence.databases:
         if database.name in foreign:
             continue
         mark = database.staging_mark or database.mark
-        if database.name.startswith(_STAGING):
+        if database.name.startswith((_STAGING, _RESET)):
             yield Violation(Kind.STAGING_DATABASE, database.name, mark, (database.name,))
         if database.invalid:
             # What a delete has begun, it must bring to its end, whatever a restore did to its row before.

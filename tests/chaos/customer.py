@@ -82,6 +82,8 @@ class Customer:
             self._verify_backup: 2,
             self._delete_backup: 1,
             self._snapshot: 6,
+            self._reset: 6,
+            self._undo_reset: 4,
         }
 
     async def work(self, moments: Sequence[float], end: float) -> None:
@@ -338,6 +340,14 @@ class Customer:
         backup = self._rng.choice(self._backups)
         answer = await self._service.send(method, f"/v2/backups/{backup}{path}")
         return "accepted" if answer.is_success else "refused"
+
+    async def _reset(self) -> str:
+        instance = self._any()
+        return self._heard(await self._service.reset(instance, self._instances[instance]))
+
+    async def _undo_reset(self) -> str:
+        instance = self._any()
+        return self._heard(await self._service.undo_reset(instance, self._instances[instance]))
 
     async def _snapshot(self) -> str:
         instance = self._any()

@@ -20,7 +20,7 @@ from temporalio.common import SearchAttributeKey
 
 TAKES_DATABASE = ("Delete", "Purge", "Detach")
 """Operations of the registry after which the database of an instance is gone, or another's."""
-BESIDE = ("Backup", "Snapshot")
+BESIDE = ("Backup", "Snapshot", "Reset", "UndoReset")
 """Operations beside an instance that works: it is `Completed` afterwards, whatever becomes of their jobs."""
 TRASH = "ods_trash_"
 """How the names of databases in the trash begin."""
@@ -260,7 +260,8 @@ class OpenWorkflow:
 class Evidence:
     """All of it, at about one moment.
 
-    `readers` are the connection strings of the derivatives `Snapshot`, by OdsInstanceId.
+    `readers` are the connection strings of the derivatives `Snapshot`, by OdsInstanceId. `versions` are the
+    databases that instances had before a reset: their names in the trash, and the marks of the instances.
     """
 
     instances: Sequence[Instance]
@@ -271,6 +272,7 @@ class Evidence:
     installation: str
     snapshots: Sequence[Snapshot] = ()
     readers: Mapping[int, str | None] = field(default_factory=dict)
+    versions: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -398,6 +400,7 @@ async def gather(target: Target, temporal: Client) -> Evidence:
             installation=await registry.fetchval(_INSTALLATION),
             snapshots=[Snapshot(**row) for row in await registry.fetch(_SNAPSHOTS)],
             readers={row[0]: row[1] for row in await registry.fetch(_READERS)},
+            versions=[(row[0], row[1]) for row in await registry.fetch(_VERSIONS)],
         )
 
 
@@ -520,6 +523,10 @@ ORDER BY snapshot.id
 _READERS = """
 SELECT odsinstance_odsinstanceid, connectionstring FROM dbo.odsinstancederivatives
 WHERE derivativetype = 'Snapshot'
+"""
+_VERSIONS = """
+SELECT version.databasename, instance.mark::text FROM adminapi.instanceversions AS version
+JOIN adminapi.dbinstances AS instance ON instance.id = instanceid
 """
 _INSTALLATION = "SELECT id::text FROM adminapi.installation"
 _REGISTRY = "SELECT current_database(), id::text FROM adminapi.installation"

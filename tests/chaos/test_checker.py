@@ -230,6 +230,10 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         lambda garden: garden.plant_database(f"ods_staging_{uuid.uuid4().hex}"),
         {Kind.STAGING_DATABASE},
     ),
+    "database that takes no place": (
+        lambda garden: garden.plant_database(f"ods_reset_{uuid.uuid4().hex}"),
+        {Kind.STAGING_DATABASE},
+    ),
     "invalid database": (_plant_invalid, {Kind.INVALID_DATABASE}),
     "invalid database of a delete that failed": (_plant_failed_delete, {Kind.INVALID_DATABASE}),
     "database with the mark of another instance": (
@@ -506,7 +510,8 @@ async def test_leftover_is_allowed_when_a_restore_is_the_cause(
     await garden.plant_completed()
     lost = await read_rows(garden.registry)
     await plant(garden)
-    restored = replace(before, requests=[garden.request], history=History())
+    requests = [garden.request, Request("Trash", garden.name)]
+    restored = replace(before, requests=requests, history=History())
     assert kinds <= _kinds(await check(target, restored, _TIMEOUT))
     # All that the restore replaced, it has changed: there was nothing before.
     restored.history.see_restore(lost, Rows([], []))

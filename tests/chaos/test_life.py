@@ -231,6 +231,34 @@ async def test_instance_is_crossed_when_its_database_has_the_rows_of_another(
     assert _kinds(await check(target, storm, _TIMEOUT)) == {Kind.CROSSED}
 
 
+async def test_rows_are_there_when_a_reset_has_put_their_database_into_the_trash(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark = await _mark(garden)
+    await garden.plant_rows(1, mark=mark)
+    version = trash_name(mark, 2)
+    said = {"mark": mark, "trashedAt": "now", "name": garden.database}
+    await garden.server.execute(f'ALTER DATABASE "{garden.database}" RENAME TO "{version}"')
+    await garden.server.execute(f"COMMENT ON DATABASE \"{version}\" IS '{json.dumps(said)}'")
+    await garden.server.execute(f'ALTER DATABASE "{version}" ALLOW_CONNECTIONS false')
+    garden.databases.append(version)
+    await garden.plant_database(garden.database, mark)
+    await garden.plant_rows(2, mark=mark)
+    await garden.plant_job("Reset", 2, "Completed", garden.number)
+    await _set(garden, "operation = 'Reset', jobnumber = 2")
+    await garden.registry.execute(
+        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now())",
+        *(garden.number, version),
+    )
+    written = replace(storm, history=History(rows={mark: {1, 2}}))
+    assert await check(target, written, _TIMEOUT) == []
+    await garden.registry.execute("DELETE FROM adminapi.instanceversions")
+    assert _kinds(await check(target, written, _TIMEOUT)) == {Kind.SURPLUS_DATABASE}
+    await garden.server.execute(f'DROP DATABASE "{version}"')
+    assert _kinds(await check(target, written, _TIMEOUT)) == {Kind.LOST_ROWS}
+
+
 async def test_rows_come_from_another_instance_when_its_backup_was_restored(
     garden: Garden, target: Target, storm: Storm
 ) -> None:

@@ -198,6 +198,14 @@ class Service:
         body = {"name": name, "copyOf": source, "mode": mode}
         return await self.request("Create", name, "POST", _INSTANCES, body)
 
+    async def reset(self, instance: int, name: str) -> Json | None:
+        """Request that a fresh clone takes the place of an instance's database; None if it was refused."""
+        return await self.request("Reset", name, "POST", f"{_INSTANCES}/{instance}/reset", {})
+
+    async def undo_reset(self, instance: int, name: str) -> Json | None:
+        """Request that the database comes back that was replaced last; None if it was refused."""
+        return await self.request("UndoReset", name, "POST", f"{_INSTANCES}/{instance}/reset/undo")
+
     async def snapshot(self, ods_instance: int, name: str) -> Json | None:
         """Request a snapshot of an instance for its readers; None if it was refused."""
         return await self.request("Snapshot", name, "POST", f"/v2/odsInstances/{ods_instance}/snapshots")
