@@ -6,6 +6,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,13 @@ def files_in(store: Path) -> list[str]:
 
 def dumps() -> list[psutil.Process]:
     """The processes of pg_dump that workers in this process have started."""
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "pg_dump"]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            # Not one that is only asked for its version.
+            if child.name() == "pg_dump" and any(it.startswith("--dbname=") for it in child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def scratches(admin: asyncpg.Connection) -> int:

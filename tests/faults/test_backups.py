@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -62,14 +63,20 @@ async def filled(
         await maintenance.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
 
 
+def is_at_work(process: psutil.Process, program: str) -> bool:
+    """Whether it is the program, and is not only asked for its version."""
+    return process.name() == program and any(it.startswith("--dbname=") for it in process.cmdline())
+
+
 async def held(worker: preloaded.Process, program: str) -> psutil.Process:
     """The program that the worker has started, held in the middle."""
     async with asyncio.timeout(30):
         while True:
             for child in psutil.Process(worker.pid).children(recursive=True):
-                if child.name() == program:
-                    child.send_signal(signal.SIGSTOP)
-                    return child
+                with suppress(psutil.NoSuchProcess):
+                    if is_at_work(child, program):
+                        child.send_signal(signal.SIGSTOP)
+                        return child
             await asyncio.sleep(0.01)
 
 
