@@ -82,7 +82,10 @@ class _Found:
 
 
 async def provision_copy(
-    session: asyncpg.Connection, request: CloneRequest, source: Source, fill: Callable[[], Awaitable[None]]
+    session: asyncpg.Connection,
+    request: CloneRequest,
+    source: Source,
+    make_copy: Callable[[], Awaitable[None]],
 ) -> ProvisionedDatabase:
     """Make the database as a copy, or find that an earlier attempt has made it.
 
@@ -92,7 +95,7 @@ async def provision_copy(
         session: a fenced session.
         request: what is made; its template is the database of the source.
         source: what is copied.
-        fill: makes the staging database, with what the source holds.
+        make_copy: makes the staging database, with what the source holds.
 
     Raises:
         NotOursError: a database has the wanted name and is not the instance's.
@@ -103,7 +106,7 @@ async def provision_copy(
     if (made := await already_made(session, request)) is not None:
         return made
     found = await _found(session, source)
-    await fill()
+    await make_copy()
     staging = request.owner.staging_name
     if await _found(session, source) != found:
         await drop_staging(session, request.owner)

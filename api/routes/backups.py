@@ -93,7 +93,12 @@ async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> Str
     return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")
 
 
-@router.delete("/backups/{backup_id}", status_code=HTTPStatus.NO_CONTENT, responses=_OF_CHANGES)
+@router.delete(
+    "/backups/{backup_id}",
+    status_code=HTTPStatus.NO_CONTENT,
+    dependencies=[STARTS_A_JOB],
+    responses=_OF_CHANGES,
+)
 async def delete_backup(backup_id: BackupId, service: BackupServiceDep) -> None:
     """Delete a backup; it cannot come back."""
     await service.delete(backup_id)

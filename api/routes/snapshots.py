@@ -10,6 +10,7 @@ from api.http import problems
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import path_id
 from api.http.problems import found
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import InstanceServiceDep, require_instance_management
 from api.schemas.base import Done, list_response, paced
 from api.schemas.snapshots import RequestedSnapshotAnswer, SnapshotAnswer
@@ -21,6 +22,7 @@ router = APIRouter(
     prefix="/v2/odsInstances/{instance_id}/snapshots",
     tags=["Snapshots"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+    route_class=JobRoute,
 )
 
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
@@ -43,6 +45,7 @@ ManagedInstance = Annotated[int, Depends(_managed_instance)]
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def request_snapshot(
@@ -68,6 +71,7 @@ async def list_snapshots(instance: ManagedInstance, snapshots: SnapshotStoreDep)
 @router.delete(
     "/{snapshot_id}",
     status_code=HTTPStatus.ACCEPTED,
+    dependencies=[STARTS_A_JOB],
     responses=problems.documented(*_REFUSALS, HTTPStatus.CONFLICT),
 )
 async def delete_snapshot(

@@ -15,7 +15,7 @@ MANAGED = {
     *("id", "name", "odsInstanceId", "odsInstanceName", "status", "databaseTemplate", "databaseName"),
     *("lastRefreshed", "lastModifiedDate"),
 }
-OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting"}
+OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting", "percent", "etaSeconds"}
 OURS = {
     *("operation", "newName", "errorMessage", "templateGeneration", "jobId", "progress", "waiting", "links"),
     *("protected", "description", "labels", "contexts", "deleteDropsDatabase"),
@@ -108,7 +108,7 @@ async def test_number_of_the_location_is_the_ods_instance_id_when_an_instance_is
     told = accepted.json()
     assert (accepted.status, set(told)) == (
         202,
-        {"id", "name", "odsInstanceId", "status", "jobId", "location"},
+        {"id", "name", "odsInstanceId", "status", "jobId", "location", "copyOf", "mode", "notice"},
     )
     assert told["id"] == told["odsInstanceId"]
     assert accepted.headers["location"] == f"/v2/dbInstances/{told['id']}"

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -44,6 +45,13 @@ OTHER_STATUSES = {
     "delete_instances": HTTPStatus.BAD_REQUEST,
     "reset_instance": CONFLICT,
     "undo_reset": CONFLICT,
+    "create_backup": CONFLICT,
+    "get_backup": HTTPStatus.NOT_FOUND,
+    "verify_backup": HTTPStatus.NOT_FOUND,
+    "download_backup": HTTPStatus.NOT_FOUND,
+    "delete_backup": HTTPStatus.NOT_FOUND,
+    "request_snapshot": CONFLICT,
+    "delete_snapshot": HTTPStatus.NOT_FOUND,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
     "delete_managed_instance": HTTPStatus.BAD_REQUEST,
     "sweep": UNAVAILABLE,
@@ -119,6 +127,7 @@ def _call_all(calls: Calls) -> None:
     assert calls("get_managed_instance", managed.id).status == "PendingCreate"
     assert calls("rename_managed_instance", managed.id, body={"name": "Three"}).status == 400
     assert "id" in calls("delete_managed_instance", managed.id).errors
+    _call_copies(calls, instance.id)
     _call_ods_instances(calls)
     assert instance.job_id in {job.job_id for job in calls("list_jobs")}
     assert calls("cancel_job", instance.job_id).status == "Error"
@@ -172,6 +181,16 @@ def _call_instances(calls: Calls, number: int) -> None:
     assert (changed.protected, changed.labels["district"]) == (True, "255901")
     assert changed.contexts[0].context_value == "generated"
     assert calls("adopt_instance_database", number, body={}).detail
+
+
+def _call_copies(calls: Calls, number: int) -> None:
+    assert calls("create_backup", number).detail
+    assert calls("list_backups") == calls("list_backups_of_instance", number) == []
+    for operation in ("get_backup", "verify_backup", "download_backup", "delete_backup"):
+        assert calls(operation, uuid4()).status == 404
+    assert calls("request_snapshot", number).next_step
+    assert calls("list_snapshots", number) == []
+    assert calls("delete_snapshot", number, 1).status == 404
 
 
 def _call_ods_instances(calls: Calls) -> None:

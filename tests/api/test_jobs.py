@@ -27,6 +27,8 @@ async def test_job_is_shown_with_nulls_when_it_is_pending(
         "startedAt": None,
         "finishedAt": None,
         "errorMessage": None,
+        "percent": None,
+        "etaSeconds": None,
         "waiting": None,
     }
 

@@ -54,6 +54,8 @@ async def test_refresh_of_everything_is_accepted_when_temporal_is_away(api: http
         "startedAt": None,
         "finishedAt": None,
         "errorMessage": None,
+        "percent": None,
+        "etaSeconds": None,
         "waiting": None,
     }
 

@@ -25,7 +25,7 @@ _ROW = re.compile(r"^(\d+)\t([0-9a-f-]{36})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BackupSource:
     """Where backups are, and what reads them.
 
     Attributes:
@@ -52,15 +52,15 @@ class Stored:
     rows: Mapping[int, str]
 
 
-async def judged(shelf: Shelf, history: History) -> Sequence[Violation]:
+async def judged(source: BackupSource, history: History) -> Sequence[Violation]:
     """All that is wrong with backups, once no job is under way."""
-    async with connected(shelf.admin_dsn) as registry:
+    async with connected(source.admin_dsn) as registry:
         known = {row["stored_id"]: dict(row) for row in await registry.fetch(_BACKUPS)}
-    stored = {found.id: found for found in [await _read(shelf, it) for it in _manifests(shelf.folder)]}
+    stored = {found.id: found for found in [await _read(source, it) for it in _manifests(source.folder)]}
     return [
         *_incomplete(known, stored, history),
         *_unknown(known, stored, history),
-        *(Violation(Kind.ORPHAN_PROCESS, words) for words in _programs(shelf.port)),
+        *(Violation(Kind.ORPHAN_PROCESS, words) for words in _programs(source.port)),
     ]
 
 
@@ -68,10 +68,10 @@ def _manifests(folder: Path) -> Sequence[Path]:
     return sorted(folder.glob("*/*/*/manifest.json"))
 
 
-async def _read(shelf: Shelf, manifest: Path) -> Stored:
+async def _read(source: BackupSource, manifest: Path) -> Stored:
     dump = manifest.parent / "database.dump"
     sha256 = _sha256(dump)
-    rows = await _rows(shelf.pg_restore, dump) if sha256 else {}
+    rows = await _rows(source.pg_restore, dump) if sha256 else {}
     said = json.loads(await asyncio.to_thread(manifest.read_text))
     return Stored(manifest.parent.name, said["mark"], said["sha256"], sha256, rows)
 

@@ -15,7 +15,7 @@ from temporalio.client import Client, ScheduleHandle
 
 from programs.postgres import client_program
 from tests.chaos import backups
-from tests.chaos.backups import Shelf
+from tests.chaos.backups import BackupSource
 from tests.chaos.busy import busy
 from tests.chaos.checker import check_drift, judge
 from tests.chaos.customer import Customer, Surroundings
@@ -152,7 +152,7 @@ async def campaign(
         storm = Storm(ledger.told(), foreign, spares, ledger.history, ledger.attributes)
         verdict = await judge(target, storm, _QUIET_SECONDS)
         outcome.violations += verdict.violations
-        outcome.violations += await backups.judged(_shelf(folder, target), ledger.history)
+        outcome.violations += await backups.judged(_backup_source(folder, target), ledger.history)
         outcome.violations += await check_drift(drift_command(folder), storm, verdict)
     finally:
         watching.cancel()
@@ -166,8 +166,8 @@ def drift_command(folder: Path) -> Sequence[str]:
     return (sys.executable, "-m", "cli", "drift", "--json", "--data-dir", str(folder))
 
 
-def _shelf(folder: Path, target: Target) -> Shelf:
-    return Shelf(folder / "backups", client_program("pg_restore"), target.admin_dsn, target.address[1])
+def _backup_source(folder: Path, target: Target) -> BackupSource:
+    return BackupSource(folder / "backups", client_program("pg_restore"), target.admin_dsn, target.address[1])
 
 
 async def _storm(plan: Plan, target: Target, service: Service, injector: Injector, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from embedded.postgres import EmbeddedPostgres
 from programs.postgres import client_program
-from tests.chaos.backups import Shelf, judged
+from tests.chaos.backups import BackupSource, judged
 from tests.chaos.checker import check
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import Contents, History, Target, foreign_databases
@@ -22,8 +22,8 @@ _STRANGER = "00000000-0000-0000-0000-000000000001"
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, target: Target, postgres: EmbeddedPostgres) -> Shelf:
-    return Shelf(tmp_path, client_program("pg_restore"), target.admin_dsn, str(postgres.port))
+def source(tmp_path: Path, target: Target, postgres: EmbeddedPostgres) -> BackupSource:
+    return BackupSource(tmp_path, client_program("pg_restore"), target.admin_dsn, str(postgres.port))
 
 
 class Backup:
@@ -58,80 +58,82 @@ class Backup:
 
 
 @pytest.fixture
-async def backup(garden: Garden, shelf: Shelf) -> Backup:
+async def backup(garden: Garden, source: BackupSource) -> Backup:
     await garden.plant_completed()
     mark = await garden.registry.fetchval("SELECT mark::text FROM adminapi.dbinstances")
     await garden.plant_rows(1, 2, mark=mark)
-    made = Backup(garden, mark, shelf.folder)
+    made = Backup(garden, mark, source.folder)
     await made.store()
     return made
 
 
-async def _kinds(shelf: Shelf, history: History) -> list[Kind]:
-    return [violation.kind for violation in await judged(shelf, history)]
+async def _kinds(source: BackupSource, history: History) -> list[Kind]:
+    return [violation.kind for violation in await judged(source, history)]
 
 
 async def test_nothing_is_found_when_a_backup_has_the_rows_of_its_moment(
-    shelf: Shelf, backup: Backup
+    source: BackupSource, backup: Backup
 ) -> None:
-    assert await _kinds(shelf, History(backups={backup.id: Contents(frozenset({1, 2}))})) == []
+    assert await _kinds(source, History(backups={backup.id: Contents(frozenset({1, 2}))})) == []
 
 
 async def test_rows_are_lost_when_a_backup_has_not_those_that_were_there_before(
-    shelf: Shelf, backup: Backup
+    source: BackupSource, backup: Backup
 ) -> None:
-    assert await _kinds(shelf, History(backups={backup.id: Contents(frozenset({1, 3}))})) == [Kind.LOST_ROWS]
+    assert await _kinds(source, History(backups={backup.id: Contents(frozenset({1, 3}))})) == [Kind.LOST_ROWS]
 
 
-async def test_backup_is_broken_when_its_dump_was_changed_or_is_gone(shelf: Shelf, backup: Backup) -> None:
+async def test_backup_is_broken_when_its_dump_was_changed_or_is_gone(
+    source: BackupSource, backup: Backup
+) -> None:
     backup.dump.write_bytes(backup.dump.read_bytes() + b"more")
-    assert await _kinds(shelf, History()) == [Kind.BROKEN_BACKUP]
+    assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
     backup.dump.unlink()
-    assert await _kinds(shelf, History()) == [Kind.BROKEN_BACKUP]
+    assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
     (backup.folder / "manifest.json").unlink()
-    assert await _kinds(shelf, History()) == [Kind.BROKEN_BACKUP]
+    assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
 
 
 async def test_backup_is_broken_when_its_verification_has_failed(
-    garden: Garden, shelf: Shelf, backup: Backup
+    garden: Garden, source: BackupSource, backup: Backup
 ) -> None:
     await garden.registry.execute("UPDATE adminapi.backups SET verificationerror = 'A row is missing.'")
-    assert await _kinds(shelf, History()) == [Kind.BROKEN_BACKUP]
+    assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
 
 
 async def test_backup_is_unknown_when_the_registry_has_no_finished_row_of_it(
-    garden: Garden, shelf: Shelf, backup: Backup
+    garden: Garden, source: BackupSource, backup: Backup
 ) -> None:
     await garden.registry.execute("UPDATE adminapi.backups SET storedid = $1", uuid.uuid4())
-    found = await _kinds(shelf, History())
+    found = await _kinds(source, History())
     assert found == [Kind.BROKEN_BACKUP, Kind.UNKNOWN_BACKUP]
     await garden.registry.execute("DELETE FROM adminapi.backups")
-    assert await _kinds(shelf, History(changed={backup.mark})) == []
+    assert await _kinds(source, History(changed={backup.mark})) == []
 
 
 async def test_backup_is_crossed_when_it_has_the_rows_of_another_instance(
-    garden: Garden, shelf: Shelf, backup: Backup
+    garden: Garden, source: BackupSource, backup: Backup
 ) -> None:
     await garden.plant_rows(3, mark=_STRANGER)
-    other = Backup(garden, backup.mark, shelf.folder)
+    other = Backup(garden, backup.mark, source.folder)
     await other.store()
-    assert await _kinds(shelf, History()) == [Kind.CROSSED]
+    assert await _kinds(source, History()) == [Kind.CROSSED]
 
 
 async def test_program_is_found_when_it_goes_on_without_a_job(
-    shelf: Shelf, backup: Backup, tmp_path: Path
+    source: BackupSource, backup: Backup, tmp_path: Path
 ) -> None:
     program = tmp_path / "pg_dump"
     program.symlink_to(sys.executable)
-    words = (str(program), "-c", "import time; print(flush=True); time.sleep(60)", f"127.0.0.1:{shelf.port}")
+    words = (str(program), "-c", "import time; print(flush=True); time.sleep(60)", f"127.0.0.1:{source.port}")
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220, S603 - our own command
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            assert await _kinds(shelf, History()) == [Kind.ORPHAN_PROCESS]
+            assert await _kinds(source, History()) == [Kind.ORPHAN_PROCESS]
         finally:
             process.kill()
-    assert await _kinds(shelf, History()) == []
+    assert await _kinds(source, History()) == []
 
 
 @pytest.mark.parametrize(("job", "message"), [("Completed", None), ("Error", "The store is full.")])
