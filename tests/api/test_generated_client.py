@@ -47,7 +47,7 @@ OTHER_STATUSES = {
     "undo_reset": CONFLICT,
     "create_backup": CONFLICT,
     "get_backup": HTTPStatus.NOT_FOUND,
-    "verify_backup": HTTPStatus.NOT_FOUND,
+    "verify_backup": CONFLICT,
     "download_backup": HTTPStatus.NOT_FOUND,
     "delete_backup": HTTPStatus.NOT_FOUND,
     "request_snapshot": CONFLICT,
@@ -186,7 +186,8 @@ def _call_instances(calls: Calls, number: int) -> None:
 def _call_copies(calls: Calls, number: int) -> None:
     assert calls("create_backup", number).detail
     assert calls("list_backups") == calls("list_backups_of_instance", number) == []
-    for operation in ("get_backup", "verify_backup", "download_backup", "delete_backup"):
+    assert calls("verify_backup", uuid4()).detail
+    for operation in ("get_backup", "download_backup", "delete_backup"):
         assert calls(operation, uuid4()).status == 404
     assert calls("request_snapshot", number).next_step
     assert calls("list_snapshots", number) == []
