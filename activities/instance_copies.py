@@ -48,7 +48,7 @@ async def provision_as_copy(  # noqa: PLR0913, PLR0917 - the parts of a step
     source = await _source(tenant, origin)
     wanted = replace(request, template=source.database)
 
-    async def make_copy() -> None:
+    async def make_staging() -> None:
         match origin.mode:
             case CopyMode.CLOSED:
                 await copy_closed(tenant.server, session, wanted)
@@ -59,7 +59,7 @@ async def provision_as_copy(  # noqa: PLR0913, PLR0917 - the parts of a step
             case _:
                 assert_never(origin.mode)
 
-    return await provision_copy(session, wanted, source, make_copy)
+    return await provision_copy(session, wanted, source, make_staging)
 
 
 async def _filled(server: Server, request: CloneRequest, following: Following) -> None:

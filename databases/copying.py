@@ -85,7 +85,7 @@ async def provision_copy(
     session: asyncpg.Connection,
     request: CloneRequest,
     source: Source,
-    make_copy: Callable[[], Awaitable[None]],
+    make_staging: Callable[[], Awaitable[None]],
 ) -> ProvisionedDatabase:
     """Make the database as a copy, or find that an earlier attempt has made it.
 
@@ -95,7 +95,7 @@ async def provision_copy(
         session: a fenced session.
         request: what is made; its template is the database of the source.
         source: what is copied.
-        make_copy: makes the staging database, with what the source holds.
+        make_staging: makes the staging database, with what the source holds.
 
     Raises:
         NotOursError: a database has the wanted name and is not the instance's.
@@ -106,7 +106,7 @@ async def provision_copy(
     if (made := await already_made(session, request)) is not None:
         return made
     found = await _found(session, source)
-    await make_copy()
+    await make_staging()
     staging = request.owner.staging_name
     if await _found(session, source) != found:
         await drop_staging(session, request.owner)
