@@ -110,7 +110,7 @@ async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a
     for process in stopped:
         process.send_signal(signal.SIGSTOP)
     await worker_process.start(big_settings)
-    assert await operator.ended(copy) is JobStatus.COMPLETED
+    assert await operator.ended(copy, 90) is JobStatus.COMPLETED
     published = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", copy.database)
     for process in stopped:
         process.send_signal(signal.SIGCONT)

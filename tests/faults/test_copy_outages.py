@@ -2,7 +2,6 @@
 
 import asyncio
 
-import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
@@ -30,9 +29,9 @@ def settings(other_postgres: EmbeddedPostgres, other_registry_dsn: str) -> Setti
     return make_settings(other_postgres, other_registry_dsn, ddl_attempts=4)
 
 
-async def _is_in_the_middle(admin: asyncpg.Connection) -> None:
-    async with asyncio.timeout(20):
-        while not await admin.fetch(_WAITS):
+async def _is_in_the_middle(server: EmbeddedPostgres) -> None:
+    async with asyncio.timeout(20), session(server.dsn()) as watching:
+        while not await watching.fetch(_WAITS):
             await asyncio.sleep(0.01)
 
 
@@ -64,7 +63,7 @@ async def test_source_is_usable_and_the_copy_is_made_when_the_server_restarts_in
         origin = CopyOrigin(source.instance_id, mode)
         requested = await operator.instances.reserve(f"{name} copy", source.template, origin=origin)
         await operator.starter.start(requested.job)
-        await _is_in_the_middle(other)
+        await _is_in_the_middle(other_postgres)
         await other_postgres.stop()
     await other_postgres.start()
     assert await _count(other_postgres, source.database) == 1000
