@@ -18,8 +18,7 @@ _IN_THE_MIDDLE = {
     CopyMode.ONLINE: "LOCK TABLE treasure",
 }
 _WAITS = """
-SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-AND (query LIKE 'CREATE DATABASE ods_staging%' OR query LIKE 'LOCK TABLE%' AND application_name LIKE 'ods%')
+SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'ods%'
 """
 
 
