@@ -490,7 +490,8 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 _INSTANCES = """
 SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
        databasename AS database_name,
-       CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete' ELSE operation END AS operation,
+       CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete'
+            WHEN operation IN ('Copy', 'Restore') THEN 'Create' ELSE operation END AS operation,
        jobnumber AS job_number, mark::text AS mark,
        publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
        trashdatabase AS trash_database, operation AS way,
