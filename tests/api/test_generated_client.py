@@ -49,7 +49,7 @@ OTHER_STATUSES = {
     "get_backup": HTTPStatus.NOT_FOUND,
     "verify_backup": CONFLICT,
     "download_backup": HTTPStatus.NOT_FOUND,
-    "delete_backup": HTTPStatus.NOT_FOUND,
+    "delete_backup": CONFLICT,
     "request_snapshot": CONFLICT,
     "delete_snapshot": HTTPStatus.NOT_FOUND,
     "rename_managed_instance": HTTPStatus.BAD_REQUEST,
@@ -186,8 +186,9 @@ def _call_instances(calls: Calls, number: int) -> None:
 def _call_copies(calls: Calls, number: int) -> None:
     assert calls("create_backup", number).detail
     assert calls("list_backups") == calls("list_backups_of_instance", number) == []
-    assert calls("verify_backup", uuid4()).detail
-    for operation in ("get_backup", "download_backup", "delete_backup"):
+    for operation in ("verify_backup", "delete_backup"):
+        assert calls(operation, uuid4()).detail
+    for operation in ("get_backup", "download_backup"):
         assert calls(operation, uuid4()).status == 404
     assert calls("request_snapshot", number).next_step
     assert calls("list_snapshots", number) == []

@@ -89,8 +89,8 @@ async def test_jobs_are_chosen_and_the_newest_first_when_filters_are_given(
             "operation=x",
             "Operation",
             (
-                "'Operation' must be one or several of Create, Delete, Rename, Undelete, Purge, Backup, Snapshot,"
-                " Reset, UndoReset, Refresh."
+                "'Operation' must be one or several of Create, Delete, Rename, Undelete, Purge, Backup,"
+                " Snapshot, Reset, UndoReset, Refresh."
             ),
         ),
         ("instanceId=x", "InstanceId", "'Instance Id' must be a valid integer."),
