@@ -586,7 +586,7 @@ async def test_backup_is_not_restored_when_it_is_none_or_encrypted(
 IDENTITY = x25519.Identity.generate()
 
 
-@pytest.mark.parametrize("recipients", [str(IDENTITY.to_public())])
+@pytest.mark.parametrize("recipients", [str(IDENTITY.to_public())], ids=["one"])
 async def test_dump_is_readable_with_the_key_alone_when_backups_are_encrypted(
     operator: Operator, api: httpx.AsyncClient, recipients: str, name: str
 ) -> None:
