@@ -665,6 +665,7 @@ async def test_nothing_is_found_when_real_workers_have_done_real_jobs(
         renamed = await operator.rename(kept, f"{kept.name} r1")
         assert await operator.ended(renamed) is JobStatus.COMPLETED
         garden.databases.append(renamed.final_database)
+        garden.workflows.append(refused.workflow_id)  # it waits for a decision
         found = await check(target, before, 20)
         assert await operator.ended(refused) is JobStatus.ERROR
     assert found == []
