@@ -124,7 +124,7 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
         assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
     instance = await operator.instance(job)
     assert (instance.status, instance.operation) == (InstanceStatus.COMPLETED, Operation.SNAPSHOT)
-    assert await tenant.drift.detect() == []
+    assert not [found for found in await tenant.drift.detect() if name in found.subject]
 
 
 async def request_snapshot(operator: Operator, job: InstanceJob) -> InstanceJob:
@@ -353,7 +353,7 @@ async def test_registry_and_server_are_compared_when_a_snapshot_is_lost_on_one_s
     database = await derivative(operator, tenant, job)
     candidate = await DatabaseAdoption(tenant).inspect(job.instance_id, database)
     assert "a snapshot" in str(candidate.obstacle)
-    assert await tenant.drift.detect() == []
+    assert not [found for found in await tenant.drift.detect() if name in found.subject]
     await rows.execute("DELETE FROM adminapi.snapshots")
     assert [drift.kind for drift in await tenant.drift.detect()] == [DriftKind.SNAPSHOT_WITHOUT_ROW]
     await admin.execute(f'DROP DATABASE "{database}"')
