@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup postgres-versions demo up test test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-faults test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -36,9 +36,13 @@ demo: setup  ## run everything here, create an instance, show it, delete it, sto
 up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
-test: setup  ## the whole test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(PYTEST) -m 'not pgbouncer and not age and not large and not timed' $(ARGS)
-	$(BIN)/pytest -m timed $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
+test: setup  ## the test suite, on a real PostgreSQL 18 and a real Temporal server
+	$(PYTEST) -m 'not pgbouncer and not age and not large and not faults and not timed' $(ARGS)
+	$(BIN)/pytest -m 'timed and not faults' $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
+
+test-faults: setup  ## the tests in which workers, sessions and servers die at each step
+	$(PYTEST) -m 'faults and not timed' $(ARGS)
+	$(BIN)/pytest -m 'timed and faults' $(ARGS) || test $$? -eq 5
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
 	$(PYTEST) -m 'not timed' -p no:schemathesis tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)

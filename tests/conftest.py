@@ -43,7 +43,11 @@ SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "faults":
+            item.add_marker(pytest.mark.faults)
     if hasattr(config, "workerinput"):
         order = {folder: place for place, folder in enumerate(_SLOWEST_FIRST)}
         items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))

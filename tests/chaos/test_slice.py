@@ -32,6 +32,7 @@ async def _assert_drift_is_found(folder: Path) -> None:
     assert [drift.kind for drift in found if name in drift.words] == [Kind.DRIFT]
 
 
+@pytest.mark.faults
 async def test_nothing_is_lost_stuck_or_doubled_when_everything_dies_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
