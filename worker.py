@@ -46,7 +46,7 @@ from temporal.verification_starter import VerificationStarter
 from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
 from workflows.backup_instance import BackupInstance
-from workflows.create_instance import CopyInstance, CreateInstance
+from workflows.create_instance import CopyInstance, CreateInstance, RestoreInstance
 from workflows.delete_instance import DeleteInstance
 from workflows.detach_instance import DetachInstance
 from workflows.pending_sweep import PendingSweep
@@ -65,6 +65,7 @@ from workflows.verify_backup import VerifyBackup
 WORKFLOWS = [
     CreateInstance,
     CopyInstance,
+    RestoreInstance,
     DeleteInstance,
     RenameInstance,
     TrashInstance,

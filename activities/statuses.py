@@ -128,6 +128,7 @@ class StatusActivities:
             case (
                 Operation.CREATE
                 | Operation.COPY
+                | Operation.RESTORE
                 | Operation.RENAME
                 | Operation.UNDELETE
                 | Operation.PURGE

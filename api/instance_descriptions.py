@@ -7,7 +7,7 @@ from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, InstanceContext, Links, Progress, job_path
 from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, traits
+from registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
 from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 
@@ -137,10 +137,11 @@ def _phase(row: DbInstance) -> str | None:
 
 
 def _kind(row: DbInstance) -> tuple[str, str] | None:
-    """Which jobs take about as long as the row's; None if that depends on the database that is copied."""
-    if row.operation == Operation.COPY:
+    """Which jobs take about as long as the row's; None if that depends on another database."""
+    operation = Operation(row.operation)
+    if operation in NOT_OF_TEMPLATE:
         return None
-    return traits(Operation(row.operation)).word, row.database_template
+    return traits(operation).word, row.database_template
 
 
 def _job_id(row: DbInstance) -> str | None:

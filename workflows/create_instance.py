@@ -1,4 +1,4 @@
-"""The workflows that create an instance: of a template, and as a copy of another one."""
+"""The workflows that create an instance: of a template, as a copy of another one, and of a backup."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,7 +47,7 @@ class MakingWorkflow(JobWorkflow):
 
 @workflow.defn
 class CreateInstance(MakingWorkflow):
-    """Make an instance of its template, or of a backup."""
+    """Make an instance of its template."""
 
     @workflow.init
     def __init__(self, job: InstanceJob) -> None:
@@ -62,6 +62,20 @@ class CreateInstance(MakingWorkflow):
 @workflow.defn
 class CopyInstance(MakingWorkflow):
     """Make an instance that is a copy of another one."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+
+@workflow.defn
+class RestoreInstance(MakingWorkflow):
+    """Make an instance of a backup."""
 
     @workflow.init
     def __init__(self, job: InstanceJob) -> None:

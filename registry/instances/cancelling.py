@@ -140,7 +140,7 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """
     operation = Operation(instance.operation)
     match operation:
-        case Operation.CREATE | Operation.COPY | Operation.UNDELETE | Operation.PURGE:
+        case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE | Operation.PURGE:
             return False
         # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
         case Operation.BACKUP | Operation.SNAPSHOT | Operation.RESET | Operation.UNDO_RESET:

@@ -214,7 +214,7 @@ class JobStore:
             "attempt": attempt,
             "template_generation": job.template_generation,
         }
-        guard = (*fencing_token(job), DbInstance.operation.in_((Operation.CREATE, Operation.COPY)))
+        guard = (*fencing_token(job), DbInstance.operation.in_(status.CREATES))
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, created, guard)
@@ -579,7 +579,7 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
     """How a job begins that needs a transaction; None if it begins by one statement."""
     begin: _Beginning | None = None
     match job.operation:
-        case Operation.CREATE | Operation.BACKUP:
+        case Operation.CREATE | Operation.RESTORE | Operation.BACKUP:
             pass
         case Operation.COPY:
             begin = _begin_copy

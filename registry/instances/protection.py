@@ -51,7 +51,9 @@ def require_protectable(instance: DbInstance) -> None:
 def takes_data(operation: Operation) -> bool:
     """Whether a job of this kind takes the data of its instance away."""
     match operation:
-        case Operation.CREATE | Operation.COPY | Operation.RENAME | Operation.UNDELETE:
+        case Operation.CREATE | Operation.COPY | Operation.RESTORE:
+            return False
+        case Operation.RENAME | Operation.UNDELETE:
             return False
         case Operation.BACKUP | Operation.SNAPSHOT:
             return False

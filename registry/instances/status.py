@@ -23,7 +23,7 @@ class Operation(StrEnum):
 
     Clients know `TRASH`, `DELETE` and `DETACH` by one word (`Traits.word`): they are three ways of a delete.
     A worker of a release that drops at every delete does not know the first, and so leaves it alone. Nor does
-    one that would clone the template know `COPY`, which to clients is a create.
+    one that would clone the template know `COPY` and `RESTORE`, which to clients are creates.
     """
 
     CREATE = "Create"
@@ -36,6 +36,7 @@ class Operation(StrEnum):
     BACKUP = "Backup"
     SNAPSHOT = "Snapshot"
     COPY = "Copy"
+    RESTORE = "Restore"
     RESET = "Reset"
     UNDO_RESET = "UndoReset"
 
@@ -106,7 +107,7 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
 
     def step_of(operation: Operation) -> Step:
         match operation:
-            case Operation.CREATE | Operation.COPY | Operation.RENAME:
+            case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.RENAME:
                 return making
             case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
                 return deletion
@@ -234,7 +235,7 @@ class AfterFailure:
 def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a table
     """What follows when a job of this kind gives up: the only place that decides it."""
     match operation:
-        case Operation.CREATE | Operation.COPY:  # nothing is changed at what is copied
+        case Operation.CREATE | Operation.COPY | Operation.RESTORE:  # nothing is changed at what is copied
             return AfterFailure(Undo.REMOVE_STAGING, usable=False)
         case Operation.RENAME:
             return AfterFailure(Undo.RENAME_BACK, usable=True)
@@ -282,6 +283,8 @@ def traits(operation: Operation) -> Traits:  # noqa: C901, PLR0912 - a table
             kind = Traits(publishes=True, keeps_instance=False, work="cloning the template", word="Create")
         case Operation.COPY:
             kind = Traits(publishes=True, keeps_instance=False, work="copying an instance", word="Create")
+        case Operation.RESTORE:
+            kind = Traits(publishes=True, keeps_instance=False, work="restoring a backup", word="Create")
         case Operation.RENAME:
             kind = Traits(publishes=True, keeps_instance=True, work="renaming the database", word="Rename")
         case Operation.DELETE:
@@ -316,6 +319,12 @@ def traits(operation: Operation) -> Traits:  # noqa: C901, PLR0912 - a table
 JOB_WORDS = tuple(dict.fromkeys((*(traits(operation).word for operation in Operation), REFRESH)))
 """What jobs do: `operation` of their rows, and the words by which clients choose them."""
 
+
+CREATES = (Operation.CREATE, Operation.COPY, Operation.RESTORE)
+"""Operations that make the instance's database, and publish it for the first time."""
+
+NOT_OF_TEMPLATE = (Operation.COPY, Operation.RESTORE)
+"""Creates that take as long as another database is large, and tell nothing of the template."""
 
 NOT_LIVE = tuple(operation for operation in Operation if not traits(operation).is_live)
 """Operations by which an instance is not live, whatever its status is."""

@@ -687,14 +687,15 @@ class InstanceStore:
 
     def _with_job(self, session: AsyncSession, requested: Requested) -> Requested:
         """Record the job that is new with the request."""
+        operation = requested.job.operation
         job = Job(
             job_id=requested.job.job_id,
             status=JobStatus.PENDING,
             created_at=UTC_NOW,
             instance_id=requested.instance.id,
-            operation=traits(requested.job.operation).word,
-            # A copy does not tell how long a clone of the template takes.
-            database_template=None if requested.job.operation is Operation.COPY else requested.job.template,
+            operation=traits(operation).word,
+            # Copies and restores do not tell how long a clone of the template takes.
+            database_template=None if operation in status.NOT_OF_TEMPLATE else requested.job.template,
         )
         session.add(job)
         return requested
@@ -703,10 +704,12 @@ class InstanceStore:
 def _operation_of(origin: Origin) -> Operation:
     """What makes an instance of this origin."""
     match origin:
-        case TemplateOrigin() | BackupOrigin():
+        case TemplateOrigin():
             return Operation.CREATE
         case CopyOrigin():
             return Operation.COPY
+        case BackupOrigin():
+            return Operation.RESTORE
         case _:
             assert_never(origin)
 

@@ -539,6 +539,11 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
         acl, "EdFi_Ods_Minimal_Template"
     )
     (row,) = await operator.queries.instances(offset=0, limit=1, instance_id=back["id"])
+    # A worker that knows no backups would make a clone of the template: it must not know the operation.
+    assert (row.operation, answer.json()["jobId"].partition("-")[0]) == (
+        Operation.RESTORE,
+        "CreateInstanceJob",
+    )
     assert await operator.queries.ods_instance(row.ods_instance_id) is not None
     second = await backed_up(api, operator_job(row, job))
     assert (await verified(api, second))["verification"] == "Completed"

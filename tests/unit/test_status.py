@@ -100,10 +100,13 @@ def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way(operati
     assert edges(status.REQUEST_BESIDE) == {("Completed", "Pending")}
 
 
-def test_copy_is_a_create_to_clients_and_moves_as_one_when_it_is_made() -> None:
-    assert {name: edges(table[Operation.COPY]) for name, table in TABLES.items()} == CREATION
-    copy, create = status.traits(Operation.COPY), status.traits(Operation.CREATE)
-    assert (copy.word, copy.publishes, copy.keeps_instance) == (create.word, True, False)
+@pytest.mark.parametrize("operation", [Operation.COPY, Operation.RESTORE])
+def test_it_is_a_create_to_clients_and_moves_as_one_when_a_database_is_not_of_a_template(
+    operation: Operation,
+) -> None:
+    assert {name: edges(table[operation]) for name, table in TABLES.items()} == CREATION
+    traits, create = status.traits(operation), status.traits(Operation.CREATE)
+    assert (traits.word, traits.publishes, traits.keeps_instance) == (create.word, True, False)
 
 
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
@@ -129,6 +132,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
         Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
         Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
+        Operation.RESTORE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
         Operation.UNDO_RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
     }

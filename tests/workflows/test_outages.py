@@ -35,6 +35,7 @@ STEPS = {
     Operation.BACKUP: "back_up",
     Operation.SNAPSHOT: "snapshot",
     Operation.COPY: "provision",
+    Operation.RESTORE: "provision",
     Operation.RESET: "reset",
     Operation.UNDO_RESET: "undo_reset",
 }
