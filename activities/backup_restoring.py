@@ -12,7 +12,7 @@ from backups.monitoring import program_log
 from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
-from backups.stored_backups import load_manifest
+from databases.copying import create_like
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import give_rights
 from databases.provisioning import (
@@ -22,10 +22,11 @@ from databases.provisioning import (
     publish_made,
     size_of,
 )
-from databases.statements import execute
+from databases.renaming import END_SESSIONS
+from databases.statements import execute, fetch_rows
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.models import Backup
-from tenants.backup_store import key_of, open_store
+from tenants.backup_store import load_recorded, open_store
 from tenants.tenant import Tenant
 
 
@@ -39,7 +40,8 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
 ) -> ProvisionedDatabase:
     """Make the database from a backup, or find that an earlier attempt has made it.
 
-    It is filled under its private name, and gets the privileges and settings that its template has.
+    It is filled under its private name, with the encoding and the locale of its template, and gets the
+    privileges and settings that this has.
 
     Args:
         tenant: the tenant.
@@ -59,11 +61,12 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
         return made
     backup = await _stored(tenant, backup_id)
     store = open_store(tenant.settings)
-    manifest = await load_manifest(store, key_of(tenant.name, backup))
+    manifest = await load_recorded(store, tenant.name, backup)
     staging = request.owner.staging_name
-    await execute(session, "CREATE DATABASE %I TEMPLATE template0", staging)
+    await create_like(session, request.template, staging)
     filling = _filled(store, manifest, Database(tenant.server, staging), following)
     await watched(filling, require_session(session, report))
+    await fetch_rows(session, END_SESSIONS, [staging])
     await publish_made(session, request, staging, None)
     return ProvisionedDatabase(await size_of(session, request.database) or 0, None)
 

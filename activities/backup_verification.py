@@ -8,19 +8,17 @@ from temporalio import activity
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from backups.errors import BackupFaultError, translate_database_faults
+from backups.errors import translate_database_faults
 from backups.figures import verify
 from backups.manifest import Manifest
 from backups.monitoring import Monitor, program_log
 from backups.restoring import read_dump, restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
-from backups.stored_backups import load_manifest
 from databases.scratch import scratch_database
 from registry.backups.records import BackupRecords
 from registry.instances.jobs import ExecutionPolicy, tenant_id
-from registry.storage.models import Backup
-from tenants.backup_store import key_of, open_store
+from tenants.backup_store import load_recorded, open_store
 from tenants.tenant import Tenant
 
 _TOLD_AT_MOST = 5
@@ -82,8 +80,7 @@ class VerificationActivities:
                 return None
             async with heartbeats(following.details):
                 store = open_store(self._tenant.settings)
-                manifest = await load_manifest(store, key_of(self._tenant.name, backup))
-                _require_recorded(manifest, backup)
+                manifest = await load_recorded(store, self._tenant.name, backup)
                 if manifest.encrypted:
                     async for _ in read_dump(store, manifest):
                         pass
@@ -119,17 +116,3 @@ class VerdictActivities:
         """Record how a verification has ended."""
         with as_application_error():
             await self._records.finish_verification(UUID(verdict.backup_id), verdict.error)
-
-
-def _require_recorded(manifest: Manifest, backup: Backup) -> None:
-    """Check that what is stored is what the registry has recorded.
-
-    Raises:
-        BackupFaultError: it is another dump.
-    """
-    if (manifest.sha256, manifest.size_bytes, manifest.mark) != (
-        backup.sha256,
-        backup.size_bytes,
-        backup.mark,
-    ):
-        raise BackupFaultError("What is stored is not what was recorded when the backup was made.")

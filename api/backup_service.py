@@ -24,12 +24,11 @@ from backups.errors import BackupFaultError
 from backups.manifest import BackupKind
 from backups.readiness import require_programs
 from backups.restoring import read_dump
-from backups.stored_backups import load_manifest
 from logs import fault_name
 from registry.backups.records import BackupState
 from registry.instances.store import Requested
 from registry.storage.unit_of_work import after_commit
-from tenants.backup_store import key_of, open_store, remove_stored
+from tenants.backup_store import load_recorded, open_store, remove_stored
 
 _logger = logging.getLogger(__name__)
 
@@ -100,12 +99,13 @@ class BackupService:
         """The size of a stored backup, and its bytes, which fail at the end if they are not what was written.
 
         Raises:
-            BackupFaultError: the store is away or refuses, or the backup is not there.
+            BackupFaultError: the store is away or refuses, or the backup is not there, or
+                another dump is.
         """
         backup = await self._records.stored(backup_id)
         self._audit.instance = backup.instance_id
         store = open_store(self._settings)
-        manifest = await load_manifest(store, key_of(self._tenant.name, backup))
+        manifest = await load_recorded(store, self._tenant.name, backup)
         return manifest.size_bytes, read_dump(store, manifest)
 
     async def verify(self, backup_id: UUID) -> BackupState:

@@ -3,9 +3,9 @@
 from uuid import UUID
 
 from backups.errors import BackupFaultError, MissingObjectError
-from backups.manifest import BackupKey
+from backups.manifest import BackupKey, Manifest
 from backups.storage import BackupStore
-from backups.stored_backups import delete_backup
+from backups.stored_backups import delete_backup, load_manifest
 from registry.storage.models import Backup
 from settings import Settings
 from tenants.tenant import Tenant
@@ -36,6 +36,20 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.stored_id is not None and backup.installation == own:
         await delete_backup(store, key_of(tenant.name, backup))
+
+
+async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Manifest:
+    """What is known of a stored backup, which is the one that the registry has recorded.
+
+    Raises:
+        MissingObjectError: it is not stored, or not there any more.
+        BackupFaultError: it is damaged, or another dump; the store is away or refuses.
+    """
+    manifest = await load_manifest(store, key_of(tenant, backup))
+    recorded = (backup.sha256, backup.size_bytes, backup.mark)
+    if (manifest.sha256, manifest.size_bytes, manifest.mark) != recorded:
+        raise BackupFaultError("What is stored is not what was recorded when the backup was made.")
+    return manifest
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:

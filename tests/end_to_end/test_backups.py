@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import shutil
 import signal
 import uuid
@@ -568,6 +569,50 @@ async def test_nothing_is_published_when_the_backup_that_is_restored_is_damaged(
             await asyncio.sleep(0.05)
     row = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
     assert row["status"] == "Error"
+
+
+async def test_nothing_is_restored_when_what_is_stored_is_another_backup(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    wanted = await backed_up(api, await created(operator, name))
+    other = await backed_up(api, await created(operator, f"{name} other"))
+    folder = folder_of(wanted)
+    shutil.copy(folder_of(other) / "database.dump", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    foreign = json.loads((folder_of(other) / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(
+        json.dumps(foreign | {field: manifest[field] for field in ("backupId", "odsInstanceId", "tenant")})
+    )
+    answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": wanted["id"]})
+    state = await ended(api, answer.json()["jobId"])
+    assert (state["status"], state["errorMessage"]) == (
+        "Error",
+        "What is stored is not what was recorded when the backup was made.",
+    )
+    assert (await api.get(f"/v2/backups/{wanted['id']}/dump")).status_code == 409
+
+
+async def test_restored_database_sorts_as_its_template_when_the_server_sorts_otherwise(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    locale = "SELECT encoding, datcollate, datctype, datlocprovider FROM pg_database WHERE datname = $1"
+    template, kept = "EdFi_Ods_Minimal_Template", "Kept template"
+    await admin.execute(f'ALTER DATABASE "{template}" RENAME TO "{kept}"')
+    try:
+        await admin.execute(
+            f"CREATE DATABASE \"{template}\" TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+            " LOCALE_PROVIDER libc"
+        )
+        answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
+        state = await ended(api, answer.json()["jobId"])
+        expected = await admin.fetchrow(locale, template)
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{template}"')
+        await admin.execute(f'ALTER DATABASE "{kept}" RENAME TO "{template}"')
+    assert state["status"] == "Completed"
+    back = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
+    assert await admin.fetchrow(locale, back["databaseName"]) == expected
 
 
 def damage(dump: Path) -> None:
