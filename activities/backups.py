@@ -11,11 +11,12 @@ from activities.databases import SupersededError, owner_of
 from activities.errors import as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
-from backups.backing_up import back_up
+from backups.backing_up import back_up, program_label
 from backups.layout import folder_of
 from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
+from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
 from databases.lookup import choose, find, require_usable
@@ -85,6 +86,7 @@ class BackupActivities:
                     " more."
                 )
             require_usable(found[job.database])
+            await end_programs(session, program_label(UUID(job.mark)))  # those of an earlier try
         return Database(server, job.database)
 
     async def _request(self, job: InstanceJob) -> BackupRequest:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import UUID
 
 from backups.channels import unchanged
 from backups.client_programs import find_program, major
@@ -80,7 +81,9 @@ async def back_up(
             program = await find_program("pg_dump", major(moment.version))
             program.require_suits(moment.version)
             async with _cleaned_up(store, request.key), marked(store, request.key) as marker:
-                source = DumpSource(database, moment.exported, moment.snapshot.tables)
+                source = DumpSource(
+                    database, program_label(request.mark), moment.exported, moment.snapshot.tables
+                )
                 async with dumping(program, source, transform, monitor) as dump:
                     path = dump_of(request.key, encrypted=encrypted)
                     try:
@@ -94,6 +97,11 @@ async def back_up(
     with suppress(BackupFaultError):  # beside the manifest it says nothing
         await store.delete(marker_of(request.key))
     return manifest
+
+
+def program_label(mark: UUID) -> str:
+    """The label of the pg_dump that makes a backup of the instance with this mark: one at a time."""
+    return f"ods_backup_{mark.hex}"
 
 
 @asynccontextmanager

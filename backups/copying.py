@@ -16,6 +16,7 @@ from backups.errors import BackupFaultError, translate_database_faults
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import Database, require_alive, snapshot
 from backups.table_progress import TableProgress
+from databases.constants import program_name
 from databases.statements import fetch_value
 from programs import process
 from programs.postgres import LOAD_SETTINGS, client_address, client_environment
@@ -41,6 +42,7 @@ async def copy_contents(
     """Fill the empty database `target` with what `source` holds now.
 
     If this raises or is cancelled, `target` may hold a part of it: drop it. Both programs have ended then.
+    The name of `target` is their label, by which `databases.dropping.end_programs` knows them.
 
     Args:
         source: a database, which goes on being used.
@@ -62,6 +64,7 @@ async def copy_contents(
                 "pg_dump",
                 f"{version.major}.{version.minor}",
                 source,
+                target.name,
                 (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
                 dumping.SESSION_SETTINGS | _ENDS_WITH_PROGRAM,
             )
@@ -69,6 +72,7 @@ async def copy_contents(
                 "pg_restore",
                 f"{version.major}.{version.minor}",
                 target,
+                target.name,
                 _without(left_out, restoring.OPTIONS),
                 {**LOAD_SETTINGS, **_ENDS_WITH_PROGRAM},
             )
@@ -94,13 +98,18 @@ async def _report(progress: TableProgress, monitor: Monitor) -> None:
         await asyncio.sleep(_REPORT_SECONDS)
 
 
-async def _command(
-    name: str, server: str, database: Database, options: tuple[str, ...], settings: Mapping[str, str]
+async def _command(  # noqa: PLR0913, PLR0917 - the parts of a command
+    name: str,
+    server: str,
+    database: Database,
+    label: str,
+    options: tuple[str, ...],
+    settings: Mapping[str, str],
 ) -> Command:
     program = await find_program(name, major(server))
     program.require_suits(server)
     dsn = database.server.dsn
-    address = f"--dbname={client_address(dsn, database.name)}"
+    address = f"--dbname={client_address(dsn, database.name, program_name(name, label))}"
     return Command(name, (program.path, *options, address), client_environment(dsn, settings))
 
 

@@ -13,6 +13,7 @@ from backups.errors import BackupFaultError
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import LOCK_TIMEOUT, Database, Table
 from backups.table_progress import TableProgress
+from databases.constants import program_name
 from programs import process
 from programs.postgres import client_address, client_environment
 from programs.process import Command
@@ -35,11 +36,13 @@ class DumpSource:
 
     Attributes:
         database: the database.
+        label: what it is dumped for, by which `databases.dropping.end_programs` knows pg_dump.
         snapshot: the snapshot that pg_dump reads, of a transaction that stays open.
         tables: those with rows.
     """
 
     database: Database
+    label: str
     snapshot: str
     tables: Sequence[Table]
 
@@ -116,7 +119,7 @@ async def dumping(
     dsn = source.database.server.dsn
     arguments = (
         *(program.path, *OPTIONS, f"--snapshot={source.snapshot}"),
-        f"--dbname={client_address(dsn, source.database.name)}",
+        f"--dbname={client_address(dsn, source.database.name, program_name('pg_dump', source.label))}",
     )
     command = Command("pg_dump", arguments, client_environment(dsn, SESSION_SETTINGS))
     async with channel(transform) as flow:

@@ -16,6 +16,7 @@ from backups.manifest import Manifest
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import Database, require_alive
 from backups.storage import BackupStore
+from databases.constants import program_name
 from databases.errors import translate_postgres_errors
 from databases.statements import fetch_value
 from programs import process
@@ -103,7 +104,8 @@ async def _loading(
     program: ClientProgram, database: Database, flow: Channel, monitor: Monitor
 ) -> AsyncIterator[Process]:
     """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
-    address = f"--dbname={client_address(database.server.dsn, database.name)}"
+    application = program_name("pg_restore", database.name)
+    address = f"--dbname={client_address(database.server.dsn, database.name, application)}"
     environment = client_environment(database.server.dsn, LOAD_SETTINGS)
     command = Command("pg_restore", (program.path, *OPTIONS, address), environment)
     running = await process.start(command, monitor.log, stdin=flow.reading.fileno())

@@ -6,6 +6,9 @@ SQLSTATEs are those of PostgreSQL's documentation, appendix A.
 APPLICATION_NAME = "ods instance management"
 """What `pg_stat_activity` shows of our sessions."""
 
+PROGRAMS = ("pg_dump", "pg_restore")
+"""The programs that read and fill databases."""
+
 DISK_FULL = "53100"
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
@@ -26,3 +29,8 @@ SCRATCH_PREFIX = "ods_scratch_"
 """Begins the name of a database that a backup is restored to in order to be verified; the same follows."""
 TEMPLATE_PREFIX = "ods_template_"
 """Begins the private name of a template that is being loaded, or was replaced; the same follows."""
+
+
+def program_name(program: str, label: str) -> str:
+    """What `pg_stat_activity` shows of the sessions of such a program, which works for `label`."""
+    return f"{program} {label}"

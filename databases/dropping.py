@@ -8,15 +8,25 @@ any interruption.
 
 import asyncpg
 
-from databases.constants import INSUFFICIENT_PRIVILEGE, INVALID_CONNECTION_LIMIT, OBJECT_IN_USE
+from databases.constants import (
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_CONNECTION_LIMIT,
+    OBJECT_IN_USE,
+    PROGRAMS,
+    program_name,
+)
 from databases.errors import DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
 from databases.lookup import DatabaseRows, choose, find
 from databases.ownership import Owner
-from databases.statements import execute
+from databases.statements import execute, fetch_rows
 from registry.instances.naming import is_trash_name
 
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+_END_PROGRAMS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE usename = current_user AND application_name = ANY($1::text[])
+"""
 
 
 async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool) -> None:
@@ -74,7 +84,20 @@ async def drop_found_staging(session: asyncpg.Connection, owner: Owner, found: D
         DatabaseFaultError: the server is away, …
     """
     if owner.staging_name in found:
+        await end_programs(session, owner.staging_name)
         await execute(session, _DROP, owner.staging_name)
+
+
+async def end_programs(session: asyncpg.Connection, label: str) -> None:
+    """End the sessions of the programs that work for `label`, which nothing waits for any more.
+
+    A worker that was suspended holds its programs up. PostgreSQL cannot drop any database of the server while
+    a session waits for such a program to read what it is sent, or to send more.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    await fetch_rows(session, _END_PROGRAMS, [program_name(program, label) for program in PROGRAMS])
 
 
 async def drop_database(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:

@@ -18,7 +18,7 @@ from databases.constants import (
     OBJECT_IN_USE,
 )
 from databases.copying import create_like
-from databases.dropping import drop_database
+from databases.dropping import drop_database, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.lookup import choose, find, require_usable
 from databases.ownership import Owner
@@ -95,7 +95,7 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> bool:
         raise DatabaseFaultError(f"There is no database '{wanted.source}' with the mark of this instance.")
     require_usable(found[wanted.source])
     private = owner.staging_name
-    await execute(session, "DROP DATABASE IF EXISTS %I WITH (FORCE)", private)
+    await drop_staging(session, owner)
     await create_like(session, wanted.source, private)
     await execute(session, "REVOKE ALL ON DATABASE %I FROM PUBLIC", private)
     return True

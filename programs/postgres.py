@@ -76,12 +76,22 @@ def _folders_of(major: int | None) -> Iterator[Path]:
     yield from (Path(folder.format(major)) for folder in _SYSTEM_FOLDERS)
 
 
-def client_address(dsn: str, database: str) -> str:
-    """The address of a database on the server of `dsn`, as programs take it: without the password."""
+def client_address(dsn: str, database: str, application: str | None = None) -> str:
+    """The address of a database on the server of `dsn`, as programs take it: without the password.
+
+    Args:
+        dsn: the server, with the login.
+        database: the database's name.
+        application: what `pg_stat_activity` shows of the program's sessions; None: its name, unless the
+            address of the server says another one.
+    """
     url = urlsplit(dsn)
     hosts = url.netloc.rpartition("@")[2]
     user = quote(_login(dsn)[0], safe="")
-    others = [(name, value) for name, value in parse_qsl(url.query) if name not in _OF_LOGIN]
+    left_out = _OF_LOGIN if application is None else (*_OF_LOGIN, "application_name")
+    others = [(name, value) for name, value in parse_qsl(url.query) if name not in left_out]
+    if application is not None:
+        others.append(("application_name", application))
     query = urlencode(others, quote_via=quote)
     return urlunsplit((url.scheme, f"{user}@{hosts}" if user else hosts, f"/{quote(database)}", query, ""))
 

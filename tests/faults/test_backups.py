@@ -148,6 +148,35 @@ async def test_backup_is_given_up_when_the_instance_has_moved_on_and_its_worker_
     assert row.status == JobStatus.IN_PROGRESS
 
 
+async def test_no_session_of_a_suspended_worker_is_left_when_another_one_makes_the_backup(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    store: Path,
+    admin: asyncpg.Connection,
+) -> None:
+    backup = await backup_of(operator, filled)
+    dump = await held(first, "pg_dump")
+    first.send_signal(signal.SIGSTOP)
+    dump.send_signal(signal.SIGCONT)
+
+    async def waits_for_the_program() -> bool:
+        # For such a session, DROP DATABASE waits, of whichever database.
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'ClientWrite'"
+        return bool(await admin.fetch(waiting, filled.database))
+
+    await wait_until(waits_for_the_program, 30)
+    await worker_process.start(settings)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert not await waits_for_the_program()
+    first.send_signal(signal.SIGCONT)
+    first.terminate()
+    assert await asyncio.wait_for(first.wait(), 20) == 0
+    assert len(manifests(store)) == 1
+
+
 async def test_another_worker_restores_the_backup_when_one_is_killed(
     first: preloaded.Process,
     filled: InstanceJob,

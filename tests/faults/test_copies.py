@@ -44,7 +44,7 @@ async def _count(postgres: EmbeddedPostgres, database: str) -> int:
 async def _restore_is_running(admin: asyncpg.Connection) -> None:
     async with asyncio.timeout(20):
         while not await admin.fetch(
-            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'pg_restore' AND query LIKE 'COPY%'"
+            "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pg_restore %' AND query LIKE 'COPY%'"
         ):
             await asyncio.sleep(0.002)
 
@@ -163,7 +163,7 @@ async def test_copy_is_made_when_the_sessions_of_the_service_are_ended_in_the_mi
     await admin.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE (pid <> pg_backend_pid() AND datname LIKE '%_staging_%')"
-        " OR query LIKE 'CREATE DATABASE ods_staging%' OR application_name = 'pg_dump'"
+        " OR query LIKE 'CREATE DATABASE ods_staging%' OR application_name LIKE 'pg_dump %'"
     )
     assert await operator.ended(copy, 60) is JobStatus.COMPLETED
     assert await _count(postgres, copy.database) == await _count(postgres, source.database) == ROWS

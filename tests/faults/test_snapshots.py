@@ -31,9 +31,9 @@ CREATE INDEX ON treasure (slow(n))
 """
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ $1"
 _RESTORING = """
-SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_restore' AND wait_event = 'PgSleep'
+SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_restore %' AND wait_event = 'PgSleep'
 """
-_PROGRAMS = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('pg_dump', 'pg_restore')"
+_PROGRAMS = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^pg_(dump|restore) '"
 STEPS = ["the table is locked", "the copy is restored", "it is published", "it is recorded"]
 
 
@@ -141,7 +141,8 @@ async def test_snapshot_is_made_when_the_session_of_pg_restore_is_ended(
     job = await _created(operator, postgres, name, slow=True)
     async with _held(STEPS[1], operator, job, postgres, registry_dsn, admin) as requested:
         await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pg_restore'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'pg_restore %'"
         )
         assert await operator.ended(requested, 60) is JobStatus.COMPLETED
     assert len(await _databases(admin, job)) == 2

@@ -367,7 +367,7 @@ async def test_copy_fails_and_can_be_tried_again_when_the_session_of_a_program_i
     victim: str,
 ) -> None:
     job = await requested(source, CopyMode.ONLINE)
-    query = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND state IS NOT NULL"
+    query = "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, $1) AND state IS NOT NULL"
     kill = f"SELECT pg_terminate_backend(pid) FROM ({query}) AS victims"  # noqa: S608 - a constant
     copy = asyncio.create_task(provision(activities, job))
     await until(lambda: admin.fetch(kill, victim), 10)
