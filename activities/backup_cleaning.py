@@ -101,4 +101,6 @@ class BackupCleaning:
         if not isinstance(made_for, str):
             return False
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
-        return await self._tenant.backups.superseded(UUID(made_for), manifest.mark, own, key.backup_id)
+        return await self._tenant.backups.superseded(
+            UUID(made_for), manifest.mark, own, key.backup_id, manifest.finished_at
+        )

@@ -12,10 +12,12 @@ from activities.errors import as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from backups.backing_up import back_up, program_label
-from backups.layout import folder_of
+from backups.layout import folder_of, instance_folder
 from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
+from backups.storage import BackupStore
+from backups.stored_backups import list_backups, load_manifest
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
@@ -48,7 +50,8 @@ class BackupActivities:
         """Store a backup of the instance's database, which goes on being used.
 
         Each try stores under an id of its own, so that one which was given up, but is not dead, writes into
-        no other. What it leaves is removed by `BackupCleaning`.
+        no other. What it leaves is removed by `BackupCleaning`. If an earlier try has stored a whole backup,
+        that is the job's: a registry that was restored may have lost its record only.
 
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
@@ -60,6 +63,8 @@ class BackupActivities:
                 database = await self._database_of(job)
                 request = await self._request(job)
                 store = open_store(self._tenant.settings)
+                if (earlier := await self._stored_before(store, job)) is not None:
+                    return _stored(earlier, store.location(folder_of(earlier.key)))
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
                     making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
@@ -69,6 +74,14 @@ class BackupActivities:
     async def _require_due(self, job: InstanceJob) -> None:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
             raise SupersededError
+
+    async def _stored_before(self, store: BackupStore, job: InstanceJob) -> Manifest | None:
+        """The backup that an earlier try at the job has stored, and that was not recorded."""
+        for key in await list_backups(store, instance_folder(job.tenant, job.ods_instance_id)):
+            manifest = await load_manifest(store, key)
+            if (manifest.mark, manifest.details.get("backupId")) == (UUID(job.mark), job.makes_backup):
+                return manifest
+        return None
 
     async def _database_of(self, job: InstanceJob) -> Database:
         """The instance's database, which carries its mark.

@@ -18,9 +18,14 @@ _PATH = re.compile(
 )
 
 
+def instance_folder(tenant: str, ods_instance_id: int) -> str:
+    """The folder of the backups of an instance, and of others that had its OdsInstanceId."""
+    return f"{tenant}/{ods_instance_id}"
+
+
 def folder_of(key: BackupKey) -> str:
     """The folder of a backup."""
-    return f"{key.tenant}/{key.ods_instance_id}/{key.backup_id}"
+    return f"{instance_folder(key.tenant, key.ods_instance_id)}/{key.backup_id}"
 
 
 def manifest_of(key: BackupKey) -> str:

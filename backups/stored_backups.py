@@ -10,13 +10,13 @@ from backups.markers import LEASE
 from backups.storage import BackupStore
 
 
-async def list_backups(store: BackupStore) -> list[BackupKey]:
-    """The backups of a store; one without a manifest does not exist.
+async def list_backups(store: BackupStore, folder: str = "") -> list[BackupKey]:
+    """The backups of a store, or below one of its folders; one without a manifest does not exist.
 
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    parts = [part_at(found.path) for found in await store.list_objects()]
+    parts = [part_at(found.path) for found in await store.list_objects(folder)]
     return [part.key for part in parts if part is not None and part.is_manifest]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from registry.backups.rows import (
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
     VERIFICATION_WAITS,
+    without_zone,
 )
 from registry.instances.status import JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
@@ -148,11 +150,22 @@ class BackupRecords:
         async with self._sessions.statement() as session:
             return await session.scalar(query) is not None
 
-    async def superseded(self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID) -> bool:
+    async def superseded(
+        self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime
+    ) -> bool:
         """Whether what is stored under this id is none of the backup, and never will be.
 
-        So it is if another try has made the backup, or its job has failed.
+        So it is if another try has made the backup, or its job has failed since. A job that had failed before
+        was tried again then: the registry, which does not know that, was restored to an earlier state.
+
+        Args:
+            backup_id: the backup.
+            mark: of its instance.
+            installation: the one that has made it.
+            stored_id: the id.
+            finished_at: when what is stored was whole.
         """
+        failed_since = Job.finished_at >= without_zone(finished_at)
         its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
         query = (
             select(Backup.id)
@@ -161,7 +174,7 @@ class BackupRecords:
                 its,
                 or_(
                     and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id),
-                    and_(_UNSTORED, Job.status == JobStatus.ERROR),
+                    and_(_UNSTORED, Job.status == JobStatus.ERROR, failed_since),
                 ),
             )
         )

@@ -54,8 +54,8 @@ async def record_stored(
         "sha256": stored.sha256,
         "postgres_version": stored.postgres_version,
         "encrypted": stored.encrypted,
-        "taken_at": _utc(stored.taken_at),
-        "finished_at": _utc(stored.finished_at),
+        "taken_at": without_zone(stored.taken_at),
+        "finished_at": without_zone(stored.finished_at),
         "verification": VERIFICATION_WAITS if verify else None,
     }
     its = (Backup.id == UUID(job.makes_backup), Backup.job_id == job.job_id, Backup.mark == UUID(job.mark))
@@ -88,6 +88,6 @@ async def _details(session: AsyncSession, instance: DbInstance) -> dict[str, Any
     }
 
 
-def _utc(time: datetime) -> datetime:
+def without_zone(time: datetime) -> datetime:
     """The time in UTC without a zone, as the registry holds times."""
     return time.astimezone(UTC).replace(tzinfo=None)

@@ -397,6 +397,60 @@ async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_
     assert stored(backup)
 
 
+_UNRECORDED = """
+UPDATE adminapi.backups SET storedid = NULL WHERE id = $1::uuid
+"""
+
+
+async def test_whole_backup_stays_and_is_recorded_when_the_registry_is_put_back_to_before_its_end(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    postgres: EmbeddedPostgres,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    (backup,) = (await api.get("/v2/backups", params={"instanceId": job.instance_id})).json()
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE TABLE later ()")
+    await rows.execute(_UNRECORDED, backup["id"])
+    await rows.execute("UPDATE adminapi.jobstatuses SET status = 'Pending' WHERE jobid = $1", made.job_id)
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Pending', attempt = 0 WHERE id = $1", job.instance_id
+    )
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    again = (await api.get(f"/v2/backups/{backup['id']}")).json()
+    assert {key: again[key] for key in ("location", "sha256", "takenAt")} == {
+        key: backup[key] for key in ("location", "sha256", "takenAt")
+    }
+    assert "backups removed" not in await reconcile(temporal, settings)
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+
+async def test_whole_backup_stays_when_the_registry_is_put_back_to_before_the_retry_that_made_it(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    await rows.execute(_UNRECORDED, backup["id"])
+    failed = "UPDATE adminapi.jobstatuses SET status = 'Error', finishedat = finishedat - interval '1 hour'"
+    await rows.execute(f"{failed} WHERE jobid = $1", backup["jobId"])
+    assert "backups removed" not in await reconcile(temporal, settings)
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+
 async def test_backup_stays_when_its_instance_is_gone(
     operator: Operator, api: httpx.AsyncClient, name: str
 ) -> None:
