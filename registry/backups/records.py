@@ -15,6 +15,7 @@ from registry.backups.rows import (
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
     VERIFICATION_WAITS,
+    restore_under_way,
     without_zone,
 )
 from registry.instances.status import JobStatus
@@ -113,10 +114,16 @@ class BackupRecords:
 
         Raises:
             BackupNotFoundError: there is none, or it is deleted already.
-            BackupRefusedError: it is being made.
+            BackupRefusedError: it is being made, or an instance is being restored from it.
         """
         async with self._sessions.transaction() as session:
             state = await self._locked(session, backup_id)
+            if (restored := await restore_under_way(session, backup_id)) is not None:
+                raise BackupRefusedError(
+                    state.status,
+                    f"The instance {restored.id}, '{restored.name}', is being restored from the backup.",
+                    "Wait until its job has ended, or cancel it.",
+                )
             if state.status in _UNDER_WAY:
                 raise BackupRefusedError(
                     state.status,

@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, Operation
+from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from settings import VerifyPolicy
 
@@ -86,6 +88,27 @@ async def _details(session: AsyncSession, instance: DbInstance) -> dict[str, Any
         "labels": instance.labels or {},
         "contexts": [{"contextKey": it.key, "contextValue": it.value} for it in contexts],
     }
+
+
+async def hold_backup(session: AsyncSession, backup_id: str) -> None:
+    """Lock a backup that an instance shall be restored from: until its job has ended, it is not deleted.
+
+    Raises:
+        InvalidError: it is deleted.
+    """
+    kept = select(Backup.id).where(Backup.id == UUID(backup_id), Backup.deleted_at.is_(None))
+    if await session.scalar(kept.with_for_update(read=True)) is None:
+        raise InvalidError({"BackupId": [f"There is no backup {backup_id}."]})
+
+
+async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstance | None:
+    """An instance whose restore from the backup waits or runs; the caller has locked the backup."""
+    restores = select(DbInstance).where(
+        DbInstance.backup_id == str(backup_id),
+        DbInstance.operation == Operation.RESTORE,
+        DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+    )
+    return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
 
 
 def without_zone(time: datetime) -> datetime:

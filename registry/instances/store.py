@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Interval, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.backups.rows import add_backup
+from registry.backups.rows import add_backup, hold_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
@@ -199,11 +199,12 @@ class InstanceStore:
             name: its name.
             template: its template; a copy has that of its source, whatever is said here.
             attributes: what the client says about it.
-            origin: where its database comes from. An instance that is copied is held from now on.
+            origin: where its database comes from. What is copied or restored is held from now on.
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
-            InvalidError: another instance has just the same contexts, or there is no instance to copy.
+            InvalidError: another instance has just the same contexts, there is no instance to copy, or the
+                backup is deleted.
             RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
@@ -750,11 +751,13 @@ async def _require_new(
     Raises:
         NameTakenError: another instance has one of the names.
         InvalidError: another instance has all the contexts, of which it tells with the names; or there is no
-            instance to copy, or the name is too long for the template of that.
+            instance to copy, or the name is too long for the template of that; or the backup is deleted.
         RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
     """
     # Before the names are locked, as a rename of the source does it.
     source = await held_source(session, origin) if isinstance(origin, CopyOrigin) else None
+    if isinstance(origin, BackupOrigin):
+        await hold_backup(session, origin.backup_id)
     if source is not None and source.database_template != template:
         template = source.database_template
         require_valid({"Name": name_errors(name, template)})

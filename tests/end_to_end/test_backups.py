@@ -26,8 +26,10 @@ from backups.client_programs import ClientProgram
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete
+from registry.instances.store import Delete, Requested
+from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from settings import Settings
 from tests.api.service import bearer, client_of, running
@@ -667,6 +669,35 @@ async def test_restored_database_sorts_as_its_template_when_the_server_sorts_oth
     assert state["status"] == "Completed"
     back = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
     assert await admin.fetchrow(locale, back["databaseName"]) == expected
+
+
+async def test_backup_cannot_be_deleted_while_an_instance_is_restored_from_it(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    path, origin = f"/v2/backups/{backup['id']}", BackupOrigin(backup["id"])
+    waiting = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
+    refused = await api.delete(path)
+    assert (refused.status_code, f"'{name} back'" in refused.json()["detail"]) == (409, True)
+    await operator.starter.start(waiting)
+    assert await operator.ended(waiting) is JobStatus.COMPLETED
+    assert (await api.delete(path)).status_code == 204
+    with pytest.raises(InvalidError):
+        await operator.instances.reserve(f"{name} late", "Minimal", origin=origin)
+
+
+async def test_either_the_restore_or_the_delete_of_a_backup_is_refused_when_both_are_requested_at_once(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    origin = BackupOrigin(backup["id"])
+    for number in range(5):
+        restore = operator.instances.reserve(f"{name} {number}", "Minimal", origin=origin)
+        deletion, restored = await asyncio.gather(
+            api.delete(f"/v2/backups/{backup['id']}"), restore, return_exceptions=True
+        )
+        assert isinstance(deletion, httpx.Response)
+        assert (deletion.status_code == 409) == isinstance(restored, Requested)
 
 
 def damage(dump: Path) -> None:
