@@ -31,7 +31,7 @@ from databases.provisioning import (
 )
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
-from databases.statements import execute, fetch_rows, fetch_value
+from databases.statements import execute, fetch_row, fetch_rows, fetch_value
 
 _LONGEST_WAIT = "5s"
 """How long a session that wants to begin on the source waits for the end of the copy.
@@ -49,15 +49,17 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass
 
 # Like the source but for its contents: a copy that sorts otherwise would refuse what the source holds.
 _CREATE_LIKE = """
-SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', $2::text,
-              pg_encoding_to_char(encoding), datcollate, datctype)
+SELECT format('CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false', $2::text)
+    || format(' ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate, datctype)
     || CASE WHEN has_tablespace_privilege(ts.oid, 'CREATE') THEN format(' TABLESPACE %I', spcname) ELSE '' END
     || CASE datlocprovider
         WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L',
                              coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale'))
             || coalesce(format(' ICU_RULES %L', to_jsonb(db) ->> 'daticurules'), '')
         WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(db) ->> 'datlocale')
-        ELSE ' LOCALE_PROVIDER libc' END
+        ELSE ' LOCALE_PROVIDER libc' END AS create,
+    CASE WHEN datacl IS NULL THEN '' ELSE format('REVOKE ALL ON DATABASE %I FROM PUBLIC; ', $2::text) END
+    || format('ALTER DATABASE %I ALLOW_CONNECTIONS true', $2::text) AS open
 FROM pg_database AS db JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datname = $1
 """
 
@@ -150,14 +152,16 @@ async def create_like(session: asyncpg.Connection, source: str, database: str) -
     """Make an empty database with the encoding and the locale of another one.
 
     It is in the same tablespace, if the session's role has the right for that; else where new ones are made.
+    If rights on the other one are restricted, only the session's role may connect to this one.
 
     Raises:
         DatabaseFaultError: there is no such database, a right is missing, the server is away, …
     """
-    statement = await fetch_value(session, _CREATE_LIKE, source, database)
-    if statement is None:
+    statements = await fetch_row(session, _CREATE_LIKE, source, database)
+    if statements is None:
         raise DatabaseFaultError(f"There is no database '{source}'.", retryable=True)
-    await execute(session, "%s", statement)
+    await execute(session, "%s", statements["create"])
+    await execute(session, "%s", statements["open"])
 
 
 async def _found(session: asyncpg.Connection, source: Source) -> _Found:

@@ -350,6 +350,26 @@ async def test_programs_have_ended_when_an_online_copy_is_cancelled(
     assert await is_open(postgres, source.database)
 
 
+async def test_only_the_service_may_connect_to_a_copy_when_not_everyone_may_connect_to_its_source(
+    activities: DatabaseActivities,
+    source: InstanceJob,
+    requested: NewCopy,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+) -> None:
+    may_connect = "SELECT has_database_privilege('pg_monitor', datname, 'CONNECT') FROM pg_database"
+    its = f"{may_connect} WHERE datname = $1"
+    await admin.execute(f'REVOKE ALL ON DATABASE "{source.database}" FROM PUBLIC')
+    job = await requested(source, CopyMode.ONLINE)
+    async with session(postgres.dsn(source.database)) as other, other.transaction():
+        await other.execute("LOCK TABLE treasure")
+        copy = asyncio.create_task(provision(activities, job))
+        await until(lambda: _sessions_of(admin, source.database), 10)
+        assert await admin.fetchval(its, f"ods_staging_{job.mark.replace('-', '')}") is False
+    await copy
+    assert await admin.fetchval(its, job.database) is False
+
+
 async def _sessions_of(admin: asyncpg.Connection, database: str) -> int:
     """Sessions on the database that wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
