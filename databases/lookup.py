@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
-from databases.errors import DisagreementError
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.statements import fetch_rows
 
@@ -47,11 +47,15 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
     are left alone.
 
     Raises:
-        DisagreementError: only databases of other names carry the mark.
+        DisagreementError: only databases of other names carry the mark, or one of these names is another
+            database of the instance.
     """
     for name in names:
         if name in found and owner.owns(found[name]["comment"]):
             return name
+    for name in names:
+        if name in found and _shares_instance(found[name], owner):
+            raise refusal(found[name], owner)
     for name, row in found.items():
         if name not in names and owner.owns(row["comment"]):
             raise DisagreementError(
@@ -61,6 +65,28 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
                 f" {owner.ods_instance_id} --database {name}`. Then retry.",
             )
     return None
+
+
+def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
+    """Why no job may touch this database: it is not the one that the instance has by the registry.
+
+    It may be another one of the instance, and the only one that has its data: then it must not be removed.
+    """
+    name = row["datname"]
+    if not _shares_instance(row, owner):
+        return NotOursError(name)
+    return DisagreementError(
+        name,
+        f"The database '{name}' carries the mark of this instance, but is not the one that it has by the"
+        " registry: registry or server was restored to before a reset or its undo, or a worker of an earlier"
+        " release has written the comment. Nothing was done to it. `ods instance adopt"
+        f" {owner.ods_instance_id} --database {name}` makes it the instance's database, then retry.",
+    )
+
+
+def _shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
+    other = Owner.read(row["comment"])
+    return other is not None and owner.shares_instance(other)
 
 
 async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:

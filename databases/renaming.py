@@ -16,7 +16,7 @@ import asyncpg
 from databases.constants import INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import choose, find
+from databases.lookup import choose, find, refusal
 from databases.ownership import Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -43,12 +43,12 @@ async def rename(
 
     Raises:
         NotOursError: a database has the target name and is not the instance's.
-        DisagreementError: both names belong to databases with the mark, or another one has it.
+        DisagreementError: both names belong to databases with the mark, or only another one has it.
         DatabaseFaultError: the instance has no database, sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, current, target)
     if target in found and not owner.owns(found[target]["comment"]):
-        raise NotOursError(target)
+        raise refusal(found[target], owner)
     database = choose(found, owner, [current, target])
     if database is None:
         raise DatabaseFaultError(

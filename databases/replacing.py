@@ -26,7 +26,7 @@ from databases.constants import (
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import DatabaseRows, find, require_usable
+from databases.lookup import DatabaseRows, find, refusal, require_usable
 from databases.ownership import Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
@@ -203,10 +203,10 @@ async def _found(session: asyncpg.Connection, exchange: Exchange) -> DatabaseRow
 
 def _stage(found: DatabaseRows, exchange: Exchange) -> Stage:
     names = [name for name, row in found.items() if exchange.successor.owns(row["comment"])]
+    if exchange.other in names:  # first: an exchange leaves no database of this name, whatever comments say
+        return Stage.READY
     if exchange.database in names:
         return Stage.EXCHANGED
-    if exchange.other in names:
-        return Stage.READY
     if names:
         raise DisagreementError(
             names[0],
@@ -231,7 +231,7 @@ def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
             " Restore it, or delete the instance.",
         )
     if not exchange.current.owns(found[database]["comment"]):
-        raise NotOursError(database)
+        raise refusal(found[database], exchange.current)
     require_usable(found[database])
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)

@@ -15,7 +15,7 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, find
+from databases.lookup import DatabaseRows, find, refusal
 from databases.ownership import Owner
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
@@ -98,13 +98,13 @@ async def take_out(
 
     Raises:
         NotOursError: a database of that name is not the instance's.
-        DisagreementError: two databases carry the mark, one of another kind of name does, or a DROP has
-            begun.
+        DisagreementError: that is another database of the instance, two databases carry the mark, one of
+            another kind of name does, or a DROP has begun.
         DatabaseFaultError: there is no such database, the server is away, …
     """
     found = await find(session, owner, database, trash)
     if database in found and not owner.owns(found[database]["comment"]):
-        raise NotOursError(database)
+        raise refusal(found[database], owner)
     owned = [name for name, row in found.items() if owner.owns(row["comment"])]
     its = [name for name in owned if name == database or is_trash_name(name)]
     if not its and owned:

@@ -8,13 +8,14 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from databases import replacing
+from databases import dropping, renaming, replacing, trash
 from databases.errors import DatabaseFaultError, DisagreementError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.replacing import Exchange, Stage
 from databases.server import Server
 from databases.statements import execute
+from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import reset_name, trash_name
 from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of
@@ -297,6 +298,49 @@ async def test_registry_follows_the_server_when_that_was_restored_to_before_the_
     before = await row_of(admin, exchange.database)
     await take_place(server, undone(exchange))
     assert await row_of(admin, exchange.database) == before
+
+
+async def test_nothing_passes_for_undone_when_the_comment_has_lost_the_mark_of_the_database(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    """As after a rename by a worker of an earlier release: both comments are those of the replaced one."""
+    await take_place(server, exchange)
+    await comment(admin, exchange.database, exchange.current.comment)
+    before = [await row_of(admin, name) for name in (exchange.database, exchange.replaced)]
+    with pytest.raises(DisagreementError, match="ods instance adopt"):
+        await take_place(server, undone(exchange))
+    assert not await give_up(server, undone(exchange))
+    assert [await row_of(admin, name) for name in (exchange.database, exchange.replaced)] == before
+
+
+@pytest.mark.parametrize(
+    "job", ["drop", "drop of what was never there", "trash", "rename", "undelete", "make"]
+)
+async def test_operator_is_not_told_to_remove_the_only_database_when_the_registry_is_of_before_the_reset(
+    server: Server, exchange: Exchange, wanted: CloneRequest, admin: asyncpg.Connection, job: str
+) -> None:
+    await take_place(server, exchange)
+    await admin.execute(f'DROP DATABASE "{exchange.replaced}"')  # its time was over
+    owner, database = exchange.current, exchange.database
+    before = await row_of(admin, database)
+    async with server.fenced(owner) as fenced:
+        jobs = {
+            "drop": dropping.drop(fenced, owner, [database], published=True),
+            "drop of what was never there": dropping.drop(fenced, owner, [database], published=False),
+            "trash": trash.put(server, fenced, TrashJob(owner, 2, 1, [database], exchange.replaced)),
+            "rename": renaming.rename(server, fenced, owner, database, f"{database}_b"),
+            "undelete": trash.take_out(server, fenced, owner, exchange.replaced, database),
+            "make": provision(fenced, wanted, TemplateSizes()),
+        }
+        doing = jobs.pop(job)
+        for other in jobs.values():
+            other.close()
+        with pytest.raises(
+            DisagreementError, match=f"instance adopt {owner.ods_instance_id} --database"
+        ) as told:
+            await doing
+    assert "emove" not in told.value.reason
+    assert await row_of(admin, database) == before
 
 
 async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
