@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, func, literal, literal_column, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, delete, func, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.status import InstanceStatus
 from registry.storage.errors import InstallationNotConfirmedError
-from registry.storage.models import UTC_NOW, DbInstance, Installation
+from registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
 _KNOWN_SECONDS = 2
@@ -142,7 +142,8 @@ class InstallationStore:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
 
         Live instances get new marks, so that no job and no database of the original is taken for theirs. What
-        the original has in its trash is not in this one's.
+        the original has in its trash is not in this one's, and what a reset has begun there is not gone on
+        with.
         """
         state = await self._read()
         identifier = str(uuid4())
@@ -153,19 +154,17 @@ class InstallationStore:
             "server_system": None,
             "neighbours": [],
         }
-        marked = (
-            update(DbInstance).where(DbInstance.is_live).values(mark=func.gen_random_uuid()).cte("marked")
-        )
+        no_database = {"mark": func.gen_random_uuid(), "database_mark": None, "replacement": None}
+        marked = update(DbInstance).where(DbInstance.is_live).values(**no_database).cte("marked")
         emptied = (
             update(DbInstance)
             .where(DbInstance.is_in_trash)
-            .values(
-                status=InstanceStatus.DELETED, mark=func.gen_random_uuid(), purged_at=UTC_NOW, set_aside=None
-            )
+            .values(**no_database, status=InstanceStatus.DELETED, purged_at=UTC_NOW, set_aside=None)
             .cte("emptied")
         )
+        forgotten = delete(InstanceVersion).cte("forgotten")
         async with self._sessions.statement() as session:
-            await session.execute(update(Installation).values(**renewed).add_cte(marked, emptied))
+            await session.execute(update(Installation).values(**renewed).add_cte(marked, emptied, forgotten))
         self.forget()
         return identifier
 

@@ -22,6 +22,7 @@ from registry.instances.steps import JobFactory
 from registry.instances.store import Delete, InstanceStore
 from registry.instances.versions import MOST_VERSIONS, VersionStore
 from registry.storage.errors import InstanceNotFoundError, RefusedError
+from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
 
@@ -423,3 +424,22 @@ async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_
     assert not (await job_store.begin(replace(rename, database_mark=None))).held
     assert not (await job_store.begin(replace(rename, database_mark=str(uuid.uuid4())))).held
     assert (await job_store.begin(rename)).held
+
+
+async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_installation_of_its_own(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    """Neither what it had before a reset, nor what one was about to put in the place of the instance's."""
+    await reset(instances, job_store, completed)
+    begun = (await instances.request_reset(completed.instance_id)).job
+    assert (await job_store.begin(begun)).held
+    await instances.installation.renew()
+    await instances.installation.confirm(await instances.installation.state())
+    assert await of_instance(queries, completed) == []
+    assert await queries.trash(Page("Id")) == []
+    after = await row(queries, completed)
+    assert (after.database_mark, after.replacement) == (None, None)
+    (running,) = await job_store.running_jobs(after.id - 1, 1)
+    assert await job_store.fail(running, "The registry does not say which database takes the place.")
+    with pytest.raises(RefusedError, match="No earlier database"):
+        await instances.request_undo_reset(completed.instance_id)
