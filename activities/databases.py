@@ -291,8 +291,8 @@ class DatabaseActivities:
                 await self._tenant.installation.require_confirmed(session)
                 if not await self._tenant.versions.is_claimed(purge):
                     return
-                await trash.purge(session, owner, purge.database)
-            await self._tenant.versions.finish_purge(purge)
+                dropped = await trash.purge(session, owner, purge.database)
+            await self._tenant.versions.finish_purge(purge, dropped=dropped)
 
     @activity.defn(name="discard")
     async def compensate(self, job: InstanceJob) -> bool | None:

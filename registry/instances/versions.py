@@ -87,7 +87,8 @@ class VersionStore:
         """Claim up to `limit` versions whose time is over, those that are due longest first.
 
         From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
-        again. Versions of a protected instance stay, and those of one that a job works on.
+        again after the others, in turn. Versions of a protected instance stay, and those of one that a job
+        works on.
         """
         return await self._claim(limit, _IS_DUE)
 
@@ -108,7 +109,10 @@ class VersionStore:
             select(InstanceVersion.id, DbInstance)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
             .where(*conditions, *_IS_AT_REST)
-            .order_by(InstanceVersion.purge_after, InstanceVersion.id)
+            # What could not be dropped so far does not keep the others from their turn.
+            .order_by(
+                InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
+            )
             .limit(limit)
             .with_for_update(of=DbInstance, skip_locked=True)
         )
@@ -117,7 +121,7 @@ class VersionStore:
             claimed = await session.scalars(
                 update(InstanceVersion)
                 .where(InstanceVersion.id.in_(instances))
-                .values(purging_since=func.coalesce(InstanceVersion.purging_since, UTC_NOW))
+                .values(purging_since=UTC_NOW)
                 .returning(InstanceVersion)
             )
             return [
@@ -146,9 +150,7 @@ class VersionStore:
             select(InstanceVersion.id)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
             .where(
-                InstanceVersion.id == purge.version_id,
-                InstanceVersion.purging_since.is_not(None),
-                InstanceVersion.database_name == purge.database,
+                *_is_claimed(purge),
                 DbInstance.mark == UUID(purge.mark),
                 DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
             )
@@ -156,13 +158,26 @@ class VersionStore:
         async with self._sessions.statement() as session:
             return await session.scalar(query) is not None
 
-    async def finish_purge(self, purge: VersionPurge) -> None:
-        """Record that the version was dropped, in the audit trail as well. Safe to repeat."""
-        its = (InstanceVersion.id == purge.version_id, InstanceVersion.purging_since.is_not(None))
+    async def finish_purge(self, purge: VersionPurge, *, dropped: bool = True) -> None:
+        """Record that the version is gone, in the audit trail as well. Safe to repeat.
+
+        Args:
+            purge: the version.
+            dropped: whether there was a database to drop.
+        """
+        gone = delete(InstanceVersion).where(*_is_claimed(purge)).returning(InstanceVersion.id)
         async with self._sessions.transaction() as session:
-            gone = await session.scalar(delete(InstanceVersion).where(*its).returning(InstanceVersion.id))
-            if gone is not None:
-                await session.execute(insertion(_purge_entry(purge)))
+            if await session.scalar(gone) is not None:
+                await session.execute(insertion(_purge_entry(purge, dropped=dropped)))
+
+
+def _is_claimed(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
+    """The row is that of this version, which a pass has claimed; a restored registry gives ids again."""
+    return (
+        InstanceVersion.id == purge.version_id,
+        InstanceVersion.database_name == purge.database,
+        InstanceVersion.purging_since.is_not(None),
+    )
 
 
 async def newest_version(session: AsyncSession, instance_id: int) -> InstanceVersion | None:
@@ -246,7 +261,8 @@ def _version(
     )
 
 
-def _purge_entry(purge: VersionPurge) -> AuditEntry:
-    title = f"Dropped {purge.database}: a database that {purge.name} had before a reset"
+def _purge_entry(purge: VersionPurge, *, dropped: bool) -> AuditEntry:
+    done = "Dropped" if dropped else "Found no"
+    title = f"{done} {purge.database}: a database that {purge.name} had before a reset"
     path = f"/v2/trash/{purge.instance_id}"
     return AuditEntry("worker", purge.tenant, "PURGE", path, purge.instance_id, None, HTTPStatus.OK, title)

@@ -426,6 +426,46 @@ async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_
     assert (await job_store.begin(rename)).held
 
 
+async def test_each_version_has_its_turn_when_the_oldest_cannot_be_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    await rows.execute("DELETE FROM adminapi.instanceversions")
+    for _ in range(MOST_VERSIONS):
+        await reset(instances, job_store, completed)
+    await due(rows)
+    claims = [(await versions.claim_due(1))[0] for _ in range(2 * MOST_VERSIONS)]
+    claimed = [purge.database for purge in claims]
+    for purge in claims:
+        await versions.finish_purge(purge)
+    assert len(set(claimed[:MOST_VERSIONS])) == MOST_VERSIONS
+    assert claimed[MOST_VERSIONS:] == claimed[:MOST_VERSIONS]
+
+
+async def test_another_version_stays_when_it_has_the_id_of_one_that_was_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    """As after the registry was restored between the drop and its record."""
+    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await reset(instances, job_store, completed)
+    await due(rows)
+    (purge,) = await versions.claim_due(20)
+    await versions.finish_purge(replace(purge, database=trash_name(str(uuid.uuid4()), 2)))
+    assert len(await of_instance(queries, completed)) == 1
+    await versions.finish_purge(purge, dropped=False)
+    assert await of_instance(queries, completed) == []
+    entry = "SELECT title FROM adminapi.audit WHERE method = 'PURGE' AND title LIKE '%' || $1 || '%'"
+    assert (await rows.fetchval(entry, purge.database)).startswith(f"Found no {purge.database}")
+
+
 async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_installation_of_its_own(
     instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
 ) -> None:
