@@ -7,9 +7,11 @@ import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.errors import translate_postgres_errors
+from databases.lookup import find
 from databases.ownership import Owner
 from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
+from registry.instances.naming import is_trash_name
 
 _INSPECT = """
 SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS manageable,
@@ -99,16 +101,25 @@ async def adopt(
             candidate = await inspect(session, owner, database, needed)
             if candidate is None or candidate.obstacle:
                 return candidate
-            known = Owner.read(candidate.comment)
-            marked = (
-                replace(
-                    owner, template_generation=known.template_generation, database_mark=known.database_mark
-                )
-                if known
-                else owner
-            )
+            marked = await _to_mark(session, owner, candidate)
             await execute(session, "COMMENT ON DATABASE %I IS %L", database, marked.comment)
         return await inspect(session, marked, database, needed)
+
+
+async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candidate) -> Owner:
+    """The owner that an adopted database is marked with.
+
+    It keeps its own mark, and the row follows, unless one in the trash has the same: then a worker of a
+    release without such marks has written the comment, and the row still knows the right one.
+    """
+    known = Owner.read(candidate.comment)
+    if known is None:
+        return owner
+    marked = replace(owner, template_generation=known.template_generation, database_mark=known.database_mark)
+    for name, row in (await find(session, owner)).items():
+        if name != candidate.name and is_trash_name(name) and marked.owns(row["comment"]):
+            return replace(marked, database_mark=owner.database_mark)
+    return marked
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
