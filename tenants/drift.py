@@ -430,6 +430,23 @@ def _versions_without_database(seen: Snapshot) -> Iterator[Drift]:
                 " as it was."
             )
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
+        elif (change := _change_of_version(database)) is not None:
+            words = (
+                f"The database '{database.name}', which the instance had before a reset, {change}. {_KEPT}"
+            )
+            yield Drift(DriftKind.TRASH_CHANGED, f"{instance.id} {instance.name}", words)
+
+
+def _change_of_version(database: Database) -> str | None:
+    """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
+    if database.invalid:
+        return None  # the next pass goes on with the DROP
+    if database.owner is None or database.owner.trashed_name is None:
+        return "does not say in its comment that it is in the trash"
+    if database.open:
+        close = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false'
+        return f"was opened, and may be in use; close it when it is not ({close})"
+    return None
 
 
 def _resets_not_ended(seen: Snapshot) -> Iterator[Drift]:

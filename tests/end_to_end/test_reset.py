@@ -578,3 +578,65 @@ async def test_reset_is_refused_when_the_instance_is_being_copied(
     for request in (instances.request_reset, instances.request_undo_reset):
         with pytest.raises(RefusedError):
             await request(job.instance_id)
+
+
+async def test_jobs_go_on_when_the_operator_adopts_what_a_worker_of_an_earlier_release_has_marked(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    """Such a worker writes comments without the mark of the database, as the replaced one has."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    await write(postgres, job, "new")
+    its = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database')::jsonb - 'databaseMark' FROM pg_database"
+        " WHERE datname = $1",
+        job.database,
+    )
+    await comment(admin, job.database, its)
+    refused = await undo(operator, job)
+    assert await operator.ended(refused) is JobStatus.ERROR
+    assert "ods instance adopt" in await reason(operator, refused)
+    async with asyncio.timeout(20):
+        while (await operator.instance(job)).replacement is not None:
+            await asyncio.sleep(0.01)
+    assert await read(postgres, job) == ["new"]
+
+    assert (await DatabaseAdoption(tenant).adopt(job.instance_id)).adopted
+    assert first.replacement is not None
+    assert str((await operator.instance(job)).database_mark) == first.replacement.mark
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+    (version,) = await operator.queries.versions()
+    assert str(version.database_mark) == first.replacement.mark
+    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+
+
+async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert "0 purges" in await reconcile(temporal, settings)
+    (told,) = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert (told.kind, kept in told.explanation) == (DriftKind.TRASH_CHANGED, True)
+    assert "ALLOW_CONNECTIONS false" in told.explanation
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
