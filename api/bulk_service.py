@@ -14,6 +14,8 @@ from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReade
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
 from registry.instances.distinct import doubled_parts
+from registry.instances.naming import database_name
+from registry.instances.origins import CopyOrigin
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
@@ -50,6 +52,7 @@ class BulkService:
         new = await self._read(body, faults)
         requested = []
         async with self._instances.together():
+            await self._lock(list(new.values()))
             await self._judge(new, faults)
             faults.require_none()
             for number, one in new.items():
@@ -113,6 +116,14 @@ class BulkService:
                 new[number] = await self._reader.read(Properties(entry))
         _refuse_doubled(new, faults)
         return new
+
+    async def _lock(self, new: Sequence[CreateRequest]) -> None:
+        origins = [one.origin for one in new]
+        await self._instances.lock_parts(
+            [origin.instance_id for origin in origins if isinstance(origin, CopyOrigin)],
+            [name for one in new for name in (one.name, database_name(one.name, one.template))],
+            [one.attributes.contexts for one in new if one.attributes.contexts],
+        )
 
     async def _judge(self, new: Mapping[int, CreateRequest], faults: EntryFaults) -> None:
         for number, one in new.items():

@@ -100,6 +100,11 @@ async def require_free_contexts(
         raise InvalidError({"Contexts": [reason]})
 
 
+async def lock_contexts(session: AsyncSession, contexts: Mapping[str, str]) -> None:
+    """Keep other transactions from taking all of `contexts` together before this one ends."""
+    await session.execute(text(_LOCK), _wanted(contexts))
+
+
 async def holder_of_reserved(session: AsyncSession, contexts: Mapping[str, str], owner: int) -> str | None:
     """The name of an instance other than `owner`'s that is about to get just these contexts.
 
@@ -116,10 +121,13 @@ async def holder_of_reserved(session: AsyncSession, contexts: Mapping[str, str],
 async def _holder(
     session: AsyncSession, query: TextClause, contexts: Mapping[str, str], owner: int | None
 ) -> str | None:
-    wanted = {"keys": list(contexts.keys()), "values": list(contexts.values())}
-    await session.execute(text(_LOCK), wanted)
-    name: str | None = await session.scalar(query, {**wanted, "owner": owner})
+    await lock_contexts(session, contexts)
+    name: str | None = await session.scalar(query, {**_wanted(contexts), "owner": owner})
     return name
+
+
+def _wanted(contexts: Mapping[str, str]) -> dict[str, object]:
+    return {"keys": list(contexts.keys()), "values": list(contexts.values())}
 
 
 async def publish_contexts(session: AsyncSession, job: InstanceJob) -> None:

@@ -71,8 +71,11 @@ def database_taken(database: str) -> NameTakenError:
 
 
 async def lock_name(session: AsyncSession, *names: str) -> None:
-    """Keep other transactions from taking `names` before this one ends: no index spans all their columns."""
-    keys = [func.hashtextextended(name, _NAMES) for name in names]
+    """Keep other transactions from taking `names` before this one ends: no index spans all their columns.
+
+    They are taken in the same order in every transaction, so that no two transactions wait for each other.
+    """
+    keys = [func.hashtextextended(name, _NAMES) for name in sorted(set(names))]
     await session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
 
 

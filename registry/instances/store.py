@@ -1,6 +1,6 @@
 """What requests do with instances: each is recorded together with the job that carries it out."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -15,7 +15,7 @@ from registry.backups.rows import add_backup, hold_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
-from registry.instances.contexts import CONTEXT_CONFLICTS, require_free_contexts
+from registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from registry.instances.copies import (
     copy_obstacle,
     held_source,
@@ -247,6 +247,27 @@ class InstanceStore:
         async with unit_of_work(self._engine) as connection:
             await connection.execute(select(func.pg_advisory_xact_lock(_TOGETHER)))
             yield
+
+    async def lock_parts(
+        self, sources: Collection[int], names: Collection[str], contexts: Collection[Mapping[str, str]]
+    ) -> None:
+        """Take at once, in the block of `together`, what requests for several instances lock one by one.
+
+        A request for one instance locks them in this order as well. Taken instance by instance, what is
+        locked for the first would come after that for the second, and either request could wait for the
+        other.
+
+        Args:
+            sources: the ids of the instances that shall be copied.
+            names: the names of the new instances and of their databases.
+            contexts: the contexts of each.
+        """
+        rows = select(DbInstance.id).where(DbInstance.id.in_(sources)).order_by(DbInstance.id)
+        async with self._sessions.transaction() as session:
+            await session.execute(rows.with_for_update())
+            await lock_name(session, *names)
+            for one in contexts:
+                await lock_contexts(session, one)
 
     async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
         """Change what clients say about the instance; needs no job. Returns the instance as it is then.

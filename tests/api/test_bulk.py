@@ -9,6 +9,8 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from embedded.polling import wait_until
+from registry.instances.reservations import _NAMES
 from tests.api.service import faults_of
 from tests.servers import session
 
@@ -40,6 +42,16 @@ async def _made(rows: asyncpg.Connection) -> tuple[int, int]:
     """How many instances and jobs there are."""
     instances = await rows.fetchval("SELECT count(*) FROM adminapi.managed_instances")
     return instances, await rows.fetchval("SELECT count(*) FROM adminapi.jobstatuses")
+
+
+async def _waiting(rows: asyncpg.Connection, count: int) -> None:
+    """Return when so many sessions wait for the lock of another one."""
+
+    async def are_waiting() -> bool:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(await rows.fetchval(waiting) == count)
+
+    await wait_until(are_waiting, 10)
 
 
 async def _everything(rows: asyncpg.Connection) -> list[Any]:
@@ -340,3 +352,18 @@ async def test_request_is_refused_when_it_has_no_dry_run(
 
     assert faults_of(answer) == {"DryRun": ["There is no dry run of this request."]}
     assert await rows.fetchval("SELECT state FROM adminapi.managed_instances") == "Completed"
+
+
+async def test_one_of_two_wins_when_each_wants_what_the_other_would_lock_last(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, registry_dsn: str
+) -> None:
+    """The single request has the name that the other wants last, and wants the contexts that it has."""
+    many = of(entry("a", **context("2026")), entry("b"), entry("c"))
+    async with session(registry_dsn) as holder, holder.transaction():
+        await holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('b', $1))", _NAMES)
+        first = asyncio.create_task(api.post(BULK, json=many))
+        await _waiting(rows, 1)
+        second = asyncio.create_task(api.post(INSTANCES, json=entry("c", **context("2026"))))
+        await _waiting(rows, 2)
+
+    assert sorted([(await first).status_code, (await second).status_code]) == [202, 400]
