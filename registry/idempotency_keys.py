@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from registry.storage.errors import KeyInUseError, KeyOfAnotherRequestError
 from registry.storage.models import UTC_NOW, IdempotencyKey
 from registry.storage.sessions import RegistrySessions
-from registry.storage.unit_of_work import unit_of_work
+from registry.storage.unit_of_work import limited_pause, unit_of_work
 
 LONGEST_KEY = 255
 """Characters of a key."""
@@ -25,8 +25,6 @@ KEPT = timedelta(hours=24)
 
 _LOCKS = 0x4F644B
 """Keeps the locks of keys apart from other locks of this database."""
-_LONGEST_PAUSE = "60s"
-"""How long the API may do something else within the transaction: a process that hangs gives the key back."""
 _PRUNED_AT_ONCE = 1000
 
 
@@ -147,8 +145,7 @@ def _locked(request: KeyedRequest) -> Select[bool]:
     """Whether the key is free; then it is this transaction's."""
     name = f"{len(request.client)}:{request.client}{request.key}"
     lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, _LOCKS))
-    limited = func.set_config("idle_in_transaction_session_timeout", _LONGEST_PAUSE, True).alias("limited")
-    return select(lock).select_from(limited)
+    return select(lock).select_from(limited_pause())
 
 
 def _stored(request: KeyedRequest) -> Select[bytes, int, dict[str, str], bytes]:

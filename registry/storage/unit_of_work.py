@@ -10,10 +10,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
+from sqlalchemy import FromClause, func
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from registry.storage.engine import POOL_SIZE
+
 Action = Callable[[], Awaitable[None]]
+
+_LONGEST_PAUSE = "60s"
+"""How long a process may do something else within the transaction: one that hangs gives its locks back."""
+_MOST_AT_ONCE = POOL_SIZE // 2
+"""Transactions of this kind on one registry: each holds a connection while it waits for the lock of another
+one, or for a server, and other requests need some as well."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class _UnitOfWork:
     actions: list[Action] = field(default_factory=list)
 
 
+_places: WeakKeyDictionary[AsyncEngine, asyncio.Semaphore] = WeakKeyDictionary()
 _open: ContextVar[_UnitOfWork | None] = ContextVar("unit of work", default=None)
 
 
@@ -32,14 +43,16 @@ _open: ContextVar[_UnitOfWork | None] = ContextVar("unit of work", default=None)
 async def unit_of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction (READ COMMITTED) that the sessions of this task join; then what waits for its commit.
 
-    The sessions take turns: no two of them may be open at once. Within another such block on the same
+    The sessions take turns: no two of them may be open at once. While half of the connections of the registry
+    are in use by such blocks, another one waits. Within another such block on the same
     registry, this one is a part of that transaction: if it raises, what it has changed is undone.
     """
     if (outer := _current(engine)) is not None:
         async with outer.connection.begin_nested():
             yield outer.connection
         return
-    async with engine.connect() as connection:
+    places = _places.setdefault(engine, asyncio.Semaphore(_MOST_AT_ONCE))
+    async with places, engine.connect() as connection:
         unit = _UnitOfWork(engine, connection)
         token = _open.set(unit)
         try:
@@ -48,6 +61,11 @@ async def unit_of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         finally:
             _open.reset(token)
     await asyncio.gather(*(action() for action in unit.actions))
+
+
+def limited_pause() -> FromClause:
+    """What a unit of work selects from with its first lock: from then on it may not hang for long."""
+    return func.set_config("idle_in_transaction_session_timeout", _LONGEST_PAUSE, True).alias("limited")
 
 
 def joined(engine: AsyncEngine) -> AsyncSession | None:

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI
+from sqlalchemy.exc import DBAPIError
 from temporalio.client import Client
 
 from embedded.polling import wait_until
@@ -352,6 +355,23 @@ async def test_request_is_refused_when_it_has_no_dry_run(
 
     assert faults_of(answer) == {"DryRun": ["There is no dry run of this request."]}
     assert await rows.fetchval("SELECT state FROM adminapi.managed_instances") == "Completed"
+
+
+async def test_bulk_requests_go_on_when_the_process_of_one_hangs(
+    api: httpx.AsyncClient, app: FastAPI, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.storage.unit_of_work._LONGEST_PAUSE", "300ms")
+    instances = next(iter(app.state.tenancy)).tenant.instances
+    outside = copy_context()
+
+    async def hanging() -> None:
+        async with instances.together():
+            sent = api.post(BULK, json=of(entry("a")))
+            assert (await asyncio.create_task(sent, context=outside)).status_code == 202
+
+    with pytest.raises(DBAPIError):
+        await hanging()
+    assert await _made(rows) == (1, 1)
 
 
 async def test_one_of_two_wins_when_each_wants_what_the_other_would_lock_last(

@@ -190,7 +190,7 @@ async def test_nothing_is_made_and_the_key_is_free_when_the_process_is_killed_be
 
 
 async def test_key_becomes_free_when_a_process_hangs(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.idempotency_keys._LONGEST_PAUSE", "100ms")
+    monkeypatch.setattr("registry.storage.unit_of_work._LONGEST_PAUSE", "100ms")
     keys = IdempotencyKeys(next(iter(app.state.tenancy)).tenant.engine)
     request = KeyedRequest("a-client", "a key", b"digest")
     answer = StoredAnswer(202, {}, b"")

@@ -1,11 +1,14 @@
 """One transaction for everything that a request writes."""
 
+import asyncio
 from functools import partial
 
 import pytest
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from embedded.polling import wait_until
+from registry.storage.engine import POOL_SIZE
 from registry.storage.models import OdsInstance
 from registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
 from registry.storage.unit_of_work import after_commit, unit_of_work
@@ -122,3 +125,26 @@ async def test_sessions_on_another_registry_stand_alone(
     async with unit_of_work(other):
         await add(sessions, "a")
         assert await count(engine) == 1
+
+
+async def test_others_get_connections_when_as_many_requests_are_under_way_as_the_pool_has_connections(
+    engine: AsyncEngine, sessions: RegistrySessions
+) -> None:
+    begun, may_end = 0, asyncio.Event()
+
+    async def long() -> None:
+        nonlocal begun
+        async with unit_of_work(engine):
+            begun += 1
+            await may_end.wait()
+
+    async def have_begun() -> bool:
+        return begun >= POOL_SIZE // 2
+
+    running = [asyncio.create_task(long()) for _ in range(2 * POOL_SIZE)]
+    await wait_until(have_begun, 10)
+    async with asyncio.timeout(5), sessions.statement() as session:
+        assert await session.scalar(COUNT) == 0
+    may_end.set()
+    await asyncio.gather(*running)
+    assert begun == 2 * POOL_SIZE
