@@ -24,9 +24,11 @@ from backups.errors import BackupFaultError
 from backups.manifest import BackupKind
 from backups.readiness import require_programs
 from backups.restoring import read_dump
+from backups.storage import BackupStore
 from logs import fault_name
 from registry.backups.records import BackupState
 from registry.instances.store import Requested
+from registry.storage.models import Backup
 from registry.storage.unit_of_work import after_commit
 from tenants.backup_store import load_recorded, open_store, remove_stored
 
@@ -88,10 +90,13 @@ class BackupService:
         store = open_store(self._settings)
         backup = await self._records.mark_deleted(backup_id)
         self._audit.instance = backup.instance_id
+        await after_commit(partial(self._remove_stored, store, backup))
+
+    async def _remove_stored(self, store: BackupStore, backup: Backup) -> None:
         try:
             await remove_stored(store, self._tenant, backup)
         except BackupFaultError as fault:
-            _logger.warning("What is stored of the backup %s is left to a pass: %s", backup_id, fault.reason)
+            _logger.warning("What is stored of the backup %s is left to a pass: %s", backup.id, fault.reason)
         else:
             await self._records.forget(backup)
 

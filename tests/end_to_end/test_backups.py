@@ -453,6 +453,23 @@ async def test_whole_backup_stays_when_the_registry_is_put_back_to_before_the_re
     assert files_in(store) == ["database.dump", "manifest.json"]
 
 
+async def test_backup_stays_whole_when_its_deletion_cannot_be_committed(
+    operator: Operator, api: httpx.AsyncClient, rows: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    path, key = f"/v2/backups/{backup['id']}", {"Idempotency-Key": "a key"}
+    await rows.execute("ALTER TABLE adminapi.idempotencykeys ADD CONSTRAINT none CHECK (false)")
+    try:
+        assert (await api.delete(path, headers=key)).status_code == 500
+    finally:
+        await rows.execute("ALTER TABLE adminapi.idempotencykeys DROP CONSTRAINT none")
+    assert (await api.get(path)).json() == backup
+    assert stored(backup)["database.dump"] == backup["sizeBytes"]
+    assert (await api.delete(path, headers=key)).status_code == 204
+    assert stored(backup) == {}
+    assert (await api.delete(path, headers=key)).status_code == 204
+
+
 async def test_backup_stays_when_its_instance_is_gone(
     operator: Operator, api: httpx.AsyncClient, name: str
 ) -> None:
