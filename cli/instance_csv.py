@@ -26,6 +26,11 @@ _SEPARATOR = ";"
 _ENTRY = re.compile(r"instances\[([0-9]+)\]")
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
+_DELETED = (
+    "An earlier run of this file has requested '{}', which was deleted since. Undelete it, or change the"
+    " file, be it by an empty line, to have it made anew."
+)
+
 _Fault = tuple[int, str]
 """The number of a line, and what is wrong with it."""
 
@@ -110,7 +115,8 @@ def plan(api: AdminApi, sheet: Sheet) -> list[Json]:
     """
     answers = [(batch, api.plan_all(batch.entries, batch.key)) for batch in sheet.batches]
     refused = [fault for batch, answer in answers for fault in _by_line(batch, answer.get("errors", {}))]
-    _require_none([*sheet.faults, *refused])
+    gone = [fault for batch, answer in answers for fault in _gone(api, batch, answer["instances"])]
+    _require_none([*sheet.faults, *refused, *gone])
     if not answers:
         raise CommandError("The file describes no instance.")
     return [row for batch, answer in answers for row in _numbered(batch, answer["instances"])]
@@ -129,6 +135,16 @@ def create(api: AdminApi, sheet: Sheet) -> Iterator[list[Json]]:
             _require_none(_by_line(batch, refusal.errors))
             raise
         yield _numbered(batch, made)
+
+
+def _gone(api: AdminApi, batch: Batch, instances: Sequence[Json]) -> Iterator[_Fault]:
+    """Faults of lines whose instances an earlier run has requested, and that were deleted since.
+
+    The API would repeat its answer to that run, and make none of them.
+    """
+    for line, one in zip(batch.lines, instances, strict=False):
+        if "jobId" in one and all(row["status"] == "Deleted" for row in api.instances(id=one["id"])):
+            yield line.number, _DELETED.format(one["name"])
 
 
 def _numbered(batch: Batch, instances: Sequence[Json]) -> list[Json]:

@@ -161,6 +161,20 @@ async def test_nothing_is_made_twice_when_a_run_is_repeated_after_a_cut(
 
 
 @pytest.mark.usefixtures("api")
+async def test_run_is_refused_when_what_an_earlier_one_has_made_was_deleted(
+    rows: asyncpg.Connection, tmp_path: Path
+) -> None:
+    assert (await ran(sheet(tmp_path, "name", "a", "b"))).exit_code == 0
+    await rows.execute("UPDATE adminapi.managed_instances SET state = 'Deleted' WHERE name = 'b'")
+    again = await ran(sheet(tmp_path, "name", "a", "b"))
+    assert isinstance(again.exception, CommandError)
+    assert "line 3: An earlier run of this file has requested 'b'" in str(again.exception)
+    assert "line 2" not in str(again.exception)
+    assert (await ran(sheet(tmp_path, "name", "b"))).exit_code == 0
+    assert await _names(rows) == ["a", "b", "b"]
+
+
+@pytest.mark.usefixtures("api")
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
