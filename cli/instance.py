@@ -1,6 +1,6 @@
 """`ods instance …`: instances from a terminal, through the service's HTTP API."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,8 @@ from cli.instance_csv import Sheet, plan, read_sheet
 from cli.instance_csv import create as create_all
 from cli.key_values import key_values, label_changes
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
-from cli.output import progress_bar, say, show_json, show_list, show_members
+from cli.output import say, show_json, show_list, show_members
+from cli.progress_bar import Show, progress_bar
 from embedded.errors import CommandError
 from registry.instances.origins import CopyMode
 from registry.instances.status import Template
@@ -502,8 +503,8 @@ def _wait_for_all(api: AdminApi, made: Sequence[Json], *, quietly: bool) -> None
             show(number)
 
 
-def _counted(total: int, what: str, *, quietly: bool) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _: None) if quietly else progress_bar(total, what)
+def _counted(total: int, what: str, *, quietly: bool) -> AbstractContextManager[Show]:
+    return nullcontext(lambda _: None) if quietly else progress_bar(what, total)
 
 
 def _show_made(made: Sequence[Json], *, as_json: bool) -> None:

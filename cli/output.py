@@ -60,35 +60,6 @@ def progress() -> Iterator[Progress]:
         yield lambda phase, detail: status.update(Text(f"{phase} {detail}"))
 
 
-@contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` are done: a bar on a terminal, elsewhere a line for each change.
-
-    Yields:
-        Takes how many are done by now.
-    """
-    if not OUT.is_terminal:
-        yield _count_printer(total, what)
-        return
-    from rich.progress import Progress as Bar  # noqa: PLC0415 - takes long to load, and is needed rarely
-
-    with Bar(console=OUT) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _count_printer(total: int, what: str) -> Callable[[int], None]:
-    last = -1
-
-    def show(done: int) -> None:
-        nonlocal last
-        if done != last:
-            say(f"{what}: {done} of {total}")
-        last = done
-
-    return show
-
-
 def _phase_printer() -> Progress:
     last = ""
 

@@ -9,25 +9,31 @@ from cli.output import OUT, say
 from embedded.errors import CommandError
 
 Show = Callable[[int | None], None]
-"""Takes how many percent are done; None while that is not known."""
+"""Takes how much is done; None while that is not known."""
 
+_PERCENT = 100
 _LINE_PERCENT = 10
-"""Where there is no terminal, there is a line for each such step."""
+"""Where there is no terminal, there is a line for each such step; for each number, if things are counted."""
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Show]:
-    """Show how far `title` is."""
+def progress_bar(title: str, total: int | None = None) -> Iterator[Show]:
+    """Show how far something is.
+
+    Args:
+        title: what it is.
+        total: how many things are to be done, which are counted; None: it is told in percent.
+    """
     if not OUT.is_terminal:
-        yield _line_printer(title)
+        yield _line_printer(title, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=OUT) as bar:
-        task = bar.add_task(title, total=100)
+        task = bar.add_task(title, total=_PERCENT if total is None else total)
 
-        def show(percent: int | None) -> None:
-            if percent is not None:
-                bar.update(task, completed=percent)
+        def show(done: int | None) -> None:
+            if done is not None:
+                bar.update(task, completed=done)
 
         yield show
 
@@ -51,13 +57,14 @@ def goes_on(what: str, see: str, end: str | None = None) -> Iterator[None]:
         raise CommandError(f"{what} goes on. See it with `{see}`{ending}.") from None
 
 
-def _line_printer(title: str) -> Show:
-    told = -_LINE_PERCENT
+def _line_printer(title: str, total: int | None) -> Show:
+    step, unit = (_LINE_PERCENT, "%") if total is None else (1, f"of {total}")
+    told = -step
 
-    def show(percent: int | None) -> None:
+    def show(done: int | None) -> None:
         nonlocal told
-        if percent is not None and percent >= told + _LINE_PERCENT:
-            told = percent - percent % _LINE_PERCENT
-            say(f"{title}: {percent} %")
+        if done is not None and done >= told + step:
+            told = done - done % step
+            say(f"{title}: {done} {unit}")
 
     return show

@@ -17,6 +17,13 @@ def test_there_is_a_line_for_each_step_when_the_output_is_no_terminal(
     ]
 
 
+def test_there_is_a_line_for_each_number_when_things_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("Requested", 45) as show:
+        for done in (20, 40, 40, 45):
+            show(done)
+    assert capsys.readouterr().out.splitlines() == [f"Requested: {done} of 45" for done in (20, 40, 45)]
+
+
 def test_command_says_that_the_job_goes_on_when_it_is_interrupted() -> None:
     words = (
         "BackupInstanceJob-1-2 goes on. See it with `ods job show BackupInstanceJob-1-2`; end it with"
