@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Interval, Select, Text, cast, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -19,8 +19,8 @@ from registry.storage.sessions import RegistrySessions
 SNAPSHOT = "snapshot"
 """What clients call a snapshot."""
 CACHED = timedelta(minutes=10)
-"""How long a copy stays after a newer one has taken its place: the ODS/API may go on using what it has
-cached of its configuration."""
+"""How long a copy stays after it was deleted, or a newer one has taken its place: the ODS/API may go on using
+what it has cached of its configuration."""
 LONGEST_USE = timedelta(hours=1)
 """How long sessions may keep a copy from being dropped after that."""
 
@@ -117,7 +117,8 @@ class SnapshotStore:
                 )
             its = OdsInstanceDerivative.connection_string == snapshot.connection_string
             await derivative.remove(session, instance.ods_instance_id, its)
-            snapshot.status, snapshot.remove_after = SnapshotStatus.REMOVING, UTC_NOW
+            if snapshot.status == SnapshotStatus.COMPLETED:
+                snapshot.status, snapshot.remove_after = SnapshotStatus.REMOVING, _when_not_cached()
 
     async def of_job(self, job: InstanceJob) -> Snapshot | None:
         """The snapshot that `job` makes, or has made; None if it is gone."""
@@ -164,7 +165,7 @@ class SnapshotStore:
         await session.execute(
             update(Snapshot)
             .where(Snapshot.id.in_(oldest))
-            .values(status=SnapshotStatus.REMOVING, remove_after=UTC_NOW + literal(CACHED, Interval))
+            .values(status=SnapshotStatus.REMOVING, remove_after=_when_not_cached())
         )
 
     async def due_removals(self, limit: int) -> Sequence[SnapshotRemoval]:
@@ -195,6 +196,11 @@ class SnapshotStore:
             await session.get(DbInstance, snapshot.instance_id, with_for_update=True)
             if await session.scalar(select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)):
                 await session.delete(snapshot)
+
+
+def _when_not_cached() -> ColumnElement[datetime]:
+    """When the ODS/API cannot have it in its cache any more that a copy is to be read."""
+    return UTC_NOW + literal(CACHED, Interval)
 
 
 def _is_current() -> ColumnElement[bool]:

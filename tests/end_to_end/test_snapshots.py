@@ -190,6 +190,30 @@ async def test_older_copies_go_when_no_session_uses_them_any_more(
     assert await statuses(tenant, job) == ["Completed*", "Completed"]
 
 
+async def test_deleted_copy_stays_as_long_as_the_ods_api_may_have_it_in_its_cache(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    (listed,) = await tenant.snapshots.store.snapshots_of(job.instance_id)
+    await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
+    assert await derivative(operator, tenant, job) is None
+    assert await tenant.snapshots.remove_due() == 0
+    async with session(address(postgres, listed.snapshot.database_name)) as reader:
+        assert await reader.fetchval("SELECT count(*) FROM treasure") == 42
+    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '10 minutes'")
+    at = await rows.fetchval("SELECT removeafter FROM adminapi.snapshots")
+    await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
+    assert await rows.fetchval("SELECT removeafter FROM adminapi.snapshots") == at
+    assert await tenant.snapshots.remove_due() == 1
+    assert await databases(admin, job) == {job.database}
+
+
 async def test_sessions_are_ended_when_a_copy_was_to_go_an_hour_ago(
     operator: Operator,
     tenant: Tenant,
@@ -203,7 +227,7 @@ async def test_sessions_are_ended_when_a_copy_was_to_go_an_hour_ago(
     (listed,) = await tenant.snapshots.store.snapshots_of(job.instance_id)
     await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
     assert await derivative(operator, tenant, job) is None
-    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '61 minutes'")
+    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '71 minutes'")
     reader = await asyncpg.connect(address(postgres, listed.snapshot.database_name))
     assert await tenant.snapshots.remove_due() == 1
     assert await databases(admin, job) == {job.database}
