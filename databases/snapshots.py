@@ -31,29 +31,33 @@ _UNDEFINED_ROLE = "42704"
 
 # What a table of an extension shows, the extension decides. The version of the last change is read of a
 # sequence.
-_LET_READ = """
-DO $$ DECLARE statement text; BEGIN
-    FOR statement IN
-        SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, %1$L) FROM pg_namespace
-        WHERE nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
-            AND pg_has_role(nspowner, 'USAGE')
-        UNION ALL
-        SELECT format('GRANT SELECT ON %%s %%s TO %%I',
-                      CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_class.oid::regclass, %1$L)
-        FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
-        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_has_role(relowner, 'USAGE')
-            AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
-    LOOP
-        EXECUTE statement;
-    END LOOP;
-END $$
+_READING = """
+SELECT coalesce(string_agg(statement, '; '), '') FROM (
+    SELECT format('GRANT USAGE ON SCHEMA %I TO %I', nspname, $1::text) AS statement FROM pg_namespace
+    WHERE nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+        AND pg_has_role(nspowner, 'USAGE')
+    UNION ALL
+    SELECT format('GRANT SELECT ON %s %s TO %I',
+                  CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_class.oid::regclass, $1::text)
+    FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
+    WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_has_role(relowner, 'USAGE')
+        AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+) AS grants
 """
+"""The statements that let the role $1 read what the session's role owns."""
 _FIND = """
 SELECT shobj_description(oid, 'pg_database') AS comment, datconnlimit = $2 AS invalid,
        (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid
         AND coalesce(backend_type, 'client backend') = 'client backend') AS sessions
 FROM pg_database WHERE datname = $1
 """
+_PUBLISH = (
+    "%5$s"
+    "COMMENT ON DATABASE %1$I IS %3$L;"
+    "GRANT CONNECT ON DATABASE %1$I TO %4$I;"
+    "ALTER DATABASE %1$I SET default_transaction_read_only = on;"
+    "ALTER DATABASE %1$I RENAME TO %2$I"
+)
 
 
 @dataclass(frozen=True)
@@ -118,18 +122,12 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
     async with server.connected(private) as inside:
         await execute(inside, "SET statement_timeout = 0; ANALYZE")
         if wanted.reader != await fetch_value(inside, "SELECT current_user"):
-            await execute(inside, _LET_READ, wanted.reader, reasons=reasons)
+            statements = await fetch_value(inside, _READING, wanted.reader)
+            await execute(inside, "%s", statements, reasons=reasons)
     settings = await settings_statements(session, wanted.source, private)
-    statements = (
-        "COMMENT ON DATABASE %1$I IS %3$L",
-        "GRANT CONNECT ON DATABASE %1$I TO %4$I",
-        "ALTER DATABASE %1$I SET default_transaction_read_only = on",
-        "ALTER DATABASE %1$I RENAME TO %2$I",
-    )
-    message = "%5$s" + "; ".join(statements)
     names = (private, wanted.name, wanted.mark.comment, wanted.reader, settings)
     try:
-        await execute(session, message, *names, reasons=reasons)
+        await execute(session, _PUBLISH, *names, reasons=reasons)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:
             raise

@@ -127,6 +127,29 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     assert not [found for found in await tenant.drift.detect() if name in found.subject]
 
 
+async def test_role_reads_every_table_when_its_name_and_theirs_need_quotes(
+    operator: Operator,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    role, table = 'A "role" o\'$$ %I', '"a %s $$ schema"."a ""table"" %I"'
+    quoted = await admin.fetchval("SELECT quote_ident($1)", role)
+    await admin.execute(f"CREATE ROLE {quoted}")
+    monkeypatch.setattr(type(tenant.connection_strings), "role", role)
+    job = await created(operator, name, postgres)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(f'CREATE SCHEMA "a %s $$ schema"; CREATE TABLE {table} AS SELECT 42 AS answer')
+    await snapshotted(operator, job)
+    snapshot = str(await derivative(operator, tenant, job))
+    async with session(service_dsn(postgres, snapshot)) as inside:
+        assert await inside.fetchval("SELECT has_table_privilege($1, $2, 'SELECT')", role, table)
+    await admin.execute(f'DROP DATABASE "{snapshot}"')
+    await admin.execute(f"DROP ROLE {quoted}")
+
+
 async def request_snapshot(operator: Operator, job: InstanceJob) -> InstanceJob:
     requested = await operator.instances.request_snapshot(job.instance_id)
     await operator.starter.start(requested.job)
