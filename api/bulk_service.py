@@ -15,7 +15,7 @@ from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
 from registry.instances.distinct import doubled_parts
 from registry.instances.naming import database_name
-from registry.instances.origins import CopyOrigin
+from registry.instances.origins import CopyMode, CopyOrigin
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
@@ -115,6 +115,7 @@ class BulkService:
             with faults.of(number):
                 new[number] = await self._reader.read(Properties(entry))
         _refuse_doubled(new, faults)
+        _refuse_exclusive_copies(new, faults)
         return new
 
     async def _lock(self, new: Sequence[CreateRequest]) -> None:
@@ -170,3 +171,18 @@ def _refuse_doubled(new: Mapping[int, CreateRequest], faults: EntryFaults) -> No
     entries = {number: (one.name, one.template, one.attributes.contexts or {}) for number, one in new.items()}
     for number, earlier, part in doubled_parts(entries):
         faults.add(number, part.member, [f"{part.words} is that of {faults.entry(earlier)} as well."])
+
+
+def _refuse_exclusive_copies(new: Mapping[int, CreateRequest], faults: EntryFaults) -> None:
+    """File under each copy that an earlier entry copies the same instance, if one of both closes it."""
+    copies = {number: one.origin for number, one in new.items() if isinstance(one.origin, CopyOrigin)}
+    for number, copy in copies.items():
+        for earlier, other in copies.items():
+            is_exclusive = CopyMode.CLOSED in {copy.mode, other.mode}
+            if earlier < number and copy.instance_id == other.instance_id and is_exclusive:
+                reason = (
+                    f"{faults.entry(earlier)} copies the instance {copy.instance_id} as well, and one of both"
+                    " closes it. Copy it online, or by a later request."
+                )
+                faults.add(number, "CopyOf", [reason])
+                break

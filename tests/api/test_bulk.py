@@ -257,6 +257,22 @@ async def test_plan_tells_every_refusal_when_entries_are_wrong(
     assert await _everything(rows) == before
 
 
+@pytest.mark.parametrize("modes", [("closed", "closed"), ("online", "closed"), ("closed", "online")])
+async def test_plan_and_request_are_refused_when_two_copies_exclude_each_other(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, modes: tuple[str, str]
+) -> None:
+    (source,) = await _completed(api, rows, "a")
+    before = await _everything(rows)
+    copies = [{"name": f"copy {mode} {it}", "copyOf": source, "mode": mode} for it, mode in enumerate(modes)]
+    plan = (await api.post(BULK, json=of(*copies), params=DRY)).json()
+    assert list(plan["errors"]) == ["instances[1].CopyOf"]
+    assert await _everything(rows) == before
+    assert faults_of(await api.post(BULK, json=of(*copies))) == plan["errors"]
+    online = [copy | {"mode": "online"} for copy in copies]
+    assert (await api.post(BULK, json=of(*online), params=DRY)).json()["errors"] == {}
+    assert (await api.post(BULK, json=of(*online))).status_code == 202
+
+
 async def test_plan_of_one_tells_sizes_and_times_when_they_are_known(
     api: httpx.AsyncClient, rows: asyncpg.Connection
 ) -> None:
