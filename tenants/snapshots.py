@@ -1,5 +1,6 @@
 """Making and dropping snapshots of instances: what registry and server must agree on."""
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -19,6 +20,8 @@ from tenants.installation_check import InstallationCheck
 
 _REMOVALS_A_PASS = 20
 """Snapshots that one pass drops: a mistake in the registry is noticed before all are gone."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Snapshots:
@@ -105,18 +108,29 @@ class Snapshots:
     async def remove_due(self) -> int:
         """Drop up to `_REMOVALS_A_PASS` snapshots that are due; returns how many are gone.
 
-        Those that are in use, and those of instances that a job works on, wait for the next pass.
+        Those that are in use, those of instances that a job works on, and those that the service's role may
+        not drop wait for the next pass.
 
         Raises:
             InstallationNotConfirmedError: the operator must first say that changes are meant.
-            DatabaseFaultError: a right is missing, the server is away, …
+            DatabaseFaultError: the server is away.
         """
         due = await self.store.due_removals(_REMOVALS_A_PASS)
         if not due:
             return 0
         async with self._server.session() as session:
             await self._installation.require_confirmed(session)
-            return sum([await self._remove(session, removal) for removal in due])
+            return sum([await self._removed(session, removal) for removal in due])
+
+    async def _removed(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
+        """As `_remove`; one that cannot be dropped is reported, and does not keep others from being."""
+        try:
+            return await self._remove(session, removal)
+        except DatabaseFaultError as fault:
+            if fault.outage:
+                raise
+            _logger.warning("The snapshot '%s' is left to the next pass: %s", removal.database, fault.reason)
+            return False
 
     async def _remove(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
         mark = SnapshotMark(

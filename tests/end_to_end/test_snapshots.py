@@ -213,6 +213,28 @@ async def test_older_copies_go_when_no_session_uses_them_any_more(
     assert await statuses(tenant, job) == ["Completed*", "Completed"]
 
 
+async def test_others_are_dropped_when_one_may_not_be(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    job = await created(operator, name, postgres)
+    for _ in range(3):
+        await snapshotted(operator, job)
+    theirs = await derivative(operator, tenant, job)
+    await admin.execute(f'ALTER DATABASE "{theirs}" OWNER TO CURRENT_USER')
+    for listed in await tenant.snapshots.store.snapshots_of(job.instance_id):
+        await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
+    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '10 minutes'")
+    assert await tenant.snapshots.remove_due() == 2
+    assert await databases(admin, job) == {job.database, theirs}
+    assert await statuses(tenant, job) == ["Removing"]
+    await admin.execute(f'DROP DATABASE "{theirs}"')
+
+
 async def test_deleted_copy_stays_as_long_as_the_ods_api_may_have_it_in_its_cache(
     operator: Operator,
     tenant: Tenant,
