@@ -44,6 +44,10 @@ class UnreachableError(CommandError):
     """No server answers at the API's address."""
 
 
+class UnknownInstanceError(CommandError):
+    """There is no instance with the name that was given."""
+
+
 class RefusalError(CommandError):
     """The API has refused a request.
 
@@ -199,18 +203,18 @@ class AdminApi:
         """The id of the live instance with this name.
 
         Raises:
-            CommandError: there is none.
+            UnknownInstanceError: there is none.
         """
         for row in self.instances(name=name):
             if row["status"] != "Deleted" and row["operation"] != "Purge":
                 return int(row["id"])
-        raise CommandError(f"There is no instance with the name '{name}'.")
+        raise UnknownInstanceError(f"There is no instance with the name '{name}'.")
 
     def id_named(self, name_or_id: str) -> int:
         """The id that this is, if it is a number, or else of the live instance with this name.
 
         Raises:
-            CommandError: there is none.
+            UnknownInstanceError: there is none.
         """
         is_id = name_or_id.isascii() and name_or_id.isdigit()
         return int(name_or_id) if is_id else self.id_of(name_or_id)

@@ -38,6 +38,8 @@ _PLAN_COLUMNS = {
     "line": "LINE",
     "name": "NAME",
     "databaseTemplate": "TEMPLATE",
+    "copyOf": "COPY OF",
+    "backupId": "BACKUP",
     "databaseName": "DATABASE",
     "sizeBytes": "BYTES",
     "estimatedSeconds": "SECONDS",
@@ -117,8 +119,8 @@ def create(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Create an instance, or those that a file describes."""
     if from_csv is not None and name is None:
-        sheet = read_sheet(from_csv)
         with connect(api_url, data_dir) as api:
+            sheet = read_sheet(from_csv, api.id_named)
             rows = plan(api, sheet)
             if dry_run:
                 _show_plan(rows, as_json=as_json)

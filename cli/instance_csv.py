@@ -9,11 +9,11 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.client import AdminApi, Json, RefusalError
+from cli.client import AdminApi, Json, RefusalError, UnknownInstanceError
 from cli.key_values import key_values
 from embedded.errors import CommandError
 from registry.instances.distinct import doubled_parts
@@ -21,7 +21,8 @@ from registry.instances.status import Template
 
 _AT_ONCE = 20
 """Instances of one request: as many as the API takes."""
-_COLUMNS = ("name", "template", "labels", "contexts", "description", "protected")
+_ORIGINS = ("template", "copyOf", "mode", "backupId")
+_COLUMNS = ("name", *_ORIGINS, "labels", "contexts", "description", "protected")
 _SEPARATOR = ";"
 _ENTRY = re.compile(r"instances\[([0-9]+)\]")
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -33,6 +34,8 @@ _DELETED = (
 
 _Fault = tuple[int, str]
 """The number of a line, and what is wrong with it."""
+_FindInstance = Callable[[str], int]
+"""Takes a name or an id, and returns the id; raises `UnknownInstanceError` if no instance has the name."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,12 @@ class Sheet:
         return sum(len(batch.lines) for batch in self.batches)
 
 
-def read_sheet(path: Path) -> Sheet:
+def read_sheet(path: Path, find_instance: _FindInstance) -> Sheet:
     """What the file says.
+
+    Args:
+        path: the file.
+        find_instance: finds the instances that are to be copied.
 
     Raises:
         CommandError: it cannot be read, or does not say which columns it has.
@@ -98,7 +105,7 @@ def read_sheet(path: Path) -> Sheet:
     except UnicodeDecodeError:
         raise CommandError(f"{path} is no text in UTF-8.") from None
     faults: list[_Fault] = []
-    lines = list(_lines(text, faults))
+    lines = list(_lines(text, find_instance, faults))
     digest = hashlib.sha256(contents).hexdigest()
     batches = [
         Batch(lines[start : start + _AT_ONCE], f"csv-{digest}-{start}")
@@ -170,7 +177,7 @@ def _require_none(faults: Sequence[_Fault]) -> None:
         raise CommandError(f"Nothing was made of these lines, nor of those after them:\n{told}")
 
 
-def _lines(text: str, faults: list[_Fault]) -> Iterator[Line]:
+def _lines(text: str, find_instance: _FindInstance, faults: list[_Fault]) -> Iterator[Line]:
     """The lines that describe instances; what is wrong with others is added to `faults`."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -179,7 +186,7 @@ def _lines(text: str, faults: list[_Fault]) -> Iterator[Line]:
         number = reader.line_num + 1
         for fields in reader:
             if any(field.strip() for field in fields):
-                entry, wrong = _entry(columns, fields)
+                entry, wrong = _entry(columns, fields, find_instance)
                 faults += [(number, message) for message in wrong]
                 if not wrong:
                     yield Line(number, entry)
@@ -197,7 +204,9 @@ def _require_columns(columns: Sequence[str]) -> None:
         )
 
 
-def _entry(columns: Sequence[str], fields: Sequence[str]) -> tuple[Json, list[str]]:
+def _entry(
+    columns: Sequence[str], fields: Sequence[str], find_instance: _FindInstance
+) -> tuple[Json, list[str]]:
     """The instance that a line describes, and what is wrong with the line."""
     if len(fields) != len(columns):
         return {}, [f"It has {len(fields)} fields; there are {len(columns)} columns."]
@@ -206,7 +215,7 @@ def _entry(columns: Sequence[str], fields: Sequence[str]) -> tuple[Json, list[st
     contexts = _pairs("contexts", given, wrong)
     entry: Json = {
         "name": given["name"],
-        "databaseTemplate": given.get("template") or Template.MINIMAL.value,
+        **_origin(given, find_instance, wrong),
         "description": given.get("description") or None,
         "labels": _pairs("labels", given, wrong),
         "contexts": [{"contextKey": key, "contextValue": value} for key, value in contexts.items()],
@@ -216,6 +225,20 @@ def _entry(columns: Sequence[str], fields: Sequence[str]) -> tuple[Json, list[st
         if entry["protected"] is None:
             wrong.append(f"'{word}' in the column protected must be true or false.")
     return entry, wrong
+
+
+def _origin(given: Mapping[str, str], find_instance: _FindInstance, wrong: list[str]) -> Json:
+    """The members that say where the instance comes from: `Minimal` unless the line tells it."""
+    template, copy_of, mode, backup = (given.get(column) or None for column in _ORIGINS)
+    source = None
+    if copy_of is not None:
+        try:
+            source = find_instance(copy_of)
+        except UnknownInstanceError as error:
+            wrong.append(f"In the column copyOf: {error}")
+    if copy_of is None and backup is None:
+        template = template or Template.MINIMAL.value
+    return {"databaseTemplate": template, "copyOf": source, "mode": mode, "backupId": backup}
 
 
 def _pairs(column: str, given: Mapping[str, str], wrong: list[str]) -> dict[str, str]:

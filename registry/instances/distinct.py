@@ -22,12 +22,13 @@ class DistinctPart:
 
 
 def doubled_parts(
-    instances: Mapping[int, tuple[str, str, Mapping[str, str]]],
+    instances: Mapping[int, tuple[str, str | None, Mapping[str, str]]],
 ) -> Iterator[tuple[int, int, DistinctPart]]:
     """The parts that an earlier one of `instances` has as well: the later one, the earlier one, the part.
 
     Args:
-        instances: name, template and contexts of each, by their numbers, in order.
+        instances: name, template and contexts of each, by their numbers, in order. Without the template, the
+            name of the database is not known, and not compared.
     """
     first: dict[tuple[str, ...], int] = {}
     for number, (name, template, contexts) in instances.items():
@@ -39,10 +40,11 @@ def doubled_parts(
                 yield number, earlier, part
 
 
-def _parts(name: str, template: str, contexts: Mapping[str, str]) -> Iterator[DistinctPart]:
+def _parts(name: str, template: str | None, contexts: Mapping[str, str]) -> Iterator[DistinctPart]:
     yield DistinctPart(("name", name), "Name", f"The name '{name}'")
-    database = database_name(name, template)
-    yield DistinctPart(("database", database), "Name", f"The name of the database, '{database}',")
+    if template is not None:
+        database = database_name(name, template)
+        yield DistinctPart(("database", database), "Name", f"The name of the database, '{database}',")
     if contexts:
         pairs = sorted(f"{key}={value}".casefold() for key, value in contexts.items())
         words = ", ".join(f"'{key}' = '{value}'" for key, value in contexts.items())

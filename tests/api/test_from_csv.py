@@ -14,9 +14,12 @@ from typer.testing import CliRunner, Result
 from cli import instance
 from cli.client import AdminApi, Json
 from embedded.errors import CommandError
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests.api import server
 from tests.api.server import Server
+from tests.postgres.instance_states import bring_to
 from tests.servers import session
 
 SECRET = "A-secret-of-32-characters-or-more-1!"
@@ -105,6 +108,61 @@ async def test_instances_are_made_as_the_lines_say(rows: asyncpg.Connection, tmp
     assert ["LINE", "ID", "NAME", "JOB"] in table
     assert ["2", str(made[0]["id"]), "Grand", "Bend", f"CreateInstanceJob-{made[0]['id']}-1"] in table
     assert ["5", str(made[1]["id"]), "Ridge", f"CreateInstanceJob-{made[1]['id']}-1"] in table
+
+
+@pytest.mark.usefixtures("api")
+async def test_copies_are_made_of_instances_that_lines_name_or_number(
+    rows: asyncpg.Connection, instances: InstanceStore, job_store: JobStore, tmp_path: Path
+) -> None:
+    sources = [
+        await bring_to(instances, job_store, "Completed", name) for name in ("Ridge 2026", "Bend 2026")
+    ]
+    lines = [
+        "Ridge 2027,,Ridge 2026,",
+        f"Bend 2027,,{sources[1].instance_id},closed",
+        "New 2027,Sample,,",
+        "Else,,,",
+    ]
+    path = sheet(tmp_path, "name,template,copyOf,mode", *lines)
+    dry = await ran(path, "--dry-run", "--json")
+    assert [row["copyOf"] for row in json.loads(dry.output)] == [
+        *(source.instance_id for source in sources),
+        None,
+        None,
+    ]
+    answer = await ran(path)
+
+    assert answer.exit_code == 0, answer.output
+    made = await rows.fetch("SELECT * FROM adminapi.managed_instances ORDER BY id OFFSET 2")
+    assert [(row["name"], row["copyof"], row["copymode"], row["databasetemplate"]) for row in made] == [
+        ("Ridge 2027", sources[0].instance_id, "online", "Minimal"),
+        ("Bend 2027", sources[1].instance_id, "closed", "Minimal"),
+        ("New 2027", None, None, "Sample"),
+        ("Else", None, None, "Minimal"),
+    ]
+
+
+@pytest.mark.usefixtures("api")
+async def test_origins_that_are_not_there_or_too_many_are_told_with_their_lines(
+    rows: asyncpg.Connection, tmp_path: Path
+) -> None:
+    lines = [
+        "a,,Nowhere,,",
+        "b,,,,7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12",
+        "c,Minimal,99,,",
+        "d,,,closed,",
+        "e,,98,,",
+    ]
+    answer = await ran(sheet(tmp_path, "name,template,copyOf,mode,backupId", *lines))
+
+    assert str(answer.exception).splitlines()[1:] == [
+        "line 2: In the column copyOf: There is no instance with the name 'Nowhere'.",
+        "line 3: There is no backup 7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12.",
+        "line 4: 'Database Template' and 'Copy Of' exclude each other: an instance has one origin.",
+        "line 5: 'Mode' says how an instance is copied: it needs 'Copy Of'.",
+        "line 6: There is no instance 98.",
+    ]
+    assert await _names(rows) == []
 
 
 @pytest.mark.usefixtures("api")
