@@ -10,9 +10,10 @@ import typer
 
 from cli.api_access import connect
 from cli.client import AdminApi, Json, completed
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Wait, Yes
-from cli.output import say, show_json, show_list, show_members
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Ids, NamesOrIds, Wait, Yes
+from cli.output import say, show_ids, show_json, show_list, show_members
 from cli.progress_bar import Show, goes_on, progress_bar
+from cli.several import for_each
 from embedded.errors import CommandError
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,30 +31,34 @@ _COLUMNS = {
 }
 _POLL_SECONDS = 0.2
 
-BackupId = Annotated[str, typer.Argument(metavar="BACKUP", help="Id of the backup.", show_default=False)]
+BackupId = Annotated[
+    str,
+    typer.Argument(metavar="BACKUP", help="Id of the backup, from `ods backup list`.", show_default=False),
+]
 
 
 @app.command()
 def create(
-    instance: Annotated[
-        str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
-    ],
+    instances: NamesOrIds,
     *,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make a backup of an instance, which goes on being used."""
+    """Make backups of instances, which go on being used."""
     with connect(api_url, data_dir) as api:
-        accepted = api.back_up(api.id_named(instance))
-        if wait:
-            _follow(api, accepted, f"Backing up {accepted['name']}", quietly=as_json)
-        _show(api.backup(accepted["backupId"]), as_json=as_json)
+
+        def finish(accepted: Json) -> None:
+            if wait:
+                _follow(api, accepted, f"Backing up {accepted['name']}", quietly=as_json)
+            _show(api.backup(accepted["backupId"]), as_json=as_json)
+
+        for_each(instances, lambda instance: api.back_up(api.id_named(instance)), finish)
 
 
 @app.command("list")
-def list_all(
+def list_all(  # noqa: PLR0913 - a command line's options
     *,
     instance: Annotated[
         int | None, typer.Option(help="Only those of the instance with this id.", show_default=False)
@@ -61,6 +66,7 @@ def list_all(
     kind: Annotated[
         list[str] | None, typer.Option(help="Only requested, scheduled or final. May be repeated.")
     ] = None,
+    ids: Ids = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -71,7 +77,9 @@ def list_all(
         filters["instanceId"] = instance
     with connect(api_url, data_dir) as api:
         rows = list(api.backups(**filters))
-    if as_json:
+    if ids:
+        show_ids(rows)
+    elif as_json:
         show_json(rows)
     else:
         show_list(rows, _COLUMNS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,18 +14,26 @@ from cli.following import follow
 from cli.instance_csv import Sheet, plan, read_sheet
 from cli.instance_csv import create as create_all
 from cli.key_values import key_values, label_changes
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, InstanceId, Wait, Yes
-from cli.output import say, show_json, show_list, show_members
+from cli.options import (
+    DEFAULT_DATA_DIR,
+    ApiUrl,
+    AsJson,
+    DataDir,
+    Ids,
+    InstanceId,
+    NameOrId,
+    NamesOrIds,
+    Wait,
+    Yes,
+)
+from cli.output import say, show_ids, show_json, show_list, show_members
 from cli.progress_bar import Show, progress_bar
+from cli.several import for_each
 from embedded.errors import CommandError
 from registry.instances.origins import CopyMode
 from registry.instances.status import Template
 
 app = typer.Typer(no_args_is_help=True)
-
-NameOrId = Annotated[
-    str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
-]
 
 _COLUMNS = {
     "id": "ID",
@@ -110,7 +119,11 @@ def create(  # noqa: PLR0913 - a command line's options
     description: Annotated[str | None, typer.Option(help="Any text.")] = None,
     backup: Annotated[
         str | None,
-        typer.Option(metavar="BACKUP", help="What it starts from: a backup.", show_default=False),
+        typer.Option(
+            metavar="BACKUP",
+            help="The backup that it shall be restored from; `ods backup list` shows the ids.",
+            show_default=False,
+        ),
     ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -144,12 +157,20 @@ def create(  # noqa: PLR0913 - a command line's options
 
 
 @app.command("list")
-def list_all(
+def list_all(  # noqa: PLR0913 - a command line's options
     *,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only those with the label; of several, with all of them."),
     ] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only of this status, such as Completed. May be repeated.")
+    ] = None,
+    protected: Annotated[
+        bool | None,
+        typer.Option("--protected/--unprotected", help="Only those that are protected, or that are not."),
+    ] = None,
+    ids: Ids = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -157,8 +178,11 @@ def list_all(
     """List instances, deleted ones as well."""
     labels = [text.replace("=", ":", 1) for text in label or []]
     with connect(api_url, data_dir) as api:
-        rows = list(api.instances(label=labels))
-    if as_json:
+        found = api.instances(label=labels, status=status or [])
+        rows = [row for row in found if protected in {None, row["protected"]}]
+    if ids:
+        show_ids(rows)
+    elif as_json:
         show_json(rows)
     else:
         show_list(rows, _COLUMNS)
@@ -166,7 +190,7 @@ def list_all(
 
 @app.command()
 def show(
-    instance: InstanceId,
+    instance: NameOrId,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -174,7 +198,7 @@ def show(
 ) -> None:
     """Show everything about an instance."""
     with connect(api_url, data_dir) as api:
-        _show(api.instance(instance), as_json=as_json)
+        _show(api.instance(api.id_named(instance)), as_json=as_json)
 
 
 @app.command()
@@ -199,7 +223,7 @@ def usage(
 
 @app.command()
 def rename(  # noqa: PLR0913 - a command line's options
-    instance: InstanceId,
+    instance: NameOrId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, blanks, underscores.")],
     *,
     wait: Wait = False,
@@ -209,38 +233,38 @@ def rename(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Give an instance another name, and its database and its ODS instance with it."""
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.rename(instance, name), wait=wait, as_json=as_json)
+        _show_accepted(api, api.rename(api.id_named(instance), name), wait=wait, as_json=as_json)
 
 
 @app.command()
 def protect(
-    instance: InstanceId,
+    instances: NamesOrIds,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Protect an instance: its data can be neither deleted nor replaced."""
+    """Protect instances: their data can be neither deleted nor replaced."""
     with connect(api_url, data_dir) as api:
-        _show(api.change(instance, {"protected": True}), as_json=as_json)
+        _change_each(api, instances, {"protected": True}, as_json=as_json)
 
 
 @app.command()
 def unprotect(
-    instance: InstanceId,
+    instances: NamesOrIds,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """End the protection of an instance."""
+    """End the protection of instances."""
     with connect(api_url, data_dir) as api:
-        _show(api.change(instance, {"protected": False}), as_json=as_json)
+        _change_each(api, instances, {"protected": False}, as_json=as_json)
 
 
 @app.command()
 def label(
-    instance: InstanceId,
+    instance: NameOrId,
     changes: Annotated[
         list[str],
         typer.Argument(metavar="KEY=VALUE|KEY-...", help="Labels to set, and with a dash to remove."),
@@ -253,12 +277,12 @@ def label(
     """Set labels of an instance, or remove them; the others stay."""
     labels = label_changes(changes)
     with connect(api_url, data_dir) as api:
-        _show(api.change(instance, {"labels": labels}), as_json=as_json)
+        _show(api.change(api.id_named(instance), {"labels": labels}), as_json=as_json)
 
 
 @app.command()
 def contexts(
-    instance: InstanceId,
+    instance: NameOrId,
     wanted: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="All of them; none removes all.")
     ] = None,
@@ -270,12 +294,12 @@ def contexts(
     """Replace the contexts of an instance: one with contexts can be moved to the trash, but not dropped."""
     replaced = _contexts(key_values(wanted or []))
     with connect(api_url, data_dir) as api:
-        _show(api.change(instance, {"contexts": replaced}), as_json=as_json)
+        _show(api.change(api.id_named(instance), {"contexts": replaced}), as_json=as_json)
 
 
 @app.command()
 def delete(  # noqa: PLR0913 - a command line's options
-    instance: InstanceId,
+    instances: NamesOrIds,
     *,
     yes: Yes = False,
     wait: Wait = False,
@@ -283,19 +307,32 @@ def delete(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Delete an instance: its database goes to the trash, from which `undelete` brings it back."""
+    """Delete instances: their databases go to the trash, from which `undelete` brings them back."""
     with connect(api_url, data_dir) as api:
-        if not yes and api.instance(instance)["deleteDropsDatabase"]:
-            _require_name(_row(api, instance), _DROPPED)
-        accepted = api.delete(instance)
-        _show_accepted(api, accepted, wait=wait, as_json=as_json)
-    if accepted["purgeAfter"] and not as_json:
-        say(f"It can come back until {accepted['purgeAfter']}: `ods instance undelete {instance}`.")
+
+        def request(instance: str) -> Json:
+            number = api.id_named(instance)
+            if not yes and api.instance(number)["deleteDropsDatabase"]:
+                _require_name(_row(api, number), _DROPPED)
+            return api.delete(number)
+
+        def finish(accepted: Json) -> None:
+            _show_accepted(api, accepted, wait=wait, as_json=as_json, briefly=len(instances) > 1)
+            if accepted["purgeAfter"] and not as_json:
+                undelete_it = f"`ods instance undelete {accepted['id']}`"
+                say(f"It can come back until {accepted['purgeAfter']}: {undelete_it}.")
+
+        for_each(instances, request, finish)
 
 
 @app.command()
 def undelete(  # noqa: PLR0913 - a command line's options
-    instance: InstanceId,
+    instances: Annotated[
+        list[int],
+        typer.Argument(
+            metavar="ID...", help="Ids of deleted instances, from `ods trash`.", show_default=False
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option(help="Another name, if its own was taken since.", show_default=False)
     ] = None,
@@ -305,9 +342,15 @@ def undelete(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Bring a deleted instance back from the trash, with its database and all that belongs to it."""
+    """Bring deleted instances back from the trash, with their databases and all that belongs to them."""
+    if name is not None and len(instances) > 1:
+        raise CommandError("--name is for one instance.")
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.undelete(instance, name), wait=wait, as_json=as_json)
+        for_each(
+            instances,
+            lambda instance: api.undelete(instance, name),
+            partial(_show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
+        )
 
 
 @app.command()
@@ -352,7 +395,7 @@ def undo_reset(  # noqa: PLR0913 - a command line's options
 
 @app.command()
 def purge(  # noqa: PLR0913 - a command line's options
-    instance: InstanceId,
+    instances: NamesOrIds,
     *,
     yes: Yes = False,
     wait: Wait = False,
@@ -360,20 +403,27 @@ def purge(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Delete an instance and drop its database for good, also from the trash."""
+    """Drop the databases of instances for good: of live ones, and of deleted ones in the trash (by ID)."""
     with connect(api_url, data_dir) as api:
-        row = _row(api, instance)
-        if not yes:
-            _require_name(row, _DROPPED)
-        # If another client brings it back meanwhile, this is refused.
-        is_deleted = row["status"] == "Deleted" or row["operation"] == "Purge"
-        accepted = api.purge_trash(instance) if is_deleted else api.purge(instance)
-        _show_accepted(api, accepted, wait=wait, as_json=as_json)
+
+        def request(instance: str) -> Json:
+            row = _row(api, api.id_named(instance))
+            if not yes:
+                _require_name(row, _DROPPED)
+            # If another client brings it back meanwhile, this is refused.
+            is_deleted = row["status"] == "Deleted" or row["operation"] == "Purge"
+            return api.purge_trash(row["id"]) if is_deleted else api.purge(row["id"])
+
+        for_each(
+            instances,
+            request,
+            partial(_show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
+        )
 
 
 @app.command()
 def detach(  # noqa: PLR0913 - a command line's options
-    instance: InstanceId,
+    instance: NameOrId,
     *,
     yes: Yes = False,
     wait: Wait = False,
@@ -383,14 +433,15 @@ def detach(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Delete an instance, but leave its database, which this service forgets."""
     with connect(api_url, data_dir) as api:
+        number = api.id_named(instance)
         if not yes:
-            _require_name(_row(api, instance), "The instance cannot come back; its database stays.")
-        _show_accepted(api, api.detach(instance), wait=wait, as_json=as_json)
+            _require_name(_row(api, number), "The instance cannot come back; its database stays.")
+        _show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
 
 
 @app.command()
 def retry(
-    instance: InstanceId,
+    instance: NameOrId,
     *,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -399,7 +450,7 @@ def retry(
 ) -> None:
     """Do an instance's failed job again."""
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.retry(instance), wait=wait, as_json=as_json)
+        _show_accepted(api, api.retry(api.id_named(instance)), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -517,18 +568,33 @@ def _show_made(made: Sequence[Json], *, as_json: bool) -> None:
         show_list([dict.fromkeys(columns) | row for row in made], columns)
 
 
-def _show_accepted(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:
+def _change_each(api: AdminApi, instances: Sequence[str], attributes: Json, *, as_json: bool) -> None:
+    """Change attributes of each instance, and show it."""
+    for_each(
+        instances,
+        lambda instance: api.change(api.id_named(instance), attributes),
+        lambda row: _show(row, as_json=as_json, briefly=len(instances) > 1),
+    )
+
+
+def _show_accepted(
+    api: AdminApi, accepted: Json, *, wait: bool, as_json: bool, briefly: bool = False
+) -> None:
     if not wait:
-        _show(accepted, as_json=as_json)
+        _show(accepted, as_json=as_json, briefly=briefly)
         return
     follow(api, accepted, quietly=as_json)
     (row,) = api.instances(id=accepted["id"])
-    _show(row, as_json=as_json)
+    _show(row, as_json=as_json, briefly=briefly)
 
 
-def _show(row: Json, *, as_json: bool) -> None:
+def _show(row: Json, *, as_json: bool, briefly: bool = False) -> None:
+    """Print an instance: as JSON, in a line (`briefly`), or each member in a line."""
     if as_json:
         show_json(row)
+        return
+    if briefly:
+        say(f"{row['id']} {row['name']}: {row['status']}")
         return
     contexts = {it["contextKey"]: it["contextValue"] for it in row.get("contexts", [])}
     show_members(row | {"contexts": contexts})

@@ -61,8 +61,13 @@ _API = "Commands of a client of the API"
 _REGISTRY = "Commands on the registry itself"
 
 _GROUPS = (
-    (instance.app, "instance", _API, "Create, inspect, rename, delete, undelete, retry and adopt instances."),
-    (backup.app, "backup", _API, "Make, list, verify, fetch and delete backups of instances."),
+    (
+        instance.app,
+        "instance",
+        _API,
+        "Create, copy, list, protect, reset, delete and bring back instances, and more.",
+    ),
+    (backup.app, "backup", _API, "Make, list, verify, restore, fetch and delete backups of instances."),
     (snapshot.app, "snapshot", _API, "Create, list and delete read-only copies of instances for readers."),
     (job.app, "job", _API, "List, inspect and cancel jobs."),
     (template.app, "template", _API, "List and load what instances are made of."),

@@ -58,7 +58,14 @@ Tenant = Annotated[
     str | None,
     typer.Option(envvar="ODS_TENANT", help="The tenant, where the API serves several.", show_default=False),
 ]
+Ids = Annotated[bool, typer.Option("--ids", help="Print only ids, one in each line, for other commands.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has finished; exit 1 if it failed.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 InstanceId = Annotated[int, typer.Argument(metavar="ID", help="Id of the instance.", show_default=False)]
+NameOrId = Annotated[
+    str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
+]
+NamesOrIds = Annotated[
+    list[str], typer.Argument(metavar="NAME|ID...", help="Instances; a number is an id.", show_default=False)
+]

@@ -45,6 +45,12 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> 
     )
 
 
+def show_ids(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print the id of each row in a line."""
+    for row in rows:
+        say(str(row["id"]))
+
+
 def utc(time: datetime | None) -> str | None:
     """A time in UTC, without a zone, as the API writes it; to the second."""
     return None if time is None else f"{time.isoformat(timespec='seconds')}Z"

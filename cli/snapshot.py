@@ -5,17 +5,19 @@ from typing import Annotated
 import typer
 
 from cli.api_access import connect
+from cli.client import AdminApi, Json
 from cli.following import follow
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Wait, Yes
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, NameOrId, NamesOrIds, Wait, Yes
 from cli.output import say, show_json, show_list, show_members
+from cli.several import for_each
 
 app = typer.Typer(no_args_is_help=True)
 
-OdsInstanceId = Annotated[
-    int, typer.Argument(metavar="ID", help="Id of the ODS instance.", show_default=False)
-]
 SnapshotId = Annotated[
-    int, typer.Argument(metavar="SNAPSHOT", help="Id of the snapshot.", show_default=False)
+    int,
+    typer.Argument(
+        metavar="SNAPSHOT", help="Id of the snapshot, from `ods snapshot list`.", show_default=False
+    ),
 ]
 _COLUMNS = {
     "id": "ID",
@@ -30,27 +32,27 @@ _COLUMNS = {
 
 @app.command()
 def create(
-    instance: OdsInstanceId,
+    instances: NamesOrIds,
     *,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Copy an instance as it is now, for readers: the ODS/API reads the copy from then on."""
+    """Make read-only copies of instances, which the ODS/API reads for requests with `Use-Snapshot`."""
     with connect(api_url, data_dir) as api:
-        accepted = api.create_snapshot(instance)
-        if wait:
-            follow(api, accepted, quietly=as_json)
-    if as_json:
-        show_json(accepted)
-    else:
-        show_members(accepted)
+
+        def finish(accepted: Json) -> None:
+            if wait:
+                follow(api, accepted, quietly=as_json)
+            (show_json if as_json else show_members)(accepted)
+
+        for_each(instances, lambda instance: api.create_snapshot(_ods_instance(api, instance)), finish)
 
 
 @app.command("list")
 def list_all(
-    instance: OdsInstanceId,
+    instance: NameOrId,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -58,7 +60,7 @@ def list_all(
 ) -> None:
     """List the snapshots of an instance, the newest first."""
     with connect(api_url, data_dir) as api:
-        rows = api.snapshots(instance)
+        rows = api.snapshots(_ods_instance(api, instance))
     if as_json:
         show_json(rows)
     else:
@@ -67,7 +69,7 @@ def list_all(
 
 @app.command()
 def delete(
-    instance: OdsInstanceId,
+    instance: NameOrId,
     snapshot: SnapshotId,
     *,
     yes: Yes = False,
@@ -76,7 +78,13 @@ def delete(
 ) -> None:
     """Drop a snapshot when no session uses it; without the current one, the ODS/API has none to read."""
     with connect(api_url, data_dir) as api:
-        current = any(row["id"] == snapshot and row["current"] for row in api.snapshots(instance))
+        ods_instance = _ods_instance(api, instance)
+        current = any(row["id"] == snapshot and row["current"] for row in api.snapshots(ods_instance))
         if current and not yes:
             typer.confirm("The ODS/API reads this snapshot. Delete it?", abort=True, err=True)
-        say(api.delete_snapshot(instance, snapshot)["title"])
+        say(api.delete_snapshot(ods_instance, snapshot)["title"])
+
+
+def _ods_instance(api: AdminApi, instance: str) -> int:
+    """The id of the ODS instance of an instance, by whose name or id it is called."""
+    return int(api.instance(api.id_named(instance))["odsInstanceId"])

@@ -148,6 +148,54 @@ def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, na
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
 
 
+def test_instances_are_filtered_called_by_name_and_changed_together_when_commanded(
+    instance: Ods, name: str
+) -> None:
+    def ids(*options: str) -> list[str]:
+        return str(instance("list", "--label", label, "--ids", *options).stdout).split()
+
+    label = f"group={name.replace(' ', '-')}"
+    names = [f"{name} a", f"{name} b"]
+    numbers = [
+        str(content(instance("create", one, "--label", label, "--wait", "--json"))["id"]) for one in names
+    ]
+    assert sorted(ids()) == sorted(numbers)
+    protected = instance("protect", names[0], "--json")
+    assert content(protected)["protected"] is True
+    assert ids("--protected") == numbers[:1]
+    assert ids("--unprotected") == numbers[1:]
+    assert instance("protect", *names).stdout.splitlines() == [
+        f"{number} {one}: Completed" for number, one in zip(numbers, names, strict=True)
+    ]
+    assert content(instance("unprotect", names[1], "--json"))["protected"] is False
+
+    told = instance("delete", *numbers, "--wait")
+    assert told.returncode == 1
+    assert f"Error: {numbers[0]}: " in told.stderr
+    assert f"{numbers[1]} {names[1]}: Deleted" in told.stdout
+    assert ids("--status", "Completed") == numbers[:1]
+    assert ids("--status", "Deleted") == numbers[1:]
+    assert ids("--status", "Error") == []
+    content(instance("undelete", *numbers[1:], "--wait", "--json"))
+    assert content(instance("show", names[1], "--json"))["id"] == int(numbers[1])
+
+
+def test_snapshots_are_made_listed_and_deleted_when_the_instance_is_called_by_its_name(
+    ods: Ods, stack: DataFolder, instance: Ods, name: str
+) -> None:
+    def snapshot(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return ods("snapshot", *arguments, "--data-dir", stack.path)
+
+    created = content(instance("create", name, "--wait", "--json"))
+    made = content(snapshot("create", name, "--wait", "--json"))
+    assert (made["id"], made["odsInstanceId"]) == (created["id"], created["odsInstanceId"])
+    (listed,) = content(snapshot("list", str(created["id"]), "--json"))
+    assert (listed["status"], listed["current"]) == ("Completed", True)
+    asked = snapshot("delete", name, str(listed["id"]))
+    assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
+    assert snapshot("delete", name, str(listed["id"]), "--yes").returncode == 0
+
+
 def test_instance_comes_back_and_is_purged_when_commanded(
     instance: Ods, ods: Ods, stack: DataFolder, name: str
 ) -> None:

@@ -34,9 +34,13 @@ class _Api:
         self.done.append(f"delete {number}")
         return {"id": number, "purgeAfter": None}
 
+    def undelete(self, number: int, _: str | None) -> dict[str, Any]:
+        self.done.append(f"undelete {number}")
+        return {"id": number}
+
     def purge(self, number: int) -> dict[str, Any]:
         self.done.append(f"purge {number}")
-        return {"id": number}
+        return {**self.row, "id": number}
 
     def purge_trash(self, number: int) -> dict[str, Any]:
         self.done.append(f"purge the trash {number}")
@@ -109,6 +113,22 @@ def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -
     api.drops = False
     assert CliRunner().invoke(instance.app, ["delete", "7"]).exit_code == 0
     assert api.done == ["delete 7"]
+
+
+def test_others_are_purged_when_the_name_of_one_is_wrong_or_unknown(api: _Api) -> None:
+    given = "Grand Bend\nanother\n"
+    answer = CliRunner().invoke(instance.app, ["purge", "7", "Grand Bend", "8"], input=given)
+    assert str(answer.exception).splitlines() == [
+        "Grand Bend: The instance 7 has another name. Nothing was done.",
+        "8: There is no instance 8.",
+    ]
+    assert api.done == ["purge 7"]
+
+
+def test_new_name_is_refused_when_several_instances_are_to_come_back(api: _Api) -> None:
+    answer = CliRunner().invoke(instance.app, ["undelete", "7", "8", "--name", "Ridge"])
+    assert str(answer.exception) == "--name is for one instance."
+    assert api.done == []
 
 
 def test_there_is_no_name_to_ask_for_when_there_is_no_such_instance(api: _Api) -> None:
