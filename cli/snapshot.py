@@ -45,7 +45,7 @@ def create(
         def finish(accepted: Json) -> None:
             if wait:
                 follow(api, accepted, quietly=as_json)
-            (show_json if as_json else show_members)(accepted)
+            (show_json if as_json else show_members)(_made(api, accepted) if wait else accepted)
 
         for_each(instances, lambda instance: api.create_snapshot(_ods_instance(api, instance)), finish)
 
@@ -83,6 +83,13 @@ def delete(
         if current and not yes:
             typer.confirm("The ODS/API reads this snapshot. Delete it?", abort=True, err=True)
         say(api.delete_snapshot(ods_instance, snapshot)["title"])
+
+
+def _made(api: AdminApi, accepted: Json) -> Json:
+    """The snapshot of a request whose job is done, and the name of its instance; only that if it is gone."""
+    listed = api.snapshots(accepted["odsInstanceId"])
+    made = next((row for row in listed if row["id"] == accepted["snapshotId"]), {})
+    return {"name": accepted["name"], **made}
 
 
 def _ods_instance(api: AdminApi, instance: str) -> int:

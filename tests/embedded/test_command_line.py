@@ -188,9 +188,10 @@ def test_snapshots_are_made_listed_and_deleted_when_the_instance_is_called_by_it
 
     created = content(instance("create", name, "--wait", "--json"))
     made = content(snapshot("create", name, "--wait", "--json"))
-    assert (made["id"], made["odsInstanceId"]) == (created["id"], created["odsInstanceId"])
+    assert (made["name"], made["status"], made["current"]) == (name, "Completed", True)
     (listed,) = content(snapshot("list", str(created["id"]), "--json"))
-    assert (listed["status"], listed["current"]) == ("Completed", True)
+    assert made == {"name": name} | listed
+    assert listed["odsInstanceId"] == created["odsInstanceId"]
     asked = snapshot("delete", name, str(listed["id"]))
     assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
     assert snapshot("delete", name, str(listed["id"]), "--yes").returncode == 0
