@@ -28,6 +28,7 @@ CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 NAMED_FILE = re.compile(r"`((?:[A-Za-z_-]+/)*[A-Za-z_-]+\.(?:py|md|ya?ml|sql|toml))(?:::?\w+)?`")
 MADE_BY_THE_OPERATOR = {"docker-compose.override.yml"}
 COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ods ((?:--tenant \w+ )?[a-z].*)")
+SUBSTITUTION = re.compile(r"\$\((.*?)\)")
 TARGET = re.compile(r"(?<![\w-])make ([a-z-]+)")
 ENDPOINT = re.compile(r"^\| `([A-Z]+) (/[^`]*)` \|", re.MULTILINE)
 ROOT_COMMAND = typer.main.get_command(_commands)
@@ -57,7 +58,7 @@ def anchors(page: Path) -> set[str]:
 def code_lines(page: Path) -> Iterator[str]:
     """Each line of code on a page, without comments, and each piece of code within its text."""
     for code in CODE.findall(page.read_text()):
-        for line in code.strip("`").splitlines():
+        for line in code.strip("`").replace("\\\n", " ").splitlines():
             yield re.split(r"\s#\s|\s#$", line)[0]
 
 
@@ -83,8 +84,9 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 @each_page
 def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> None:
     for line in code_lines(page):
-        for said in COMMAND.findall(line):
-            require_command(said)
+        for part in (SUBSTITUTION.sub("1", line), *SUBSTITUTION.findall(line)):
+            for said in COMMAND.findall(part):
+                require_command(said)
 
 
 def require_command(said: str) -> None:
@@ -103,7 +105,8 @@ def require_command(said: str) -> None:
     while isinstance(command, TyperGroup) and words and words[0] != "…":
         assert words[0] in command.commands, said
         command = command.commands[words.pop(0)]
-    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    options = {it for parameter in command.params for it in (*parameter.opts, *parameter.secondary_opts)}
+    options.add("--help")
     for word in words:
         if re.fullmatch(r"[|&;)]+", word):  # what follows is another command's
             break
