@@ -15,19 +15,26 @@ from databases.statements import fetch_rows, fetch_value
 Rights: TypeAlias = list[Any]
 """Objects of JSON: `kind`, `schema`, `name` (of the table or sequence, or empty), `role`, `privileges`."""
 
-# What the owner has, a restore gives to its own role. The role of PUBLIC is written as the empty text.
+# What is restored belongs to the service's role: another owner, as which the ODS/API may connect, needs its
+# rights as any other role does. The role of PUBLIC is written as the empty text. What an extension makes
+# has the rights in a copy that the extension gives.
 _RIGHTS = """
 SELECT kind, nspname AS schema, name, coalesce(rolname, '') AS role,
        array_agg(privilege_type ORDER BY privilege_type) AS privileges
 FROM (
-    SELECT 'SCHEMA' AS kind, nspname, '' AS name, nspowner AS owner, nspacl AS acl FROM pg_namespace
+    SELECT 'pg_namespace'::regclass AS class, oid, 'SCHEMA' AS kind, nspname, '' AS name,
+           coalesce(nspacl, acldefault('n', nspowner)) AS acl
+    FROM pg_namespace
     UNION ALL
-    SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, nspname, relname, relowner, relacl
+    SELECT 'pg_class'::regclass, pg_class.oid, CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+           nspname, relname,
+           coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 ) AS object, aclexplode(acl) AS held LEFT JOIN pg_roles ON pg_roles.oid = held.grantee
-WHERE held.grantee <> owner AND (held.grantee = 0 OR rolname IS NOT NULL)
+WHERE coalesce(rolname NOT IN (current_user, 'pg_database_owner'), held.grantee = 0)
   AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+  AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = class AND objid = object.oid AND deptype = 'e')
 GROUP BY kind, nspname, name, rolname ORDER BY kind, nspname, name, rolname
 """
 _GRANTS = """
@@ -46,7 +53,7 @@ WHERE (role = '' OR rolname IS NOT NULL) AND kind IN ('SCHEMA', 'TABLE', 'SEQUEN
 
 
 async def read_rights(session: asyncpg.Connection) -> Rights:
-    """The rights of roles other than the owners, in the database of the session.
+    """The rights of roles other than that of the session, in its database.
 
     Raises:
         DatabaseFaultError: the server is away, …
