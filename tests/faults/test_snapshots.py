@@ -101,6 +101,17 @@ async def _created(operator: Operator, postgres: EmbeddedPostgres, name: str, *,
     return job
 
 
+async def _is_whole(
+    tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, job: InstanceJob
+) -> None:
+    """Check that the only snapshot of the instance holds all of it, and that nothing else is left."""
+    (listed,) = await tenant.snapshots.store.snapshots_of(job.instance_id)
+    assert (listed.snapshot.status, listed.current) == ("Completed", True)
+    assert await _databases(admin, job) == [job.database, listed.snapshot.database_name]
+    async with session(service_dsn(postgres, listed.snapshot.database_name)) as copy:
+        assert await copy.fetchval("SELECT count(*) FROM treasure") == 42
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_snapshot_is_made_by_another_worker_when_one_is_killed_while(
     operator: Operator,
@@ -121,17 +132,14 @@ async def test_snapshot_is_made_by_another_worker_when_one_is_killed_while(
     await _until(admin, _PROGRAMS, is_there=False)  # none goes on without its worker
     await worker_process.start(settings)
     assert await operator.ended(requested, 60) is JobStatus.COMPLETED
-    (listed,) = await tenant.snapshots.store.snapshots_of(job.instance_id)
-    assert (listed.snapshot.status, listed.current) == ("Completed", True)
-    assert await _databases(admin, job) == [job.database, listed.snapshot.database_name]
-    async with session(service_dsn(postgres, listed.snapshot.database_name)) as copy:
-        assert await copy.fetchval("SELECT count(*) FROM treasure") == 42
+    await _is_whole(tenant, postgres, admin, job)
 
 
 async def test_snapshot_is_made_when_the_session_of_pg_restore_is_ended(
     operator: Operator,
     worker_process: WorkerProcess,
     settings: Settings,
+    tenant: Tenant,
     postgres: EmbeddedPostgres,
     registry_dsn: str,
     admin: asyncpg.Connection,
@@ -145,13 +153,14 @@ async def test_snapshot_is_made_when_the_session_of_pg_restore_is_ended(
             " WHERE application_name LIKE 'pg_restore %'"
         )
         assert await operator.ended(requested, 60) is JobStatus.COMPLETED
-    assert len(await _databases(admin, job)) == 2
+    await _is_whole(tenant, postgres, admin, job)
 
 
 async def test_snapshot_is_made_when_the_server_ends_all_sessions(
     operator: Operator,
     worker_process: WorkerProcess,
     settings: Settings,
+    tenant: Tenant,
     postgres: EmbeddedPostgres,
     registry_dsn: str,
     admin: asyncpg.Connection,
@@ -166,4 +175,4 @@ async def test_snapshot_is_made_when_the_server_ends_all_sessions(
             )
         )
         assert await operator.ended(requested, 60) is JobStatus.COMPLETED
-    assert len(await _databases(admin, job)) == 2
+    await _is_whole(tenant, postgres, admin, job)
