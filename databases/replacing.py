@@ -31,7 +31,7 @@ from databases.ownership import Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
 from databases.statements import execute, fetch_rows
-from registry.instances.naming import is_reset_name
+from registry.instances.naming import is_reset_name, is_trash_name
 
 _DIVISION_BY_ZERO = "22012"
 _CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, _DIVISION_BY_ZERO}
@@ -208,12 +208,24 @@ def _stage(found: DatabaseRows, exchange: Exchange) -> Stage:
     if exchange.database in names:
         return Stage.EXCHANGED
     if names:
-        raise DisagreementError(
-            names[0],
-            f"The database '{names[0]}', which is to take the place of '{exchange.database}', should be named"
-            f" '{exchange.other}'. Nothing was done to either. Rename it back, then retry.",
-        )
+        raise _has_another_name(names[0], exchange)
     return Stage.NOTHING
+
+
+def _has_another_name(name: str, exchange: Exchange) -> DisagreementError:
+    identifier = exchange.current.ods_instance_id
+    if is_trash_name(name):
+        advice = (
+            " It is in the trash: the registry was restored to before that. `ods drift` tells which database"
+            f" is the instance's; `ods instance adopt {identifier} --database NAME` ends the job with it."
+        )
+    else:
+        advice = " Rename it back, then retry."
+    return DisagreementError(
+        name,
+        f"The database '{name}', which is to take the place of '{exchange.database}', should be named"
+        f" '{exchange.other}'. Nothing was done to either.{advice}",
+    )
 
 
 def _exchanged(found: DatabaseRows, exchange: Exchange) -> Exchanged:

@@ -13,7 +13,7 @@ from databases.ownership import Owner
 from databases.server import Server
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
-from registry.instances.naming import DATABASE_PREFIX
+from registry.instances.naming import DATABASE_PREFIX, trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
 from registry.snapshots.rows import SnapshotStatus
@@ -237,7 +237,8 @@ def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     """Whether a database was published, or moved to the trash, later than its instance's row knows."""
     if database.name == instance.trash_database:
         return False  # by a delete that the row knows, which may not have recorded it
-    if database.trash and owner.database_mark != _database_mark(instance):
+    by_delete = database.name == trash_name(owner.mark, owner.number)
+    if database.trash and not by_delete and owner.database_mark != _database_mark(instance):
         return False  # it was replaced before: what the instance has now tells whether that is known
     return owner.publication > instance.publication
 

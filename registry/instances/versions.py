@@ -87,8 +87,8 @@ class VersionStore:
         """Claim up to `limit` versions whose time is over, those that are due longest first.
 
         From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
-        again after the others, in turn. Versions of a protected instance stay, and those of one that a job
-        works on.
+        again after the others, one after the other. Versions of a protected instance stay, and those of one
+        that a job works on.
         """
         return await self._claim(limit, _IS_DUE)
 
@@ -109,7 +109,7 @@ class VersionStore:
             select(InstanceVersion.id, DbInstance)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
             .where(*conditions, *_IS_AT_REST)
-            # What could not be dropped so far does not keep the others from their turn.
+            # What could not be dropped so far comes last: it does not keep the others on the disk.
             .order_by(
                 InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
             )

@@ -2,7 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from unittest.mock import AsyncMock, patch
@@ -23,6 +24,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
+from registry.instances.naming import trash_name
 from registry.instances.origins import CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
@@ -640,3 +642,60 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
     assert "1 purges" in await reconcile(temporal, settings)
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+
+
+_TABLES = ("dbinstances", "instanceversions", "jobstatuses")
+
+
+@asynccontextmanager
+async def restored(rows: asyncpg.Connection) -> AsyncIterator[None]:
+    """The registry is put back afterwards to what it is now."""
+    for table in _TABLES:
+        await rows.execute(f"CREATE TABLE earlier_{table} AS TABLE adminapi.{table}")
+    yield
+    for table in reversed(_TABLES):
+        await rows.execute(f"DELETE FROM adminapi.{table}")  # noqa: S608 - a constant
+    for table in _TABLES:
+        await rows.execute(f"INSERT INTO adminapi.{table} TABLE earlier_{table}")
+        await rows.execute(f"DROP TABLE earlier_{table}")
+
+
+@pytest.mark.parametrize("since", ["undone", "reset again", "deleted"])
+async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_of_a_reset(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+    since: str,
+) -> None:
+    job = await created(operator, name)
+    begun = (await operator.instances.request_reset(job.instance_id)).job
+    assert (await operator.jobs.begin(begun)).held
+    async with restored(rows):
+        await exchanged(tenant, begun)
+        assert await operator.jobs.finish_replacement(begun)
+        requests: dict[str, Callable[[InstanceJob], Awaitable[InstanceJob]]] = {
+            "undone": partial(undo, operator),
+            "reset again": partial(reset, operator),
+            "deleted": operator.delete,
+        }
+        assert await operator.ended(await requests[since](job)) is JobStatus.COMPLETED
+        before = await names(admin, job.mark)
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    for _ in range(2):
+        assert "0 purges" in await reconcile(temporal, settings)
+        assert await operator.ended(begun) is JobStatus.ERROR
+    assert f"ods instance adopt {job.ods_instance_id}" in await reason(operator, begun)
+    kinds = {drift.kind for drift in await tenant.drift.detect()}
+    assert {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.RESET_NOT_ENDED} <= kinds
+    assert await names(admin, job.mark) == before
+
+    there = job.database if since != "deleted" else trash_name(job.mark, begun.number + 1)
+    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, there)).adopted
+    assert (await operator.instance(job)).replacement is None
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    kept = {*before, job.database} - {there}
+    assert kept < set(await names(admin, job.mark))

@@ -426,7 +426,7 @@ async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_
     assert (await job_store.begin(rename)).held
 
 
-async def test_each_version_has_its_turn_when_the_oldest_cannot_be_dropped(
+async def test_each_version_is_claimed_when_the_oldest_cannot_be_dropped(
     instances: InstanceStore,
     job_store: JobStore,
     versions: VersionStore,
