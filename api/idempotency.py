@@ -94,13 +94,16 @@ class JobRoute(APIRoute):
         return handle
 
     def _require_known(self, request: Request) -> None:
-        """Refuse a dry run where there is none: the request would be carried out.
+        """Refuse a dry run where there is none, or that is asked for twice: it would be carried out.
 
         Raises:
             ProblemError: 400.
         """
-        if not self._has_dry_runs and DRY_RUN.lower() in map(str.lower, request.query_params):
+        asked = [name for name, _ in request.query_params.multi_items() if name.lower() == DRY_RUN.lower()]
+        if asked and not self._has_dry_runs:
             raise ProblemError.invalid({pascal(DRY_RUN): ["There is no dry run of this request."]})
+        if len(asked) > 1:
+            raise ProblemError.invalid({pascal(DRY_RUN): ["'Dry Run' must be given once."]})
 
 
 async def _once(request: Request, key: str, handler: _Handler) -> Response:

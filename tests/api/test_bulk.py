@@ -354,6 +354,15 @@ async def test_dry_run_tells_the_answer_when_its_key_was_used(
     assert await _made(rows) == (1, 1)
 
 
+async def test_request_is_refused_when_it_is_a_dry_run_and_is_none(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    answer = await api.post(f"{INSTANCES}?dryRun=true&DRYRUN=false", json=entry())
+
+    assert faults_of(answer) == {"DryRun": ["'Dry Run' must be given once."]}
+    assert await _made(rows) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
