@@ -205,10 +205,12 @@ class AdminApi:
         Raises:
             UnknownInstanceError: there is none.
         """
-        for row in self.instances(name=name):
+        rows = list(self.instances(name=name))
+        for row in rows:
             if row["status"] != "Deleted" and row["operation"] != "Purge":
                 return int(row["id"])
-        raise UnknownInstanceError(f"There is no instance with the name '{name}'.")
+        hint = " One in the trash is called by its id, which `ods trash` shows." if rows else ""
+        raise UnknownInstanceError(f"There is no instance with the name '{name}'.{hint}")
 
     def id_named(self, name_or_id: str) -> int:
         """The id that this is, if it is a number, or else of the live instance with this name.

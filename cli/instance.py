@@ -40,6 +40,7 @@ _COLUMNS = {
     "name": "NAME",
     "databaseTemplate": "TEMPLATE",
     "status": "STATUS",
+    "protected": "PROTECTED",
     "odsInstanceId": "ODS INSTANCE",
     "databaseName": "DATABASE",
 }
@@ -106,7 +107,8 @@ def create(  # noqa: PLR0913 - a command line's options
     protected: Annotated[
         bool | None,
         typer.Option(
-            "--protected/--unprotected", help="Whether it can be deleted; by default as the service is set."
+            "--protected/--unprotected",
+            help="Protected, it can be neither deleted nor reset; by default as the service is set.",
         ),
     ] = None,
     label: Annotated[
@@ -267,7 +269,7 @@ def label(
     instance: NameOrId,
     changes: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE|KEY-...", help="Labels to set, and with a dash to remove."),
+        typer.Argument(metavar="KEY=VALUE|KEY-", help="Labels to set, and with a dash to remove."),
     ],
     *,
     as_json: AsJson = False,
@@ -284,14 +286,14 @@ def label(
 def contexts(
     instance: NameOrId,
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="All of them; none removes all.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="All of them; none removes all.")
     ] = None,
     *,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Replace the contexts of an instance: one with contexts can be moved to the trash, but not dropped."""
+    """Replace the contexts of an instance; while it has any, `purge` and `detach` are refused."""
     replaced = _contexts(key_values(wanted or []))
     with connect(api_url, data_dir) as api:
         _show(api.change(api.id_named(instance), {"contexts": replaced}), as_json=as_json)
@@ -329,9 +331,7 @@ def delete(  # noqa: PLR0913 - a command line's options
 def undelete(  # noqa: PLR0913 - a command line's options
     instances: Annotated[
         list[int],
-        typer.Argument(
-            metavar="ID...", help="Ids of deleted instances, from `ods trash`.", show_default=False
-        ),
+        typer.Argument(metavar="ID", help="Ids of deleted instances, from `ods trash`.", show_default=False),
     ],
     name: Annotated[
         str | None, typer.Option(help="Another name, if its own was taken since.", show_default=False)
@@ -403,7 +403,7 @@ def purge(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Drop the databases of instances for good: of live ones, and of deleted ones in the trash (by ID)."""
+    """Drop the databases of instances for good: of live ones, or by their ids of those in the trash."""
     with connect(api_url, data_dir) as api:
 
         def request(instance: str) -> Json:

@@ -67,5 +67,6 @@ NameOrId = Annotated[
     str, typer.Argument(metavar="NAME|ID", help="The instance; a number is an id.", show_default=False)
 ]
 NamesOrIds = Annotated[
-    list[str], typer.Argument(metavar="NAME|ID...", help="Instances; a number is an id.", show_default=False)
+    list[str],
+    typer.Argument(metavar="NAME|ID", help="One or several; a number is an id.", show_default=False),
 ]

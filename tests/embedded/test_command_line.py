@@ -108,7 +108,10 @@ def test_usage_is_shown_when_the_instance_is_called_by_its_id_or_its_name(instan
     assert lines[-len(by_id["largestTables"]) - 1] == ["LARGEST", "TABLES", "BYTES", "ROWS"]
     assert [line[0] for line in lines[-10:]] == [table["name"] for table in by_id["largestTables"]]
     content(instance("delete", created["id"], "--wait", "--json"))
-    assert error(instance("usage", name)) == f"There is no instance with the name '{name}'."
+    unknown = f"There is no instance with the name '{name}"
+    assert error(instance("usage", f"{name} else")) == f"{unknown} else'."
+    by_its_id = "One in the trash is called by its id, which `ods trash` shows."
+    assert error(instance("usage", name)) == f"{unknown}'. {by_its_id}"
     assert "Not found" in error(instance("usage", created["id"]))
 
 
