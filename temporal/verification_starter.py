@@ -22,7 +22,7 @@ class VerificationStarter:
         self._policy = ExecutionPolicy.from_settings(settings)
 
     async def start(self, backup_id: UUID) -> None:
-        """Start the verification of a backup, unless it runs. Safe to repeat.
+        """Start the verification of a backup; one that runs looks again when it has ended. Safe to repeat.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached, or refuses.
@@ -34,6 +34,8 @@ class VerificationStarter:
             id=verification.workflow_id,
             task_queue=self._queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            # One that is about to end has recorded its verdict, and would not see what is requested now.
+            start_signal=VerifyBackup.request.__name__,
             static_summary=f"Verify the backup {backup_id}",
             task_timeout=options.WORKFLOW_TASK_TIMEOUT,
             rpc_timeout=options.RPC_TIMEOUT,

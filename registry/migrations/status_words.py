@@ -24,6 +24,7 @@ TRIGGER = "keep_status_in_step"
 """The trigger on the table, and the function that it runs."""
 
 _KEEPERS = ", ".join(f"'{operation}'" for operation in Operation if traits(operation).keeps_instance)
+_PUBLISHED = ", ".join(f"'{operation}'" for operation in Operation if traits(operation).publishes)
 # As `api/schemas/managed_status.py` has it; a test compares them.
 _MANAGED_STATUS = f"""
 CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) RETURNS text
@@ -31,7 +32,7 @@ CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) R
     RETURN CASE
         WHEN operation IN ({_KEEPERS}) THEN 'Created'
         WHEN state = 'Pending' THEN 'PendingCreate'
-        WHEN state = 'InProgress' AND operation IN ('Create', 'Copy', 'Undelete') THEN 'CreateInProgress'
+        WHEN state = 'InProgress' AND operation IN ({_PUBLISHED}) THEN 'CreateInProgress'
         WHEN state = 'InProgress' THEN 'DeleteInProgress'
         WHEN state = 'Completed' THEN 'Created'
         WHEN state = 'Error' THEN 'CreateError'

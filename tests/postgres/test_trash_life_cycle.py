@@ -23,7 +23,7 @@ TRASH_EDGES = EDGES | {
     ("Deleted", "Pending_Delete"),  # a purge
     ("Delete_Failed", "Pending"),  # an undelete after a purge that has failed
 }
-SEEDS = range(20)
+SEEDS = range(30)
 STEPS = 150
 _MADE, _DELETED = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
 _STARTS = {"Create": _MADE, "Rename": _MADE, "Undelete": {"Pending", "Deleted"}}

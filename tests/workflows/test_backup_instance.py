@@ -173,3 +173,17 @@ async def test_reason_is_the_verdict_when_a_backup_cannot_be_read(
     assert await handle.result() == "The backup is damaged."
     assert script.verdicts == [Verdict(verification.backup_id, "The backup is damaged.")]
     await keep("verification-damaged", handle)
+
+
+async def test_backup_is_verified_again_when_that_is_requested_while_the_verdict_is_recorded(
+    verify: Start, script: Script, keep: Keep
+) -> None:
+    async def request() -> None:
+        del script.holds["finish_verification"]
+        await handle.signal(VerifyBackup.request)
+
+    script.holds["finish_verification"] = request
+    handle = await verify()
+    assert await handle.result() == "The backup is whole."
+    assert script.calls == ["verify_backup", "finish_verification"] * 2
+    await keep("verification-requested-again", handle)
