@@ -274,7 +274,7 @@ class JobStore:
             }
         async with self._sessions.transaction() as session:
             took_step = await take_step(session, job, step, outcome, fencing_token(job))
-            if took_step and job.operation is not Operation.DETACH:
+            if took_step and job.operation in {Operation.DELETE, Operation.TRASH}:
                 await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
             return took_step or await has_taken(session, job, step, fencing_token(job))
 

@@ -320,7 +320,7 @@ class InstanceStore:
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
         way = self.way_to_delete(instance, delete)
-        if way is not Operation.TRASH:
+        if way in {Operation.DELETE, Operation.DETACH}:
             refusals += _set_aside_refusals(instance)
         relations = lasting_relations_of if way is Operation.TRASH else relations_of
         if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
