@@ -392,6 +392,21 @@ async def test_database_in_the_trash_is_reported_when_it_was_changed_by_hand_and
     assert await _found(detector, DriftKind.TRASH_CHANGED) == []
 
 
+_OF_INSTANCES = """
+SELECT datname FROM pg_database
+WHERE shobj_description(oid, 'pg_database') LIKE '%"mark"%' AND NOT datistemplate
+"""
+
+
+@pytest.fixture
+async def without_leftovers(admin: asyncpg.Connection) -> None:
+    """Databases of instances that earlier tests have left would be told of with those of this test."""
+    for row in await admin.fetch(_OF_INSTANCES):
+        await admin.execute("UPDATE pg_database SET datconnlimit = -1 WHERE datname = $1", row["datname"])
+        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+
+
+@pytest.mark.usefixtures("without_leftovers")
 @pytest.mark.parametrize("since", ["undeleted", "undeleted and deleted"])
 async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete(
     detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, trashed: InstanceJob, since: str

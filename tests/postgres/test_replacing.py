@@ -354,6 +354,7 @@ async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
     assert await exists(admin, exchange.database)
 
 
+@pytest.mark.timed
 async def test_creates_are_not_held_up_when_an_exchange_waits_for_sessions(
     server: Server,
     exchange: Exchange,
