@@ -1,8 +1,11 @@
 """Jobs carried out by real workers on real servers, watched and steered as an operator would."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import asyncpg
+import httpx
 import pytest
 from temporalio.client import Client
 
@@ -12,8 +15,10 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import JobStatus, Template
 from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
+from settings import Settings
 from temporal.job_starter import JobStarter
-from tests.servers import binary
+from tests.api.service import bearer, client_of, running
+from tests.servers import binary, session
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,19 @@ def operator(
     temporal: Client,
 ) -> Operator:
     return Operator(instances, job_store, queries, starter, temporal)
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
+    address = temporal.service_client.config.target_host
+    async with (
+        running(settings, address) as app,
+        client_of(app, headers=bearer(settings)) as client,
+    ):
+        yield client

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,22 +78,6 @@ def settings(
         backup_verify=verify,
         backup_recipients=recipients,
     )
-
-
-@pytest.fixture
-async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    address = temporal.service_client.config.target_host
-    async with (
-        running(settings, address) as app,
-        client_of(app, headers=bearer(settings)) as client,
-    ):
-        yield client
-
-
-@pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
 
 
 async def created(operator: Operator, name: str) -> InstanceJob:

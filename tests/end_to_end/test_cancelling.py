@@ -38,12 +38,6 @@ async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.Async
         yield client
 
 
-@pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
-
-
 async def cancel(api: httpx.AsyncClient, job_id: str) -> httpx.Response:
     return await api.post(f"/v2/jobs/{job_id}/cancel")
 

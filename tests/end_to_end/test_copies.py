@@ -1,33 +1,19 @@
 """Copies of instances from the request to the database, as clients see them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-from temporalio.client import Client
 
 from embedded.postgres import EmbeddedPostgres
-from settings import Settings
-from tests.api.service import bearer, client_of, running
 from tests.postgres.postgres_inspection import exists
 from tests.servers import service_dsn, session
 
 pytestmark = pytest.mark.usefixtures("workers")
 
 INSTANCES = "/v2/dbInstances"
-
-
-@pytest.fixture
-async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    address = temporal.service_client.config.target_host
-    async with (
-        running(settings, address) as app,
-        client_of(app, headers=bearer(settings)) as client,
-    ):
-        yield client
 
 
 async def made(api: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:

@@ -23,12 +23,6 @@ pytestmark = pytest.mark.usefixtures("workers")
 
 
 @pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     async with ods_database(postgres) as database:
         yield database

@@ -34,7 +34,6 @@ from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
-from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
 from workflows.reconcile import Reconcile
@@ -42,22 +41,6 @@ from workflows.reconcile import Reconcile
 pytestmark = pytest.mark.usefixtures("workers")
 
 _MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
-
-
-@pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    address = temporal.service_client.config.target_host
-    async with (
-        running(settings, address) as app,
-        client_of(app, headers=bearer(settings)) as client,
-    ):
-        yield client
 
 
 async def names(admin: asyncpg.Connection, mark: str) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
 
 import asyncpg
 import httpx
@@ -21,28 +20,11 @@ from settings import Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
-from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.servers import INSTANCE_PASSWORD, service_dsn, session
 from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers", "ods_api")
-
-
-@pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    address = temporal.service_client.config.target_host
-    async with (
-        running(settings, address) as app,
-        client_of(app, headers=bearer(settings)) as client,
-    ):
-        yield client
 
 
 async def created(operator: Operator, name: str, postgres: EmbeddedPostgres) -> InstanceJob:

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import asyncpg
@@ -26,7 +25,6 @@ from temporal.job_starter import JobStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
-from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
 from workflows.reconcile import Reconcile
@@ -42,22 +40,6 @@ DERIVATIVE = (
     "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)"
     " VALUES ($1, 'ReadReplica', 'encrypted') RETURNING odsinstancederivativeid"
 )
-
-
-@pytest.fixture
-async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with session(registry_dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.AsyncClient]:
-    address = temporal.service_client.config.target_host
-    async with (
-        running(settings, address) as app,
-        client_of(app, headers=bearer(settings)) as client,
-    ):
-        yield client
 
 
 async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
