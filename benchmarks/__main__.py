@@ -13,6 +13,7 @@ from benchmarks.measurement import Findings
 from benchmarks.report import Section
 from benchmarks.sections import (
     backup,
+    beside_backup,
     burst,
     copies,
     create,
@@ -45,6 +46,7 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "reset": reset.run,
     "template_load": template_load.run,
     "backup": backup.run,
+    "beside_backup": beside_backup.run,
     "copies": copies.run,
     "spares": spares.run,
     "spare_race": spare_race.run,

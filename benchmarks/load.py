@@ -121,6 +121,15 @@ class Client:
         """Bring an instance back from the trash."""
         await self.completed((await self._accepted("POST", f"/v2/dbInstances/{instance}/undelete", {})).job)
 
+    async def request_backup(self, instance: int) -> str:
+        """Request a backup of an instance; returns the id of its job."""
+        answer = await self.http.post(f"/v2/dbInstances/{instance}/backups")
+        return str(answer.raise_for_status().json()["jobId"])
+
+    async def is_under_way(self, job: str) -> bool:
+        """Whether `job` has not ended yet."""
+        return (await self._job(job))["status"] in ("Pending", "InProgress")
+
     async def change(self, instance: int, attributes: dict[str, Any]) -> None:
         """Change attributes of an instance."""
         (await self.http.patch(f"/v2/dbInstances/{instance}", json=attributes)).raise_for_status()

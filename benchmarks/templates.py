@@ -55,6 +55,19 @@ async def ensure(dsn: str, spec: TemplateSpec) -> None:
         await server.close()
 
 
+async def give_tables(dsn: str, clone: str) -> None:
+    """Make the owner of a clone that of its tables too, which belong to the superuser: to dump is to read."""
+    server = await asyncpg.connect(dsn, database=clone)
+    try:
+        owner = await server.fetchval(
+            "SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_database WHERE datname = current_database()"
+        )
+        for table in await server.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+            await server.execute(f"ALTER TABLE {table['tablename']} OWNER TO {owner}")
+    finally:
+        await server.close()
+
+
 async def _create_tables(dsn: str, spec: TemplateSpec) -> None:
     template = await asyncpg.connect(dsn, database=_UNFINISHED)
     try:

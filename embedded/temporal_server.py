@@ -19,6 +19,8 @@ DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxTimeShift": '"1ms"',
+    # By default a job that follows another one of its instance within a second waits for that second.
+    "history.workflowIdReuseMinimalInterval": '"0s"',
     "system.enableActivityEagerExecution": "true",
     # Fair scheduling of requesters needs one partition: the four of the default do not share an order.
     "matching.enableFairness": "true",

@@ -14,7 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client, Created, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
-from benchmarks.templates import TemplateSpec
+from benchmarks.templates import TemplateSpec, give_tables
 from embedded.data_folder import StackFile
 from programs.postgres import client_program
 from registry.instances.origins import CopyMode
@@ -71,6 +71,7 @@ class _Work:
         dsn = self.stack["postgres"]["master_dsn"]
         async with Client(self.stack) as client, bare_server(dsn) as server:
             source = await client.create("Copied")
+            await give_tables(dsn, source.database)
             for number in range(-1, rounds):
                 into = found if number >= 0 else Rounds()
                 if number % 2:
@@ -107,7 +108,7 @@ async def _empty(server: BareServer) -> AsyncIterator[str]:
 
 
 def _dump_and_restore(source: str, target: str) -> None:
-    dump = (client_program("pg_dump"), "--format=custom", f"--dbname={source}")
+    dump = (client_program("pg_dump"), "--format=custom", "--compress=0", f"--dbname={source}")
     restore = (client_program("pg_restore"), f"--dbname={target}")
     with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumping:  # noqa: S603 - PostgreSQL's own
         subprocess.run(restore, stdin=dumping.stdout, check=True)  # noqa: S603 - as above
