@@ -149,7 +149,7 @@ async def campaign(
         await _reconcile(target)
         spares = int(os.environ.get("ODS_SPARES", _SPARES))
         ledger = outcome.ledger
-        storm = Storm(ledger.told(), foreign, spares, ledger.history, ledger.attributes)
+        storm = Storm(ledger.told(), foreign, spares, ledger.history, ledger.attributes, ledger.together)
         verdict = await judge(target, storm, _QUIET_SECONDS)
         outcome.violations += verdict.violations
         outcome.violations += await backups.judged(_backup_source(folder, target), ledger.history)

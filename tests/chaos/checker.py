@@ -194,6 +194,7 @@ def _unfinished(evidence: Evidence) -> Iterator[Violation]:
 def _requests(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     """Each accepted request has led to its job, and each job comes from a request."""
     yield from _accepted(evidence, storm)
+    yield from _in_part(evidence, storm)
     if storm.requests:
         yield from _unrequested(evidence, storm)
 
@@ -212,6 +213,27 @@ def _accepted(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
             continue  # a restore has put it back to what it was before it was done
         elif request.outcome == "Completed" and job.status != "Completed":
             yield Violation(Kind.RETRACTED, f"{job.job_id} was Completed and is {job.status}")
+
+
+def _in_part(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
+    """What was requested together is done for all instances or for none.
+
+    After a restore, instances that were deleted together can be deleted one by one.
+    """
+    instances = {instance.id: instance for instance in evidence.instances}
+    restored = {first_name(it.name) for it in evidence.instances if it.mark in storm.history.changed}
+    restored |= {name for _, name in storm.history.removed}
+    done = {
+        (_operation(job), first_name(instances[job.instance_id].name))
+        for job in evidence.jobs
+        if job.instance_id in instances
+    }
+    for request in storm.together:
+        found = {name for name in request.names if (request.operation, name) in done}
+        if found and found != request.names and not restored & request.names:
+            missing = ", ".join(sorted(request.names - found))
+            words = f"{request.operation} of {', '.join(sorted(found))}, but not of {missing}"
+            yield Violation(Kind.IN_PART, words)
 
 
 def _unrequested(evidence: Evidence, storm: Storm) -> Iterator[Violation]:

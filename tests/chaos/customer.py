@@ -57,6 +57,7 @@ class Customer:
         self._names = 0
         self._instances: dict[int, str] = {}
         self._trash: dict[int, str] = {}
+        self._together: list[dict[int, str]] = []
         self._backups: list[str] = []
         self._jobs: list[str] = []
         self._actions: dict[Callable[[], Awaitable[str]], int] = {
@@ -66,6 +67,8 @@ class Customer:
             self._rename_obstructed: 2,
             self._create_contested: 9,
             self._create_twice: 6,
+            self._create_together: 6,
+            self._delete_together: 5,
             self._create_taken: 5,
             self._create_obstructed: 3,
             self._retry: 5,
@@ -106,7 +109,7 @@ class Customer:
     def _forget(self) -> None:
         """Give up the instances that a restore has removed: their ids are given to others."""
         removed = self._service.ledger.history.removed
-        for known in (self._instances, self._trash):
+        for known in (self._instances, self._trash, *self._together):
             for gone in removed & set(known.items()):
                 del known[gone[0]]
 
@@ -157,6 +160,62 @@ class Customer:
         if answers.count("accepted") != 1 and not doubts and not restored:
             self._service.ledger.oddities.append(f"two requests for '{name}' were {answers}")
         return "accepted" if "accepted" in answers else "refused"
+
+    async def _create_together(self) -> str:
+        """Several instances at once: from templates, as copies, or in vain because a name is taken."""
+        fresh = [self._new_name() for _ in range(self._rng.randint(2, 4))]
+        entries = [self._entry(name) for name in fresh]
+        if self._rng.random() < 0.2:
+            in_use = self._rng.choice((*self._surroundings.contested, *self._surroundings.occupied))
+            entries.append({"name": in_use, "databaseTemplate": "Minimal"})
+        held = await self._held_by_sources(entries)
+        accepted = await self._service.create_together(entries, fresh)
+        there = {entry["name"]: await self._service.live(entry["name"]) for entry in entries}
+        for name, contents in held.items():
+            if (found := there[name]) is not None:
+                self._service.ledger.history.origins[await self._mark(found)] = contents
+        group = {found: name for name, found in there.items() if found is not None and name in fresh}
+        if self._rng.random() < 0.5:
+            self._instances |= group
+        elif group:
+            self._together.append(group)
+        return self._all_heard(accepted)
+
+    async def _held_by_sources(self, entries: Sequence[Json]) -> dict[str, Contents]:
+        """What the instances hold that are to be copied, by the names of the copies."""
+        history = self._service.ledger.history
+        copies = [entry for entry in entries if "copyOf" in entry]
+        return {entry["name"]: history.holds(await self._mark(entry["copyOf"])) for entry in copies}
+
+    def _entry(self, name: str) -> Json:
+        """What a request for several instances says of one of them."""
+        if self._instances and self._rng.random() < 0.3:
+            return {"name": name, "copyOf": self._any(), "mode": self._rng.choice(("online", "closed"))}
+        return {"name": name, "databaseTemplate": self._template()}
+
+    async def _delete_together(self) -> str:
+        """Instances that were created together, perhaps in vain because one of them is being copied."""
+        groups = [group for group in self._together if group]
+        if not groups:
+            return await self._create_together()
+        group = self._rng.choice(groups)
+        if self._rng.random() < 0.3:
+            await self._copied(self._rng.choice(list(group)))
+        elif self._jobs:
+            await self._ended(self._jobs[-1])
+        accepted = await self._service.delete_together(group)
+        if accepted is not None:
+            self._together.remove(group)
+            self._trash |= group
+        return self._all_heard(accepted)
+
+    def _all_heard(self, accepted: Sequence[Json] | None) -> str:
+        """Note the jobs of an answer; what became of the request, in a word."""
+        if accepted is None:
+            return "refused"
+        for one in accepted:
+            self._heard(one)
+        return "accepted"
 
     async def _create_obstructed(self) -> str:
         """An instance that fails because its database's name is taken, until it is free again."""
@@ -315,7 +374,10 @@ class Customer:
         return await self._begun_with(held, name, await self._service.restore(name, backup))
 
     async def _copy(self) -> str:
-        source, name = self._any(), self._new_name()
+        return await self._copied(self._any())
+
+    async def _copied(self, source: int) -> str:
+        name = self._new_name()
         held = self._service.ledger.history.holds(await self._mark(source))
         mode = self._rng.choice(("online", "closed"))
         return await self._begun_with(held, name, await self._service.copy(name, source, mode))

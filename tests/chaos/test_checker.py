@@ -32,7 +32,7 @@ from tests.chaos.evidence import (
     gather,
     read_rows,
 )
-from tests.chaos.violations import Kind, Request, Storm, Verdict, Violation
+from tests.chaos.violations import Kind, Request, Storm, Together, Verdict, Violation
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE
 from worker import ddl_worker, registry_worker
@@ -319,6 +319,22 @@ async def test_request_is_lost_when_its_job_does_not_exist(garden: Garden, targe
     lost = Request("Delete", garden.name, f"DeleteInstanceJob-{garden.number}-2")
     found = await check(target, Storm([garden.request, lost], before.foreign), _TIMEOUT)
     assert _kinds(found) == {Kind.LOST_REQUEST}
+
+
+async def test_request_is_carried_out_in_part_when_one_of_its_instances_has_no_job(
+    garden: Garden, target: Target
+) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    create = Together("Create", frozenset({garden.name, "Other"}))
+    never = Together("Delete", frozenset({garden.name, "Other"}))
+    asked = replace(before, together=[create, never])
+    assert _kinds(await check(target, asked, _TIMEOUT)) == {Kind.IN_PART}
+    restored = replace(asked, history=History(removed={(garden.number + 500, "Other")}))
+    assert await check(target, restored, _TIMEOUT) == []
+    await garden.plant_instance(garden.number + 500, "Other", "Error", "Create", 1)
+    await garden.plant_job("Create", 1, "Error", garden.number + 500)
+    assert await check(target, asked, _TIMEOUT) == []
 
 
 async def test_job_is_retracted_when_it_had_been_completed(garden: Garden, target: Target) -> None:

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     UNFINISHED = "instance that did not come to an end"
     UNFINISHED_JOB = "job that did not come to an end"
     DISAGREEMENT = "job and instance disagree"
+    IN_PART = "request for several instances that was carried out for some of them"
     RETRACTED = "job that was told to be done and is not"
     UNREQUESTED = "job that no client requested"
     NO_DATABASE = "instance without its database"
@@ -97,6 +98,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Together:
+    """A request for several instances, of which all have the job or none has, whatever its answer was.
+
+    Attributes:
+        operation: what the jobs are called: `Create` or `Delete`.
+        names: that the instances were created under; no other request has asked that of them.
+    """
+
+    operation: str
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Attributes:
     """What a client was last told that an instance has."""
 
@@ -110,7 +124,7 @@ class Storm:
     """What the servers were asked to do, what was there before, and how many spares a template may have.
 
     `history` is what was seen on the servers meanwhile; `attributes` are those of instances, by id and the
-    name that they were created under.
+    name that they were created under; `together` are the requests for several instances.
     """
 
     requests: Sequence[Request] = ()
@@ -118,6 +132,7 @@ class Storm:
     spares: int = 0
     history: History = field(default_factory=History)
     attributes: Mapping[tuple[int, str], Attributes] = field(default_factory=dict)
+    together: Sequence[Together] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -18,7 +18,7 @@ import asyncpg
 import httpx
 
 from tests.chaos.evidence import BROKEN, History, connected
-from tests.chaos.violations import Attributes, Request
+from tests.chaos.violations import Attributes, Request, Together
 
 Json = dict[str, Any]
 
@@ -32,6 +32,7 @@ _ENDED = ("Completed", "Error")
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 _HAS_NO_COMMENT = "SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = $1"
 _INSTANCES = "/v2/dbInstances"
+_BULK = f"{_INSTANCES}/bulk"
 _SCOPE = "edfi_admin_api/full_access"
 
 
@@ -40,7 +41,7 @@ class Ledger:
     """What all clients together asked for and were told; `oddities` should never have been answered.
 
     `history` is what was seen on the servers meanwhile, and `attributes` what instances have, by id and the
-    name that they were created under.
+    name that they were created under. `together` are the requests for several instances.
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Ledger:
     oddities: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
     attributes: dict[tuple[int, str], Attributes] = field(default_factory=dict)
+    together: list[Together] = field(default_factory=list)
 
     def told(self) -> Sequence[Request]:
         """The requests with the last that was heard of their jobs."""
@@ -180,6 +182,27 @@ class Service:
         """Request that an instance, created as `name`, gets another name; None if it was refused."""
         return await self.request("Rename", name, "PUT", f"{_INSTANCES}/{instance}", {"name": new_name})
 
+    async def create_together(self, entries: Sequence[Json], fresh: Collection[str]) -> list[Json] | None:
+        """Request several instances at once; None if they were refused.
+
+        Args:
+            entries: what is said of each.
+            fresh: the names of those that no other request asks for.
+        """
+        self.ledger.together.append(Together("Create", frozenset(fresh)))
+        names = [entry["name"] for entry in entries]
+        return await self._request_together("Create", names, _BULK, {"instances": entries})
+
+    async def delete_together(self, instances: Mapping[int, str]) -> list[Json] | None:
+        """Request that instances are deleted that no other request deletes; None if that was refused.
+
+        Args:
+            instances: the names that they were created under, by their ids.
+        """
+        self.ledger.together.append(Together("Delete", frozenset(instances.values())))
+        ids = {"ids": list(instances)}
+        return await self._request_together("Trash", list(instances.values()), f"{_BULK}/delete", ids)
+
     async def undelete(self, instance: int, name: str, new_name: str | None = None) -> Json | None:
         """Request that an instance comes back from the trash, perhaps under another name; None if refused."""
         body = {"name": new_name} if new_name else {}
@@ -240,23 +263,54 @@ class Service:
             TimeoutError: there was no answer for minutes.
         """
 
+        doubtful = [] if operation == "Retry" else [Request(operation, name)]
+        accepted = await self._answer(method, path, body, doubtful)
+        if accepted is None:
+            return None
+        job = accepted["jobId"]
+        asked = job.partition("InstanceJob-")[0] if operation == "Retry" else operation
+        self._note(asked, name, job)
+        return accepted
+
+    async def _request_together(
+        self, operation: str, names: Sequence[str], path: str, body: Json
+    ) -> list[Json] | None:
+        """Request a job for each of several instances, and note them; None if the request was refused."""
+        accepted = await self._answer("POST", path, body, [Request(operation, name) for name in names])
+        if accepted is None:
+            return None
+        answers: list[Json] = accepted["instances"]
+        if len(answers) != len(names):
+            self.ledger.oddities.append(f"{path} for {names} was answered with {answers}")
+        for name, answer in zip(names, answers, strict=False):
+            self._note(operation, name, answer["jobId"])
+        return answers
+
+    async def _answer(
+        self, method: str, path: str, body: Json | None, doubtful: Sequence[Request]
+    ) -> Json | None:
+        """What a request was answered with, every other one under a key; None if it was refused.
+
+        Args:
+            method: of the request.
+            path: of the request.
+            body: of the request.
+            doubtful: noted for each try that may have been accepted without an answer.
+        """
+
         def doubt() -> None:
-            if operation != "Retry":
-                self.ledger.requests.append(Request(operation, name))
+            self.ledger.requests.extend(doubtful)
 
         number = next(self._keys)
         if number % 2 or method == "PUT":
             answer = await self.send(method, path, body, doubt)
         else:
             answer = await self._send_once(method, path, body, doubt, f"storm {number}")
-        if not answer.is_success:
-            return None
-        accepted: Json = answer.json()
-        job = accepted["jobId"]
-        asked = job.partition("InstanceJob-")[0] if operation == "Retry" else operation
-        self.ledger.requests.append(Request(asked, name, job))
+        return answer.json() if answer.is_success else None
+
+    def _note(self, operation: str, name: str, job: str) -> None:
+        self.ledger.requests.append(Request(operation, name, job))
         self.ledger.outcomes.pop(job, None)
-        return accepted
 
     async def _send_once(
         self, method: str, path: str, body: Json | None, doubt: Callable[[], None], key: str
