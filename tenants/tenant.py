@@ -119,7 +119,11 @@ class Tenant:
             rights=RightsCheck(engine, templates, settings.database_owner),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
             snapshots=Snapshots(
-                SnapshotStore(engine, settings.snapshot_keep), server, connection_strings, installation, name
+                SnapshotStore(engine, own, settings.snapshot_keep),
+                server,
+                connection_strings,
+                installation,
+                name,
             ),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),

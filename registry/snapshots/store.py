@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Interval, Select, Text, cast, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from registry.installation import InstallationStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import FINISH, Operation
 from registry.instances.steps import fencing_token_of, take_step
@@ -68,11 +69,13 @@ class SnapshotStore:
 
     Args:
         engine: the connections to the tenant's registry.
+        installation: the installation that the instances belong to.
         keep: how many copies of an instance stay.
     """
 
-    def __init__(self, engine: AsyncEngine, keep: int) -> None:
+    def __init__(self, engine: AsyncEngine, installation: InstallationStore, keep: int) -> None:
         self._sessions = RegistrySessions(engine)
+        self._installation = installation
         self._keep = keep
 
     async def instance_id(self, ods_instance_id: int) -> int | None:
@@ -100,7 +103,10 @@ class SnapshotStore:
             InstanceNotFoundError: there is no such live instance.
             RowNotFoundError: it has no such snapshot.
             RefusedError: the snapshot is being made.
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
+                confirmed what it is.
         """
+        await self._installation.require_confirmed()
         async with self._sessions.transaction() as session:
             # Jobs of the instance lock its row first.
             instance = await session.get(DbInstance, instance_id, with_for_update=True)

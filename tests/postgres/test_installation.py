@@ -23,6 +23,7 @@ from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
+from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from registry.storage.errors import InstallationNotConfirmedError
 from settings import Settings
@@ -84,6 +85,8 @@ async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
         await copied_jobs.begin(job)
     with pytest.raises(InstallationNotConfirmedError):
         await copy.request_delete(job.instance_id)
+    with pytest.raises(InstallationNotConfirmedError):
+        await SnapshotStore(copied_engine, copy.installation, 2).request_removal(job.instance_id, 1)
     with pytest.raises(InstallationNotConfirmedError):
         await copied_jobs.waiting_jobs(0, 10)
     assert await InstanceQueries(copied_engine).instances(offset=0, limit=1) == []
