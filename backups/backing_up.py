@@ -89,7 +89,8 @@ async def back_up(
                     try:
                         figures = await _stored(store, path, dump, moment)
                     except DumpFailedError:
-                        await require_alive(moment.snapshot.session)
+                        async with moment.snapshot.session() as session:
+                            await require_alive(session)
                         raise
                 manifest = _manifest(request, moment, dump, figures, encrypted=encrypted)
                 marker.require_fresh()
@@ -108,7 +109,8 @@ def program_label(mark: UUID) -> str:
 async def _moment(database: Database) -> AsyncIterator[_Moment]:
     async with snapshot(database) as opened:
         at = datetime.now(UTC)
-        (facts,) = await fetch_rows(opened.session, _FACTS)
+        async with opened.session() as session:
+            (facts,) = await fetch_rows(session, _FACTS)
         sequences = await read_sequences(opened)
         yield _Moment(opened, facts["snapshot"], at, facts["version"], facts["bytes"], sequences)
 

@@ -58,8 +58,9 @@ async def copy_contents(
     left_out = set() if not with_access else _WITHOUT_ACCESS
     with translate_database_faults():
         async with snapshot(source) as opened:
-            exported = await fetch_value(opened.session, "SELECT pg_export_snapshot()")
-            version = opened.session.get_server_version()
+            async with opened.session() as session:
+                exported = await fetch_value(session, "SELECT pg_export_snapshot()")
+                version = session.get_server_version()
             dump = await _command(
                 "pg_dump",
                 f"{version.major}.{version.minor}",
@@ -84,7 +85,8 @@ async def copy_contents(
                 reporting.cancel()
                 await asyncio.gather(reporting, return_exceptions=True)
             if failed:
-                await require_alive(opened.session)
+                async with opened.session() as session:
+                    await require_alive(session)
                 raise CopyFailedError(f"{failed} has failed; {monitor.log} says why.")
 
 

@@ -49,7 +49,8 @@ async def read_sequences(moment: Snapshot) -> Mapping[str, int | None]:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    return {row["name"]: row["last_value"] for row in await fetch_rows(moment.session, _SEQUENCES)}
+    async with moment.session() as session:
+        return {row["name"]: row["last_value"] for row in await fetch_rows(session, _SEQUENCES)}
 
 
 async def count_rows(moment: Snapshot) -> Mapping[str, int]:
@@ -60,7 +61,8 @@ async def count_rows(moment: Snapshot) -> Mapping[str, int]:
     """
     counts: dict[str, int] = {}
     for start in range(0, len(moment.tables), _BATCH):
-        counts |= await _counts_of(moment.session, moment.tables[start : start + _BATCH])
+        async with moment.session() as session:
+            counts |= await _counts_of(session, moment.tables[start : start + _BATCH])
     return counts
 
 

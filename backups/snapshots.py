@@ -1,8 +1,9 @@
 """Sessions that see a database as it was at one moment, and let pg_dump see the same."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -14,9 +15,14 @@ from databases.statements import fetch_rows, fetch_value
 LOCK_TIMEOUT = "5min"
 """How long a session that changes a table may keep a dump waiting."""
 
+_LONGEST_SILENCE = "60s"
+"""How long PostgreSQL keeps a session of which it hears nothing: while the transaction is open, VACUUM does
+not remove what was deleted since. A worker that was suspended does not hold it up for longer."""
+_PING_SECONDS = 10
 # Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
-_WITHOUT_LIMITS = """
-SELECT set_config(name, '0', true) FROM pg_settings
+_LIMITS = """
+SELECT set_config(name, CASE name WHEN 'idle_in_transaction_session_timeout' THEN $1 ELSE '0' END, true)
+FROM pg_settings
 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 # Counts must be of all rows; as with pg_dump, a role that may not see all of them gets an error.
@@ -69,17 +75,27 @@ class Snapshot:
     """A database as it was at one moment.
 
     Attributes:
-        session: in a transaction that sees this moment only.
+        connection: of the session that sees this moment only.
         tables: those with rows; no other session changes their form until the transaction ends.
+        lock: held by what uses the session.
     """
 
-    session: asyncpg.Connection
+    connection: asyncpg.Connection
     tables: Sequence[Table]
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """The session, in a transaction that sees this moment only; nothing else uses it meanwhile."""
+        async with self.lock:
+            yield self.connection
 
 
 @asynccontextmanager
 async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
     """Open a transaction that sees nothing of what other sessions commit from now on.
+
+    It is kept open by queries of this process; PostgreSQL ends it soon after these stop.
 
     Raises:
         DatabaseFaultError: the server is away, another session locks a table for long, …
@@ -88,14 +104,29 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
         with translate_postgres_errors({}):
             await session.transaction(isolation="repeatable_read", readonly=True).start()
             await session.execute(_SETTINGS)
-            await session.execute(_WITHOUT_LIMITS)
+            await session.fetch(_LIMITS, _LONGEST_SILENCE)
         tables = [Table(*row) for row in await fetch_rows(session, _TABLES)]
         if tables:
             # Without the lock, a table that was emptied by TRUNCATE meanwhile would be counted as empty.
             names = ", ".join(table.quoted for table in tables)
             with translate_postgres_errors({}):
                 await session.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
-        yield Snapshot(session, tables)
+        opened = Snapshot(session, tables)
+        pinging = asyncio.create_task(_keep_alive(opened))
+        try:
+            yield opened
+        finally:
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
+
+
+async def _keep_alive(opened: Snapshot) -> None:
+    """Let PostgreSQL hear of the session, until it has ended: what uses it next is told."""
+    with suppress(DatabaseFaultError):
+        while True:
+            await asyncio.sleep(_PING_SECONDS)
+            async with opened.session() as session:
+                await fetch_value(session, "SELECT 1")
 
 
 async def require_alive(session: asyncpg.Connection) -> None:
