@@ -90,6 +90,7 @@ class BulkService:
         ids = _ids(body, faults)
         requested = []
         async with self._instances.together():
+            await self._instances.lock(list(ids.values()))
             await self._deletable(ids, faults)
             faults.require_none()
             for number, instance_id in ids.items():

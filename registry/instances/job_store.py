@@ -41,6 +41,7 @@ from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
+from registry.instances.row_locks import lock_ods_instance, lock_with_source
 from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import (
@@ -618,7 +619,8 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
 
 
 async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
+    await lock_with_source(session, job.instance_id)
+    instance = await session.get(DbInstance, job.instance_id)
     obstacle = None
     if instance is not None and job.copy_of is not None:
         obstacle = await copy_obstacle(session, instance, job.copy_of)
@@ -633,6 +635,7 @@ async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | 
     if not begun.held or not job.published or begun.refusal is not None:
         return begun
     async with session.begin_nested() as savepoint:
+        await lock_ods_instance(session, job.ods_instance_id)
         await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
         if job.operation is Operation.TRASH:
             refusal = await set_routing_aside(session, job)

@@ -11,6 +11,7 @@ from registry.instances.contexts import publish_contexts
 from registry.instances.jobs import InstanceJob
 from registry.instances.relations import relations_of
 from registry.instances.reservations import lock_name, name_taken, ods_instance_has_name, ods_instances_have
+from registry.instances.row_locks import lock_ods_instance
 from registry.storage.errors import NameTakenError
 from registry.storage.models import OdsInstance
 
@@ -72,7 +73,7 @@ async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None
     """Remove the ODS instance; returns why it stays, if rows refer to it."""
     # From here on no other session can add a row that refers to it: in some versions of the ODS/API's tables,
     # such a row would be deleted together with it.
-    await session.get(OdsInstance, ods_instance_id, with_for_update=True)
+    await lock_ods_instance(session, ods_instance_id)
     if relations := await relations_of(session, ods_instance_id):
         return relations_reason(relations)
     try:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.instances.contexts import require_free_contexts
 from registry.instances.jobs import InstanceJob
 from registry.instances.ods_routing import end_routing
+from registry.instances.row_locks import lock_ods_instance
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
 
@@ -32,8 +33,7 @@ async def set_routing_aside(session: AsyncSession, job: InstanceJob) -> str | No
 
 async def keep_parts(session: AsyncSession, instance_id: int, ods_instance_id: int) -> None:
     """Move contexts and derivatives of an ODS instance, if it is there, to the row of its instance."""
-    # From here on no other session can add a row that refers to it.
-    ods_instance = await session.get(OdsInstance, ods_instance_id, with_for_update=True)
+    ods_instance = await lock_ods_instance(session, ods_instance_id)
     if ods_instance is None:
         return
     contexts = select(OdsInstanceContext).where(OdsInstanceContext.ods_instance_id == ods_instance_id)

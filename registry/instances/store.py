@@ -38,6 +38,7 @@ from registry.instances.reservations import (
     require_free,
     reserved_id,
 )
+from registry.instances.row_locks import lock_instances, lock_with_source
 from registry.instances.set_aside import context_obstacle, kinds_set_aside
 from registry.instances.status import (
     InstanceStatus,
@@ -263,12 +264,16 @@ class InstanceStore:
             names: the names of the new instances and of their databases.
             contexts: the contexts of each.
         """
-        rows = select(DbInstance.id).where(DbInstance.id.in_(sources)).order_by(DbInstance.id)
         async with self._sessions.transaction() as session:
-            await session.execute(rows.with_for_update())
+            await lock_instances(session, sources)
             await lock_name(session, *names)
             for one in contexts:
                 await lock_contexts(session, one)
+
+    async def lock(self, ids: Collection[int]) -> None:
+        """Lock these instances at once, in the block of `together`, before requests for each of them."""
+        async with self._sessions.transaction() as session:
+            await lock_instances(session, ids)
 
     async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
         """Change what clients say about the instance; needs no job. Returns the instance as it is then.
@@ -570,6 +575,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
+            await lock_with_source(session, instance_id)
             instance = await _locked(session, instance_id, in_trash=True)
             if instance.status == InstanceStatus.DELETED:
                 raise InstanceNotFoundError(instance_id)

@@ -2,7 +2,7 @@
 
 An ODS instance has no two contexts with the same key and no two derivatives of the same type, in whatever
 case these are written. The unique indexes of the tables compare with case, so every change locks the ODS
-instance.
+instance; before the row itself, as the steps of jobs do it.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.instances.contexts import context_errors, holder_of_reserved
 from registry.ods_instances.store import ODS_INSTANCE
 from registry.storage.errors import InvalidError, RowNotFoundError, require_valid
-from registry.storage.models import Base, OdsInstance, OdsInstanceContext, OdsInstanceDerivative
+from registry.storage.models import OdsInstance, OdsInstanceContext, OdsInstanceDerivative
 from registry.storage.rules import is_blank
 from registry.storage.sessions import UNIQUE_VIOLATION, Conflicts, RegistrySessions, locked
 
@@ -32,9 +32,6 @@ _RESERVED = (
     "With this context, the ODS instance would have just those that the instance '{}' is about to get, which"
     " is not created yet or comes back."
 )
-
-_Row = TypeVar("_Row", bound=Base)
-_Draft = TypeVar("_Draft")
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,10 @@ class DerivativeDraft:
     type_errors: dict[str, list[str]] = field(default_factory=dict)
 
 
+_Row = TypeVar("_Row", bound=OdsInstanceContext | OdsInstanceDerivative)
+_Draft = TypeVar("_Draft", bound=ContextDraft | DerivativeDraft)
+
+
 class _Parts(ABC, Generic[_Row, _Draft]):
     """Creates, changes and deletes one kind of rows that belong to a tenant's ODS instances."""
 
@@ -102,7 +103,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
             InvalidError: the draft breaks rules.
         """
         async with self._sessions.transaction(self._conflicts) as session:
-            row = await locked(session, self._model, identifier, self._resource)
+            row = await self._locked(session, identifier, draft.ods_instance_id)
             await self._write_values(session, row, draft)
             return row
 
@@ -114,6 +115,20 @@ class _Parts(ABC, Generic[_Row, _Draft]):
         """
         async with self._sessions.transaction(self._conflicts) as session:
             await session.delete(await locked(session, self._model, identifier, self._resource))
+
+    async def _locked(self, session: AsyncSession, identifier: int, wanted_owner: int | None) -> _Row:
+        """Lock the row after the ODS instances that it belongs to and shall belong to, which may not exist.
+
+        Raises:
+            RowNotFoundError: there is no such row.
+        """
+        table = self._model
+        owner = await session.scalar(select(table.ods_instance_id).where(table.id == identifier))
+        if owner is None:
+            raise RowNotFoundError(self._resource, identifier)
+        for ods_instance_id in sorted({owner, wanted_owner or owner}):
+            await _locked_owner(session, ods_instance_id)
+        return await locked(session, self._model, identifier, self._resource)
 
     @abstractmethod
     async def _write_values(self, session: AsyncSession, row: _Row, draft: _Draft) -> None:
@@ -191,9 +206,13 @@ async def _owner_errors(session: AsyncSession, ods_instance_id: int | None) -> l
     """
     if not ods_instance_id:
         return ["'Ods Instance Id' is the id of no ODS instance. Please provide valid ods instance id."]
-    if await session.get(OdsInstance, ods_instance_id, with_for_update={"key_share": True}) is None:
+    if await _locked_owner(session, ods_instance_id) is None:
         raise RowNotFoundError(ODS_INSTANCE, ods_instance_id)
     return []
+
+
+async def _locked_owner(session: AsyncSession, ods_instance_id: int) -> OdsInstance | None:
+    return await session.get(OdsInstance, ods_instance_id, with_for_update={"key_share": True})
 
 
 async def _is_among(session: AsyncSession, word: str | None, others: Select[str]) -> bool:

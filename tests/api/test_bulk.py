@@ -412,3 +412,24 @@ async def test_one_of_two_wins_when_each_wants_what_the_other_would_lock_last(
         await _waiting(rows, 2)
 
     assert sorted([(await first).status_code, (await second).status_code]) == [202, 400]
+
+
+async def test_both_are_answered_when_source_and_failed_copy_are_deleted_and_the_copy_is_retried_at_once(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, registry_dsn: str
+) -> None:
+    (source,) = await _completed(api, rows, "Source")
+    copy = (await api.post(INSTANCES, json={"name": "Copy", "copyOf": source})).json()["id"]
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Error', attempt = 1 WHERE id = $1", copy
+    )
+    async with session(registry_dsn) as other:
+        holding = other.transaction()
+        await holding.start()
+        await other.execute("SELECT FROM adminapi.dbinstances WHERE id = $1 FOR UPDATE", copy)
+        retrying = asyncio.create_task(api.post(f"{INSTANCES}/{copy}/retry"))
+        await _waiting(rows, 1)
+        deleting = asyncio.create_task(api.post(DELETE, json={"ids": [source, copy]}))
+        await _waiting(rows, 2)
+        await holding.commit()
+    assert (await retrying).status_code == 202
+    assert list(faults_of(await deleting)) == ["ids[0]", "ids[1]"]
