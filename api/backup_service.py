@@ -6,12 +6,11 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Request
 
 from api.dependencies import (
     BackupRecordsDep,
     InstanceStoreDep,
-    ServerDep,
     SettingsDep,
     TenantDep,
     VerificationStarterDep,
@@ -20,6 +19,7 @@ from api.http import temporal_calls
 from api.http.audit_context import AuditContextDep
 from api.http.problems import ProblemError
 from api.instance_service import InstanceServiceDep
+from api.services import services_of
 from backups.errors import BackupFaultError
 from backups.manifest import BackupKind
 from backups.readiness import require_programs
@@ -47,6 +47,17 @@ async def _read_id(
 BackupId = Annotated[UUID, Depends(_read_id)]
 
 
+async def require_readiness(request: Request) -> None:
+    """Check that backups can be made here, which asks the server.
+
+    Raises:
+        BackupFaultError: there is no store, or the client programs do not suit the server.
+    """
+    tenant = services_of(request).tenant
+    open_store(tenant.settings)
+    await require_programs(tenant.server)
+
+
 class BackupService:
     """Carries such requests out; one that cannot be granted raises an error that says why."""
 
@@ -55,7 +66,6 @@ class BackupService:
         service: InstanceServiceDep,
         instances: InstanceStoreDep,
         records: BackupRecordsDep,
-        server: ServerDep,
         settings: SettingsDep,
         tenant: TenantDep,
         verifications: VerificationStarterDep,
@@ -65,19 +75,12 @@ class BackupService:
         self._service = service
         self._instances = instances
         self._records = records
-        self._server = server
         self._settings = settings
         self._tenant = tenant
         self._audit = audit
 
     async def request(self, instance_id: int) -> Requested:
-        """Request a backup of an instance.
-
-        Raises:
-            BackupFaultError: there is no store, or the client programs do not suit the server.
-        """
-        open_store(self._settings)
-        await require_programs(self._server)
+        """Request a backup of an instance, after `require_readiness`."""
         request = partial(self._instances.request_backup, kind=BackupKind.REQUESTED)
         return await self._service.change(instance_id, request)
 

@@ -2,12 +2,15 @@
 
 A router whose endpoints start jobs has `JobRoute` for its routes, and each endpoint that starts one declares
 `STARTS_A_JOB` among its dependencies. The rest is done here. Dry runs are refused where there are none.
+
+The transaction in which a key is kept holds a connection of the registry. What an endpoint asks of another
+server, which may be slow, it asks before (`asks_first`).
 """
 
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response, params
 from fastapi.dependencies.utils import get_flat_params
@@ -56,6 +59,23 @@ STARTS_A_JOB: Any = Depends(_document_key)
 """The dependency of an endpoint that starts a job."""
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_Question = Callable[[Request], Awaitable[object]]
+
+_questions: dict[Callable[..., Any], _Question] = {}
+
+
+def asks_first(question: _Question) -> Callable[[_Endpoint], _Endpoint]:
+    """Have `question` awaited for each new request to an endpoint, before a transaction is open.
+
+    What it raises is the answer to the request.
+    """
+
+    def keep(endpoint: _Endpoint) -> _Endpoint:
+        _questions[endpoint] = question
+        return endpoint
+
+    return keep
 
 
 class JobRoute(APIRoute):
@@ -75,6 +95,7 @@ class JobRoute(APIRoute):
         super().__init__(
             path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
         )
+        self._question = _questions.get(endpoint)
         self._has_dry_runs = DRY_RUN in {it.alias for it in get_flat_params(self.dependant)}
 
     def get_route_handler(self) -> _Handler:
@@ -87,9 +108,12 @@ class JobRoute(APIRoute):
             self._require_known(request)
             if not self._starts_a_job:
                 return await handler(request)
-            audit_context(request).is_dry_run = _is_dry_run(request)
-            key = _key(request)
-            return await (handler(request) if key is None else _once(request, key, handler))
+            audit_context(request).is_dry_run = is_dry_run(request)
+            if (key := _key(request)) is not None:
+                return await _once(request, key, handler, self._question)
+            if self._question is not None:
+                await self._question(request)
+            return await handler(request)
 
         return handle
 
@@ -106,18 +130,22 @@ class JobRoute(APIRoute):
             raise ProblemError.invalid({pascal(DRY_RUN): ["'Dry Run' must be given once."]})
 
 
-async def _once(request: Request, key: str, handler: _Handler) -> Response:
+async def _once(request: Request, key: str, handler: _Handler, question: _Question | None) -> Response:
     """The stored answer to the request; if there is none, that of `handler`, stored with what it changes.
 
     What `handler` refuses changes nothing, and leaves the key as it was. So does a dry run; of a request that
     was answered already, it tells that answer: the request would get it, and do nothing.
     """
-    body = await _whole_body(request)  # which may take a while: before a transaction is open
+    body = await whole_body(request)  # which may take a while: before a transaction is open
     keyed = KeyedRequest(_client(request), key, _digest(request, body))
     keys = services_of(request).idempotency_keys
-    if _is_dry_run(request):
+    if is_dry_run(request):
         answer = await keys.answer_to(keyed)
         return await handler(request) if answer is None else _response(answer)
+    if question is not None:
+        if (answer := await keys.answer_to(keyed)) is not None:
+            return _response(answer)
+        await question(request)
     async with keys.reserved(keyed) as reservation:
         if reservation.answer is not None:
             response = _response(reservation.answer)
@@ -127,7 +155,7 @@ async def _once(request: Request, key: str, handler: _Handler) -> Response:
     return response
 
 
-def _is_dry_run(request: Request) -> bool:
+def is_dry_run(request: Request) -> bool:
     """Whether the request is a dry run, as the endpoint reads it; what is neither, the endpoint refuses."""
     try:
         return _BOOLEAN.validate_python(request.query_params.get(DRY_RUN, "false"))
@@ -152,7 +180,7 @@ def _key(request: Request) -> str | None:
     )
 
 
-async def _whole_body(request: Request) -> bytes:
+async def whole_body(request: Request) -> bytes:
     """The body, which the endpoint can read again."""
     body = await json_body(request)
     request._body = body  # noqa: SLF001 - where Starlette keeps a body that was read

@@ -1,7 +1,8 @@
 """One tenant as the API serves it: the tenant itself, and the parts that only the API needs."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Self
@@ -42,7 +43,10 @@ from tenants.usage import InstanceUsage
 
 @dataclass(frozen=True)
 class Services:
-    """A tenant, and what the API has for it. Endpoints take the parts by name (`api.dependencies`)."""
+    """A tenant, and what the API has for it. Endpoints take the parts by name (`api.dependencies`).
+
+    `bulk_lock` is held by the request for several instances that this process carries out.
+    """
 
     tenant: Tenant
     temporal: Client
@@ -65,6 +69,7 @@ class Services:
     idempotency_keys: IdempotencyKeys
     audit: AuditTrail
     recorder: AuditRecorder
+    bulk_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def compose(

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
 
-from api.backup_service import BackupId, BackupServiceDep
+from api.backup_service import BackupId, BackupServiceDep, require_readiness
 from api.dependencies import BackupRecordsDep
 from api.http import problems
 from api.http.paging import words_of
 from api.http.parsing import DEFAULT_LIMIT, Count, Limit, Offset, path_id
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import STARTS_A_JOB, JobRoute, asks_first
 from api.instance_service import require_instance_management
 from api.schemas.backups import BackupAccepted, BackupAnswer
 from api.schemas.base import list_response, paced
@@ -46,6 +46,7 @@ _DUMP: dict[int | str, dict[str, Any]] = {
     dependencies=[STARTS_A_JOB],
     responses=_OF_CHANGES,
 )
+@asks_first(require_readiness)
 async def create_backup(
     instance_id: InstanceId, service: BackupServiceDep, response: Response
 ) -> BackupAccepted:

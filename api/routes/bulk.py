@@ -4,10 +4,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 
+from api.bulk_route import BulkRoute
 from api.bulk_service import BulkServiceDep
 from api.http import problems
 from api.http.parsing import JsonObject, documented_list
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import STARTS_A_JOB
 from api.instance_service import (
     CREATE_REFUSALS,
     MOST_AT_ONCE,
@@ -22,7 +23,7 @@ router = APIRouter(
     prefix="/v2/dbInstances/bulk",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
-    route_class=JobRoute,
+    route_class=BulkRoute,
 )
 
 

@@ -14,6 +14,7 @@ from temporalio.client import Client
 
 from embedded.polling import wait_until
 from registry.instances.reservations import _NAMES
+from registry.instances.store import _TOGETHER
 from tests.api.service import faults_of
 from tests.servers import session
 
@@ -433,3 +434,27 @@ async def test_both_are_answered_when_source_and_failed_copy_are_deleted_and_the
         await holding.commit()
     assert (await retrying).status_code == 202
     assert list(faults_of(await deleting)) == ["ids[0]", "ids[1]"]
+
+
+async def test_single_requests_with_a_key_are_answered_when_many_requests_for_several_wait(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, registry_dsn: str
+) -> None:
+    async with session(registry_dsn) as other:
+        holding = other.transaction()
+        await holding.start()
+        await other.execute("SELECT pg_advisory_xact_lock($1)", _TOGETHER)
+        waiting = [
+            asyncio.create_task(
+                api.post(BULK, json=of(entry(f"Several {key}")), headers={"Idempotency-Key": f"bulk {key}"})
+            )
+            for key in range(10)
+        ]
+        await _waiting(rows, 1)
+        for key in range(10):  # the others reach their places meanwhile
+            async with asyncio.timeout(10):
+                answer = await api.post(
+                    INSTANCES, json=entry(f"One {key}"), headers={"Idempotency-Key": f"single {key}"}
+                )
+            assert answer.status_code == 202
+        await holding.commit()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {202}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from temporalio.client import Client
 
 from api.app import app_with
+from backups.errors import BackupFaultError
 from embedded.polling import wait_until
 from registry.idempotency_keys import IdempotencyKeys, KeyedRequest, StoredAnswer
 from registry.storage.errors import KeyInUseError
@@ -23,6 +25,9 @@ from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.servers import session
 
 INSTANCES = "/v2/dbInstances"
+_IN_TRANSACTION = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+"""
 _WAITERS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
@@ -350,3 +355,38 @@ def test_every_endpoint_that_starts_a_job_documents_the_key(settings: Settings) 
     assert taking == {(verb, path) for verb, path in expected if path not in _WITHOUT_JOBS}
     for which in taking:
         assert {"409", "422"} <= operations[which]["responses"].keys()
+
+
+@pytest.fixture
+def with_store(settings: Settings, tmp_path: Path) -> Settings:
+    """The test's settings, with a store of backups."""
+    return settings.model_copy(update={"backup_url": tmp_path.as_uri()})
+
+
+async def test_no_connection_of_the_registry_is_held_when_the_server_is_asked_before_a_backup(
+    with_store: Settings, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object) -> str:
+        asked.set()
+        await may_answer.wait()
+        return "18"
+
+    monkeypatch.setattr("api.backup_service.require_programs", slow)
+    async with running(with_store, NOBODY) as app, client_of(app, headers=bearer(with_store)) as api:
+        instance = (await api.post(INSTANCES, json=body())).json()["id"]
+        await rows.execute("UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now()")
+        path = f"{INSTANCES}/{instance}/backups"
+        first = asyncio.create_task(api.post(path, headers=keyed()))
+        await asked.wait()
+        assert await rows.fetchval(_IN_TRANSACTION) == 0
+        may_answer.set()
+        assert (await first).status_code == 202
+
+        async def away(_: object) -> str:
+            raise BackupFaultError("The server is away.", outage=True)
+
+        monkeypatch.setattr("api.backup_service.require_programs", away)
+        assert (await api.post(path, headers=keyed())).content == (await first).content
+        assert (await api.post(path, headers=keyed("another key"))).status_code == 503

@@ -1,0 +1,30 @@
+"""Requests for several instances at once wait for each other before they have a connection of the registry.
+
+They follow each other there anyway (`InstanceStore.together`). Those that waited in the registry would hold
+the connections that single requests under an `Idempotency-Key` need.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+
+from api.idempotency import JobRoute, is_dry_run, whole_body
+from api.services import services_of
+
+
+class BulkRoute(JobRoute):
+    """A route whose endpoint this process calls for one request of a tenant at a time, but for dry runs."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Have the handler of the endpoint called when the request before is answered."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if is_dry_run(request):
+                return await handler(request)
+            await whole_body(request)  # which may take a while: before others wait for this request
+            async with services_of(request).bulk_lock:
+                return await handler(request)
+
+        return handle
