@@ -94,11 +94,21 @@ _POLLERS = 2
 _CACHED_WORKFLOWS = 200
 """Workflows kept in memory; one that was evicted is replayed from its short history when it goes on."""
 
+_WORKFLOW_TASKS = 8
+"""Workflow tasks that a worker has under way. Each may write to the registry, and must end in time; after a
+restart, all workflows that wait go on at once (docs/performance.md)."""
+
 _logger = logging.getLogger("worker")
 
 
-def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
-    """The worker of a tenant's workflows and status writes."""
+def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WORKFLOW_TASKS) -> Worker:
+    """The worker of a tenant's workflows and status writes.
+
+    Args:
+        temporal: the client.
+        tenant: the tenant.
+        workflow_tasks: how many workflow tasks it has under way at most.
+    """
     settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
     statuses = StatusActivities(jobs, tenant.connection_strings, server, settings.backup_verify)
     snapshots = SnapshotActivities(tenant.snapshots)
@@ -155,6 +165,7 @@ def registry_worker(temporal: Client, tenant: Tenant) -> Worker:
             BackupCleaning(tenant, verifications.start).clean_backups,
             VerdictActivities(tenant.backups).finish_verification,
         ],
+        max_concurrent_workflow_tasks=workflow_tasks,
         max_concurrent_activities=settings.registry_concurrency,
         max_concurrent_local_activities=settings.registry_concurrency,
         max_concurrent_workflow_task_polls=_POLLERS,

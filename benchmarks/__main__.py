@@ -22,6 +22,7 @@ from benchmarks.sections import (
     posts,
     profile,
     reset,
+    restart,
     spare_race,
     spares,
     strategies,
@@ -36,6 +37,7 @@ _RESULTS = Path(__file__).parent / "results"
 _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "lists": lists.run,
     "sweep": sweep.run,
+    "restart": restart.run,
     "profile": profile.run,
     "posts": posts.run,
     "create": create.run,

@@ -29,7 +29,7 @@ _BEGIN_SECONDS = 120
 """How long to wait for the first steps of the workflows, and until Temporal lists all of them."""
 
 _QUEUE = f"{TASK_QUEUE}-registry"
-_INSERT_ROWS = """
+INSERT_ROWS = """
 WITH instances AS (
     INSERT INTO adminapi.dbinstances
         (name, odsinstanceid, status, databasetemplate, databasename, operation, jobnumber, lastmodifieddate)
@@ -70,7 +70,7 @@ def run(bench: Bench) -> Findings:
 
 async def _start_bare(stack: StackFile, starts: int) -> list[float]:
     """The moments at which a bare client had started each of so many workflows, which no worker runs."""
-    temporal = await _connected(stack)
+    temporal = await connected(stack)
     moments, numbers = [], iter(range(starts))
 
     async def start_next() -> None:
@@ -83,19 +83,19 @@ async def _start_bare(stack: StackFile, starts: int) -> list[float]:
 
 
 async def _sweep(stack: StackFile, pid: int, rows: int) -> Sweep:
-    temporal = await _connected(stack)
+    temporal = await connected(stack)
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     try:
-        await registry.execute(_INSERT_ROWS, _WARM_UP_ROWS, "Warming")
+        await registry.execute(INSERT_ROWS, _WARM_UP_ROWS, "Warming")
         await _dispatch(temporal, "bench-warm-up")
-        await _until_begun(registry, _WARM_UP_ROWS)
-        await registry.execute(_INSERT_ROWS, rows, "Swept")
+        await until_begun(registry, _WARM_UP_ROWS)
+        await registry.execute(INSERT_ROWS, rows, "Swept")
         await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
         sweep = Sweep(megabytes_before=resident_megabytes(pid))
         sampler = asyncio.create_task(_sample(pid, stack, sweep))
         sweep.seconds = await _dispatch(temporal, "bench-sweep")
         with suppress(TimeoutError):  # the first steps count for the memory, not for the dispatch
-            await _until_begun(registry, _WARM_UP_ROWS + rows)
+            await until_begun(registry, _WARM_UP_ROWS + rows)
         sampler.cancel()
         await _count(temporal, sweep, _WARM_UP_ROWS + rows)
         return sweep
@@ -103,7 +103,8 @@ async def _sweep(stack: StackFile, pid: int, rows: int) -> Sweep:
         await registry.close()
 
 
-async def _connected(stack: StackFile) -> Client:
+async def connected(stack: StackFile) -> Client:
+    """A client of the Temporal server of the stack."""
     return await Client.connect(stack["temporal"]["address"], namespace=stack["temporal"]["namespace"])
 
 
@@ -114,7 +115,13 @@ async def _dispatch(temporal: Client, workflow_id: str) -> float:
     return time.perf_counter() - started
 
 
-async def _until_begun(registry: asyncpg.Connection, rows: int) -> None:
+async def until_begun(registry: asyncpg.Connection, rows: int) -> None:
+    """Wait until so many jobs have begun.
+
+    Raises:
+        TimeoutError: they have not for minutes.
+    """
+
     async def have_begun() -> bool:
         return bool(await registry.fetchval(_BEGUN) >= rows)
 
