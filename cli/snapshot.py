@@ -23,6 +23,7 @@ _COLUMNS = {
     "id": "ID",
     "status": "STATUS",
     "current": "CURRENT",
+    "beforeReset": "BEFORE RESET",
     "databaseName": "DATABASE",
     "createdAt": "CREATED",
     "createdBy": "BY",

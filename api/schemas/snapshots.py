@@ -25,6 +25,9 @@ class SnapshotAnswer(ResponseModel):
         description="Creating, Completed, or Removing: its database is dropped when no session uses it.",
     )
     current: bool = Field(description="Whether it is the one that the ODS/API reads.")
+    before_reset: bool = Field(
+        description="Whether the database that it is a copy of was replaced since, by a reset or its undo."
+    )
     database_name: str = Field(validation_alias=AliasPath("snapshot", "database_name"))
     created_at: UtcTime = Field(
         validation_alias=AliasPath("snapshot", "created_at"), description="When it was requested."

@@ -53,6 +53,7 @@ async def add(session: AsyncSession, instance: DbInstance, by: str | None) -> Sn
         status=SnapshotStatus.CREATING,
         created_at=UTC_NOW,
         created_by=by,
+        database_mark=instance.database_mark,
     )
     session.add(snapshot)
     await session.flush()

@@ -36,11 +36,14 @@ class ListedSnapshot:
         snapshot: its row.
         ods_instance_id: the OdsInstanceId of its instance.
         current: whether it is the one that the ODS/API reads.
+        before_reset: whether it is a copy of another database than the one that the instance has now, after a
+            reset or its undo.
     """
 
     snapshot: Snapshot
     ods_instance_id: int
     current: bool
+    before_reset: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,12 @@ class SnapshotStore:
     async def snapshots_of(self, instance_id: int) -> Sequence[ListedSnapshot]:
         """The snapshots of an instance, the newest first."""
         query = (
-            select(Snapshot, DbInstance.ods_instance_id, _is_current())
+            select(
+                Snapshot,
+                DbInstance.ods_instance_id,
+                _is_current(),
+                Snapshot.database_mark.is_distinct_from(DbInstance.database_mark),
+            )
             .join(DbInstance, DbInstance.id == Snapshot.instance_id)
             .where(Snapshot.instance_id == instance_id)
             .order_by(Snapshot.id.desc())

@@ -506,6 +506,8 @@ class Snapshot(Base):
     connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
     # From then on its database is dropped when no session uses it.
     remove_after: Mapped[datetime | None] = mapped_column("removeafter")
+    # That of the instance's database which it is a copy of.
+    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
 
 
 class ApiClientOdsInstance(Base):

@@ -109,6 +109,29 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     assert not [found for found in await tenant.drift.detect() if name in found.subject]
 
 
+async def test_list_tells_that_readers_see_the_data_of_before_a_reset_until_that_is_undone(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, name: str
+) -> None:
+    job = await created(operator, name, postgres)
+    path = f"/v2/odsInstances/{job.ods_instance_id}/snapshots"
+
+    async def told() -> list[tuple[bool, bool]]:
+        return [(one["current"], one["beforeReset"]) for one in (await api.get(path)).json()]
+
+    await snapshotted(operator, job)
+    assert await told() == [(True, False)]
+    reset = (await operator.instances.request_reset(job.instance_id)).job
+    await operator.starter.start(reset)
+    assert await operator.ended(reset) is JobStatus.COMPLETED
+    assert await told() == [(True, True)]
+    await snapshotted(operator, job)
+    assert await told() == [(True, False), (False, True)]
+    back = (await operator.instances.request_undo_reset(job.instance_id)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    assert await told() == [(True, True), (False, False)]
+
+
 async def test_role_reads_every_table_when_its_name_and_theirs_need_quotes(
     operator: Operator,
     tenant: Tenant,
