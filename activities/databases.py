@@ -307,11 +307,12 @@ class DatabaseActivities:
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
                 reached = await self._require_ended(job)
+                deleted = reached is InstanceStatus.DELETED
                 if job.replacement is not None:
-                    return await self._end_replacement(session, job)
+                    return await self._end_replacement(session, job, deleted=deleted)
                 if reached == FAIL[job.operation].target:
                     return await self._compensate(session, job)
-                await self._remove_private(session, job)
+                await self._remove_private(session, job, deleted=deleted)
                 return None
 
     async def _delete(
@@ -376,12 +377,14 @@ class DatabaseActivities:
         elif self._refill:
             self._refill()
 
-    async def _end_replacement(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+    async def _end_replacement(
+        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool
+    ) -> bool | None:
         """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
 
         True if it was, and the registry has it now.
         """
-        exchanged = await replacing.discard_other(session, exchange_of(job))
+        exchanged = await replacing.discard_other(session, exchange_of(job), deleted=deleted)
         if exchanged is not None:
             done = replace(job, template_generation=exchanged.template_generation)
             followed = await self._tenant.jobs.follow_exchange(done)
@@ -392,10 +395,12 @@ class DatabaseActivities:
         await self._tenant.jobs.end_replacement(job)
         return None
 
-    async def _remove_private(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+    async def _remove_private(
+        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool = False
+    ) -> None:
         """Drop what was made for the instance under private names, and no job knows of."""
         await dropping.drop_staging(session, owner_of(job))
-        await replacing.drop_unknown(session, owner_of(job))
+        await replacing.drop_unknown(session, owner_of(job), deleted=deleted)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:

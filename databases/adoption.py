@@ -122,6 +122,31 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
     return marked
 
 
+async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> dict[str, Owner]:
+    """What resets of the instance have put into the trash, by name, the earliest first, as the comments say.
+
+    Those that were opened, or that a DROP has begun to remove, are left out.
+
+    Args:
+        session: a session on the maintenance database.
+        owner: the instance, with the mark of the database that it has.
+        database: the name of that.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    replaced = {}
+    for name, row in (await find(session, owner)).items():
+        marked = Owner.read(row["comment"])
+        closed = not row["datallowconn"] and row["datconnlimit"] != INVALID_CONNECTION_LIMIT
+        if name == database or not is_trash_name(name) or not closed or marked is None:
+            continue
+        is_other = owner.shares_instance(marked) and marked.database_mark != owner.database_mark
+        if is_other and marked.trashed_name is not None:
+            replaced[name] = marked
+    return dict(sorted(replaced.items(), key=lambda one: one[1].publication))
+
+
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
     """The owner that the comment of that database names; None if there is no such database or comment.
 

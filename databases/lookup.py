@@ -54,7 +54,7 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
         if name in found and owner.owns(found[name]["comment"]):
             return name
     for name in names:
-        if name in found and _shares_instance(found[name], owner):
+        if name in found and shares_instance(found[name], owner):
             raise refusal(found[name], owner)
     for name, row in found.items():
         if name not in names and owner.owns(row["comment"]):
@@ -73,7 +73,7 @@ def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
     It may be another one of the instance, and the only one that has its data: then it must not be removed.
     """
     name = row["datname"]
-    if not _shares_instance(row, owner):
+    if not shares_instance(row, owner):
         return NotOursError(name)
     return DisagreementError(
         name,
@@ -84,7 +84,8 @@ def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
     )
 
 
-def _shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
+def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
+    """Whether the comment of a database names the owner's instance, be it this database of it or another."""
     other = Owner.read(row["comment"])
     return other is not None and owner.shares_instance(other)
 

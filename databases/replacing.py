@@ -157,11 +157,14 @@ async def take_place(server: Server, session: asyncpg.Connection, exchange: Exch
             )
 
 
-async def discard_other(session: asyncpg.Connection, exchange: Exchange) -> Exchanged | None:
+async def discard_other(
+    session: asyncpg.Connection, exchange: Exchange, *, deleted: bool = False
+) -> Exchanged | None:
     """Remove what was made to take the place, unless it has done so; returns what has.
 
     A database that comes from the trash stays there, and so does any that was the instance's: only one with
-    the private name is dropped, and only while the instance's own is there.
+    the private name is dropped, and only while the instance's own is there, unless the instance is `deleted`:
+    another product may have dropped its own.
 
     Raises:
         DisagreementError: the other one has another name than it can have, or the instance's own is missing.
@@ -175,21 +178,22 @@ async def discard_other(session: asyncpg.Connection, exchange: Exchange) -> Exch
             return None
         case Stage.READY:
             if not exchange.from_trash:
-                await _drop_private(session, exchange, found)
+                await _drop_private(session, exchange, found, deleted=deleted)
             return None
 
 
-async def drop_unknown(session: asyncpg.Connection, owner: Owner) -> None:
+async def drop_unknown(session: asyncpg.Connection, owner: Owner, *, deleted: bool = False) -> None:
     """Drop databases that were made for resets of the instance of which the registry knows nothing.
 
     It was restored to before the request. Such a database has never had another name than its private one;
-    the registry says that no reset is under way, and the instance's own database must be there.
+    the registry says that no reset is under way, and the instance's own database must be there, unless the
+    instance is `deleted`.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner)
-    if not any(owner.owns(row["comment"]) for row in found.values()):
+    if not deleted and not any(owner.owns(row["comment"]) for row in found.values()):
         return
     for name, row in found.items():
         marked = Owner.read(row["comment"])
@@ -299,11 +303,14 @@ async def _exchange(
         ) from None
 
 
-async def _drop_private(session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows) -> None:
+async def _drop_private(
+    session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows, *, deleted: bool
+) -> None:
     other = exchange.other
     marked = Owner.read(found[other]["comment"])
     is_private = is_reset_name(other) and marked is not None and marked.number == 0
-    if not is_private or not any(exchange.current.owns(row["comment"]) for row in found.values()):
+    can_go = deleted or any(exchange.current.owns(row["comment"]) for row in found.values())
+    if not is_private or not can_go:
         raise DisagreementError(
             other,
             f"No database carries the mark of the instance's own, so '{other}', which was made to take its"

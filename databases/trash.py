@@ -15,7 +15,7 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, find, refusal
+from databases.lookup import DatabaseRows, find, refusal, shares_instance
 from databases.ownership import Owner
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
@@ -109,6 +109,14 @@ async def take_out(
     its = [name for name in owned if name == database or is_trash_name(name)]
     if not its and owned:
         raise _elsewhere(owned[0], trash)
+    if not its and trash in found and shares_instance(found[trash], owner):
+        raise DisagreementError(
+            trash,
+            f"The database '{trash}' in the trash carries the mark of this instance, but by its comment it is"
+            " not the one that the instance has by the registry: a worker of an earlier release has written"
+            " it, or it was changed by hand. Nothing was done to it. `ods drift` tells which comment it"
+            " should have; write that if the database is the instance's, then try again.",
+        )
     if not its:
         raise DatabaseFaultError(
             f"There is no database '{trash}' with the mark of this instance: nothing can come back. Restore"

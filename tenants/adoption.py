@@ -15,6 +15,7 @@ from databases.ownership import Owner
 from databases.trash import take_out
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from registry.instances.store import DatabaseName, LostInstance
+from registry.instances.versions import ReplacedDatabase
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
 from tenants.drift import KNOWN_BY_REGISTRY, out_of_trash_by_hand
@@ -139,7 +140,7 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             found = await adoption.adopt(session, self._owner(row), name, needed)
-            return _adopted(row, name, found)
+            return await self._adopted(session, row, name, found)
 
     async def _take_out(self, instance: DbInstance, trash: str) -> AdoptionCandidate:
         """Give a live instance its database back from the trash: the registry was restored to before that."""
@@ -155,7 +156,31 @@ class DatabaseAdoption:
             its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
             await take_out(tenant.server, session, its, trash, row.database_name)
             found = await adoption.adopt(session, self._owner(row), row.database_name, await self._needed())
-            return _adopted(row, row.database_name, found)
+            return await self._adopted(session, row, row.database_name, found)
+
+    async def _adopted(
+        self, session: asyncpg.Connection, row: DbInstance, database: str, found: Candidate | None
+    ) -> AdoptionCandidate:
+        """What was handed over to the instance, whose row gets what the comment of the database says.
+
+        What resets have put into the trash, and the registry does not know, is recorded as well.
+        """
+        candidate = _require_adoptable(_candidate(row, database, found))
+        marked = Owner.read(candidate.comment)
+        row.template_generation = marked.template_generation if marked else None
+        row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
+        row.replacement = None  # whatever a reset has begun, this is the database now
+        known = {version.database_name for version in await self._tenant.queries.versions()}
+        replaced = await adoption.replaced_databases(session, self._owner(row), database)
+        self._tenant.instances.keep_replaced(
+            row,
+            [
+                ReplacedDatabase(name, its.number, its.attempt, its.database_mark, its.template_generation)
+                for name, its in replaced.items()
+                if name not in known
+            ],
+        )
+        return candidate
 
     async def _instance(
         self, session: asyncpg.Connection, instance_id: int, database: str | None
@@ -293,16 +318,6 @@ class DatabaseAdoption:
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
-
-
-def _adopted(row: DbInstance, database: str, found: Candidate | None) -> AdoptionCandidate:
-    """What was handed over to the instance, whose row gets what the comment of the database says."""
-    candidate = _require_adoptable(_candidate(row, database, found))
-    marked = Owner.read(candidate.comment)
-    row.template_generation = marked.template_generation if marked else None
-    row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
-    row.replacement = None  # whatever a reset has begun, this is the database now
-    return candidate
 
 
 def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:

@@ -85,10 +85,10 @@ class Snapshot:
     """Registry and server, read one after the other.
 
     `trashed` are the instances in the trash, `versions` the databases there that instances had before
-    resets, and `known_marks` also those of instances whose databases are gone; `copies` are the snapshots;
-    `last_change` is when the registry last changed one of its instances, and `obstacle` what the operator
-    must confirm before anything is changed. `clock_lead` is by how much the registry's clock is ahead of the
-    server's.
+    resets, `with_versions` those instances, be they deleted or detached, and `known_marks` also those of
+    instances whose databases are gone; `copies` are the snapshots; `last_change` is when the registry last
+    changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
+    `clock_lead` is by how much the registry's clock is ahead of the server's.
     """
 
     installation: str
@@ -100,6 +100,7 @@ class Snapshot:
     instances: Collection[DbInstance]
     trashed: Collection[DbInstance]
     versions: Collection[InstanceVersion]
+    with_versions: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
     copies: Collection[models.Snapshot]
@@ -156,6 +157,7 @@ class DriftDetector:
             instances=await self._queries.live_instances(),
             trashed=await self._queries.trashed_instances(),
             versions=await self._queries.versions(),
+            with_versions=await self._queries.instances_with_versions(),
             known_marks=await self._queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
@@ -311,15 +313,17 @@ def _second_databases(seen: Snapshot) -> Iterator[Drift]:
             continue
         if database.owner is not None and database.mark in seen.known_marks:
             names[database.mark].append(database.name)
-    called = {str(row.mark): row.database_name for row in seen.instances}
+    known = {str(row.mark): row for row in seen.instances}
     for mark, several in names.items():
         if len(several) > 1:
-            its = called.get(mark or "")
+            its = known.get(mark or "")
             words = (
-                f"They carry the mark of one instance, whose database the registry calls '{its}'. Nothing is"
-                " done to the others. Remove the comment of a copy (COMMENT ON DATABASE … IS NULL), or drop"
-                " it."
+                "They carry the mark of one instance, whose database the registry calls"
+                f" '{its and its.database_name}'. Nothing is done to the others. Remove the comment of a copy"
+                " (COMMENT ON DATABASE … IS NULL), or drop it."
             )
+            if its is not None and any(seen.databases[name].trash for name in several):
+                words += f" {_recording(its)}"
             yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
 
 
@@ -409,14 +413,21 @@ def _snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
 def _unknown_version(instance: DbInstance) -> str:
     return (
         f"It carries the mark of the instance {instance.id} {instance.name}, which has another database: the"
-        " registry was restored to before a reset, or lost rows. It is never dropped. If it is of no use,"
-        " drop it by hand."
+        f" registry was restored to before a reset, or lost rows. It is not dropped. {_recording(instance)}"
+    )
+
+
+def _recording(instance: DbInstance) -> str:
+    return (
+        f"`ods instance adopt {instance.id} --database {instance.database_name}` confirms the database of the"
+        " instance, and records closed ones in the trash as those that it had before resets: they can come"
+        " back (`ods instance undo-reset`), and are dropped when their time is over."
     )
 
 
 def _versions_without_database(seen: Snapshot) -> Iterator[Drift]:
     """Databases that instances had before resets, and that are not in the trash as the registry says."""
-    rows = {row.id: row for row in (*seen.instances, *seen.trashed)}
+    rows = {row.id: row for row in seen.with_versions}
     for version in seen.versions:
         instance, database = rows.get(version.instance_id), seen.databases.get(version.database_name)
         if instance is None or instance.status not in AT_REST:

@@ -172,6 +172,11 @@ class InstanceQueries:
         """Every database in the trash that an instance had before a reset, by id."""
         return await self._all(select(InstanceVersion).order_by(InstanceVersion.id))
 
+    async def instances_with_versions(self) -> Sequence[DbInstance]:
+        """Every instance that has such a database, by id: also one that is deleted, or was detached."""
+        with_versions = DbInstance.id.in_(select(InstanceVersion.instance_id))
+        return await self._all(select(DbInstance).where(with_versions).order_by(DbInstance.id))
+
     async def trash(self, page: Page) -> Sequence[Row[Any]]:
         """A page of what is in the trash: deleted instances, and databases that instances had before."""
         async with self._sessions.statement() as session:

@@ -1,6 +1,6 @@
 """What requests do with instances: each is recorded together with the job that carries it out."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Interval, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import object_session
 
 from registry.backups.rows import add_backup, hold_backup
 from registry.installation import InstallationStore
@@ -50,7 +51,7 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.instances.versions import newest_version
+from registry.instances.versions import ReplacedDatabase, newest_version, recorded_version
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
 from registry.storage.errors import (
@@ -79,6 +80,8 @@ from registry.storage.unit_of_work import limited_pause, unit_of_work
 
 _TOGETHER = 0x4F644254
 """The lock of a transaction with several requests."""
+
+_KEPT_AFTER_ADOPTION = timedelta(days=7)
 
 # What a client has requested back in vain waits for the operator, however long that takes.
 _PURGE_IS_DUE = (
@@ -617,6 +620,17 @@ class InstanceStore:
             if database is not None:  # before the database is marked: it may be another instance's
                 await self._call_database(session, instance, database)
             yield instance
+
+    def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
+        """Record, in the block of `adopting`, databases in the trash that the instance had before resets.
+
+        They can come back for a while, whatever the settings say: the operator may have confused them with
+        the one that was handed over.
+        """
+        session = object_session(instance)
+        if session is not None:
+            kept = max(self._trash, _KEPT_AFTER_ADOPTION)
+            session.add_all([recorded_version(instance, one, kept) for one in replaced])
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

@@ -33,6 +33,25 @@ _IS_AT_REST = (
 
 
 @dataclass(frozen=True)
+class ReplacedDatabase:
+    """A database in the trash that an instance had before a reset, as its comment describes it.
+
+    Attributes:
+        name: its name in the trash.
+        number: the job that has put it there.
+        attempt: the attempt at that.
+        database_mark: the mark of the database alone; None if the instance was created with it.
+        template_generation: which generation of its template it is a copy of, if that is known.
+    """
+
+    name: str
+    number: int
+    attempt: int
+    database_mark: str | None
+    template_generation: int | None
+
+
+@dataclass(frozen=True)
 class VersionPurge:
     """A version that is to be dropped from the trash, as workflows get it.
 
@@ -232,6 +251,27 @@ async def record_exchange(
         update(InstanceVersion)
         .where(InstanceVersion.id.in_(beyond))
         .values(purge_after=func.least(InstanceVersion.purge_after, UTC_NOW))
+    )
+
+
+def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, kept: timedelta) -> InstanceVersion:
+    """A version that the registry did not know; its comment does not tell the template, that of today does.
+
+    Args:
+        instance: the instance, which the caller has locked.
+        replaced: the database.
+        kept: how long it is kept from now on.
+    """
+    return InstanceVersion(
+        instance_id=instance.id,
+        database_mark=None if replaced.database_mark is None else UUID(replaced.database_mark),
+        database_template=instance.database_template,
+        template_generation=replaced.template_generation,
+        database_name=replaced.name,
+        job_number=replaced.number,
+        attempt=replaced.attempt,
+        replaced_at=UTC_NOW,
+        purge_after=UTC_NOW + literal(kept, Interval),
     )
 
 

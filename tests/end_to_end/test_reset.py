@@ -1,6 +1,7 @@
 """Resets on real servers: through the API, by workers, and by the reconcile pass."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from registry.instances.naming import trash_name
 from registry.instances.origins import CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
+from registry.instances.store import Delete, InstanceStore
 from registry.storage.errors import RefusedError
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
@@ -476,7 +477,9 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
     assert str((await operator.instance(job)).database_mark) == first.replacement.mark
     assert await read(postgres, job) == ["new"]
-    assert DriftKind.REGISTRY_OLDER_THAN_SERVER not in await drifts_of(tenant, job.database)
+    assert await drifts_of(tenant, name, job.database, first.replacement.replaced) == {}
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
 
 
 async def test_adoption_and_drift_leave_a_version_alone(
@@ -685,6 +688,88 @@ async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_o
 
     assert (await DatabaseAdoption(tenant).adopt(job.instance_id, there)).adopted
     assert (await operator.instance(job)).replacement is None
+    found = await drifts_of(tenant, name, job.database, job.mark.replace("-", ""))
+    # The row of the ODS instance was removed with the delete, and is not among the tables that were put back.
+    assert found.keys() <= ({DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE} if since == "deleted" else set())
+    recorded = {version.database_name for version in await operator.queries.versions()}
+    assert set(await names(admin, job.mark)) == {job.database, *recorded}
     assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
     kept = {*before, job.database} - {there}
     assert kept < set(await names(admin, job.mark))
+
+
+async def test_pass_drops_what_was_made_when_another_product_has_deleted_the_instance_meanwhile(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    lost = (await operator.instances.request_reset(job.instance_id)).job
+    assert (await operator.jobs.begin(lost)).held
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    killed = patch.object(replacing, "take_place", AsyncMock(side_effect=OSError("killed")))
+    with killed, pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(activities.reset, lost)
+    assert lost.replacement is not None
+    assert await tenant.cancellations.cancel_lost(lost)
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    await rows.execute("UPDATE adminapi.dbinstances SET status = 'Deleted'")
+    assert await names(admin, job.mark) == [lost.replacement.database]
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == []
+    assert (await operator.instance(job)).replacement is None
+    assert await drifts_of(tenant, name, lost.replacement.database) == {}
+
+
+async def test_drift_tells_of_a_version_when_its_instance_was_detached(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    detached = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    await operator.starter.start(detached)
+    assert await operator.ended(detached) is JobStatus.COMPLETED
+    kept = first.replacement.replaced
+    assert await drifts_of(tenant, kept) == {}
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+    assert DriftKind.TRASH_CHANGED in await drifts_of(tenant, kept)
+    await admin.execute(f'DROP DATABASE "{kept}"')
+    assert DriftKind.TRASH_WITHOUT_DATABASE in await drifts_of(tenant, kept)
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+
+
+async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has_written_the_comment(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    await write(postgres, job, "new")
+    deleted = await operator.delete(job)
+    assert await operator.ended(deleted) is JobStatus.COMPLETED
+    kept = str(deleted.trash_database)
+    its = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database')::jsonb - 'databaseMark' FROM pg_database"
+        " WHERE datname = $1",
+        kept,
+    )
+    await comment(admin, kept, its)
+    refused = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(refused)
+    assert await operator.ended(refused) is JobStatus.ERROR
+    assert "There is no database" not in await reason(operator, refused)
+    assert "ods drift" in await reason(operator, refused)
+    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
+    advice = re.search(r"COMMENT ON DATABASE .*\}'", told)
+    assert advice is not None
+    await admin.execute(advice[0])
+    back = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]

@@ -69,10 +69,10 @@ async def take_place(server: Server, exchange: Exchange) -> None:
         await replacing.take_place(server, fenced, exchange)
 
 
-async def give_up(server: Server, exchange: Exchange) -> bool:
+async def give_up(server: Server, exchange: Exchange, *, deleted: bool = False) -> bool:
     """Whether the other one had taken the place."""
     async with server.fenced(exchange.current) as fenced:
-        return await replacing.discard_other(fenced, exchange) is not None
+        return await replacing.discard_other(fenced, exchange, deleted=deleted) is not None
 
 
 async def stage(server: Server, exchange: Exchange) -> Stage:
@@ -241,6 +241,26 @@ async def test_what_was_made_stays_when_the_instances_own_is_missing(
     with pytest.raises(DisagreementError, match="does not exist"):
         await take_place(server, exchange)
     assert await exists(admin, exchange.other)
+
+
+async def test_what_was_made_is_dropped_when_the_instance_is_deleted_and_its_own_is_missing(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    """As after a delete by another product, which drops the database itself."""
+    await admin.execute(f'DROP DATABASE "{exchange.database}"')
+    assert not await give_up(server, exchange, deleted=True)
+    assert not await exists(admin, exchange.other)
+
+
+async def test_what_was_the_instances_stays_when_it_is_deleted(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    await take_place(server, exchange)
+    assert not await give_up(server, undone(exchange), deleted=True)
+    async with server.fenced(exchange.current) as fenced:
+        await replacing.drop_unknown(fenced, exchange.successor, deleted=True)
+    assert await exists(admin, exchange.database)
+    assert await exists(admin, exchange.replaced)
 
 
 @pytest.mark.parametrize(
