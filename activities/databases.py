@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar, assert_never
+from uuid import UUID
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.instance_copies import provision_as_copy
 from activities.snapshot_copies import make_snapshot
+from backups.backing_up import program_label
 from databases import dropping, provisioning, renaming, replacing, trash
 from databases.constants import DISK_FULL
 from databases.errors import LOST, DatabaseFaultError
@@ -485,6 +487,10 @@ class DatabaseActivities:
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)
+                return None
+            case Undo.END_BACKUP:
+                await dropping.end_programs(session, program_label(UUID(job.mark)))
+                await self._remove_private(session, job)
                 return None
             case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
                 await self._remove_private(session, job)

@@ -220,7 +220,7 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
         case Undo.BACK_TO_TRASH:
             return (job.mark, job.final_database) in named
         # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
-        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.NOTHING:
+        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP | Undo.NOTHING:
             return False
         case unknown:
             assert_never(unknown)

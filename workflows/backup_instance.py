@@ -9,12 +9,16 @@ from temporalio.workflow import ParentClosePolicy
 with workflow.unsafe.imports_passed_through():
     from activities.backup_verification import Verification
     from activities.backups import BackupActivities
+    from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
     from registry.backups.stored import FinishedBackup
     from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
     from workflows.verify_backup import VerifyBackup
+
+_ENDS_PG_DUMP = "ends-pg-dump"
+"""Patch: workflows that were started before it leave the pg_dump of a failed job to itself."""
 
 
 @workflow.defn
@@ -60,5 +64,15 @@ class BackupInstance(JobWorkflow):
             )
 
     async def clean_up(self) -> bool:
-        """Undo nothing: what was stored has no manifest, and is removed by a pass; the instance works."""
+        """End the pg_dump of a worker that is suspended, or cannot reach Temporal; the instance works.
+
+        What was stored has no manifest, and is removed by a pass.
+        """
+        if workflow.patched(_ENDS_PG_DUMP):
+            job = self.job
+            await workflow.execute_activity_method(
+                DatabaseActivities.compensate,
+                job,
+                **options.clean_up(job.policy, f"End what still reads {job.database}"),
+            )
         return False

@@ -215,6 +215,7 @@ class Undo(StrEnum):
     RENAME_BACK = "give the database its old name back"
     BACK_TO_TRASH = "put the database into the trash again"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
+    END_BACKUP = "end the pg_dump that goes on"
     END_REPLACEMENT = "drop what was made in its place, or record that it has taken the place"
     NOTHING = "nothing"
 
@@ -247,7 +248,7 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
         # What was stored is no backup without its manifest; the next try stores in another place.
         case Operation.BACKUP:
-            return AfterFailure(Undo.NOTHING, usable=True)
+            return AfterFailure(Undo.END_BACKUP, usable=True)
         case Operation.SNAPSHOT:
             return AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True)
         case Operation.RESET | Operation.UNDO_RESET:

@@ -129,7 +129,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.DETACH: AfterFailure(Undo.NOTHING, usable=False),
         Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
         Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
-        Operation.BACKUP: AfterFailure(Undo.NOTHING, usable=True),
+        Operation.BACKUP: AfterFailure(Undo.END_BACKUP, usable=True),
         Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
         Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RESTORE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
