@@ -10,6 +10,7 @@ import typer
 
 from cli.api_access import connect
 from cli.client import AdminApi, Json, completed
+from cli.fetched_files import file_in_parts, require_new
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Ids, NamesOrIds, Wait, Yes
 from cli.output import say, show_ids, show_json, show_list, show_members
 from cli.progress_bar import Show, goes_on, progress_bar
@@ -161,8 +162,7 @@ def fetch(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Download the dump of a backup, as `pg_restore` reads it, or `age --decrypt` if it is encrypted."""
-    if file.exists():
-        raise CommandError(f"{file} is there already. Name another file.")
+    require_new(file)
     with connect(api_url, data_dir) as api:
         found = api.backup(backup)
         with progress_bar(f"Fetching {found['name']}") as show_percent, api.dump(backup) as chunks:
@@ -173,22 +173,15 @@ def fetch(
 
 def _write(file: Path, chunks: Iterator[bytes], backup: Json, show_percent: Show) -> None:
     """Write the dump; the file has its name only once all of it is there, and is what was recorded."""
-    part, digest, done = file.with_name(f"{file.name}.part"), hashlib.sha256(), 0
-    try:
-        with part.open("wb") as target:
-            part.chmod(0o600)
-            for chunk in chunks:
-                target.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                show_percent(100 * done // max(1, backup["sizeBytes"]))
+    digest, done = hashlib.sha256(), 0
+    with file_in_parts(file) as target:
+        for chunk in chunks:
+            target.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            show_percent(100 * done // max(1, backup["sizeBytes"]))
         if digest.hexdigest() != backup["sha256"]:
             raise CommandError("What was fetched is damaged: it has not the SHA-256 of the backup.")
-        part.rename(file)
-    except OSError as error:
-        raise CommandError(f"{part} cannot be written: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _follow(api: AdminApi, accepted: Json, title: str, *, quietly: bool) -> None:
