@@ -12,6 +12,8 @@ from backups.manifest import TENANT_PATTERN, BackupKey
 _MANIFEST = "manifest.json"
 _PLAIN_DUMP, _ENCRYPTED_DUMP = "database.dump", "database.dump.age"
 _MARKER = "being-written"
+TIME_OF_STORE = "time-of-the-store"
+"""An object that is written in order to see which time it is for the store."""
 _PATH = re.compile(
     rf"(?P<tenant>{TENANT_PATTERN.strip('^$')})/(?P<number>\d{{1,10}})/(?P<id>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
     r"/(?P<file>[^/]+)"

@@ -1,13 +1,15 @@
 """The backups of a store: listing them, reading what one is, deleting one, removing unfinished ones."""
 
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from backups.errors import BackupFaultError, MissingObjectError
-from backups.layout import Part, folder_of, manifest_of, marker_of, part_at
+from backups.layout import TIME_OF_STORE, Part, folder_of, manifest_of, marker_of, part_at
 from backups.manifest import BackupKey, Manifest, read_manifest
 from backups.markers import LEASE
-from backups.storage import BackupStore
+from backups.storage import BackupStore, StoredObject
 
 
 async def list_backups(store: BackupStore, folder: str = "") -> list[BackupKey]:
@@ -57,10 +59,12 @@ async def remove_unfinished(store: BackupStore, older_than: timedelta) -> list[B
     that could not renew it for longer than `LEASE` gives up. So what has no manifest, and no object that is
     younger than `older_than`, has no writer.
 
+    Its age is that by the clock of the store, which is asked by writing an object: the clock of this machine
+    may be another one.
+
     Args:
         store: the store.
-        older_than: `LEASE` three times at least: a writer's last step may take as long again, and the clocks
-            of this machine and of the store may differ.
+        older_than: `LEASE` three times at least: a writer's last step may take as long again.
 
     Returns:
         The backups of which something was removed.
@@ -71,23 +75,51 @@ async def remove_unfinished(store: BackupStore, older_than: timedelta) -> list[B
     """
     if older_than < 3 * LEASE:
         raise ValueError(f"older_than must be {3 * LEASE} at least")
-    modified: dict[BackupKey, datetime] = defaultdict(lambda: datetime.min.replace(tzinfo=UTC))
+    if not _unfinished(await store.list_objects()):
+        return []
+    now, objects = await _moment(store)
+    if now is None:
+        return []
+    old = {key: it for key, it in _unfinished(objects).items() if it.modified < now - older_than}
+    for key, it in old.items():
+        await (store.delete(marker_of(key)) if it.is_whole else store.delete_folder(folder_of(key)))
+    return list(old)
+
+
+async def _moment(store: BackupStore) -> tuple[datetime | None, list[StoredObject]]:
+    """The time by the clock of the store, and its objects then.
+
+    The time is not known if another pass that asks for it as well is done with that.
+    """
+    await store.write(TIME_OF_STORE, b"\n")
+    try:
+        objects = await store.list_objects()
+    finally:
+        await store.delete(TIME_OF_STORE)
+    times = [found.modified for found in objects if found.path == TIME_OF_STORE]
+    return max(times, default=None), objects
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """What is there of a backup that is being written or deleted, or was interrupted in that.
+
+    Attributes:
+        modified: when the last of its objects was written.
+        is_whole: whether it is a backup, beside which a marker was left.
+    """
+
+    modified: datetime
+    is_whole: bool
+
+
+def _unfinished(objects: Iterable[StoredObject]) -> Mapping[BackupKey, _Unfinished]:
+    modified: dict[BackupKey, list[datetime]] = defaultdict(list)
     parts: dict[BackupKey, list[Part]] = defaultdict(list)
-    for found in await store.list_objects():
+    for found in objects:
         if (part := part_at(found.path)) is not None:
-            modified[part.key] = max(modified[part.key], found.modified)
+            modified[part.key].append(found.modified)
             parts[part.key].append(part)
-    before = datetime.now(UTC) - older_than
-    old = [key for key in parts if modified[key] < before]
-    return [key for key in old if await _removed(store, key, parts[key])]
-
-
-async def _removed(store: BackupStore, key: BackupKey, parts: list[Part]) -> bool:
-    """Remove what is left of a backup that is not being written; returns whether there was something."""
-    if not any(part.is_manifest for part in parts):
-        await store.delete_folder(folder_of(key))
-        return True
-    if any(part.is_marker for part in parts):
-        await store.delete(marker_of(key))
-        return True
-    return False
+    whole = {key for key, found in parts.items() if any(part.is_manifest for part in found)}
+    marked = {key for key, found in parts.items() if any(part.is_marker for part in found)}
+    return {key: _Unfinished(max(modified[key]), key in whole) for key in parts.keys() - whole | marked}

@@ -6,6 +6,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from backups.markers import marked
 from backups.monitoring import Monitor, Progress
 from backups.restoring import restore
 from backups.snapshots import Database
-from backups.storage import BackupStore
+from backups.storage import BackupStore, StoredObject
 from backups.stored_backups import list_backups, load_manifest, remove_unfinished
 from embedded.polling import wait_until
 from tests.backups.s3_server import S3Server
@@ -114,6 +115,25 @@ async def test_unfinished_backup_is_kept_when_its_writer_lives(
 
 async def _removes(store: BackupStore, older_than: timedelta, key: BackupKey) -> bool:
     return await remove_unfinished(store, older_than) == [key]
+
+
+class _SlowClock(BackupStore):
+    """A store whose clock is hours late."""
+
+    async def list_objects(self, folder: str = "") -> list[StoredObject]:
+        found = await super().list_objects(folder)
+        return [replace(it, modified=it.modified - timedelta(hours=3)) for it in found]
+
+
+async def test_unfinished_backup_is_kept_when_the_clock_of_the_store_is_late(
+    folder: Path, wanted: BackupRequest
+) -> None:
+    store = _SlowClock(folder.as_uri())
+    async with marked(store, wanted.key):
+        assert await remove_unfinished(store, timedelta(minutes=30)) == []
+    os.utime(folder / marker_of(wanted.key), (0, 0))
+    assert await remove_unfinished(store, timedelta(minutes=30)) == [wanted.key]
+    assert names_in(folder) == []
 
 
 async def test_backup_is_kept_when_its_marker_was_left(
