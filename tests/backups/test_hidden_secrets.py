@@ -1,0 +1,67 @@
+"""No account of the machine sees a secret among the arguments of a program."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from backups.backing_up import back_up
+from backups.copying import copy_contents
+from backups.manifest import BackupRequest
+from backups.monitoring import Monitor
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from databases.server import Server
+
+SECRET = "s3cret-of-the-key"
+
+
+@pytest.fixture
+async def seen() -> AsyncIterator[set[str]]:
+    """The names and arguments of all programs that were running."""
+    seen: set[str] = set()
+
+    async def look() -> None:
+        while True:
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    seen.update([child.name(), *child.cmdline()])
+            await asyncio.sleep(0.01)
+
+    looking = asyncio.create_task(look())
+    yield seen
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+def with_secret(database: Database) -> Database:
+    mark = "&" if "?" in database.server.dsn else "?"
+    return Database(Server(f"{database.server.dsn}{mark}sslpassword={SECRET}"), database.name)
+
+
+def required(seen: set[str], *programs: str) -> None:
+    assert set(programs) <= seen
+    assert not [it for it in seen if SECRET in it]
+
+
+async def test_no_argument_has_the_secret_when_a_backup_is_made_and_restored(
+    folder_store: BackupStore,
+    large: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    seen: set[str],
+) -> None:
+    made = await back_up(with_secret(large), folder_store, wanted, monitor)
+    await restore(folder_store, made, with_secret(empty), monitor)
+    required(seen, "pg_dump", "pg_restore")
+
+
+async def test_no_argument_has_the_secret_when_a_copy_is_made(
+    large: Database, empty: Database, monitor: Monitor, seen: set[str]
+) -> None:
+    await copy_contents(with_secret(large), with_secret(empty), monitor)
+    required(seen, "pg_dump", "pg_restore")
