@@ -11,9 +11,7 @@ import asyncpg
 from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
-from backups.copying import CopyFailedError
-from backups.dumping import DumpFailedError
-from backups.errors import BackupFaultError
+from backups.errors import BackupFaultError, ProgramFailedError
 from databases.errors import LOST, DatabaseFaultError, means_outage
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
@@ -40,7 +38,7 @@ def as_application_error() -> Iterator[None]:
         raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
     except BackupFaultError as fault:
         kind = OUTAGE if fault.outage else type(fault).__name__
-        is_final = not fault.outage and not isinstance(fault, CopyFailedError | DumpFailedError)
+        is_final = not fault.outage and not isinstance(fault, ProgramFailedError)
         raise ApplicationError(fault.reason, type=kind, non_retryable=is_final) from None
     except (InstallationNotConfirmedError, MissingRightsError) as obstacle:
         raise ApplicationError(str(obstacle), type=OUTAGE) from None

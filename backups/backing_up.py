@@ -9,7 +9,7 @@ from uuid import UUID
 
 from backups.channels import unchanged
 from backups.client_programs import find_program, major
-from backups.dumping import Dump, DumpFailedError, DumpSource, dumping
+from backups.dumping import Dump, DumpSource, dumping
 from backups.encryption import encrypting
 from backups.errors import BackupFaultError, translate_database_faults
 from backups.figures import count_rows, read_sequences
@@ -17,7 +17,7 @@ from backups.layout import dump_of, manifest_of, marker_of
 from backups.manifest import FORMAT_VERSION, BackupKey, BackupRequest, Figures, Manifest
 from backups.markers import marked
 from backups.monitoring import Monitor
-from backups.snapshots import Database, Snapshot, require_alive, snapshot
+from backups.snapshots import Database, Snapshot, outage_if_lost, snapshot
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup
 from databases.statements import fetch_rows
@@ -86,12 +86,8 @@ async def back_up(
                 )
                 async with dumping(program, source, transform, monitor) as dump:
                     path = dump_of(request.key, encrypted=encrypted)
-                    try:
+                    async with outage_if_lost(moment.snapshot.session):
                         figures = await _stored(store, path, dump, moment)
-                    except DumpFailedError:
-                        async with moment.snapshot.session() as session:
-                            await require_alive(session)
-                        raise
                 manifest = _manifest(request, moment, dump, figures, encrypted=encrypted)
                 marker.require_fresh()
                 await store.write(manifest_of(request.key), manifest.to_json())

@@ -12,24 +12,18 @@ from typing import Any
 
 from backups import dumping, restoring
 from backups.client_programs import find_program, major
-from backups.errors import BackupFaultError, translate_database_faults
+from backups.errors import translate_database_faults
 from backups.monitoring import Monitor, Progress
-from backups.snapshots import Database, require_alive, snapshot
+from backups.snapshots import Database, outage_if_lost, snapshot
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from databases.statements import fetch_value
 from programs import process
-from programs.postgres import LOAD_SETTINGS, client_address, client_environment
+from programs.postgres import client_address, client_environment
 from programs.process import Command
 
 _REPORT_SECONDS = 0.5
 _WITHOUT_ACCESS = {"--no-owner", "--no-privileges"}
-# PostgreSQL ends what a session does when the program that has opened it was killed.
-_ENDS_WITH_PROGRAM = {"client_connection_check_interval": "500ms"}
-
-
-class CopyFailedError(BackupFaultError):
-    """pg_dump or pg_restore has ended with an error."""
 
 
 async def copy_contents(
@@ -52,7 +46,7 @@ async def copy_contents(
         with_access: whether what it holds belongs to the same roles afterwards, which may use it as before.
 
     Raises:
-        CopyFailedError: one of the programs has failed.
+        ProgramFailedError: one of the programs has failed.
         BackupFaultError: a program is missing, or older than the server; a server is away.
     """
     left_out = set() if not with_access else _WITHOUT_ACCESS
@@ -67,7 +61,7 @@ async def copy_contents(
                 source,
                 target.name,
                 (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
-                dumping.SESSION_SETTINGS | _ENDS_WITH_PROGRAM,
+                dumping.SESSION_SETTINGS,
             )
             restore = await _command(
                 "pg_restore",
@@ -75,19 +69,16 @@ async def copy_contents(
                 target,
                 target.name,
                 _without(left_out, restoring.OPTIONS),
-                {**LOAD_SETTINGS, **_ENDS_WITH_PROGRAM},
+                restoring.SESSION_SETTINGS,
             )
             progress = TableProgress(opened.tables)
             reporting = asyncio.create_task(_report(progress, monitor))
             try:
-                failed = await _piped(dump, restore, monitor, progress)
+                async with outage_if_lost(opened.session):
+                    await _pipe(dump, restore, monitor, progress)
             finally:
                 reporting.cancel()
                 await asyncio.gather(reporting, return_exceptions=True)
-            if failed:
-                async with opened.session() as session:
-                    await require_alive(session)
-                raise CopyFailedError(f"{failed} has failed; {monitor.log} says why.")
 
 
 def _without(left_out: set[str], options: tuple[str, ...]) -> tuple[str, ...]:
@@ -115,8 +106,12 @@ async def _command(  # noqa: PLR0913, PLR0917 - the parts of a command
     return Command(name, (program.path, *options, address), client_environment(dsn, settings))
 
 
-async def _piped(first: Command, second: Command, monitor: Monitor, progress: TableProgress) -> str | None:
-    """Run pg_dump and what reads what it writes; the name of one that has failed."""
+async def _pipe(first: Command, second: Command, monitor: Monitor, progress: TableProgress) -> None:
+    """Run pg_dump and what reads what it writes.
+
+    Raises:
+        ProgramFailedError: one of them has failed.
+    """
     async with AsyncExitStack() as stack:
         reading, writing = os.pipe()
         try:
@@ -128,7 +123,8 @@ async def _piped(first: Command, second: Command, monitor: Monitor, progress: Ta
         following = [progress.follow(writer.stderr, monitor.log)] if writer.stderr else []
         written, read, *_ = await asyncio.gather(writer.wait(), reader.wait(), *following)
     # If the second ends too early, the first cannot write any more.
-    return second.name if read else first.name if written else None
+    monitor.require_success(second.name, read)
+    monitor.require_success(first.name, written)
 
 
 @asynccontextmanager

@@ -2,20 +2,20 @@
 
 import asyncio
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 
 from backups.channels import Channel, Transform, channel
 from backups.client_programs import ClientProgram
-from backups.errors import BackupFaultError
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import LOCK_TIMEOUT, Database, Table
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from programs import process
-from programs.postgres import client_address, client_environment
+from programs.postgres import ENDS_WITH_PROGRAM, client_address, client_environment
 from programs.process import Command
 
 OPTIONS = (
@@ -27,7 +27,10 @@ OPTIONS = (
     f"--lock-wait-timeout={LOCK_TIMEOUT}",
 )
 _CHUNK_BYTES = 1024 * 1024
-SESSION_SETTINGS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", **ENDS_WITH_PROGRAM}
+)
+"""Parameters of the sessions of pg_dump."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,6 @@ class DumpSource:
     label: str
     snapshot: str
     tables: Sequence[Table]
-
-
-class DumpFailedError(BackupFaultError):
-    """pg_dump has ended with an error."""
 
 
 class Dump:
@@ -76,10 +75,10 @@ class Dump:
         return self._hash.hexdigest()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The dump, as the transform makes it.
+        """The dump, as the transform makes it; if it is not read to its end, pg_dump is ended.
 
         Raises:
-            DumpFailedError: what was given is no whole dump.
+            ProgramFailedError: what was given is no whole dump.
         """
         following = asyncio.create_task(self._follow_messages())
         try:
@@ -89,10 +88,11 @@ class Dump:
                 self._monitor.report(Progress(self.size_bytes, self._progress.percent))
                 yield chunk
             await following
-            if await self._running.wait():
-                raise DumpFailedError(f"pg_dump has failed; {self._monitor.log} says why.")
+            self._monitor.require_success("pg_dump", await self._running.wait())
             await self._flow.require_transformed()
         finally:
+            with suppress(ProcessLookupError):  # it has ended
+                self._running.kill()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 

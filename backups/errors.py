@@ -26,6 +26,10 @@ class MissingObjectError(BackupFaultError):
     """The store has no such object."""
 
 
+class ProgramFailedError(BackupFaultError):
+    """pg_dump or pg_restore has ended with an error; if its session alone was ended, it may succeed later."""
+
+
 @contextmanager
 def translate_database_faults() -> Iterator[None]:
     """Turn faults of the ODS server into `BackupFaultError`.

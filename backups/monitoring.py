@@ -1,13 +1,12 @@
 """What the caller of a backup or restore is told while it runs."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backups.errors import BackupFaultError
+from backups.errors import ProgramFailedError
+from programs.private_logs import private_log
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,25 @@ class Monitor:
         log: the file that the messages of pg_dump and pg_restore are appended to, for the operator alone:
             they may quote rows.
         report: called with each piece that was stored or read.
+        kept: the file that the operator finds after a failure; None if it is `log`.
     """
 
     log: Path
     report: Callable[[Progress], None] = _ignore
+    kept: Path | None = None
+
+    def require_success(self, program: str, code: int | None) -> None:
+        """Check with which code a program that has ended did so.
+
+        Raises:
+            ProgramFailedError: it is not 0.
+        """
+        if code:
+            raise ProgramFailedError(f"{program} has failed; {self.kept or self.log} says why.")
 
 
 @contextmanager
 def program_log() -> Iterator[Monitor]:
     """A monitor with a file of its own, which is kept if a failure names it."""
-    folder = Path(tempfile.mkdtemp(prefix="ods-copy-"))
-    log, is_needed = folder / "messages.log", False
-    try:
-        yield Monitor(log)
-    except BackupFaultError as fault:
-        is_needed = str(log) in fault.reason
-        raise
-    finally:
-        if not is_needed:
-            shutil.rmtree(folder, ignore_errors=True)
+    with private_log("ods-copy-") as log:
+        yield Monitor(log.path, kept=log.kept)

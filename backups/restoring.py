@@ -1,9 +1,10 @@
 """Restoring a backup into an empty database, through pg_restore."""
 
 from asyncio.subprocess import Process
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from hashlib import sha256
+from types import MappingProxyType
 
 import asyncpg
 
@@ -14,16 +15,18 @@ from backups.errors import BackupFaultError, translate_database_faults
 from backups.layout import dump_of
 from backups.manifest import Manifest
 from backups.monitoring import Monitor, Progress
-from backups.snapshots import Database, require_alive
+from backups.snapshots import Database, outage_if_lost
 from backups.storage import BackupStore
 from databases.constants import program_name
 from databases.errors import translate_postgres_errors
 from databases.statements import fetch_value
 from programs import process
-from programs.postgres import LOAD_SETTINGS, client_address, client_environment
+from programs.postgres import ENDS_WITH_PROGRAM, LOAD_SETTINGS, client_address, client_environment
 from programs.process import Command
 
 OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
+SESSION_SETTINGS: Mapping[str, str] = MappingProxyType({**LOAD_SETTINGS, **ENDS_WITH_PROGRAM})
+"""Parameters of the sessions of pg_restore."""
 _HAS_TABLES = """
 SELECT EXISTS (
     SELECT FROM pg_tables WHERE schemaname <> 'information_schema' AND NOT starts_with(schemaname, 'pg_')
@@ -51,8 +54,9 @@ async def restore(
         identities: private keys of age, of which one decrypts the backup.
 
     Raises:
-        BackupFaultError: the backup cannot be read, decrypted or restored, or is damaged; the database is not
-            empty; the store or the server is away.
+        ProgramFailedError: pg_restore has failed.
+        BackupFaultError: the backup cannot be read or decrypted, or is damaged; the database is not empty;
+            the store or the server is away.
     """
     transform = decrypting(identities) if manifest.encrypted else unchanged
     with translate_database_faults():
@@ -60,15 +64,14 @@ async def restore(
             program = await _suitable_program(session, manifest)
             await _require_empty(session, database)
             async with (
+                outage_if_lost(lambda: nullcontext(session)),
                 _loading(program, database, flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):
                 await _feed(flow, running, chunks, manifest.size_bytes, monitor)
-                failed = await running.wait() != 0
+                code = await running.wait()
                 await flow.require_transformed()
-            if failed:
-                await require_alive(session)
-                raise BackupFaultError(f"pg_restore has failed; {monitor.log} says why.")
+                monitor.require_success("pg_restore", code)
 
 
 async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[bytes, None]:
@@ -106,7 +109,7 @@ async def _loading(
     """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
     application = program_name("pg_restore", database.name)
     address = f"--dbname={client_address(database.server.dsn, database.name, application)}"
-    environment = client_environment(database.server.dsn, LOAD_SETTINGS)
+    environment = client_environment(database.server.dsn, SESSION_SETTINGS)
     command = Command("pg_restore", (program.path, *OPTIONS, address), environment)
     running = await process.start(command, monitor.log, stdin=flow.reading.fileno())
     flow.reading.close()

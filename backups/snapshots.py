@@ -1,13 +1,13 @@
 """Sessions that see a database as it was at one moment, and let pg_dump see the same."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import asyncpg
 
-from backups.errors import BackupFaultError
+from backups.errors import BackupFaultError, ProgramFailedError
 from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.server import Server
 from databases.statements import fetch_rows, fetch_value
@@ -129,14 +129,28 @@ async def _keep_alive(opened: Snapshot) -> None:
                 await fetch_value(session, "SELECT 1")
 
 
-async def require_alive(session: asyncpg.Connection) -> None:
-    """Check that the server has not ended a session, as it does when it stops or crashes.
+@asynccontextmanager
+async def outage_if_lost(
+    session: Callable[[], AbstractAsyncContextManager[asyncpg.Connection]],
+) -> AsyncIterator[None]:
+    """If a program fails in the body, and the server has ended a session as well, that is an outage.
+
+    The server ends all sessions when it stops or crashes.
+
+    Args:
+        session: gives the session for one statement, when nothing else uses it.
 
     Raises:
-        BackupFaultError: it has, which is an outage.
+        ProgramFailedError: the program has failed, and the session is alive.
+        BackupFaultError: an outage.
     """
     try:
-        await fetch_value(session, "SELECT 1")
-    except DatabaseFaultError as fault:
-        if fault.outage:
-            raise BackupFaultError(fault.reason, outage=True) from None
+        yield
+    except ProgramFailedError:
+        try:
+            async with session() as still_open:
+                await fetch_value(still_open, "SELECT 1")
+        except DatabaseFaultError as fault:
+            if fault.outage:
+                raise BackupFaultError(fault.reason, outage=True) from None
+        raise

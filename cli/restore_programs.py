@@ -21,6 +21,7 @@ from programs.postgres import (
     client_environment,
     client_program,
 )
+from programs.private_logs import PrivateLog
 from programs.process import Command
 
 _SEVERAL_JOBS = {"max_parallel_maintenance_workers": "0"}
@@ -66,14 +67,14 @@ class Destination:
         database: the database, which is empty.
         major: the server's major version: a newer pg_restore uses settings that it may not know.
         jobs: how many sessions load an archive at once.
-        log: the file that the program's messages are added to.
+        log: where the program's messages go.
     """
 
     dsn: str = field(repr=False)
     database: str
     major: int
     jobs: int
-    log: Path
+    log: PrivateLog
 
     @property
     def address(self) -> str:
@@ -96,7 +97,7 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
     arguments = _arguments(dump, destination)
     settings = dict(LOAD_SETTINGS) | (_SEVERAL_JOBS if destination.jobs > 1 else {})
     command = Command(Path(arguments[0]).name, arguments, client_environment(destination.dsn, settings))
-    running = await process.start(command, log, stdin=PIPE if dump.form is DumpForm.SQL else None)
+    running = await process.start(command, log.path, stdin=PIPE if dump.form is DumpForm.SQL else None)
     feeding = asyncio.create_task(_feed(running, dump))
     try:
         while running.returncode is None:
@@ -111,7 +112,7 @@ async def restore(dump: Dump, destination: Destination, watch: Callable[[], Awai
     if not feeding.cancelled():
         feeding.result()
     if running.returncode:
-        raise CommandError(f"{command.name} has failed; {log} says why. The template is as it was.")
+        raise CommandError(f"{command.name} has failed; {log.kept} says why. The template is as it was.")
 
 
 async def _feed(running: Process, dump: Dump) -> None:

@@ -1,9 +1,7 @@
 """Loading a template from a file: the steps of `ods template load`."""
 
-import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from databases.template_replacement import LoadTarget, require_loadable
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from embedded.seeding import SERVICE_ROLE
+from programs.private_logs import private_log
 from registry.audit import AuditTrail, command_entry
 from registry.installation import InstallationStore
 from registry.instances.queries import InstanceQueries
@@ -114,7 +113,7 @@ async def load(
                 await require_loadable(session, target, extensions)
                 major = session.get_server_version().major
             async with loading(server, target) as begun:
-                with _log() as log:
+                with private_log("ods-template-load-") as log:
                     destination = Destination(access.dsn, begun.database, major, jobs, log)
                     await restore(dump, destination, lambda: _show_size(begun, show))
                 mark = await _publish(begun, jobs, show)
@@ -173,16 +172,6 @@ async def _server(dsn: str) -> AsyncIterator[Server]:
         yield server
     finally:
         await server.close()
-
-
-@contextmanager
-def _log() -> Iterator[Path]:
-    """A file for the messages of a program, for the operator alone: it stays if the body fails."""
-    handle, name = tempfile.mkstemp(prefix="ods-template-load-", suffix=".log")
-    os.close(handle)
-    yield Path(name)
-    with suppress(OSError):
-        Path(name).unlink()
 
 
 @contextmanager

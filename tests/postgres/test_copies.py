@@ -179,13 +179,13 @@ async def test_source_is_written_to_when_it_is_copied_online(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = await requested(source, CopyMode.ONLINE)
-    piped = contents._piped  # noqa: SLF001 - to come when the moment that is copied is over
+    pipe = contents._pipe  # noqa: SLF001 - to come when the moment that is copied is over
 
-    async def write_late(*arguments: Any) -> str | None:
+    async def write_late(*arguments: Any) -> None:
         await user.execute("INSERT INTO treasure (words) VALUES ('late')")
-        return await piped(*arguments)
+        await pipe(*arguments)
 
-    monkeypatch.setattr(contents, "_piped", write_late)
+    monkeypatch.setattr(contents, "_pipe", write_late)
     async with session(service_dsn(postgres, source.database)) as user:
         await provision(activities, job)
         assert await user.fetchval("SELECT count(*) FROM treasure") == 1001

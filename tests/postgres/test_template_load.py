@@ -39,6 +39,7 @@ from embedded import seeding
 from embedded.errors import CommandError
 from embedded.postgres import EmbeddedPostgres
 from programs.postgres import client_program
+from programs.private_logs import PrivateLog
 from registry.audit import AuditTrail
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
@@ -375,7 +376,7 @@ async def test_psql_obeys_no_command_in_a_file_when_that_was_not_examined(
     file, log = tmp_path / "file", tmp_path / "log"
     file.write_text(f"SELECT 1;\n{command}SELECT 2;\n")
     async with loading(server, target) as begun:
-        destination = Destination(access.dsn, begun.database, int(POSTGRES_VERSION), 1, log)
+        destination = Destination(access.dsn, begun.database, int(POSTGRES_VERSION), 1, PrivateLog(log, log))
         with pytest.raises(CommandError, match="psql has failed"):
             await restore(Dump(file, DumpForm.SQL), destination, _watch)
     assert "backslash commands are restricted" in log.read_text()
@@ -387,7 +388,8 @@ async def test_load_fails_when_the_file_cannot_be_read_to_its_end_any_more(
     file = tmp_path / "file"
     file.write_bytes(gzip.compress(b"SELECT 1;\n" * 9999)[:-8])
     async with loading(server, target) as begun, asyncio.timeout(30):
-        destination = Destination(access.dsn, begun.database, int(POSTGRES_VERSION), 1, tmp_path / "log")
+        log = PrivateLog(tmp_path / "log", tmp_path / "kept")
+        destination = Destination(access.dsn, begun.database, int(POSTGRES_VERSION), 1, log)
         with pytest.raises(CommandError, match="cannot be read"):
             await restore(Dump(file, DumpForm.SQL), destination, _watch)
 
