@@ -32,8 +32,8 @@ _MEBIBYTE = 1024 * 1024
 _READ_BYTES = _MEBIBYTE
 _PART_BYTES = 8 * _MEBIBYTE
 _LARGEST_PART_BYTES = 32 * _MEBIBYTE
-_IN_MEMORY_BYTES = 32 * _MEBIBYTE
-"""What is sent at once: one part, or several smaller ones."""
+_IN_MEMORY_BYTES = 16 * _MEBIBYTE
+"""What is sent at once: one part, or several smaller ones. Meanwhile, a store seems to take nothing."""
 _MOST_PARTS = 10_000
 """Of one object on S3."""
 _ABORT_SECONDS = 10
@@ -52,10 +52,14 @@ class StoreTimeouts:
     Attributes:
         answer: seconds without a byte of an answer, or until a part of an upload is accepted.
         retries: seconds for which a request that fails is sent again.
+        stall: seconds for which a stream waits for a store that takes or gives nothing. The program of
+            PostgreSQL at the other end of the stream waits as well, and with its session each DROP DATABASE
+            on that server. It is long enough for a store that takes 0.8 MB a second.
     """
 
     answer: float = 60
     retries: float = 180
+    stall: float = 20
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ class BackupStore:
 
     def __init__(self, url: str, timeouts: StoreTimeouts | None = None) -> None:
         self._url = _checked(url)
+        self._timeouts = timeouts or StoreTimeouts()
         _let_threads_rest_at_exit()
         self._folder = Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
         with self._translated(""):
-            self._store = _opened(self._url, timeouts or StoreTimeouts())
+            self._store = _opened(self._url, self._timeouts)
 
     def location(self, path: str = "") -> str:
         """The URL of an object, or of the store."""
@@ -110,18 +115,20 @@ class BackupStore:
 
         Args:
             path: of the object.
-            chunks: its content. If it raises, or this is cancelled, what was written is removed again.
+            chunks: its content. If it raises, or this is cancelled, what was written is removed again. It is
+                closed before, so that what makes it need not wait for that.
             expected_bytes: about how much it is.
 
         Raises:
-            BackupFaultError: the store is away or refuses.
+            BackupFaultError: the store is away, refuses, or takes nothing for too long.
         """
         part = part_bytes(expected_bytes)
-        source = _Stoppable(chunks)
+        source = _Stoppable(chunks, self._timeouts.stall)
         async with aclosing(chunks):
             with self._translated(path):
                 await self._prepare(path)
-                await _upload(self._store, path, source, part)
+                with _stalls_told(self.location(path)):
+                    await _upload(self._store, path, source, part)
                 await self._make_durable(path)
 
     async def read(self, path: str) -> bytes | None:
@@ -141,11 +148,17 @@ class BackupStore:
         """The content of an object, piece by piece.
 
         Raises:
-            BackupFaultError: it is not there; the store is away or refuses.
+            BackupFaultError: it is not there; the store is away, refuses, or gives nothing for too long.
         """
         with self._translated(path):
             result = await obstore.get_async(self._store, path)
-            async for chunk in result.stream(min_chunk_size=_READ_BYTES):
+            chunks = aiter(result.stream(min_chunk_size=_READ_BYTES))
+            while True:
+                with _stalls_told(self.location(path)):
+                    async with asyncio.timeout(self._timeouts.stall):
+                        chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
                 yield bytes(chunk)
 
     async def list_objects(self, folder: str = "") -> list[StoredObject]:
@@ -206,14 +219,39 @@ def part_bytes(expected_bytes: int) -> int:
     return min(max(_PART_BYTES, needed), _LARGEST_PART_BYTES)
 
 
+@contextmanager
+def _stalls_told(location: str) -> Iterator[None]:
+    """Turn the end of the time for a store that takes or gives nothing into words.
+
+    Raises:
+        BackupFaultError: that time is over.
+    """
+    try:
+        yield
+    except TimeoutError:
+        raise BackupFaultError(
+            f"The store of {location} cannot be reached, or is too slow: it took or gave nothing.",
+            outage=True,
+        ) from None
+
+
 class _Stoppable:
     """The content of an upload, which can be made to fail: then obstore removes what it has written.
 
     A cancelled upload would leave it.
+
+    Args:
+        chunks: the content.
+        stall: seconds.
+
+    Attributes:
+        limit: the time until which the store may ask for more. None while what makes the content is slow.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], stall: float) -> None:
+        self.limit = asyncio.timeout(stall)
         self._chunks = chunks
+        self._stall = stall
         self._stopped = False
         self._following: asyncio.Future[bytes] | None = None
 
@@ -221,20 +259,25 @@ class _Stoppable:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._stopped:
+        if self._stopped or self.limit.expired():
             raise _StoppedError
+        self.limit.reschedule(None)
         self._following = asyncio.ensure_future(anext(self._chunks))
         try:
-            return await self._following
+            chunk = await self._following
         except asyncio.CancelledError:
             raise _StoppedError from None
+        if not self._stopped:
+            self.limit.reschedule(asyncio.get_running_loop().time() + self._stall)
+        return chunk
 
     async def stop(self) -> None:
-        """Let the upload fail; returns once nothing is read any more."""
+        """Let the upload fail; returns once nothing is read any more, and the content is closed."""
         self._stopped = True
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
+        await self._chunks.aclose()
 
 
 class _StoppedError(Exception):
@@ -242,6 +285,11 @@ class _StoppedError(Exception):
 
 
 async def _upload(store: ObjectStore, path: str, source: _Stoppable, part: int) -> None:
+    """Upload the content.
+
+    Raises:
+        TimeoutError: the store took nothing for too long.
+    """
     uploading = asyncio.ensure_future(
         obstore.put_async(
             store,
@@ -253,7 +301,8 @@ async def _upload(store: ObjectStore, path: str, source: _Stoppable, part: int) 
         )
     )
     try:
-        await asyncio.shield(uploading)
+        async with source.limit:
+            await asyncio.shield(uploading)
     finally:
         await source.stop()
         if not uploading.done():

@@ -1,0 +1,138 @@
+"""A store that takes or gives nothing any more keeps no database of the server from being dropped."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import asyncpg
+import pytest
+
+from backups.backing_up import back_up
+from backups.errors import BackupFaultError
+from backups.manifest import BackupRequest
+from backups.monitoring import Monitor
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore, StoreTimeouts
+from databases.server import Server
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
+from tests.backups.s3_server import S3Server
+from tests.servers import NUMBERS, service_dsn, session
+
+STALL = 4
+"""Seconds; without a limit of its own for what stalls, a request to a store may take four minutes."""
+LATER = 3
+"""Seconds that a DROP may take once the program has been ended, on a busy machine."""
+_ROOM = 12 * 2**20
+_WAITS = 5
+"""Looks, one after the other, at which a session waits for its client: it is no pause."""
+
+# More than a store has in flight, and pipes hold: the dump has 50 MB.
+_FILL = """
+CREATE TABLE filling AS
+SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
+             FROM generate_series(1, 16) AS part) AS noise
+FROM generate_series(1, 48000) AS row
+"""
+
+
+@pytest.fixture
+async def larger(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Database]:
+    name = f"backups_larger_{next(NUMBERS)}"
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'CREATE DATABASE "{name}"')
+        async with session(service_dsn(postgres, name)) as inside:
+            await inside.execute(_FILL)
+        yield Database(server, name)
+        await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def other(admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """The name of a database that no backup is made of."""
+    name = f"backups_other_{next(NUMBERS)}"
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    yield name
+    await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
+async def waits(admin: asyncpg.Connection, database: Database, event: str) -> None:
+    """Wait until a program's session on the database waits for the program."""
+    looks = 0
+
+    async def waits_long() -> bool:
+        nonlocal looks
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state = 'active'"
+            " AND application_name ~ '^pg_(dump|restore) ' AND wait_event = $2"
+        )
+        looks = looks + 1 if await admin.fetchval(query, database.name, event) else 0
+        return looks == _WAITS
+
+    await wait_until(waits_long, 30)
+
+
+async def seconds_to_drop(admin: asyncpg.Connection, name: str) -> float:
+    now = asyncio.get_running_loop().time
+    began = now()
+    await admin.execute(f'DROP DATABASE "{name}"')
+    return now() - began
+
+
+def stalling(bucket: str) -> BackupStore:
+    return BackupStore(f"s3://{bucket}/of/backups", StoreTimeouts(stall=STALL))
+
+
+async def test_another_database_is_dropped_soon_when_the_store_takes_nothing_any_more(
+    s3: S3Server,
+    bucket: str,
+    larger: Database,
+    other: str,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with obstructed_proxy(s3.port, _ROOM, Obstacle.HOLD) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        making = asyncio.ensure_future(back_up(larger, stalling(bucket), wanted, monitor))
+        await waits(admin, larger, "ClientWrite")
+        assert await seconds_to_drop(admin, other) < STALL + LATER
+        with pytest.raises(BackupFaultError, match="too slow: it took or gave nothing") as raised:
+            await making
+    assert raised.value.outage
+
+
+async def test_another_database_is_dropped_soon_when_the_store_gives_nothing_any_more(
+    s3: S3Server,
+    s3_store: BackupStore,
+    bucket: str,
+    large: Database,
+    empty: Database,
+    other: str,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await back_up(large, s3_store, wanted, monitor)
+    async with obstructed_proxy(s3.port, _ROOM, Obstacle.HOLD) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        restoring = asyncio.ensure_future(restore(stalling(bucket), made, empty, monitor))
+        await waits(admin, empty, "ClientRead")
+        assert await seconds_to_drop(admin, other) < STALL + LATER
+        with pytest.raises(BackupFaultError, match="too slow: it took or gave nothing") as raised:
+            await restoring
+    assert raised.value.outage
+
+
+async def test_stream_is_stored_when_what_makes_it_takes_longer_than_the_store_may(bucket: str) -> None:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"first"
+        await asyncio.sleep(0.6)
+        yield b"second"
+
+    store = BackupStore(f"s3://{bucket}/of/backups", StoreTimeouts(stall=0.5))
+    await store.write_stream("default/slow", chunks(), 11)
+    assert await store.read("default/slow") == b"firstsecond"
