@@ -15,6 +15,7 @@ from backups.storage import BackupStore
 from databases.copying import create_like
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import give_rights
+from databases.locales import parse_locale
 from databases.provisioning import (
     CloneRequest,
     ProvisionedDatabase,
@@ -40,8 +41,8 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
 ) -> ProvisionedDatabase:
     """Make the database from a backup, or find that an earlier attempt has made it.
 
-    It is filled under its private name, with the encoding and the locale of its template, and gets the
-    privileges and settings that this has.
+    It is filled under its private name, with the encoding and the locale that was backed up, and gets the
+    privileges and settings that its template has.
 
     Args:
         tenant: the tenant.
@@ -63,7 +64,7 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     store = open_store(tenant.settings)
     manifest = await load_recorded(store, tenant.name, backup)
     staging = request.owner.staging_name
-    await create_like(session, request.template, staging)
+    await create_like(session, request.template, staging, parse_locale(manifest.details.get("locale")))
     filling = _filled(store, manifest, Database(tenant.server, staging), following)
     await watched(filling, require_session(session, report))
     await fetch_rows(session, END_SESSIONS, [staging])

@@ -8,13 +8,14 @@ from temporalio import activity
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from backups.errors import translate_database_faults
+from backups.errors import BackupFaultError, ProgramFailedError, translate_database_faults
 from backups.figures import verify
 from backups.manifest import Manifest
 from backups.monitoring import Monitor, program_log
 from backups.restoring import read_dump, restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
+from databases.locales import parse_locale
 from databases.scratch import scratch_database
 from registry.backups.records import BackupRecords
 from registry.instances.jobs import ExecutionPolicy, tenant_id
@@ -23,6 +24,8 @@ from tenants.tenant import Tenant
 
 _TOLD_AT_MOST = 5
 """Differences that the reason names."""
+_RESTORES = 3
+"""After so many, a pg_restore that fails is a verdict on the backup, and none on its session."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,21 @@ class VerificationActivities:
         with translate_database_faults():
             async with server.session() as session:
                 await self._tenant.installation.require_confirmed(session)
-            async with scratch_database(server, installation.id) as name:
+        failures = 0
+        while True:
+            try:
+                return await self._compared(store, manifest, monitor, installation.id)
+            except ProgramFailedError as fault:
+                failures += 1
+                if failures == _RESTORES:
+                    raise BackupFaultError(fault.reason) from None
+
+    async def _compared(
+        self, store: BackupStore, manifest: Manifest, monitor: Monitor, installation: str
+    ) -> str | None:
+        server, locale = self._tenant.server, parse_locale(manifest.details.get("locale"))
+        with translate_database_faults():
+            async with scratch_database(server, installation, manifest.backup_id, locale) as name:
                 database = Database(server, name)
                 await restore(store, manifest, database, monitor)
                 found = await verify(database, manifest.figures)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import UUID, uuid4
 
 from temporalio import activity
@@ -21,6 +21,7 @@ from backups.stored_backups import list_backups, load_manifest
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
+from databases.locales import read_locale
 from databases.lookup import choose, find, require_usable
 from logs import fault_name
 from registry.backups.stored import StoredBackup
@@ -108,6 +109,7 @@ class BackupActivities:
         row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
         async with self._tenant.server.connected(job.database) as inside:
             rights = await read_rights(inside)
+            locale = await read_locale(inside, job.database)
         return BackupRequest(
             BackupKey(job.tenant, job.ods_instance_id, uuid4()),
             UUID(job.mark),
@@ -119,6 +121,7 @@ class BackupActivities:
                 "backupId": job.makes_backup,
                 "instanceId": job.instance_id,
                 "rights": rights,
+                "locale": None if locale is None else asdict(locale),
             },
         )
 

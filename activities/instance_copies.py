@@ -12,6 +12,7 @@ from backups.monitoring import program_log
 from backups.snapshots import Database
 from databases.copying import Source, copy_closed, create_like, provision_copy
 from databases.errors import DatabaseFaultError
+from databases.inner_rights import give_rights, read_rights
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, ProvisionedDatabase
 from databases.server import Server
@@ -69,10 +70,13 @@ async def _filled(server: Server, request: CloneRequest, following: Following) -
             Database(server, request.template),
             Database(server, staging),
             replace(log, report=following.report),
-            with_access=True,
+            with_owners=True,
         )
+    async with server.connected(request.template) as source:
+        rights = await read_rights(source)
     async with server.connected(staging) as inside:
         await execute(inside, "SET statement_timeout = 0; ANALYZE")
+        await give_rights(inside, rights)
 
 
 async def _source(tenant: Tenant, origin: CopyOrigin) -> Source:

@@ -23,7 +23,7 @@ from programs.postgres import client_address, client_environment
 from programs.process import Command
 
 _REPORT_SECONDS = 0.5
-_WITHOUT_ACCESS = {"--no-owner", "--no-privileges"}
+_WITHOUT_OWNERS = {"--no-owner"}
 
 
 async def copy_contents(
@@ -31,7 +31,7 @@ async def copy_contents(
     target: Database,
     monitor: Monitor,
     *,
-    with_access: bool = False,
+    with_owners: bool = False,
 ) -> None:
     """Fill the empty database `target` with what `source` holds now.
 
@@ -43,13 +43,13 @@ async def copy_contents(
         target: an empty one.
         monitor: where the messages of both programs go, and the percent of the tables, by their sizes, that
             are done.
-        with_access: whether what it holds belongs to the same roles afterwards, which may use it as before.
+        with_owners: whether what it holds belongs to the same roles afterwards.
 
     Raises:
         ProgramFailedError: one of the programs has failed.
         BackupFaultError: a program is missing, or older than the server; a server is away.
     """
-    left_out = set() if not with_access else _WITHOUT_ACCESS
+    left_out = _WITHOUT_OWNERS if with_owners else set()
     with translate_database_faults():
         async with snapshot(source) as opened:
             async with opened.session() as session:

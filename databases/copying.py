@@ -17,6 +17,7 @@ import asyncpg
 from databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from databases.dropping import drop_staging
 from databases.errors import DatabaseFaultError
+from databases.locales import Locale, create_empty, read_locale
 from databases.lock_holders import name_lock_holder
 from databases.lookup import choose, find, require_usable
 from databases.ownership import Owner
@@ -47,20 +48,12 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass
   AND coalesce(backend_type, 'client backend') = 'client backend'
 """  # noqa: S608 - a constant
 
-# Like the source but for its contents: a copy that sorts otherwise would refuse what the source holds.
-_CREATE_LIKE = """
-SELECT format('CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false', $2::text)
-    || format(' ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate, datctype)
-    || CASE WHEN has_tablespace_privilege(ts.oid, 'CREATE') THEN format(' TABLESPACE %I', spcname) ELSE '' END
-    || CASE datlocprovider
-        WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L',
-                             coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale'))
-            || coalesce(format(' ICU_RULES %L', to_jsonb(db) ->> 'daticurules'), '')
-        WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', to_jsonb(db) ->> 'datlocale')
-        ELSE ' LOCALE_PROVIDER libc' END AS create,
+_SITUATION = """
+SELECT CASE WHEN has_tablespace_privilege(ts.oid, 'CREATE') THEN format(' TABLESPACE %I', spcname) ELSE '' END
+    AS tablespace,
     CASE WHEN datacl IS NULL THEN '' ELSE format('REVOKE ALL ON DATABASE %I FROM PUBLIC; ', $2::text) END
     || format('ALTER DATABASE %I ALLOW_CONNECTIONS true', $2::text) AS open
-FROM pg_database AS db JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datname = $1
+FROM pg_database JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datname = $1
 """
 
 
@@ -148,20 +141,30 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
         await end_sessions_until_done(copying, keep_out)
 
 
-async def create_like(session: asyncpg.Connection, source: str, database: str) -> None:
+async def create_like(
+    session: asyncpg.Connection, source: str, database: str, locale: Locale | None = None
+) -> None:
     """Make an empty database with the encoding and the locale of another one.
 
     It is in the same tablespace, if the session's role has the right for that; else where new ones are made.
     If rights on the other one are restricted, only the session's role may connect to this one.
 
+    Args:
+        session: a session on the maintenance database.
+        source: the other one.
+        database: the name of the new one.
+        locale: what it gets instead of the encoding and the locale of the other one.
+
     Raises:
         DatabaseFaultError: there is no such database, a right is missing, the server is away, …
     """
-    statements = await fetch_row(session, _CREATE_LIKE, source, database)
-    if statements is None:
+    situation = await fetch_row(session, _SITUATION, source, database)
+    locale = locale or await read_locale(session, source)
+    if situation is None or locale is None:
         raise DatabaseFaultError(f"There is no database '{source}'.", retryable=True)
-    await execute(session, "%s", statements["create"])
-    await execute(session, "%s", statements["open"])
+    options = f"{situation['tablespace']} ALLOW_CONNECTIONS false".replace("%", "%%")
+    await create_empty(session, database, locale, options)
+    await execute(session, "%s", situation["open"])
 
 
 async def _found(session: asyncpg.Connection, source: Source) -> _Found:

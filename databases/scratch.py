@@ -5,7 +5,6 @@ died is recognised by its private name, which has the installation's id, and by 
 """
 
 import re
-import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,9 @@ import asyncpg
 
 from databases import spares
 from databases.constants import SCRATCH_PREFIX
+from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
+from databases.locales import Locale, create_empty
 from databases.server import Server
 from databases.statements import execute, fetch_rows
 
@@ -22,21 +23,34 @@ _NAMES = """
 SELECT datname FROM pg_database WHERE starts_with(datname, $1) AND pg_has_role(datdba, 'USAGE')
 ORDER BY datname
 """
-_RANDOM = re.compile(r"[0-9a-f]{16}")
+_SUBJECT = re.compile(r"[0-9a-f]{16}")
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
 
 
 @asynccontextmanager
-async def scratch_database(server: Server, installation: str) -> AsyncIterator[str]:
+async def scratch_database(
+    server: Server, installation: str, subject: uuid.UUID, locale: Locale | None = None
+) -> AsyncIterator[str]:
     """The name of an empty database, which is dropped at the end of the body.
+
+    An earlier use for the same subject is ended, with its programs: its process was given up, and may be
+    suspended.
+
+    Args:
+        server: where it is made.
+        installation: the id of the installation.
+        subject: what it is made for, one at a time.
+        locale: its encoding and locale; None for those of the server.
 
     Raises:
         DatabaseFaultError: the server is away, a right is missing, …
     """
-    name = f"{_prefix(installation)}{secrets.token_hex(8)}"
+    name = f"{_prefix(installation)}{subject.hex[:16]}"
     async with server.locked(name) as session:
+        await end_programs(session, name)
+        await execute(session, _DROP, name)
         try:
-            await execute(session, "CREATE DATABASE %I TEMPLATE template0", name)
+            await create_empty(session, name, locale)
             yield name
         finally:
             with suppress(DatabaseFaultError):  # `remove_scratch` does it later
@@ -51,7 +65,7 @@ async def remove_scratch(session: asyncpg.Connection, installation: str) -> list
     """
     prefix = _prefix(installation)
     names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
-    own = [name for name in names if _RANDOM.fullmatch(name.removeprefix(prefix))]
+    own = [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
     return [name for name in own if await _removed(session, name)]
 
 

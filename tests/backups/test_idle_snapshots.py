@@ -36,8 +36,10 @@ async def test_session_is_ended_when_nothing_is_heard_of_its_process(
             return await maintenance.fetchval(_AGE, pid) is None
 
         await wait_until(has_ended, 10)
-        with pytest.raises(BackupFaultError):
-            await snapshots.require_alive(opened.connection)
+        with pytest.raises(BackupFaultError, match="") as raised:
+            async with outage_if_lost(opened.session):
+                raise ProgramFailedError("pg_dump")
+        assert raised.value.outage
 
 
 async def test_session_is_kept_when_a_dump_takes_longer_than_it_may_be_silent(
