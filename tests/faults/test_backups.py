@@ -9,7 +9,9 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+from temporalio.client import WorkflowHandle
 
+from activities.backup_verification import Verification
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
@@ -20,6 +22,7 @@ from tests import preloaded
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import make_settings, service_dsn, session
+from workflows.verify_backup import VerifyBackup
 
 # Digests cannot be compressed, so that there is time to interrupt a dump.
 FILL = """
@@ -96,6 +99,35 @@ async def is_over(program: psutil.Process, admin: asyncpg.Connection, database: 
     await wait_until(nothing_goes_on, 30)
 
 
+async def waits_for_its_program(admin: asyncpg.Connection, database: str) -> bool:
+    """Whether a session waits for pg_dump: then each DROP DATABASE waits, of whichever database."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'ClientWrite'"
+    return bool(await admin.fetch(waiting, database))
+
+
+async def loads(admin: asyncpg.Connection) -> list[int]:
+    """The sessions of a pg_restore, once it loads rows."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pg_restore %' AND query LIKE 'COPY%'"
+    )
+    async with asyncio.timeout(30):
+        while not (found := await admin.fetch(query)):
+            await asyncio.sleep(0.002)
+    return [row["pid"] for row in found]
+
+
+async def verification_of(
+    operator: Operator, backup: InstanceJob, settings: Settings, registry_dsn: str
+) -> WorkflowHandle[VerifyBackup, str]:
+    assert backup.makes_backup is not None
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.backups SET verification = 'Pending'")
+    verification = Verification(backup.tenant, backup.makes_backup, backup.policy)
+    return await operator.client.start_workflow(
+        VerifyBackup.run, verification, id=verification.workflow_id, task_queue=settings.registry_queue
+    )
+
+
 async def stagings(admin: asyncpg.Connection) -> list[str]:
     found = await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, 'ods_staging_')")
     return [row["datname"] for row in found]
@@ -162,19 +194,103 @@ async def test_no_session_of_a_suspended_worker_is_left_when_another_one_makes_t
     first.send_signal(signal.SIGSTOP)
     dump.send_signal(signal.SIGCONT)
 
-    async def waits_for_the_program() -> bool:
-        # For such a session, DROP DATABASE waits, of whichever database.
-        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'ClientWrite'"
-        return bool(await admin.fetch(waiting, filled.database))
-
-    await wait_until(waits_for_the_program, 30)
+    await wait_until(lambda: waits_for_its_program(admin, filled.database), 30)
     await worker_process.start(settings)
     assert await operator.ended(backup, 60) is JobStatus.COMPLETED
-    assert not await waits_for_the_program()
+    assert not await waits_for_its_program(admin, filled.database)
     first.send_signal(signal.SIGCONT)
     first.terminate()
     assert await asyncio.wait_for(first.wait(), 20) == 0
     assert len(manifests(store)) == 1
+
+
+async def test_no_session_of_a_suspended_worker_is_left_when_the_backup_is_cancelled(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    store: Path,
+    admin: asyncpg.Connection,
+) -> None:
+    backup = await backup_of(operator, filled)
+    dump = await held(first, "pg_dump")
+    first.send_signal(signal.SIGSTOP)
+    dump.send_signal(signal.SIGCONT)
+    await wait_until(lambda: waits_for_its_program(admin, filled.database), 30)
+    await worker_process.start(settings)
+    await operator.client.get_workflow_handle(backup.workflow_id).cancel()
+    assert await operator.ended(backup, 60) is JobStatus.ERROR
+
+    async def no_session_is_left() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_dump ods_backup_%'"
+        return not await admin.fetchval(query)
+
+    await wait_until(no_session_is_left, 30)
+    first.send_signal(signal.SIGCONT)
+    first.terminate()
+    assert await asyncio.wait_for(first.wait(), 20) == 0
+    assert manifests(store) == []
+    assert (await operator.instance(filled)).status == InstanceStatus.COMPLETED
+
+
+async def test_backup_is_restored_when_the_session_of_pg_restore_alone_is_ended(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backup_of(operator, filled)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert backup.makes_backup is not None
+    origin = BackupOrigin(backup.makes_backup)
+    restored = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
+    await operator.starter.start(restored)
+    await admin.execute("SELECT pg_terminate_backend(unnest($1::int[]))", await loads(admin))
+    assert await operator.ended(restored, 60) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, restored.database)) as inside:
+        assert await inside.fetchval("SELECT count(*) FROM filling") == 20000
+    assert await stagings(admin) == []
+    await admin.execute(f'DROP DATABASE "{restored.database}" WITH (FORCE)')
+
+
+async def test_backup_is_whole_when_the_session_of_pg_restore_alone_is_ended_while_it_is_verified(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    admin: asyncpg.Connection,
+    settings: Settings,
+    registry_dsn: str,
+) -> None:
+    backup = await backup_of(operator, filled)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    handle = await verification_of(operator, backup, settings, registry_dsn)
+    await admin.execute("SELECT pg_terminate_backend(unnest($1::int[]))", await loads(admin))
+    assert await asyncio.wait_for(handle.result(), 60) == "The backup is whole."
+
+
+async def test_no_session_of_a_suspended_worker_is_left_when_another_one_verifies_the_backup(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+) -> None:
+    backup = await backup_of(operator, filled)
+    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    handle = await verification_of(operator, backup, settings, registry_dsn)
+    loading = await loads(admin)
+    first.send_signal(signal.SIGSTOP)
+    await worker_process.start(settings)
+    assert await asyncio.wait_for(handle.result(), 60) == "The backup is whole."
+    assert not await admin.fetch("SELECT FROM pg_stat_activity WHERE pid = ANY($1)", loading)
+    first.send_signal(signal.SIGCONT)
+    first.terminate()
+    assert await asyncio.wait_for(first.wait(), 20) == 0
 
 
 async def test_another_worker_restores_the_backup_when_one_is_killed(
