@@ -120,6 +120,6 @@ def _unfinished(objects: Iterable[StoredObject]) -> Mapping[BackupKey, _Unfinish
         if (part := part_at(found.path)) is not None:
             modified[part.key].append(found.modified)
             parts[part.key].append(part)
-    whole = {key for key, found in parts.items() if any(part.is_manifest for part in found)}
+    finished = {key for key, found in parts.items() if any(part.is_manifest for part in found)}
     marked = {key for key, found in parts.items() if any(part.is_marker for part in found)}
-    return {key: _Unfinished(max(modified[key]), key in whole) for key in parts.keys() - whole | marked}
+    return {key: _Unfinished(max(modified[key]), key in finished) for key in parts.keys() - finished | marked}

@@ -24,17 +24,17 @@ async def seen() -> AsyncIterator[set[str]]:
     """The names and arguments of all programs that were running."""
     seen: set[str] = set()
 
-    async def look() -> None:
+    async def collect() -> None:
         while True:
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     seen.update([child.name(), *child.cmdline()])
             await asyncio.sleep(0.01)
 
-    looking = asyncio.create_task(look())
+    collecting = asyncio.create_task(collect())
     yield seen
-    looking.cancel()
-    await asyncio.gather(looking, return_exceptions=True)
+    collecting.cancel()
+    await asyncio.gather(collecting, return_exceptions=True)
 
 
 def with_secret(database: Database) -> Database:
