@@ -89,3 +89,14 @@ def test_file_that_was_made_meanwhile_is_kept(file: Path) -> None:
 def test_reason_names_the_part_when_it_cannot_be_written(file: Path) -> None:
     with pytest.raises(CommandError, match=r"fetched\.part cannot be written: No such file"):
         _write(file.parent / "missing" / file.name, b"")
+
+
+def test_file_of_another_command_is_kept_when_that_has_ended_a_moment_ago(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = file.with_name("fetched.part")
+    part.write_bytes(b"all")
+    monkeypatch.setattr("fcntl.flock", lambda *_: part.rename(file))
+    with pytest.raises(CommandError, match="Another command writes"):
+        _write(file, b"other")
+    assert (file.read_bytes(), names_in(file.parent)) == (b"all", ["fetched"])
