@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from schedule_settings import KeptBackups, require_cron, require_kept
 from secret_files import FileSecret, UnreadableSecretError, from_environment
 
 KEY_BYTES = 32
@@ -254,6 +255,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 BackupUrl = Annotated[str, AfterValidator(_backup_url)]
 Recipients = Annotated[str, AfterValidator(_recipients)]
+Cron = Annotated[str, AfterValidator(require_cron)]
+Kept = Annotated[str, AfterValidator(require_kept)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
@@ -563,6 +566,20 @@ class Settings(ServiceSettings):
         default=False, description="Whether new instances are protected, unless the request says otherwise."
     )
 
+    backup_cron: Cron | None = Field(
+        default=None,
+        description="When backups of all instances are made: five fields as cron has them, in UTC unless"
+        " `CRON_TZ=…` is before them.",
+    )
+    backup_keep: Kept = Field(
+        default="daily=7,weekly=4,monthly=12",
+        description="How many of these backups of an instance stay: the first ones of so many days, weeks and"
+        " months; empty: all.",
+    )
+    snapshot_cron: Cron | None = Field(
+        default=None, description="When snapshots of all instances are made, in the same form."
+    )
+
     templates: Templates = Field(
         default={}, description='Further templates, as JSON: `{"Name": "database"}`.'
     )
@@ -570,6 +587,13 @@ class Settings(ServiceSettings):
         default="EdFi_Security",
         description="Security database of the ODS/API, beside the registry; `/v2/tenants` names it.",
     )
+
+    @field_validator("backup_cron")
+    @classmethod
+    def _require_store(cls, cron: str | None, info: ValidationInfo) -> str | None:
+        if cron and "backup_url" in info.data and info.data["backup_url"] is None:
+            raise ValueError("must not be set without ODS_BACKUP_URL, where the backups go")
+        return cron
 
     @property
     def encryption_keys(self) -> tuple[bytes, ...]:
@@ -600,6 +624,11 @@ class Settings(ServiceSettings):
     def backup_queue(self) -> str:
         """Task queue of the activities that make and read backups, which take long."""
         return f"{self.task_queue}-backup"
+
+    @property
+    def kept_backups(self) -> KeptBackups | None:
+        """How many scheduled backups of an instance stay; None: all of them."""
+        return KeptBackups.of(self.backup_keep)
 
     @property
     def granted(self) -> tuple[tuple[str, str], ...]:

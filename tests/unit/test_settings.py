@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schedule_settings import KeptBackups
 from settings import CloneStrategy, InvalidSettingsError, Settings, Trigger, VerifyPolicy
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -63,6 +64,9 @@ READ: dict[str, tuple[str, Any]] = {
     "BACKUP_VERIFY": ("always", VerifyPolicy.ALWAYS),
     "BACKUP_CONCURRENCY": ("1", 1),
     "SNAPSHOT_KEEP": ("1", 1),
+    "BACKUP_CRON": ("", ""),
+    "BACKUP_KEEP": ("", ""),
+    "SNAPSHOT_CRON": ("CRON_TZ=America/Chicago 0 2 * * MON-FRI", "CRON_TZ=America/Chicago 0 2 * * MON-FRI"),
     "TOKEN_LIFETIME": ("1", 1),
     "OIDC_ISSUER": ("https://login.example/realms/ods/", "https://login.example/realms/ods/"),
     "OIDC_AUDIENCE": ("a", "a"),
@@ -83,6 +87,12 @@ BAD_KEYS = [
 BAD_LISTS = [*BAD_KEYS[1:], ",", f"{KEY},", f"{KEY};{KEY}", f"{KEY},bad-value"]
 BAD_ADDRESSES = ["", "bad-value", "ftp://bad-value", "https://", "bad-value.example/path"]
 BAD_SECONDS = ["", "bad-value", "0", "-1", "nan", "inf", "-inf", "315360001", "1e300"]
+BAD_CRONS = [
+    *("bad-value", "* * * *", "* * * * * *", "@daily", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * 32 * *"),
+    *("* * * 0 *", "* * * 13 *", "* * * * 7", "* * * BAD *", "* * * * JAN", "5-2 * * * *", "*/0 * * * *"),
+    *("*-3 * * * *", "1, * * * *", "-1 * * * *", "CRON_TZ=Bad/Zone * * * * *", "CRON_TZ=UTC * * * *"),
+    *("CRON_TZ=../UTC * * * * *", "1/100 * * * *", "٣ * * * *"),
+]
 REFUSED: dict[str, list[str]] = {
     "ADMIN_DSN": BAD_DSNS,
     "MASTER_DSN": BAD_DSNS,
@@ -141,6 +151,12 @@ REFUSED: dict[str, list[str]] = {
     "BACKUP_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
     "TRASH_DAYS": ["", "bad-value", "-1", "3651", "1.5"],
     "SNAPSHOT_KEEP": ["", "bad-value", "0", "101", "1.5"],
+    "BACKUP_CRON": [*BAD_CRONS, "0 2 * * *"],  # the last one without ODS_BACKUP_URL
+    "BACKUP_KEEP": [
+        *("bad-value", "daily", "daily=bad-value", "daily=-1", "daily=1.5", "daily=1001", "yearly=1"),
+        *("daily=1,daily=2", "daily=1,", "daily=0", "daily=0,weekly=0"),
+    ],
+    "SNAPSHOT_CRON": BAD_CRONS,
     "TOKEN_LIFETIME": ["", "bad-value", "0", "-1", "1.5"],
     "OIDC_INSECURE": ["", "bad-value", "2"],
     "OIDC_ISSUER": [*BAD_ADDRESSES, "http://bad-value.example/realm"],
@@ -269,6 +285,23 @@ def test_queues_and_templates_follow_their_variables_when_they_are_set(
 def test_privileges_are_listed_by_role_when_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODS_DATABASE_GRANTS", " ods_api: CONNECT,\u00a0TEMPORARY ;odd: name: connect; ")
     assert Settings.load().granted == (("ods_api", "CONNECT, TEMPORARY"), ("odd: name", "CONNECT"))
+
+
+@pytest.mark.parametrize(
+    "text", ["0 2 * * *", " */15 8-18/2 1,15 jan-DEC sun,SAT ", "59 23 31 12 6", "TZ=Europe/Berlin 0 2 * * 1"]
+)
+def test_schedule_is_read_when_cron_can_say_it(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ODS_BACKUP_URL", "s3://bucket")
+    monkeypatch.setenv("ODS_BACKUP_CRON", text)
+    assert Settings.load().backup_cron == text.strip()
+
+
+def test_backups_are_kept_as_long_as_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().kept_backups == KeptBackups(7, 4, 12)
+    monkeypatch.setenv("ODS_BACKUP_KEEP", "monthly = 3 , daily=1")
+    assert Settings.load().kept_backups == KeptBackups(daily=1, monthly=3)
+    monkeypatch.setenv("ODS_BACKUP_KEEP", "")
+    assert Settings.load().kept_backups is None
 
 
 def test_foreign_variable_is_ignored_when_it_has_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
