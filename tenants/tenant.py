@@ -14,7 +14,9 @@ from databases.server import Server
 from databases.spare_pool import SparePool
 from databases.template_leftovers import remove_leftovers
 from databases.templates import TemplateInspector
+from registry.backups.expiry import BackupExpiry
 from registry.backups.records import BackupRecords
+from registry.backups.scheduled import ScheduledBackups
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
@@ -25,6 +27,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionStore
+from registry.snapshots.scheduled import ScheduledSnapshots
 from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
@@ -52,6 +55,9 @@ class Tenant:
         cancellations: cancels its jobs that no workflow works on.
         queries: what the registry holds.
         backups: its backups, as the registry knows them.
+        scheduled_backups: those that a schedule requests.
+        backup_expiry: when these may be deleted.
+        scheduled_snapshots: the snapshots that a schedule requests.
         server: the server of its ODS databases.
         connection_strings: those by which the ODS/API connects to them.
         installation: checks that this installation may change registry and server.
@@ -74,6 +80,9 @@ class Tenant:
     cancellations: JobCancellations
     queries: InstanceQueries
     backups: BackupRecords
+    scheduled_backups: ScheduledBackups
+    backup_expiry: BackupExpiry
+    scheduled_snapshots: ScheduledSnapshots
     server: Server
     connection_strings: OdsConnectionStrings
     installation: InstallationCheck
@@ -113,6 +122,9 @@ class Tenant:
             cancellations=JobCancellations(engine, factory),
             queries=queries,
             backups=BackupRecords(engine, name),
+            scheduled_backups=ScheduledBackups(engine, factory),
+            backup_expiry=BackupExpiry(engine, own, settings.kept_backups),
+            scheduled_snapshots=ScheduledSnapshots(engine, factory),
             server=server,
             connection_strings=connection_strings,
             installation=installation,

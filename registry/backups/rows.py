@@ -14,6 +14,9 @@ from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from settings import VerifyPolicy
 
+SCHEDULED = "scheduled"
+"""The kind of the backups that a schedule requests; `backups.manifest.BackupKind` has all kinds."""
+
 VERIFICATION_WAITS = "Pending"
 VERIFICATION_RUNS = "InProgress"
 VERIFICATION_PASSED = "Completed"
@@ -22,10 +25,24 @@ VERIFICATION_FAILED = "Error"
 _WEEK = timedelta(days=7)
 
 
-async def add_backup(
-    session: AsyncSession, instance: DbInstance, backup_id: UUID, job: InstanceJob, kind: str
+async def add_backup(  # noqa: PLR0913, PLR0917 - what its row holds
+    session: AsyncSession,
+    instance: DbInstance,
+    backup_id: UUID,
+    job: InstanceJob,
+    kind: str,
+    due_at: datetime | None = None,
 ) -> None:
-    """Record that `job` makes a backup of the instance as it is now."""
+    """Record that `job` makes a backup of the instance as it is now.
+
+    Args:
+        session: the transaction.
+        instance: the instance.
+        backup_id: the backup.
+        job: the job.
+        kind: why it is made.
+        due_at: the time of the schedule for which it is made, in UTC without a zone; None if for none.
+    """
     session.add(
         Backup(
             id=backup_id,
@@ -38,7 +55,8 @@ async def add_backup(
             job_id=job.job_id,
             template=instance.database_template,
             created_at=UTC_NOW,
-            details=await _details(session, instance),
+            details=await details_of(session, instance),
+            due_at=due_at,
         )
     )
 
@@ -56,6 +74,7 @@ async def record_stored(
         "sha256": stored.sha256,
         "postgres_version": stored.postgres_version,
         "encrypted": stored.encrypted,
+        "change_sign": stored.change_sign,
         "taken_at": without_zone(stored.taken_at),
         "finished_at": without_zone(stored.finished_at),
         "verification": VERIFICATION_WAITS if verify else None,
@@ -78,10 +97,11 @@ async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: 
             assert_never(policy)
 
 
-async def _details(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:
+async def details_of(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:
     """What is in no other column, and is wanted to bring an instance back that the registry has lost."""
     its = OdsInstanceContext.ods_instance_id == instance.ods_instance_id
-    contexts = (await session.scalars(select(OdsInstanceContext).where(its))).all()
+    query = select(OdsInstanceContext).where(its).order_by(OdsInstanceContext.id)
+    contexts = (await session.scalars(query)).all()
     return {
         "databaseName": instance.database_name,
         "description": instance.description,

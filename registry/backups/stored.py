@@ -20,6 +20,8 @@ class StoredBackup:
         encrypted: whether the stored bytes are encrypted with age.
         taken_at: the moment whose data it has.
         finished_at: when it was stored.
+        change_sign: of a scheduled one, what tells its database from one that has changed since; None if
+            that is not known.
     """
 
     stored_id: str
@@ -31,6 +33,7 @@ class StoredBackup:
     encrypted: bool
     taken_at: datetime
     finished_at: datetime
+    change_sign: str | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class JobFactory:
         """The attempt at the instance's job that began last."""
         return self._job(instance, instance.attempt)
 
+    def current_attempt(self, instance: DbInstance) -> InstanceJob:
+        """The attempt at the instance's job that waits, or is under way."""
+        waits = instance.status in {InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE}
+        return self.next_attempt(instance) if waits else self.last_attempt(instance)
+
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
         operation = Operation(instance.operation)
         makes_backup = instance.makes_backup if operation is Operation.BACKUP else None

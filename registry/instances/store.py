@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import assert_never
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ from sqlalchemy import Interval, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
-from registry.backups.rows import add_backup, hold_backup
+from registry.backups.rows import SCHEDULED, add_backup, hold_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
@@ -535,13 +535,36 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
+            return await self._request_backup(session, await _locked(session, instance_id), kind)
+
+    async def request_scheduled_backup(self, instance_id: int, due_at: datetime) -> Requested | None:
+        """Record the same for a time of a schedule; None if that is recorded for this or a later one.
+
+        Args:
+            instance_id: the instance.
+            due_at: the time, in UTC without a zone.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or has failed; or its files are being copied.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.REQUEST_BESIDE.sources, "backed up")
-            await require_open(session, instance)
-            instance.makes_backup = backup_id = uuid4()
-            requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
-            await add_backup(session, requested.instance, backup_id, requested.job, kind)
-            return requested
+            if instance.backup_due_at is not None and instance.backup_due_at >= due_at:
+                return None
+            instance.backup_due_at = due_at
+            return await self._request_backup(session, instance, SCHEDULED, due_at)
+
+    async def _request_backup(
+        self, session: AsyncSession, instance: DbInstance, kind: str, due_at: datetime | None = None
+    ) -> Requested:
+        _require(instance, status.REQUEST_BESIDE.sources, "backed up")
+        await require_open(session, instance)
+        instance.makes_backup = backup_id = uuid4()
+        requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
+        await add_backup(session, requested.instance, backup_id, requested.job, kind, due_at)
+        return requested
 
     async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:
         """Record, as a new job, that readers shall get a copy of the instance as it is then.
@@ -557,17 +580,41 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
+            return await self._request_snapshot(session, await _locked(session, instance_id), by)
+
+    async def request_scheduled_snapshot(
+        self, instance_id: int, due_at: datetime
+    ) -> RequestedSnapshot | None:
+        """Record the same for a time of a schedule; None if that is recorded for this or a later one.
+
+        Args:
+            instance_id: the instance.
+            due_at: the time, in UTC without a zone.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: as of `request_snapshot`.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.REQUEST_BESIDE.sources, "copied")
-            await require_open(session, instance)
-            try:
-                await derivative.require_own(session, instance.id, instance.ods_instance_id)
-            except DerivativeTakenError as error:
-                raise RefusedError(instance.status, error.reason, error.next_step) from None
-            requested = await self._next_job(session, instance, Operation.SNAPSHOT, status.REQUEST_BESIDE)
-            return RequestedSnapshot(
-                requested.instance, requested.job, await snapshots.add(session, instance, by)
-            )
+            if instance.snapshot_due_at is not None and instance.snapshot_due_at >= due_at:
+                return None
+            instance.snapshot_due_at = due_at
+            return await self._request_snapshot(session, instance, None, due_at)
+
+    async def _request_snapshot(
+        self, session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
+    ) -> RequestedSnapshot:
+        _require(instance, status.REQUEST_BESIDE.sources, "copied")
+        await require_open(session, instance)
+        try:
+            await derivative.require_own(session, instance.id, instance.ods_instance_id)
+        except DerivativeTakenError as error:
+            raise RefusedError(instance.status, error.reason, error.next_step) from None
+        requested = await self._next_job(session, instance, Operation.SNAPSHOT, status.REQUEST_BESIDE)
+        snapshot = await snapshots.add(session, instance, by, due_at)
+        return RequestedSnapshot(requested.instance, requested.job, snapshot)
 
     async def request_retry(self, instance_id: int) -> Requested:
         """Put a failed job back to waiting: the same job, one attempt later.

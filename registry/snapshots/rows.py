@@ -38,13 +38,16 @@ IS_ABANDONED = and_(
 """The job that was to make it has ended, however, without having recorded it."""
 
 
-async def add(session: AsyncSession, instance: DbInstance, by: str | None) -> Snapshot:
+async def add(
+    session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
+) -> Snapshot:
     """Record the snapshot that the new job of the instance is to make.
 
     Args:
         session: the transaction.
         instance: the instance, at that job.
         by: the client that requests it; None if it is not known.
+        due_at: the time of the schedule for which it is made, in UTC without a zone; None if for none.
     """
     snapshot = Snapshot(
         instance_id=instance.id,
@@ -54,6 +57,7 @@ async def add(session: AsyncSession, instance: DbInstance, by: str | None) -> Sn
         created_at=UTC_NOW,
         created_by=by,
         database_mark=instance.database_mark,
+        due_at=due_at,
     )
     session.add(snapshot)
     await session.flush()

@@ -153,6 +153,9 @@ class DbInstance(Base):
     makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
     # The mark of its database alone; null until a reset has replaced the one that it was created with.
     database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    # The times of the schedules for which a backup and a snapshot of it were requested last.
+    backup_due_at: Mapped[datetime | None] = mapped_column("backupdueat")
+    snapshot_due_at: Mapped[datetime | None] = mapped_column("snapshotdueat")
     # The database that takes its place (`registry.instances.jobs.Replacement`), until that is done or undone.
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
 
@@ -315,6 +318,7 @@ class Backup(Base):
         Index("ix_backups_instance", "instanceid", "createdat"),
         Index("ix_backups_newest", "createdat", "id"),
         Index("uq_backups_stored", "storedid", unique=True),
+        Index("ix_backups_expiry", "expiresat", postgresql_where=text("expiresat IS NOT NULL")),
         {"schema": "adminapi"},
     )
 
@@ -346,6 +350,13 @@ class Backup(Base):
     verification: Mapped[str | None] = mapped_column(String(20))
     verification_error: Mapped[str | None] = mapped_column("verificationerror", Text)
     verified_at: Mapped[datetime | None] = mapped_column("verifiedat")
+    # Of a scheduled one: the time of the schedule for which it was requested; what tells the database from
+    # one that has changed since (`databases/change_sign.py`); the last time of the schedule at which it had
+    # not; from when on the backup may be deleted.
+    due_at: Mapped[datetime | None] = mapped_column("dueat")
+    change_sign: Mapped[str | None] = mapped_column("changesign", Text)
+    unchanged_at: Mapped[datetime | None] = mapped_column("unchangedat")
+    expires_at: Mapped[datetime | None] = mapped_column("expiresat")
     # A client has deleted it; what is stored is removed, and then the row.
     deleted_at: Mapped[datetime | None] = mapped_column("deletedat")
 
@@ -504,6 +515,8 @@ class Snapshot(Base):
     # Of the last one that was made, as it is in the derivative of the ODS instance: one with another text is
     # not ours.
     connection_string: Mapped[str | None] = mapped_column("connectionstring", String(1500))
+    # The time of the schedule for which it was requested; null if a client has requested it.
+    due_at: Mapped[datetime | None] = mapped_column("dueat")
     # From then on its database is dropped when no session uses it.
     remove_after: Mapped[datetime | None] = mapped_column("removeafter")
     # That of the instance's database which it is a copy of.

@@ -1,0 +1,132 @@
+"""Scheduled backups: of which instances one is due, and which are as they were when the last one was made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, details_of
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.steps import JobFactory
+from registry.schedules.frequency import BACKUP_LABEL
+from registry.schedules.participants import participants
+from registry.storage.models import Backup, DbInstance, Job
+from registry.storage.sessions import RegistrySessions
+
+_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+IS_COMPLETE: ColumnElement[bool] = and_(
+    Backup.stored_id.is_not(None),
+    Backup.deleted_at.is_(None),
+    Backup.verification.is_distinct_from(VERIFICATION_FAILED),
+)
+"""A backup from which its instance can be restored, as far as is known."""
+
+
+@dataclass(frozen=True)
+class LastBackup:
+    """The last scheduled backup of an instance, whose database may still be as it was then.
+
+    Attributes:
+        backup: its row, with a sign of the database.
+        database: the name of the database now.
+    """
+
+    backup: Backup
+    database: str
+
+
+class ScheduledBackups:
+    """The scheduled backups of one tenant's instances, in the registry.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs that the queries return.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    async def due(self, due_at: datetime) -> Sequence[int]:
+        """The ids of the instances of which a backup is due at a time of the schedule.
+
+        Args:
+            due_at: that time, in UTC without a zone.
+        """
+        is_made = or_(IS_COMPLETE, Job.status.in_(_UNDER_WAY))
+        last_made = (
+            select(func.max(Backup.due_at))
+            .outerjoin(Job, Job.job_id == Backup.job_id)
+            .where(
+                Backup.instance_id == DbInstance.id,
+                Backup.mark == DbInstance.mark,
+                Backup.kind == SCHEDULED,
+                Backup.deleted_at.is_(None),
+                is_made,
+            )
+            .correlate(DbInstance)
+            .scalar_subquery()
+        )
+        async with self._sessions.statement() as session:
+            return await participants(session, BACKUP_LABEL, DbInstance.backup_due_at, last_made, due_at)
+
+    async def under_way(self) -> Sequence[InstanceJob]:
+        """The jobs that make such backups, at the attempt that is due or under way."""
+        running = (
+            select(DbInstance)
+            .join(Backup, Backup.id == DbInstance.makes_backup)
+            .where(
+                Backup.kind == SCHEDULED,
+                Backup.mark == DbInstance.mark,
+                DbInstance.operation == Operation.BACKUP,
+                DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+            )
+        )
+        async with self._sessions.statement() as session:
+            return [self._factory.current_attempt(row) for row in await session.scalars(running)]
+
+    async def last_complete(self, instance_id: int) -> LastBackup | None:
+        """The last scheduled backup of an instance, if the instance may be as it was then.
+
+        None if there is none, or it has no sign, has not passed its verification, or is not of the instance
+        under its name and with its contexts, labels and description of now.
+        """
+        async with self._sessions.transaction() as session:
+            instance = await session.get(DbInstance, instance_id)
+            if instance is None or instance.status != InstanceStatus.COMPLETED:
+                return None
+            stored = (Backup.mark == instance.mark, Backup.kind == SCHEDULED, Backup.stored_id.is_not(None))
+            newest = select(Backup).where(*stored).order_by(Backup.created_at.desc(), Backup.id).limit(1)
+            backup = await session.scalar(newest)
+            if backup is None or backup.deleted_at is not None or backup.change_sign is None:
+                return None
+            now = (instance.name, instance.database_template, await details_of(session, instance))
+            is_same = now == (backup.name, backup.template, backup.details)
+            is_whole = backup.verification != VERIFICATION_FAILED
+            return LastBackup(backup, instance.database_name) if is_same and is_whole else None
+
+    async def record_unchanged(self, instance_id: int, backup_id: UUID, due_at: datetime) -> bool:
+        """Record that an instance needs no backup at a time of the schedule: its last one has the same data.
+
+        That backup is kept as if it had been made again. Returns whether it could be recorded: not if the
+        backup was deleted meanwhile, or a job works on the instance.
+
+        Args:
+            instance_id: the instance.
+            backup_id: its last scheduled backup.
+            due_at: the time of the schedule, in UTC without a zone.
+        """
+        async with self._sessions.transaction() as session:
+            instance = await session.get(DbInstance, instance_id, with_for_update=True)
+            backup = await session.get(Backup, backup_id, with_for_update=True)
+            if instance is None or instance.status != InstanceStatus.COMPLETED:
+                return False
+            if backup is None or backup.deleted_at is not None or backup.mark != instance.mark:
+                return False
+            backup.unchanged_at = due_at
+            instance.backup_due_at = due_at
+            return True

@@ -1,0 +1,383 @@
+"""Scheduled backups and snapshots in the registry: what is due, requested once, kept, and deleted."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from registry.backups.expiry import BackupExpiry
+from registry.backups.records import BackupRecords
+from registry.backups.stored import StoredBackup
+from registry.instances.attributes import AttributeChanges
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.store import InstanceStore
+from registry.storage.errors import BackupNotFoundError, RefusedError
+from schedule_settings import KeptBackups
+from settings import VerifyPolicy
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import bring_to
+
+KEPT = KeptBackups(daily=1)
+MONDAY = datetime.fromisoformat("2026-06-08T02:00")
+NEXT = MONDAY + timedelta(hours=6)
+TUESDAY = MONDAY + timedelta(days=1)
+SIGN = "what tells the database from another one"
+
+
+@pytest.fixture(autouse=True)
+async def without_backups(rows: asyncpg.Connection) -> None:
+    await rows.execute("DELETE FROM adminapi.backups")
+
+
+@pytest.fixture
+async def job(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The create of an instance that works."""
+    return await bring_to(instances, job_store, "Completed", name)
+
+
+@pytest.fixture
+def expiry(engine: AsyncEngine, instances: InstanceStore) -> BackupExpiry:
+    return BackupExpiry(engine, instances.installation, KEPT)
+
+
+@pytest.fixture
+def records(tenant: Tenant) -> BackupRecords:
+    return tenant.backups
+
+
+def stored(sign: str | None = SIGN) -> StoredBackup:
+    now = datetime.now(UTC)
+    return StoredBackup(str(uuid4()), "file:///b", 1, 2, "0" * 64, "18.1", False, now, now, sign)
+
+
+async def requested(instances: InstanceStore, job: InstanceJob, due_at: datetime) -> InstanceJob:
+    found = await instances.request_scheduled_backup(job.instance_id, due_at)
+    assert found is not None
+    return found.job
+
+
+async def made(tenant: Tenant, job: InstanceJob, due_at: datetime, sign: str | None = SIGN) -> UUID:
+    """A scheduled backup that is stored; it was requested at `due_at`."""
+    backup = await requested(tenant.instances, job, due_at)
+    await tenant.jobs.begin(backup)
+    assert (await tenant.jobs.finish_backup(backup, stored(sign), VerifyPolicy.NEVER)).recorded
+    return UUID(backup.makes_backup)
+
+
+async def made_at(tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, at: datetime) -> UUID:
+    """The same, made at a moment."""
+    backup_id = await made(tenant, job, at)
+    await rows.execute("UPDATE adminapi.backups SET createdat = $2 WHERE id = $1", backup_id, at)
+    return backup_id
+
+
+async def label(instances: InstanceStore, job: InstanceJob, **labels: str) -> None:
+    await instances.change_attributes(job.instance_id, AttributeChanges(labels=labels))
+
+
+async def is_due(tenant: Tenant, job: InstanceJob, due_at: datetime) -> bool:
+    return job.instance_id in await tenant.scheduled_backups.due(due_at)
+
+
+async def test_backup_is_requested_once_when_two_passes_have_one_time(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob
+) -> None:
+    both = await asyncio.gather(
+        *(tenant.instances.request_scheduled_backup(job.instance_id, MONDAY) for _ in range(2)),
+        return_exceptions=True,
+    )
+    assert sum(not isinstance(one, BaseException) and one is not None for one in both) == 1
+    assert not await is_due(tenant, job, MONDAY)
+    (backup,) = await rows.fetch("SELECT kind, dueat FROM adminapi.backups")
+    assert tuple(backup) == ("scheduled", MONDAY)
+
+
+async def test_failed_backup_is_not_requested_again_before_the_next_time(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    backup = await requested(tenant.instances, job, MONDAY)
+    await tenant.jobs.begin(backup)
+    await tenant.jobs.fail(backup, "The store refuses.")
+    assert await tenant.instances.request_scheduled_backup(job.instance_id, MONDAY) is None
+    assert not await is_due(tenant, job, MONDAY)
+    assert await is_due(tenant, job, NEXT)
+
+
+async def test_time_is_still_due_when_a_request_was_refused(
+    tenant: Tenant, job: InstanceJob, name: str
+) -> None:
+    rename = (await tenant.instances.request_rename(job.instance_id, f"{name} B")).job
+    with pytest.raises(RefusedError):
+        await tenant.instances.request_scheduled_backup(job.instance_id, MONDAY)
+    await tenant.jobs.begin(rename)
+    await tenant.jobs.finish_rename(rename, "iv|ciphertext|hmac")
+    assert await is_due(tenant, job, MONDAY)
+    assert await tenant.instances.request_scheduled_backup(job.instance_id, MONDAY) is not None
+
+
+@pytest.mark.parametrize("state", ["Error", "Deleted", "Delete_Failed", "Pending_Delete"])
+async def test_nothing_is_due_of_an_instance_that_does_not_work(
+    tenant: Tenant, name: str, state: str
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, state, name)
+    assert not await is_due(tenant, job, MONDAY)
+
+
+async def test_label_says_how_often_a_backup_is_due(tenant: Tenant, job: InstanceJob) -> None:
+    await label(tenant.instances, job, backup="never")
+    assert not await is_due(tenant, job, MONDAY)
+    await label(tenant.instances, job, backup="daily")
+    await made(tenant, job, MONDAY)
+    assert not await is_due(tenant, job, NEXT)
+    assert await is_due(tenant, job, TUESDAY)
+    await label(tenant.instances, job, backup="weekly")
+    assert not await is_due(tenant, job, TUESDAY)
+    assert await is_due(tenant, job, MONDAY + timedelta(days=7))
+    await label(tenant.instances, job, backup="sometimes")
+    assert await is_due(tenant, job, NEXT)
+
+
+async def test_week_is_not_over_when_its_backup_has_failed(tenant: Tenant, job: InstanceJob) -> None:
+    await label(tenant.instances, job, backup="weekly")
+    backup = await requested(tenant.instances, job, MONDAY)
+    assert not await is_due(tenant, job, TUESDAY)  # it may still be made
+    await tenant.jobs.begin(backup)
+    await tenant.jobs.fail(backup, "The store refuses.")
+    assert await is_due(tenant, job, TUESDAY)
+
+
+async def test_instance_that_waited_longest_is_first(
+    tenant: Tenant, rows: asyncpg.Connection, name: str
+) -> None:
+    jobs = [await bring_to(tenant.instances, tenant.jobs, "Completed", f"{name} {n}") for n in range(3)]
+    first, second, third = jobs
+    await made(tenant, first, MONDAY + timedelta(minutes=1))
+    await made(tenant, second, MONDAY)
+    due = await tenant.scheduled_backups.due(TUESDAY)
+    assert list(due) == [third.instance_id, second.instance_id, first.instance_id]
+
+
+async def test_jobs_that_are_under_way_are_those_of_the_schedule(
+    tenant: Tenant, job: InstanceJob, name: str
+) -> None:
+    other = await bring_to(tenant.instances, tenant.jobs, "Completed", f"{name} B")
+    await tenant.instances.request_backup(other.instance_id, "requested")
+    backup = await requested(tenant.instances, job, MONDAY)
+    assert await tenant.scheduled_backups.under_way() == [backup]
+    await tenant.jobs.begin(backup)
+    assert await tenant.scheduled_backups.under_way() == [backup]
+    await tenant.jobs.finish_backup(backup, stored(), VerifyPolicy.NEVER)
+    assert await tenant.scheduled_backups.under_way() == []
+
+
+async def test_last_backup_counts_when_nothing_about_the_instance_differs(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    assert await tenant.scheduled_backups.last_complete(job.instance_id) is None
+    earlier = await made(tenant, job, MONDAY)
+    backup_id = await made(tenant, job, NEXT)
+    last = await tenant.scheduled_backups.last_complete(job.instance_id)
+    assert last is not None
+    assert (last.backup.id, last.database) == (backup_id, job.database)
+    assert last.backup.change_sign == SIGN
+    await tenant.backups.mark_deleted(backup_id)
+    assert await tenant.scheduled_backups.last_complete(job.instance_id) is None  # and not the earlier one
+    assert (await tenant.backups.get(earlier)).status == "Completed"
+
+
+@pytest.mark.parametrize("what", ["description", "label", "contexts", "name", "no sign", "verification"])
+async def test_last_backup_does_not_count_when_something_differs(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, name: str, what: str
+) -> None:
+    backup_id = await made(tenant, job, MONDAY, None if what == "no sign" else SIGN)
+    changes = {
+        "description": AttributeChanges(description="Another one"),
+        "label": AttributeChanges(labels={"district": "1"}),
+        "contexts": AttributeChanges(contexts={"year": "2027"}),
+    }
+    if what in changes:
+        await tenant.instances.change_attributes(job.instance_id, changes[what])
+    elif what == "name":
+        rename = (await tenant.instances.request_rename(job.instance_id, f"{name} B")).job
+        await tenant.jobs.begin(rename)
+        await tenant.jobs.finish_rename(rename, "iv|ciphertext|hmac")
+    elif what == "verification":
+        await tenant.backups.request_verification(backup_id)
+        await tenant.backups.begin_verification(backup_id)
+        await tenant.backups.finish_verification(backup_id, "A table is missing.")
+    assert await tenant.scheduled_backups.last_complete(job.instance_id) is None
+
+
+async def test_time_is_served_and_the_backup_stays_longer_when_the_database_is_unchanged(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    await expiry.compute()
+    assert await expires(tenant, backup_id) == datetime.fromisoformat("2026-06-10")
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, backup_id, TUESDAY)
+    assert not await is_due(tenant, job, TUESDAY)
+    await expiry.compute()
+    assert await expires(tenant, backup_id) == datetime.fromisoformat("2026-06-11")
+
+
+@pytest.mark.parametrize("what", ["deleted", "busy", "of another"])
+async def test_database_does_not_count_as_unchanged_when_its_backup_or_state_changed_meanwhile(
+    tenant: Tenant, job: InstanceJob, name: str, what: str
+) -> None:
+    backup_id, instance = await made(tenant, job, MONDAY), job
+    if what == "deleted":
+        await tenant.backups.mark_deleted(backup_id)
+    elif what == "busy":
+        await tenant.instances.request_rename(job.instance_id, f"{name} B")
+    else:
+        instance = await bring_to(tenant.instances, tenant.jobs, "Completed", f"{name} B")
+    record = tenant.scheduled_backups.record_unchanged
+    assert not await record(instance.instance_id, backup_id, TUESDAY)
+
+
+async def expires(tenant: Tenant, backup_id: UUID) -> datetime | None:
+    return (await tenant.backups.get(backup_id)).backup.expires_at
+
+
+async def deleted(expiry: BackupExpiry) -> list[UUID]:
+    await expiry.compute()
+    return [it.id for it in await expiry.due(100) if await expiry.delete(it.id)]
+
+
+async def test_expired_backups_are_deleted_but_the_last_complete_one(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    made_then = [await made_at(tenant, rows, job, MONDAY + timedelta(days=day)) for day in range(3)]
+    failed = await requested(tenant.instances, job, MONDAY + timedelta(days=3))
+    await tenant.jobs.begin(failed)
+    await tenant.jobs.fail(failed, "The store refuses.")
+    assert await deleted(expiry) == made_then[:2]
+    assert await deleted(expiry) == []
+    with pytest.raises(BackupNotFoundError):
+        await tenant.backups.get(made_then[0])
+    assert [it.id for it in await tenant.backups.deleted()] == made_then[:2]
+
+
+async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    await made_at(tenant, rows, job, MONDAY)
+    damaged = await made_at(tenant, rows, job, TUESDAY)
+    await tenant.backups.request_verification(damaged)
+    await tenant.backups.begin_verification(damaged)
+    await tenant.backups.finish_verification(damaged, "A table is missing.")
+    assert await deleted(expiry) == []
+
+
+async def test_last_backup_goes_when_a_client_has_requested_a_later_one(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    scheduled = await made_at(tenant, rows, job, MONDAY)
+    own = (await tenant.instances.request_backup(job.instance_id, "requested")).job
+    assert await deleted(expiry) == []  # it is not stored yet
+    await tenant.jobs.begin(own)
+    await tenant.jobs.finish_backup(own, stored(), VerifyPolicy.NEVER)
+    assert await deleted(expiry) == [scheduled]
+    assert await expires(tenant, UUID(own.makes_backup)) is None
+
+
+async def test_last_backup_goes_when_its_instance_is_gone(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    delete = (await tenant.instances.request_delete(job.instance_id)).job
+    await tenant.jobs.begin(delete)
+    assert await deleted(expiry) == []
+    await tenant.jobs.finish_delete(replace(delete, trash_database="ods_trash_x"))
+    assert await deleted(expiry) == []  # it may come back
+    purge = (await tenant.instances.request_purge(job.instance_id)).job
+    await tenant.jobs.begin(purge)
+    assert await deleted(expiry) == []
+    await tenant.jobs.finish_purge(purge)
+    assert await deleted(expiry) == [backup_id]
+
+
+async def test_backup_stays_while_an_instance_is_being_restored_from_it(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    first = await made_at(tenant, rows, job, MONDAY)
+    await made_at(tenant, rows, job, TUESDAY)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET backupid = $1, operation = 'Restore', state = 'InProgress'",
+        str(first),
+    )
+    assert await deleted(expiry) == []
+
+
+async def test_backup_of_another_installation_stays(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    await made_at(tenant, rows, job, MONDAY)
+    await made_at(tenant, rows, job, TUESDAY)
+    await rows.execute("UPDATE adminapi.backups SET installation = gen_random_uuid()")
+    assert await deleted(expiry) == []
+
+
+async def test_backup_stays_when_the_setting_keeps_all(
+    tenant: Tenant, rows: asyncpg.Connection, engine: AsyncEngine, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backups = [await made_at(tenant, rows, job, MONDAY + timedelta(days=day)) for day in range(2)]
+    await expiry.compute()
+    assert None not in [await expires(tenant, it) for it in backups]
+    assert await deleted(BackupExpiry(engine, tenant.instances.installation, None)) == []
+    assert [await expires(tenant, it) for it in backups] == [None, None]
+
+
+async def test_survivor_is_not_deleted_by_a_client_while_the_expired_one_goes(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    expired = await made_at(tenant, rows, job, MONDAY)
+    survivor = await made_at(tenant, rows, job, TUESDAY)
+    await expiry.compute()
+    async with rows.transaction():
+        await rows.execute("UPDATE adminapi.backups SET deletedat = now() WHERE id = $1", survivor)
+        delete = asyncio.create_task(expiry.delete(expired))
+        await waits_for_lock(rows)
+    assert await delete is False
+
+
+async def waits_for_lock(rows: asyncpg.Connection) -> None:
+    """Wait until another session waits for a row that this one has changed."""
+    async with asyncio.timeout(10):
+        while not await rows.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+        ):
+            await asyncio.sleep(0.01)
+
+
+async def test_snapshot_is_requested_once_for_each_time(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob
+) -> None:
+    assert job.instance_id in await tenant.scheduled_snapshots.due(MONDAY)
+    snapshot = await tenant.instances.request_scheduled_snapshot(job.instance_id, MONDAY)
+    assert snapshot is not None
+    assert snapshot.snapshot.due_at == MONDAY
+    assert await tenant.scheduled_snapshots.under_way() == [snapshot.job]
+    assert job.instance_id not in await tenant.scheduled_snapshots.due(MONDAY)
+    await tenant.jobs.begin(snapshot.job)
+    await tenant.jobs.fail(snapshot.job, "The disk is full.")
+    assert await tenant.scheduled_snapshots.under_way() == []
+    assert await tenant.instances.request_scheduled_snapshot(job.instance_id, MONDAY) is None
+    assert job.instance_id in await tenant.scheduled_snapshots.due(NEXT)
+
+
+async def test_label_says_how_often_a_snapshot_is_due(tenant: Tenant, job: InstanceJob) -> None:
+    await label(tenant.instances, job, snapshot="weekly", backup="never")
+    snapshot = await tenant.instances.request_scheduled_snapshot(job.instance_id, MONDAY)
+    assert snapshot is not None
+    await tenant.jobs.begin(snapshot.job)
+    await tenant.snapshots.store.finish(snapshot.job, "iv|ciphertext|hmac")
+    assert job.instance_id not in await tenant.scheduled_snapshots.due(TUESDAY)
+    assert job.instance_id in await tenant.scheduled_snapshots.due(MONDAY + timedelta(days=7))
+    await label(tenant.instances, job, snapshot="never")
+    assert job.instance_id not in await tenant.scheduled_snapshots.due(MONDAY + timedelta(days=7))
