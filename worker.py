@@ -27,6 +27,7 @@ from activities.education_organizations import EducationOrganizationActivities
 from activities.idempotency_keys import IdempotencyKeyActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
+from activities.scheduled_requests import ScheduledRequests
 from activities.snapshots import SnapshotActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import StatusActivities
@@ -57,6 +58,7 @@ from workflows.refresh_education_organizations import RefreshEducationOrganizati
 from workflows.rename_instance import RenameInstance
 from workflows.reset_instance import ResetInstance, UndoResetInstance
 from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
 from workflows.snapshot_instance import SnapshotInstance
 from workflows.trash_instance import TrashInstance
 from workflows.undelete_instance import UndeleteInstance
@@ -82,6 +84,8 @@ WORKFLOWS = [
     RefillSpares,
     RefreshEducationOrganizations,
     ScheduledRefresh,
+    ScheduledBackups,
+    ScheduledSnapshots,
 ]
 
 _RECONNECT_SECONDS = 1
@@ -114,10 +118,11 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     snapshots = SnapshotActivities(tenant.snapshots)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start)
+    detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
         jobs,
         server,
-        partial(_detect_drift, temporal, tenant),
+        detect,
         starter.is_open,
         starter.start,
         tenant.remove_template_leftovers,
@@ -128,6 +133,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     verifications = VerificationStarter(temporal, tenant.name, settings)
+    scheduled = ScheduledRequests(tenant, starter.start)
     return Worker(
         temporal,
         task_queue=settings.registry_queue,
@@ -162,8 +168,10 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             refreshes.dispatch_refreshes,
             refreshes.begin_refresh,
             refreshes.finish_refresh,
-            BackupCleaning(tenant, verifications.start).clean_backups,
+            BackupCleaning(tenant, verifications.start, detect).clean_backups,
             VerdictActivities(tenant.backups).finish_verification,
+            scheduled.request_scheduled_backups,
+            scheduled.request_scheduled_snapshots,
         ],
         max_concurrent_workflow_tasks=workflow_tasks,
         max_concurrent_activities=settings.registry_concurrency,

@@ -1,5 +1,6 @@
 """What the reconcile pass does about backups: what is left is removed, what waits is started."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,9 +16,14 @@ from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_manifest, remove_unfinished
 from databases.scratch import remove_scratch
 from tenants.backup_store import open_store, remove_stored
+from tenants.drift import Drift, is_suspect
 from tenants.tenant import Tenant
 
 _UNFINISHED_FOR = timedelta(minutes=30)
+_EXPIRED_A_PASS = 100
+"""Backups that one pass deletes: a mistake in a setting is noticed before all are gone."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class CleaningReport:
         removed: backups of which something was removed from the store.
         dropped: databases that verifications had left.
         started: verifications that had not been started.
+        expired: scheduled backups that are deleted because their time is over.
         obstacle: why the store could not be cleaned.
     """
 
@@ -35,6 +42,7 @@ class CleaningReport:
     dropped: int = 0
     started: int = 0
     obstacle: str | None = None
+    expired: int = 0
 
 
 class BackupCleaning:
@@ -43,15 +51,24 @@ class BackupCleaning:
     Args:
         tenant: the tenant.
         start: starts the verification of a backup.
+        detect: finds where registry and server contradict each other.
     """
 
-    def __init__(self, tenant: Tenant, start: Callable[[UUID], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        tenant: Tenant,
+        start: Callable[[UUID], Awaitable[None]],
+        detect: Callable[[], Awaitable[list[Drift]]],
+    ) -> None:
         self._tenant = tenant
         self._start = start
+        self._detect = detect
 
     @activity.defn
     async def clean_backups(self) -> CleaningReport:
-        """Remove what writers that died have left, and what is deleted; start verifications that wait.
+        """Remove what writers that died have left, and what is deleted or has expired.
+
+        Verifications that wait are started.
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
         deleted, that another try has made it, or that its job has failed. What the registry does not know
@@ -68,11 +85,25 @@ class BackupCleaning:
                 waiting = await self._tenant.backups.waiting_verifications()
                 for backup in waiting:
                     await self._start(backup.id)
+                expired = await self._delete_expired()
                 try:
                     removed = await self._clean(open_store(self._tenant.settings))
                 except BackupFaultError as fault:
-                    return CleaningReport(0, dropped, len(waiting), fault.reason)
-                return CleaningReport(removed, dropped, len(waiting))
+                    return CleaningReport(0, dropped, len(waiting), fault.reason, expired)
+                return CleaningReport(removed, dropped, len(waiting), None, expired)
+
+    async def _delete_expired(self) -> int:
+        """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
+
+        None while the registry may be of yesterday, or a copy, as with purges.
+        """
+        expiry = self._tenant.backup_expiry
+        await expiry.compute()
+        due = await expiry.due(_EXPIRED_A_PASS)
+        if due and (suspicion := is_suspect(await self._detect())) is not None:
+            _logger.warning("Backups have expired, but none is deleted: %s", suspicion.explanation)
+            return 0
+        return sum([await expiry.delete(backup.id) for backup in due])
 
     async def _drop_scratch(self) -> int:
         installation = await self._tenant.jobs.installation.require_confirmed()

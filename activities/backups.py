@@ -5,6 +5,7 @@ import logging
 from dataclasses import asdict, replace
 from uuid import UUID, uuid4
 
+import asyncpg
 from temporalio import activity
 
 from activities.databases import SupersededError, owner_of
@@ -18,6 +19,7 @@ from backups.monitoring import program_log
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from backups.stored_backups import list_backups, load_manifest
+from databases.change_sign import read_sign
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
@@ -32,6 +34,9 @@ from tenants.tenant import Tenant
 
 _REPORT_SECONDS = 1
 """How often the registry is told how far a backup is, and asked whether it is still wanted."""
+
+_SIGN = "changeSign"
+"""The member of a manifest's details that has the sign."""
 
 _logger = logging.getLogger(__name__)
 
@@ -108,6 +113,8 @@ class BackupActivities:
             raise SupersededError
         row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
         async with self._tenant.server.connected(job.database) as inside:
+            # Before the snapshot of the dump: what is committed after that changes the sign.
+            sign = await _sign(inside) if row.kind == BackupKind.SCHEDULED else None
             rights = await read_rights(inside)
             locale = await read_locale(inside, job.database)
         return BackupRequest(
@@ -122,6 +129,7 @@ class BackupActivities:
                 "instanceId": job.instance_id,
                 "rights": rights,
                 "locale": None if locale is None else asdict(locale),
+                **({_SIGN: sign} if sign is not None else {}),
             },
         )
 
@@ -142,7 +150,18 @@ class BackupActivities:
                 raise SupersededError
 
 
+async def _sign(inside: asyncpg.Connection) -> str | None:
+    """What tells the database from one that has changed since; None if that cannot be told."""
+    try:
+        return await read_sign(inside)
+    except DatabaseFaultError as fault:
+        if fault.outage:
+            raise
+        return None
+
+
 def _stored(made: Manifest, location: str) -> StoredBackup:
+    sign = made.details.get(_SIGN)
     return StoredBackup(
         stored_id=str(made.backup_id),
         location=location,
@@ -153,4 +172,5 @@ def _stored(made: Manifest, location: str) -> StoredBackup:
         encrypted=made.encrypted,
         taken_at=made.created_at,
         finished_at=made.finished_at,
+        change_sign=sign if isinstance(sign, str) else None,
     )

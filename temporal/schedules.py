@@ -1,8 +1,9 @@
-"""The Temporal Schedules: sweep, reconcile pass, refill of spares, refresh of education organizations."""
+"""The Temporal Schedules: sweep, reconcile pass, refill of spares, refreshes, backups and snapshots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 from temporalio.client import (
     Client,
@@ -26,11 +27,18 @@ from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
 from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
 
 PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"
 SPARE_REFILL = "spare-refill"
 EDUCATION_ORGANIZATIONS = "education-organizations"
+BACKUPS = "scheduled-backups"
+SNAPSHOTS = "scheduled-snapshots"
+
+_AT_TIMES: Mapping[str, type] = {BACKUPS: ScheduledBackups, SNAPSHOTS: ScheduledSnapshots}
+_MAKE_UP_FOR = timedelta(days=1)
+"""How late what is due at a time of the day is still begun, if Temporal was away then."""
 
 
 class ForeignScheduleError(Exception):
@@ -41,9 +49,41 @@ class ForeignScheduleError(Exception):
 class _Pass:
     name: str
     workflow_type: str
-    interval: timedelta
+    spec: ScheduleSpec
+    policy: SchedulePolicy
     arguments: Sequence[object] = ()
     at_start: bool = True
+
+    @classmethod
+    def every(
+        cls,
+        name: str,
+        workflow_type: str,
+        seconds: float,
+        arguments: Sequence[object] = (),
+        *,
+        at_start: bool = True,
+    ) -> Self:
+        """A pass that comes by at intervals."""
+        interval = timedelta(seconds=seconds)
+        return cls(
+            name,
+            workflow_type,
+            ScheduleSpec(intervals=[ScheduleIntervalSpec(every=interval)]),
+            SchedulePolicy(
+                overlap=ScheduleOverlapPolicy.SKIP,
+                # After an outage one pass is enough; the default would catch up on a year of them.
+                catchup_window=2 * interval,
+            ),
+            arguments,
+            at_start,
+        )
+
+    @classmethod
+    def at(cls, name: str, workflow_type: str, cron: str) -> Self:
+        """A pass at certain times; the next one waits for the end of the one before."""
+        policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.BUFFER_ONE, catchup_window=_MAKE_UP_FOR)
+        return cls(name, workflow_type, ScheduleSpec(cron_expressions=[cron]), policy, at_start=False)
 
 
 def schedule_id(tenant: str, name: str) -> str:
@@ -52,32 +92,41 @@ def schedule_id(tenant: str, name: str) -> str:
 
 
 async def ensure(client: Client, settings: Settings, installation: str, tenant: str = DEFAULT_TENANT) -> None:
-    """Create or update a tenant's schedules by its settings, and trigger each pass once but the refresh.
+    """Create, update or remove a tenant's schedules by its settings.
+
+    Each pass that comes by at intervals is triggered once, but the refresh.
 
     Raises:
         ForeignScheduleError: one of them was made by another installation; it was left as it is.
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
-    reconciling = timedelta(seconds=settings.reconcile_interval)
     passes = [
-        _Pass(PENDING_SWEEP, PendingSweep.__name__, timedelta(seconds=settings.sweep_interval)),
-        _Pass(RECONCILE, Reconcile.__name__, reconciling),
+        _Pass.every(PENDING_SWEEP, PendingSweep.__name__, settings.sweep_interval),
+        _Pass.every(RECONCILE, Reconcile.__name__, settings.reconcile_interval),
         # A worker that starts again and again shall not read all ODS databases each time.
-        _Pass(
-            EDUCATION_ORGANIZATIONS,
-            ScheduledRefresh.__name__,
-            timedelta(seconds=settings.refresh_interval),
-            at_start=False,
+        _Pass.every(
+            EDUCATION_ORGANIZATIONS, ScheduledRefresh.__name__, settings.refresh_interval, at_start=False
         ),
     ]
     # The same pass removes spares that are no longer wanted.
     if settings.spares or await _describe_or_none(client, schedule_id(tenant, SPARE_REFILL)):
         policy = ExecutionPolicy.from_settings(settings)
-        passes.append(_Pass(SPARE_REFILL, RefillSpares.__name__, reconciling, (policy,)))
+        interval = settings.reconcile_interval
+        passes.append(_Pass.every(SPARE_REFILL, RefillSpares.__name__, interval, (policy,)))
+    for name, cron in crons(settings).items():
+        if cron:
+            passes.append(_Pass.at(name, _AT_TIMES[name].__name__, cron))
+        else:
+            await _remove(client, schedule_id(tenant, name), installation)
     for one in passes:
         await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue, installation)
         if one.at_start:
             await trigger(client, tenant, one.name)
+
+
+def crons(settings: Settings) -> Mapping[str, str | None]:
+    """When each pass comes by that has certain times, by its name; empty or None: never."""
+    return {BACKUPS: settings.backup_cron, SNAPSHOTS: settings.snapshot_cron}
 
 
 async def require_own(client: Client, installation: str, tenant: str) -> None:
@@ -138,12 +187,8 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
             task_queue=task_queue,
             memo={INSTALLATION: installation},
         ),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=wanted.interval)]),
-        policy=SchedulePolicy(
-            overlap=ScheduleOverlapPolicy.SKIP,
-            # After an outage one pass is enough; the default would catch up on a year of them.
-            catchup_window=2 * wanted.interval,
-        ),
+        spec=wanted.spec,
+        policy=wanted.policy,
     )
     try:
         await client.create_schedule(identifier, schedule)
@@ -151,6 +196,14 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
         handle = client.get_schedule_handle(identifier)
         await _require_own(await handle.describe(), installation)
         await handle.update(lambda current: _updated(current, schedule))
+
+
+async def _remove(client: Client, identifier: str, installation: str) -> None:
+    """Remove a schedule that is wanted no longer, if there is one."""
+    found = await _describe_or_none(client, identifier)
+    if found is not None:
+        await _require_own(found, installation)
+        await client.get_schedule_handle(identifier).delete()
 
 
 async def _require_own(found: ScheduleDescription, installation: str) -> None:

@@ -201,6 +201,7 @@ async def delete_schedules(client: Client, tenant: str = DEFAULT_TENANT) -> None
     for name in (
         *(schedules.PENDING_SWEEP, schedules.RECONCILE),
         *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
+        *(schedules.BACKUPS, schedules.SNAPSHOTS),
     ):
         try:
             await client.get_schedule_handle(schedules.schedule_id(tenant, name)).delete()

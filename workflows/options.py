@@ -172,6 +172,19 @@ def cleaning(summary: str) -> ActivityConfig:
     )
 
 
+def scheduled_requests(summary: str) -> ActivityConfig:
+    """Options of requesting what is due of all instances, a few at a time, which may take a day.
+
+    A worker that dies is noticed by its heartbeats, and another one goes on.
+    """
+    return ActivityConfig(
+        schedule_to_close_timeout=timedelta(days=1),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1)),
+        summary=summary,
+    )
+
+
 def read_page(policy: RefreshPolicy, summary: str) -> ActivityConfig:
     """Options of reading a page of ODS databases, each of which is given up after seconds."""
     return ActivityConfig(

@@ -22,6 +22,7 @@ from tests import preloaded
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import make_settings, service_dsn, session
+from workflows.scheduled_requests import ScheduledBackups
 from workflows.verify_backup import VerifyBackup
 
 # Digests cannot be compressed, so that there is time to interrupt a dump.
@@ -322,3 +323,35 @@ async def test_another_worker_restores_the_backup_when_one_is_killed(
         assert await inside.fetchval("SELECT count(*) FROM filling") == 20000
     assert await stagings(admin) == []
     await admin.execute(f'DROP DATABASE "{restored.database}" WITH (FORCE)')
+
+
+async def test_pass_of_a_schedule_goes_on_and_requests_nothing_twice_when_its_worker_is_killed(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    store: Path,
+    registry_dsn: str,
+    name: str,
+) -> None:
+    other = await operator.create(f"{name} other")
+    assert await operator.ended(other) is JobStatus.COMPLETED
+    passing = await operator.client.start_workflow(
+        ScheduledBackups.run, id="scheduled-backups", task_queue=settings.registry_queue
+    )
+    dump = await held(first, "pg_dump")  # of one; the other waits for its place
+    first.kill()
+    await first.wait()
+    assert not dump.is_running() or dump.status() == psutil.STATUS_ZOMBIE
+    await worker_process.start(settings)
+    assert (await passing.result()).endswith("0 refused, 0 unchanged.")
+
+    async def are_stored() -> bool:
+        return len(manifests(store)) == 2
+
+    await wait_until(are_stored, 60)
+    async with session(registry_dsn) as rows:
+        found = await rows.fetch("SELECT instanceid, count(DISTINCT dueat) FROM adminapi.backups GROUP BY 1")
+        assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 2
+    assert {row[0] for row in found} == {filled.instance_id, other.instance_id}

@@ -19,6 +19,7 @@ from activities.databases import ProvisionResult, ReplaceResult, TrashResult
 from activities.education_organizations import PageRead, PageToRead
 from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage, VersionsDue
 from activities.refreshes import RefreshResult
+from activities.scheduled_requests import ScheduledReport
 from activities.sweep import SweepPage, SweepResult
 from databases.spare_pool import PruneResult, SpareOrder
 from registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
@@ -57,6 +58,8 @@ class Script:
         self.kept = True
         self.finished: list[InstanceJob] = []
         self.purges = PurgeReport(0)
+        self.scheduled = ScheduledReport()
+        self.due_times: list[datetime] = []
         self.stored = StoredBackup(
             "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
             "s3://bucket/default/7/7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
@@ -281,6 +284,18 @@ class Script:
         await self._follow("report_drift")
         return DriftReport(self.drifts, len(self.drifts))
 
+    @activity.defn
+    async def request_scheduled_backups(self, due_at: datetime) -> ScheduledReport:
+        self.due_times.append(due_at)
+        await self._follow("request_scheduled_backups")
+        return self.scheduled
+
+    @activity.defn
+    async def request_scheduled_snapshots(self, due_at: datetime) -> ScheduledReport:
+        self.due_times.append(due_at)
+        await self._follow("request_scheduled_snapshots")
+        return self.scheduled
+
     @activity.defn(name="tidy_spares")
     async def prune_spares(self) -> PruneResult:
         await self._follow("tidy_spares")
@@ -359,6 +374,8 @@ class Script:
             self.restart,
             self.find_leftovers,
             self.report_drift,
+            self.request_scheduled_backups,
+            self.request_scheduled_snapshots,
             self.prune_spares,
             self.replenish_spare,
             self.request_refresh,
