@@ -18,6 +18,7 @@ async def examine_backups(subject: str, settings: Settings) -> Sequence[Finding]
     if settings.backup_url is None:
         return [ok(subject, "None are made: ODS_BACKUP_URL is not set")]
     return [
+        *_schedule(f"{subject}: schedule", settings),
         await _store(subject, settings),
         await _programs(f"{subject}: programs", settings),
         *_encryption(f"{subject}: encryption", settings),
@@ -43,6 +44,12 @@ async def _programs(subject: str, settings: Settings) -> Finding:
     finally:
         await server.close()
     return ok(subject, f"pg_dump and pg_restore {version} suit the server")
+
+
+def _schedule(subject: str, settings: Settings) -> Iterator[Finding]:
+    if settings.backup_cron:
+        kept = settings.backup_keep or "all"
+        yield ok(subject, f"Backups are made at {settings.backup_cron}; what stays: {kept}")
 
 
 def _encryption(subject: str, settings: Settings) -> Iterator[Finding]:

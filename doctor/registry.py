@@ -10,6 +10,7 @@ from registry.connection_strings.encryption import Keyring, UndecipherableError
 from registry.migrations import revisions
 from registry.rights.missing import missing_grants
 from registry.rights.needs import registry_needs
+from registry.schedules.frequency import BACKUP_LABEL, SNAPSHOT_LABEL, Frequency
 from registry.storage.models import Base
 from settings import Settings
 
@@ -37,6 +38,12 @@ UNION ALL
 SELECT 'derivative ' || (kept ->> 'id') || ' in the trash', kept ->> 'connectionString'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'derivatives') AS kept
 WHERE kept ->> 'connectionString' IS NOT NULL
+"""
+_LABELS = """
+SELECT id, label, labels ->> label AS value
+FROM adminapi.managed_instances, unnest($1::text[]) AS label
+WHERE state <> 'Deleted' AND labels ? label AND labels ->> label <> ALL ($2::text[])
+ORDER BY id, label
 """
 _WAITING = """
 SELECT count(*) AS jobs, extract(epoch FROM max(timezone('utc', now()) - createdat))::int8 AS longest
@@ -73,12 +80,18 @@ def registry_parts(subject: str, database: str, settings: Settings) -> list[tupl
         row = await one_row(session, _WAITING, settings.sweep_interval + _GRACE_SECONDS)
         return [_waiting(f"{subject}: jobs", row)]
 
+    async def labels(session: asyncpg.Connection) -> Sequence[Finding]:
+        words = [word for word in Frequency if word]
+        rows = await session.fetch(_LABELS, [BACKUP_LABEL, SNAPSHOT_LABEL], words)
+        return _labels(f"{subject}: labels", rows, words)
+
     return [
         (f"{subject}: rights", rights),
         (f"{subject}: tables", tables),
         (f"{subject}: migrations", migrations),
         (f"{subject}: encryption", strings),
         (f"{subject}: jobs", waiting),
+        (f"{subject}: labels", labels),
     ]
 
 
@@ -126,6 +139,18 @@ def _strings(subject: str, rows: Mapping[str, str], keys: Keyring) -> Finding:
     if earlier:
         return warning(subject, f"{earlier} of {len(rows)} have an earlier key", "ods keys rotate")
     return ok(subject, f"ODS_ENCRYPTION_KEY reads all {len(rows)} connection strings")
+
+
+def _labels(subject: str, rows: Sequence[asyncpg.Record], words: Sequence[str]) -> Sequence[Finding]:
+    """A warning for each label of schedules whose value says nothing: its instance takes part each time."""
+    return [
+        warning(
+            subject,
+            f"{row['label']}={row['value']} of instance {row['id']} says nothing: {', '.join(words)} do",
+            f"ods instance label {row['id']} {row['label']}={Frequency.DAILY}",
+        )
+        for row in rows[:_NAMED_AT_MOST]
+    ] or [ok(subject, "Those for schedules of backups and snapshots have values that are known")]
 
 
 def _waiting(subject: str, row: asyncpg.Record) -> Finding:

@@ -80,12 +80,32 @@ def _creation(name: str, missing: Mapping[str, IndexedValueType.ValueType]) -> I
 
 async def _schedules(temporal: Client, settings: AnySettings) -> Sequence[Finding]:
     runs = await schedules.last_runs(temporal)
-    return [
+    at_times = [
+        _schedule_at_times(temporal, identifier, runs.get(identifier), cron)
+        for tenant, own in settings.tenants.items()
+        for name, cron in schedules.crons(own).items()
+        for identifier in [schedules.schedule_id(tenant, name)]
+        if cron
+    ]
+    return at_times + [
         _schedule(temporal, identifier, runs.get(identifier), interval)
         for tenant, own in settings.tenants.items()
         for name, interval in liveness.pass_intervals(own).items()
         for identifier in [schedules.schedule_id(tenant, name)]
     ]
+
+
+def _schedule_at_times(
+    temporal: Client, identifier: str, run: schedules.LastRun | None, cron: str
+) -> Finding:
+    subject = f"{_SUBJECT}: schedule {identifier}"
+    if run is None:
+        return warning(subject, "It is not there yet: a worker makes it when it starts", _START)
+    if run.is_paused:
+        command = f"temporal schedule toggle --namespace {temporal.namespace} --schedule-id {identifier}"
+        return fault(subject, "It is paused: nothing is requested", f"{command} --unpause --reason mended")
+    last = "has not run yet" if run.at is None else f"last ran at {run.at:%Y-%m-%d %H:%M:%S} UTC"
+    return ok(subject, f"It runs at {cron}, and {last}")
 
 
 def _schedule(

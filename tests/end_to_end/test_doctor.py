@@ -130,3 +130,25 @@ async def test_namespace_and_search_attributes_are_named_and_mended_when_they_ar
         return "search attributes" not in await complaints(settings)
 
     await wait_until(is_complete, 30)
+
+
+async def test_schedule_at_certain_times_is_named_when_it_is_missing_or_paused(
+    settings: Settings, operator: Operator, temporal: Client
+) -> None:
+    own = settings.model_copy(update={"snapshot_cron": "0 2 * * *"})
+    subject = f"schedule {schedules.SNAPSHOTS}"
+    assert "not there yet" in (await complaints(own))[subject].found
+    async with scheduled(temporal, own):
+
+        async def is_well() -> bool:
+            return subject not in await complaints(own)
+
+        await wait_until(is_well, 20)
+        await temporal.get_schedule_handle(schedules.SNAPSHOTS).pause()
+
+        async def is_seen() -> bool:
+            return subject in await complaints(own)
+
+        await wait_until(is_seen, 20)
+        await run(operator, (await complaints(own))[subject].remedy)
+        await wait_until(is_well, 20)

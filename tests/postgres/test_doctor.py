@@ -22,6 +22,9 @@ from doctor.findings import Finding, Level
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import encrypt
+from registry.instances.attributes import AttributeChanges
+from registry.instances.status import Template
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests import preloaded
 from tests.ods import add_ods_instance, connection_string
@@ -375,3 +378,21 @@ async def test_store_and_programs_are_examined_when_backups_are_made(
     store, programs = await examine_backups("backups", with_store)
     assert (store.level, "does not exist" in store.found) == (Level.FAULT, True)
     assert (programs.level, "older than the server" in programs.found) == (Level.FAULT, True)
+
+
+async def test_label_is_named_when_its_value_says_nothing_to_a_schedule(
+    settings: Settings, instances: InstanceStore
+) -> None:
+    labels: dict[str, str | None] = {"backup": "sometimes", "snapshot": "never", "district": "1"}
+    attributes = AttributeChanges(labels=labels)
+    instance = (await instances.reserve("Labelled", Template.MINIMAL, attributes)).instance
+    remedy = await complaint(settings, "registry: labels", "backup=sometimes of instance")
+    assert remedy == f"ods instance label {instance.id} backup=daily"
+    await instances.change_attributes(instance.id, AttributeChanges(labels={"backup": "weekly"}))
+    assert await complaints(settings) == []
+
+
+async def test_schedule_of_backups_is_told_when_there_is_one(settings: Settings, tmp_path: Path) -> None:
+    scheduled = {"backup_url": tmp_path.as_uri(), "backup_cron": "0 2 * * *", "backup_keep": ""}
+    found, *_ = await examine_backups("backups", settings.model_copy(update=scheduled))
+    assert (found.level, found.found) == (Level.OK, "Backups are made at 0 2 * * *; what stays: all")
