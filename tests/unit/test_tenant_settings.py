@@ -188,9 +188,21 @@ def test_setting_is_refused_when_tenants_cannot_have_it_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values], name: str
 ) -> None:
     tenants["tenant1"][name] = "secret"
-    assert "tenant1: may have admin_dsn, database_grants, database_owner, encryption_key" in refusal(
-        monkeypatch, tenants
+    assert (
+        "tenant1: may have admin_dsn, backup_cron, backup_keep, database_grants, database_owner"
+        in refusal(monkeypatch, tenants)
     )
+
+
+def test_schedule_of_backups_is_refused_when_there_is_no_store_for_them(
+    monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
+) -> None:
+    tenants["tenant1"]["backup_cron"] = "0 2 * * *"
+    told = refusal(monkeypatch, tenants)
+    assert "tenant1: backup_cron (or, for all tenants, ODS_BACKUP_CRON): must not be set without" in told
+    monkeypatch.setenv("ODS_BACKUP_URL", "s3://bucket")
+    assert loaded().tenants["tenant1"].backup_cron == "0 2 * * *"
+    assert not loaded().tenants["Tenant-2"].backup_cron
 
 
 def test_tenants_are_refused_when_they_share_a_registry(
