@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar, assert_never
@@ -15,36 +14,29 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.backup_restoring import provision_from_backup
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from activities.instance_copies import provision_as_copy
+from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from backups.backing_up import program_label
-from databases import dropping, provisioning, renaming, replacing, trash
-from databases.constants import DISK_FULL
+from databases import dropping, renaming, replacing, trash
 from databases.errors import LOST, DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
-from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
-from databases.publishing import DatabaseAccess
 from databases.replacing import Exchange, Stage
 from databases.trash import TrashJob
 from logs import fault_name
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob, Replacement
-from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
+from registry.instances.origins import FROM_TEMPLATE
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
 from registry.instances.versions import VersionPurge
 from registry.storage.errors import NameTakenError
 from tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
-_DISK_FULL_SECONDS = 30
-"""How long no clone is begun on a server that has said that its disk is full: others would fail as well."""
-
 _WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
@@ -111,9 +103,7 @@ class DatabaseActivities:
     ) -> None:
         self._tenant = tenant
         self._limit = limit
-        self._refill = refill
-        self._template_sizes = TemplateSizes()
-        self._disk_full_until = 0.0
+        self._provisioner = Provisioner(tenant, refill)
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> ProvisionResult:
@@ -349,14 +339,15 @@ class DatabaseActivities:
     async def _replace(
         self,
         job: InstanceJob,
-        make: Callable[[asyncpg.Connection, InstanceJob, Exchange], Awaitable[None]] | None = None,
+        make: Callable[[asyncpg.Connection, InstanceJob, Exchange, Following], Awaitable[None]] | None = None,
     ) -> ReplaceResult:
+        following = Following()
         with as_application_error():
             try:
-                async with heartbeats(), self._fenced(job) as session:
+                async with heartbeats(following.details), self._fenced(job) as session:
                     exchange = exchange_of(job)
                     if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
-                        await make(session, job, exchange)
+                        await make(session, job, exchange, following)
                     exchanged = await replacing.take_place(self._tenant.server, session, exchange)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
@@ -368,16 +359,14 @@ class DatabaseActivities:
         return ReplaceResult(await _try_to_record(self._tenant.jobs.finish_replacement(done)), generation)
 
     async def _make_replacement(
-        self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange
+        self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
     ) -> None:
-        wanted = self._wanted(exchange.successor, exchange.other)
-        request = await self._of_template(wanted, _replacement_of(job).template)
-        with self._refuse_while_disk_is_full():
-            database = await provisioning.provision(session, request, self._template_sizes)
-        if not database.claimed:
-            await provisioning.verify(self._tenant.server, exchange.other)
-        elif self._refill:
-            self._refill()
+        template = _replacement_of(job).template
+        wanted = Wanted(exchange.successor, exchange.other, template, FROM_TEMPLATE)
+        report = partial(self._report, job, following)
+        database = await self._provisioner.make(session, wanted, following, report)
+        await self._provisioner.verify(database, exchange.other)
+        self._provisioner.replace_claimed(database)
 
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool
@@ -406,70 +395,20 @@ class DatabaseActivities:
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:
-            with self._refuse_while_disk_is_full():
-                database = await self._made(session, job, following)
-        if not database.claimed:
-            await provisioning.verify(self._tenant.server, job.database)
+            wanted = Wanted(owner_of(job), job.database, job.template, job.origin)
+            report = partial(self._report, job, following)
+            database = await self._provisioner.make(session, wanted, following, report)
+        await self._provisioner.verify(database, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
         generation = database.template_generation
         done = replace(job, template_generation=generation)
         finished = await _try_to_record(self._tenant.jobs.finish_create(done, connection_string))
-        if self._refill and database.claimed:
-            self._refill()  # only now: the client waits until the outcome is recorded
+        self._provisioner.replace_claimed(database)  # only now: the client waits until that is recorded
         return ProvisionResult(job.database, database.size_bytes, finished, generation)
-
-    async def _made(
-        self, session: asyncpg.Connection, job: InstanceJob, following: Following
-    ) -> ProvisionedDatabase:
-        """The job's database, published; made now, or by an earlier try."""
-        origin, report = job.origin, partial(self._report, job, following)
-        wanted = self._wanted(owner_of(job), job.database)
-        match origin:
-            case TemplateOrigin():
-                request = await self._of_template(wanted, job.template)
-                return await provisioning.provision(session, request, self._template_sizes)
-            case BackupOrigin():
-                request = await self._of_template(wanted, job.template)
-                return await provision_from_backup(
-                    self._tenant, session, request, origin.backup_id, following, report
-                )
-            case CopyOrigin():
-                return await provision_as_copy(self._tenant, session, wanted, origin, following, report)
-            case _:
-                assert_never(origin)
 
     async def _report(self, job: InstanceJob, following: Following) -> None:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
-
-    def _wanted(self, owner: Owner, database: str) -> CloneRequest:
-        """The database that is made, whatever it is a copy of."""
-        settings = self._tenant.settings
-        access = DatabaseAccess(settings.database_owner, settings.granted)
-        return CloneRequest(owner, "", database, settings.clone_strategy, access=access)
-
-    async def _of_template(self, wanted: CloneRequest, template: str) -> CloneRequest:
-        """The same as a clone of the template, or a spare of it."""
-        installation = await self._tenant.jobs.installation.require_confirmed()
-        return replace(
-            wanted,
-            template=self._template_database(template),
-            installation=installation.id if self._refill else None,
-        )
-
-    def _template_database(self, template: str) -> str:
-        """The database behind a template.
-
-        Raises:
-            DatabaseFaultError: the settings do not name it any more.
-        """
-        databases = self._tenant.settings.template_databases
-        if template not in databases:
-            raise DatabaseFaultError(
-                f"The settings name no template '{template}'. Add it to ODS_TEMPLATES, restart the"
-                " workers, then retry."
-            )
-        return databases[template]
 
     async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         match after_failure(job.operation).undo:
@@ -578,24 +517,6 @@ class DatabaseActivities:
         if position is None or position.status not in AT_REST:
             raise SupersededError
         return position.status
-
-    @contextmanager
-    def _refuse_while_disk_is_full(self) -> Iterator[None]:
-        """Begin no clone for `_DISK_FULL_SECONDS` after the server has said that its disk is full.
-
-        Raises:
-            DatabaseFaultError: an outage, without asking the server.
-        """
-        if time.monotonic() < self._disk_full_until:
-            raise DatabaseFaultError(
-                "The PostgreSQL server has run out of disk space; clones pause. Free some.", outage=True
-            )
-        try:
-            yield
-        except DatabaseFaultError as fault:
-            if fault.sqlstate == DISK_FULL:
-                self._disk_full_until = time.monotonic() + _DISK_FULL_SECONDS
-            raise
 
 
 async def _try_to_record(write: Awaitable[bool]) -> bool:

@@ -87,6 +87,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/errors.py": ("tests/unit/test_activity_errors.py",),
     "activities/heartbeats.py": _ACTIVITIES,
+    "activities/provisioner.py": _ACTIVITIES,
     "activities/reconcile.py": (
         "tests/postgres/test_database_activities.py",
         "tests/end_to_end/test_passes.py",
