@@ -56,7 +56,7 @@ from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
-from workflows.reset_instance import ResetInstance, UndoResetInstance
+from workflows.reset_instance import ReplaceInstance, ResetInstance, UndoResetInstance
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
 from workflows.snapshot_instance import SnapshotInstance
@@ -78,6 +78,7 @@ WORKFLOWS = [
     VerifyBackup,
     SnapshotInstance,
     ResetInstance,
+    ReplaceInstance,
     UndoResetInstance,
     PendingSweep,
     Reconcile,
@@ -242,7 +243,7 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
 
 
 def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
-    """The worker that makes and reads a tenant's backups, and makes copies online.
+    """The worker that makes and reads a tenant's backups, and makes databases of these and of copies online.
 
     These take hours, and delay no other job.
     """
@@ -252,7 +253,12 @@ def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
     return Worker(
         temporal,
         task_queue=settings.backup_queue,
-        activities=[backups.back_up, VerificationActivities(tenant).verify_backup, databases.provision],
+        activities=[
+            backups.back_up,
+            VerificationActivities(tenant).verify_backup,
+            databases.provision,
+            databases.reset,
+        ],
         max_concurrent_activities=settings.backup_concurrency,
         max_concurrent_activity_task_polls=1,
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,

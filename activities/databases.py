@@ -30,7 +30,6 @@ from databases.trash import TrashJob
 from logs import fault_name
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob, Replacement
-from registry.instances.origins import FROM_TEMPLATE
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
 from registry.instances.versions import VersionPurge
 from registry.storage.errors import NameTakenError
@@ -233,7 +232,7 @@ class DatabaseActivities:
 
     @activity.defn
     async def reset(self, job: InstanceJob) -> ReplaceResult:
-        """Make a fresh database beside the instance's, then exchange both: the old one goes to the trash.
+        """Make another database beside the instance's, then exchange both: the old one goes to the trash.
 
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
@@ -361,8 +360,8 @@ class DatabaseActivities:
     async def _make_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
     ) -> None:
-        template = _replacement_of(job).template
-        wanted = Wanted(exchange.successor, exchange.other, template, FROM_TEMPLATE)
+        replacement = _replacement_of(job)
+        wanted = Wanted(exchange.successor, exchange.other, replacement.template, replacement.origin)
         report = partial(self._report, job, following)
         database = await self._provisioner.make(session, wanted, following, report)
         await self._provisioner.verify(database, exchange.other)

@@ -138,7 +138,7 @@ class StatusActivities:
             case Operation.SNAPSHOT:
                 return None
             # The ODS/API goes on using the database until another one is there.
-            case Operation.RESET | Operation.UNDO_RESET:
+            case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
                 return None
             case Operation.DELETE | Operation.TRASH:
                 return await self._obstacle(job, drop_obstacle) if job.published else None

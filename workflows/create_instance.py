@@ -1,17 +1,15 @@
 """The workflows that create an instance: of a template, as a copy of another one, and of a backup."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
 from temporalio import workflow
-from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import ExecutionPolicy, InstanceJob
-    from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
+    from registry.instances.jobs import InstanceJob
+    from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 
@@ -23,7 +21,7 @@ class MakingWorkflow(JobWorkflow):
         """Provision the database, then record `Completed`, unless the first activity has done both."""
         job = self.job
         provisioned = await self.run_step(
-            DatabaseActivities.provision, f"{_work(job)} into {job.database}", _options_of_try(job.origin)
+            DatabaseActivities.provision, f"{_work(job)} into {job.database}", options.making_try(job.origin)
         )
         return provisioned.finished or await self.run_to_completion(
             workflow.execute_activity_method(
@@ -96,16 +94,5 @@ def _work(job: InstanceJob) -> str:
             return f"Copy the instance {origin.instance_id}, {origin.mode},"
         case BackupOrigin():
             return f"Restore the backup {origin.backup_id}"
-        case _:
-            assert_never(origin)
-
-
-def _options_of_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
-    """What takes as long as a backup takes no place of the jobs with DDL."""
-    match origin:
-        case TemplateOrigin() | CopyOrigin(mode=CopyMode.CLOSED):
-            return options.ddl_try
-        case CopyOrigin() | BackupOrigin():
-            return options.backup_try
         case _:
             assert_never(origin)

@@ -1,12 +1,15 @@
 """Timeouts and retry policies of every activity, each with its reason."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import assert_never
 
 from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
 
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.instances.jobs import ExecutionPolicy
+from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 
 WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
 """A workflow task takes milliseconds; after this, Temporal gives that of a killed worker to another."""
@@ -72,6 +75,17 @@ def backup_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     options = ddl_try(policy, summary)
     options["task_queue"] = policy.backup_queue
     return options
+
+
+def making_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
+    """The options of one try to make a database: what takes as long as a backup takes no place of DDL."""
+    match origin:
+        case TemplateOrigin() | CopyOrigin(mode=CopyMode.CLOSED):
+            return ddl_try
+        case CopyOrigin() | BackupOrigin():
+            return backup_try
+        case _:
+            assert_never(origin)
 
 
 def verification(policy: ExecutionPolicy, summary: str) -> ActivityConfig:

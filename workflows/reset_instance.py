@@ -4,16 +4,18 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities, ReplaceResult
     from activities.refreshes import RefreshActivities
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob
+    from registry.instances.jobs import ExecutionPolicy, InstanceJob
+    from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 
@@ -26,10 +28,15 @@ class _ReplacementWorkflow(JobWorkflow):
     def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
         """The activity that does it, and its summary."""
 
+    @property
+    def options_of_try(self) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
+        """The options of one try of that."""
+        return options.ddl_try
+
     async def do_work(self) -> bool:
         """Exchange the databases, then record it, unless the first activity has done both."""
         job = self.job
-        result = await self.run_step(*self.step)
+        result = await self.run_step(*self.step, self.options_of_try)
         done = result.finished or await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_replacement,
@@ -88,6 +95,47 @@ class ResetInstance(_ReplacementWorkflow):
     def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
         """Make the other database, and exchange both."""
         return DatabaseActivities.reset, f"Replace {self.job.database} by a fresh database"
+
+
+@workflow.defn
+class ReplaceInstance(_ReplacementWorkflow):
+    """Replace the instance's database by a copy of another instance's, or by what is in a backup."""
+
+    @workflow.init
+    def __init__(self, job: InstanceJob) -> None:
+        super().__init__(job)
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    @property
+    def step(self) -> tuple[Callable[[Any, InstanceJob], Awaitable[ReplaceResult]], str]:
+        """Make the other database, and exchange both."""
+        return DatabaseActivities.reset, f"Replace {self.job.database} by {_contents(self._origin)}"
+
+    @property
+    def options_of_try(self) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
+        """The options of one try of that."""
+        return options.making_try(self._origin)
+
+    @property
+    def _origin(self) -> Origin:
+        replacement = self.job.replacement
+        return FROM_TEMPLATE if replacement is None else replacement.origin
+
+
+def _contents(origin: Origin) -> str:
+    match origin:
+        case TemplateOrigin():
+            return "a fresh database"
+        case CopyOrigin():
+            return f"a copy of the instance {origin.instance_id}, {origin.mode}"
+        case BackupOrigin():
+            return f"what is in the backup {origin.backup_id}"
+        case _:
+            assert_never(origin)
 
 
 @workflow.defn

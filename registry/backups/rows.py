@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import Interval, exists, literal, select, update
+from sqlalchemy import Interval, and_, exists, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.backups.stored import StoredBackup
@@ -123,10 +123,13 @@ async def hold_backup(session: AsyncSession, backup_id: str) -> None:
 
 async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstance | None:
     """An instance whose restore from the backup waits or runs; the caller has locked the backup."""
+    created = and_(DbInstance.operation == Operation.RESTORE, DbInstance.backup_id == str(backup_id))
+    reset = and_(
+        DbInstance.operation == Operation.REPLACE,
+        DbInstance.replacement["backup_id"].as_string() == str(backup_id),
+    )
     restores = select(DbInstance).where(
-        DbInstance.backup_id == str(backup_id),
-        DbInstance.operation == Operation.RESTORE,
-        DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+        or_(created, reset), DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS))
     )
     return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
 

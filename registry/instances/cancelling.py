@@ -143,7 +143,9 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
         case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE | Operation.PURGE:
             return False
         # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
-        case Operation.BACKUP | Operation.SNAPSHOT | Operation.RESET | Operation.UNDO_RESET:
+        case Operation.BACKUP | Operation.SNAPSHOT:
+            return False
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
             return False
         case Operation.RENAME:
             return instance.attempt == 0 and not await _has_failed_rename(session, instance)

@@ -1,25 +1,26 @@
 """Instances that are being copied: which may be copied, and what is refused meanwhile.
 
-An instance is held as long as the row of a copy of it says that the copy's job waits or runs: no other record
-begins or ends a hold, so that none is left behind. A request for the held instance has locked its
-row, and so has the request for a copy: either sees what the other has committed.
+An instance is held as long as the row of another one says that a job waits or runs which makes that a copy,
+be it by its create or by a reset: no other record begins or ends a hold, so that none is left behind. A
+request for the held instance has locked its row, and so has the request for a copy: either sees what the
+other has committed.
 """
 
+from collections.abc import Collection
 from typing import assert_never
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances.jobs import job_id
 from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import AT_REST, InstanceStatus, Operation
 from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import DbInstance
 
-_UNDER_WAY = (
-    DbInstance.operation == Operation.COPY,
-    DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
-)
+_UNDER_WAY = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS))
+_WANTED = DbInstance.replacement["copy_of"]
+"""What the database that shall take the place of an instance's is a copy of."""
 
 
 async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
@@ -47,9 +48,14 @@ async def require_open(session: AsyncSession, instance: DbInstance) -> None:
     Raises:
         RefusedError: they are, or are about to be.
     """
-    closing = _copies_of(instance).where(DbInstance.copy_mode == CopyMode.CLOSED)
-    if (refusal := await _refusal(session, instance, closing)) is not None:
+    if (refusal := await _refusal(session, instance, _copies_of(instance, CopyMode.CLOSED))) is not None:
         raise refusal
+
+
+async def lock_instances(session: AsyncSession, ids: Collection[int]) -> None:
+    """Lock the rows of several instances, the lowest id first, as each such transaction does."""
+    rows = select(DbInstance.id).where(DbInstance.id.in_(ids)).order_by(DbInstance.id)
+    await session.execute(rows.with_for_update())
 
 
 async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
@@ -80,12 +86,12 @@ async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
 
 
 async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> str | None:
-    """Why the job of the locked `instance`, a copy, cannot begin; None if it can.
+    """Why the job that makes the locked `instance` a copy cannot begin; None if it can.
 
     While its job waits, the source is held, and is what it was. A job that has failed holds it no longer.
     """
     gone = f"The instance {copy.instance_id}, which is to be copied, is gone."
-    if InstanceStatus(instance.status) is InstanceStatus.ERROR:
+    if InstanceStatus(instance.status) in AT_REST:
         try:
             source = await held_source(session, copy)
         except InvalidError:
@@ -100,13 +106,24 @@ async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyO
     return gone if str(source.mark) != copy.mark else None
 
 
-def _copies_of(instance: DbInstance) -> Select[DbInstance]:
-    """The copies of the instance whose jobs wait or run."""
-    its: tuple[ColumnElement[bool], ...] = (
+def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbInstance]:
+    """The instance that a job which waits or runs makes a copy of this one, in this mode if one is given."""
+    created = [
+        DbInstance.operation == Operation.COPY,
         DbInstance.copy_of == instance.id,
         DbInstance.source_mark == instance.mark,
-    )
-    return select(DbInstance).where(*its, *_UNDER_WAY).order_by(DbInstance.id).limit(1)
+    ]
+    reset = [
+        DbInstance.operation == Operation.REPLACE,
+        DbInstance.replacement.is_not(None),
+        _WANTED["instance_id"].as_integer() == instance.id,
+        _WANTED["mark"].as_string() == str(instance.mark),
+    ]
+    if mode is not None:
+        created.append(DbInstance.copy_mode == mode)
+        reset.append(_WANTED["mode"].as_string() == mode)
+    query = select(DbInstance).where(_UNDER_WAY, or_(and_(*created), and_(*reset)))
+    return query.order_by(DbInstance.id).limit(1)
 
 
 async def _refusal(

@@ -1,7 +1,7 @@
 """What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
@@ -35,10 +35,11 @@ from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
-from registry.instances.copies import copy_obstacle, hold_refusal
+from registry.instances.copies import copy_obstacle, hold_refusal, lock_instances
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
+from registry.instances.origins import origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
 from registry.instances.row_locks import lock_ods_instance, lock_with_source
@@ -66,9 +67,7 @@ from settings import VerifyPolicy
 
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
-_REPLACEMENTS = {Operation.RESET, Operation.UNDO_RESET}
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
-_FROM_TEMPLATE = {"copy_of": None, "copy_mode": None, "source_mark": None, "backup_id": None}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
@@ -121,8 +120,8 @@ class JobStore:
         A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
         instance, which another product may have requested: the job has failed then without the instance being
         held, and an instance that the ODS/API routes to is `Completed` again. An undelete that has failed
-        does not begin again if its names or contexts were taken since; nor does a copy that has failed, if
-        its source cannot be copied any more.
+        does not begin again if its names or contexts were taken since; nor does a copy that has failed, or a
+        reset to one, if its source cannot be copied any more.
 
         Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
         With a `refusal` the instance is taken only for the job to fail with it.
@@ -374,7 +373,7 @@ class JobStore:
             job: the job, at the attempt that has exchanged the databases.
         """
         step = status.FINISH[job.operation]
-        if job.operation not in _REPLACEMENTS:
+        if job.operation not in status.REPLACEMENTS:
             return False
         async with self._sessions.transaction() as session:
             if await self._exchanged(session, job, step):
@@ -392,7 +391,7 @@ class JobStore:
                 meanwhile.
         """
         async with self._sessions.transaction() as session:
-            if job.operation in _REPLACEMENTS:
+            if job.operation in status.REPLACEMENTS:
                 return await self._exchanged(session, job, status.FOLLOW_EXCHANGE)
             generation = await session.scalar(
                 select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
@@ -594,7 +593,7 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
             begin = _begin_undelete
         case Operation.SNAPSHOT:
             begin = _begin_snapshot
-        case Operation.RESET | Operation.UNDO_RESET:
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
             begin = _begin_replacement
         case _:
             assert_never(job.operation)
@@ -680,8 +679,11 @@ async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str 
 
 async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     """After a failure, what the row has said of the replacement may be gone: the job still knows it."""
+    obstacle = await _replaced_by_copy_obstacle(session, job)
     protection = await _protection(session, job)
     if protection is not None and await _refused(session, job, protection):
+        return BeginResult(held=False)
+    if obstacle and await is_at(session, fencing_token(job, job.attempt - 1), InstanceStatus.COMPLETED):
         return BeginResult(held=False)
     wanted = _as_json(job)
     its = or_(DbInstance.replacement.is_(None), DbInstance.replacement == wanted)
@@ -689,12 +691,23 @@ async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: s
     can_begin = or_(DbInstance.status == InstanceStatus.PENDING, failed_before)
     if not await _begun(session, job, its, can_begin, replacement=wanted):
         return BeginResult(held=False)
-    return BeginResult(held=True, refusal=refusal or protection or await replacement_obstacle(session, job))
+    obstacle = obstacle or await replacement_obstacle(session, job)
+    return BeginResult(held=True, refusal=refusal or protection or obstacle)
+
+
+async def _replaced_by_copy_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the instance cannot be reset to the copy that it shall be; None if it can, or shall be none."""
+    copy = None if job.replacement is None else job.replacement.copy_of
+    if copy is None or job.operation is not Operation.REPLACE:
+        return None
+    await lock_instances(session, [job.instance_id, copy.instance_id])
+    instance = await session.get(DbInstance, job.instance_id)
+    return None if instance is None else await copy_obstacle(session, instance, copy)
 
 
 def _as_json(job: InstanceJob) -> dict[str, object] | None:
     """What the job wants to be the instance's database, as the instance's row has it."""
-    return None if job.replacement is None else asdict(job.replacement)
+    return None if job.replacement is None else job.replacement.column
 
 
 def _is_replacing(job: InstanceJob) -> Guard:
@@ -725,9 +738,8 @@ def _exchange(job: InstanceJob) -> dict[str, object]:
     """The columns of an instance that has got the database of this job."""
     if job.replacement is None:
         return {}
-    is_fresh = job.replacement.trashed_number is None
     return {
-        **(_FROM_TEMPLATE if is_fresh else {}),
+        **origin_columns(job.replacement.origin),
         "database_mark": None if job.replacement.mark is None else UUID(job.replacement.mark),
         "database_template": job.replacement.template,
         "template_generation": job.template_generation,

@@ -1,9 +1,11 @@
 """Jobs as they travel through workflows, with all that these need to know and without secrets."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any, Self
 
-from registry.instances.origins import CopyOrigin, Origin, origin_of
+from registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
 from registry.instances.status import Operation, traits
 from settings import DEFAULT_TENANT, Settings
 
@@ -64,6 +66,8 @@ class Replacement:
         trashed_attempt: the attempt at that job.
         by: the client that has requested it; None if it is not known.
         keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
+        copy_of: the instance that it is a copy of; None if it is none.
+        backup_id: the backup that it is restored from; None if it is from none.
     """
 
     mark: str | None
@@ -76,6 +80,26 @@ class Replacement:
     trashed_attempt: int | None = None
     by: str | None = None
     keeps: bool = True
+    copy_of: CopyOrigin | None = None
+    backup_id: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from; without any other origin, from its template."""
+        return origin_of(self.copy_of, self.backup_id)
+
+    @property
+    def column(self) -> dict[str, Any]:
+        """As rows hold it. Those of a template look as they did before there were other origins."""
+        origins = {"copy_of", "backup_id"}
+        return {key: value for key, value in asdict(self).items() if key not in origins or value is not None}
+
+    @classmethod
+    def read(cls, column: Mapping[str, Any]) -> Self:
+        """What a row holds."""
+        copy = column.get("copy_of")
+        source = None if copy is None else CopyOrigin(**{**copy, "mode": CopyMode(copy["mode"])})
+        return cls(**{**column, "copy_of": source})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Where the database of a new instance comes from: its template, another instance, or a backup."""
+"""Where the database of an instance comes from: its template, another instance, or a backup."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
+from uuid import UUID
 
 
 class CopyMode(StrEnum):
@@ -56,3 +57,18 @@ def origin_of(copy_of: CopyOrigin | None, backup_id: str | None) -> Origin:
     if copy_of is not None:
         return copy_of
     return FROM_TEMPLATE if backup_id is None else BackupOrigin(backup_id)
+
+
+def origin_columns(origin: Origin) -> dict[str, object]:
+    """The columns of a row that hold the origin; those of the other origins are null."""
+    columns: dict[str, object] = dict.fromkeys(("copy_of", "copy_mode", "source_mark", "backup_id"))
+    match origin:
+        case TemplateOrigin():
+            return columns
+        case CopyOrigin():
+            mark = None if origin.mark is None else UUID(origin.mark)
+            return {**columns, "copy_of": origin.instance_id, "copy_mode": origin.mode, "source_mark": mark}
+        case BackupOrigin():
+            return {**columns, "backup_id": origin.backup_id}
+        case _:
+            assert_never(origin)

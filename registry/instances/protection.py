@@ -60,7 +60,7 @@ def takes_data(operation: Operation) -> bool:
         # A detach takes the database away from those who use the instance.
         case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
             return True
-        case Operation.RESET | Operation.UNDO_RESET:
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
             return True
         case _:
             assert_never(operation)

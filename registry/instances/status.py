@@ -23,7 +23,8 @@ class Operation(StrEnum):
 
     Clients know `TRASH`, `DELETE` and `DETACH` by one word (`Traits.word`): they are three ways of a delete.
     A worker of a release that drops at every delete does not know the first, and so leaves it alone. Nor does
-    one that would clone the template know `COPY` and `RESTORE`, which to clients are creates.
+    one that would clone the template know `COPY` and `RESTORE`, which to clients are creates, and `REPLACE`,
+    which is a reset to a copy or a backup.
     """
 
     CREATE = "Create"
@@ -38,6 +39,7 @@ class Operation(StrEnum):
     COPY = "Copy"
     RESTORE = "Restore"
     RESET = "Reset"
+    REPLACE = "Replace"
     UNDO_RESET = "UndoReset"
 
 
@@ -113,7 +115,9 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
                 return deletion
             case Operation.UNDELETE:
                 return undelete
-            case Operation.BACKUP | Operation.SNAPSHOT | Operation.RESET | Operation.UNDO_RESET:
+            case Operation.BACKUP | Operation.SNAPSHOT:
+                return beside
+            case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
                 return beside
             case _:
                 assert_never(operation)
@@ -251,7 +255,7 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
             return AfterFailure(Undo.END_BACKUP, usable=True)
         case Operation.SNAPSHOT:
             return AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True)
-        case Operation.RESET | Operation.UNDO_RESET:
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
             return AfterFailure(Undo.END_REPLACEMENT, usable=True)
         case _:
             assert_never(operation)
@@ -309,6 +313,9 @@ def traits(operation: Operation) -> Traits:  # noqa: C901, PLR0912 - a table
             kind = Traits(publishes=False, keeps_instance=True, work=work, word="Snapshot")
         case Operation.RESET:
             kind = Traits(publishes=True, keeps_instance=True, work="making a fresh database", word="Reset")
+        case Operation.REPLACE:
+            work = "copying an instance or restoring a backup"
+            kind = Traits(publishes=True, keeps_instance=True, work=work, word="Reset")
         case Operation.UNDO_RESET:
             work = "taking the earlier database out of the trash"
             kind = Traits(publishes=True, keeps_instance=True, work=work, word="UndoReset")
@@ -324,8 +331,11 @@ JOB_WORDS = tuple(dict.fromkeys((*(traits(operation).word for operation in Opera
 CREATES = (Operation.CREATE, Operation.COPY, Operation.RESTORE)
 """Operations that make the instance's database, and publish it for the first time."""
 
-NOT_OF_TEMPLATE = (Operation.COPY, Operation.RESTORE)
-"""Creates that take as long as another database is large, and tell nothing of the template."""
+REPLACEMENTS = (Operation.RESET, Operation.REPLACE, Operation.UNDO_RESET)
+"""Operations that put another database in the place of the instance's."""
+
+NOT_OF_TEMPLATE = (Operation.COPY, Operation.RESTORE, Operation.REPLACE)
+"""What takes as long as another database is large, and tells nothing of the template."""
 
 NOT_LIVE = tuple(operation for operation in Operation if not traits(operation).is_live)
 """Operations by which an instance is not live, whatever its status is."""

@@ -82,7 +82,7 @@ class JobFactory:
             backup_id=instance.backup_id,
             makes_backup=str(makes_backup) if makes_backup else None,
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
-            replacement=None if instance.replacement is None else Replacement(**instance.replacement),
+            replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import assert_never
@@ -21,13 +21,21 @@ from registry.instances.copies import (
     copy_obstacle,
     held_source,
     hold_refusal,
+    lock_instances,
     require_not_copied,
     require_open,
 )
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
-from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
+from registry.instances.origins import (
+    FROM_TEMPLATE,
+    BackupOrigin,
+    CopyOrigin,
+    Origin,
+    TemplateOrigin,
+    origin_columns,
+)
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
@@ -437,27 +445,46 @@ class InstanceStore:
             return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
 
     async def request_reset(
-        self, instance_id: int, template: str | None = None, by: str | None = None
+        self,
+        instance_id: int,
+        template: str | None = None,
+        by: str | None = None,
+        origin: Origin = FROM_TEMPLATE,
     ) -> Requested:
-        """Record that a fresh database, of `template` or of the instance's own, shall replace its database.
+        """Record that another database, made of this origin, shall replace the instance's.
 
         Args:
             instance_id: the instance.
-            template: the name of the template; None: the one that its database was made from.
+            template: the name of the template, or of that of the backup; None: the one that the instance's
+                database was made from. A copy has that of its source, whatever is said here.
             by: the client that requests it; None if it is not known.
+            origin: where the other database comes from. What is copied or restored is held from now on.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: it is protected, or its state does not allow it.
+            InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is
+                deleted.
+            RefusedError: it is protected, or its state does not allow it; or the instance that shall be
+                copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance, source = await _require_resettable(session, instance_id, origin)
             mark = str(uuid4())
-            replacement = self._replacement(
-                instance, mark, template or instance.database_template, reset_name(mark), by
+            chosen = source.database_template if source else template or instance.database_template
+            replacement = self._replacement(instance, mark, chosen, reset_name(mark), by)
+            return await self._next_job(
+                session,
+                instance,
+                _reset_of(origin),
+                status.REQUEST_BESIDE,
+                _made_of(replacement, origin, source),
             )
-            return await self._replaced(session, instance, Operation.RESET, replacement)
+
+    async def require_resettable(self, instance_id: int, origin: Origin = FROM_TEMPLATE) -> None:
+        """Raise what `request_reset` would, and change nothing."""
+        async with self._sessions.transaction() as session:
+            await _require_resettable(session, instance_id, origin)
 
     async def request_undo_reset(self, instance_id: int, by: str | None = None) -> Requested:
         """Record that the database which was replaced last shall be the instance's again.
@@ -482,8 +509,13 @@ class InstanceStore:
                 self._replacement(instance, mark, version.database_template, version.database_name, by),
                 trashed_number=version.job_number,
                 trashed_attempt=version.attempt,
+                copy_of=version.copy_origin,
+                backup_id=version.backup_id,
             )
-            return await self._replaced(session, instance, Operation.UNDO_RESET, replacement)
+            require_granted(await _reset_refusals(session, instance))
+            return await self._next_job(
+                session, instance, Operation.UNDO_RESET, status.REQUEST_BESIDE, replacement
+            )
 
     def _replacement(
         self, instance: DbInstance, mark: str | None, template: str, database: str, by: str | None
@@ -494,14 +526,6 @@ class InstanceStore:
         return Replacement(
             mark, template, database, replaced, *instance.publication, by=by, keeps=bool(self._trash)
         )
-
-    async def _replaced(
-        self, session: AsyncSession, instance: DbInstance, operation: Operation, replacement: Replacement
-    ) -> Requested:
-        _require(instance, status.REQUEST_BESIDE.sources, "reset")
-        require_unprotected(instance)
-        await require_not_copied(session, instance)
-        return await self._next_job(session, instance, operation, status.REQUEST_BESIDE, replacement)
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
         """Reserve `name` and record, as a new job, that the instance shall have it.
@@ -757,15 +781,9 @@ class InstanceStore:
         step: Step,
         replacement: Replacement | None = None,
     ) -> Requested:
-        if instance.replacement is not None:
-            raise RefusedError(
-                instance.status,
-                "What a failed or cancelled reset has done is not undone yet.",
-                "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it"
-                " until then.",
-            )
+        require_granted(_unended_reset_refusals(instance))
         if replacement is not None:
-            instance.replacement = asdict(replacement)
+            instance.replacement = replacement.column
         if not traits(operation).publishes:  # its number would pass for that of a later publication
             instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation
@@ -804,22 +822,40 @@ def _operation_of(origin: Origin) -> Operation:
             assert_never(origin)
 
 
-def _origin_columns(origin: Origin, source: DbInstance | None) -> dict[str, object]:
-    """The columns of a new instance that hold its origin."""
+def _reset_of(origin: Origin) -> Operation:
+    """What resets an instance to this origin."""
     match origin:
         case TemplateOrigin():
-            return {}
-        case CopyOrigin():
-            return {
-                "copy_of": origin.instance_id,
-                "copy_mode": origin.mode,
-                "source_mark": source.mark if source else None,
-                "template_generation": source.template_generation if source else None,
-            }
-        case BackupOrigin():
-            return {"backup_id": origin.backup_id}
+            return Operation.RESET
+        case CopyOrigin() | BackupOrigin():
+            return Operation.REPLACE
         case _:
             assert_never(origin)
+
+
+def _made_of(replacement: Replacement, origin: Origin, source: DbInstance | None) -> Replacement:
+    """The same, which is made of this origin: of the source, if that is copied."""
+    match origin:
+        case TemplateOrigin():
+            return replacement
+        case CopyOrigin():
+            return replace(replacement, copy_of=_marked(origin, source))
+        case BackupOrigin():
+            return replace(replacement, backup_id=origin.backup_id)
+        case _:
+            assert_never(origin)
+
+
+def _marked(copy: CopyOrigin, source: DbInstance | None) -> CopyOrigin:
+    return replace(copy, mark=None if source is None else str(source.mark))
+
+
+def _origin_columns(origin: Origin, source: DbInstance | None) -> dict[str, object]:
+    """The columns of a new instance that hold its origin."""
+    if not isinstance(origin, CopyOrigin):
+        return origin_columns(origin)
+    generation = source.template_generation if source else None
+    return {**origin_columns(_marked(origin, source)), "template_generation": generation}
 
 
 async def _require_same_source(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> None:
@@ -830,6 +866,65 @@ async def _require_same_source(session: AsyncSession, instance: DbInstance, copy
     """
     if (obstacle := await copy_obstacle(session, instance, copy)) is not None:
         raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
+
+
+async def _hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | None:
+    """Keep what is copied or restored from other transactions; returns the instance that is copied.
+
+    Raises:
+        InvalidError: there is no instance to copy, or the backup is deleted.
+        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
+    """
+    match origin:
+        case TemplateOrigin():
+            return None
+        case CopyOrigin():
+            return await held_source(session, origin)
+        case BackupOrigin():
+            await hold_backup(session, origin.backup_id)
+            return None
+        case _:
+            assert_never(origin)
+
+
+async def _require_resettable(
+    session: AsyncSession, instance_id: int, origin: Origin
+) -> tuple[DbInstance, DbInstance | None]:
+    """Lock the instance that shall be reset, and hold its new origin; also returns what it is a copy of.
+
+    Raises:
+        InstanceNotFoundError: there is no such live instance.
+        InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is deleted.
+        RefusedError: it is protected, or its state does not allow it; or the instance that shall be copied is
+            not `Completed`, or another copy excludes this.
+    """
+    if isinstance(origin, CopyOrigin):
+        await lock_instances(session, [instance_id, origin.instance_id])
+    instance = await _locked(session, instance_id)
+    if isinstance(origin, CopyOrigin) and origin.instance_id == instance_id:
+        raise InvalidError({"CopyOf": ["An instance cannot be reset to a copy of itself."]})
+    require_granted(await _reset_refusals(session, instance))
+    return instance, await _hold_origin(session, origin)
+
+
+async def _reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
+    """Every reason for which no other database can take the place of the locked instance's."""
+    return [
+        *_state_refusals(instance, status.REQUEST_BESIDE.sources, "reset"),
+        *filter(None, [protection_refusal(instance), await hold_refusal(session, instance)]),
+        *_unended_reset_refusals(instance),
+    ]
+
+
+def _unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why each request must wait that would forget the replacement in the row."""
+    if instance.replacement is None or instance.status not in status.AT_REST:
+        return []
+    reason = "What a failed or cancelled reset has done is not undone yet."
+    next_step = (
+        "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
 
 
 async def _require_new(
@@ -844,9 +939,7 @@ async def _require_new(
         RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
     """
     # Before the names are locked, as a rename of the source does it.
-    source = await held_source(session, origin) if isinstance(origin, CopyOrigin) else None
-    if isinstance(origin, BackupOrigin):
-        await hold_backup(session, origin.backup_id)
+    source = await _hold_origin(session, origin)
     if source is not None and source.database_template != template:
         template = source.database_template
         require_valid({"Name": name_errors(name, template)})

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from registry.instances.origins import origin_columns
 from registry.instances.status import AT_REST
 from registry.instances.steps import JobFactory
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
@@ -232,7 +233,7 @@ async def record_exchange(
 
     Args:
         session: the transaction that makes the new mark that of the instance.
-        job: the job.
+        job: the job; it has the origin of the replaced database.
         replaced_generation: which generation of its template the replaced database is a copy of.
         trash: how long it is kept.
     """
@@ -298,6 +299,7 @@ def _version(
         replaced_at=UTC_NOW,
         replaced_by=replacement.by,
         purge_after=UTC_NOW + literal(kept, Interval),
+        **origin_columns(job.origin),
     )
 
 

@@ -64,7 +64,32 @@ class Base(DeclarativeBase):
     """The registry's metadata."""
 
 
-class DbInstance(Base):
+class _HasOrigin:
+    """Where a database comes from, if not from its template.
+
+    The instance that it is a copy of, the mark of that, and the `CopyMode`; or the backup that it is restored
+    from.
+    """
+
+    copy_of: Mapped[int | None] = mapped_column("copyof")
+    copy_mode: Mapped[str | None] = mapped_column("copymode", String(10))
+    source_mark: Mapped[uuid.UUID | None] = mapped_column("sourcemark")
+    backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
+
+    @property
+    def copy_origin(self) -> CopyOrigin | None:
+        """The instance that it is a copy of; None if it is none."""
+        if self.copy_of is None or self.copy_mode is None:
+            return None
+        return CopyOrigin(self.copy_of, CopyMode(self.copy_mode), str(self.source_mark))
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return origin_of(self.copy_origin, self.backup_id)
+
+
+class DbInstance(_HasOrigin, Base):
     """An instance: what a client asked for, and how far its job is.
 
     A view of the table that an Admin API has as well, under either of two names; the indexes are that table's
@@ -94,6 +119,7 @@ class DbInstance(Base):
         Index("ix_dbinstances_reserved", "id", postgresql_where=text("reservedcontexts IS NOT NULL")),
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
+        Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
         {"schema": "adminapi"},
     )
 
@@ -143,12 +169,6 @@ class DbInstance(Base):
     purged_at: Mapped[datetime | None] = mapped_column("purgedat")
     # What has referred to its ODS instance, and comes back with it (`registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
-    # Where its database comes from, if not from its template: the instance that it is a copy of, its mark,
-    # and the `CopyMode`; or the backup that it is restored from.
-    copy_of: Mapped[int | None] = mapped_column("copyof")
-    copy_mode: Mapped[str | None] = mapped_column("copymode", String(10))
-    source_mark: Mapped[uuid.UUID | None] = mapped_column("sourcemark")
-    backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
     # The backup that its last job which makes one has made, or makes.
     makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
     # The mark of its database alone; null until a reset has replaced the one that it was created with.
@@ -197,18 +217,6 @@ class DbInstance(Base):
         return and_(not_(cls.is_live), cls.trashed_at.is_not(None), cls.purged_at.is_(None))
 
     @property
-    def copy_origin(self) -> CopyOrigin | None:
-        """The instance that this one is a copy of; None if it is none."""
-        if self.copy_of is None or self.copy_mode is None:
-            return None
-        return CopyOrigin(self.copy_of, CopyMode(self.copy_mode), str(self.source_mark))
-
-    @property
-    def origin(self) -> Origin:
-        """Where its database comes from."""
-        return origin_of(self.copy_origin, self.backup_id)
-
-    @property
     def publication(self) -> tuple[int, int]:
         """Job and attempt that can have published the database last, as far as the registry knows."""
         return last_publication(
@@ -216,7 +224,7 @@ class DbInstance(Base):
         )
 
 
-class InstanceVersion(Base):
+class InstanceVersion(_HasOrigin, Base):
     """A database that an instance had before a reset, in the trash until it is purged or comes back."""
 
     __tablename__ = "instanceversions"

@@ -93,7 +93,8 @@ def test_steps_lead_out_of_the_trash_and_back_when_an_instance_is_undeleted_or_p
 
 
 @pytest.mark.parametrize(
-    "operation", [Operation.BACKUP, Operation.SNAPSHOT, Operation.RESET, Operation.UNDO_RESET]
+    "operation",
+    [Operation.BACKUP, Operation.SNAPSHOT, Operation.RESET, Operation.REPLACE, Operation.UNDO_RESET],
 )
 def test_instance_is_as_before_when_a_job_beside_it_ends_in_whatever_way(operation: Operation) -> None:
     assert {name: edges(table[operation]) for name, table in TABLES.items()} == BESIDE
@@ -107,6 +108,11 @@ def test_it_is_a_create_to_clients_and_moves_as_one_when_a_database_is_not_of_a_
     assert {name: edges(table[operation]) for name, table in TABLES.items()} == CREATION
     traits, create = status.traits(operation), status.traits(Operation.CREATE)
     assert (traits.word, traits.publishes, traits.keeps_instance) == (create.word, True, False)
+
+
+def test_it_is_a_reset_to_clients_when_a_database_is_replaced_by_one_that_is_not_of_a_template() -> None:
+    assert status.traits(Operation.REPLACE).word == status.traits(Operation.RESET).word == "Reset"
+    assert Operation.REPLACE in status.NOT_OF_TEMPLATE
 
 
 def test_instance_moves_as_at_its_creation_when_it_is_renamed() -> None:
@@ -134,6 +140,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RESTORE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
+        Operation.REPLACE: AfterFailure(Undo.END_REPLACEMENT, usable=True),
         Operation.UNDO_RESET: AfterFailure(Undo.END_REPLACEMENT, usable=True),
     }
 

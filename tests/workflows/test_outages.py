@@ -37,6 +37,7 @@ STEPS = {
     Operation.COPY: "provision",
     Operation.RESTORE: "provision",
     Operation.RESET: "reset",
+    Operation.REPLACE: "reset",
     Operation.UNDO_RESET: "undo_reset",
 }
 

@@ -1,14 +1,17 @@
-"""The workflows that reset an instance, and that undo a reset."""
+"""The workflows that reset an instance, from its template or otherwise, and that undo a reset."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from registry.instances.jobs import BeginResult, InstanceJob, Replacement
+from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
 from registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
@@ -17,17 +20,33 @@ from workflows.search_attributes import STATUS
 
 Start: TypeAlias = Callable[..., Awaitable[WorkflowHandle[Any, Any]]]
 
-STEPS = {Operation.RESET: "reset", Operation.UNDO_RESET: "undo_reset"}
+STEPS = {Operation.RESET: "reset", Operation.REPLACE: "reset", Operation.UNDO_RESET: "undo_reset"}
+BACKUP_QUEUE = "queue of what takes long"
+CLOSED = CopyOrigin(12, CopyMode.CLOSED, "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f13")
+ONLINE = replace(CLOSED, mode=CopyMode.ONLINE)
+BACKUP = BackupOrigin("c54a6ca6-2c0b-4b87-9a4e-2f1f1f2f9f7c")
 
 
 @pytest.fixture
 def start(client: Client, queue: str, job: InstanceJob) -> Start:
-    async def start(operation: Operation, *, keeps: bool = True) -> WorkflowHandle[Any, Any]:
+    async def start(
+        operation: Operation, origin: Origin = ONLINE, *, keeps: bool = True, backup_queue: str = queue
+    ) -> WorkflowHandle[Any, Any]:
+        """Start the workflow; `origin` is that of a `REPLACE`."""
         replacement = Replacement(
             *("0f6b1f6e-1111-4222-8333-444444444444", "Minimal", "ods_reset_0f6b", "ods_trash_7f2a_2", 1, 1),
             keeps=keeps,
         )
-        wanted = replace(job, operation=operation, number=2, published=True, replacement=replacement)
+        if operation is Operation.REPLACE:
+            replacement = replace(
+                replacement,
+                copy_of=origin if isinstance(origin, CopyOrigin) else None,
+                backup_id=origin.backup_id if isinstance(origin, BackupOrigin) else None,
+            )
+        policy = replace(job.policy, backup_queue=backup_queue)
+        wanted = replace(
+            job, operation=operation, number=2, published=True, replacement=replacement, policy=policy
+        )
         return await client.start_workflow(
             WORKFLOW_TYPES[operation], wanted, id=wanted.workflow_id, task_queue=queue
         )
@@ -114,6 +133,74 @@ async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
         await handle.result()
     assert script.calls == ["begin", "fail", "discard"]
     await keep(f"{operation.lower()}-refused", handle)
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"), [(CLOSED, "copy-closed"), (ONLINE, "copy-online"), (BACKUP, "backup")]
+)
+async def test_reset_is_done_whatever_its_origin_when_nothing_fails(
+    start: Start, script: Script, keep: Keep, origin: Origin, words: str
+) -> None:
+    handle = await start(Operation.REPLACE, origin)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "reset", "finish_replacement", "request_refresh_of"]
+    await keep(f"replace-{words}-completed", handle)
+
+
+@pytest.mark.parametrize(
+    ("operation", "origin", "takes_long"),
+    [
+        (Operation.REPLACE, ONLINE, True),
+        (Operation.REPLACE, BACKUP, True),
+        (Operation.REPLACE, CLOSED, False),
+        (Operation.RESET, ONLINE, False),
+        (Operation.UNDO_RESET, ONLINE, False),
+    ],
+)
+async def test_reset_takes_no_place_of_other_jobs_when_it_takes_long(
+    start: Start, queue: str, operation: Operation, origin: Origin, *, takes_long: bool
+) -> None:
+    handle = await start(operation, origin, backup_queue=BACKUP_QUEUE)
+    async with asyncio.timeout(10):
+        while True:
+            events = (await handle.fetch_history()).events
+            scheduled = [event.activity_task_scheduled_event_attributes for event in events]
+            if found := [one for one in scheduled if one.activity_type.name == STEPS[operation]]:
+                break
+            await asyncio.sleep(0.01)
+    assert found[0].task_queue.name == (BACKUP_QUEUE if takes_long else queue)
+    await handle.terminate() if takes_long else await handle.result()
+
+
+async def test_reset_to_a_copy_is_not_tried_again_when_its_source_cannot_be_copied_any_more(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    script.faults["reset"] = [refused("The source accepts no connections.")]
+    handle = await start(Operation.REPLACE)
+    await until(lambda: "discard" in script.calls)
+    script.begun = BeginResult(held=False)
+    await handle.signal(JobWorkflow.retry)
+    assert "nothing was done" in await handle.result()
+    assert script.calls == ["begin", "reset", "fail", "discard", "begin"]
+    await keep("replace-source-gone", handle)
+
+
+async def test_reset_to_a_backup_is_undone_when_it_is_cancelled(
+    start: Start, script: Script, keep: Keep
+) -> None:
+    async def hold() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(0.05)
+
+    script.holds["reset"] = hold
+    handle = await start(Operation.REPLACE, BACKUP)
+    await until(lambda: "reset" in script.calls)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "reset", "fail", "discard"]
+    await keep("replace-cancelled", handle)
 
 
 async def test_status_is_written_in_the_end_when_the_registry_is_away(
