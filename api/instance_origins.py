@@ -1,4 +1,4 @@
-"""Reading where a new instance shall come from, of which a request names exactly one, and judging it."""
+"""Reading where the database of an instance shall come from, of which a request names one, and judging it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class OriginBody(BaseModel):
 
 @dataclass(frozen=True)
 class WantedOrigin:
-    """Where a new instance shall come from.
+    """Where the database of an instance shall come from.
 
     Attributes:
         origin: its origin.
@@ -85,6 +85,19 @@ async def read_origin(
             return await _restore(body.get(_BACKUP), templates, backups)
         case _:
             return template_origin(body.get(_TEMPLATE), templates)
+
+
+async def read_reset_origin(
+    body: Properties[Any],
+    own_template: str,
+    templates: Sequence[str],
+    queries: InstanceQueries,
+    backups: BackupRecords,
+) -> WantedOrigin:
+    """The origin that an instance shall be reset to; without any in the `body`, its own template."""
+    if all(body.get(name) is None for name in (*_ORIGINS, _MODE)):
+        return WantedOrigin(template=own_template)
+    return await read_origin(body, templates, queries, backups)
 
 
 def copy_notice(origin: Origin) -> str | None:

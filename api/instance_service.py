@@ -89,11 +89,12 @@ class _UndeletedInstanceBody(BaseModel):
     )
 
 
-class _ResetInstanceBody(BaseModel):
+class _ResetInstanceBody(OriginBody):
     databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
         None,
         json_schema_extra={"enum": [*Template, None]},
-        description="Another template than the one that its database was made from.",
+        description="The template that it is a fresh clone of: unless this, `copyOf` or `backupId` is given,"
+        " the one that its database was made from.",
     )
 
 
@@ -111,8 +112,6 @@ _TEMPLATE_PATHS = (
     ("put", "/v2/dbInstances/{instance_id}"),
     ("post", "/v2/dbInstances/{instance_id}/reset"),
 )
-_ORIGINS_TO_COME = ("backupId", "copyOf")
-"""What an instance cannot be reset to yet, as clients may write it."""
 
 
 def document_templates(description: dict[str, Any], settings: AnySettings) -> None:
@@ -313,25 +312,6 @@ class InstanceService:
             require_valid({"Name": _name_errors(name, instance.database_template)})
         wanted = None if name is None else str(name).strip()
         return await self.launched(await self._instances.request_undelete(instance_id, wanted))
-
-    async def reset(self, instance_id: int, body: Properties[Any]) -> Requested:
-        """Request that the instance's database is replaced by a fresh one, as `body` says."""
-        self._audit.instance = instance_id
-        await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
-        template = body.get("databaseTemplate")
-        require_valid(
-            {
-                "DatabaseTemplate": [] if template is None else template_errors(template, self._templates),
-                **{
-                    origin[0].upper() + origin[1:]: [f"A reset from '{origin}' is not supported yet."]
-                    for origin in _ORIGINS_TO_COME
-                    if body.get(origin) is not None
-                },
-            }
-        )
-        return await self.launched(
-            await self._instances.request_reset(instance_id, template, self._audit.client)
-        )
 
     async def undo_reset(self, instance_id: int) -> Requested:
         """Request that the database which was replaced last is the instance's again."""

@@ -11,10 +11,11 @@ from api.database_sizes import database_sizes, free_bytes
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, InstanceStoreDep, ServerDep, SettingsDep
 from api.faults import WHOLE, faults_of
 from api.idempotency import DRY_RUN
+from api.instance_origins import WantedOrigin
 from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
 from registry.instances.naming import database_name
-from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
+from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.status import Operation, traits
 from registry.instances.store import Delete
 from registry.storage.errors import RefusedError
@@ -68,7 +69,7 @@ class PlanService:
             errors: why the request would be refused.
             refused: how it would be answered then.
         """
-        sources = [await self._source(one) for one in new]
+        sources = [await self._source(one.origin, one.template) for one in new]
         sizes = await database_sizes(self._server, {name for name, _ in sources if name})
         jobs = [
             PlannedJob(
@@ -92,18 +93,59 @@ class PlanService:
             free_bytes=await free_bytes(self._server),
         )
 
-    async def _source(self, new: CreateRequest) -> tuple[str | None, int | None]:
+    async def of_reset(
+        self,
+        row: DbInstance,
+        wanted: WantedOrigin | None,
+        errors: Mapping[str, Sequence[str]],
+        refused: HTTPStatus = HTTPStatus.BAD_REQUEST,
+    ) -> Plan:
+        """What becomes of this instance if it is reset.
+
+        Args:
+            row: the instance.
+            wanted: what it is reset to; None if the request does not say that as it must.
+            errors: why the request would be refused.
+            refused: how it would be answered then.
+        """
+        jobs = [] if wanted is None else [await self._reset_to(row, wanted)]
+        return Plan(
+            status=_status(errors, refused),
+            errors=errors,
+            instances=jobs,
+            size_bytes=jobs[0].size_bytes if jobs else None,
+            free_bytes=await free_bytes(self._server),
+        )
+
+    async def _reset_to(self, row: DbInstance, wanted: WantedOrigin) -> PlannedJob:
+        origin, template = wanted.origin, wanted.template
+        name, size = await self._source(origin, template)
+        sizes = await database_sizes(self._server, {name} if name else set())
+        is_clone = isinstance(origin, TemplateOrigin)
+        return PlannedJob(
+            operation=Operation.RESET,
+            id=row.id,
+            name=row.name,
+            database_name=row.database_name,
+            database_template=template,
+            copy_of=origin.instance_id if isinstance(origin, CopyOrigin) else None,
+            backup_id=origin.backup_id if isinstance(origin, BackupOrigin) else None,
+            size_bytes=sizes.get(name) if name else size,
+            estimated_seconds=await self._seconds(Operation.RESET, template) if is_clone else None,
+        )
+
+    async def _source(self, origin: Origin, template: str) -> tuple[str | None, int | None]:
         """The database that a new one is made of; or, if it is none that is there, how large it was."""
-        match new.origin:
+        match origin:
             case TemplateOrigin():
-                return self._templates[new.template], None
+                return self._templates.get(template), None
             case CopyOrigin():
-                source = await self._queries.any_instance(new.origin.instance_id)
+                source = await self._queries.any_instance(origin.instance_id)
                 return (None if source is None else source.database_name), None
             case BackupOrigin():
-                return None, (await self._backups.stored(UUID(new.origin.backup_id))).database_size_bytes
+                return None, (await self._backups.stored(UUID(origin.backup_id))).database_size_bytes
             case _:
-                assert_never(new.origin)
+                assert_never(origin)
 
     async def of_delete(self, instance_id: int, delete: Delete) -> Plan:
         """What becomes of this instance if it is deleted in this way.

@@ -30,8 +30,9 @@ from api.instance_service import (
     require_instance_management,
 )
 from api.plan_service import PLANNED, DryRunDep, PlanServiceDep, plan_response
+from api.reset_service import ResetServiceDep
 from api.schemas.base import list_response, paced
-from api.schemas.instances import Accepted, Creation, Deletion, Instance
+from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
 from registry.instances.status import Operation
@@ -156,13 +157,24 @@ async def undelete_instance(
 @router.post(
     "/{instance_id}/reset",
     status_code=HTTPStatus.ACCEPTED,
+    response_model=Reset,
     dependencies=[STARTS_A_JOB],
     openapi_extra=RESET_INSTANCE_BODY,
-    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
+    responses={**PLANNED, **problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT)},
 )
-async def reset_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
-    """Request that a fresh clone of the template takes the place of the instance's database."""
-    return Accepted.model_validate(await service.reset(instance_id, body))
+async def reset_instance(
+    instance_id: InstanceId, body: JsonObject, dry_run: DryRunDep, service: ResetServiceDep
+) -> object:
+    """Request that another database takes the place of the instance's.
+
+    A fresh clone of its template or another, a copy of another instance's, or one that a backup holds.
+    """
+    if dry_run:
+        return plan_response(await service.plan(instance_id, body))
+    requested = await service.reset(instance_id, body)
+    replacement = requested.job.replacement
+    notice = None if replacement is None else copy_notice(replacement.origin)
+    return Reset.model_validate(requested).model_copy(update={"notice": notice})
 
 
 @router.post(

@@ -39,6 +39,12 @@ class Creation(Accepted):
     notice: str | None = Field(None, description="What is done to the instance that is copied.")
 
 
+class Reset(Accepted):
+    """A reset that was requested."""
+
+    notice: str | None = Field(None, description="What is done to the instance that is copied.")
+
+
 class Deletion(Accepted):
     """A delete that was committed, and what becomes of the database."""
 

@@ -11,8 +11,8 @@ class PlannedJob(ResponseModel):
     """One job that would be started."""
 
     operation: str = Field(
-        description="`Create`; `Trash` if the database goes to the trash, `Detach` if it is left, `Delete` or"
-        " `Purge` if it is dropped."
+        description="`Create`; `Reset`; `Trash` if the database goes to the trash, `Detach` if it is left,"
+        " `Delete` or `Purge` if it is dropped."
     )
     id: int | None = Field(None, description="The instance, if there is one already.")
     name: str

@@ -6,7 +6,6 @@ request for the held instance has locked its row, and so has the request for a c
 other has committed.
 """
 
-from collections.abc import Collection
 from typing import assert_never
 
 from sqlalchemy import Select, and_, or_, select
@@ -50,12 +49,6 @@ async def require_open(session: AsyncSession, instance: DbInstance) -> None:
     """
     if (refusal := await _refusal(session, instance, _copies_of(instance, CopyMode.CLOSED))) is not None:
         raise refusal
-
-
-async def lock_instances(session: AsyncSession, ids: Collection[int]) -> None:
-    """Lock the rows of several instances, the lowest id first, as each such transaction does."""
-    rows = select(DbInstance.id).where(DbInstance.id.in_(ids)).order_by(DbInstance.id)
-    await session.execute(rows.with_for_update())
 
 
 async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:

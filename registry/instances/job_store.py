@@ -35,14 +35,14 @@ from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
-from registry.instances.copies import copy_obstacle, hold_refusal, lock_instances
+from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
 from registry.instances.origins import origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
-from registry.instances.row_locks import lock_ods_instance, lock_with_source
+from registry.instances.row_locks import lock_instances, lock_ods_instance, lock_with_source
 from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import (

@@ -21,7 +21,6 @@ from registry.instances.copies import (
     copy_obstacle,
     held_source,
     hold_refusal,
-    lock_instances,
     require_not_copied,
     require_open,
 )

@@ -1,0 +1,89 @@
+"""Requests for resets: what the database that takes the place of an instance's is made of."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends
+
+from api.dependencies import BackupRecordsDep, InstanceQueriesDep, InstanceStoreDep, SettingsDep
+from api.faults import faults_of
+from api.http.audit_context import AuditContextDep
+from api.http.parsing import Properties
+from api.http.problems import explained
+from api.instance_origins import WantedOrigin, read_reset_origin
+from api.instance_service import InstanceServiceDep
+from api.plan_service import PlanServiceDep
+from api.schemas.plans import Plan
+from registry.instances.store import Requested
+from registry.storage.errors import InvalidError, RefusedError, require_valid
+from registry.storage.models import DbInstance
+
+
+class ResetService:
+    """Carries such requests out, or tells what they would do."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
+        self,
+        instances: InstanceStoreDep,
+        queries: InstanceQueriesDep,
+        backups: BackupRecordsDep,
+        service: InstanceServiceDep,
+        plans: PlanServiceDep,
+        audit: AuditContextDep,
+        settings: SettingsDep,
+    ) -> None:
+        self._instances = instances
+        self._queries = queries
+        self._backups = backups
+        self._service = service
+        self._plans = plans
+        self._audit = audit
+        self._templates = list(settings.template_databases)
+
+    async def reset(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the instance's database is replaced by another one, as `body` says.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            InvalidError: naming everything that is wrong with the body.
+            RefusedError: the instance cannot be reset, or the other one that it names not be copied.
+        """
+        self._audit.instance = instance_id
+        # That there is no such instance counts for more than a wrong body.
+        wanted = await self._wanted(await self._queries.instance(instance_id), body)
+        require_valid(wanted.errors)
+        return await self._service.launched(
+            await self._instances.request_reset(
+                instance_id, wanted.template, self._audit.client, wanted.origin
+            )
+        )
+
+    async def plan(self, instance_id: int, body: Properties[Any]) -> Plan:
+        """What `reset` would do.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+        """
+        row = await self._queries.instance(instance_id)
+        wanted = await self._wanted(row, body)
+        try:
+            require_valid(wanted.errors)
+        except InvalidError as refusal:
+            return await self._plans.of_reset(row, None, faults_of(refusal))
+        errors: Mapping[str, Sequence[str]] = {}
+        status = HTTPStatus.ACCEPTED
+        try:
+            await self._instances.require_resettable(instance_id, wanted.origin)
+        except (InvalidError, RefusedError) as refusal:
+            errors = {name or "Id": faults for name, faults in faults_of(refusal).items()}
+            status = explained(refusal).status
+        return await self._plans.of_reset(row, wanted, errors, status)
+
+    async def _wanted(self, row: DbInstance, body: Properties[Any]) -> WantedOrigin:
+        return await read_reset_origin(
+            body, row.database_template, self._templates, self._queries, self._backups
+        )
+
+
+ResetServiceDep = Annotated[ResetService, Depends()]
