@@ -148,9 +148,13 @@ class AdminApi:
         """Request the deletion of an instance without its database, which the answer names."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}?detach=true")
 
-    def reset(self, instance: int, template: str | None) -> Json:
-        """Request a fresh database for an instance, of another `template` if there is one."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/reset", json={"databaseTemplate": template})
+    def reset(self, instance: int, origin: Json) -> Json:
+        """Request another database for an instance: of this origin, or a fresh clone if that names none."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset", json=origin)
+
+    def plan_reset(self, instance: int, origin: Json) -> Json:
+        """What `reset` would do: a plan."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset?dryRun=true", json=origin)
 
     def undo_reset(self, instance: int) -> Json:
         """Request that an instance gets the database back which the last reset has replaced."""

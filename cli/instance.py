@@ -58,8 +58,34 @@ _PLAN_COLUMNS = {
 _REQUESTED_COLUMNS = {"line": "LINE", "id": "ID", "name": "NAME", "jobId": "JOB"}
 _MADE_COLUMNS = {**_REQUESTED_COLUMNS, "status": "STATUS"}
 _DROPPED = "Its database will be dropped, and cannot come back."
+_RESET_COLUMNS = {key: head for key, head in _PLAN_COLUMNS.items() if key not in {"line", "jobId"}}
 _SESSION_COLUMNS = {"applicationName": "SESSIONS OF", "state": "STATE", "count": "COUNT"}
 _TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "ROWS"}
+
+CopyOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID|NAME",
+        help="The instance that it shall be a copy of; a number is an id.",
+        show_default=False,
+    ),
+]
+Mode = Annotated[
+    CopyMode | None,
+    typer.Option(
+        help="How the instance is copied: while it is used (online, unless another is given), or sooner"
+        " done while it cannot be used and sessions on it are ended (closed).",
+        show_default=False,
+    ),
+]
+FromBackup = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKUP",
+        help="The backup that it shall be restored from; `ods backup list` shows the ids.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -77,22 +103,8 @@ def create(  # noqa: PLR0913 - a command line's options
         ),
     ] = None,
     *,
-    copy_of: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID|NAME",
-            help="The instance that it shall be a copy of; a number is an id.",
-            show_default=False,
-        ),
-    ] = None,
-    mode: Annotated[
-        CopyMode | None,
-        typer.Option(
-            help="How the instance is copied: while it is used (online, unless another is given), or sooner"
-            " done while it cannot be used and sessions on it are ended (closed).",
-            show_default=False,
-        ),
-    ] = None,
+    copy_of: CopyOf = None,
+    mode: Mode = None,
     from_csv: Annotated[
         Path | None,
         typer.Option(
@@ -119,14 +131,7 @@ def create(  # noqa: PLR0913 - a command line's options
         typer.Option(metavar="KEY=VALUE", help="A context of its ODS instance; may be given several times."),
     ] = None,
     description: Annotated[str | None, typer.Option(help="Any text.")] = None,
-    backup: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BACKUP",
-            help="The backup that it shall be restored from; `ods backup list` shows the ids.",
-            show_default=False,
-        ),
-    ] = None,
+    backup: FromBackup = None,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -152,10 +157,7 @@ def create(  # noqa: PLR0913 - a command line's options
     }
     with connect(api_url, data_dir) as api:
         origin = _origin(api, {"databaseTemplate": template, "backupId": backup, "mode": mode}, copy_of)
-        accepted = api.create(name, None, attributes | origin)
-        if accepted.get("notice") and not as_json:
-            say(accepted["notice"])
-        _show_accepted(api, accepted, wait=wait, as_json=as_json)
+        _show_noticed(api, api.create(name, None, attributes | origin), wait=wait, as_json=as_json)
 
 
 @app.command("list")
@@ -361,18 +363,29 @@ def reset(  # noqa: PLR0913 - a command line's options
         typer.Option(help="Another template than the one it was made from.", show_default=False),
     ] = None,
     *,
+    copy_of: CopyOf = None,
+    mode: Mode = None,
+    backup: FromBackup = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     yes: Yes = False,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Replace the database of an instance by a fresh clone; `undo-reset` brings back what it replaces."""
+    """Replace the database of an instance: by a fresh clone, a copy of another one, or a backup.
+
+    `undo-reset` brings back what it replaces.
+    """
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
+        origin = _named_origin(api, {"databaseTemplate": template, "backupId": backup, "mode": mode}, copy_of)
+        if dry_run:
+            _show_reset_plan(api.plan_reset(number, origin), as_json=as_json)
+            return
         if not yes:
             _require_name(_row(api, number), "All that was written into the instance is replaced.")
-        _show_accepted(api, api.reset(number, template), wait=wait, as_json=as_json)
+        _show_noticed(api, api.reset(number, origin), wait=wait, as_json=as_json)
 
 
 @app.command("undo-reset")
@@ -487,10 +500,18 @@ def _origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
     Raises:
         CommandError: there is no instance of the name that shall be copied.
     """
-    if copy_of is not None:
-        return given | {"copyOf": api.id_named(copy_of)}
-    is_named = given["databaseTemplate"] or given["backupId"]
-    return given if is_named else given | {"databaseTemplate": Template.MINIMAL}
+    named = _named_origin(api, given, copy_of)
+    is_named = copy_of is not None or given["databaseTemplate"] or given["backupId"]
+    return named if is_named else named | {"databaseTemplate": Template.MINIMAL}
+
+
+def _named_origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
+    """The members of a request that say where a database comes from, as they were given.
+
+    Raises:
+        CommandError: there is no instance of the name that shall be copied.
+    """
+    return given if copy_of is None else given | {"copyOf": api.id_named(copy_of)}
 
 
 def _row(api: AdminApi, instance: int) -> Json:
@@ -530,6 +551,22 @@ def _show_plan(rows: Sequence[Json], *, as_json: bool) -> None:
     show_list([dict.fromkeys(_PLAN_COLUMNS) | row for row in rows], _PLAN_COLUMNS)
     requested = sum("jobId" in row for row in rows)
     say(f"{len(rows) - requested} instances would be made; {requested} were requested by an earlier run.")
+
+
+def _show_reset_plan(plan: Json, *, as_json: bool) -> None:
+    """Show what a reset would do.
+
+    Raises:
+        CommandError: it would be refused: everything for which it would be.
+    """
+    if plan["errors"]:
+        raise CommandError("\n".join(reason for reasons in plan["errors"].values() for reason in reasons))
+    if as_json:
+        show_json(plan)
+        return
+    show_list(plan["instances"], _RESET_COLUMNS)
+    if plan["freeBytes"] is not None:
+        say(f"{plan['freeBytes']} bytes are free on the server.")
 
 
 def _create_all(api: AdminApi, sheet: Sheet, *, wait: bool, as_json: bool) -> None:
@@ -575,6 +612,13 @@ def _change_each(api: AdminApi, instances: Sequence[str], attributes: Json, *, a
         lambda instance: api.change(api.id_named(instance), attributes),
         lambda row: _show(row, as_json=as_json, briefly=len(instances) > 1),
     )
+
+
+def _show_noticed(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:
+    """Show what was accepted, after what becomes of the instance that is copied."""
+    if accepted.get("notice") and not as_json:
+        say(accepted["notice"])
+    _show_accepted(api, accepted, wait=wait, as_json=as_json)
 
 
 def _show_accepted(

@@ -17,6 +17,7 @@ class _Api:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.drops = True
+        self.errors: dict[str, list[str]] = {}
         self.row: dict[str, Any] = {
             "id": 7,
             "name": "Grand Bend",
@@ -49,9 +50,16 @@ class _Api:
     def id_named(self, name: str) -> int:
         return {"Grand Bend": 7, "7": 7, "8": 8}[name]
 
-    def reset(self, number: int, template: str | None) -> dict[str, Any]:
-        self.done.append(f"reset {number}{f' {template}' if template else ''}")
+    def reset(self, number: int, origin: dict[str, Any]) -> dict[str, Any]:
+        words = [f"{key} {value}" for key, value in origin.items() if value is not None]
+        self.done.append(" ".join(["reset", str(number), *words]))
         return {"id": number}
+
+    def plan_reset(self, number: int, origin: dict[str, Any]) -> dict[str, Any]:
+        self.done.append(f"plan {number} {origin['copyOf']}")
+        planned = {"name": "Grand Bend", "databaseTemplate": "Minimal", "databaseName": "EdFi_Ods"}
+        origin = {"copyOf": 8, "backupId": None, "sizeBytes": 5, "estimatedSeconds": None}
+        return {"errors": self.errors, "instances": [planned | origin], "freeBytes": 8_000_000}
 
     def undo_reset(self, number: int) -> dict[str, Any]:
         self.done.append(f"undo-reset {number}")
@@ -106,7 +114,24 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
 def test_instance_is_reset_to_another_template_when_it_is_named(api: _Api) -> None:
     options = ["reset", "Grand Bend", "--template", "Sample", "--yes"]
     assert CliRunner().invoke(instance.app, options).exit_code == 0
-    assert api.done == ["reset 7 Sample"]
+    assert api.done == ["reset 7 databaseTemplate Sample"]
+
+
+def test_instance_is_reset_to_a_copy_or_a_backup_when_one_is_named(api: _Api) -> None:
+    copy = ["reset", "Grand Bend", "--copy-of", "8", "--mode", "closed", "--yes"]
+    assert CliRunner().invoke(instance.app, copy).exit_code == 0
+    assert CliRunner().invoke(instance.app, ["reset", "7", "--backup", "b1", "--yes"]).exit_code == 0
+    assert api.done == ["reset 7 mode closed copyOf 8", "reset 7 backupId b1"]
+
+
+def test_nothing_is_asked_for_and_nothing_done_when_a_reset_is_only_planned(api: _Api) -> None:
+    planned = CliRunner().invoke(instance.app, ["reset", "7", "--copy-of", "8", "--dry-run"])
+    assert planned.exit_code == 0
+    assert ("Grand Bend" in planned.stdout, "8000000 bytes are free" in planned.output) == (True, True)
+    api.errors = {"Id": ["It is protected."], "CopyOf": ["There is none."]}
+    refused = CliRunner().invoke(instance.app, ["reset", "7", "--copy-of", "8", "--dry-run"])
+    assert str(refused.exception).splitlines() == ["It is protected.", "There is none."]
+    assert api.done == ["plan 7 8", "plan 7 8"]
 
 
 def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -> None:
