@@ -18,6 +18,7 @@ from temporalio.client import Client
 from tests.chaos import life, snapshots
 from tests.chaos.evidence import (
     BESIDE,
+    RESET,
     Database,
     Evidence,
     ForeignDatabase,
@@ -39,7 +40,6 @@ from tests.chaos.violations import Kind, Storm, Verdict, Violation
 _POLL_SECONDS = 0.5
 _NOTHING = Verdict()
 _STAGING = "ods_staging_"
-_RESET = "ods_reset_"
 _PUBLISHED = "EdFi_Ods_"
 
 # What the status of an instance and the operation of its last job say about the status of that job.
@@ -175,7 +175,7 @@ def _judged(
     yield from _databases(evidence, storm.foreign)
     yield from _spares(evidence, storm.spares)
     yield from _foreign(storm.foreign, foreign)
-    yield from _ods_instances(evidence, target)
+    yield from _ods_instances(evidence, storm, target)
     yield from _open_workflows(evidence, storm.history)
     yield from _duplicate_workflows(evidence)
 
@@ -415,7 +415,7 @@ def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> It
         if database.name in foreign:
             continue
         mark = database.staging_mark or database.mark
-        if database.name.startswith((_STAGING, _RESET)):
+        if database.name.startswith((_STAGING, RESET)):
             yield Violation(Kind.STAGING_DATABASE, database.name, mark, (database.name,))
         if database.invalid:
             # What a delete has begun, it must bring to its end, whatever a restore did to its row before.
@@ -468,7 +468,7 @@ def _foreign(
             yield Violation(Kind.FOREIGN_DATABASE, f"{name} was {database} and is {after.get(name)}")
 
 
-def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
+def _ods_instances(evidence: Evidence, storm: Storm, target: Target) -> Iterator[Violation]:
     """Each completed instance has its ODS instance, which leads to its database, and there are no others."""
     completed = {row.ods_instance_id: row for row in evidence.instances if row.is_complete}
     routed = {row.ods_instance_id: row for row in evidence.ods_instances}
@@ -478,7 +478,7 @@ def _ods_instances(evidence: Evidence, target: Target) -> Iterator[Violation]:
         if number not in completed:
             yield _surplus(ods_instance, evidence.instances)
             continue
-        yield from _routed(completed[number], ods_instance, target)
+        yield from _routed(completed[number], ods_instance, storm.history, target)
 
 
 def _surplus(ods_instance: OdsInstance, instances: Sequence[Instance]) -> Violation:
@@ -492,8 +492,12 @@ def _surplus(ods_instance: OdsInstance, instances: Sequence[Instance]) -> Violat
     return Violation(Kind.SURPLUS_ODS_INSTANCE, words, failed.mark, names)
 
 
-def _routed(instance: Instance, ods_instance: OdsInstance, target: Target) -> Iterator[Violation]:
-    if (ods_instance.name, ods_instance.instance_type) != (instance.name, instance.database_template):
+def _routed(
+    instance: Instance, ods_instance: OdsInstance, history: History, target: Target
+) -> Iterator[Violation]:
+    # A reset, which may be to another template, leaves the ODS instance as it is.
+    has_type = ods_instance.instance_type == instance.database_template or instance.mark in history.resets
+    if ods_instance.name != instance.name or not has_type:
         words = f"{instance}: '{ods_instance.name}', {ods_instance.instance_type}"
         yield Violation(Kind.WRONG_ODS_INSTANCE, words)
     host, port = target.address

@@ -86,6 +86,8 @@ class Customer:
             self._delete_backup: 1,
             self._snapshot: 6,
             self._reset: 6,
+            self._reset_to_copy: 5,
+            self._reset_to_backup: 4,
             self._undo_reset: 4,
         }
 
@@ -404,8 +406,27 @@ class Customer:
         return "accepted" if answer.is_success else "refused"
 
     async def _reset(self) -> str:
+        return await self._reset_to({}, Contents())
+
+    async def _reset_to_copy(self) -> str:
+        """Reset an instance to a copy of any, perhaps of itself, which is refused."""
+        source = self._any()
+        held = self._service.ledger.history.holds(await self._mark(source))
+        mode = self._rng.choice(("online", "closed"))
+        return await self._reset_to({"copyOf": source, "mode": mode}, held)
+
+    async def _reset_to_backup(self) -> str:
+        """Reset an instance to a backup of any, perhaps so soon that it is not made yet."""
+        if not self._backups:
+            return await self._back_up()
+        backup = self._rng.choice(self._backups)
+        return await self._reset_to({"backupId": backup}, self._service.ledger.history.backups[backup])
+
+    async def _reset_to(self, origin: Json, held: Contents) -> str:
         instance = self._any()
-        return self._heard(await self._service.reset(instance, self._instances[instance]))
+        # Before it is requested: a request without an answer may have been accepted.
+        self._service.ledger.history.see_reset(await self._mark(instance), held)
+        return self._heard(await self._service.reset(instance, self._instances[instance], origin))
 
     async def _undo_reset(self) -> str:
         instance = self._any()

@@ -24,8 +24,12 @@ BESIDE = ("Backup", "Snapshot", "Reset", "UndoReset")
 """Operations beside an instance that works: it is `Completed` afterwards, whatever becomes of their jobs."""
 TRASH = "ods_trash_"
 """How the names of databases in the trash begin."""
+RESET = "ods_reset_"
+"""How the names of databases begin that shall take the place of an instance's, and were never its own."""
 ROWS = "storm_rows"
 """The table in each database of an instance to which clients of the ODS/API write."""
+_KEPT_VERSIONS = 3
+"""How many databases that an instance had before resets are kept; the oldest beyond are dropped."""
 _ODS_INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
 _WATCH_SECONDS = 0.5
 
@@ -151,6 +155,14 @@ class Contents:
     """Rows of data by their numbers, and the marks of the instances that they were written for."""
 
     numbers: frozenset[int] = frozenset()
+    marks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Resets:
+    """How often an instance may have been reset, and which marks' rows its databases may have since."""
+
+    count: int = 0
     marks: frozenset[str] = frozenset()
 
 
@@ -287,6 +299,8 @@ class History:
         due: marks of the instances whose time in the trash was ended.
         rows: numbers of the rows that were written to the database of each mark, and confirmed.
         origins: what the database of each mark had when it was made, if that is no copy of a template.
+        resets: how often a reset was requested of the instance of each mark, and which marks' rows the other
+            databases may have.
         backups: what the instance of each backup had when that was requested, by the id of the backup.
         snapshots: the same of snapshots, by the name of the database.
         routed: names of databases in the trash to which the ODS/API was seen to be routed.
@@ -303,6 +317,7 @@ class History:
     due: set[str] = field(default_factory=set)
     rows: dict[str, set[int]] = field(default_factory=dict)
     origins: dict[str, Contents] = field(default_factory=dict)
+    resets: dict[str, Resets] = field(default_factory=dict)
     backups: dict[str, Contents] = field(default_factory=dict)
     snapshots: dict[str, Contents] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
@@ -314,7 +329,11 @@ class History:
 
     def see(self, databases: Sequence[Database], jobs: Sequence[Job]) -> None:
         """Note what is true at this moment."""
-        self.published |= {(it.mark, it.oid): it.name for it in databases if it.mark and it.open}
+        self.published |= {
+            (it.mark, it.oid): it.name
+            for it in databases
+            if it.mark and it.open and not it.name.startswith(RESET)
+        }
         self.errors |= {(job.job_id, job.error_message or "") for job in jobs if job.status == "Error"}
 
     def see_restore(self, lost: "Rows", restored: "Rows") -> None:
@@ -328,11 +347,33 @@ class History:
         self.forgotten |= lost.named_jobs - restored.named_jobs
         self.restores += 1
 
+    def see_reset(self, mark: str, held: Contents) -> None:
+        """Note that a reset of the instance with this mark is requested, to what has these rows."""
+        known = self.resets.get(mark, Resets())
+        self.resets[mark] = Resets(known.count + 1, known.marks | held.marks)
+
     def holds(self, mark: str) -> Contents:
-        """What the database of this mark must have now, and of which instances."""
-        origin = self.origins.get(mark, Contents())
-        written = frozenset(self.rows.get(mark, ()))
-        return Contents(origin.numbers | written, origin.marks | {mark})
+        """What the database of this mark must have now, and the instances whose rows it may have.
+
+        Of an instance that may have been reset, it is not known which of its databases is in use.
+        """
+        kept = self.keeps(mark)
+        return Contents(frozenset(), kept.marks) if mark in self.resets else kept
+
+    def keeps(self, mark: str) -> Contents:
+        """What the databases of this mark must have together, those from before resets included.
+
+        Nothing if there may have been so many resets that the oldest database was dropped.
+        """
+        origin, resets = self.origins.get(mark, Contents()), self.resets.get(mark, Resets())
+        written = origin.numbers | frozenset(self.rows.get(mark, ()))
+        numbers = frozenset[int]() if mark in self.outgrown else written
+        return Contents(numbers, origin.marks | resets.marks | {mark})
+
+    @property
+    def outgrown(self) -> set[str]:
+        """Marks of the instances that may have been reset so often that the oldest database was dropped."""
+        return {mark for mark, resets in self.resets.items() if resets.count > _KEPT_VERSIONS}
 
     def has_undone(self, job: str) -> bool:
         """Whether a restore has removed a job of this id or put it back, so that it may end otherwise."""
@@ -491,7 +532,8 @@ _INSTANCES = """
 SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
        databasename AS database_name,
        CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete'
-            WHEN operation IN ('Copy', 'Restore') THEN 'Create' ELSE operation END AS operation,
+            WHEN operation IN ('Copy', 'Restore') THEN 'Create'
+            WHEN operation = 'Replace' THEN 'Reset' ELSE operation END AS operation,
        jobnumber AS job_number, mark::text AS mark,
        publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
        trashdatabase AS trash_database, operation AS way,

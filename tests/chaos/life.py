@@ -94,12 +94,12 @@ def rows_judged(
     for name, found in rows.items():
         mark = owners.get(name)
         kept.setdefault(mark or "", set()).update(found)
-        marks = storm.history.holds(mark).marks if mark else frozenset[str]()
+        marks = storm.history.keeps(mark).marks if mark else frozenset[str]()
         for stranger in sorted(set(found.values()) - marks):
             yield Violation(Kind.CROSSED, f"{name} of the mark {mark} has rows of the mark {stranger}")
     gone = may_be_gone(evidence, storm)
     for mark in storm.history.rows.keys() | storm.history.origins.keys():
-        written = storm.history.holds(mark).numbers
+        written = storm.history.keeps(mark).numbers
         missing = sorted(written - kept.get(mark, set()))
         # What could not be restored from a backup has no database.
         may_be_missing = mark in gone or mark not in storm.history.rows
@@ -118,4 +118,4 @@ def _owners(evidence: Evidence) -> dict[str, str]:
 def may_be_gone(evidence: Evidence, storm: Storm) -> set[str]:
     """Marks of the instances whose databases may be gone."""
     dropped = {it.mark for it in evidence.instances if it.way in _DROPS or may_be_dropped(it, storm)}
-    return dropped | storm.history.deleted
+    return dropped | storm.history.deleted | storm.history.outgrown

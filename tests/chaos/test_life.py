@@ -272,6 +272,31 @@ async def test_rows_come_from_another_instance_when_its_backup_was_restored(
     assert _kinds(await check(target, restored, _TIMEOUT)) == {Kind.LOST_ROWS}
 
 
+async def test_rows_come_from_another_instance_when_the_instance_may_have_been_reset_to_that(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark, source = await _mark(garden), "00000000-0000-0000-0000-000000000001"
+    await garden.plant_rows(1, mark=source)
+    await garden.plant_rows(2, mark=mark)
+    history = History(rows={mark: {2}})
+    after = replace(storm, history=history)
+    assert _kinds(await check(target, after, _TIMEOUT)) == {Kind.CROSSED}
+    history.see_reset(mark, Contents(frozenset({1}), frozenset({source})))
+    assert await check(target, after, _TIMEOUT) == []
+    history.rows[mark].add(3)
+    assert _kinds(await check(target, after, _TIMEOUT)) == {Kind.LOST_ROWS}
+    for _ in range(3):  # the database that had the row may be the oldest, which is dropped then
+        history.see_reset(mark, Contents())
+    assert await check(target, after, _TIMEOUT) == []
+
+
+def test_copy_of_an_instance_need_not_have_its_rows_when_that_may_have_been_reset() -> None:
+    history = History(rows={"mark": {1}})
+    assert history.holds("mark") == Contents(frozenset({1}), frozenset({"mark"}))
+    history.see_reset("mark", Contents(frozenset({2}), frozenset({"source"})))
+    assert history.holds("mark") == Contents(frozenset(), frozenset({"mark", "source"}))
+
+
 async def test_nothing_is_lost_when_a_backup_could_not_be_restored(
     garden: Garden, target: Target, storm: Storm
 ) -> None:

@@ -221,9 +221,15 @@ class Service:
         body = {"name": name, "copyOf": source, "mode": mode}
         return await self.request("Create", name, "POST", _INSTANCES, body)
 
-    async def reset(self, instance: int, name: str) -> Json | None:
-        """Request that a fresh clone takes the place of an instance's database; None if it was refused."""
-        return await self.request("Reset", name, "POST", f"{_INSTANCES}/{instance}/reset", {})
+    async def reset(self, instance: int, name: str, origin: Json) -> Json | None:
+        """Request that another database takes the place of an instance's; None if it was refused.
+
+        Args:
+            instance: its id.
+            name: that it was created under.
+            origin: members of the body that name a copy or a backup; without any, it is a fresh clone.
+        """
+        return await self.request("Reset", name, "POST", f"{_INSTANCES}/{instance}/reset", origin)
 
     async def undo_reset(self, instance: int, name: str) -> Json | None:
         """Request that the database comes back that was replaced last; None if it was refused."""
