@@ -2,28 +2,25 @@
 
 import asyncio
 import logging
-from dataclasses import asdict, replace
-from uuid import UUID, uuid4
+from dataclasses import replace
+from uuid import UUID
 
-import asyncpg
 from temporalio import activity
 
+from activities.backup_requests import backup_request, stored_backup
 from activities.databases import SupersededError, owner_of
 from activities.errors import as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from backups.backing_up import back_up, program_label
 from backups.layout import folder_of, instance_folder
-from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from backups.manifest import BackupRequest, Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from backups.stored_backups import list_backups, load_manifest
-from databases.change_sign import read_sign
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
-from databases.inner_rights import read_rights
-from databases.locales import read_locale
 from databases.lookup import choose, find, require_usable
 from logs import fault_name
 from registry.backups.stored import StoredBackup
@@ -34,9 +31,6 @@ from tenants.tenant import Tenant
 
 _REPORT_SECONDS = 1
 """How often the registry is told how far a backup is, and asked whether it is still wanted."""
-
-_SIGN = "changeSign"
-"""The member of a manifest's details that has the sign."""
 
 _logger = logging.getLogger(__name__)
 
@@ -70,12 +64,12 @@ class BackupActivities:
                 request = await self._request(job)
                 store = open_store(self._tenant.settings)
                 if (earlier := await self._stored_before(store, job)) is not None:
-                    return _stored(earlier, store.location(folder_of(earlier.key)))
+                    return stored_backup(earlier, store.location(folder_of(earlier.key)))
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
                     making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
                     made = await watched(making, self._report(job, following))
-                return _stored(made, store.location(folder_of(made.key)))
+                return stored_backup(made, store.location(folder_of(made.key)))
 
     async def _require_due(self, job: InstanceJob) -> None:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
@@ -112,26 +106,7 @@ class BackupActivities:
         if job.makes_backup is None:
             raise SupersededError
         row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
-        async with self._tenant.server.connected(job.database) as inside:
-            # Before the snapshot of the dump: what is committed after that changes the sign.
-            sign = await _sign(inside) if row.kind == BackupKind.SCHEDULED else None
-            rights = await read_rights(inside)
-            locale = await read_locale(inside, job.database)
-        return BackupRequest(
-            BackupKey(job.tenant, job.ods_instance_id, uuid4()),
-            UUID(job.mark),
-            job.name,
-            BackupKind(row.kind),
-            job.template,
-            {
-                **row.details,
-                "backupId": job.makes_backup,
-                "instanceId": job.instance_id,
-                "rights": rights,
-                "locale": None if locale is None else asdict(locale),
-                **({_SIGN: sign} if sign is not None else {}),
-            },
-        )
+        return await backup_request(self._tenant, row, job.database)
 
     async def _report(self, job: InstanceJob, following: Following) -> None:
         """Record how far the job is until this is cancelled.
@@ -148,29 +123,3 @@ class BackupActivities:
                 continue
             if not held:
                 raise SupersededError
-
-
-async def _sign(inside: asyncpg.Connection) -> str | None:
-    """What tells the database from one that has changed since; None if that cannot be told."""
-    try:
-        return await read_sign(inside)
-    except DatabaseFaultError as fault:
-        if fault.outage:
-            raise
-        return None
-
-
-def _stored(made: Manifest, location: str) -> StoredBackup:
-    sign = made.details.get(_SIGN)
-    return StoredBackup(
-        stored_id=str(made.backup_id),
-        location=location,
-        size_bytes=made.size_bytes,
-        database_size_bytes=made.database_size_bytes,
-        sha256=made.sha256,
-        postgres_version=made.postgres_version,
-        encrypted=made.encrypted,
-        taken_at=made.created_at,
-        finished_at=made.finished_at,
-        change_sign=sign if isinstance(sign, str) else None,
-    )
