@@ -9,7 +9,7 @@ from datetime import datetime
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
-from databases.ownership import Owner, published_at
+from databases.ownership import Owner, opened_by, published_at
 from databases.snapshot_marks import SnapshotMark
 from databases.spares import is_spare
 from databases.statements import fetch_rows, fetch_value
@@ -57,6 +57,7 @@ class Database:
         open: whether it accepts connections.
         template: whether it is marked as a template.
         invalid: whether a DROP of it was interrupted.
+        opened_by: of one in the trash, the job that has opened it to back it up; None if none has.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Database:
     open: bool
     template: bool
     invalid: bool
+    opened_by: str | None = None
 
 
 async def databases(session: asyncpg.Connection) -> list[Database]:
@@ -128,6 +130,7 @@ def _database(row: asyncpg.Record) -> Database:
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],
+        opened_by=opened_by(row["comment"]),
     )
 
 

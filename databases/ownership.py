@@ -18,6 +18,7 @@ from databases.constants import STAGING_PREFIX
 from databases.template_marks import generation_in
 
 _VERSION = 2
+_OPENED_BY = "openedBy"
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
 
 
@@ -123,6 +124,18 @@ class Owner:
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
+
+
+def opened_by(comment: str | None) -> str | None:
+    """The job that has opened this database, which is in the trash, to back it up; None if none has."""
+    job = _fields(comment).get(_OPENED_BY)
+    return job if isinstance(job, str) else None
+
+
+def with_opening(comment: str, job_id: str | None) -> str:
+    """The comment of a database in the trash that the job has opened; None: that is closed again."""
+    fields = {name: value for name, value in _fields(comment).items() if name != _OPENED_BY}
+    return json.dumps(fields | ({_OPENED_BY: job_id} if job_id else {}))
 
 
 def published_at(comment: str | None) -> datetime | None:

@@ -16,7 +16,7 @@ from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lookup import DatabaseRows, find, refusal, shares_instance
-from databases.ownership import Owner
+from databases.ownership import Owner, opened_by
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
 from registry.instances.naming import is_trash_name
@@ -148,11 +148,29 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
             or is open; or only a database of another name carries the mark.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
+    row = await find_in_trash(session, owner, trash)
+    if row is None:
+        return False
+    await drop_database(session, trash, invalid=is_invalid(row))
+    return True
+
+
+async def find_in_trash(session: asyncpg.Connection, owner: Owner, trash: str) -> asyncpg.Record | None:
+    """The database that has the name `trash`, if registry and server agree that it is in the trash.
+
+    None if no database carries the mark any more. It may be open if a job has opened it to back it up.
+
+    Raises:
+        NotOursError: the database of that name is not the instance's.
+        DisagreementError: it is not in the trash by its comment, was put there later than the registry knows,
+            or was opened; or only a database of another name carries the mark.
+        DatabaseFaultError: the server is away, …
+    """
     found = await find(session, owner, trash)
     if trash not in found:
         if others := [name for name, row in found.items() if owner.owns(row["comment"])]:
             raise _elsewhere(others[0], trash)
-        return False
+        return None
     if not owner.owns(found[trash]["comment"]):
         raise NotOursError(trash)
     marked = Owner.read(found[trash]["comment"])
@@ -163,15 +181,15 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
             " registry was restored to an earlier state, or the database was changed by hand. Nothing was"
             " dropped. Undelete the instance, then delete it again.",
         )
-    if found[trash]["datallowconn"] and not _is_invalid(found, trash):
+    is_opened = found[trash]["datallowconn"] and not opened_by(found[trash]["comment"])
+    if is_opened and not _is_invalid(found, trash):
         raise DisagreementError(
             trash,
             f"The database '{trash}' in the trash was opened, and may be in use. Nothing was dropped."
             f' Undelete the instance, or close it (ALTER DATABASE "{trash}" ALLOW_CONNECTIONS false), then'
             " retry.",
         )
-    await drop_database(session, trash, invalid=_is_invalid(found, trash))
-    return True
+    return found[trash]
 
 
 async def let_go(
@@ -225,8 +243,13 @@ def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
     return not is_marked and database in found and found[database]["comment"] is None
 
 
+def is_invalid(row: asyncpg.Record) -> bool:
+    """Whether a DROP of the database was interrupted."""
+    return bool(row["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+
+
 def _is_invalid(found: DatabaseRows, database: str) -> bool:
-    return bool(found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+    return is_invalid(found[database])
 
 
 def _elsewhere(database: str, trash: str) -> DisagreementError:

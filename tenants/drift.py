@@ -535,7 +535,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
             f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
             f" to an earlier state. {_KEPT} {back}"
         )
-    if database.open:
+    if database.open and database.opened_by is None:  # what a job has left open, the pass closes
         return (
             f"Its database '{name}' in the trash was opened, and may be in use. {_KEPT} Close it (ALTER"
             f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'

@@ -1,0 +1,267 @@
+"""Databases in the trash that are opened to be backed up, and dropped as they were backed up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from databases import trash, trash_backup
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.ownership import Owner, opened_by
+from databases.provisioning import CloneRequest, TemplateSizes, provision
+from databases.server import Server
+from databases.trash import TrashJob
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.naming import trash_name
+from tests.postgres.postgres_inspection import exists, row_of
+from tests.servers import session
+
+JOB = "PurgeInstanceJob-7-3"
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
+_END = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1"
+_INVALIDATE = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+
+
+@pytest.fixture
+async def kept(
+    owner: Owner, server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> AsyncIterator[str]:
+    """The name of the instance's database in the trash."""
+    name = trash_name(owner.mark, 2)
+    async with server.fenced(owner) as fenced:
+        await provision(fenced, wanted, TemplateSizes())
+        assert await trash.put(server, fenced, TrashJob(owner, 2, 1, [wanted.database], name))
+    yield name
+    await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def trashed(owner: Owner) -> Owner:
+    """The instance, as the registry knows it: the second job has put the database into the trash."""
+    return replace(owner, number=2)
+
+
+async def back_up(server: Server, trashed: Owner, kept: str) -> str:
+    """Open the database as for a backup; returns the state of the closed one."""
+    async with server.fenced(trashed) as fenced:
+        _, state = await trash_backup.while_open(fenced, trashed, kept, JOB, do_nothing)
+        return state
+
+
+async def purge(server: Server, trashed: Owner, kept: str, state: str | None) -> bool:
+    async with server.fenced(trashed) as fenced:
+        return await trash_backup.purge_backed_up(fenced, trashed, kept, state)
+
+
+async def do_nothing() -> None:
+    """Stands for a backup."""
+
+
+async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
+    statement = await admin.fetchval(
+        "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)", database, text
+    )
+    await admin.execute(statement)
+
+
+async def state_of(admin: asyncpg.Connection, database: str) -> tuple[bool, str | None]:
+    """Whether the database is open, and which job says that it has opened it."""
+    row = await row_of(admin, database)
+    assert row is not None
+    return row["datallowconn"], opened_by(row["comment"])
+
+
+async def test_database_is_open_while_it_is_backed_up_and_closed_and_marked_as_before_afterwards(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    before = await row_of(admin, kept)
+
+    async def work() -> int:
+        assert await state_of(admin, kept) == (True, JOB)
+        async with session(postgres.dsn(kept)) as inside:
+            answer: int = await inside.fetchval("SELECT 42")
+            return answer
+
+    async with server.fenced(trashed) as fenced:
+        answer, state = await trash_backup.while_open(fenced, trashed, kept, JOB, work)
+        found = await trash_backup.inspect_trash(fenced, trashed, kept)
+    after = await row_of(admin, kept)
+    assert before is not None
+    assert after is not None
+    assert (answer, dict(after)) == (42, dict(before))
+    assert found == trash_backup.Trashed(state, invalid=False)
+    assert await purge(server, trashed, kept, state)
+    assert not await exists(admin, kept)
+    assert not await purge(server, trashed, kept, None), "nothing is left to drop"
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_database_is_closed_when_the_backup_has_failed_or_is_cancelled(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, *, is_cancelled: bool
+) -> None:
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        if not is_cancelled:
+            raise DatabaseFaultError("The disk is full.")
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with server.fenced(trashed) as fenced:
+            await trash_backup.while_open(fenced, trashed, kept, JOB, work)
+
+    running = asyncio.create_task(run())
+    await began.wait()
+    if is_cancelled:
+        running.cancel()
+    with pytest.raises((DatabaseFaultError, asyncio.CancelledError)):
+        await running
+    assert await state_of(admin, kept) == (False, None)
+
+
+async def test_no_session_is_on_the_database_any_more_when_its_backup_is_made(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, reader: str
+) -> None:
+    async def work() -> asyncpg.Connection:
+        return await asyncpg.connect(f"{reader}/{kept}")
+
+    async with server.fenced(trashed) as fenced:
+        other, _ = await trash_backup.while_open(fenced, trashed, kept, JOB, work)
+    assert await admin.fetchval(_SESSIONS, kept) == 0
+    other.terminate()
+
+
+async def test_backup_does_not_count_when_a_session_cannot_be_ended(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    """One of a superuser may go on writing."""
+
+    async def work() -> asyncpg.Connection:
+        return await asyncpg.connect(postgres.dsn(kept))
+
+    with pytest.raises(DatabaseFaultError, match="close the sessions of superusers by hand"):
+        async with server.fenced(trashed) as fenced:
+            await trash_backup.while_open(fenced, trashed, kept, JOB, work)
+    assert await state_of(admin, kept) == (False, JOB)
+    await admin.fetch(_END, kept)
+    assert await purge(server, trashed, kept, await back_up(server, trashed, kept))
+
+
+async def test_database_is_backed_up_when_a_worker_that_died_has_left_it_open(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    await leave_open(admin, kept)
+    state = await back_up(server, trashed, kept)
+    assert await state_of(admin, kept) == (False, None)
+    assert await purge(server, trashed, kept, state)
+
+
+async def leave_open(admin: asyncpg.Connection, kept: str) -> None:
+    row = await row_of(admin, kept)
+    assert row is not None
+    await comment(admin, kept, row["comment"].replace("{", f'{{"openedBy": "{JOB}", ', 1))
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+
+
+async def test_database_is_purged_without_a_backup_when_one_was_interrupted_and_none_is_wanted(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    await leave_open(admin, kept)
+    async with server.fenced(trashed) as fenced:
+        assert await trash.purge(fenced, trashed, kept)
+    assert not await exists(admin, kept)
+
+
+async def test_nothing_is_done_when_another_session_has_opened_the_database(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+    with pytest.raises(DisagreementError, match="was opened, and may be in use"):
+        await back_up(server, trashed, kept)
+    with pytest.raises(DisagreementError, match="was opened, and may be in use"):
+        await purge(server, trashed, kept, state)
+    async with server.fenced(trashed) as fenced:
+        await trash_backup.close_opened(fenced, trashed, kept)
+    assert await state_of(admin, kept) == (True, None)
+
+
+async def test_nothing_is_dropped_when_the_database_was_opened_and_closed_since_its_backup(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+    for word in ("true", "false"):
+        await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS {word}')
+    with pytest.raises(DisagreementError, match="was opened or changed since it was backed up"):
+        await purge(server, trashed, kept, state)
+    assert await exists(admin, kept)
+    assert await purge(server, trashed, kept, await back_up(server, trashed, kept))
+
+
+async def test_nothing_is_dropped_when_there_is_no_verified_backup(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    await back_up(server, trashed, kept)
+    with pytest.raises(DisagreementError, match="There is no verified backup"):
+        await purge(server, trashed, kept, None)
+    assert await exists(admin, kept)
+
+
+async def test_drop_goes_on_when_it_was_interrupted_and_no_backup_is_made_of_what_is_left(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+    await admin.execute(_INVALIDATE, kept)
+    with pytest.raises(DisagreementError, match="A DROP of the database"):
+        await back_up(server, trashed, kept)
+    with pytest.raises(DisagreementError, match="There is no verified backup"):
+        await purge(server, trashed, kept, None)
+    assert await purge(server, trashed, kept, state)
+    assert not await exists(admin, kept)
+
+
+async def test_backup_still_counts_when_the_drop_could_not_begin(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    """While another session holds a lock on the database."""
+    state = await back_up(server, trashed, kept)
+    holding = admin.transaction()
+    await holding.start()
+    await admin.execute(f'ALTER DATABASE "{kept}" CONNECTION LIMIT 7')
+    with pytest.raises(DatabaseFaultError):
+        await purge(server, trashed, kept, state)
+    await holding.rollback()
+    assert await purge(server, trashed, kept, state)
+    assert not await exists(admin, kept)
+
+
+@pytest.mark.parametrize("known", [1, 0])
+async def test_nothing_is_opened_when_the_registry_knows_an_earlier_delete(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, known: int
+) -> None:
+    earlier = replace(trashed, number=known)
+    with pytest.raises(DisagreementError, match="restored to an earlier state"):
+        await back_up(server, earlier, kept)
+    with pytest.raises(DisagreementError, match="restored to an earlier state"):
+        await purge(server, earlier, kept, "any")
+    assert await state_of(admin, kept) == (False, None)
+
+
+async def test_nothing_is_opened_when_the_database_is_that_of_another_installation(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    row = await row_of(admin, kept)
+    assert row is not None
+    theirs = "11111111-52f4-4f3c-8a43-0e8d7f4f3f10"
+    await comment(
+        admin, kept, row["comment"].replace('"installation": null', f'"installation": "{theirs}"', 1)
+    )
+    ours = replace(trashed, installation="22222222-52f4-4f3c-8a43-0e8d7f4f3f10")
+    with pytest.raises(NotOursError):
+        await back_up(server, ours, kept)
+    with pytest.raises(NotOursError):
+        await purge(server, ours, kept, "any")
+    assert await state_of(admin, kept) == (False, None)
