@@ -340,6 +340,10 @@ class ServiceSettings(BaseSettings):
     backup_concurrency: int = Field(
         default=2, ge=1, le=100, description="Backups a worker makes, or restores to verify them, at once."
     )
+    final_backup: bool = Field(
+        default=False,
+        description="Whether a backup is made, and verified, before an instance's database is dropped.",
+    )
 
     trash_days: int = Field(
         default=7,
@@ -465,6 +469,13 @@ class ServiceSettings(BaseSettings):
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
     )
+
+    @field_validator("final_backup")
+    @classmethod
+    def _require_store(cls, final_backup: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
+        if final_backup and "backup_url" in info.data and info.data["backup_url"] is None:
+            raise ValueError("must not be set without ODS_BACKUP_URL, where the backups would be")
+        return final_backup
 
     @field_validator("oidc_issuer", "oidc_jwks_url")
     @classmethod

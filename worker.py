@@ -24,6 +24,7 @@ from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities
+from activities.final_backups import FollowingPurges
 from activities.idempotency_keys import IdempotencyKeyActivities
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
@@ -44,6 +45,7 @@ from temporal.job_starter import JobStarter, started_jobs
 from temporal.namespace import register_search_attributes
 from temporal.refresh_starter import RefreshStarter
 from temporal.verification_starter import VerificationStarter
+from tenants.backup_store import backup_obstacle
 from tenants.drift import Drift
 from tenants.tenant import Tenant, open_tenants
 from workflows.backup_instance import BackupInstance
@@ -51,6 +53,7 @@ from workflows.create_instance import CopyInstance, CreateInstance, RestoreInsta
 from workflows.delete_instance import DeleteInstance
 from workflows.detach_instance import DetachInstance
 from workflows.pending_sweep import PendingSweep
+from workflows.purge_after_backup_instance import PurgeAfterBackupInstance
 from workflows.purge_instance import PurgeInstance
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
@@ -74,6 +77,7 @@ WORKFLOWS = [
     DetachInstance,
     UndeleteInstance,
     PurgeInstance,
+    PurgeAfterBackupInstance,
     BackupInstance,
     VerifyBackup,
     SnapshotInstance,
@@ -115,7 +119,13 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         workflow_tasks: how many workflow tasks it has under way at most.
     """
     settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
-    statuses = StatusActivities(jobs, tenant.connection_strings, server, settings.backup_verify)
+    statuses = StatusActivities(
+        jobs,
+        tenant.connection_strings,
+        server,
+        settings.backup_verify,
+        final_backup=settings.final_backup,
+    )
     snapshots = SnapshotActivities(tenant.snapshots)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start)
@@ -129,6 +139,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant.remove_template_leftovers,
         tenant.instances,
         tenant.versions,
+        partial(backup_obstacle, settings, server) if settings.final_backup else None,
     )
     keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
@@ -150,6 +161,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             statuses.finish_rename,
             statuses.finish_undelete,
             statuses.finish_purge,
+            FollowingPurges(tenant.instances).request_purge_after,
             statuses.finish_backup,
             statuses.finish_replacement,
             statuses.fail,
@@ -206,6 +218,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.detach,
             databases.undelete,
             databases.purge,
+            databases.purge_backed_up,
             databases.snapshot,
             databases.reset,
             databases.undo_reset,
@@ -249,15 +262,18 @@ def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
     """
     settings = tenant.settings
     backups = BackupActivities(tenant)
+    verifications = VerificationActivities(tenant)
     databases = DatabaseActivities(tenant, ConcurrencyLimit(settings.backup_concurrency))
     return Worker(
         temporal,
         task_queue=settings.backup_queue,
         activities=[
             backups.back_up,
-            VerificationActivities(tenant).verify_backup,
+            verifications.verify_backup,
+            verifications.verify_final_backup,
             databases.provision,
             databases.reset,
+            databases.back_up_trash,
         ],
         max_concurrent_activities=settings.backup_concurrency,
         max_concurrent_activity_task_polls=1,

@@ -17,8 +17,9 @@ from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.locales import parse_locale
 from databases.scratch import scratch_database
-from registry.backups.records import BackupRecords
-from registry.instances.jobs import ExecutionPolicy, tenant_id
+from registry.backups.records import BackupRecords, proven_state
+from registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
+from registry.storage.models import Backup
 from tenants.backup_store import load_recorded, open_store
 from tenants.tenant import Tenant
 
@@ -82,14 +83,50 @@ class VerificationActivities:
             if backup is None:
                 return None
             async with heartbeats(following.details):
-                store = open_store(self._tenant.settings)
-                manifest = await load_recorded(store, self._tenant.name, backup)
-                if manifest.encrypted:
-                    async for _ in read_dump(store, manifest):
-                        pass
-                    return None
-                with program_log() as log:
-                    return await self._differences(store, manifest, replace(log, report=following.report))
+                return await self._examine(backup, following)
+
+    @activity.defn
+    async def verify_final_backup(self, job: InstanceJob) -> None:
+        """Verify, in the same way, the backup that a purge has made, and record the verdict.
+
+        Nothing is done if that was done before.
+
+        Raises:
+            ApplicationError: of type `Outage`, or of the type of the fault; also if the backup is not what it
+                should be.
+        """
+        following = Following()
+        with as_application_error():
+            backup = await self._tenant.backups.final_of(job)
+            if backup is None or proven_state(backup) is not None:
+                return
+            async with heartbeats(following.details):
+                error = await self._verdict(backup, following)
+            await self._tenant.backups.finish_proof(backup, error)
+            if error is not None:
+                raise BackupFaultError(
+                    f"The backup {backup.id} is not what the database holds. {error} Nothing was dropped."
+                    " Retry: another one is made."
+                )
+
+    async def _verdict(self, backup: Backup, following: Following) -> str | None:
+        try:
+            return await self._examine(backup, following)
+        except BackupFaultError as fault:
+            if fault.outage:
+                raise
+            return fault.reason
+
+    async def _examine(self, backup: Backup, following: Following) -> str | None:
+        """Why a stored backup is not what it should be; None if it is."""
+        store = open_store(self._tenant.settings)
+        manifest = await load_recorded(store, self._tenant.name, backup)
+        if manifest.encrypted:
+            async for _ in read_dump(store, manifest):
+                pass
+            return None
+        with program_log() as log:
+            return await self._differences(store, manifest, replace(log, report=following.report))
 
     async def _differences(self, store: BackupStore, manifest: Manifest, monitor: Monitor) -> str | None:
         server = self._tenant.server

@@ -16,18 +16,20 @@ from temporalio.exceptions import ApplicationError
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
+from activities.final_backups import make_final_backup
 from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from backups.backing_up import program_label
-from databases import dropping, renaming, replacing, trash
+from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import LOST, DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
 from databases.trash import TrashJob
 from logs import fault_name
+from registry.backups.records import proven_state
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
@@ -193,6 +195,41 @@ class DatabaseActivities:
             job,
             lambda session: trash.purge(session, owner_of(job), _trash_database(job)),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
+        )
+        return recorded
+
+    @activity.defn
+    async def back_up_trash(self, job: InstanceJob) -> bool:
+        """Store a backup of the instance's database in the trash, unless there is one of it as it is now.
+
+        False if there is no database any more, so that there is none to drop either.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        _require(Operation.PURGE_AFTER_BACKUP, job)
+        following = Following()
+        with as_application_error():
+            async with heartbeats(following.details), self._fenced(job) as session:
+                report = partial(self._report, job, following)
+                return await make_final_backup(self._tenant, session, job, owner_of(job), following, report)
+
+    @activity.defn
+    async def purge_backed_up(self, job: InstanceJob) -> bool:
+        """Drop the instance's database from the trash as it was backed up; true if that was recorded.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        """
+        _require(Operation.PURGE_AFTER_BACKUP, job)
+
+        async def purge(session: asyncpg.Connection) -> bool:
+            backup = await self._tenant.backups.final_of(job)
+            backed_up = None if backup is None else proven_state(backup)
+            return await trash_backup.purge_backed_up(session, owner_of(job), _trash_database(job), backed_up)
+
+        _, recorded = await self._delete(
+            job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped)
         )
         return recorded
 
@@ -418,23 +455,23 @@ class DatabaseActivities:
                 await renaming.rename_back(
                     self._tenant.server, session, owner_of(job), job.database, job.final_database
                 )
-                return None
             case Undo.BACK_TO_TRASH:
                 await trash.put(self._tenant.server, session, _trash_job(job))
-                return None
+                await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
+            case Undo.CLOSE_TRASH:
+                await self._remove_private(session, job)
+                await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)
-                return None
             case Undo.END_BACKUP:
                 await dropping.end_programs(session, program_label(UUID(job.mark)))
                 await self._remove_private(session, job)
-                return None
             case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
                 await self._remove_private(session, job)
-                return None
             case unknown:
                 assert_never(unknown)
+        return None
 
     async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         """Make the row of a failed create follow its database, if that was published; true if it does now."""

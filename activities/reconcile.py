@@ -83,6 +83,7 @@ class ReconcileActivities:
         remove_template_leftovers: removes what loads of templates have left.
         instances: takes the requests to purge what is due in the trash.
         versions: the databases that instances had before resets.
+        backup_obstacle: why no backup can be made before purges; None if one can, or none is to be made.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of a pass
@@ -95,6 +96,7 @@ class ReconcileActivities:
         remove_template_leftovers: Callable[[], Awaitable[object]],
         instances: InstanceStore,
         versions: VersionStore,
+        backup_obstacle: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._job_store = job_store
         self._server = server
@@ -104,6 +106,7 @@ class ReconcileActivities:
         self._remove_template_leftovers = remove_template_leftovers
         self._instances = instances
         self._versions = versions
+        self._backup_obstacle = backup_obstacle
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -147,15 +150,16 @@ class ReconcileActivities:
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         """Ended jobs, of instances with ids above `after`, that have left something on the server.
 
-        Those are failed jobs that were not undone, and staging databases on which no job works. With the
-        first page, what loads of templates have left is removed as well.
+        Those are failed jobs that were not undone, staging databases on which no job works, and databases in
+        the trash that a job has left open. With the first page, what loads of templates have left is removed
+        as well.
         """
         with as_application_error():
             if after is None:
                 await self._remove_template_leftovers()
             found = await self._databases()
             marks = {one.mark for one in found if one.mark is not None}
-            staged = {one.mark for one in found if one.mark is not None and (one.staging or one.reset)}
+            staged = {one.mark for one in found if one.mark is not None and _is_private(one)}
             named = {(one.mark, one.name) for one in found}
             failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, named)]
             staging = await self._job_store.ended_jobs(staged)
@@ -192,7 +196,8 @@ class ReconcileActivities:
         """Request and start the purges that are due, up to `_PURGES_A_PASS`, the oldest first.
 
         None while registry and server contradict each other so that the registry may be of yesterday, or a
-        copy: what it has in the trash may have been undeleted since. Nor while their clocks differ.
+        copy: what it has in the trash may have been undeleted since. Nor while their clocks differ, or the
+        backup that is to be made before each cannot be made.
         """
         with as_application_error():
             if not await self._instances.is_purge_due():
@@ -202,10 +207,18 @@ class ReconcileActivities:
                     "Purges are due, but none is done: %s: %s", suspicion.kind, suspicion.explanation
                 )
                 return PurgeReport(0, f"{suspicion.kind} {suspicion.subject}")
+            if self._backup_obstacle and (obstacle := await self._backup_obstacle()) is not None:
+                _logger.warning("Purges are due, but none is done: %s", obstacle)
+                return PurgeReport(0, f"the backup before them: {obstacle}")
             requested = await self._instances.request_due_purges(_PURGES_A_PASS)
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self._start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))
+
+
+def _is_private(database: Database) -> bool:
+    """Whether it is as no database is that no job works on."""
+    return database.staging or database.reset or database.opened_by is not None
 
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
@@ -221,6 +234,8 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
             return (job.mark, job.final_database) in named
         # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
         case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP | Undo.NOTHING:
+            return False
+        case Undo.CLOSE_TRASH:  # what is open is told from its comment
             return False
         case unknown:
             assert_never(unknown)

@@ -25,6 +25,10 @@ from registry.rights.missing import MissingRightsError
 from registry.storage.errors import ContextTakenError, NameTakenError
 from settings import VerifyPolicy
 
+_BACKUP_FIRST = (
+    "A backup is to be made before a database is dropped (ODS_FINAL_BACKUP), which was not known when this"
+    " was requested. Nothing was dropped. Request it again."
+)
 _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
 
@@ -39,6 +43,7 @@ class StatusActivities:
         connection_strings: encrypts what the ODS/API shall connect with.
         server: asked before a delete begins whether its database may be dropped.
         verify: which backups are to be verified without a request.
+        final_backup: whether a backup is made before a database is dropped.
     """
 
     def __init__(
@@ -47,7 +52,10 @@ class StatusActivities:
         connection_strings: OdsConnectionStrings,
         server: Server,
         verify: VerifyPolicy = VerifyPolicy.NEVER,
+        *,
+        final_backup: bool = False,
     ) -> None:
+        self._final_backup = final_backup
         self._verify = verify
         self._jobs = jobs
         self._connection_strings = connection_strings
@@ -57,7 +65,7 @@ class StatusActivities:
     async def begin(self, job: InstanceJob) -> BeginResult:
         """Move the instance to `InProgress` for this attempt, or record why a delete is refused."""
         with as_application_error():
-            return await self._jobs.begin(job, await self._refusal(job))
+            return await self._jobs.begin(job, self._missing_backup(job) or await self._refusal(job))
 
     @activity.defn
     async def is_due(self, job: InstanceJob) -> bool:
@@ -117,6 +125,11 @@ class StatusActivities:
         """Record what a running job waits for."""
         await self._jobs.record_wait(wait)
 
+    def _missing_backup(self, job: InstanceJob) -> str | None:
+        """Why a job must not begin that would drop a database without the backup that the settings want."""
+        drops = job.operation in {Operation.DELETE, Operation.PURGE} and job.published
+        return _BACKUP_FIRST if drops and self._final_backup else None
+
     async def _refusal(self, job: InstanceJob) -> str | None:
         """Why a job must not begin: a delete would end the routing to a database that it may not touch.
 
@@ -132,6 +145,7 @@ class StatusActivities:
                 | Operation.RENAME
                 | Operation.UNDELETE
                 | Operation.PURGE
+                | Operation.PURGE_AFTER_BACKUP
                 | Operation.BACKUP
             ):
                 return None

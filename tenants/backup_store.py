@@ -4,8 +4,10 @@ from uuid import UUID
 
 from backups.errors import BackupFaultError, MissingObjectError
 from backups.manifest import BackupKey, Manifest
+from backups.readiness import require_programs
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, load_manifest
+from databases.server import Server
 from registry.storage.models import Backup
 from settings import Settings
 from tenants.tenant import Tenant
@@ -23,6 +25,22 @@ def open_store(settings: Settings) -> BackupStore:
             " file:///srv/backups or s3://bucket/prefix, and restart them."
         )
     return BackupStore(settings.backup_url)
+
+
+async def backup_obstacle(settings: Settings, server: Server) -> str | None:
+    """Why no backup can be made here; None if one can.
+
+    Raises:
+        BackupFaultError: the server is away.
+    """
+    try:
+        open_store(settings)
+        await require_programs(server)
+    except BackupFaultError as fault:
+        if fault.outage:
+            raise
+        return fault.reason
+    return None
 
 
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:

@@ -1,4 +1,4 @@
-"""The workflow that deletes an instance whose database can come back."""
+"""The workflow that deletes an instance whose database goes to the trash."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
+    from activities.final_backups import FollowingPurges
     from activities.statuses import StatusActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
@@ -26,12 +27,29 @@ class TrashInstance(DeletionWorkflow):
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Move the database, then record `Deleted`, unless the first activity has done both."""
+        """Move the database, then record `Deleted`, unless the first activity has done both.
+
+        If the client has requested a purge as well, this workflow continues as that.
+        """
         job = self.job
         result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
         ended = job if result.kept else replace(job, trash_database=None)
-        return result.finished or await self.run_to_completion(
+        is_done = result.finished or await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.finish_delete, ended, **options.status_write(job.policy, "Record Deleted")
             )
         )
+        if is_done and job.purge_follows:
+            await self._follow_with_purge()
+        return is_done
+
+    async def _follow_with_purge(self) -> None:
+        purge = await self.run_to_completion(
+            workflow.execute_activity_method(
+                FollowingPurges.request_purge_after,
+                self.job,
+                **options.status_write(self.job.policy, "Request the purge"),
+            )
+        )
+        if purge is not None:
+            self.hand_over(purge)

@@ -6,7 +6,7 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
@@ -18,6 +18,7 @@ from registry.backups.rows import (
     restore_under_way,
     without_zone,
 )
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
@@ -38,6 +39,7 @@ class BackupState:
         error: why there is none, if its job has failed.
         percent: how far its job is; None if that is not known, or it has ended.
         eta_seconds: about how long it will take.
+        needed: whether its job goes on although it is stored: it drops the database.
     """
 
     backup: Backup
@@ -45,6 +47,7 @@ class BackupState:
     error: str | None = None
     percent: int | None = None
     eta_seconds: int | None = None
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,13 @@ class BackupRecords:
                     state.status,
                     f"The instance {restored.id}, '{restored.name}', is being restored from the backup.",
                     "Wait until its job has ended, or cancel it.",
+                )
+            if state.needed:
+                raise BackupRefusedError(
+                    state.status,
+                    "The database that the backup is of is about to be dropped.",
+                    f"Cancel that first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
+                    f" {state.backup.job_id}`; or wait until it is done.",
                 )
             if state.status in _UNDER_WAY:
                 raise BackupRefusedError(
@@ -222,20 +232,39 @@ class BackupRecords:
             backup_id: the backup.
             error: why it was not passed; None if it was.
         """
-        outcome: dict[str, object] = {
-            "verification": VERIFICATION_FAILED if error else VERIFICATION_PASSED,
-            "verification_error": error,
-        }
-        if error is None:
-            outcome["verified_at"] = UTC_NOW
         ended = update(Backup).where(Backup.id == backup_id, Backup.verification == VERIFICATION_RUNS)
         async with self._sessions.statement() as session:
-            await session.execute(ended.values(**outcome))
+            await session.execute(ended.values(**_verdict(error)))
 
     async def waiting_verifications(self) -> Sequence[Backup]:
-        """The backups whose verification waits or runs."""
+        """The backups whose verification waits or runs, but for those that their jobs verify."""
         wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
-        return await self._all(and_(wanted, Backup.deleted_at.is_(None)))
+        under_way = exists().where(Job.job_id == Backup.job_id, Job.status.in_(_UNDER_WAY))
+        return await self._all(and_(wanted, Backup.deleted_at.is_(None), ~under_way))
+
+    async def final_of(self, job: InstanceJob) -> Backup | None:
+        """The backup that this purge makes before it drops; None if a client has deleted it."""
+        its = (
+            Backup.id == UUID(job.makes_backup),
+            Backup.job_id == job.job_id,
+            Backup.mark == UUID(job.mark),
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Backup).where(*its, Backup.deleted_at.is_(None)))
+
+    async def finish_proof(self, backup: Backup, error: str | None) -> None:
+        """Record how the verification by the purge that has made the backup has ended.
+
+        Nothing is recorded if another one is stored by now.
+
+        Args:
+            backup: the backup, as it was verified.
+            error: why it was not passed; None if it was.
+        """
+        outcome = _verdict(error) | {"proven_id": None if error else backup.stored_id}
+        ended = update(Backup).where(Backup.id == backup.id, Backup.stored_id == backup.stored_id)
+        async with self._sessions.statement() as session:
+            await session.execute(ended.values(**outcome))
 
     async def _all(self, condition: ColumnElement[bool]) -> Sequence[Backup]:
         async with self._sessions.statement() as session:
@@ -249,13 +278,30 @@ class BackupRecords:
         return _state(*row)
 
 
+def proven_state(backup: Backup) -> str | None:
+    """The state of the database that a final backup shows for sure; None if the database must not be dropped.
+
+    The purge has verified what is stored, and no later verification has found it damaged.
+    """
+    is_proven = backup.stored_id is not None and backup.proven_id == backup.stored_id
+    return backup.database_state if is_proven and backup.verification != VERIFICATION_FAILED else None
+
+
+def _verdict(error: str | None) -> dict[str, object]:
+    """The columns that tell how a verification has ended."""
+    if error is None:
+        return {"verification": VERIFICATION_PASSED, "verification_error": None, "verified_at": UTC_NOW}
+    return {"verification": VERIFICATION_FAILED, "verification_error": error}
+
+
 def _with_job() -> Select[Backup, Job]:
     return select(Backup, Job).outerjoin(Job, Job.job_id == Backup.job_id)
 
 
 def _state(backup: Backup, job: Job | None) -> BackupState:
     if backup.stored_id is not None:
-        return BackupState(backup, JobStatus.COMPLETED)
+        needed = job is not None and job.status in _UNDER_WAY
+        return BackupState(backup, JobStatus.COMPLETED, needed=needed)
     if job is None:
         return BackupState(backup, JobStatus.ERROR, "The registry has lost the job of this backup.")
     return BackupState(backup, job.status, job.error_message, job.percent, job.eta_seconds)

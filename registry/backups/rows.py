@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import Interval, and_, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, and_, exists, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.backups.stored import StoredBackup
@@ -14,8 +14,11 @@ from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from settings import VerifyPolicy
 
-SCHEDULED = "scheduled"
-"""The kind of the backups that a schedule requests; `backups.manifest.BackupKind` has all kinds."""
+SCHEDULED, FINAL = "scheduled", "final"
+"""Kinds of backups: those that a schedule requests, and those that are made before an instance is purged.
+
+`backups.manifest.BackupKind` has all kinds.
+"""
 
 VERIFICATION_WAITS = "Pending"
 VERIFICATION_RUNS = "InProgress"
@@ -66,7 +69,36 @@ async def record_stored(
 ) -> bool:
     """Record what the job has stored; returns whether it is to be verified now."""
     verify = await _is_verification_due(session, job, policy)
-    values = {
+    await session.execute(update(Backup).where(*_made_by(job)).values(**_values(stored, verify=verify)))
+    return verify
+
+
+async def record_final(session: AsyncSession, job: InstanceJob, stored: StoredBackup, state: str) -> bool:
+    """Record what a purge has stored before it drops the database, which it is about to verify.
+
+    Args:
+        session: the transaction.
+        job: the purge.
+        stored: what it has stored.
+        state: the state of the database, closed again, that was stored.
+
+    Returns:
+        Whether the registry has such a backup: not if a client has deleted it.
+    """
+    unproven = {"database_state": state, "proven_id": None, "verification_error": None, "verified_at": None}
+    its = (*_made_by(job), Backup.deleted_at.is_(None))
+    recorded = update(Backup).where(*its).values(**_values(stored, verify=True), **unproven)
+    return await session.scalar(recorded.returning(Backup.id)) is not None
+
+
+def _made_by(job: InstanceJob) -> tuple[ColumnElement[bool], ...]:
+    """The backup is the one that the job makes."""
+    return Backup.id == UUID(job.makes_backup), Backup.job_id == job.job_id, Backup.mark == UUID(job.mark)
+
+
+def _values(stored: StoredBackup, *, verify: bool) -> dict[str, Any]:
+    """The columns of a backup that is stored."""
+    return {
         "stored_id": UUID(stored.stored_id),
         "location": stored.location,
         "size_bytes": stored.size_bytes,
@@ -79,9 +111,6 @@ async def record_stored(
         "finished_at": without_zone(stored.finished_at),
         "verification": VERIFICATION_WAITS if verify else None,
     }
-    its = (Backup.id == UUID(job.makes_backup), Backup.job_id == job.job_id, Backup.mark == UUID(job.mark))
-    await session.execute(update(Backup).where(*its).values(**values))
-    return verify
 
 
 async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: VerifyPolicy) -> bool:
@@ -101,12 +130,14 @@ async def details_of(session: AsyncSession, instance: DbInstance) -> dict[str, A
     """What is in no other column, and is wanted to bring an instance back that the registry has lost."""
     its = OdsInstanceContext.ods_instance_id == instance.ods_instance_id
     query = select(OdsInstanceContext).where(its).order_by(OdsInstanceContext.id)
-    contexts = (await session.scalars(query)).all()
+    contexts = [(row.key, row.value) for row in await session.scalars(query)]
+    kept = (instance.set_aside or {}).get("contexts", ())  # of an instance in the trash
+    contexts += [(context["key"], context["value"]) for context in kept]
     return {
         "databaseName": instance.database_name,
         "description": instance.description,
         "labels": instance.labels or {},
-        "contexts": [{"contextKey": it.key, "contextValue": it.value} for it in contexts],
+        "contexts": [{"contextKey": key, "contextValue": value} for key, value in contexts],
     }
 
 

@@ -31,6 +31,7 @@ _KEPT: Mapping[str, object] = {
     "trash_database": None,
     "purge_after": None,
     "deleted_by": None,
+    "purge_follows": False,
 }
 
 
@@ -140,7 +141,9 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """
     operation = Operation(instance.operation)
     match operation:
-        case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE | Operation.PURGE:
+        case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE:
+            return False
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
             return False
         # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
         case Operation.BACKUP | Operation.SNAPSHOT:

@@ -29,13 +29,14 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
-from registry.backups.rows import record_stored
+from registry.backups.rows import record_final, record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
+from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
@@ -69,7 +70,7 @@ _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
-_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
+_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
 
 _WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
@@ -102,12 +103,22 @@ class JobStore:
         factory: makes the jobs that the queries return.
         trash: how long an instance can come back that an Admin API has deleted; zero if its database is
             dropped at once.
+        final_backup: whether it is backed up before it is dropped.
     """
 
-    def __init__(self, engine: AsyncEngine, factory: JobFactory, trash: timedelta = timedelta()) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        factory: JobFactory,
+        trash: timedelta = timedelta(),
+        *,
+        final_backup: bool = False,
+    ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
+        self._purge_follows = final_backup and not trash
+        self._moves_to_trash = bool(trash) or final_backup
 
     @property
     def installation(self) -> InstallationStore:
@@ -274,7 +285,8 @@ class JobStore:
             }
         async with self._sessions.transaction() as session:
             took_step = await take_step(session, job, step, outcome, fencing_token(job))
-            if took_step and job.operation in {Operation.DELETE, Operation.TRASH}:
+            follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
+            if took_step and follows:
                 await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
             return took_step or await has_taken(session, job, step, fencing_token(job))
 
@@ -325,7 +337,8 @@ class JobStore:
             job: the purge.
             dropped: whether there was a database to drop; None if that is not known any more.
         """
-        step, guard = status.FINISH[Operation.PURGE], fencing_token_of(Operation.PURGE, job)
+        step = status.FINISH[job.operation]
+        guard = (*fencing_token(job), DbInstance.operation.in_(status.PURGES))
         purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
             took_step = await take_step(session, job, step, purged, guard)
@@ -351,6 +364,22 @@ class JobStore:
             if await take_step(session, job, step, {"error_message": None}, guard):
                 return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
             return RecordedBackup(await has_taken(session, job, step, guard))
+
+    async def record_final_backup(self, job: InstanceJob, stored: StoredBackup, state: str) -> bool:
+        """Record the backup that a purge has stored before it drops the database.
+
+        Returns whether the instance is at this attempt of the job, and the registry has the backup.
+
+        Args:
+            job: the purge.
+            stored: what it has stored.
+            state: the state of the database that was stored.
+        """
+        guard = fencing_token_of(Operation.PURGE_AFTER_BACKUP, job)
+        held = select(DbInstance.id).where(*guard, DbInstance.status == InstanceStatus.IN_PROGRESS)
+        async with self._sessions.transaction() as session:
+            is_held = await session.scalar(held.with_for_update()) is not None
+            return is_held and await record_final(session, job, stored, state)
 
     async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
         """Record how far a running job is; false if the instance is not at this attempt of it any more."""
@@ -488,7 +517,7 @@ class JobStore:
         """
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
-        wanted = and_(waiting, not_(_new_deletes())) if self._trash else waiting
+        wanted = and_(waiting, not_(_new_deletes())) if self._moves_to_trash else waiting
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
@@ -501,8 +530,8 @@ class JobStore:
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
-            if self._trash:
-                await session.execute(_deletes_to_trash(self._trash))
+            if self._moves_to_trash:
+                await session.execute(_deletes_to_trash(self._trash, purge_follows=self._purge_follows))
             await session.execute(_deletes_recorded())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
@@ -533,7 +562,7 @@ class JobStore:
                         DbInstance.new_database_name.in_(half_dropped),
                         DbInstance.trash_database.in_(half_dropped),
                     ),
-                    DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, Operation.PURGE)),
+                    DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES)),
                 ),
             ),
         )
@@ -585,7 +614,7 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
             begin = _begin_copy
         case Operation.DELETE | Operation.DETACH | Operation.TRASH:
             begin = _begin_delete
-        case Operation.PURGE:
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
             begin = _begin_purge
         case Operation.RENAME:
             begin = _begin_rename
@@ -787,8 +816,11 @@ def _new_deletes() -> ColumnElement[bool]:
     )
 
 
-def _deletes_to_trash(kept: timedelta) -> Update:
-    """Lets new deletes that an Admin API has requested move the databases to the trash for this time."""
+def _deletes_to_trash(kept: timedelta, *, purge_follows: bool) -> Update:
+    """Lets new deletes that an Admin API has requested move the databases to the trash for this time.
+
+    Or, if `purge_follows`, until they are backed up and dropped, which is requested once they are there.
+    """
     mark = func.replace(cast(DbInstance.mark, Text), "-", "")
     trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
     return (
@@ -797,7 +829,8 @@ def _deletes_to_trash(kept: timedelta) -> Update:
         .values(
             operation=Operation.TRASH,
             trash_database=func.coalesce(DbInstance.trash_database, trash_name),
-            purge_after=UTC_NOW + literal(kept, Interval),
+            purge_after=UTC_NOW + literal(NEVER_BY_ITSELF if purge_follows else kept, Interval),
+            purge_follows=purge_follows,
         )
     )
 
@@ -854,6 +887,8 @@ def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:
         case None:
             done = f"Purged {job.trash_database}"
     title = f"{done}: the database {job.database} of {job.name}"
+    if job.operation is Operation.PURGE_AFTER_BACKUP and dropped:
+        title = f"{title}, after the backup {job.makes_backup}"
     path = f"/v2/trash/{job.instance_id}"
     return AuditEntry("worker", job.tenant, "PURGE", path, job.instance_id, job.job_id, HTTPStatus.OK, title)
 

@@ -138,6 +138,8 @@ class InstanceJob:
         database_mark: the mark of the database alone, a UUID; None until another one has taken its place.
         replacement: the database that takes its place; also of a later job, while what a failed reset has
             done is not undone yet.
+        purge_follows: of a delete that moves the database to the trash, whether the client has requested that
+            it is backed up and dropped as soon as it is there.
     """
 
     tenant: str
@@ -170,6 +172,7 @@ class InstanceJob:
     makes_backup: str | None = None
     database_mark: str | None = None
     replacement: Replacement | None = None
+    purge_follows: bool = False
 
     @property
     def final_name(self) -> str:

@@ -58,7 +58,9 @@ def takes_data(operation: Operation) -> bool:
         case Operation.BACKUP | Operation.SNAPSHOT:
             return False
         # A detach takes the database away from those who use the instance.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+            return True
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
             return True
         case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
             return True

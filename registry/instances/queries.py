@@ -195,6 +195,11 @@ class InstanceQueries:
         its = DbInstance.mark == UUID(mark)
         return await self._one(select(DbInstance).where(its, DbInstance.is_live))
 
+    async def instance_behind(self, ods_instance_id: int) -> DbInstance | None:
+        """The live instance with this OdsInstanceId; None if there is none."""
+        its = DbInstance.ods_instance_id == ods_instance_id
+        return await self._one(select(DbInstance).where(its, DbInstance.is_live))
+
     async def holder_of(self, ods_instance_id: int) -> str | None:
         """Name of the ODS instance, or else of the live instance, with this OdsInstanceId."""
         ods_instance = await self.ods_instance(ods_instance_id)

@@ -24,7 +24,8 @@ class Operation(StrEnum):
     Clients know `TRASH`, `DELETE` and `DETACH` by one word (`Traits.word`): they are three ways of a delete.
     A worker of a release that drops at every delete does not know the first, and so leaves it alone. Nor does
     one that would clone the template know `COPY` and `RESTORE`, which to clients are creates, and `REPLACE`,
-    which is a reset to a copy or a backup.
+    which is a reset to a copy or a backup; or one that would drop without a backup know `PURGE_AFTER_BACKUP`,
+    which to clients is a purge.
     """
 
     CREATE = "Create"
@@ -34,6 +35,7 @@ class Operation(StrEnum):
     DETACH = "Detach"
     UNDELETE = "Undelete"
     PURGE = "Purge"
+    PURGE_AFTER_BACKUP = "PurgeAfterBackup"
     BACKUP = "Backup"
     SNAPSHOT = "Snapshot"
     COPY = "Copy"
@@ -111,7 +113,9 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
         match operation:
             case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.RENAME:
                 return making
-            case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
+            case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+                return deletion
+            case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
                 return deletion
             case Operation.UNDELETE:
                 return undelete
@@ -218,6 +222,7 @@ class Undo(StrEnum):
     REMOVE_STAGING = "remove the staging database"
     RENAME_BACK = "give the database its old name back"
     BACK_TO_TRASH = "put the database into the trash again"
+    CLOSE_TRASH = "close the database in the trash, if the job has opened it"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
     END_BACKUP = "end the pg_dump that goes on"
     END_REPLACEMENT = "drop what was made in its place, or record that it has taken the place"
@@ -250,6 +255,8 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
             return AfterFailure(Undo.NOTHING, usable=False)
         case Operation.UNDELETE:
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
+        case Operation.PURGE_AFTER_BACKUP:  # what was stored stays; the next try uses it, or makes another
+            return AfterFailure(Undo.CLOSE_TRASH, usable=False)
         # What was stored is no backup without its manifest; the next try stores in another place.
         case Operation.BACKUP:
             return AfterFailure(Undo.END_BACKUP, usable=True)
@@ -306,6 +313,9 @@ def traits(operation: Operation) -> Traits:  # noqa: C901, PLR0912 - a table
         case Operation.PURGE:
             work = "dropping the database"
             kind = Traits(publishes=False, keeps_instance=False, work=work, word="Purge", is_live=False)
+        case Operation.PURGE_AFTER_BACKUP:
+            work = "backing the database up, then dropping it"
+            kind = Traits(publishes=False, keeps_instance=False, work=work, word="Purge", is_live=False)
         case Operation.BACKUP:
             kind = Traits(publishes=False, keeps_instance=True, work="backing the database up", word="Backup")
         case Operation.SNAPSHOT:
@@ -334,8 +344,11 @@ CREATES = (Operation.CREATE, Operation.COPY, Operation.RESTORE)
 REPLACEMENTS = (Operation.RESET, Operation.REPLACE, Operation.UNDO_RESET)
 """Operations that put another database in the place of the instance's."""
 
-NOT_OF_TEMPLATE = (Operation.COPY, Operation.RESTORE, Operation.REPLACE)
+NOT_OF_TEMPLATE = (Operation.COPY, Operation.RESTORE, Operation.REPLACE, Operation.PURGE_AFTER_BACKUP)
 """What takes as long as another database is large, and tells nothing of the template."""
+
+PURGES = (Operation.PURGE, Operation.PURGE_AFTER_BACKUP)
+"""Operations that drop the database of a deleted instance from the trash."""
 
 NOT_LIVE = tuple(operation for operation in Operation if not traits(operation).is_live)
 """Operations by which an instance is not live, whatever its status is."""

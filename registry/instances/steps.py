@@ -58,7 +58,8 @@ class JobFactory:
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
         operation = Operation(instance.operation)
-        makes_backup = instance.makes_backup if operation is Operation.BACKUP else None
+        is_backed_up = operation in {Operation.BACKUP, Operation.PURGE_AFTER_BACKUP}
+        makes_backup = instance.makes_backup if is_backed_up else None
         return InstanceJob(
             tenant=self.tenant,
             operation=operation,
@@ -83,6 +84,7 @@ class JobFactory:
             makes_backup=str(makes_backup) if makes_backup else None,
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
+            purge_follows=operation is Operation.TRASH and instance.purge_follows,
         )
 
 

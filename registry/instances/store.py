@@ -8,11 +8,11 @@ from functools import partial
 from typing import assert_never
 from uuid import UUID, uuid4
 
-from sqlalchemy import Interval, func, insert, literal, select, update
+from sqlalchemy import Interval, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
-from registry.backups.rows import SCHEDULED, add_backup, hold_backup
+from registry.backups.rows import FINAL, SCHEDULED, add_backup, hold_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
@@ -24,6 +24,7 @@ from registry.instances.copies import (
     require_not_copied,
     require_open,
 )
+from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from registry.instances.ods_routing import relations_reason, start_routing
@@ -95,7 +96,7 @@ _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
     DbInstance.operation == Operation.TRASH,
-    DbInstance.purge_after <= UTC_NOW,
+    or_(DbInstance.purge_after <= UTC_NOW, DbInstance.purge_follows),
     ~DbInstance.is_protected,
     DbInstance.replacement.is_(None),
 )
@@ -143,10 +144,12 @@ class Delete:
         way: `TRASH`, `DELETE` (the database is dropped at once) or `DETACH` (it is left); None: to the trash,
             if there is one and something to keep.
         by: the client that requests it; None if it is not known.
+        final_backup: whether a backup is made, and verified, before the database is dropped.
     """
 
     way: Operation | None = None
     by: str | None = None
+    final_backup: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class InstanceStore:
         factory: makes the jobs.
         trash: how long a deleted instance can come back; zero if its database is dropped at once.
         protect_new: whether new instances are protected, unless the request for them says otherwise.
+        final_backup: whether a backup is made before a database is dropped, also without a request for it.
     """
 
     def __init__(
@@ -185,12 +189,14 @@ class InstanceStore:
         trash: timedelta = timedelta(),
         *,
         protect_new: bool = False,
+        final_backup: bool = False,
     ) -> None:
         self._engine = engine
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
         self._protect_new = protect_new
+        self._final_backup = final_backup
 
     @property
     def installation(self) -> InstallationStore:
@@ -315,7 +321,7 @@ class InstanceStore:
             instance = await _locked(session, instance_id, in_trash=delete.way is not None)
             require_granted(await self._delete_refusals(session, instance, delete))
             if instance.is_in_trash:
-                return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+                return await self._purged(session, instance, delete)
             return await self.request_delete_in(session, instance, delete)
 
     async def require_deletable(self, instance_id: int, delete: Delete = Delete()) -> DbInstance:
@@ -334,25 +340,45 @@ class InstanceStore:
         state = _state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
-        way = self.way_to_delete(instance, delete)
-        if way in {Operation.DELETE, Operation.DETACH}:
+        can_come_back = self.can_come_back(instance, delete)
+        if not can_come_back:
             refusals += _set_aside_refusals(instance)
-        relations = lasting_relations_of if way is Operation.TRASH else relations_of
+        relations = lasting_relations_of if can_come_back else relations_of
         if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
             next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
             refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
         return refusals
 
     def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
-        """The operation that deletes a live instance: what never had a database has nothing to come back."""
+        """The operation that deletes a live instance: what never had a database has nothing to come back.
+
+        What is backed up before it is dropped goes to the trash first, where nothing is written to it.
+        """
+        if self.backs_up(instance, delete):
+            return Operation.TRASH
         if delete.way is not None:
             return delete.way
         return Operation.TRASH if self._trash and instance.published_at else Operation.DELETE
 
+    def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
+        """Whether a live instance that is deleted so stays in the trash."""
+        is_trashed = self.way_to_delete(instance, delete) is Operation.TRASH
+        return is_trashed and not self.backs_up(instance, delete)
+
+    def may_back_up(self, delete: Delete) -> bool:
+        """Whether such a delete makes a backup of an instance that has a database."""
+        drops = delete.way is Operation.DELETE or (delete.way is None and not self._trash)
+        return drops and (delete.final_backup or self._final_backup)
+
+    def backs_up(self, instance: DbInstance, delete: Delete) -> bool:
+        """Whether such a delete of the instance, or its purge from the trash, makes a backup of it first."""
+        has_database = instance.is_in_trash or instance.published_at is not None
+        return self.may_back_up(delete) and has_database
+
     def drops_at_delete(self, instance: DbInstance) -> bool:
         """Whether a delete that says no more drops the database of a live instance at once."""
         is_whole = instance.is_live and instance.published_at is not None
-        return is_whole and self.way_to_delete(instance, Delete()) is Operation.DELETE
+        return is_whole and not self.can_come_back(instance, Delete())
 
     async def request_delete_in(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -364,14 +390,20 @@ class InstanceStore:
         """
         way = self.way_to_delete(instance, delete)
         instance.deleted_by = delete.by
+        instance.purge_follows = self.backs_up(instance, delete)
         if way is Operation.TRASH:
             if instance.trash_database is None:
                 instance.trash_database = trash_name(str(instance.mark), instance.job_number + 1)
-            instance.purge_after = UTC_NOW + literal(self._trash, Interval)
+            kept = NEVER_BY_ITSELF if instance.purge_follows else self._trash
+            instance.purge_after = UTC_NOW + literal(kept, Interval)
         return await self._next_job(session, instance, way, status.REQUEST_DELETE)
 
-    async def request_purge(self, instance_id: int) -> Requested:
+    async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
         """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
+
+        Args:
+            instance_id: the instance.
+            final_backup: whether a backup is made first.
 
         Raises:
             InstanceNotFoundError: there is no such instance, or its database was dropped or left.
@@ -387,8 +419,42 @@ class InstanceStore:
                     f"Delete it, or drop its database at once: DELETE /v2/dbInstances/{instance_id}"
                     "?purge=true.",
                 )
-            require_granted(_purge_refusals(instance, Delete()))
+            delete = Delete(Operation.DELETE, final_backup=final_backup)
+            require_granted(_purge_refusals(instance, delete))
+            return await self._purged(session, instance, delete)
+
+    async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
+        """Record the purge that was requested together with the delete `trashed`, which is done.
+
+        Safe to repeat. Returns its job; None if none is to follow any more, as after an undelete.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await session.get(DbInstance, trashed.instance_id, with_for_update=True)
+            if instance is None or instance.mark != UUID(trashed.mark):
+                return None
+            follows = (Operation.PURGE_AFTER_BACKUP, InstanceStatus.PENDING_DELETE, trashed.number + 1)
+            if (instance.operation, instance.status, instance.job_number) == follows:
+                return self._factory.next_attempt(instance)
+            done = (Operation.TRASH, InstanceStatus.DELETED, trashed.number)
+            is_done = (instance.operation, instance.status, instance.job_number) == done
+            if not (is_done and instance.is_in_trash and instance.purge_follows):
+                return None
+            if protection_refusal(instance) is not None or instance.replacement is not None:
+                return None
+            return (await self._purged(session, instance, Delete(Operation.DELETE, final_backup=True))).job
+
+    async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
+        """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
+        if instance.purge_follows:
+            instance.purge_follows, instance.purge_after = False, UTC_NOW
+        if not self.backs_up(instance, delete):
             return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+        instance.makes_backup = backup_id = uuid4()
+        operation = Operation.PURGE_AFTER_BACKUP
+        requested = await self._next_job(session, instance, operation, status.REQUEST_PURGE)
+        await add_backup(session, requested.instance, backup_id, requested.job, FINAL)
+        return requested
 
     async def is_purge_due(self) -> bool:
         """Whether the time of an instance in the trash is over."""
@@ -410,7 +476,7 @@ class InstanceStore:
         )
         async with self._sessions.transaction() as session:
             return [
-                await self._next_job(session, row, Operation.PURGE, status.REQUEST_PURGE)
+                await self._purged(session, row, Delete(Operation.DELETE, final_backup=row.purge_follows))
                 for row in (await session.scalars(due)).all()
             ]
 
@@ -438,6 +504,7 @@ class InstanceStore:
             obstacle = await context_obstacle(session, instance.ods_instance_id, instance.set_aside)
             if obstacle is not None:
                 raise _context_not_free(obstacle)
+            instance.purge_follows = False
             instance.new_name = instance.new_database_name = None
             if wanted != instance.name:
                 instance.new_name, instance.new_database_name = wanted, database

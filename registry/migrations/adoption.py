@@ -3,10 +3,12 @@
 from sqlalchemy import Connection, text
 
 from registry.instances.naming import database_name
+from registry.instances.status import NOT_LIVE
 from registry.migrations import numbers
 from registry.migrations.conflicts import require_none
 from settings import MAX_DATABASE_NAME_BYTES
 
+_NOT_LIVE = ", ".join(f"'{operation}'" for operation in NOT_LIVE)
 _RESERVE_IDS = """
 UPDATE {table} AS instance SET odsinstanceid = :highest + lacking.number
 FROM (SELECT id, row_number() OVER (ORDER BY id) AS number
@@ -88,7 +90,7 @@ def require_unique(connection: Connection, table: str, status: str) -> None:
             f"Live rows of {table} share a {column}",
             f"SELECT format('ids %s: %s', string_agg(id::text, ', ' ORDER BY id), {column})"  # noqa: S608 - constants
             f" FROM {table} AS instance WHERE {status} <> 'Deleted' AND {column} IS NOT NULL"
-            " AND to_jsonb(instance) ->> 'operation' IS DISTINCT FROM 'Purge'"
+            f" AND coalesce(to_jsonb(instance) ->> 'operation', '') NOT IN ({_NOT_LIVE})"
             f" GROUP BY {column} HAVING count(*) > 1",
             connection=connection,
         )

@@ -126,7 +126,8 @@ class OdsInstances:
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             delete = Delete(by=by)
             to_trash = instance and self._instances.way_to_delete(instance, delete) is Operation.TRASH
-            relations = await (lasting_relations_of if to_trash else relations_of)(session, ods_instance_id)
+            stays = instance and self._instances.can_come_back(instance, delete)
+            relations = await (lasting_relations_of if stays else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
             obstacles = (
                 _job_errors(instance, "deleted")

@@ -167,6 +167,8 @@ class DbInstance(_HasOrigin, Base):
     deleted_by: Mapped[str | None] = mapped_column("deletedby", String(256))
     purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
     purged_at: Mapped[datetime | None] = mapped_column("purgedat")
+    # A client has requested that it is backed up and purged as soon as it is in the trash.
+    purge_follows: Mapped[bool] = mapped_column("purgefollows", server_default=text("false"))
     # What has referred to its ODS instance, and comes back with it (`registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
     # The backup that its last job which makes one has made, or makes.
@@ -354,6 +356,10 @@ class Backup(Base):
     # The moment whose data it has; when it was stored.
     taken_at: Mapped[datetime | None] = mapped_column("takenat")
     finished_at: Mapped[datetime | None] = mapped_column("finishedat")
+    # Of one that a purge makes first: the row of `pg_database` as it was when the database was closed again
+    # after it, and which stored one (`stored_id`) the purge has found to be whole.
+    database_state: Mapped[str | None] = mapped_column("databasestate", String(50))
+    proven_id: Mapped[uuid.UUID | None] = mapped_column("provenid")
     # A verification that waits or runs, or how the last one ended; when one was passed.
     verification: Mapped[str | None] = mapped_column(String(20))
     verification_error: Mapped[str | None] = mapped_column("verificationerror", Text)

@@ -76,7 +76,13 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
     assert {name: edges(table[Operation.CREATE]) for name, table in TABLES.items()} == CREATION
 
 
-@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.TRASH, Operation.DETACH, Operation.PURGE])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(Operation.DELETE, Operation.TRASH, Operation.DETACH),
+        *(Operation.PURGE, Operation.PURGE_AFTER_BACKUP),
+    ],
+)
 def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted(operation: Operation) -> None:
     assert {name: edges(table[operation]) for name, table in TABLES.items()} == DELETION
     assert edges(status.REQUEST_DELETE) == REQUESTS
@@ -135,6 +141,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         Operation.DETACH: AfterFailure(Undo.NOTHING, usable=False),
         Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
         Operation.PURGE: AfterFailure(Undo.NOTHING, usable=False),
+        Operation.PURGE_AFTER_BACKUP: AfterFailure(Undo.CLOSE_TRASH, usable=False),
         Operation.BACKUP: AfterFailure(Undo.END_BACKUP, usable=True),
         Operation.SNAPSHOT: AfterFailure(Undo.REMOVE_SNAPSHOT, usable=True),
         Operation.COPY: AfterFailure(Undo.REMOVE_STAGING, usable=False),
@@ -148,6 +155,11 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
 def test_a_delete_is_called_by_one_word_when_clients_read_of_it() -> None:
     deletes = (Operation.DELETE, Operation.TRASH, Operation.DETACH)
     assert {status.traits(operation).word for operation in deletes} == {"Delete"}
+
+
+def test_a_purge_is_called_by_one_word_when_a_backup_is_made_first() -> None:
+    assert {(status.traits(it).word, status.traits(it).is_live) for it in status.PURGES} == {("Purge", False)}
+    assert set(status.PURGES) == set(status.NOT_LIVE)
 
 
 def test_only_the_trash_is_left_when_an_instance_is_deleted() -> None:

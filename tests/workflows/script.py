@@ -56,6 +56,7 @@ class Script:
         self.leftovers: list[Leftovers] = []
         self.drifts: list[Drift] = []
         self.kept = True
+        self.following: InstanceJob | None = None
         self.finished: list[InstanceJob] = []
         self.purges = PurgeReport(0)
         self.scheduled = ScheduledReport()
@@ -131,6 +132,25 @@ class Script:
     @activity.defn
     async def purge(self, job: InstanceJob) -> bool:
         await self._follow("purge")
+        return self.finished_on_the_way
+
+    @activity.defn
+    async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
+        await self._follow("request_purge_after")
+        return self.following
+
+    @activity.defn
+    async def back_up_trash(self, job: InstanceJob) -> bool:
+        await self._follow("back_up_trash")
+        return self.kept
+
+    @activity.defn
+    async def verify_final_backup(self, job: InstanceJob) -> None:
+        await self._follow("verify_final_backup")
+
+    @activity.defn
+    async def purge_backed_up(self, job: InstanceJob) -> bool:
+        await self._follow("purge_backed_up")
         return self.finished_on_the_way
 
     @activity.defn
@@ -345,6 +365,10 @@ class Script:
             self.detach,
             self.undelete,
             self.purge,
+            self.request_purge_after,
+            self.back_up_trash,
+            self.verify_final_backup,
+            self.purge_backed_up,
             self.finish_undelete,
             self.finish_purge,
             self.purge_due,

@@ -32,6 +32,7 @@ STEPS = {
     Operation.DETACH: "detach",
     Operation.UNDELETE: "undelete",
     Operation.PURGE: "purge",
+    Operation.PURGE_AFTER_BACKUP: "back_up_trash",
     Operation.BACKUP: "back_up",
     Operation.SNAPSHOT: "snapshot",
     Operation.COPY: "provision",

@@ -1,0 +1,272 @@
+"""Workers and sessions that die at each step of a purge that makes a backup first."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin
+from registry.instances.status import JobStatus, Operation
+from registry.instances.store import Delete
+from settings import Settings
+from tests import preloaded
+from tests.end_to_end.conftest import Operator
+from tests.faults.conftest import WorkerProcess
+from tests.servers import make_settings, service_dsn, session
+
+# Digests cannot be compressed, so that there is time to interrupt a dump.
+FILL = """
+CREATE TABLE filling AS
+SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
+             FROM generate_series(1, 16) AS part) AS noise
+FROM generate_series(1, 20000) AS row
+"""
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ ('DATABASE.*' || $1)"
+)
+_STORED = "SELECT storedid::text FROM adminapi.backups WHERE kind = 'final'"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path) -> Settings:
+    return make_settings(
+        postgres, registry_dsn, ddl_attempts=4, backup_url=store.as_uri(), backup_verify="never"
+    )
+
+
+@pytest.fixture
+async def first(worker_process: WorkerProcess, settings: Settings) -> preloaded.Process:
+    return await worker_process.start(settings)
+
+
+@pytest.fixture
+async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with session(registry_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def filled(
+    first: preloaded.Process,
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> AsyncIterator[InstanceJob]:
+    """An instance whose dump takes some seconds."""
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(FILL)
+    yield job
+    for left in await names(admin, job):
+        await admin.execute(f'DROP DATABASE "{left}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def trashed(operator: Operator, filled: InstanceJob) -> InstanceJob:
+    deletion = await operator.delete(filled)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    return deletion
+
+
+async def purge_of(operator: Operator, job: InstanceJob) -> InstanceJob:
+    requested = (await operator.instances.request_purge(job.instance_id, final_backup=True)).job
+    await operator.starter.start(requested)
+    return requested
+
+
+async def names(admin: asyncpg.Connection, job: InstanceJob) -> list[str]:
+    found = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1",
+        f"%{job.mark}%",
+    )
+    return [row["datname"] for row in found]
+
+
+async def held(worker: preloaded.Process, program: str) -> psutil.Process:
+    """The program that the worker has started, held in the middle."""
+    async with asyncio.timeout(60):
+        while True:
+            for child in psutil.Process(worker.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    is_at_work = any(it.startswith("--dbname=") for it in child.cmdline())
+                    if child.name() == program and is_at_work:
+                        child.send_signal(signal.SIGSTOP)
+                        return child
+            await asyncio.sleep(0.01)
+
+
+async def killed(worker: preloaded.Process) -> None:
+    worker.kill()
+    await worker.wait()
+
+
+async def is_restored(operator: Operator, postgres: EmbeddedPostgres, purge: InstanceJob) -> bool:
+    """Whether an instance that is made of the backup has all rows."""
+    origin = BackupOrigin(str(purge.makes_backup))
+    back = (await operator.instances.reserve(f"{purge.name} back", "Minimal", origin=origin)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back, 60) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, back.database)) as inside:
+        count: int = await inside.fetchval("SELECT count(*) FROM filling")
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute(f'DROP DATABASE "{back.database}" WITH (FORCE)')
+    return count == 20000
+
+
+@pytest.mark.parametrize("program", ["pg_dump", "pg_restore"])
+async def test_another_worker_goes_on_when_one_is_killed_while_it_backs_up_or_verifies(
+    first: preloaded.Process,
+    trashed: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    program: str,
+) -> None:
+    purge = await purge_of(operator, trashed)
+    await held(first, program)
+    stored = await rows.fetchval(_STORED)
+    assert (stored is None) == (program == "pg_dump")
+    await killed(first)
+    assert await names(admin, trashed) == [trashed.trash_database]
+    await worker_process.start(settings)
+    assert await operator.ended(purge, 90) is JobStatus.COMPLETED
+    assert await names(admin, trashed) == []
+    if stored is not None:
+        assert await rows.fetchval(_STORED) == stored, "a second backup was made"
+    assert await is_restored(operator, postgres, purge)
+
+
+async def test_no_second_backup_is_made_when_the_worker_is_killed_while_it_drops(
+    first: preloaded.Process,
+    trashed: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+) -> None:
+    purge = await purge_of(operator, trashed)
+    restoring = await held(first, "pg_restore")
+    kept = str(trashed.trash_database)
+    stored = await rows.fetchval(_STORED)
+    async with session(postgres.dsn()) as other:
+        holding = other.transaction()
+        await holding.start()
+        await other.execute(f'ALTER DATABASE "{kept}" CONNECTION LIMIT -1')
+        restoring.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(60):
+            while not await admin.fetchval(_WAITING, kept):
+                await asyncio.sleep(0.01)
+        await killed(first)
+        await holding.rollback()  # a change that counts would ask for another backup
+    await worker_process.start(settings)
+    assert await operator.ended(purge, 90) is JobStatus.COMPLETED
+    assert await names(admin, trashed) == []
+    assert await rows.fetchval(_STORED) == stored, "a second backup was made"
+    assert await is_restored(operator, postgres, purge)
+
+
+@pytest.mark.parametrize("program", ["pg_dump", "pg_restore", "ods instance management"])
+async def test_purge_is_done_or_can_be_retried_when_a_session_is_ended_in_the_middle(
+    first: preloaded.Process,
+    trashed: InstanceJob,
+    operator: Operator,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    program: str,
+) -> None:
+    """That of a program, or all those of the worker, among them the one that holds the fence."""
+    purge = await purge_of(operator, trashed)
+    running = await held(first, "pg_restore" if program == "pg_restore" else "pg_dump")
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, $1)",
+        program,
+    )
+    with suppress(psutil.NoSuchProcess):
+        running.send_signal(signal.SIGCONT)
+    ended = await operator.ended(purge, 90)
+    if ended is JobStatus.ERROR:
+        assert program == "pg_restore", "pg_dump is tried again"
+        assert await names(admin, trashed) == [trashed.trash_database]
+        assert await operator.ended(await operator.retry(trashed), 90) is JobStatus.COMPLETED
+    assert await names(admin, trashed) == []
+    assert await is_restored(operator, postgres, purge)
+
+
+async def test_database_is_closed_when_the_purge_is_cancelled_while_no_worker_lives(
+    first: preloaded.Process,
+    trashed: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+) -> None:
+    purge = await purge_of(operator, trashed)
+    await held(first, "pg_dump")
+    await killed(first)
+    is_open = "SELECT datallowconn FROM pg_database WHERE datname = $1"
+    assert await admin.fetchval(is_open, trashed.trash_database)
+    await operator.client.get_workflow_handle(purge.workflow_id).cancel()
+    await worker_process.start(settings)
+    assert await operator.ended(purge, 60) is JobStatus.ERROR
+
+    async def is_closed() -> bool:
+        return not await admin.fetchval(is_open, trashed.trash_database)
+
+    await wait_until(is_closed, 30)
+    assert await rows.fetchval(_STORED) is None
+    assert await names(admin, trashed) == [trashed.trash_database]
+
+
+async def test_purge_follows_when_the_worker_is_killed_while_it_moves_the_database_to_the_trash(
+    first: preloaded.Process,
+    filled: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+) -> None:
+    delete = Delete(Operation.DELETE, final_backup=True)
+    async with session(postgres.dsn()) as other, other.transaction():
+        await other.execute(f'ALTER DATABASE "{filled.database}" CONNECTION LIMIT -1')
+        requested = (await operator.instances.request_delete(filled.instance_id, delete)).job
+        await operator.starter.start(requested)
+        async with asyncio.timeout(20):
+            while not await admin.fetchval(_WAITING, filled.database):
+                await asyncio.sleep(0.01)
+        await killed(first)
+    await worker_process.start(settings)
+    assert await operator.ended(requested) is JobStatus.COMPLETED
+
+    async def is_purged() -> bool:
+        return (await operator.instance(filled)).purged_at is not None
+
+    await wait_until(is_purged, 90)
+    assert await names(admin, filled) == []
+    row = await operator.instance(filled)
+    purge = await operator.queries.job(f"PurgeInstanceJob-{row.ods_instance_id}-{requested.number + 1}")
+    assert purge is not None
+    assert purge.status == JobStatus.COMPLETED

@@ -1,0 +1,319 @@
+"""The rows of purges that make a backup first: which requests lead to one, and what is recorded of it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from backups.manifest import BackupKind
+from registry.backups.records import proven_state
+from registry.backups.rows import FINAL
+from registry.backups.stored import StoredBackup
+from registry.installation import InstallationStore
+from registry.instances.attributes import AttributeChanges
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, Operation
+from registry.instances.steps import JobFactory
+from registry.instances.store import Delete, InstanceStore
+from registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
+from registry.storage.models import DbInstance
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
+
+PURGE, FINAL_PURGE = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
+TO_TRASH = Delete(Operation.TRASH)
+WEEK = timedelta(days=7)
+Stores = Callable[[timedelta], tuple[InstanceStore, JobStore]]
+
+
+@pytest.fixture
+def always(engine: AsyncEngine) -> Stores:
+    """Stores of an installation that always makes a backup, with a trash of so many days."""
+
+    def stores(trash: timedelta) -> tuple[InstanceStore, JobStore]:
+        factory = JobFactory(InstallationStore(engine), POLICY)
+        return (
+            InstanceStore(engine, factory, trash, final_backup=True),
+            JobStore(engine, factory, trash, final_backup=True),
+        )
+
+    return stores
+
+
+@pytest.fixture
+async def trashed(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The delete of an instance in the trash."""
+    return await bring_to(instances, job_store, "Deleted", name)
+
+
+@pytest.fixture
+async def purge(instances: InstanceStore, job_store: JobStore, trashed: InstanceJob) -> InstanceJob:
+    """A purge that has begun."""
+    requested = (await instances.request_purge(trashed.instance_id, final_backup=True)).job
+    assert (await job_store.begin(requested)).held
+    return requested
+
+
+def stored() -> StoredBackup:
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    return StoredBackup(
+        str(uuid4()), "file:///srv", 10, 20, "0" * 64, "18.6", encrypted=False, taken_at=at, finished_at=at
+    )
+
+
+async def row_of(queries: InstanceQueries, job: InstanceJob) -> DbInstance:
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    return row
+
+
+def test_kind_of_a_final_backup_is_that_of_its_manifest() -> None:
+    assert BackupKind.FINAL == FINAL
+
+
+async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_purged(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    assert (job.operation, job.purge_follows, job.makes_backup) == (Operation.TRASH, True, None)
+    assert (await job_store.begin(job)).held
+    assert await instances.request_purge_after(job) is None, "it is not in the trash yet"
+    assert await job_store.finish_delete(job)
+    assert await instances.is_purge_due()
+    purge = await instances.request_purge_after(job)
+    assert purge is not None
+    assert (purge.operation, purge.number) == (Operation.PURGE_AFTER_BACKUP, job.number + 1)
+    assert await instances.request_purge_after(job) == purge, "as when the answer was lost"
+    row = await row_of(queries, job)
+    assert (row.status, row.is_in_trash, row.purge_follows) == ("Pending_Delete", True, False)
+    assert not row.is_live
+    assert (await job_store.begin(purge)).held
+    assert await instances.request_purge_after(job) is None
+    assert await job_store.finish_purge(purge, dropped=True)
+    assert not (await row_of(queries, job)).is_in_trash
+
+
+async def test_name_is_free_while_an_instance_is_backed_up_and_purged(
+    instances: InstanceStore, job_store: JobStore, purge: InstanceJob
+) -> None:
+    other = await bring_to(instances, job_store, "Completed", purge.name)
+    assert other.database == purge.database
+    assert await job_store.finish_purge(purge)
+
+
+@pytest.mark.parametrize("days", [0, 7])
+async def test_every_way_to_drop_makes_a_backup_when_the_setting_says_so(
+    always: Stores, rows: asyncpg.Connection, name: str, days: int
+) -> None:
+    instances, job_store = always(timedelta(days=days))
+    live = await bring_to(instances, job_store, "Completed", f"{name} live")
+    plain = (await instances.request_delete(live.instance_id)).job
+    assert (plain.operation, plain.purge_follows) == (Operation.TRASH, days == 0)
+    other = await bring_to(instances, job_store, "Completed", f"{name} other")
+    dropped = (await instances.request_delete(other.instance_id, PURGE)).job
+    assert (dropped.operation, dropped.purge_follows) == (Operation.TRASH, True)
+    for job in (plain, dropped):
+        await job_store.begin(job)
+        await job_store.finish_delete(job)
+    if days:
+        purge = (await instances.request_purge(plain.instance_id)).job
+        assert purge.operation is Operation.PURGE_AFTER_BACKUP
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
+    due = await instances.request_due_purges(10)
+    assert {one.job.operation for one in due} == {Operation.PURGE_AFTER_BACKUP}
+    assert len(due) == (1 if days else 2)
+
+
+async def test_nothing_is_backed_up_when_the_instance_never_had_a_database(always: Stores, name: str) -> None:
+    instances, job_store = always(WEEK)
+    job = await bring_to(instances, job_store, "Error", name)
+    assert (await instances.request_delete(job.instance_id, FINAL_PURGE)).job.operation is Operation.DELETE
+
+
+async def test_purge_does_not_follow_when_its_delete_was_cancelled_or_the_instance_undeleted(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    first = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    waiting = await queries.job(first.job_id)
+    assert waiting is not None
+    assert await tenant.cancellations.cancel_waiting(waiting)
+    row = await row_of(queries, first)
+    assert (row.status, row.purge_follows, row.purge_after) == (InstanceStatus.COMPLETED, False, None)
+    second = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    await job_store.begin(second)
+    await job_store.finish_delete(second)
+    undelete = (await instances.request_undelete(created.instance_id)).job
+    assert await instances.request_purge_after(second) is None
+    assert not await instances.is_purge_due()
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    third = (await instances.request_delete(created.instance_id)).job
+    assert not third.purge_follows
+    await rows.execute("DELETE FROM adminapi.audit")
+
+
+async def test_purge_does_not_follow_when_the_instance_is_protected_or_another_has_its_id(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    await job_store.begin(job)
+    await job_store.finish_delete(job)
+    other = replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10")
+    assert await instances.request_purge_after(other) is None
+    await rows.execute("UPDATE adminapi.dbinstances SET isprotected = true")
+    assert await instances.request_purge_after(job) is None
+    assert not await instances.is_purge_due()
+
+
+async def test_purge_follows_when_its_delete_had_to_be_retried(
+    instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    await job_store.begin(job)
+    await job_store.fail(job, "Sessions do not end.")
+    retry = (await instances.request_retry(created.instance_id)).job
+    assert retry.purge_follows
+    await job_store.begin(retry)
+    await job_store.finish_delete(retry)
+    assert await instances.request_purge_after(retry) is not None
+
+
+async def test_purge_is_refused_when_it_is_not_in_the_trash_or_protected(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    protected = AttributeChanges(protected=True)
+    live = await bring_to(instances, job_store, "Completed", f"{name} live")
+    await instances.change_attributes(live.instance_id, protected)
+    requests: list[Callable[[], Awaitable[object]]] = [
+        lambda: instances.request_purge(live.instance_id, final_backup=True),
+        lambda: instances.request_delete(live.instance_id, FINAL_PURGE),
+        lambda: instances.require_deletable(live.instance_id, FINAL_PURGE),
+    ]
+    for request in requests:
+        with pytest.raises(RefusedError):
+            await request()
+    job = await bring_to(instances, job_store, "Deleted", name)
+    await rows.execute("UPDATE adminapi.dbinstances SET isprotected = true")
+    with pytest.raises(RefusedError, match="protected"):
+        await instances.request_purge(job.instance_id, final_backup=True)
+    with pytest.raises(InstanceNotFoundError):
+        await instances.request_purge(987654, final_backup=True)
+
+
+async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    tenant: Tenant,
+    trashed: InstanceJob,
+) -> None:
+    purge = (await instances.request_purge(trashed.instance_id, final_backup=True)).job
+    waiting = await queries.job(purge.job_id)
+    assert waiting is not None
+    assert await tenant.cancellations.cancel_waiting(waiting)
+    row = await row_of(queries, purge)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
+    retry = (await instances.request_retry(trashed.instance_id)).job
+    assert (retry.makes_backup, retry.attempt) == (purge.makes_backup, 2)
+    await job_store.begin(retry)
+    await job_store.fail(retry, "The store is full.")
+    again = (await instances.request_purge(trashed.instance_id, final_backup=True)).job
+    assert again.makes_backup != purge.makes_backup
+    await job_store.begin(again)
+    await job_store.fail(again, "The store is full.")
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    await job_store.begin(undelete)
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert (await row_of(queries, trashed)).status == InstanceStatus.COMPLETED
+
+
+async def test_purge_is_tried_again_by_the_pass_when_an_outage_or_an_interrupted_drop_ended_it(
+    job_store: JobStore, purge: InstanceJob
+) -> None:
+    assert await job_store.unfinished_deletes({}) == []
+    await job_store.fail(purge, "The store is away.", outage=True)
+    assert await job_store.unfinished_deletes({}) == [purge]
+    due = await job_store.release(purge)
+    assert due is not None
+    await job_store.begin(due)
+    await job_store.fail(due, "Sessions do not end.")
+    assert await job_store.unfinished_deletes({}) == []
+    assert await job_store.unfinished_deletes({str(purge.trash_database): purge.mark}) == [due]
+
+
+async def test_database_is_known_to_be_backed_up_when_what_is_stored_was_verified_and_only_then(
+    job_store: JobStore, tenant: Tenant, purge: InstanceJob
+) -> None:
+    backups = tenant.backups
+
+    async def state() -> str | None:
+        backup = await backups.final_of(purge)
+        assert backup is not None
+        return proven_state(backup)
+
+    assert await state() is None
+    first = stored()
+    assert await job_store.record_final_backup(purge, first, "16384 750")
+    assert await state() is None
+    assert await backups.waiting_verifications() == [], "its job verifies it"
+    as_verified = await backups.final_of(purge)
+    assert as_verified is not None
+    await backups.finish_proof(as_verified, None)
+    assert await state() == "16384 750"
+    assert await job_store.record_final_backup(purge, stored(), "16384 760")
+    assert await state() is None
+    await backups.finish_proof(as_verified, None)  # of the one before, by a worker that is late
+    assert await state() is None
+    again = await backups.final_of(purge)
+    assert again is not None
+    await backups.finish_proof(again, "A table is missing.")
+    assert await state() is None
+    await backups.finish_proof(again, None)
+    assert await state() == "16384 760"
+    await backups.request_verification(again.id)
+    assert await backups.begin_verification(again.id) is not None
+    assert await state() == "16384 760"
+    await backups.finish_verification(again.id, "It is damaged.")  # as a client has requested it
+    assert await state() is None
+
+
+async def test_backup_is_not_recorded_when_the_purge_has_moved_on_or_the_backup_is_deleted(
+    job_store: JobStore, tenant: Tenant, rows: asyncpg.Connection, purge: InstanceJob
+) -> None:
+    late = replace(purge, attempt=purge.attempt + 1)
+    assert not await job_store.record_final_backup(late, stored(), "state")
+    other = replace(purge, operation=Operation.PURGE)
+    assert not await job_store.record_final_backup(other, stored(), "state")
+    assert await job_store.record_final_backup(purge, stored(), "state")
+    with pytest.raises(BackupRefusedError, match="about to be dropped"):
+        await tenant.backups.mark_deleted(UUID(purge.makes_backup))
+    await job_store.fail(purge, "Sessions do not end.")
+    await tenant.backups.mark_deleted(UUID(purge.makes_backup))
+    assert await tenant.backups.final_of(purge) is None
+    assert not await job_store.record_final_backup(purge, stored(), "state")
+    await rows.execute("DELETE FROM adminapi.backups")
+
+
+async def test_waiting_verification_is_the_pass_s_when_the_purge_has_ended(
+    job_store: JobStore, tenant: Tenant, rows: asyncpg.Connection, purge: InstanceJob
+) -> None:
+    assert await job_store.record_final_backup(purge, stored(), "state")
+    await job_store.fail(purge, "The job was cancelled.")
+    (waiting,) = await tenant.backups.waiting_verifications()
+    assert str(waiting.id) == purge.makes_backup
+    await rows.execute("DELETE FROM adminapi.backups")

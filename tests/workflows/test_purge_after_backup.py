@@ -1,0 +1,194 @@
+"""The workflow of a purge that makes a backup first, and how it follows the delete of a live instance."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+from registry.instances.jobs import BeginResult, InstanceJob
+from registry.instances.status import Operation
+from tests.workflows.conftest import Keep
+from tests.workflows.script import Script, refused, until
+from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
+from workflows.search_attributes import STATUS
+
+Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, Any]]]
+
+STEPS = ["back_up_trash", "verify_final_backup", "purge_backed_up"]
+
+
+@pytest.fixture
+def purge(job: InstanceJob) -> InstanceJob:
+    return replace(
+        job,
+        operation=Operation.PURGE_AFTER_BACKUP,
+        number=3,
+        published=True,
+        trash_database="ods_trash_7f2a_2",
+        makes_backup="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12",
+    )
+
+
+@pytest.fixture
+def trash(job: InstanceJob) -> InstanceJob:
+    return replace(
+        job,
+        operation=Operation.TRASH,
+        number=2,
+        published=True,
+        trash_database="ods_trash_7f2a_2",
+        purge_follows=True,
+    )
+
+
+@pytest.fixture
+def start(client: Client, queue: str) -> Start:
+    async def start(wanted: InstanceJob) -> WorkflowHandle[Any, Any]:
+        return await client.start_workflow(
+            WORKFLOW_TYPES[wanted.operation], wanted, id=wanted.workflow_id, task_queue=queue
+        )
+
+    return start
+
+
+async def test_database_is_dropped_when_its_backup_is_stored_and_verified(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob
+) -> None:
+    handle = await start(purge)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", *STEPS, "finish_purge"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Deleted"
+    await keep("purge-after-backup-completed", handle)
+
+
+async def test_last_step_is_saved_when_the_purge_was_recorded_on_the_way(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob
+) -> None:
+    script.finished_on_the_way = True
+    handle = await start(purge)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", *STEPS]
+    await keep("purge-after-backup-finished-on-the-way", handle)
+
+
+async def test_nothing_is_verified_when_there_is_no_database_any_more(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob
+) -> None:
+    script.kept = False
+    handle = await start(purge)
+    assert "is done" in await handle.result()
+    assert script.calls == ["begin", "back_up_trash", "purge_backed_up", "finish_purge"]
+    await keep("purge-after-backup-of-nothing", handle)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_nothing_after_it_is_done_when_a_step_has_failed_and_all_is_when_it_is_retried(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob, step: str
+) -> None:
+    script.faults[step] = [refused("The store is full.")]
+    handle = await start(purge)
+    await until(lambda: "discard" in script.calls)
+    done = STEPS[: STEPS.index(step) + 1]
+    assert script.calls == ["begin", *done, "fail", "discard"]
+    assert (await handle.describe()).typed_search_attributes[STATUS] == "Delete_Failed"
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.calls[len(done) + 3 :] == ["begin", *STEPS, "finish_purge"]
+    assert script.attempts == [1, 2]
+    await keep(f"purge-after-backup-retried-{step.replace('_', '-')}", handle)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_step_is_tried_again_when_a_server_or_the_store_is_away(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob, step: str
+) -> None:
+    script.faults[step] = [ApplicationError("The store is away.", type="Outage")] * 5
+    handle = await start(purge)
+    assert "is done" in await handle.result()
+    assert script.calls.count(step) == 6
+    assert "fail" not in script.calls
+    await keep(f"purge-after-backup-outage-{step.replace('_', '-')}", handle)
+
+
+async def test_nothing_is_done_when_the_purge_is_refused_at_its_beginning(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob
+) -> None:
+    script.begun = BeginResult(held=True, refusal="The instance is protected.")
+    handle = await start(purge)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "fail", "discard"]
+    await keep("purge-after-backup-refused", handle)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_database_stays_closed_in_the_trash_when_the_purge_is_cancelled(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob, step: str
+) -> None:
+    async def hold() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(0.05)
+
+    script.holds[step] = hold
+    handle = await start(replace(purge, policy=replace(purge.policy, heartbeat_timeout=1)))
+    await until(lambda: step in script.calls)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", *STEPS[: STEPS.index(step) + 1], "fail", "discard"]
+    assert script.reasons == ["The job was cancelled."]
+    await keep(f"purge-after-backup-cancelled-{step.replace('_', '-')}", handle)
+
+
+async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob
+) -> None:
+    script.faults["verify_final_backup"] = [refused("The table dbo.treasure is missing.")]
+    handle = await start(purge)
+    await until(lambda: "discard" in script.calls)
+    undelete = replace(purge, operation=Operation.UNDELETE, number=4)
+    await handle.signal(JobWorkflow.hand_over, undelete)
+    assert await handle.result() == f"{undelete.job_id} is done."
+    assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]
+    await keep("purge-after-backup-handed-over-to-undelete", handle)
+
+
+async def test_purge_follows_without_a_gap_when_it_was_requested_with_the_delete(
+    start: Start, script: Script, keep: Keep, trash: InstanceJob, purge: InstanceJob
+) -> None:
+    script.following = purge
+    script.faults["request_purge_after"] = [OSError("registry away")] * 2
+    handle = await start(trash)
+    assert await handle.result() == f"{purge.job_id} is done."
+    requests = ["request_purge_after"] * 3
+    assert script.calls == [
+        *("begin", "trash", "finish_delete", *requests),
+        *("begin", *STEPS, "finish_purge"),
+    ]
+    await keep("trash-followed-by-purge", handle)
+
+
+async def test_delete_is_done_when_the_purge_that_was_to_follow_is_not_wanted_any_more(
+    start: Start, script: Script, keep: Keep, trash: InstanceJob
+) -> None:
+    handle = await start(trash)
+    assert await handle.result() == f"{trash.job_id} is done."
+    assert script.calls == ["begin", "trash", "finish_delete", "request_purge_after"]
+    await keep("trash-not-followed-by-purge", handle)
+
+
+async def test_no_purge_is_requested_when_the_delete_has_failed(
+    start: Start, script: Script, keep: Keep, trash: InstanceJob
+) -> None:
+    script.faults["trash"] = [refused("Sessions of a superuser do not end.")]
+    handle = await start(trash)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", "trash", "fail"]
+    await keep("trash-that-failed-before-its-purge", handle)
