@@ -1,18 +1,21 @@
 """Requests for several instances at once: all of them are accepted, or none."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends
 
 from api.dependencies import InstanceStoreDep
 from api.faults import REFUSALS, WHOLE, EntryFaults, faults_of
+from api.final_backups import FinalBackupsDep
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Properties, whole_number
 from api.http.problems import explained, pascal
 from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
+from backups.errors import BackupFaultError
 from registry.instances.distinct import doubled_parts
 from registry.instances.naming import database_name
 from registry.instances.origins import CopyMode, CopyOrigin
@@ -28,14 +31,16 @@ class BulkService:
     reported together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
         self,
         instances: InstanceStoreDep,
         service: InstanceServiceDep,
         reader: CreateRequestReaderDep,
         plans: PlanServiceDep,
         audit: AuditContextDep,
+        final_backups: FinalBackupsDep,
     ) -> None:
+        self._final_backups = final_backups
         self._instances = instances
         self._service = service
         self._reader = reader
@@ -85,9 +90,14 @@ class BulkService:
 
         Raises:
             InvalidError: telling everything for which any of them cannot be deleted.
+            BackupFaultError: one is to be backed up before its database is dropped, and cannot be.
         """
         faults = EntryFaults("ids")
         ids = _ids(body, faults)
+        rows = await self._deletable(ids, faults)
+        faults.require_none()
+        # Before the transaction, which would hold its locks while the store of backups is asked.
+        await self._final_backups.require_ready(rows, self._delete)
         requested = []
         async with self._instances.together():
             await self._instances.lock(list(ids.values()))
@@ -104,6 +114,12 @@ class BulkService:
         """What `delete` would do."""
         faults = EntryFaults("ids")
         rows = await self._deletable(_ids(body, faults), faults)
+        try:
+            await self._final_backups.require_ready(rows, self._delete)
+        except BackupFaultError as fault:
+            errors = {**faults.errors, "Ids": [fault.reason]}
+            status = HTTPStatus.BAD_REQUEST if faults.errors else explained(fault).status
+            return await self._plans.of_deletes(rows, self._delete, errors, status)
         return await self._plans.of_deletes(rows, self._delete, faults.errors)
 
     async def _read(self, body: Properties[Any], faults: EntryFaults) -> dict[int, CreateRequest]:

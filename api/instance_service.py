@@ -21,6 +21,7 @@ from api.dependencies import (
     JobDispatcherDep,
     SettingsDep,
 )
+from api.final_backups import FinalBackupsDep
 from api.http.audit_context import AuditContextDep
 from api.http.paging import page_of, words_of
 from api.http.parsing import (
@@ -231,7 +232,9 @@ class InstanceService:
         dispatcher: JobDispatcherDep,
         audit: AuditContextDep,
         settings: SettingsDep,
+        final_backups: FinalBackupsDep,
     ) -> None:
+        self._final_backups = final_backups
         self._instances = instances
         self._queries = queries
         self._descriptions = descriptions
@@ -298,10 +301,30 @@ class InstanceService:
             await self._instances.change_attributes(instance_id, changes)
         )
 
-    async def delete(self, instance_id: int, way: Operation | None = None) -> Requested:
-        """Request that the instance is deleted in this way, by default to the trash if there is one."""
-        delete = Delete(way, self._audit.client)
+    async def delete(
+        self, instance_id: int, way: Operation | None = None, *, final_backup: bool = False
+    ) -> Requested:
+        """Request that the instance is deleted in this way, by default to the trash if there is one.
+
+        Raises:
+            BackupFaultError: it is to be backed up before its database is dropped, and cannot be.
+        """
+        delete = Delete(way, self._audit.client, final_backup)
+        await self._final_backups.require_possible(instance_id, delete)
         return await self.change(instance_id, partial(self._instances.request_delete, delete=delete))
+
+    async def purge(self, instance_id: int, *, final_backup: bool) -> Requested:
+        """Request that the database of a deleted instance is dropped from the trash, perhaps after a backup.
+
+        Raises:
+            BackupFaultError: it is to be backed up before, and cannot be.
+        """
+        await self._final_backups.require_possible(
+            instance_id, Delete(Operation.DELETE, final_backup=final_backup)
+        )
+        return await self.change(
+            instance_id, partial(self._instances.request_purge, final_backup=final_backup)
+        )
 
     async def undelete(self, instance_id: int, body: Properties[Any]) -> Requested:
         """Request that the instance comes back from the trash, under the name in `body` if there is one."""

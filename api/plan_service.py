@@ -10,10 +10,13 @@ from fastapi import Depends, Query, Response
 from api.database_sizes import database_sizes, free_bytes
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, InstanceStoreDep, ServerDep, SettingsDep
 from api.faults import WHOLE, faults_of
+from api.final_backups import FinalBackupsDep
+from api.http.problems import explained
 from api.idempotency import DRY_RUN
 from api.instance_origins import WantedOrigin
 from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
+from backups.errors import BackupFaultError
 from registry.instances.naming import database_name
 from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.status import Operation, traits
@@ -42,14 +45,16 @@ PLANNED: dict[int | str, dict[str, Any]] = {
 class PlanService:
     """Makes the plans."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
         self,
         instances: InstanceStoreDep,
         queries: InstanceQueriesDep,
         server: ServerDep,
         settings: SettingsDep,
         backups: BackupRecordsDep,
+        final_backups: FinalBackupsDep,
     ) -> None:
+        self._final_backups = final_backups
         self._backups = backups
         self._instances = instances
         self._queries = queries
@@ -159,6 +164,10 @@ class PlanService:
             found = await self._queries.any_instance(instance_id)
             errors = {"Id": list(faults_of(refusal)[WHOLE])}
             return await self.of_deletes(filter(None, [found]), delete, errors, HTTPStatus.CONFLICT)
+        try:
+            await self._final_backups.require_ready([row], delete)
+        except BackupFaultError as fault:
+            return await self.of_deletes([row], delete, {"Id": [fault.reason]}, explained(fault).status)
         return await self.of_deletes([row], delete, {})
 
     async def of_deletes(
@@ -187,10 +196,13 @@ class PlanService:
                 database_name=names[row.id],
                 database_template=row.database_template,
                 size_bytes=sizes.get(names[row.id] or ""),
-                estimated_seconds=await self._seconds(way, row.database_template),
+                estimated_seconds=None if backs_up else await self._seconds(way, row.database_template),
+                final_backup=self._final_backups.plan(row, sizes.get(names[row.id] or ""))
+                if backs_up
+                else None,
             )
             for row in rows
-            for way in [self._way(row, delete)]
+            for way, backs_up in [(self._way(row, delete), self._instances.backs_up(row, delete))]
         ]
         return Plan(
             status=_status(errors, refused),
@@ -201,7 +213,11 @@ class PlanService:
         )
 
     def _way(self, row: DbInstance, delete: Delete) -> Operation:
-        return Operation.PURGE if row.is_in_trash else self._instances.way_to_delete(row, delete)
+        """The operation as a client sees it: what is backed up and dropped goes to the trash on the way."""
+        if row.is_in_trash:
+            return Operation.PURGE
+        way = self._instances.way_to_delete(row, delete)
+        return Operation.DELETE if self._instances.backs_up(row, delete) else way
 
     async def _seconds(self, operation: Operation, template: str) -> float | None:
         seconds = await self._queries.usual_duration(traits(operation).word, template)

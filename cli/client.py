@@ -25,6 +25,9 @@ _LIMITED_SECONDS = 30
 _BUSY_SECONDS = 90
 """How long a command waits for an earlier request with the same key: the API gives it up after a minute."""
 _REFILL_SECONDS = 600
+_FOLLOWING_SECONDS = 600
+"""The pass requests a purge within this time that the workflow of its delete could not request."""
+_LAST_JOBS = 20
 _PAGE = 500
 _FINISHED = ("Completed", "Error")
 
@@ -136,13 +139,15 @@ class AdminApi:
         """Request the deletion of an instance; the answer says until when it can come back."""
         return self._object("DELETE", f"/v2/dbInstances/{instance}")
 
-    def purge(self, instance: int) -> Json:
-        """Request that the database of a live instance is dropped for good."""
-        return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true")
+    def purge(self, instance: int, *, final_backup: bool = False) -> Json:
+        """Request that the database of a live instance is dropped for good, perhaps after a backup."""
+        backup = "&finalBackup=true" if final_backup else ""
+        return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true{backup}")
 
-    def purge_trash(self, instance: int) -> Json:
-        """Request that the database of a deleted instance is dropped from the trash."""
-        return self._object("DELETE", f"/v2/trash/{instance}")
+    def purge_trash(self, instance: int, *, final_backup: bool = False) -> Json:
+        """Request that a deleted instance's database is dropped from the trash, perhaps after a backup."""
+        backup = "?finalBackup=true" if final_backup else ""
+        return self._object("DELETE", f"/v2/trash/{instance}{backup}")
 
     def detach(self, instance: int) -> Json:
         """Request the deletion of an instance without its database, which the answer names."""
@@ -357,6 +362,18 @@ class AdminApi:
             except UnreachableError:
                 if monotonic() - answered > _OUTAGE_SECONDS:
                     raise
+            sleep(_POLL_SECONDS)
+
+    def wait_for_job(self, job: str, instance: int) -> None:
+        """Wait until there is a `job` of the instance, which follows another one that is done.
+
+        Raises:
+            CommandError: there is none after ten minutes.
+        """
+        ends = monotonic() + _FOLLOWING_SECONDS
+        while all(known["jobId"] != job for known in self.jobs(_LAST_JOBS, instanceId=instance)):
+            if monotonic() > ends:
+                raise CommandError(f"The job {job} was not requested; `ods trash` shows what there is.")
             sleep(_POLL_SECONDS)
 
     def _object(self, method: str, path: str, json: Json | None = None) -> Json:

@@ -9,10 +9,15 @@ from cli.output import progress
 def follow(api: AdminApi, accepted: Json, *, quietly: bool = False) -> None:
     """Wait for the job of an `accepted` request, showing phase, time and estimate unless `quietly`.
 
+    And for the purge that follows it, if one does.
+
     Raises:
-        CommandError: the job failed.
+        CommandError: a job failed.
     """
     completed(follow_to_end(api, accepted["jobId"], accepted["id"], quietly=quietly))
+    if (purge := accepted.get("purgeJobId")) is not None:
+        api.wait_for_job(purge, accepted["id"])
+        completed(follow_to_end(api, purge, accepted["id"], quietly=quietly))
 
 
 def follow_to_end(api: AdminApi, job: str, instance: int | None, *, quietly: bool = False) -> Json:

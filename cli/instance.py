@@ -410,6 +410,13 @@ def undo_reset(  # noqa: PLR0913 - a command line's options
 def purge(  # noqa: PLR0913 - a command line's options
     instances: NamesOrIds,
     *,
+    final_backup: Annotated[
+        bool,
+        typer.Option(
+            "--final-backup",
+            help="Back the database up first, and drop it only if the backup is complete and verified.",
+        ),
+    ] = False,
     yes: Yes = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -425,7 +432,8 @@ def purge(  # noqa: PLR0913 - a command line's options
                 _require_name(row, _DROPPED)
             # If another client brings it back meanwhile, this is refused.
             is_deleted = row["status"] == "Deleted" or row["operation"] == "Purge"
-            return api.purge_trash(row["id"]) if is_deleted else api.purge(row["id"])
+            purge_it = api.purge_trash if is_deleted else api.purge
+            return purge_it(row["id"], final_backup=final_backup)
 
         for_each(
             instances,

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.bulk_service import BulkServiceDep
 from api.dependencies import InstanceStoreDep
+from api.final_backups import FinalBackup
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
@@ -35,6 +36,7 @@ from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
+from registry.instances.final_backups import following_purge
 from registry.instances.status import Operation
 from registry.instances.store import Delete
 
@@ -127,17 +129,22 @@ async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and para
     plans: PlanServiceDep,
     purge: Annotated[bool, Query(description="Drop its database for good, also from the trash.")] = False,  # noqa: FBT002 - a parameter of the query
     detach: Annotated[bool, Query(description="Leave its database, which this service forgets.")] = False,  # noqa: FBT002 - as above
+    final_backup: FinalBackup = False,  # noqa: FBT002 - as above
 ) -> object:
     """Request that the instance is deleted: its database goes to the trash, from which it can come back."""
     if purge and detach:
         raise ProblemError.invalid({"Detach": ["'Detach' and 'Purge' exclude each other."]})
+    if final_backup and not purge:
+        raise ProblemError.invalid({"FinalBackup": ["'Final Backup' is made before a purge: purge=true."]})
     way = Operation.DELETE if purge else Operation.DETACH if detach else None
     if dry_run:
-        return plan_response(await plans.of_delete(instance_id, Delete(way)))
-    requested = await service.delete(instance_id, way)
+        return plan_response(await plans.of_delete(instance_id, Delete(way, final_backup=final_backup)))
+    requested = await service.delete(instance_id, way, final_backup=final_backup)
     deletion = Deletion.model_validate(requested)
-    to_trash = requested.job.operation is Operation.TRASH
-    return deletion if to_trash else deletion.model_copy(update={"purge_after": None})
+    follows = following_purge(requested.job)
+    stays = requested.job.operation is Operation.TRASH and follows is None
+    outcome = {"purge_job_id": follows} if stays else {"purge_job_id": follows, "purge_after": None}
+    return deletion.model_copy(update=outcome)
 
 
 @router.post(

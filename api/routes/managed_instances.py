@@ -27,6 +27,7 @@ from api.schemas.base import list_response, paced
 from api.schemas.instances import ManagedInstance
 from api.schemas.managed_status import managed_status
 from api.security.tokens import bearer_token
+from backups.errors import BackupFaultError
 from registry.storage.errors import InstanceNotFoundError, RefusedError
 from registry.storage.models import DbInstance
 
@@ -40,6 +41,10 @@ async def _refusals_in_own_words() -> AsyncIterator[None]:
         raise ProblemError.not_found(_RESOURCE, error.instance_id) from None
     except RefusedError as error:
         raise ProblemError.invalid({"id": [f"{error.reason} {error.next_step}"]}) from None
+    except BackupFaultError as error:
+        if error.outage:
+            raise
+        raise ProblemError.invalid({"id": [error.reason]}) from None
 
 
 router = APIRouter(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import InstanceQueriesDep, OdsInstancesDep
+from api.final_backups import FinalBackupsDep
 from api.http import problems
 from api.http.audit_context import AuditContextDep
 from api.http.paging import page_of
@@ -138,9 +139,11 @@ async def delete_ods_instance(
     instance_id: OdsInstanceId,
     ods_instances: OdsInstancesDep,
     service: InstanceServiceDep,
+    final_backups: FinalBackupsDep,
     audit: AuditContextDep,
 ) -> Done:
     """Remove the ODS instance; if this service made its database, its instance is deleted, too."""
+    await final_backups.require_possible_behind(instance_id)
     requested = await ods_instances.delete(instance_id, audit.client)
     if requested is not None:
         await service.launched(requested)

@@ -6,14 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from api.database_sizes import database_sizes
-from api.dependencies import InstanceQueriesDep, InstanceStoreDep, ServerDep
+from api.dependencies import InstanceQueriesDep, ServerDep
+from api.final_backups import FinalBackup
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import path_id
 from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from api.schemas.base import list_response, paced
-from api.schemas.instances import Accepted, TrashedInstance
+from api.schemas.instances import Purge, TrashedInstance
 from api.security.tokens import bearer_token
 from registry.instances.queries import TRASH
 from registry.storage.listing import Page
@@ -56,7 +57,7 @@ async def list_trash(
 async def purge_trash(
     instance_id: Annotated[int, path_id("dbInstance")],
     service: InstanceServiceDep,
-    instances: InstanceStoreDep,
-) -> Accepted:
+    final_backup: FinalBackup = False,  # noqa: FBT002 - a parameter of the query
+) -> Purge:
     """Request that the database of a deleted instance is dropped for good; 409 unless it is in the trash."""
-    return Accepted.model_validate(await service.change(instance_id, instances.request_purge))
+    return Purge.model_validate(await service.purge(instance_id, final_backup=final_backup))

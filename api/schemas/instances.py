@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Annotated
+from uuid import UUID
 
 from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
@@ -45,13 +46,27 @@ class Reset(Accepted):
     notice: str | None = Field(None, description="What is done to the instance that is copied.")
 
 
-class Deletion(Accepted):
+class Purge(Accepted):
+    """A purge that was committed."""
+
+    backup_id: UUID | None = Field(
+        validation_alias=AliasPath("job", "makes_backup"),
+        description="The backup that is made first; null if none is, or its purge follows a delete.",
+    )
+
+
+class Deletion(Purge):
     """A delete that was committed, and what becomes of the database."""
 
     database_name: str | None = Field(validation_alias=AliasPath("instance", "database_name"))
     purge_after: UtcTime | None = Field(
         validation_alias=AliasPath("instance", "purge_after"),
         description="Until then the instance can be undeleted; null if its database is dropped, or left.",
+    )
+    purge_job_id: str | None = Field(
+        None,
+        description="The job that backs the database up and drops it, and is there once the database is in"
+        " the trash; null if none follows.",
     )
 
 

@@ -7,6 +7,19 @@ from pydantic import Field
 from api.schemas.base import ResponseModel
 
 
+class PlannedBackup(ResponseModel):
+    """The backup that would be made, and verified, before a database is dropped."""
+
+    location: str | None = Field(
+        description="The folder of the instance's backups; null if there is no store."
+    )
+    encrypted: bool
+    needed_bytes: int | None = Field(
+        description="Disk of the server for as long as the backup is restored and compared; null if that is"
+        " not known, 0 if it is encrypted and only its checksum is compared."
+    )
+
+
 class PlannedJob(ResponseModel):
     """One job that would be started."""
 
@@ -25,6 +38,9 @@ class PlannedJob(ResponseModel):
     )
     estimated_seconds: float | None = Field(
         None, description="What recent jobs of this kind took; null if there were none."
+    )
+    final_backup: PlannedBackup | None = Field(
+        None, description="The backup that would be made before the database is dropped; null if none would."
     )
 
 

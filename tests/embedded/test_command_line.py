@@ -221,6 +221,17 @@ def test_instance_comes_back_and_is_purged_when_commanded(
     assert detached["databaseName"] == left["databaseName"]
 
 
+def test_instance_is_backed_up_and_purged_when_commanded(
+    instance: Ods, ods: Ods, stack: DataFolder, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    purged = content(instance("purge", name, "--final-backup", "--yes", "--wait", "--json"))
+    assert (purged["status"], purged["operation"]) == ("Deleted", "Purge")
+    kept = ods("backup", "list", "--kind", "final", "--json", "--data-dir", stack.path)
+    (backup,) = [one for one in json.loads(kept.stdout) if one["instanceId"] == created["id"]]
+    assert (backup["name"], backup["verification"]) == (name, "Completed")
+
+
 def test_answer_names_the_job_when_the_command_does_not_wait(instance: Ods, name: str) -> None:
     accepted = content(instance("create", name, "--template", "Sample", "--json"))
     assert accepted["jobId"].startswith("CreateInstanceJob-")

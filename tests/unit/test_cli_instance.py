@@ -39,12 +39,12 @@ class _Api:
         self.done.append(f"undelete {number}")
         return {"id": number}
 
-    def purge(self, number: int) -> dict[str, Any]:
-        self.done.append(f"purge {number}")
+    def purge(self, number: int, *, final_backup: bool) -> dict[str, Any]:
+        self.done.append(f"purge {number}{' after a backup' if final_backup else ''}")
         return {**self.row, "id": number}
 
-    def purge_trash(self, number: int) -> dict[str, Any]:
-        self.done.append(f"purge the trash {number}")
+    def purge_trash(self, number: int, *, final_backup: bool) -> dict[str, Any]:
+        self.done.append(f"purge the trash {number}{' after a backup' if final_backup else ''}")
         return {"id": number}
 
     def id_named(self, name: str) -> int:
@@ -109,6 +109,14 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
     api.row |= {"status": status, "operation": operation}
     assert CliRunner().invoke(instance.app, ["purge", "7", *options], input=given).exit_code == 0
     assert api.done == ["purge the trash 7"]
+
+
+@pytest.mark.parametrize("status", ["Completed", "Deleted"])
+def test_backup_is_made_first_when_a_purge_is_to_have_one(api: _Api, status: str) -> None:
+    api.row |= {"status": status}
+    assert CliRunner().invoke(instance.app, ["purge", "7", "--yes", "--final-backup"]).exit_code == 0
+    place = "the trash 7" if status == "Deleted" else "7"
+    assert api.done == [f"purge {place} after a backup"]
 
 
 def test_instance_is_reset_to_another_template_when_it_is_named(api: _Api) -> None:

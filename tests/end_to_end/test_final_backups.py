@@ -1,0 +1,664 @@
+"""Purges that make a backup first, requested through the API, carried out by workers, on real servers."""
+
+import asyncio
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
+
+from activities import backup_verification
+from activities.databases import owner_of
+from activities.statuses import StatusActivities
+from backups import figures, readiness
+from backups.client_programs import ClientProgram
+from backups.errors import BackupFaultError
+from databases import trash
+from databases.trash import TrashJob
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.store import Delete
+from settings import Settings
+from tenants.drift import DriftKind
+from tenants.tenant import Tenant
+from tests.end_to_end.conftest import Operator
+from tests.servers import make_settings, service_dsn, session
+from workflows.job_workflow import JobWorkflow
+from workflows.reconcile import Reconcile
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+FINAL = Delete(Operation.DELETE, final_backup=True)
+TREASURE = "CREATE TABLE treasure AS SELECT 42 AS answer"
+OPEN = 'ALTER DATABASE "{}" ALLOW_CONNECTIONS {}'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def changes() -> dict[str, Any]:
+    """What is else than usual in the settings."""
+    return {}
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, changes: dict[str, Any]) -> Settings:
+    return make_settings(
+        postgres, registry_dsn, **{"backup_url": store.as_uri(), "backup_verify": "never"} | changes
+    )
+
+
+always = pytest.mark.parametrize("changes", [{"final_backup": True}], ids=["always"])
+at_once = pytest.mark.parametrize("changes", [{"final_backup": True, "trash_days": 0}], ids=["at_once"])
+
+
+@pytest.fixture
+async def job(operator: Operator, postgres: EmbeddedPostgres, name: str) -> InstanceJob:
+    """An instance with a table of its own."""
+    created = await operator.create(name)
+    assert await operator.ended(created) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, created.database)) as inside:
+        await inside.execute(TREASURE)
+    return created
+
+
+@pytest.fixture
+async def trashed(operator: Operator, job: InstanceJob) -> InstanceJob:
+    """Its delete, which has moved it to the trash."""
+    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    await operator.starter.start(deletion)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    return deletion
+
+
+async def names(admin: asyncpg.Connection, job: InstanceJob) -> list[str]:
+    found = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1",
+        f"%{job.mark}%",
+    )
+    return [row["datname"] for row in found]
+
+
+async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    """The job once it has ended; it may not be requested yet."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await api.get(f"/v2/jobs/{job_id}")
+            if answer.status_code == 200 and answer.json()["status"] in {"Completed", "Error"}:
+                found: dict[str, Any] = answer.json()
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def purged(api: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    """The answer to a request for a purge whose job has ended well."""
+    answer = await api.delete(path)
+    assert answer.status_code == 202, answer.text
+    accepted: dict[str, Any] = answer.json()
+    for one in filter(None, [accepted["jobId"], accepted.get("purgeJobId")]):
+        end = await ended(api, one)
+        assert end["status"] == "Completed", end
+    return accepted
+
+
+async def final_backups(api: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api.get("/v2/backups", params={"kind": "final"})).json()
+    return found
+
+
+async def restored(operator: Operator, postgres: EmbeddedPostgres, backup: dict[str, Any]) -> int:
+    """What is in the table of an instance that is restored from the backup."""
+    origin = BackupOrigin(backup["id"])
+    back = (await operator.instances.reserve(f"{backup['name']} back", "Minimal", origin=origin)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, back.database)) as inside:
+        answer: int = await inside.fetchval("SELECT sum(answer) FROM treasure")
+        return answer
+
+
+async def reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+def manifests(store: Path) -> list[str]:
+    """What the manifests of the stored backups say."""
+    return [path.read_text() for path in store.rglob("manifest.json")]
+
+
+def put_aside(store: Path) -> Path:
+    """Let there be no store."""
+    return store.rename(store.with_name("aside"))
+
+
+async def write(postgres: EmbeddedPostgres, database: str) -> None:
+    async with session(postgres.dsn(database)) as inside:
+        await inside.execute("INSERT INTO treasure VALUES (1)")
+
+
+async def test_live_instance_is_backed_up_verified_and_dropped_when_that_is_requested(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+) -> None:
+    accepted = await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true&finalBackup=true")
+    assert accepted["jobId"] == f"DeleteInstanceJob-{job.ods_instance_id}-2"
+    assert accepted["purgeJobId"] == f"PurgeInstanceJob-{job.ods_instance_id}-3"
+    assert (accepted["purgeAfter"], accepted["backupId"]) == (None, None)
+    assert await names(admin, job) == []
+    row = await operator.instance(job)
+    assert (row.status, row.is_in_trash, row.purge_follows) == (InstanceStatus.DELETED, False, False)
+    (backup,) = await final_backups(api)
+    assert (backup["status"], backup["verification"], backup["expiresAt"]) == ("Completed", "Completed", None)
+    assert backup["verifiedAt"] is not None
+    assert backup["name"] == job.name
+    assert await restored(operator, postgres, backup) == 42
+    title = await rows.fetchval("SELECT title FROM adminapi.audit WHERE method = 'PURGE'")
+    assert title.endswith(f"after the backup {backup['id']}")
+
+
+async def test_instance_in_the_trash_is_backed_up_with_its_contexts_when_that_is_requested(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+) -> None:
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'schoolYear', '2027')",
+        job.ods_instance_id,
+    )
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    accepted = await purged(api, f"/v2/trash/{job.instance_id}?finalBackup=true")
+    (backup,) = await final_backups(api)
+    assert (accepted["backupId"], accepted["jobId"]) == (backup["id"], backup["jobId"])
+    assert await names(admin, job) == []
+    assert await restored(operator, postgres, backup) == 42
+    (manifest,) = manifests(store)
+    assert '"contextValue": "2027"' in manifest
+
+
+async def test_same_backup_is_answered_when_the_request_is_repeated_under_its_key(
+    api: httpx.AsyncClient, trashed: InstanceJob
+) -> None:
+    path, key = f"/v2/trash/{trashed.instance_id}", {"Idempotency-Key": "final"}
+    first = await api.delete(f"{path}?finalBackup=true", headers=key)
+    assert first.status_code == 202
+    again = await api.delete(f"{path}?finalBackup=true", headers=key)
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert (await api.delete(path, headers=key)).status_code == 422
+    assert (await ended(api, first.json()["jobId"]))["status"] == "Completed"
+    assert len(await final_backups(api)) == 1
+
+
+@always
+async def test_backup_is_made_without_a_request_when_the_setting_says_so(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+    name: str,
+) -> None:
+    due, asked = [await operator.create(f"{name} {word}") for word in ("due", "asked")]
+    for one in (due, asked):
+        assert await operator.ended(one) is JobStatus.COMPLETED
+        assert await operator.ended(await operator.delete(one)) is JobStatus.COMPLETED
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE id = $1",
+        due.instance_id,
+    )
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert (await ended(api, f"PurgeInstanceJob-{due.ods_instance_id}-3"))["status"] == "Completed"
+    await purged(api, f"/v2/trash/{asked.instance_id}")
+    await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true")
+    assert [await names(admin, one) for one in (due, asked, job)] == [[], [], []]
+    backups = await final_backups(api)
+    assert {one["name"] for one in backups if one["verifiedAt"]} == {due.name, asked.name, job.name}
+
+
+@at_once
+@pytest.mark.parametrize("surface", ["dbInstances", "odsInstances/manage", "odsInstances", "bulk"])
+async def test_backup_is_made_on_each_surface_when_a_delete_drops_at_once(
+    api: httpx.AsyncClient, admin: asyncpg.Connection, job: InstanceJob, surface: str
+) -> None:
+    listed = (await api.get(f"/v2/dbInstances/{job.instance_id}")).json()
+    assert listed["deleteDropsDatabase"] is True
+    if surface == "bulk":
+        answer = await api.post("/v2/dbInstances/bulk/delete", json={"ids": [job.instance_id]})
+    else:
+        answer = await api.delete(f"/v2/{surface}/{job.instance_id}")
+    assert answer.is_success, answer.text
+    assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
+    assert await names(admin, job) == []
+    (backup,) = await final_backups(api)
+    assert backup["verifiedAt"] is not None
+
+
+@at_once
+async def test_backup_is_made_when_an_admin_api_has_written_a_delete(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+) -> None:
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
+    )
+    assert await tenant.jobs.waiting_jobs(0, 10) == []
+    await tenant.jobs.follow_admin_api()
+    (deletion,) = await tenant.jobs.waiting_jobs(0, 10)
+    assert (deletion.operation, deletion.purge_follows) == (Operation.TRASH, True)
+    await operator.starter.start(deletion)
+    assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
+    assert await names(admin, job) == []
+    assert len(await final_backups(api)) == 1
+
+
+@at_once
+async def test_contexts_are_not_forgotten_when_a_delete_drops_at_once(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, job: InstanceJob
+) -> None:
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'schoolYear', '2027')",
+        job.ods_instance_id,
+    )
+    refused = await api.delete(f"/v2/dbInstances/{job.instance_id}")
+    assert (refused.status_code, "OdsInstanceContexts" in refused.text) == (409, True)
+    assert (await api.delete(f"/v2/odsInstances/{job.ods_instance_id}")).status_code == 400
+
+
+@pytest.mark.parametrize("changes", [{"backup_url": None}], ids=["no_store"])
+async def test_purge_is_refused_when_there_is_no_store(
+    operator: Operator, api: httpx.AsyncClient, job: InstanceJob
+) -> None:
+    path = f"/v2/dbInstances/{job.instance_id}"
+    refused = await api.delete(f"{path}?purge=true&finalBackup=true")
+    assert (refused.status_code, "Set ODS_BACKUP_URL" in refused.json()["detail"]) == (409, True)
+    plan = (await api.delete(f"{path}?purge=true&finalBackup=true&dryRun=true")).json()
+    assert (plan["status"], "Set ODS_BACKUP_URL" in plan["errors"]["Id"][0]) == (409, True), plan
+    assert plan["instances"][0]["finalBackup"]["location"] is None
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    refused = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
+    assert refused.status_code == 409
+    assert (await operator.instance(job)).is_in_trash
+    assert (await api.delete("/v2/trash/987654?finalBackup=true")).status_code == 404
+
+
+@at_once
+async def test_delete_is_refused_in_each_form_when_the_client_programs_are_older_than_the_server(
+    operator: Operator, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, job: InstanceJob
+) -> None:
+    async def older(program: str, _: int) -> ClientProgram:
+        return ClientProgram(program, "15.1")
+
+    monkeypatch.setattr(readiness, "find_program", older)
+    number, body = job.instance_id, {"ids": [job.instance_id]}
+    refusals = [
+        (409, await api.delete(f"/v2/dbInstances/{number}")),
+        (400, await api.delete(f"/v2/odsInstances/manage/{number}")),
+        (400, await api.delete(f"/v2/odsInstances/{number}")),
+        (409, await api.post("/v2/dbInstances/bulk/delete", json=body)),
+    ]
+    for status, refused in refusals:
+        assert refused.status_code == status, refused.text
+        assert "pg_dump is of PostgreSQL 15.1, older than the server" in refused.text
+    planned = await api.post("/v2/dbInstances/bulk/delete?dryRun=true", json=body)
+    assert planned.json()["status"] == 409
+    assert (await operator.instance(job)).operation == Operation.CREATE
+
+
+async def test_final_backup_is_refused_when_nothing_is_purged(
+    api: httpx.AsyncClient, job: InstanceJob
+) -> None:
+    for query in ("finalBackup=true", "finalBackup=true&detach=true"):
+        refused = await api.delete(f"/v2/dbInstances/{job.instance_id}?{query}")
+        assert (refused.status_code, list(refused.json()["errors"])) == (400, ["FinalBackup"])
+
+
+async def test_purge_is_refused_when_the_instance_is_protected(
+    api: httpx.AsyncClient, job: InstanceJob
+) -> None:
+    await api.patch(f"/v2/dbInstances/{job.instance_id}", json={"protected": True})
+    refused = await api.delete(f"/v2/dbInstances/{job.instance_id}?purge=true&finalBackup=true")
+    assert (refused.status_code, "protected" in refused.json()["detail"]) == (409, True)
+
+
+async def test_dry_run_tells_where_the_backup_would_be_and_what_it_needs(
+    api: httpx.AsyncClient, store: Path, job: InstanceJob
+) -> None:
+    path = f"/v2/dbInstances/{job.instance_id}"
+    plan = (await api.delete(f"{path}?purge=true&finalBackup=true&dryRun=true")).json()
+    (planned,) = plan["instances"]
+    assert (plan["status"], planned["operation"]) == (202, "Delete")
+    assert planned["finalBackup"] == {
+        "location": f"{store.as_uri()}/default/{job.ods_instance_id}",
+        "encrypted": False,
+        "neededBytes": planned["sizeBytes"],
+    }
+    plan = (await api.delete(f"{path}?purge=true&dryRun=true")).json()
+    assert plan["instances"][0]["finalBackup"] is None
+
+
+async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    trashed: InstanceJob,
+) -> None:
+    async def find_difference(*_: object) -> list[str]:
+        return ["The table dbo.treasure is missing."]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, "verify", find_difference)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        failed = await ended(api, answer.json()["jobId"])
+    assert "The table dbo.treasure is missing. Nothing was dropped." in failed["errorMessage"]
+    row = await operator.instance(trashed)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
+    assert await names(admin, trashed) == [trashed.trash_database]
+    (damaged,) = await final_backups(api)
+    assert (damaged["verification"], damaged["verifiedAt"]) == ("Error", None)
+
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    (backup,) = await final_backups(api)
+    assert (backup["id"], backup["verification"]) == (damaged["id"], "Completed")
+    assert backup["location"] != damaged["location"]
+    assert await names(admin, trashed) == []
+    assert "1 backups removed" in await reconcile(temporal, settings)
+    assert len(manifests(store)) == 1
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_instance_comes_back_whole_when_its_purge_has_failed(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    store: Path,
+    trashed: InstanceJob,
+) -> None:
+    aside = put_aside(store)
+    requested = (await operator.instances.request_purge(trashed.instance_id, final_backup=True)).job
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.ERROR
+    assert await names(admin, trashed) == [trashed.trash_database]
+    shutil.move(aside, store)
+    answer = await api.post(f"/v2/dbInstances/{trashed.instance_id}/undelete")
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed) == [trashed.database]
+    async with session(service_dsn(postgres, trashed.database)) as inside:
+        assert await inside.fetchval("SELECT answer FROM treasure") == 42
+
+
+async def test_nothing_is_dropped_when_the_database_was_changed_since_it_was_backed_up(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    """As by an operator who opens it, writes and closes it, while the backup is verified."""
+    kept, compare = str(trashed.trash_database), figures.verify
+
+    async def write_meanwhile(*compared: Any) -> list[str]:
+        await admin.execute(OPEN.format(kept, "true"))
+        await write(postgres, kept)
+        await admin.execute(OPEN.format(kept, "false"))
+        return await compare(*compared)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, "verify", write_meanwhile)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        failed = await ended(api, answer.json()["jobId"])
+    assert "was opened or changed since it was backed up" in failed["errorMessage"]
+    assert await names(admin, trashed) == [kept]
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed) == []
+    (backup,) = await final_backups(api)
+    assert await restored(operator, postgres, backup) == 43
+
+
+async def test_nothing_is_backed_up_or_dropped_when_the_database_was_opened_by_hand(
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    store: Path,
+    trashed: InstanceJob,
+) -> None:
+    kept = str(trashed.trash_database)
+    await admin.execute(OPEN.format(kept, "true"))
+    answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    failed = await ended(api, answer.json()["jobId"])
+    assert "was opened, and may be in use" in failed["errorMessage"]
+    assert await is_open(admin, kept)
+    assert manifests(store) == []
+
+
+async def is_open(admin: asyncpg.Connection, database: str) -> bool | None:
+    found: bool | None = await admin.fetchval(
+        "SELECT datallowconn FROM pg_database WHERE datname = $1", database
+    )
+    return found
+
+
+async def held_dump() -> psutil.Process:
+    """The pg_dump that a worker of this process has started, in the middle."""
+    async with asyncio.timeout(30):
+        while True:
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    if child.name() == "pg_dump" and any("--dbname=" in it for it in child.cmdline()):
+                        child.suspend()
+                        return child
+                except psutil.NoSuchProcess:
+                    continue
+            await asyncio.sleep(0.005)
+
+
+async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    job: InstanceJob,
+    store: Path,
+) -> None:
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(
+            "CREATE TABLE filling AS SELECT row, sha512(row::text::bytea) AS noise"
+            " FROM generate_series(1, 200000) AS row"
+        )
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
+    dump = await held_dump()
+    kept = str(deletion.trash_database)
+    assert await is_open(admin, kept)
+    managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
+    assert managed["status"] == "DeleteInProgress"
+    assert (await api.post(f"/v2/jobs/{answer.json()['jobId']}/cancel")).status_code == 202
+    failed = await ended(api, answer.json()["jobId"])
+    assert failed["errorMessage"] == "The job was cancelled."
+    assert not dump.is_running() or dump.status() == psutil.STATUS_ZOMBIE
+    async with asyncio.timeout(10):
+        while await is_open(admin, kept):
+            await asyncio.sleep(0.01)
+    assert await names(admin, job) == [kept]
+    assert manifests(store) == []
+    row = await operator.instance(job)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
+    await purged(api, f"/v2/trash/{job.instance_id}")  # without a backup, as it was asked for
+
+
+async def test_backup_cannot_be_deleted_when_its_database_is_about_to_be_dropped(
+    api: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    refusals: list[httpx.Response] = []
+    compare = figures.verify
+
+    async def delete_meanwhile(*compared: Any) -> list[str]:
+        (backup,) = await final_backups(api)
+        refusals.append(await api.delete(f"/v2/backups/{backup['id']}"))
+        return await compare(*compared)
+
+    monkeypatch.setattr(backup_verification, "verify", delete_meanwhile)
+    await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    (refused,) = refusals
+    assert (refused.status_code, "about to be dropped" in refused.json()["detail"]) == (409, True)
+    (backup,) = await final_backups(api)
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+
+
+async def test_nothing_is_dropped_when_the_backup_was_deleted_before_the_retry(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    async def fail(*_: object) -> list[str]:
+        raise BackupFaultError("pg_restore has failed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, "verify", fail)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        assert "pg_restore has failed." in (await ended(api, answer.json()["jobId"]))["errorMessage"]
+    assert (await api.delete(f"/v2/backups/{answer.json()['backupId']}")).status_code == 204
+    await operator.retry(trashed)
+    failed = await ended(api, answer.json()["jobId"])
+    assert "was deleted before the database was dropped" in failed["errorMessage"]
+    assert await names(admin, trashed) == [trashed.trash_database]
+    await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    assert await names(admin, trashed) == []
+
+
+async def test_purge_follows_at_the_next_pass_when_a_worker_of_an_earlier_release_has_done_the_delete(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    job: InstanceJob,
+) -> None:
+    requested = (await operator.instances.request_delete(job.instance_id, FINAL)).job
+    assert (await tenant.jobs.begin(requested)).held
+    assert await tenant.jobs.finish_delete(requested)  # and no more
+    row = await operator.instance(job)
+    assert row.purge_after is not None
+    assert row.trashed_at is not None
+    assert (row.purge_after - row.trashed_at).days > 10_000, "such a worker would drop what is due"
+    await move_to_trash(tenant, requested)
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
+    assert await names(admin, job) == []
+    assert len(await final_backups(api)) == 1
+
+
+async def move_to_trash(tenant: Tenant, job: InstanceJob) -> None:
+    into = TrashJob(owner_of(job), job.number, job.attempt, [job.database], str(job.trash_database))
+    async with tenant.server.fenced(owner_of(job)) as fenced:
+        assert await trash.put(tenant.server, fenced, into)
+
+
+async def test_pass_closes_what_a_purge_has_left_open_when_its_job_has_ended(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    store: Path,
+    trashed: InstanceJob,
+) -> None:
+    put_aside(store)
+    answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    assert answer.status_code == 409, "there is no store"
+    requested = (await operator.instances.request_purge(trashed.instance_id, final_backup=True)).job
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.ERROR
+    await temporal.get_workflow_handle(requested.workflow_id).signal(JobWorkflow.abandon)
+    kept = str(trashed.trash_database)
+    comment = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
+    )
+    opened = comment.replace("{", f'{{"openedBy": "{requested.job_id}", ', 1)
+    await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{opened}'")
+    await admin.execute(OPEN.format(kept, "true"))
+    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.TRASH_CHANGED]
+    await reconcile(temporal, settings)
+    assert not await is_open(admin, kept)
+    assert await names(admin, trashed) == [kept]
+
+
+@always
+async def test_nothing_is_purged_when_no_backup_can_be_made(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    async def older(program: str, _: int) -> ClientProgram:
+        return ClientProgram(program, "15.1")
+
+    monkeypatch.setattr(readiness, "find_program", older)
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    assert "no purges because of the backup before them" in await reconcile(temporal, settings)
+    row = await operator.instance(trashed)
+    assert (row.status, row.operation) == (InstanceStatus.DELETED, Operation.TRASH)
+
+
+async def test_what_was_requested_before_the_setting_is_refused_when_it_would_drop_without_a_backup(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    tenant: Tenant,
+    trashed: InstanceJob,
+) -> None:
+    purge = (await operator.instances.request_purge(trashed.instance_id)).job
+    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server, final_backup=True)
+    begun = await ActivityEnvironment().run(statuses.begin, purge)
+    assert begun.held
+    assert "ODS_FINAL_BACKUP" in str(begun.refusal)
+    assert await tenant.jobs.fail(purge, str(begun.refusal))
+    await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    assert await names(admin, trashed) == []
