@@ -470,6 +470,8 @@ async def test_delete_is_accepted_when_no_job_is_under_way(
         "location": f"/v2/jobs/{job}",
         "databaseName": "EdFi_Ods_Leaving_Minimal",
         "purgeAfter": purge_after,
+        "purgeJobId": None,
+        "backupId": None,
     }
 
 

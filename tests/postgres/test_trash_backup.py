@@ -138,15 +138,17 @@ async def test_backup_does_not_count_when_a_session_cannot_be_ended(
     server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     """One of a superuser may go on writing."""
+    others: list[asyncpg.Connection] = []
 
-    async def work() -> asyncpg.Connection:
-        return await asyncpg.connect(postgres.dsn(kept))
+    async def work() -> None:
+        others.append(await asyncpg.connect(postgres.dsn(kept)))
 
     with pytest.raises(DatabaseFaultError, match="close the sessions of superusers by hand"):
         async with server.fenced(trashed) as fenced:
             await trash_backup.while_open(fenced, trashed, kept, JOB, work)
     assert await state_of(admin, kept) == (False, JOB)
     await admin.fetch(_END, kept)
+    others[0].terminate()
     assert await purge(server, trashed, kept, await back_up(server, trashed, kept))
 
 
