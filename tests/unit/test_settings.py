@@ -63,6 +63,7 @@ READ: dict[str, tuple[str, Any]] = {
     "BACKUP_RECIPIENTS": ("age1qwerty, age1asdf", "age1qwerty, age1asdf"),
     "BACKUP_VERIFY": ("always", VerifyPolicy.ALWAYS),
     "BACKUP_CONCURRENCY": ("1", 1),
+    "FINAL_BACKUP": ("false", False),
     "SNAPSHOT_KEEP": ("1", 1),
     "BACKUP_CRON": ("", ""),
     "BACKUP_KEEP": ("", ""),
@@ -149,6 +150,7 @@ REFUSED: dict[str, list[str]] = {
     "BACKUP_RECIPIENTS": ["", "bad-value", "AGE-SECRET-KEY-1BAD", "age1good,bad-value"],
     "BACKUP_VERIFY": ["", "bad-value", "Always"],
     "BACKUP_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
+    "FINAL_BACKUP": ["", "bad-value", "2"],
     "TRASH_DAYS": ["", "bad-value", "-1", "3651", "1.5"],
     "SNAPSHOT_KEEP": ["", "bad-value", "0", "101", "1.5"],
     "BACKUP_CRON": [*BAD_CRONS, "0 2 * * *"],  # the last one without ODS_BACKUP_URL
@@ -256,6 +258,14 @@ def test_address_without_tls_is_accepted_when_a_setting_says_so(
     monkeypatch.setenv("ODS_OIDC_INSECURE", "true")
     monkeypatch.setenv(f"ODS_{name}", "http://login.example/x")
     assert read(Settings.load(), name) == "http://login.example/x"
+
+
+def test_final_backups_need_a_store_when_they_are_always_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODS_FINAL_BACKUP", "true")
+    with pytest.raises(InvalidSettingsError, match=r"ODS_FINAL_BACKUP: .* without ODS_BACKUP_URL"):
+        Settings.load()
+    monkeypatch.setenv("ODS_BACKUP_URL", "s3://bucket")
+    assert Settings.load().final_backup
 
 
 def test_defaults_hold_when_only_the_required_variables_are_set() -> None:
