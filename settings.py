@@ -472,7 +472,7 @@ class ServiceSettings(BaseSettings):
 
     @field_validator("final_backup")
     @classmethod
-    def _require_store(cls, final_backup: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
+    def _require_store_for_final_backups(cls, final_backup: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
         if final_backup and "backup_url" in info.data and info.data["backup_url"] is None:
             raise ValueError("must not be set without ODS_BACKUP_URL, where the backups would be")
         return final_backup
@@ -601,7 +601,7 @@ class Settings(ServiceSettings):
 
     @field_validator("backup_cron")
     @classmethod
-    def _require_store(cls, cron: str | None, info: ValidationInfo) -> str | None:
+    def _require_store_for_schedule(cls, cron: str | None, info: ValidationInfo) -> str | None:
         if cron and "backup_url" in info.data and info.data["backup_url"] is None:
             raise ValueError("must not be set without ODS_BACKUP_URL, where the backups go")
         return cron

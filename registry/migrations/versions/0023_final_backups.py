@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0023"
-down_revision = "0021"
+down_revision = "0022"
 
 _COLUMNS = (
     "ALTER TABLE adminapi.dbinstances ADD COLUMN purgefollows boolean NOT NULL DEFAULT false",

@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0024"
-down_revision = "0021"
+down_revision = "0023"
 
 _BACKUPS = """
 ALTER TABLE adminapi.backups

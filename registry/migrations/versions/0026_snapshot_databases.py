@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0026"
-down_revision = "0021"
+down_revision = "0024"
 
 _FILL = """
 UPDATE adminapi.snapshots AS snapshot SET databasemark = (
