@@ -433,6 +433,9 @@ class ServiceSettings(BaseSettings):
     instance_management: bool = Field(
         default=True, description="Whether instances can be managed; if not, their endpoints answer 400."
     )
+    console: bool = Field(
+        default=True, description="Whether the console, the page for operators, is served at `/console`."
+    )
     registration: bool = Field(
         default=False, description="Whether `/connect/register` always accepts new clients."
     )

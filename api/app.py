@@ -55,6 +55,7 @@ from api.security.grants import GrantRefusal
 from api.security.limits import ConnectLimits
 from api.security.oidc import IssuerTokens
 from api.services import Services
+from console import app as console
 from logs import configure_logging
 from registry.connection_strings.ods_connection_strings import connection_strings
 from registry.storage.poolers import PoolerCheck
@@ -84,7 +85,7 @@ def app_with(settings: AnySettings) -> FastAPI:
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
         lifespan=_lifespan,
-        routes=[*_routes(issues_tokens=settings.oidc_issuer is None)],
+        routes=[*_routes(issues_tokens=settings.oidc_issuer is None, has_console=settings.console)],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -97,7 +98,7 @@ def app_with(settings: AnySettings) -> FastAPI:
 
 
 @cache
-def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
+def _routes(*, issues_tokens: bool, has_console: bool) -> Sequence[BaseRoute]:
     """All endpoints. Made once: to analyse their parameters takes longer than all else of an application."""
     router = APIRouter()
     # `manage` comes before the ids of ODS instances, and so wins over them.
@@ -106,6 +107,7 @@ def _routes(*, issues_tokens: bool) -> Sequence[BaseRoute]:
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(backups, jobs, sweeps, drift, snapshots, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
+        *((console,) if has_console else ()),
     ):
         router.include_router(module.router)
     return router.routes

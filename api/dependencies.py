@@ -23,6 +23,7 @@ from registry.backups.records import BackupRecords
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.education_organizations.tenant_view import TenantView
 from registry.instances.cancelling import JobCancellations
+from registry.instances.changes import RecentChanges
 from registry.instances.job_list import JobList
 from registry.instances.queries import InstanceQueries
 from registry.instances.store import InstanceStore
@@ -68,6 +69,7 @@ ContextsDep = Annotated[Contexts, _part(lambda services: services.contexts)]
 DerivativesDep = Annotated[Derivatives, _part(lambda services: services.derivatives)]
 RefreshJobsDep = Annotated[RefreshJobs, _part(lambda services: services.tenant.refreshes)]
 TenantViewDep = Annotated[TenantView, _part(lambda services: services.tenant_view)]
+RecentChangesDep = Annotated[RecentChanges, _part(lambda services: services.changes)]
 AuditTrailDep = Annotated[AuditTrail, _part(lambda services: services.audit)]
 
 TemporalDep = Annotated[Client, _part(lambda services: services.temporal)]

@@ -255,7 +255,11 @@ class InstanceService:
 
     async def select(self, selection: Selection) -> Sequence[Instance]:
         """A page of instances, deleted ones included, with how far their jobs are."""
-        return await self._descriptions.describe(await self.rows(selection))
+        return await self.described(await self.rows(selection))
+
+    async def described(self, rows: Sequence[DbInstance]) -> Sequence[Instance]:
+        """These instances, with how far their jobs are."""
+        return await self._descriptions.describe(rows)
 
     async def select_with_usage(self, selection: Selection) -> AsyncIterator[ListedInstance]:
         """A page of instances as `select` has it, with how each is used."""

@@ -24,9 +24,11 @@ from api.security.tokens import Tokens, TokenVerifier
 from registry.audit import AuditTrail
 from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
+from registry.console_sessions import ConsoleSessions
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.tenant_view import TenantView
 from registry.idempotency_keys import IdempotencyKeys
+from registry.instances.changes import RecentChanges
 from registry.instances.job_list import JobList
 from registry.instances.jobs import workflow_id
 from registry.ods_instances.parts import Contexts, Derivatives
@@ -66,6 +68,9 @@ class Services:
     registration: ClientRegistration
     grants: TokenGrants
     verifier: TokenVerifier
+    standings: Standings
+    console_sessions: ConsoleSessions
+    changes: RecentChanges
     idempotency_keys: IdempotencyKeys
     audit: AuditTrail
     recorder: AuditRecorder
@@ -80,7 +85,7 @@ class Services:
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
         tokens = Tokens(settings.token_signing_keys, settings.token_lifetime, tenant.name)
         store = ClientStore(tenant.engine)
-        clients = ApiClients(store, limits.hashes)
+        clients, standings = ApiClients(store, limits.hashes), Standings(store.standing)
         return cls(
             tenant=tenant,
             temporal=temporal,
@@ -108,7 +113,10 @@ class Services:
                 clients, RegistrationWindow(tenant.engine), limits, always_open=settings.registration
             ),
             grants=TokenGrants(tenant.name, clients, tokens, limits),
-            verifier=issuer or ClientTokens(tokens, Standings(store.standing)),
+            verifier=issuer or ClientTokens(tokens, standings),
+            standings=standings,
+            console_sessions=ConsoleSessions(tenant.engine),
+            changes=RecentChanges(tenant.engine),
             idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,
             recorder=AuditRecorder(

@@ -32,7 +32,7 @@ from tests.servers import (
 from worker import WORKERS
 
 _SLOWEST_FIRST = (
-    *("embedded", "chaos", "faults", "end_to_end", "api", "backups", "deployment", "postgres"),
+    *("embedded", "chaos", "faults", "end_to_end", "console", "api", "backups", "deployment", "postgres"),
     *("benchmarks", "workflows", "unit"),
 )
 """Folders, so that in the end no process of pytest waits for long for another."""

@@ -85,6 +85,7 @@ class ProblemError(Exception):
     ) -> None:
         super().__init__(title)
         self.status = status
+        self.members = members
         self.title = title
         self.content = {"title": title, "status": status, **members}
         self.headers = headers
@@ -169,13 +170,18 @@ def install(app: FastAPI) -> None:
 
 async def answer(request: Request, error: Exception) -> Response:
     """The answer to `request`, which met `error`."""
+    return noted(request, error).response()
+
+
+def noted(request: Request, error: Exception) -> ProblemError:
+    """The problem that `request` has met, written to the audit trail, and to the log if it is a fault."""
     problem = explained(error)
     audit_context(request).title = problem.title
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         path = getattr(request.scope.get("route"), "path", "?")
         fault = fault_name(error.__cause__ or error)
         _logger.error("%s %s answered %d: %s", request.method, path, problem.status, fault)
-    return problem.response()
+    return problem
 
 
 def _rights_missing(reason: str) -> ProblemError:

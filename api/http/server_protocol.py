@@ -15,11 +15,16 @@ from api.http.forwarded_host import ForwardedHost
 _READ_SECONDS = 10
 """How long the head of a request is waited for, and the rest of a body that was answered before its end."""
 
+ENDLESS = "endless"
+"""In the state of a request: its answer is a stream that ends only with the connection."""
+
 
 class TimedProtocol(H11Protocol):
     """Closes a connection that is not in the service of a request for too long.
 
     While a request is served, its endpoint decides how long the body is waited for (`api.http.parsing`).
+
+    When the server stops, streams of events are closed: it would wait for their end for ever.
 
     What a proxy that the operator has named says about the client's host is passed on to the application.
     """
@@ -45,6 +50,12 @@ class TimedProtocol(H11Protocol):
         """Wait no longer."""
         self._unwatch()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Let the request that is served end; but a stream, which ends by itself never, is closed at once."""
+        super().shutdown()
+        if self.cycle is not None and self.cycle.scope["state"].get(ENDLESS):
+            self.transport.close()
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

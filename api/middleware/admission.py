@@ -58,12 +58,16 @@ class ProtocolMiddleware:
             services = services_of(connection)
             await authenticate(connection, services.verifier, services.tenant.name)
             if connection.scope["method"] not in READING:
-                await _require_confirmed(services)
+                await require_confirmed(services)
         self._route_table.normalize(connection.scope)
 
 
-async def _require_confirmed(services: Services) -> None:
-    """Refuse to change a registry that was copied or moved, until its operator says what it is."""
+async def require_confirmed(services: Services) -> None:
+    """Refuse to change a registry that was copied or moved, until its operator says what it is.
+
+    Raises:
+        ProblemError: 503, the operator has not said it yet.
+    """
     try:
         await services.tenant.instances.installation.require_confirmed()
     except InstallationNotConfirmedError as obstacle:

@@ -5,16 +5,17 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from api.health import Health, HealthMonitorDep
-from api.http.addresses import public_url
+from api.http.addresses import prefix_of, public_url
 from api.http.parsing import JSON_TYPE
 from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
+from settings import AnySettings
 
 router = APIRouter(tags=["Information"])
 
@@ -68,10 +69,15 @@ async def _urls(connection: HTTPConnection) -> Urls:
     )
 
 
-@router.head("/", operation_id="head_information")
-@router.get("/")
-async def get_information(tenants: TenantsDep, urls: Annotated[Urls, Depends(_urls)]) -> Information:
-    """Versions, tenancy and addresses."""
+@router.head("/", response_model=Information, operation_id="head_information")
+@router.get("/", response_model=Information)
+async def get_information(
+    request: Request, tenants: TenantsDep, urls: Annotated[Urls, Depends(_urls)]
+) -> Information | Response:
+    """Versions, tenancy and addresses; a browser is led to the console."""
+    settings: AnySettings = request.app.state.settings
+    if settings.console and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{prefix_of(request.scope)}/console", HTTPStatus.SEE_OTHER)
     tenancy = Tenancy(multitenant_mode=tenants.multi_tenant, tenants=tenants.names)
     return Information(tenancy=tenancy, urls=urls)
 

@@ -21,6 +21,7 @@ from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
 from api.security.tokens import Tokens
 from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from registry.clients.store import Credentials
 
 _GRANT_TYPE = "client_credentials"
 
@@ -169,6 +170,24 @@ class TokenGrants:
         """
         self._limits.admit_token(connection)
 
+    async def log_in(self, connection: Request, client_id: str, secret: str) -> Credentials | None:
+        """What the client may do if `secret` is its own, else None.
+
+        Raises:
+            ProblemError: 429, the client has failed too often at this address.
+        """
+        log_in = self._limits.log_in(connection, self._tenant, client_id)
+        credentials = await self._clients.verify(client_id, secret, log_in)
+        if credentials is None:
+            await asyncio.sleep(log_in.delay)
+        else:
+            audit_context(connection).client = client_id
+        return credentials
+
+    async def note_use(self, client_id: str) -> None:
+        """Record that the client was used now; a failure is only logged."""
+        await self._clients.note_use(client_id)
+
     async def grant(self, connection: Request, asked: TokenRequest) -> Grant:
         """The token that the client has asked for.
 
@@ -177,20 +196,15 @@ class TokenGrants:
             ProblemError: 429, the client has failed too often at this address.
         """
         scope = asked.require_scope()
-        log_in = self._limits.log_in(connection, self._tenant, asked.client_id)
-        credentials = await self._clients.verify(asked.client_id, asked.secret, log_in)
+        credentials = await self.log_in(connection, asked.client_id, asked.secret)
         if credentials is None:
-            await asyncio.sleep(log_in.delay)
             raise _access_denied(asked.challenges)
-        audit_context(connection).client = asked.client_id
         if not credentials.standing.scope.includes(scope):
             raise _invalid_scope()
         return Grant(
             token=self._tokens.issue(asked.client_id, OAUTH_SCOPES[scope], credentials.standing.generation),
             lifetime=self._tokens.lifetime,
-            afterwards=None
-            if credentials.use_is_noted
-            else BackgroundTask(self._clients.note_use, asked.client_id),
+            afterwards=None if credentials.use_is_noted else BackgroundTask(self.note_use, asked.client_id),
         )
 
 

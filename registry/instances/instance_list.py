@@ -89,3 +89,8 @@ def _contains(search: str) -> list[ColumnElement[bool]]:
         return [contains]
     runs = func.adminapi.trigrams(DbInstance.name, type_=ARRAY(Text))
     return [contains, runs.contains(func.adminapi.trigrams(search))]
+
+
+def number_of_instances(chosen: InstanceFilter) -> Select[int]:
+    """The query of how many instances are chosen."""
+    return select(func.count()).select_from(DbInstance).where(*chosen.conditions)

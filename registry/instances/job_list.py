@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.storage.engine import fetch_all
@@ -57,6 +57,12 @@ class JobList:
         """A page of the chosen jobs, the newest first."""
         async with self._sessions.statement() as session:
             return await fetch_all(session, page_of_jobs(chosen, offset=offset, limit=limit))
+
+    async def count(self, chosen: JobFilter) -> int:
+        """How many jobs are chosen."""
+        query = select(func.count()).select_from(Job).where(*chosen.conditions)
+        async with self._sessions.statement() as session:
+            return (await session.scalars(query)).one()
 
 
 def page_of_jobs(chosen: JobFilter, *, offset: int, limit: int) -> Select[Job]:

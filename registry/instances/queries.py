@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from registry.instances.instance_list import InstanceFilter, page_of_instances
+from registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
 from registry.instances.status import JobStatus
 from registry.ods_instances.applications import (
     Application,
@@ -38,6 +38,7 @@ from registry.storage.listing import Listing, Page, by_utf16
 from registry.storage.models import (
     UTC_NOW,
     DbInstance,
+    EducationOrganization,
     InstanceVersion,
     Job,
     OdsInstance,
@@ -149,6 +150,11 @@ class InstanceQueries:
         """The instance with this id, be it deleted; None if there never was one."""
         return await self._one(select(DbInstance).where(DbInstance.id == instance_id))
 
+    async def instances_with(self, ids: Collection[int]) -> Sequence[DbInstance]:
+        """The instances with these ids, deleted ones included."""
+        listed = any_(literal(list(ids), ARRAY(Integer)))
+        return await self._all(select(DbInstance).where(DbInstance.id == listed).order_by(DbInstance.id))
+
     async def instances(
         self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
     ) -> Sequence[DbInstance]:
@@ -159,6 +165,11 @@ class InstanceQueries:
     async def chosen_instances(self, chosen: InstanceFilter, page: Page) -> Sequence[DbInstance]:
         """A page of the chosen instances."""
         return await self._all(page_of_instances(chosen, page))
+
+    async def count(self, chosen: InstanceFilter) -> int:
+        """How many instances are chosen."""
+        async with self._sessions.statement() as session:
+            return (await session.scalars(number_of_instances(chosen))).one()
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""
@@ -182,6 +193,11 @@ class InstanceQueries:
         async with self._sessions.statement() as session:
             rows: Sequence[Row[Any]] = (await session.execute(TRASH.page_of(select(_TRASHED), page))).all()
         return rows
+
+    async def trash_count(self) -> int:
+        """How much is in the trash: deleted instances, and databases that instances had before."""
+        async with self._sessions.statement() as session:
+            return (await session.scalars(select(func.count()).select_from(_TRASHED))).one()
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
         """Those of `marks` that belong to instances, deleted ones included."""
@@ -310,6 +326,14 @@ class InstanceQueries:
         for row in await self._all(query) if ods_instance_ids else ():
             found.setdefault(row.ods_instance_id, []).append(row)
         return found
+
+    async def education_organizations(
+        self, ods_instance_id: int, limit: int
+    ) -> Sequence[EducationOrganization]:
+        """The first education organizations of an ODS instance by id, as the last refresh has read them."""
+        table = EducationOrganization
+        its = select(table).where(table.instance_id == ods_instance_id)
+        return await self._all(its.order_by(table.education_organization_id).limit(limit))
 
     async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
         """A page of all contexts."""

@@ -58,6 +58,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_sequence("adminapi", "applications", "id"),
         _on_table("adminapi", "audit", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "idempotencykeys", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "consolesessions", *_ALL),
         _on_table("adminapi", "installation", "SELECT", "UPDATE"),
         _on_table("adminapi", "registration", "SELECT", "UPDATE"),
         _on_table("adminapi", "educationorganizations", *_ALL),

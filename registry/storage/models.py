@@ -120,6 +120,7 @@ class DbInstance(_HasOrigin, Base):
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
+        Index("ix_dbinstances_modified", "lastmodifieddate"),
         {"schema": "adminapi"},
     )
 
@@ -443,6 +444,23 @@ class IdempotencyKey(Base):
     headers: Mapped[dict[str, str]] = mapped_column(JSONB)
     body: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column("createdat")
+
+
+class ConsoleSession(Base):
+    """A client that is signed in to the console."""
+
+    __tablename__ = "consolesessions"
+    __table_args__ = (Index("ix_consolesessions_lastusedat", "lastusedat"), {"schema": "adminapi"})
+
+    # SHA-256 of the id, which the cookie alone has.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    client: Mapped[str] = mapped_column(String(256))
+    # That of the client when it signed in.
+    generation: Mapped[uuid.UUID | None]
+    created_at: Mapped[datetime] = mapped_column("createdat")
+    last_used_at: Mapped[datetime] = mapped_column("lastusedat")
+    # What was typed into a form when the session before had ended: its path, and its fields.
+    kept: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
 
 class Installation(Base):

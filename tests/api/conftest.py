@@ -30,7 +30,7 @@ def temporal_address() -> str:
 
 _TABLES = (
     "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
-    " adminapi.educationorganizations, adminapi.idempotencykeys"
+    " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions"
 )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = (
-    *("activities", "api", "backups", "cli", "databases", "doctor", "embedded", "programs", "registry"),
-    *("temporal", "tenants", "workflows", "benchmarks", "deploy", "docs", "tests"),
+    *("activities", "api", "backups", "cli", "console", "databases", "doctor", "embedded", "programs"),
+    *("registry", "temporal", "tenants", "workflows", "benchmarks", "deploy", "docs", "tests"),
 )
 THIRD_PARTY = ROOT / "tests" / "deployment" / "compose-spec"
 

@@ -1,0 +1,33 @@
+"""The console: composes its pages. The API serves them below `/console`, unless `ODS_CONSOLE` is false."""
+
+from fastapi import APIRouter
+
+from console.routes import (
+    cancel_job,
+    delete_instances,
+    home,
+    instance,
+    instances,
+    job,
+    jobs,
+    live,
+    new_instance,
+    rename_instance,
+    retry_instance,
+    sign_in,
+    static,
+    theme,
+    trash,
+    undelete_instance,
+    unknown,
+)
+
+router = APIRouter(include_in_schema=False)
+for _module in (
+    *(home, sign_in, theme, static, live),
+    # `new` and `delete` come before the ids of instances.
+    *(instances, new_instance, delete_instances, rename_instance, retry_instance, instance),
+    *(jobs, cancel_job, job, trash, undelete_instance),
+    unknown,
+):
+    router.include_router(_module.router)

@@ -1,0 +1,90 @@
+"""The fields of a form: what was typed, and what is wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Self
+
+from fastapi import Request
+
+from api.faults import REFUSALS, WHOLE, faults_of
+from api.http.audit_context import audit_context
+from api.http.problems import explained
+from api.middleware.route_table import path_of
+from console.addresses import ROOT
+from console.session import Session
+
+
+@dataclass(frozen=True)
+class FormState:
+    """A form as its page shows it.
+
+    Attributes:
+        values: what is typed into each field.
+        errors: what is wrong with each; under the empty name, with the request as a whole.
+        is_kept: whether what is typed comes from before the client had to sign in again.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_kept: bool = False
+
+    def value(self, name: str) -> str:
+        """What is typed into a field."""
+        return self.values.get(name, "")
+
+    def errors_of(self, name: str) -> Sequence[str]:
+        """What is wrong with a field."""
+        return self.errors.get(name, ())
+
+    @property
+    def all_errors(self) -> list[tuple[str, str]]:
+        """Each error with the name of its field."""
+        return [(name, message) for name, messages in self.errors.items() for message in messages]
+
+    def refused(self, errors: Mapping[str, Sequence[str]]) -> Self:
+        """The same form with these errors."""
+        return type(self)(self.values, errors)
+
+
+EMPTY = FormState()
+
+REFUSED = REFUSALS
+"""The errors that say what is wrong with a form, after which it is shown again."""
+
+
+async def shown_form(
+    request: Request, session: Session, values: Mapping[str, str] | None = None
+) -> FormState:
+    """The form of the page: with what was typed before the client had to sign in again, if it was this one.
+
+    Args:
+        request: the request for the page.
+        session: its session.
+        values: what is there from the start.
+    """
+    kept = session.kept
+    if kept is None or kept.get("path") != path_of(request.scope).removeprefix(ROOT):
+        return FormState(values or {})
+    await session.services.console_sessions.forget_kept(session.digest)
+    return FormState({**(values or {}), **kept["fields"]}, is_kept=True)
+
+
+def refusal_of(
+    request: Request, form: FormState, error: Exception, fields: Mapping[str, str]
+) -> tuple[FormState, HTTPStatus]:
+    """The form with what the API says is wrong with it, and the status of the API's answer.
+
+    Args:
+        request: the request, whose entry in the audit trail gets the title of the refusal.
+        form: the form as it was sent.
+        error: one of `REFUSED`.
+        fields: for each property of the API, the field that its errors are shown beside; those of other
+            properties are shown at the top.
+    """
+    errors: dict[str, list[str]] = {}
+    for name, messages in faults_of(error).items():
+        errors.setdefault(fields.get(name, WHOLE), []).extend(messages)
+    problem = explained(error)
+    audit_context(request).title = problem.title
+    return form.refused(errors), problem.status

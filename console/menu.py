@@ -1,0 +1,8 @@
+"""The menu: each page that has an entry, in the order that is shown. The names are in `console.texts`."""
+
+MENU = (
+    ("menu.instances", "/instances"),
+    ("menu.jobs", "/jobs"),
+    ("menu.trash", "/trash"),
+)
+"""Of each entry, the key of its name, and the page's path below the console."""

@@ -1,0 +1,104 @@
+"""What all endpoints of the console have in common: headers that keep browsers safe, and pages for errors."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from api.http import problems
+from api.http.problems import ProblemError
+from api.middleware.audit import READING
+from console.addresses import ROOT, page_url
+from console.errors import SignInNeededError
+from console.page import render
+from console.session import LIVE_HEADER, SessionDep, require_may_act
+from console.sign_in_page import render_sign_in
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing is loaded from elsewhere, and no script or style that stands in a page is run."""
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    # With `no-referrer`, browsers would not say which site a form comes from.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_OVER_TLS = "max-age=31536000"
+
+
+async def _require_permission(request: Request, session: SessionDep) -> None:
+    if request.method not in READING:
+        await require_may_act(session)
+
+
+def page_router() -> APIRouter:
+    """A router for pages that need no client that is signed in."""
+    return APIRouter(prefix=ROOT, route_class=PageRoute)
+
+
+def signed_in_router() -> APIRouter:
+    """A router for pages of clients that are signed in; what is no reading, of those that may act.
+
+    What these endpoints depend on is that of the tenant which the client has signed in to.
+    """
+    return APIRouter(prefix=ROOT, route_class=PageRoute, dependencies=[Depends(_require_permission)])
+
+
+class PageRoute(APIRoute):
+    """An endpoint whose errors are pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint with these headers, and without errors."""
+        endpoint = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                response = await endpoint(request)
+            except SignInNeededError as error:
+                response = _sign_in(request, error)
+            except Exception as error:  # noqa: BLE001 - as `problems.install` does for the API
+                response = _error_page(request, problems.noted(request, error))
+            _protect(request, response)
+            return response
+
+        return handle
+
+
+def _protect(request: Request, response: Response) -> None:
+    for name, value in _HEADERS.items():
+        response.headers[name] = value
+    response.headers.setdefault("Cache-Control", "no-store")
+    if request.url.scheme == "https":
+        response.headers["Strict-Transport-Security"] = _OVER_TLS
+
+
+def _sign_in(request: Request, error: SignInNeededError) -> Response:
+    """Lead to the page for signing in; what was typed comes along."""
+    if LIVE_HEADER in request.headers:
+        return Response(status_code=HTTPStatus.UNAUTHORIZED)
+    if error.typed:
+        return render_sign_in(
+            request, HTTPStatus.UNAUTHORIZED, after=error.path.removeprefix(ROOT), typed=error.typed
+        )
+    after = error.path.removeprefix(ROOT)
+    address = page_url(request, "/sign-in", after=after)
+    return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": address})
+
+
+def _error_page(request: Request, problem: ProblemError) -> Response:
+    response = render(
+        request,
+        "error.html",
+        problem.status,
+        problem=problem,
+        detail=problem.members.get("detail"),
+        next_step=problem.members.get("nextStep"),
+        errors=problem.members.get("errors") or {},
+    )
+    response.headers.update(problem.headers or {})
+    return response

@@ -1,0 +1,97 @@
+"""*Delete*: one instance, or several at once, after a page that says what goes."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from api.bulk_service import BulkServiceDep
+from api.http.parsing import Form, whole_number
+from api.instance_service import InstanceServiceDep
+from console.forms import EMPTY, REFUSED, FormState, refusal_of, shown_form
+from console.page import render, see_other
+from console.page_route import signed_in_router
+from console.session import ActingDep
+from console.texts import t
+from console.views.delete_instances import DeletionPage, DeletionViewDep, request_of
+from console.views.instance import InstanceId
+
+router = signed_in_router()
+
+_FIELDS = {"Id": ""}
+
+
+@router.get("/instances/delete")
+async def show_deletion(
+    request: Request,
+    acting: ActingDep,
+    view: DeletionViewDep,
+    chosen: Annotated[list[int] | None, Query(alias="id")] = None,
+) -> Response:
+    """The page for those that were chosen in the list."""
+    if not chosen:
+        return see_other(request, "/instances")
+    if len(chosen) == 1:
+        return see_other(request, f"/instances/{chosen[0]}/delete")
+    return _page(request, await view.page(chosen), await shown_form(request, acting))
+
+
+@router.post("/instances/delete")
+async def delete_several(
+    request: Request, form: Form, view: DeletionViewDep, bulk: BulkServiceDep
+) -> Response:
+    """Request that all of them are deleted."""
+    ids = [number for text in form.get("ids", "").split(",") if (number := whole_number(text)) is not None]
+    if not ids:
+        return see_other(request, "/instances")
+    page = await view.page(ids)
+    if errors := _mistyped(page, form):
+        return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
+    try:
+        await bulk.delete(request_of(ids))
+    except REFUSED as error:
+        refused, status = refusal_of(request, FormState(form), error, _FIELDS)
+        return _page(request, page, refused, status)
+    return see_other(request, "/instances")
+
+
+@router.get("/instances/{instance_id}/delete")
+async def show_one_deletion(
+    request: Request, instance_id: InstanceId, acting: ActingDep, view: DeletionViewDep
+) -> Response:
+    """The page for one instance."""
+    return _page(request, await view.page([instance_id]), await shown_form(request, acting))
+
+
+@router.post("/instances/{instance_id}/delete")
+async def delete_one(
+    request: Request,
+    instance_id: InstanceId,
+    form: Form,
+    view: DeletionViewDep,
+    service: InstanceServiceDep,
+) -> Response:
+    """Request that the instance is deleted."""
+    page = await view.page([instance_id])
+    if errors := _mistyped(page, form):
+        return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
+    try:
+        await service.delete(instance_id)
+    except REFUSED as error:
+        refused, status = refusal_of(request, FormState(form), error, _FIELDS)
+        return _page(request, page, refused, status)
+    return see_other(request, f"/instances/{instance_id}")
+
+
+def _mistyped(page: DeletionPage, form: Form) -> dict[str, list[str]]:
+    """What is wrong with the name that was to be typed."""
+    wanted = page.to_be_typed
+    if not wanted or form.get("typed_name", "").strip() == wanted.strip():
+        return {}
+    return {"typed_name": [t("delete.mistyped", wanted=wanted)]}
+
+
+def _page(
+    request: Request, page: DeletionPage, form: FormState = EMPTY, status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return render(request, "delete_instances.html", status, page=page, form=form)

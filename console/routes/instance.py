@@ -1,0 +1,42 @@
+"""The page of one instance, also of a deleted one; parts of it for pages that are open."""
+
+from fastapi import Request, Response
+
+from console.live.fragments import FragmentsDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.instance import InstanceId, InstanceViewDep
+
+router = signed_in_router()
+
+
+@router.get("/instances/{instance_id}")
+async def show_instance(request: Request, instance_id: InstanceId, view: InstanceViewDep) -> Response:
+    """The page."""
+    page = await view.page(instance_id)
+    return render(request, "instance.html", page=page, head=page.head, jobs=page.jobs)
+
+
+@router.get("/instances/{instance_id}/head")
+async def show_head(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """Its beginning: name, status, what is under way."""
+
+    async def make() -> Response:
+        return render(request, "_partials/instance_head.html", head=await view.head(instance_id))
+
+    return await fragments.shared(make)
+
+
+@router.get("/instances/{instance_id}/jobs")
+async def show_jobs(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """Its newest jobs."""
+
+    async def make() -> Response:
+        jobs = await view.jobs(instance_id)
+        return render(request, "_partials/instance_jobs.html", instance_id=instance_id, jobs=jobs)
+
+    return await fragments.shared(make)

@@ -1,0 +1,44 @@
+"""*Instances*: the list, with filters; its rows alone for pages that are open; what needs a person."""
+
+from fastapi import Request, Response
+
+from console.addresses import page_url
+from console.live.fragments import FragmentsDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.instances import InstancesQueryDep, InstancesViewDep
+
+router = signed_in_router()
+
+
+@router.get("/instances")
+async def show_instances(request: Request, view: InstancesViewDep, query: InstancesQueryDep) -> Response:
+    """The page."""
+    return render(request, "instances.html", page=await view.page(query), failed=await view.failed())
+
+
+@router.get("/instances/rows")
+async def show_rows(
+    request: Request, view: InstancesViewDep, query: InstancesQueryDep, fragments: FragmentsDep
+) -> Response:
+    """The list alone."""
+
+    async def make() -> Response:
+        response = render(request, "_partials/instance_list.html", page=await view.page(query))
+        # The address of the page, so that it is the same after it is loaded again.
+        response.headers["HX-Replace-Url"] = page_url(
+            request, "/instances", page=query.number, **query.fields
+        )
+        return response
+
+    return await fragments.shared(make)
+
+
+@router.get("/instances/attention")
+async def show_attention(request: Request, view: InstancesViewDep, fragments: FragmentsDep) -> Response:
+    """What needs a person."""
+
+    async def make() -> Response:
+        return render(request, "_partials/attention.html", failed=await view.failed())
+
+    return await fragments.shared(make)

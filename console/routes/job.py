@@ -1,0 +1,26 @@
+"""The page of one job: how far it is, why it failed; its story alone for pages that are open."""
+
+from fastapi import Request, Response
+
+from console.live.fragments import FragmentsDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.jobs import JobsViewDep
+
+router = signed_in_router()
+
+
+@router.get("/jobs/{job_id}")
+async def show_job(request: Request, job_id: str, view: JobsViewDep) -> Response:
+    """The page."""
+    return render(request, "job.html", page=await view.job(job_id))
+
+
+@router.get("/jobs/{job_id}/story")
+async def show_story(request: Request, job_id: str, view: JobsViewDep, fragments: FragmentsDep) -> Response:
+    """Its story."""
+
+    async def make() -> Response:
+        return render(request, "_partials/job_story.html", page=await view.job(job_id))
+
+    return await fragments.shared(make)

@@ -1,0 +1,33 @@
+"""*Jobs*: the list, the newest first; its rows alone for pages that are open."""
+
+from fastapi import Request, Response
+
+from console.addresses import page_url
+from console.live.fragments import FragmentsDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.jobs import JobsQueryDep, JobsViewDep
+
+router = signed_in_router()
+
+
+@router.get("/jobs")
+async def show_jobs(request: Request, view: JobsViewDep, query: JobsQueryDep) -> Response:
+    """The page."""
+    return render(request, "jobs.html", page=await view.page(query))
+
+
+@router.get("/jobs/rows")
+async def show_rows(
+    request: Request, view: JobsViewDep, query: JobsQueryDep, fragments: FragmentsDep
+) -> Response:
+    """The list alone."""
+
+    async def make() -> Response:
+        response = render(request, "_partials/job_list.html", page=await view.page(query))
+        # The address of the page, so that it is the same after it is loaded again.
+        address = page_url(request, "/jobs", page=query.number, **query.fields)
+        response.headers["HX-Replace-Url"] = address
+        return response
+
+    return await fragments.shared(make)

@@ -1,0 +1,44 @@
+"""*Retry*: the failed job of an instance once more, when the cause is gone."""
+
+from http import HTTPStatus
+
+from fastapi import Request, Response
+
+from api.dependencies import InstanceStoreDep
+from api.instance_service import InstanceServiceDep
+from console.forms import EMPTY, REFUSED, FormState, refusal_of
+from console.page import render, see_other
+from console.page_route import signed_in_router
+from console.session import ACTING
+from console.views.instance import InstanceHead, InstanceId, InstanceViewDep
+
+router = signed_in_router()
+
+
+@router.get("/instances/{instance_id}/retry", dependencies=[ACTING])
+async def show_form(request: Request, instance_id: InstanceId, view: InstanceViewDep) -> Response:
+    """The page."""
+    return _page(request, await view.head(instance_id))
+
+
+@router.post("/instances/{instance_id}/retry")
+async def retry(
+    request: Request,
+    instance_id: InstanceId,
+    view: InstanceViewDep,
+    service: InstanceServiceDep,
+    instances: InstanceStoreDep,
+) -> Response:
+    """Request that the job is tried again."""
+    try:
+        await service.change(instance_id, instances.request_retry)
+    except REFUSED as error:
+        refused, status = refusal_of(request, EMPTY, error, {})
+        return _page(request, await view.head(instance_id), refused, status)
+    return see_other(request, f"/instances/{instance_id}")
+
+
+def _page(
+    request: Request, head: InstanceHead, form: FormState = EMPTY, status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return render(request, "retry_instance.html", status, head=head, form=form)

@@ -1,0 +1,29 @@
+"""*Trash*: what can come back, and until when."""
+
+from fastapi import Request, Response
+
+from console.live.fragments import FragmentsDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.paging import PageNumber
+from console.views.trash import TrashViewDep
+
+router = signed_in_router()
+
+
+@router.get("/trash")
+async def show_trash(request: Request, view: TrashViewDep, page: PageNumber = 1) -> Response:
+    """The page."""
+    return render(request, "trash.html", page=await view.page(page))
+
+
+@router.get("/trash/rows")
+async def show_rows(
+    request: Request, view: TrashViewDep, fragments: FragmentsDep, page: PageNumber = 1
+) -> Response:
+    """The list alone."""
+
+    async def make() -> Response:
+        return render(request, "_partials/trash_list.html", page=await view.page(page))
+
+    return await fragments.shared(make)

@@ -1,0 +1,246 @@
+"""Which client is signed in: the cookie, the session in the registry, and what endpoints ask of both.
+
+Endpoints of `console.page_route.signed_in_router` have a session, and the services of its tenant. Another way
+to sign in, such as OpenID Connect or a link that counts once, ends in `begin_session` as well.
+"""
+
+import hashlib
+import ipaddress
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Request, Response
+from starlette.background import BackgroundTask
+from starlette.requests import HTTPConnection
+
+from api.http.addresses import hosts, prefix_of
+from api.http.audit_context import audit_context
+from api.http.parsing import Form
+from api.http.problems import ProblemError
+from api.middleware.admission import require_confirmed
+from api.middleware.audit import READING
+from api.middleware.route_table import path_of
+from api.middleware.tenancy import tenancy
+from api.security.client_states import FRESH_SECONDS
+from api.services import Services
+from console.csrf import FIELD, require_token, token_of
+from console.errors import SignInNeededError
+from console.texts import t
+from registry.clients.credentials import ClientScope
+from registry.console_sessions import LONGEST, OpenSession
+
+LIVE_HEADER = "console-live"
+"""The page's script sends it when it fetches by itself what has changed: that is no use of the session."""
+
+_ID_BYTES = 32
+_COOKIE = "ods-console"
+_SECURE_PREFIX = "__Host-"
+_NO_NAME = re.compile(r"[^A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Session:
+    """The session of a request.
+
+    Attributes:
+        services: those of the tenant that the client has signed in to.
+        client: the id of the client.
+        may_act: whether the client may change something.
+        id: the session's id, which only the browser has.
+        kept: what was typed into a form when the session before had ended, with the form's path; or None.
+    """
+
+    services: Services
+    client: str
+    may_act: bool
+    id: str
+    kept: Mapping[str, Any] | None
+
+    @property
+    def csrf_token(self) -> str:
+        """The token for the forms of its pages."""
+        return token_of(self.id)
+
+    @property
+    def digest(self) -> bytes:
+        """By which the registry knows it."""
+        return _digest(self.id)
+
+
+async def _session(request: Request, form: Form) -> Session:
+    """The session of the request, whose tenant is that of the request from here on.
+
+    Raises:
+        SignInNeededError: no client is signed in.
+        ProblemError: 403, the form was shown to another browser.
+    """
+    session = await find_session(request)
+    if session is None:
+        raise SignInNeededError(_asked(request), {name: form[name] for name in form if name != FIELD})
+    request.scope["state"]["services"] = session.services
+    request.scope["state"]["console_session"] = session
+    audit_context(request).client = session.client
+    if request.method not in READING:
+        require_token(form, session.id)
+    return session
+
+
+SessionDep = Annotated[Session, Depends(_session)]
+SESSION = Depends(_session)
+"""The same, for endpoints that need to know no more of it."""
+
+
+async def require_may_act(session: Session) -> None:
+    """Let a request pass that changes something.
+
+    Raises:
+        ProblemError: 403, the client may not; 503, the registry was copied or moved, and is not confirmed.
+    """
+    if not session.may_act:
+        raise ProblemError(HTTPStatus.FORBIDDEN, t("read_only.title"), detail=t("read_only.detail"))
+    await require_confirmed(session.services)
+
+
+async def _acting(session: SessionDep) -> Session:
+    await require_may_act(session)
+    return session
+
+
+ActingDep = Annotated[Session, Depends(_acting)]
+"""The session of a client that may change something: a page with a form is for such clients alone."""
+ACTING = Depends(_acting)
+"""The same, for endpoints that need to know no more of it."""
+
+
+def session_of(connection: HTTPConnection) -> Session | None:
+    """The session that the request was found to have; None if no client is signed in."""
+    session: Session | None = connection.scope["state"].get("console_session")
+    return session
+
+
+async def find_session(request: HTTPConnection) -> Session | None:
+    """The session that the request's cookie names; None if there is none, or it has ended."""
+    tenant, _, session_id = request.cookies.get(cookie_name(request), "").partition(".")
+    services = tenancy(request).named(tenant) if session_id else None
+    if services is None:
+        return None
+    found = await services.console_sessions.find(_digest(session_id))
+    if found is None or (may_act := await _may_act(services, found)) is None:
+        return None
+    if not found.use_is_noted and LIVE_HEADER not in request.headers:
+        await services.console_sessions.note_use(_digest(session_id))
+    return Session(services, found.client, may_act, session_id, found.kept)
+
+
+async def begin_session(  # noqa: PLR0913, PLR0917 - what a session is made of
+    response: Response,
+    request: Request,
+    services: Services,
+    client: str,
+    generation: UUID | None,
+    kept: Mapping[str, Any] | None = None,
+) -> None:
+    """Sign a client in that has proven who it is: the response gets the cookie of a new session.
+
+    Args:
+        response: the response.
+        request: what it answers.
+        services: those of the tenant.
+        client: the id of the client.
+        generation: the client's generation; the session ends when that changes.
+        kept: what was typed into a form before, with the form's path.
+    """
+    session_id = secrets.token_urlsafe(_ID_BYTES)
+    await services.console_sessions.open(_digest(session_id), client, generation, kept)
+    set_cookie(response, request, cookie_name(request), f"{services.tenant.name}.{session_id}")
+    response.background = BackgroundTask(services.grants.note_use, client)
+
+
+async def end_session(response: Response, request: Request, session: Session) -> None:
+    """Sign the client out."""
+    await session.services.console_sessions.end(session.digest)
+    response.delete_cookie(
+        cookie_name(request), path=_cookie_path(request), secure=not _is_plain(request), httponly=True
+    )
+
+
+def set_cookie(
+    response: Response, request: HTTPConnection, name: str, value: str, seconds: float | None = None
+) -> None:
+    """Give the browser a cookie that only the console gets, and no script reads.
+
+    Args:
+        response: the response.
+        request: what it answers.
+        name: the cookie's name.
+        value: what it says.
+        seconds: how long it lasts; as long as a session may, if that is not given.
+    """
+    response.set_cookie(
+        name,
+        value,
+        max_age=int(seconds or LONGEST.total_seconds()),
+        path=_cookie_path(request),
+        secure=not _is_plain(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def cookie_name(request: HTTPConnection, purpose: str = "") -> str:
+    """The name of a cookie; services below several paths of a host, or at several ports, have others.
+
+    Browsers take one whose name begins with `__Host-` only from the host itself, and over TLS. Without TLS,
+    on loopback, no such name is possible.
+    """
+    plain = _is_plain(request)
+    host = _NO_NAME.sub("-", hosts(request)[-1].rpartition(":")[2]) if plain else ""
+    mount = _NO_NAME.sub("-", prefix_of(request.scope)).strip("-")
+    parts = [_COOKIE, *(part for part in (purpose, mount, host) if part)]
+    return ("" if plain else _SECURE_PREFIX) + "-".join(parts)
+
+
+def keeps_cookies(request: HTTPConnection) -> bool:
+    """Whether the browser will send a cookie back: not if it has come over the network without TLS."""
+    return request.url.scheme == "https" or _is_plain(request)
+
+
+def _is_plain(request: HTTPConnection) -> bool:
+    """Whether the request has come without TLS, to a name of this machine itself."""
+    return request.url.scheme == "http" and all(map(_is_loopback, hosts(request)))
+
+
+def _is_loopback(host: str) -> bool:
+    name = re.sub(r":\d*\Z", "", host).strip("[]")
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() in {"localhost", ""} or name.lower().endswith(".localhost")
+
+
+def _cookie_path(request: HTTPConnection) -> str:
+    """`__Host-` allows no other path than the root; the name keeps services apart."""
+    return "/" if not _is_plain(request) else f"{prefix_of(request.scope)}/"
+
+
+async def _may_act(services: Services, found: OpenSession) -> bool | None:
+    """Whether the client may change something; None if it may not even be signed in any more."""
+    standing = await services.standings.find(found.client, time.monotonic() - FRESH_SECONDS)
+    if standing is None or standing.generation != found.generation:
+        return None
+    return standing.scope.includes(ClientScope.FULL_ACCESS)
+
+
+def _asked(request: Request) -> str:
+    query = request.url.query
+    return f"{path_of(request.scope)}{f'?{query}' if query else ''}"
+
+
+def _digest(session_id: str) -> bytes:
+    return hashlib.sha256(session_id.encode()).digest()

@@ -1,0 +1,188 @@
+"""What the page of one instance shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+
+from api.dependencies import (
+    BackupRecordsDep,
+    InstanceQueriesDep,
+    InstanceUsageDep,
+    JobListDep,
+    RecentChangesDep,
+    SnapshotStoreDep,
+)
+from api.http.parsing import path_id
+from api.http.problems import found
+from api.instance_service import InstanceServiceDep
+from api.schemas.instances import Instance
+from console.views.progress import ProgressView, progress_of
+from console.views.statuses import Badge, instance_badge, job_badge
+from registry.backups.records import BackupFilter, BackupState
+from registry.instances.job_list import JobFilter
+from registry.instances.status import RETRY, InstanceStatus, Operation
+from registry.snapshots.store import ListedSnapshot
+from registry.storage.listing import Page
+from registry.storage.models import DbInstance, EducationOrganization, Job, OdsInstanceDerivative
+from tenants.usage import InstanceFigures
+
+InstanceId = Annotated[int, path_id("instance")]
+"""The id of an instance in the path of a page."""
+
+_SHOWN_JOBS = 10
+_SHOWN_BACKUPS = 5
+_SHOWN_ORGANIZATIONS = 50
+
+
+@dataclass(frozen=True)
+class InstanceActions:
+    """What a client can ask for now, as far as the status of the instance decides it.
+
+    The request itself is judged by the same rules as the API's, and may be refused for other reasons.
+    """
+
+    rename: bool
+    delete: bool
+    retry: bool
+    undelete: bool
+    copy: bool
+
+
+@dataclass(frozen=True)
+class InstanceHead:
+    """The beginning of the page, which changes while a job runs.
+
+    Attributes:
+        row: the instance, which may be deleted.
+        badge: its status.
+        progress: what is under way; None if nothing is.
+        described: the instance as the API shows it.
+        can: what a client can ask for now.
+    """
+
+    row: DbInstance
+    badge: Badge
+    progress: ProgressView | None
+    described: Instance
+    can: InstanceActions
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """One job of the instance."""
+
+    job: Job
+    badge: Badge
+
+
+@dataclass(frozen=True)
+class InstancePage:
+    """What the page shows.
+
+    Attributes:
+        head: its beginning.
+        usage: how its database is used; a text says why that is not known.
+        jobs: its newest jobs.
+        derivatives: what may be read instead of it.
+        organizations: its education organizations, the first of them.
+        has_more_organizations: whether there are more.
+        backups: its newest backups.
+        snapshots: its read-only copies.
+    """
+
+    head: InstanceHead
+    usage: InstanceFigures | str
+    jobs: Sequence[JobLine]
+    derivatives: Sequence[OdsInstanceDerivative]
+    organizations: Sequence[EducationOrganization]
+    has_more_organizations: bool
+    backups: Sequence[BackupState]
+    snapshots: Sequence[ListedSnapshot]
+
+
+class InstanceView:
+    """Reads what the page shows."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
+        self,
+        service: InstanceServiceDep,
+        queries: InstanceQueriesDep,
+        usage: InstanceUsageDep,
+        job_list: JobListDep,
+        changes: RecentChangesDep,
+        backups: BackupRecordsDep,
+        snapshots: SnapshotStoreDep,
+    ) -> None:
+        self._service = service
+        self._queries = queries
+        self._usage = usage
+        self._job_list = job_list
+        self._changes = changes
+        self._backups = backups
+        self._snapshots = snapshots
+
+    async def row(self, instance_id: int) -> DbInstance:
+        """The instance, which may be deleted.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        return found(await self._queries.any_instance(instance_id), "instance", instance_id)
+
+    async def head(self, instance_id: int) -> InstanceHead:
+        """The beginning of the page.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+        """
+        row = await self.row(instance_id)
+        (described,) = await self._service.described([row])
+        jobs = await self._changes.jobs_under_way() if described.progress else {}
+        progress = progress_of(described, jobs.get(described.job_id or ""))
+        return InstanceHead(row, instance_badge(row), progress, described, _actions(row))
+
+    async def page(self, instance_id: int) -> InstancePage:
+        """The whole page.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+        """
+        head = await self.head(instance_id)
+        ods_instance = head.row.ods_instance_id
+        organizations = await self._queries.education_organizations(ods_instance, _SHOWN_ORGANIZATIONS + 1)
+        return InstancePage(
+            head,
+            await self.usage(head.row),
+            await self.jobs(instance_id),
+            await self._queries.derivatives_of(ods_instance),
+            organizations[:_SHOWN_ORGANIZATIONS],
+            len(organizations) > _SHOWN_ORGANIZATIONS,
+            await self._backups.page(BackupFilter(instance_id=instance_id), Page("Id", limit=_SHOWN_BACKUPS)),
+            await self._snapshots.snapshots_of(instance_id),
+        )
+
+    async def usage(self, row: DbInstance) -> InstanceFigures | str:
+        """How the instance's database is used; a text says why that is not known."""
+        return (await self._usage.of_page([row]))(row)
+
+    async def jobs(self, instance_id: int) -> list[JobLine]:
+        """The newest jobs of the instance."""
+        jobs = await self._job_list.page(JobFilter(instance_id=instance_id), offset=0, limit=_SHOWN_JOBS)
+        return [JobLine(job, job_badge(job.status)) for job in jobs]
+
+
+InstanceViewDep = Annotated[InstanceView, Depends()]
+
+
+def _actions(row: DbInstance) -> InstanceActions:
+    status = InstanceStatus(row.status)
+    has_failed = status in {InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED}
+    return InstanceActions(
+        rename=status is InstanceStatus.COMPLETED,
+        delete=row.is_live and (has_failed or status is InstanceStatus.COMPLETED),
+        retry=status in RETRY[Operation(row.operation)].sources,
+        undelete=row.is_in_trash and status in {InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED},
+        copy=status is InstanceStatus.COMPLETED,
+    )

@@ -1,0 +1,206 @@
+"""What the pages *Jobs* and of one job show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query
+
+from api.dependencies import InstanceQueriesDep, JobListDep
+from api.http.parsing import MAX_INT32
+from api.job_service import JobServiceDep
+from console.texts import t
+from console.views.paging import PageNumber, Paging
+from console.views.progress import ProgressView
+from console.views.statuses import Badge, job_badge
+from registry.instances.job_list import JobFilter
+from registry.instances.jobs import job_id
+from registry.instances.status import JOB_WORDS, RETRY, JobStatus, Operation
+from registry.storage.models import DbInstance, Job
+
+PER_PAGE = 25
+UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+
+
+@dataclass(frozen=True)
+class JobsQuery:
+    """What the user wants to see; what makes no sense is as if it were not there.
+
+    Attributes:
+        status: one of the statuses, or empty.
+        operation: what the jobs do, or empty.
+        instance: the id of an instance as it was typed, or empty.
+        page: counts from 1.
+    """
+
+    status: str = ""
+    operation: str = ""
+    instance: str = ""
+    page: int = 1
+
+    @property
+    def chosen(self) -> JobFilter:
+        """All jobs that fulfil the filter."""
+        return JobFilter(
+            statuses=[status for status in JobStatus if status == self.status],
+            operations=[word for word in JOB_WORDS if word == self.operation],
+            instance_id=_id(self.instance),
+        )
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of the address, without the number of the page."""
+        return {"status": self.status, "operation": self.operation, "instance": self.instance}
+
+    @property
+    def number(self) -> int | None:
+        """The number of the page in its address; the first one has none."""
+        return self.page if self.page > 1 else None
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether it leaves jobs out."""
+        return bool(self.status or self.operation or self.instance)
+
+
+async def _query(
+    page: PageNumber = 1,
+    status: Annotated[str, Query()] = "",
+    operation: Annotated[str, Query()] = "",
+    instance: Annotated[str, Query()] = "",
+) -> JobsQuery:
+    return JobsQuery(status, operation, instance.strip(), page)
+
+
+JobsQueryDep = Annotated[JobsQuery, Depends(_query)]
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One line of the list.
+
+    Attributes:
+        job: the job.
+        badge: its status.
+        instance_name: the name of its instance now; None if it is a job of none alone.
+        progress: how far it is; None if it does not tell, or has ended.
+        seconds: how long it took; None if it has not ended.
+    """
+
+    job: Job
+    badge: Badge
+    instance_name: str | None
+    progress: ProgressView | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class JobsPage:
+    """What the list shows."""
+
+    query: JobsQuery
+    rows: Sequence[JobRow]
+    paging: Paging
+    statuses: Sequence[str] = tuple(JobStatus)
+    operations: Sequence[str] = JOB_WORDS
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """What the page of one job shows.
+
+    Attributes:
+        row: the job, as in the list.
+        can_cancel: whether it waits or runs.
+        can_retry: whether it is the last job of its instance, and has failed.
+        usual_seconds: what such jobs usually take; None if that is not known.
+    """
+
+    row: JobRow
+    can_cancel: bool
+    can_retry: bool
+    usual_seconds: float | None
+
+
+class JobsView:
+    """Reads what the pages show."""
+
+    def __init__(self, job_list: JobListDep, queries: InstanceQueriesDep, service: JobServiceDep) -> None:
+        self._job_list = job_list
+        self._queries = queries
+        self._service = service
+
+    async def page(self, query: JobsQuery) -> JobsPage:
+        """The part of the list that the user wants to see."""
+        jobs = await self._job_list.page(query.chosen, offset=(query.page - 1) * PER_PAGE, limit=PER_PAGE)
+        names = await self._names(jobs)
+        rows = [_row(job, names.get(job.instance_id)) for job in jobs]
+        return JobsPage(query, rows, Paging(query.page, PER_PAGE, await self._job_list.count(query.chosen)))
+
+    async def job(self, job_id: str) -> JobPage:
+        """One job.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        job = await self._service.get(job_id)
+        instance = None if job.instance_id is None else await self._queries.any_instance(job.instance_id)
+        return JobPage(
+            _row(job, instance.name if instance else None),
+            can_cancel=job.status in UNDER_WAY,
+            can_retry=instance is not None and _can_retry(job, instance),
+            usual_seconds=await self._usual_seconds(job),
+        )
+
+    async def _usual_seconds(self, job: Job) -> float | None:
+        if job.operation is None or job.database_template is None:
+            return None
+        return await self._queries.usual_duration(job.operation, job.database_template)
+
+    async def _names(self, jobs: Sequence[Job]) -> dict[int | None, str]:
+        ids = {job.instance_id for job in jobs if job.instance_id is not None}
+        return {row.id: row.name for row in await self._queries.instances_with(ids)}
+
+
+JobsViewDep = Annotated[JobsView, Depends()]
+
+
+def _row(job: Job, instance_name: str | None) -> JobRow:
+    return JobRow(
+        job,
+        job_badge(job.status),
+        instance_name,
+        _progress(job),
+        _seconds(job),
+    )
+
+
+def _seconds(job: Job) -> float | None:
+    if job.started_at is None or job.finished_at is None:
+        return None
+    return (job.finished_at - job.started_at).total_seconds()
+
+
+def _progress(job: Job) -> ProgressView | None:
+    if job.status not in UNDER_WAY:
+        return None
+    if job.waiting_for:
+        return ProgressView(t("progress.waits", reason=job.waiting_for))
+    if job.percent is not None:
+        return ProgressView("", job.percent, job.eta_seconds)
+    return None
+
+
+def _can_retry(job: Job, instance: DbInstance) -> bool:
+    if instance.ods_instance_id is None or not instance.is_adopted:
+        return False
+    operation = Operation(instance.operation)
+    is_last = job.job_id == job_id(operation, instance.ods_instance_id, instance.job_number)
+    return is_last and instance.status in RETRY[operation].sources
+
+
+def _id(text: str) -> int | None:
+    """The id that the text is; one of no instance, if it is none."""
+    if not text:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and int(text[:11]) <= MAX_INT32 else -1

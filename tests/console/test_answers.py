@@ -1,0 +1,153 @@
+"""What the console answers on the wire: headers, cookies, addresses behind proxies, several tenants."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+
+from console.static_files import static_files
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from settings import Settings
+from tests import registries
+from tests.api.server import Server, serving
+from tests.console.conftest import Serve, add_clients
+from tests.console.people import CLIENT, SECRET
+from tests.servers import environment, make_settings, make_tenant_settings, session
+
+TLS = {"X-Forwarded-Proto": "https", "Host": "ods.example.org"}
+LOG_IN = {"client_id": CLIENT, "client_secret": SECRET}
+
+SINGLE_TENANT = dict.fromkeys(("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING"))
+"""What is not set where there are several tenants."""
+
+
+@asynccontextmanager
+async def visitor(server: Server, headers: Mapping[str, str] = {}) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+        yield client
+
+
+async def sign_in(client: httpx.AsyncClient, path: str = "/console", **fields: str) -> httpx.Response:
+    page = await client.get(f"{path}/sign-in")
+    token = re.search(r'name="csrf" value="(\w+)"', page.text)
+    assert token
+    client.cookies.update(page.cookies)
+    return await client.post(f"{path}/sign-in", data={"csrf": token[1], **LOG_IN, **fields})
+
+
+async def test_pages_let_browsers_load_and_run_nothing_else_when_they_are_sent(server: Server) -> None:
+    async with visitor(server) as client:
+        answer = await client.get("/console/sign-in")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Strict-Transport-Security" not in answer.headers
+    assert "<style" not in answer.text
+    assert not re.search(r"<script(?![^>]* src=)|\son\w+=|\sstyle=", answer.text)
+
+
+async def test_browsers_keep_styles_and_scripts_when_these_do_not_change(server: Server) -> None:
+    async with visitor(server) as client:
+        answers = [await client.get(f"/console/static/{file.address}") for file in static_files().values()]
+        missing = await client.get("/console/static/console.000000000000.css")
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"public, max-age=31536000, immutable"}
+    assert [answer.content for answer in answers] == [file.content for file in static_files().values()]
+    assert missing.status_code == 404
+
+
+async def test_the_cookie_is_safe_when_the_browser_comes_over_tls(
+    settings: Settings, clients: None, serve: Serve
+) -> None:
+    async with (
+        serve(settings, "--forwarded-allow-ips", "127.0.0.1", "--root-path", "/ods") as server,
+        visitor(server, TLS) as client,
+    ):
+        page = await client.get("/ods/console/sign-in")
+        token = re.search(r'name="csrf" value="(\w+)"', page.text)
+        assert token
+        cookies = dict(page.cookies.items())
+        answer = await client.post(
+            "/ods/console/sign-in", data={"csrf": token[1], **LOG_IN}, headers={"Cookie": joined(cookies)}
+        )
+        assert answer.status_code == 303
+        assert answer.headers["Location"] == "/ods/console/instances"
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-ods-console-ods=")
+        assert {"HttpOnly", "Secure", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+        listed = await client.get("/ods/console/instances", headers={"Cookie": cookie.partition(";")[0]})
+        assert listed.status_code == 200
+        assert 'href="/ods/console/jobs"' in listed.text
+        assert 'href="/console' not in listed.text
+
+
+def joined(cookies: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())
+
+
+async def test_no_secret_is_asked_for_when_it_would_cross_the_network_in_the_clear(server: Server) -> None:
+    async with visitor(server, {"Host": "ods.example.org"}) as client:
+        answer = await client.get("/console/sign-in")
+    assert "Signing in needs HTTPS" in answer.text
+
+
+async def test_only_browsers_are_led_to_the_console_when_the_root_is_asked_for(server: Server) -> None:
+    async with visitor(server) as client:
+        program = await client.get("/")
+        browser = await client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert program.json()["applicationName"]
+    assert (browser.status_code, browser.headers["Location"]) == (303, "/console")
+
+
+async def test_there_is_no_console_when_it_is_switched_off(settings: Settings, serve: Serve) -> None:
+    async with serve(settings.model_copy(update={"console": False})) as server, visitor(server) as client:
+        assert (await client.get("/console")).status_code == 404
+        assert (await client.get("/", headers={"Accept": "text/html"})).status_code == 200
+
+
+async def test_the_secret_of_a_session_is_not_in_the_registry_when_a_client_signs_in(
+    server: Server, settings: Settings
+) -> None:
+    async with visitor(server) as client:
+        answer = await sign_in(client)
+    assert answer.status_code == 303
+    async with session(settings.admin_dsn.get_secret_value()) as connection:
+        (row,) = await connection.fetch("SELECT * FROM adminapi.consolesessions")
+
+        async def is_audited() -> bool:
+            entries = await connection.fetch("SELECT client, path, status FROM adminapi.audit")
+            return (CLIENT, "/console/sign-in", 303) in [tuple(entry) for entry in entries]
+
+        await wait_until(is_audited, 10)  # it is written after the answer
+    kept = client.cookies[f"ods-console-{server.port}"].partition(".")[2]
+    assert kept not in str(dict(row))
+    assert kept.encode() not in row["digest"]
+
+
+async def test_each_tenant_has_its_own_sessions_when_there_are_several(
+    settings: Settings, clients: None, postgres: EmbeddedPostgres, secret_hash: str
+) -> None:
+    async with registries.cloned(postgres) as other:
+        second = make_settings(postgres, other)
+        several = make_tenant_settings({"tenant1": settings, "Tenant-2": second})
+        async with session(other) as connection:
+            await add_clients(connection, secret_hash)
+        async with (
+            serving(settings, **{**SINGLE_TENANT, **environment(several)}) as server,
+            visitor(server) as client,
+        ):
+            page = await client.get("/console/sign-in")
+            assert 'name="tenant"' in page.text
+            assert (await sign_in(client)).status_code == 401
+            assert (await sign_in(client, tenant="Tenant-2")).status_code == 303
+            assert "Tenant Tenant-2" in (await client.get("/console/instances")).text
+            name = f"ods-console-{server.port}"
+            stolen = client.cookies[name].replace("Tenant-2", "tenant1")
+            answer = await client.get("/console/instances", headers={"Cookie": f"{name}={stolen}"})
+            assert answer.status_code == 303

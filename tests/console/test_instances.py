@@ -1,0 +1,187 @@
+"""The pages of instances: created, watched, renamed, deleted, and brought back."""
+
+import re
+
+import asyncpg
+import pytest
+from playwright.async_api import Page, expect
+
+from registry.instances.status import Template
+from registry.instances.store import InstanceStore
+from tests.console.people import Person
+
+HOSTILE = (
+    '<script>alert("x")</script>',
+    '"><img src=x onerror=alert(1)>',
+    "\u202egnp.2027 \u2066Grand\u2069 Bend",
+    "W" * 46,
+    "{{ 7 * 7 }} {% raw %}",
+)
+
+
+async def test_a_new_instance_becomes_completed_before_the_eyes_when_it_is_created(
+    person: Person, workers: None
+) -> None:
+    page = person.page
+    await page.get_by_role("link", name="New instance").click()
+    await person.sees_heading("New instance")
+    await page.get_by_label("Name", exact=True).fill("Grand Bend 2030")
+    await expect(page.get_by_role("complementary")).to_contain_text("EdFi_Ods_Grand_Bend_2030_Minimal")
+    await expect(page.get_by_text("It can be created.")).to_be_visible()
+    await page.evaluate("window.notReloaded = true")
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await person.sees_heading("Grand Bend 2030")
+    await page.evaluate("window.notReloaded = true")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await expect(page.get_by_role("region", name="Jobs")).to_contain_text("Completed")
+    assert await page.evaluate("window.notReloaded")
+
+
+async def test_a_bad_name_is_explained_beside_its_field_when_it_breaks_rules(person: Person) -> None:
+    page = person.page
+    await person.create("Grand/Bend")
+    message = "'Name' must contain only letters, numbers, spaces and underscores."
+    summary = page.get_by_role("alert")
+    await expect(summary).to_contain_text(message)
+    await expect(summary).to_be_focused()
+    name = page.get_by_label("Name", exact=True)
+    await expect(name).to_have_accessible_description(re.compile(re.escape(message)))
+    await expect(name).to_have_value("Grand/Bend")
+    await summary.get_by_role("link", name=message).click()
+    await expect(name).to_be_focused()
+
+
+async def test_a_name_is_refused_when_another_instance_has_it(
+    person: Person, instances: InstanceStore
+) -> None:
+    await instances.reserve("Grand Bend", Template.MINIMAL)
+    await person.create("Grand Bend")
+    await expect(person.page.get_by_role("alert")).to_contain_text("already exists")
+
+
+async def test_an_instance_is_renamed_when_another_name_is_typed(person: Person, workers: None) -> None:
+    page = person.page
+    await person.create("Ridge 2026")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await page.get_by_role("link", name="Rename").click()
+    await page.get_by_label("New name").fill("Ridge 2027")
+    await page.get_by_role("button", name="Rename").click()
+    await person.sees_heading("Ridge 2027")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+
+
+async def test_the_wrong_instance_comes_back_when_it_was_deleted(person: Person, workers: None) -> None:
+    page = person.page
+    await person.create("Glendale 2027")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await page.get_by_role("link", name="Delete").click()
+    await person.sees_heading("Delete Glendale 2027")
+    await expect(page.get_by_text("EdFi_Ods_Glendale_2027_Minimal")).to_be_visible()
+    await expect(page.get_by_text("can come back for 7 days")).to_be_visible()
+    await page.get_by_role("button", name="Delete Glendale 2027").click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not Glendale 2027")
+    await page.get_by_label("Type Glendale 2027").fill("Glendale 2027")
+    await page.get_by_role("button", name="Delete Glendale 2027").click()
+    await expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
+    await page.get_by_role("link", name="Trash").click()
+    await page.get_by_role("link", name="Undelete Glendale 2027").click()
+    await page.get_by_role("button", name="Undelete Glendale 2027").click()
+    await person.sees_heading("Glendale 2027")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+
+
+async def test_a_protected_instance_is_not_deleted_when_a_person_tries(person: Person, workers: None) -> None:
+    page = person.page
+    await page.goto("/console/instances/new")
+    await page.get_by_label("Name", exact=True).fill("Protected 2027")
+    await page.get_by_label("Protect it").check()
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await page.get_by_role("link", name="Delete").click()
+    await expect(page.get_by_role("alert")).to_contain_text("is protected")
+    await expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+
+
+async def test_several_instances_are_deleted_when_they_are_chosen(person: Person, workers: None) -> None:
+    page = person.page
+    for name in ("Old Ridge", "Old Glendale"):
+        await person.create(name)
+        await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await page.goto("/console/instances")
+    await page.get_by_label("Choose Old Ridge").check()
+    await page.get_by_label("Choose Old Glendale").check()
+    await page.get_by_role("button", name="Delete the chosen instances").click()
+    await person.sees_heading("Delete 2 instances")
+    await page.get_by_role("button", name="Delete 2 instances").click()
+    await person.sees_heading("Instances")
+    await expect(page.get_by_text("Here will be your instances")).to_be_visible()
+
+
+async def test_a_failed_job_is_retried_when_its_cause_is_gone(
+    person: Person, instances: InstanceStore, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    requested = await instances.reserve("Grand Bend", Template.MINIMAL)
+    await registry.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Error', errormessage = 'The template is in use.'"
+    )
+    await registry.execute("UPDATE adminapi.jobstatuses SET status = 'Error'")
+    await page.goto("/console")
+    await expect(page.get_by_text("1 instance has failed")).to_be_visible()
+    await expect(page.get_by_text("The template is in use.")).to_be_visible()
+    await page.get_by_role("button", name="Retry Grand Bend").click()
+    await person.sees_heading("Grand Bend")
+    await expect(page.get_by_role("status").filter(has_text="Pending")).to_be_visible()
+    assert f"/instances/{requested.instance.id}" in page.url
+
+
+async def test_a_waiting_job_is_cancelled_when_a_person_asks(person: Person) -> None:
+    page = person.page
+    await person.create("Grand Bend")
+    await page.get_by_role("region", name="Jobs").get_by_role("link", name="Create").click()
+    await page.get_by_role("link", name="Cancel").click()
+    await page.get_by_role("button", name="Cancel the job").click()
+    await expect(page.get_by_role("status").filter(has_text="Error")).to_be_visible()
+
+
+async def test_the_list_shows_what_fits_when_a_filter_is_chosen(
+    person: Person, instances: InstanceStore
+) -> None:
+    page = person.page
+    for number in range(30):
+        await instances.reserve(f"Ridge {number:02}", Template.SAMPLE if number % 2 else Template.MINIMAL)
+    await page.goto("/console/instances")
+    await expect(page.get_by_text("30 instances")).to_be_visible()
+    await expect(page.get_by_role("row")).to_have_count(26)
+    await page.get_by_role("link", name="Next").click()
+    await expect(page.get_by_role("row")).to_have_count(6)
+    await page.get_by_role("searchbox", name="Name").fill("ridge 2")
+    await expect(page.get_by_text("10 instances")).to_be_visible()
+    await page.get_by_label("Template").select_option("Sample")
+    await expect(page.get_by_text("5 instances")).to_be_visible()
+    await expect(page).to_have_url(re.compile(r"template=Sample.*name=ridge"))
+    await page.reload()
+    await expect(page.get_by_text("5 instances")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_name_is_only_text_when_it_is_shown(
+    person: Person, instances: InstanceStore, registry: asyncpg.Connection, name: str
+) -> None:
+    page = person.page
+    requested = await instances.reserve("Grand Bend", Template.MINIMAL)
+    await registry.execute(
+        "UPDATE adminapi.managed_instances SET name = $1, state = 'Error', errormessage = $2", name, name * 9
+    )
+    await page.goto("/console/instances")
+    await expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    assert await is_as_wide_as_the_window(page)
+    for path in ("", "/rename", "/delete", "/retry"):
+        await page.goto(f"/console/instances/{requested.instance.id}{path}")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+        assert await is_as_wide_as_the_window(page)
+
+
+async def is_as_wide_as_the_window(page: Page) -> bool:
+    wide: bool = await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    return wide

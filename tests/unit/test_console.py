@@ -1,0 +1,145 @@
+"""The console's parts that need no server: how things are written, what stays within limits."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import console
+from console.addresses import own_path
+from console.formats import ago, duration, size
+from console.live.feed import topics
+from console.static_files import static_files
+from console.texts import keys, t
+from registry.instances.changes import JobState, RecentState
+from registry.instances.status import CREATES, Operation, traits
+
+FOLDER = Path(console.__file__ or "").parent
+TEMPLATES = sorted((FOLDER / "templates").rglob("*.html"))
+AT = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("count", "written"),
+    [
+        (None, "\u2013"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (812_345_678, "812 MB"),
+        (1_234_567_890, "1.23 GB"),
+    ],
+)
+def test_sizes_have_three_figures_when_they_are_written(count: int | None, written: str) -> None:
+    assert size(count) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (None, "\u2013"),
+        (0.62, "620 ms"),
+        (4.2123, "4.21 s"),
+        (59.96, "60 s"),
+        (738, "12.3 min"),
+        (9000, "2.5 h"),
+        (1e6, "11.6 d"),
+    ],
+)
+def test_durations_have_three_figures_when_they_are_written(seconds: float | None, written: str) -> None:
+    assert duration(seconds) == written
+
+
+@pytest.mark.parametrize(
+    ("before", "written"),
+    [(0, "0 s"), (4, "4 s"), (200, "3 min"), (7300, "2 h"), (260_000, "3 d"), (-70, "1 min")],
+)
+def test_times_are_told_by_how_long_ago_they_were_when_they_are_written(before: int, written: str) -> None:
+    assert ago(AT - timedelta(seconds=before), AT) == written
+    assert ago((AT - timedelta(seconds=before)).replace(tzinfo=None), AT) == written
+
+
+@pytest.mark.parametrize(
+    "path", ["/console", "/console/instances?status=Error&page=2", "/console/jobs/A-1-1/cancel"]
+)
+def test_a_page_is_led_to_when_it_is_one_of_the_console(path: str) -> None:
+    assert own_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "//example.org",
+        "https://example.org",
+        "/console//example.org",
+        "/consoles",
+        "/console/../v2",
+        "/v2",
+        "/console/\\evil",
+        "/console/a\r\nb",
+    ],
+)
+def test_no_page_is_led_to_when_it_is_elsewhere(path: str) -> None:
+    assert own_path(path) is None
+
+
+def test_script_and_styles_stay_small_when_they_grow() -> None:
+    assert len(static_files()["console.js"].content) <= 5_000
+    assert len(static_files()["console.css"].content) <= 20_000
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_no_template_has_what_the_policy_forbids_when_it_is_read(template: Path) -> None:
+    text = template.read_text()
+    assert not re.search(
+        r"\|\s*safe\b|autoescape|\sstyle=|\son[a-z]+=|<style|hx-on|hx-vals=.js|javascript:", text
+    )
+    assert not re.search(r"<script(?![^>]* src=)", text)
+    assert not re.search(r"(src|href|action)=\"(https?:)?//", text)
+
+
+def used_keys() -> set[str]:
+    """The keys that templates and modules name; of those that are put together, the beginning."""
+    texts = [path.read_text() for path in (*TEMPLATES, *FOLDER.rglob("*.py"))]
+    named = {key for text in texts for key in re.findall(r"""\bt\(\s*f?["']([\w.]+)""", text)}
+    return named | {key for text in texts for key in re.findall(r'"(menu\.\w+)"', text)}
+
+
+def test_every_text_is_in_the_catalogue_when_a_page_shows_it() -> None:
+    used = used_keys()
+    begun = tuple(key for key in used if key.endswith("."))
+    assert used - keys() - set(begun) == set()
+    unused = {key for key in keys() - used if not key.endswith(".one") and not key.startswith(begun)}
+    # Chosen by a condition within the call.
+    assert unused == {"job.ended", "meaning.gone"}
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_every_operation_has_its_words_when_it_runs_and_when_it_has_failed(operation: Operation) -> None:
+    word = traits(operation).word
+    assert t(f"meaning.in_progress.{word}", new_name="x")
+    if operation in CREATES or word in {"Delete", "Purge"}:
+        assert t(f"meaning.failed.{word}")
+
+
+def state(instances: dict[int, datetime | None], **jobs: JobState) -> RecentState:
+    return RecentState(instances, jobs)
+
+
+def test_pages_are_told_nothing_when_nothing_has_changed() -> None:
+    same = state({1: AT}, job=JobState(1, "InProgress", None, 20, 5))
+    assert topics(same, same) == frozenset()
+    assert topics(same, state({}, job=JobState(1, "InProgress", None, 20, 5))) == frozenset()
+
+
+def test_pages_are_told_of_the_job_and_its_instance_when_it_gets_on() -> None:
+    before = state({}, job=JobState(1, "InProgress", None, 20, 5))
+    assert topics(before, state({}, job=JobState(1, "InProgress", None, 30, 4))) == {"job:job", "instance:1"}
+
+
+def test_pages_are_told_of_lists_when_something_begins_or_ends() -> None:
+    running = JobState(1, "InProgress", None, 20, 5)
+    assert topics(state({}), state({1: AT}, job=running)) == {"job:job", "jobs", "instance:1", "instances"}
+    assert topics(state({1: AT}, job=running), state({1: AT})) == {"job:job", "jobs", "instance:1"}
