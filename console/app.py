@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from console.routes import (
     cancel_job,
     delete_instances,
+    edit_instance,
     home,
     instance,
     instances,
@@ -26,7 +27,8 @@ router = APIRouter(include_in_schema=False)
 for _module in (
     *(home, sign_in, theme, static, live),
     # `new` and `delete` come before the ids of instances.
-    *(instances, new_instance, delete_instances, rename_instance, retry_instance, instance),
+    *(instances, new_instance, delete_instances, edit_instance),
+    *(rename_instance, retry_instance, instance),
     *(jobs, cancel_job, job, trash, undelete_instance),
     unknown,
 ):

@@ -67,7 +67,8 @@ async def shown_form(
     if kept is None or kept.get("path") != path_of(request.scope).removeprefix(ROOT):
         return FormState(values or {})
     await session.services.console_sessions.forget_kept(session.digest)
-    return FormState({**(values or {}), **kept["fields"]}, is_kept=True)
+    # A box that is not ticked is not among the fields: what was there from the start does not count.
+    return FormState(kept["fields"], is_kept=True)
 
 
 def refusal_of(

@@ -183,7 +183,11 @@ _TEXTS = {
     "plan.free": "Free on the server",
     "plan.errors": "It cannot be created like this:",
     "plan.fine": "It can be created.",
-    # Rename, retry, cancel
+    # Change, rename, retry, cancel
+    "edit.link": "Change",
+    "edit.heading": "Change {name}",
+    "edit.protected": "Protected",
+    "edit.button": "Save",
     "rename.link": "Rename",
     "rename.heading": "Rename {name}",
     "rename.what": "Its database and its ODS instance get the name as well. Open sessions are ended.",
@@ -205,6 +209,7 @@ _TEXTS = {
     "delete.link": "Delete",
     "delete.heading_one": "Delete {name}",
     "delete.heading": "Delete {number} instances",
+    "delete.unprotect": "End the protection of {name}",
     "delete.refused": "This cannot be done",
     "delete.unknown": "Not known",
     "delete.sessions": "{number} are open, and will be ended",

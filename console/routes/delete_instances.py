@@ -29,11 +29,12 @@ async def show_deletion(
     chosen: Annotated[list[int] | None, Query(alias="id")] = None,
 ) -> Response:
     """The page for those that were chosen in the list."""
-    if not chosen:
+    ids = list(dict.fromkeys(chosen or ()))
+    if not ids:
         return see_other(request, "/instances")
-    if len(chosen) == 1:
-        return see_other(request, f"/instances/{chosen[0]}/delete")
-    return _page(request, await view.page(chosen), await shown_form(request, acting))
+    if len(ids) == 1:
+        return see_other(request, f"/instances/{ids[0]}/delete")
+    return _page(request, await view.page(ids), await shown_form(request, acting))
 
 
 @router.post("/instances/delete")
@@ -41,7 +42,8 @@ async def delete_several(
     request: Request, form: Form, view: DeletionViewDep, bulk: BulkServiceDep
 ) -> Response:
     """Request that all of them are deleted."""
-    ids = [number for text in form.get("ids", "").split(",") if (number := whole_number(text)) is not None]
+    numbers = (whole_number(text) for text in form.get("ids", "").split(","))
+    ids = list(dict.fromkeys(number for number in numbers if number is not None))
     if not ids:
         return see_other(request, "/instances")
     page = await view.page(ids)

@@ -27,16 +27,20 @@ class DeletionLine:
         row: the instance.
         planned: the job that would be started; None if that is refused.
         usage: how its database is used; a text says why that is not known.
+        errors: why it cannot be deleted.
     """
 
     row: DbInstance
     planned: PlannedJob | None
     usage: InstanceFigures | str
+    errors: Sequence[str]
 
     @property
     def size_bytes(self) -> int | None:
         """The size of its database; None if that is not known."""
-        return self.planned.size_bytes if self.planned else None
+        if self.planned is not None:
+            return self.planned.size_bytes
+        return None if isinstance(self.usage, str) else self.usage.database.size_bytes
 
     @property
     def sessions(self) -> int | None:
@@ -106,7 +110,9 @@ class DeletionView:
         found(rows[0] if rows else None, "instance", ids[0])
         figures_of = await self._usage.of_page(rows)
         planned = {job.id: job for job in plan.instances}
-        lines = [DeletionLine(row, planned.get(row.id), figures_of(row)) for row in rows]
+        # The API files them under the place of the instance in the request.
+        errors = {one: plan.errors.get(f"ids[{place}]", ()) for place, one in enumerate(ids)}
+        lines = [DeletionLine(row, planned.get(row.id), figures_of(row), errors[row.id]) for row in rows]
         return DeletionPage(lines, plan, self._days)
 
 

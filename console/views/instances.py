@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, RecentChangesDep, SettingsDep
-from api.instance_service import InstanceServiceDep, Selection
+from api.instance_service import MOST_AT_ONCE, InstanceServiceDep, Selection
 from api.schemas.instances import Instance
 from console.views.paging import PageNumber, Paging
 from console.views.progress import ProgressView, progress_of
@@ -20,7 +20,8 @@ from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 from tenants.usage import InstanceFigures
 
-PER_PAGE = 25
+PER_PAGE = MOST_AT_ONCE
+"""So all that a page shows can be deleted at once."""
 LISTED = tuple(status for status in InstanceStatus if status is not InstanceStatus.DELETED)
 """What is deleted has a page of its own."""
 _FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)

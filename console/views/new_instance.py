@@ -10,6 +10,7 @@ from api.bulk_service import BulkServiceDep
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, SettingsDep
 from api.http.parsing import Properties
 from api.schemas.plans import Plan
+from console.views.key_values import contexts_of, labels_of
 from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
 from registry.instances.naming import database_name, name_errors
@@ -96,11 +97,8 @@ class NewInstanceView:
         body: dict[str, Any] = {
             "name": form.get("name", ""),
             "description": form.get("description", "").strip() or None,
-            "labels": dict(_pairs(form.get("labels", ""))) or None,
-            "contexts": [
-                {"contextKey": key, "contextValue": value} for key, value in _pairs(form.get("contexts", ""))
-            ]
-            or None,
+            "labels": labels_of(form.get("labels", "")) or None,
+            "contexts": contexts_of(form.get("contexts", "")) or None,
             "protected": form.get("protected") == "true",
         }
         match form.get("origin", "template"):
@@ -140,9 +138,3 @@ class NewInstanceView:
 
 NewInstanceViewDep = Annotated[NewInstanceView, Depends()]
 MODES = tuple(CopyMode)
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    """The lines of the text, each `key=value`."""
-    lines = (line.partition("=") for line in text.splitlines() if line.strip())
-    return [(key.strip(), value.strip()) for key, _, value in lines]

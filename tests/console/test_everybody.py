@@ -45,6 +45,7 @@ async def addresses(instances: InstanceStore, job_store: JobStore, registry: asy
     return [
         *PAGES,
         *shown,
+        f"/instances/{completed.instance_id}/edit",
         f"/instances/{completed.instance_id}/rename",
         f"/instances/{completed.instance_id}/delete",
         f"/instances/delete?id={completed.instance_id}&id={failed.instance_id}",

@@ -31,7 +31,7 @@ async def test_what_another_person_deletes_is_seen_when_the_page_is_open(
     await other.page.get_by_label("Type Grand Bend").fill("Grand Bend")
     await other.page.get_by_role("button", name="Delete Grand Bend").click()
     await expect(person.page.get_by_role("status").filter(has_text="Pending_Delete")).to_be_visible()
-    await expect(person.page.get_by_role("link", name="Delete")).to_have_count(0)
+    await expect(person.page.get_by_role("link", name="Rename")).to_have_count(0)
 
 
 async def test_what_was_chosen_and_typed_stays_when_the_list_around_it_changes(
@@ -67,7 +67,7 @@ async def test_a_change_is_seen_within_a_second_when_the_page_is_open(
 
 
 async def test_the_page_says_so_and_is_current_again_when_the_stream_breaks(
-    person: Person, instances: InstanceStore, job_store: JobStore
+    person: Person, instances: InstanceStore, job_store: JobStore, breakage: None
 ) -> None:
     page = person.page
     job = await bring_to(instances, job_store, "Pending", "Grand Bend")
@@ -90,7 +90,11 @@ async def test_the_page_says_so_and_is_current_again_when_the_stream_breaks(
 
 
 async def test_the_page_says_so_when_its_session_has_ended(
-    person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
+    person: Person,
+    instances: InstanceStore,
+    job_store: JobStore,
+    registry: asyncpg.Connection,
+    breakage: None,
 ) -> None:
     page: Page = person.page
     job = await bring_to(instances, job_store, "Pending", "Grand Bend")
@@ -101,7 +105,9 @@ async def test_the_page_says_so_when_its_session_has_ended(
     await expect(page.get_by_role("heading", name="Grand Bend")).to_be_visible()
 
 
-async def test_the_server_stops_at_once_when_pages_are_open(person: Person, server: Server) -> None:
+async def test_the_server_stops_at_once_when_pages_are_open(
+    person: Person, server: Server, breakage: None
+) -> None:
     await expect(person.page.get_by_role("heading", name="Instances")).to_be_visible()
     await person.page.wait_for_function("performance.getEntriesByName(location.origin + '/console/live')")
     await asyncio.wait_for(server.stop(), 8)

@@ -1,18 +1,22 @@
 """The console's parts that need no server: how things are written, what stays within limits."""
 
+import asyncio
 import re
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fastapi import Response
 
 import console
 from console.addresses import own_path
 from console.formats import ago, duration, size
-from console.live.feed import topics
+from console.live.feed import EVERYTHING, ChangeFeed, topics
+from console.live.fragments import Fragments
 from console.static_files import static_files
 from console.texts import keys, t
-from registry.instances.changes import JobState, RecentState
+from registry.instances.changes import JobState, RecentChanges, RecentState
 from registry.instances.status import CREATES, Operation, traits
 
 FOLDER = Path(console.__file__ or "").parent
@@ -143,3 +147,52 @@ def test_pages_are_told_of_lists_when_something_begins_or_ends() -> None:
     running = JobState(1, "InProgress", None, 20, 5)
     assert topics(state({}), state({1: AT}, job=running)) == {"job:job", "jobs", "instance:1", "instances"}
     assert topics(state({1: AT}, job=running), state({1: AT})) == {"job:job", "jobs", "instance:1"}
+
+
+class ScriptedChanges(RecentChanges):
+    """A registry that is at one state after the other, and stays at the last."""
+
+    def __init__(self, *states: RecentState) -> None:
+        self.states = list(states)
+        self.reads = 0
+
+    async def read(self) -> RecentState:
+        self.reads += 1
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+
+async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> None:
+    running = JobState(1, "InProgress", None, 20, 5)
+    changes = ScriptedChanges(state({}), state({}), state({}, job=running))
+    feed = ChangeFeed(changes, seconds=0.01)
+    async with AsyncExitStack() as pages:
+        told = [await pages.enter_async_context(feed.page()) for _ in range(100)]
+        for page in told:
+            assert await page.get() == EVERYTHING
+            assert await page.get() == {"job:job", "jobs", "instance:1"}
+        assert changes.reads < 20
+        late = await pages.enter_async_context(feed.page())
+        assert await late.get() == EVERYTHING
+        assert feed.is_current
+    assert not feed.is_current
+
+
+async def test_a_fragment_is_made_once_when_many_pages_show_it_and_nothing_changes() -> None:
+    feed = ChangeFeed(ScriptedChanges(state({})), seconds=60)
+    fragments, made = Fragments(feed), []
+
+    async def make() -> Response:
+        made.append(1)
+        await asyncio.sleep(0)
+        return Response("fragment")
+
+    async with feed.page() as told:
+        await told.get()
+        answers = await asyncio.gather(*(fragments.shared(("key",), make) for _ in range(100)))
+        assert {answer.body for answer in answers} == {b"fragment"}
+        assert len(made) == 1
+        feed.version += 1
+        await fragments.shared(("key",), make)
+        assert len(made) == 2
+    await fragments.shared(("key",), make)  # no change would be noticed
+    assert len(made) == 3
