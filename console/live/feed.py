@@ -64,12 +64,14 @@ class ChangeFeed:
         while True:
             try:
                 now = await self._changes.read()
-            except Exception as error:  # noqa: BLE001 - the registry is away: pages are told what they missed
+            except Exception as error:  # noqa: BLE001 - the registry is away
                 if self._known is not None:
                     _logger.warning(
                         "Open pages of the console are not told what changes: %s", fault_name(error)
                     )
                 self._known = None
+                for page in self._pages:
+                    page.put_nowait(NOTHING)
             else:
                 self._publish(now)
             await asyncio.sleep(self._seconds)
@@ -86,6 +88,8 @@ class ChangeFeed:
 
 EVERYTHING: Topics = frozenset({"*"})
 """The topic that stands for all."""
+NOTHING: Topics = frozenset()
+"""What changes is not known any more: a page must ask again, and is told everything then."""
 
 
 def topics(before: RecentState, now: RecentState) -> Topics:

@@ -7,7 +7,7 @@ from fastapi import Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.http.server_protocol import ENDLESS
-from console.live.feed import Topics
+from console.live.feed import NOTHING, Topics
 from console.live.fragments import fragments_of
 from console.page_route import signed_in_router
 from console.session import SessionDep, find_session
@@ -34,12 +34,14 @@ async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[S
                     yield ServerSentEvent(event=_ENDED, raw_data="")
                     return
             else:
+                if changed == NOTHING:
+                    return
                 yield ServerSentEvent(event=_CHANGED, raw_data=" ".join(sorted(changed)))
 
 
 async def _all_of(told: asyncio.Queue[Topics]) -> Topics:
-    """Everything that was told since the last time; at least one change is waited for."""
-    changed = set(await told.get())
+    """Everything that was told since the last time; nothing, if what changes is not known any more."""
+    changes = [await told.get()]
     while not told.empty():
-        changed |= told.get_nowait()
-    return frozenset(changed)
+        changes.append(told.get_nowait())
+    return NOTHING if NOTHING in changes else frozenset().union(*changes)

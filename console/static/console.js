@@ -5,7 +5,7 @@
   const note = document.getElementById("live");
   const POLL = 2000, APART = 1000;
   const fetched = new Map();
-  let source = null, poll = 0, brokenAt = null;
+  let source = null, poll = 0, brokenAt = null, over = false;
 
   // What was typed or chosen, and what was opened, stays as it is when the page around it changes.
   const isControl = (node) => /^(INPUT|SELECT|TEXTAREA)$/.test(node.tagName || "");
@@ -58,6 +58,7 @@
   }
 
   function ended() {
+    over = true;
     source.close();
     whole();
     say(note.dataset.ended);
@@ -65,10 +66,12 @@
 
   function connect() {
     source = new EventSource(stream);
-    source.addEventListener("open", whole);
     source.addEventListener("error", broken);
     source.addEventListener("ended", ended);
-    source.addEventListener("changed", (event) => refresh(new Set(event.data.split(" "))));
+    source.addEventListener("changed", (event) => {
+      whole();
+      refresh(new Set(event.data.split(" ")));
+    });
   }
 
   // Times in the viewer's zone, and as long ago as they are by now.
@@ -105,5 +108,12 @@
     connect();
     addEventListener("pagehide", () => source.close());
     addEventListener("pageshow", (event) => event.persisted && connect());
+    // Browsers have only six connections to a server: pages that are not seen need none.
+    document.addEventListener("visibilitychange", () => {
+      if (over) return;
+      source.close();
+      whole();
+      if (!document.hidden) connect();
+    });
   }
 })();

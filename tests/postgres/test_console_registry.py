@@ -49,26 +49,22 @@ async def test_a_session_is_found_until_it_is_ended_when_it_was_opened(sessions:
     ],
 )
 async def test_a_session_ends_when_it_is_idle_or_old(
-    sessions: ConsoleSessions, registry: asyncpg.Connection, idle: str, age: str, left: int
+    sessions: ConsoleSessions, rows: asyncpg.Connection, idle: str, age: str, left: int
 ) -> None:
     await sessions.open(DIGEST, "a-client", None, None)
-    await registry.execute(
+    await rows.execute(
         "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - CAST($1 AS text)::interval,"
         " createdat = createdat - CAST($2 AS text)::interval",
         *(idle, age),
     )
     assert (await sessions.find(DIGEST) is not None) is bool(left)
     await sessions.open(OTHER, "a-client", None, None)
-    assert await registry.fetchval("SELECT count(*) FROM adminapi.consolesessions") == 1 + left
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.consolesessions") == 1 + left
 
 
-async def test_a_session_goes_on_when_it_is_used(
-    sessions: ConsoleSessions, registry: asyncpg.Connection
-) -> None:
+async def test_a_session_goes_on_when_it_is_used(sessions: ConsoleSessions, rows: asyncpg.Connection) -> None:
     await sessions.open(DIGEST, "a-client", None, None)
-    await registry.execute(
-        "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '20 minutes'"
-    )
+    await rows.execute("UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '20 minutes'")
     found = await sessions.find(DIGEST)
     assert found is not None
     assert not found.use_is_noted
@@ -79,10 +75,10 @@ async def test_a_session_goes_on_when_it_is_used(
 
 
 async def test_pages_learn_what_has_changed_when_jobs_get_on(
-    changes: RecentChanges, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
+    changes: RecentChanges, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     old = await bring_to(instances, job_store, "Completed", "Old")
-    await registry.execute(
+    await rows.execute(
         "UPDATE adminapi.managed_instances SET lastmodifieddate = lastmodifieddate - interval '1 minute'"
     )
     requested = await instances.reserve("Grand Bend", Template.MINIMAL)
@@ -98,14 +94,14 @@ async def test_pages_learn_what_has_changed_when_jobs_get_on(
 
 
 async def test_pages_learn_it_from_indexes_when_there_are_many_instances(
-    registry: asyncpg.Connection, instances: InstanceStore
+    rows: asyncpg.Connection, instances: InstanceStore
 ) -> None:
     await instances.reserve("Grand Bend", Template.MINIMAL)
     # Few rows are read faster without an index, so that is forbidden.
-    await registry.execute("SET enable_seqscan = off")
-    plan = await registry.fetch(
+    await rows.execute("SET enable_seqscan = off")
+    plan = await rows.fetch(
         "EXPLAIN SELECT id, lastmodifieddate FROM adminapi.managed_instances"
         " WHERE lastmodifieddate > timezone('utc', now()) - interval '10 seconds'"
     )
-    await registry.execute("RESET enable_seqscan")
+    await rows.execute("RESET enable_seqscan")
     assert "ix_dbinstances_modified" in "\n".join(row[0] for row in plan)

@@ -12,7 +12,7 @@ from fastapi import Response
 import console
 from console.addresses import own_path
 from console.formats import ago, duration, size
-from console.live.feed import EVERYTHING, ChangeFeed, topics
+from console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
 from console.live.fragments import Fragments
 from console.static_files import static_files
 from console.texts import keys, t
@@ -155,8 +155,11 @@ class ScriptedChanges(RecentChanges):
     def __init__(self, *states: RecentState) -> None:
         self.states = list(states)
         self.reads = 0
+        self.is_away = False
 
     async def read(self) -> RecentState:
+        if self.is_away:
+            raise ConnectionRefusedError
         self.reads += 1
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
@@ -175,6 +178,16 @@ async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> 
         assert await late.get() == EVERYTHING
         assert feed.is_current
     assert not feed.is_current
+
+
+async def test_pages_must_ask_again_when_the_registry_is_away() -> None:
+    changes = ScriptedChanges(state({}))
+    feed = ChangeFeed(changes, seconds=0.01)
+    async with feed.page() as told:
+        assert await told.get() == EVERYTHING
+        changes.is_away = True
+        assert await told.get() == NOTHING
+        assert not feed.is_current
 
 
 async def test_a_fragment_is_made_once_when_many_pages_show_it_and_nothing_changes() -> None:
