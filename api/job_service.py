@@ -1,4 +1,4 @@
-"""What clients may do with jobs: list them, and cancel one that waits or runs."""
+"""What clients may do with jobs: list them, cancel one that waits or runs, abandon one that has failed."""
 
 from collections.abc import Awaitable
 from datetime import UTC, datetime
@@ -66,7 +66,7 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
 
 
 class JobService:
-    """Cancels jobs. A request that cannot be granted raises an error that says why.
+    """Cancels and abandons jobs. A request that cannot be granted raises an error that says why.
 
     A job that has not begun is cancelled in the registry; a job that runs, by its workflow, which undoes what
     it has done and records the end. A job whose workflow is gone is cancelled in the registry as well.
@@ -112,6 +112,31 @@ class JobService:
             "The instance, or the workflow under its id, is at another job.",
             "Look at the job again in some minutes: the pass `reconcile` mends such contradictions.",
         )
+
+    async def abandon(self, job_id: str) -> Job:
+        """End the workflow of a failed job, which waits for a retry; the instance stays as it is.
+
+        Raises:
+            ProblemError: 404, there is no such job; 503, Temporal is away.
+            JobRefusedError: it has not failed, another job has followed, or its workflow has ended.
+        """
+        await self._cancellations.require_confirmed()
+        job = await self.get(job_id)
+        self._audit.job, self._audit.instance = job.job_id, job.instance_id
+        attempt = await self._cancellations.failed_attempt(job)
+        if attempt is None:
+            raise JobRefusedError(
+                job.status,
+                "Only the last job of an instance can be abandoned, and only when it has failed.",
+                "Look at the instance: another job may have followed.",
+            )
+        if await _answer_of(self._canceller.abandon(attempt)) is not CancelOutcome.REQUESTED:
+            raise JobRefusedError(
+                job.status,
+                "The workflow of the job has ended: it waits for no decision any more.",
+                "Nothing is left to abandon. The job can still be retried.",
+            )
+        return job
 
     async def _is_cancelled(self, job: Job) -> bool:
         """Cancel the job where it is; false if it is there no longer."""

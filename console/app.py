@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from console.routes import (
+    abandon_job,
     cancel_job,
     delete_instances,
     edit_instance,
@@ -29,7 +30,7 @@ for _module in (
     # `new` and `delete` come before the ids of instances.
     *(instances, new_instance, delete_instances, edit_instance),
     *(rename_instance, retry_instance, instance),
-    *(jobs, cancel_job, job, trash, undelete_instance),
+    *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
     unknown,
 ):
     router.include_router(_module.router)

@@ -205,6 +205,11 @@ _TEXTS = {
     "cancel.button": "Cancel the job",
     "cancel.leave": "Let it go on",
     "cancel.back": "Go to the job",
+    "abandon.link": "Abandon",
+    "abandon.heading": "Abandon {operation} {name}",
+    "abandon.what": "The workflow of the job ends, and waits for no retry any longer. The instance stays"
+    " as it is: the job can still be retried.",
+    "abandon.button": "Abandon the job",
     # Delete, trash
     "delete.link": "Delete",
     "delete.heading_one": "Delete {name}",

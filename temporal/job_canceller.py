@@ -5,6 +5,7 @@ event has the job. So the run that is cancelled is named, after its job was comp
 meant; when it has ended since, Temporal refuses, and what follows under the id is left alone.
 """
 
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
 
@@ -16,6 +17,7 @@ from registry.instances.jobs import InstanceJob
 from temporal.codec import UnreadablePayloadError
 from temporal.executions import open_run
 from workflows import options
+from workflows.job_workflow import JobWorkflow
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 
 
@@ -47,6 +49,31 @@ class JobCanceller:
             UnreadableJobError: it cannot be read which job the open workflow carries out.
             temporalio.service.RPCError: Temporal cannot be reached, or refuses.
         """
+
+        async def cancel(handle: WorkflowHandle[Any, Any]) -> None:
+            await handle.cancel(
+                reason=f"A client of the API has cancelled {job.job_id}.", rpc_timeout=options.RPC_TIMEOUT
+            )
+
+        return await self._ask(job, cancel)
+
+    async def abandon(self, job: InstanceJob) -> CancelOutcome:
+        """Have the run of this very attempt of `job`, which has failed, wait for no retry any longer.
+
+        Raises:
+            UnreadableJobError: it cannot be read which job the open workflow carries out.
+            temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+        """
+
+        async def abandon(handle: WorkflowHandle[Any, Any]) -> None:
+            await handle.signal(JobWorkflow.abandon, rpc_timeout=options.RPC_TIMEOUT)
+
+        return await self._ask(job, abandon)
+
+    async def _ask(
+        self, job: InstanceJob, request: Callable[[WorkflowHandle[Any, Any]], Awaitable[None]]
+    ) -> CancelOutcome:
+        """Make a request of the run that carries out this very attempt of `job`."""
         run = await open_run(self._client, job.workflow_id)
         if run is None:
             return CancelOutcome.NO_WORKFLOW
@@ -54,9 +81,7 @@ class JobCanceller:
         try:
             if not _is_same_attempt(await self._job_of(handle), job):
                 return CancelOutcome.MOVED_ON
-            await handle.cancel(
-                reason=f"A client of the API has cancelled {job.job_id}.", rpc_timeout=options.RPC_TIMEOUT
-            )
+            await request(handle)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return CancelOutcome.MOVED_ON

@@ -112,13 +112,15 @@ class JobPage:
     Attributes:
         row: the job, as in the list.
         can_cancel: whether it waits or runs.
-        can_retry: whether it is the last job of its instance, and has failed.
+        can_retry: whether it is the last job of its instance, and can be tried again.
+        can_abandon: whether it is the last job of its instance, and has failed.
         usual_seconds: what such jobs usually take; None if that is not known.
     """
 
     row: JobRow
     can_cancel: bool
     can_retry: bool
+    can_abandon: bool
     usual_seconds: float | None
 
 
@@ -149,6 +151,7 @@ class JobsView:
             _row(job, instance.name if instance else None),
             can_cancel=job.status in UNDER_WAY,
             can_retry=instance is not None and _can_retry(job, instance),
+            can_abandon=instance is not None and _is_last(job, instance) and job.status == JobStatus.ERROR,
             usual_seconds=await self._usual_seconds(job),
         )
 
@@ -192,11 +195,15 @@ def _progress(job: Job) -> ProgressView | None:
 
 
 def _can_retry(job: Job, instance: DbInstance) -> bool:
+    return _is_last(job, instance) and instance.status in RETRY[Operation(instance.operation)].sources
+
+
+def _is_last(job: Job, instance: DbInstance) -> bool:
+    """Whether no other job of the instance was requested since."""
     if instance.ods_instance_id is None or not instance.is_adopted:
         return False
-    operation = Operation(instance.operation)
-    is_last = job.job_id == job_id(operation, instance.ods_instance_id, instance.job_number)
-    return is_last and instance.status in RETRY[operation].sources
+    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    return job.job_id == last
 
 
 def _id(text: str) -> int | None:

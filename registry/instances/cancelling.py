@@ -63,6 +63,14 @@ class JobCancellations:
             return None
         return self._factory.last_attempt(instance)
 
+    async def failed_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that has failed; None if it has not, or its instance has moved on."""
+        if job.status != JobStatus.ERROR:
+            return None
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        return None if instance is None else self._factory.last_attempt(instance)
+
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.
 

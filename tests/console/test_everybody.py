@@ -52,6 +52,7 @@ async def addresses(instances: InstanceStore, job_store: JobStore, registry: asy
         f"/instances/{failed.instance_id}/retry",
         f"/trash/{jobs['Deleted'].instance_id}/undelete",
         f"/jobs/{failed.job_id}",
+        f"/jobs/{failed.job_id}/abandon",
         f"/jobs/{jobs['InProgress'].job_id}/cancel",
     ]
 

@@ -5,7 +5,9 @@ import re
 import asyncpg
 import pytest
 from playwright.async_api import Page, expect
+from temporalio.client import Client
 
+from embedded.polling import wait_until
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from tests.console.people import Person
@@ -104,7 +106,7 @@ async def test_a_protected_instance_is_not_deleted_when_a_person_tries(person: P
     await page.get_by_label("Protected").uncheck()
     await page.get_by_label("Labels").fill("district=255901\nyear=2027")
     await page.get_by_role("button", name="Save").click()
-    await expect(page.get_by_text("year=2027")).to_be_visible()
+    await expect(page.get_by_text("year=2027", exact=True)).to_be_visible()
     await page.get_by_role("link", name="Delete").click()
     await expect(page.get_by_role("button", name="Delete Protected 2027")).to_be_visible()
 
@@ -140,6 +142,35 @@ async def test_a_failed_job_is_retried_when_its_cause_is_gone(
     await person.sees_heading("Grand Bend")
     await expect(page.get_by_role("status").filter(has_text="Pending")).to_be_visible()
     assert f"/instances/{requested.instance.id}" in page.url
+
+
+async def test_a_person_finds_out_why_a_job_fails_and_mends_it_when_a_database_is_in_its_way(
+    person: Person, workers: None, admin: asyncpg.Connection, temporal: Client
+) -> None:
+    page = person.page
+    await admin.execute('CREATE DATABASE "EdFi_Ods_Third_2027_Minimal"')
+    await person.create("Third 2027")
+    await expect(page.get_by_text("that does not belong to this instance").first).to_be_visible()
+    workflow = temporal.get_workflow_handle(page.url.rpartition("/")[2])
+    await page.get_by_role("region", name="Jobs").get_by_role("link", name="Create").click()
+    await page.get_by_role("link", name="Abandon").click()
+    await page.get_by_role("button", name="Abandon the job").click()
+
+    async def has_ended() -> bool:
+        return (await workflow.describe()).close_time is not None
+
+    await wait_until(has_ended, 10)
+    await page.get_by_role("link", name="Abandon").click()
+    await page.get_by_role("button", name="Abandon the job").click()
+    await expect(page.get_by_role("alert")).to_contain_text("Nothing is left to abandon.")
+    await admin.execute('DROP DATABASE "EdFi_Ods_Third_2027_Minimal"')
+    await (
+        page.get_by_role("link", name="Go to the job").or_(page.get_by_role("link", name="Leave it")).click()
+    )
+    await page.get_by_role("link", name="Retry").click()
+    await page.get_by_role("button", name="Retry").click()
+    await person.sees_heading("Third 2027")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
 
 
 async def test_a_waiting_job_is_cancelled_when_a_person_asks(person: Person) -> None:
