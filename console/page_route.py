@@ -13,7 +13,7 @@ from api.middleware.audit import READING
 from console.addresses import ROOT, page_url
 from console.errors import SignInNeededError
 from console.page import render
-from console.session import LIVE_HEADER, SessionDep, require_may_act
+from console.session import SessionDep, is_stream, require_may_act
 from console.sign_in_page import render_sign_in
 
 POLICY = (
@@ -28,6 +28,8 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_SCRIPT_HEADER = "hx-request"
+"""htmx sends it with all that it fetches."""
 _OVER_TLS = "max-age=31536000"
 
 
@@ -79,7 +81,7 @@ def _protect(request: Request, response: Response) -> None:
 
 def _sign_in(request: Request, error: SignInNeededError) -> Response:
     """Lead to the page for signing in; what was typed comes along."""
-    if LIVE_HEADER in request.headers:
+    if _SCRIPT_HEADER in request.headers or is_stream(request):  # the open page says so itself
         return Response(status_code=HTTPStatus.UNAUTHORIZED)
     if error.typed:
         return render_sign_in(

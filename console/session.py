@@ -133,7 +133,7 @@ async def find_session(request: HTTPConnection) -> Session | None:
     found = await services.console_sessions.find(_digest(session_id))
     if found is None or (may_act := await _may_act(services, found)) is None:
         return None
-    if not found.use_is_noted and LIVE_HEADER not in request.headers:
+    if not found.use_is_noted and _is_use(request):
         await services.console_sessions.note_use(_digest(session_id))
     return Session(services, found.client, may_act, session_id, found.kept)
 
@@ -227,6 +227,16 @@ def _is_loopback(host: str) -> bool:
 def _cookie_path(request: HTTPConnection) -> str:
     """`__Host-` allows no other path than the root; the name keeps services apart."""
     return "/" if not _is_plain(request) else f"{prefix_of(request.scope)}/"
+
+
+def _is_use(request: HTTPConnection) -> bool:
+    """Whether a person has asked for something: not if an open page keeps itself current."""
+    return LIVE_HEADER not in request.headers and not is_stream(request)
+
+
+def is_stream(request: HTTPConnection) -> bool:
+    """Whether the request is for the stream of an open page."""
+    return "text/event-stream" in request.headers.get("accept", "")
 
 
 async def _may_act(services: Services, found: OpenSession) -> bool | None:

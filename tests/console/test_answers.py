@@ -4,7 +4,9 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import asyncpg
 import httpx
+import pytest
 
 from console.static_files import static_files
 from embedded.polling import wait_until
@@ -128,6 +130,57 @@ async def test_the_secret_of_a_session_is_not_in_the_registry_when_a_client_sign
     kept = client.cookies[f"ods-console-{server.port}"].partition(".")[2]
     assert kept not in str(dict(row))
     assert kept.encode() not in row["digest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "counts"),
+    [
+        ("/console/jobs", {}, True),
+        ("/console/jobs/rows", {"HX-Request": "true", "Console-Live": "1"}, False),
+        ("/console/static/nothing.js", {}, False),
+    ],
+)
+async def test_a_session_goes_on_when_a_person_asks_for_something(
+    server: Server, registry: asyncpg.Connection, path: str, headers: dict[str, str], *, counts: bool
+) -> None:
+    async with visitor(server) as client:
+        await sign_in(client)
+        await registry.execute(
+            "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '20 minutes'"
+        )
+        await client.get(path, headers=headers)
+        used = await registry.fetchval(
+            "SELECT lastusedat > timezone('utc', now()) - interval '1 minute' FROM adminapi.consolesessions"
+        )
+    assert used is counts
+
+
+async def test_an_open_page_is_told_when_what_it_fetches_needs_a_client_that_is_signed_in(
+    server: Server,
+) -> None:
+    async with visitor(server) as client:
+        answer = await client.get("/console/jobs/rows", headers={"HX-Request": "true"})
+        stream = await client.get("/console/live", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.content) == (401, b"")
+    assert (stream.status_code, stream.content) == (401, b"")
+
+
+async def test_the_stream_of_an_open_page_is_no_use_of_its_session(
+    server: Server, registry: asyncpg.Connection
+) -> None:
+    async with visitor(server) as client:
+        await sign_in(client)
+        await registry.execute(
+            "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '20 minutes'"
+        )
+        async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
+            lines = stream.aiter_lines()
+            while await anext(lines) != "data: *":
+                pass
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert await registry.fetchval(
+            "SELECT lastusedat < timezone('utc', now()) - interval '19 minutes' FROM adminapi.consolesessions"
+        )
 
 
 async def test_each_tenant_has_its_own_sessions_when_there_are_several(
