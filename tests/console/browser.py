@@ -81,7 +81,10 @@ def _succeeds(*command: str) -> bool:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    folder = _NPM_FOLDER if _NPM_FOLDER.is_dir() else None
+    folder = None
+    if _NPM_FOLDER.is_dir():
+        folder = _NPM_FOLDER
+        environment["TMPDIR"] = str(folder)  # where the package unpacks the browser
     return subprocess.run(  # noqa: S603 - constants
         command, check=False, capture_output=True, text=True, timeout=_SECONDS, env=environment, cwd=folder
     )
