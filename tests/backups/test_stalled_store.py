@@ -25,8 +25,8 @@ STALL = 4
 LATER = 3
 """Seconds that a DROP may take once the program has been ended, on a busy machine."""
 _ROOM = 12 * 2**20
-_WAITS = 5
-"""Looks, one after the other, at which a session waits for its client: it is no pause."""
+_A_WHILE = 0.5
+"""Seconds; a session that waits for its client as long is held up by the store."""
 
 # More than a store has in flight, and pipes hold: the dump has 50 MB.
 _FILL = """
@@ -58,26 +58,37 @@ async def other(admin: asyncpg.Connection) -> AsyncIterator[str]:
 
 
 async def waits(admin: asyncpg.Connection, database: Database, event: str) -> None:
-    """Wait until a program's session on the database waits for the program."""
-    looks = 0
+    """Wait until a program's session on the database has waited for the program for a while."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state = 'active'"
+        " AND application_name ~ '^pg_(dump|restore) ' AND wait_event = $2"
+    )
+    now = asyncio.get_running_loop().time
+    since = now()
 
     async def waits_long() -> bool:
-        nonlocal looks
-        query = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state = 'active'"
-            " AND application_name ~ '^pg_(dump|restore) ' AND wait_event = $2"
-        )
-        looks = looks + 1 if await admin.fetchval(query, database.name, event) else 0
-        return looks == _WAITS
+        nonlocal since
+        if not await admin.fetchval(query, database.name, event):
+            since = now()
+        return now() - since > _A_WHILE
 
     await wait_until(waits_long, 30)
 
 
-async def seconds_to_drop(admin: asyncpg.Connection, name: str) -> float:
+async def seconds_to_drop(postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str) -> float:
+    """How long a DROP takes that has to wait."""
+
+    async def is_waiting() -> bool:
+        query = "SELECT FROM pg_stat_activity WHERE query LIKE 'DROP %' AND wait_event = 'ProcSignalBarrier'"
+        return bool(await admin.fetch(query))
+
     now = asyncio.get_running_loop().time
-    began = now()
-    await admin.execute(f'DROP DATABASE "{name}"')
-    return now() - began
+    async with session(postgres.dsn()) as another:
+        began = now()
+        dropping = asyncio.ensure_future(another.execute(f'DROP DATABASE "{name}"'))
+        await wait_until(is_waiting, STALL)
+        await dropping
+        return now() - began
 
 
 def stalling(bucket: str) -> BackupStore:
@@ -91,6 +102,7 @@ async def test_another_database_is_dropped_soon_when_the_store_takes_nothing_any
     other: str,
     wanted: BackupRequest,
     monitor: Monitor,
+    postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -98,7 +110,7 @@ async def test_another_database_is_dropped_soon_when_the_store_takes_nothing_any
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         making = asyncio.ensure_future(back_up(larger, stalling(bucket), wanted, monitor))
         await waits(admin, larger, "ClientWrite")
-        assert await seconds_to_drop(admin, other) < STALL + LATER
+        assert await seconds_to_drop(postgres, admin, other) < STALL + LATER
         with pytest.raises(BackupFaultError, match="too slow: it took or gave nothing") as raised:
             await making
     assert raised.value.outage
@@ -113,6 +125,7 @@ async def test_another_database_is_dropped_soon_when_the_store_gives_nothing_any
     other: str,
     wanted: BackupRequest,
     monitor: Monitor,
+    postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,7 +134,7 @@ async def test_another_database_is_dropped_soon_when_the_store_gives_nothing_any
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         restoring = asyncio.ensure_future(restore(stalling(bucket), made, empty, monitor))
         await waits(admin, empty, "ClientRead")
-        assert await seconds_to_drop(admin, other) < STALL + LATER
+        assert await seconds_to_drop(postgres, admin, other) < STALL + LATER
         with pytest.raises(BackupFaultError, match="too slow: it took or gave nothing") as raised:
             await restoring
     assert raised.value.outage
