@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0030"
-down_revision = "0021"
+down_revision = "0026"
 
 _TABLE = """
 CREATE TABLE adminapi.consolesessions (
