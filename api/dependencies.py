@@ -12,6 +12,7 @@ from temporalio.client import Client
 
 from api.instance_descriptions import InstanceDescriptions
 from api.job_dispatcher import JobDispatcher
+from api.security.clients import ApiClients
 from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
 from api.services import Services, services_of
@@ -81,5 +82,6 @@ SweepDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: servi
 RefillDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.refill)]
 """Has the pass that makes missing spares begin now."""
 
+ApiClientsDep = Annotated[ApiClients, _part(lambda services: services.clients)]
 ClientRegistrationDep = Annotated[ClientRegistration, _part(lambda services: services.registration)]
 TokenGrantsDep = Annotated[TokenGrants, _part(lambda services: services.grants)]

@@ -65,6 +65,7 @@ class Services:
     sweep: Callable[[], Awaitable[None]]
     refill: Callable[[], Awaitable[None]]
     dispatcher: JobDispatcher
+    clients: ApiClients
     registration: ClientRegistration
     grants: TokenGrants
     verifier: TokenVerifier
@@ -109,6 +110,7 @@ class Services:
                 sweep,
                 settings.trigger,
             ),
+            clients=clients,
             registration=ClientRegistration(
                 clients, RegistrationWindow(tenant.engine), limits, always_open=settings.registration
             ),

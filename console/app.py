@@ -5,6 +5,8 @@ from fastapi import APIRouter
 from console.routes import (
     abandon_job,
     cancel_job,
+    client_state,
+    clients,
     delete_instances,
     edit_instance,
     home,
@@ -13,9 +15,11 @@ from console.routes import (
     job,
     jobs,
     live,
+    new_client,
     new_instance,
     rename_instance,
     retry_instance,
+    rotate_client,
     sign_in,
     static,
     theme,
@@ -31,6 +35,7 @@ for _module in (
     *(instances, new_instance, delete_instances, edit_instance),
     *(rename_instance, retry_instance, instance),
     *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
+    *(clients, new_client, client_state, rotate_client),
     unknown,
 ):
     router.include_router(_module.router)

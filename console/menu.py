@@ -4,5 +4,6 @@ MENU = (
     ("menu.instances", "/instances"),
     ("menu.jobs", "/jobs"),
     ("menu.trash", "/trash"),
+    ("menu.clients", "/clients"),
 )
 """Of each entry, the key of its name, and the page's path below the console."""

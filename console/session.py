@@ -241,10 +241,12 @@ def is_stream(request: HTTPConnection) -> bool:
 
 async def _may_act(services: Services, found: OpenSession) -> bool | None:
     """Whether the client may change something; None if it may not even be signed in any more."""
-    standing = await services.standings.find(found.client, time.monotonic() - FRESH_SECONDS)
-    if standing is None or standing.generation != found.generation:
-        return None
-    return standing.scope.includes(ClientScope.FULL_ACCESS)
+    now = time.monotonic()
+    for since in (now - FRESH_SECONDS, now):  # what is remembered may be older than the session
+        standing = await services.standings.find(found.client, since)
+        if standing is not None and standing.generation == found.generation:
+            return standing.scope.includes(ClientScope.FULL_ACCESS)
+    return None
 
 
 def _asked(request: Request) -> str:

@@ -88,7 +88,22 @@ def command_entry(command: str, operator: str) -> AuditEntry:
         command: what was changed, in the words of the command line; never a secret.
         operator: which user of which host has called it.
     """
-    return AuditEntry("command line", operator, "CLI", command, None, None, HTTPStatus.OK, None)
+    return _changed("command line", operator, "CLI", command)
+
+
+def console_entry(command: str, client: str, address: str) -> AuditEntry:
+    """The entry of a change that the command line can make as well, made on the console.
+
+    Args:
+        command: what was changed, in the words of the command line; never a secret.
+        client: the id of the client that is signed in.
+        address: where the request came from.
+    """
+    return _changed(client, address, "CONSOLE", command)
+
+
+def _changed(client: str, address: str, method: str, command: str) -> AuditEntry:
+    return AuditEntry(client, address, method, command, None, None, HTTPStatus.OK, None)
 
 
 def _row(entry: AuditEntry) -> dict[InstrumentedAttribute[Any], object]:

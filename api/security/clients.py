@@ -30,9 +30,12 @@ class ApiClients:
         Raises:
             ClientExistsError: there is a client with this id.
         """
+        await self._store.add(client_id, await self.hash(secret), display_name)
+
+    async def hash(self, secret: str) -> str:
+        """The hash of a new secret, as the registry keeps it."""
         async with self._slots:
-            hashed = await asyncio.to_thread(self._hasher.hash, secret)
-        await self._store.add(client_id, hashed, display_name)
+            return await asyncio.to_thread(self._hasher.hash, secret)
 
     async def exists(self, client_id: str) -> bool:
         """Whether there is a client with this id."""

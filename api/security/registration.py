@@ -77,15 +77,16 @@ class ClientRegistration:
         try:
             await self._clients.register(client_id, secret, form["DisplayName"])
         except ClientExistsError:  # another request has registered it since
-            raise InvalidError({"ClientId": [_duplicate(client_id)]}) from None
+            raise InvalidError({"ClientId": [duplicate(client_id)]}) from None
         return client_id
 
     async def _client_id_errors(self, client_id: str) -> list[str]:
         faults = required_text_errors("Client Id", client_id, LONGEST_CLIENT_TEXT)
         if not faults and await self._clients.exists(client_id):
-            return [_duplicate(client_id)]
+            return [duplicate(client_id)]
         return faults
 
 
-def _duplicate(client_id: str) -> str:
+def duplicate(client_id: str) -> str:
+    """What is wrong with the id of a new client if another one has it."""
     return f"A client with the id '{client_id}' already exists. Choose another id."

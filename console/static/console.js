@@ -102,6 +102,8 @@
     if (event.target.id !== "choose-all") return;
     for (const box of document.querySelectorAll("input[name=id]")) box.checked = event.target.checked;
   });
+  // A secret that is shown once is not there when the browser goes back to its page.
+  addEventListener("pagehide", () => document.querySelector("[data-once]")?.remove());
   tellTimes();
   setInterval(tellTimes, 1000);
   if (stream) {

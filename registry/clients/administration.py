@@ -1,17 +1,19 @@
 """The operator's changes of API clients: each is recorded in the audit trail."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.audit import command_entry, insertion
+from registry.audit import AuditEntry, command_entry, insertion
 from registry.clients.credentials import ClientScope
 from registry.clients.store import ClientExistsError
-from registry.storage.models import UTC_NOW, ApiClient
+from registry.storage.models import UTC_NOW, ApiClient, ConsoleSession
+from registry.storage.rules import is_storable
 from registry.storage.sessions import INTEGRITY_VIOLATION, Conflicts, RegistrySessions
 
 
@@ -68,18 +70,31 @@ class ClientAdministration:
 
     Args:
         engine: where they are.
-        operator: which user of which host makes the changes, for the audit trail.
+        entry: makes the entry of the audit trail for a change, which it is given in the words of the
+            command line; or, for changes at the command line, which user of which host makes them.
     """
 
-    def __init__(self, engine: AsyncEngine, operator: str) -> None:
+    def __init__(self, engine: AsyncEngine, entry: str | Callable[[str], AuditEntry]) -> None:
         self._sessions = RegistrySessions(engine)
-        self._operator = operator
+        self._entry = partial(command_entry, operator=entry) if isinstance(entry, str) else entry
 
     async def clients(self) -> Sequence[Client]:
         """All clients, by their ids."""
         query = select(ApiClient).where(ApiClient.client_id.is_not(None)).order_by(ApiClient.client_id)
         async with self._sessions.statement() as session:
             return [_client(row) for row in await session.scalars(query)]
+
+    async def find(self, client_id: str) -> Client:
+        """One client.
+
+        Raises:
+            ClientNotFoundError: there is none.
+        """
+        if not is_storable(client_id):
+            raise ClientNotFoundError
+        query = select(ApiClient).where(ApiClient.client_id == client_id)
+        async with self._sessions.statement() as session:
+            return _found(await session.scalar(query))
 
     async def add(self, client: NewClient, secret_hash: str) -> Client:
         """Add a client.
@@ -105,6 +120,8 @@ class ClientAdministration:
     async def disable(self, client_id: str) -> Client:
         """Refuse the client, and every token that it has: those are not valid again when it is enabled.
 
+        Its sessions of the console end.
+
         Raises:
             ClientNotFoundError: there is none.
         """
@@ -120,6 +137,8 @@ class ClientAdministration:
 
     async def rotate(self, client_id: str, secret_hash: str) -> Client:
         """Give the client another secret, and refuse every token that it got with the old one.
+
+        Its sessions of the console end.
 
         Raises:
             ClientNotFoundError: there is none.
@@ -145,14 +164,17 @@ class ClientAdministration:
     async def _change(self, verb: str, client_id: str, **values: object) -> Client:
         changing: Update = update(ApiClient).where(ApiClient.client_id == client_id).values(**values)
         async with self._recorded(f"ods client {verb} {client_id}", {}) as session:
-            return _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
+            changed = _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
+            if "generation" in values:
+                await session.execute(delete(ConsoleSession).where(ConsoleSession.client == client_id))
+            return changed
 
     @asynccontextmanager
     async def _recorded(self, command: str, conflicts: Conflicts) -> AsyncIterator[AsyncSession]:
         """A transaction that changes clients and records `command` in the audit trail."""
         async with self._sessions.transaction(conflicts) as session:
             yield session
-            await session.execute(insertion(command_entry(command, self._operator)))
+            await session.execute(insertion(self._entry(command)))
 
 
 def _end(expires: datetime | timedelta | None) -> datetime | ColumnElement[datetime] | None:

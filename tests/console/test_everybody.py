@@ -8,7 +8,7 @@ from playwright.async_api import Page, expect
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
 from tests.console.conftest import OpenContext
-from tests.console.people import Person
+from tests.console.people import READER, Person
 from tests.postgres.instance_states import STATES, bring_to
 
 PAGES = (
@@ -19,6 +19,8 @@ PAGES = (
         "/jobs",
         "/jobs?status=Error",
         "/trash",
+        "/clients",
+        "/clients/new",
     ),
     "/no-such-page",
 )
@@ -54,6 +56,7 @@ async def addresses(instances: InstanceStore, job_store: JobStore, registry: asy
         f"/jobs/{failed.job_id}",
         f"/jobs/{failed.job_id}/abandon",
         f"/jobs/{jobs['InProgress'].job_id}/cancel",
+        *(f"/clients/{verb}?client={READER}" for verb in ("disable", "enable", "rotate")),
     ]
 
 

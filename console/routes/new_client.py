@@ -1,0 +1,40 @@
+"""*New client*: its secret is on the page that answers the form, and nowhere else."""
+
+from http import HTTPStatus
+
+from fastapi import Request, Response
+
+from api.client_service import ClientServiceDep
+from api.http.parsing import Form, Properties
+from console.forms import REFUSED, FormState, refusal_of, shown_form
+from console.page import render
+from console.page_route import signed_in_router
+from console.session import ActingDep
+from console.views.clients import SCOPES, client_row
+from registry.clients.credentials import ClientScope
+
+router = signed_in_router()
+
+_FIELDS = {"ClientId": "client", "DisplayName": "name", "Scope": "scope"}
+
+
+@router.get("/clients/new")
+async def show_form(request: Request, acting: ActingDep) -> Response:
+    """The page."""
+    return _page(request, await shown_form(request, acting, {"scope": ClientScope.READ_ONLY}))
+
+
+@router.post("/clients/new")
+async def create(request: Request, form: Form, service: ClientServiceDep) -> Response:
+    """Create the client, and show its secret."""
+    body = Properties({name: form.get(field, "") for name, field in _FIELDS.items()})
+    try:
+        made = await service.create(body)
+    except REFUSED as error:
+        refused, status = refusal_of(request, FormState(form), error, _FIELDS)
+        return _page(request, refused, status)
+    return render(request, "client_secret.html", row=client_row(made.client), secret=made.secret)
+
+
+def _page(request: Request, form: FormState, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return render(request, "new_client.html", status, form=form, scopes=SCOPES)

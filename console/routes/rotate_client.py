@@ -1,0 +1,24 @@
+"""*Rotate*: a client gets another secret, which is on the page that answers the form, and nowhere else."""
+
+from fastapi import Request, Response
+
+from api.client_service import ClientServiceDep
+from console.page import render
+from console.page_route import signed_in_router
+from console.session import ACTING
+from console.views.clients import ClientId, ClientsViewDep, client_row
+
+router = signed_in_router()
+
+
+@router.get("/clients/rotate", dependencies=[ACTING])
+async def show_rotation(request: Request, client: ClientId, view: ClientsViewDep) -> Response:
+    """The page that says what ends."""
+    return render(request, "change_client.html", verb="rotate", row=await view.row(client))
+
+
+@router.post("/clients/rotate")
+async def rotate(request: Request, client: ClientId, service: ClientServiceDep) -> Response:
+    """Give the client another secret, and show it."""
+    made = await service.rotate(client)
+    return render(request, "client_secret.html", row=client_row(made.client), secret=made.secret)

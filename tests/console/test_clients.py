@@ -1,0 +1,146 @@
+"""*Clients*: create, disable, enable and rotate them; their secrets are shown once."""
+
+import asyncpg
+import pytest
+from playwright.async_api import Error, Page, expect
+
+from tests.console.conftest import OpenContext
+from tests.console.people import CLIENT, READER, Person
+
+HOSTILE = '"><img src=x onerror=alert(1)>/../?#&'
+
+
+async def create(person: Person, client: str, *, scope: str = "only read") -> str:
+    """Create a client on the page; returns its secret."""
+    await person.page.goto("/console/clients/new")
+    await person.page.get_by_label("Client ID").fill(client)
+    await person.page.get_by_label(scope).check()
+    await person.page.get_by_role("button", name="Create the client").click()
+    await person.sees_heading(f"The secret of {client}")
+    return await secret_on(person.page)
+
+
+async def secret_on(page: Page) -> str:
+    return str(await page.get_by_role("definition").nth(1).text_content())
+
+
+async def change(person: Person, verb: str, client: str) -> None:
+    """Press the button of the list, then that of the page which says what it means."""
+    await person.page.goto("/console/clients")
+    await person.page.get_by_role("link", name=f"{verb} {client}", exact=True).click()
+    await person.page.get_by_role("button", name=f"{verb} {client}", exact=True).click()
+
+
+async def test_a_client_signs_in_with_the_secret_that_was_shown_when_it_was_created(
+    person: Person, open_context: OpenContext
+) -> None:
+    secret = await create(person, "dashboard")
+    other = Person(await (await open_context()).new_page())
+    await other.sign_in("dashboard", secret)
+    await expect(other.page.get_by_text("read only")).to_be_visible()
+
+
+async def test_a_secret_is_shown_once_when_a_person_goes_back_and_on(
+    person: Person, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    secret = await create(person, "dashboard", scope="do everything")
+    assert secret not in page.url
+    await page.get_by_role("link", name="Go to the clients").click()
+    await person.sees_heading("Clients")
+    assert secret not in await page.content()
+    assert secret not in str(await registry.fetch("SELECT * FROM adminapi.applications"))
+    assert secret not in str(await registry.fetch("SELECT * FROM adminapi.audit"))
+    with pytest.raises(Error, match="ERR_CACHE_MISS"):  # the browser has kept nothing
+        await page.go_back()
+
+
+async def test_the_errors_stand_beside_the_fields_when_a_client_cannot_be_created(person: Person) -> None:
+    page = person.page
+    await page.goto("/console/clients/new")
+    await page.get_by_role("button", name="Create the client").click()
+    await expect(page.get_by_role("alert")).to_contain_text("'Client Id' must not be empty.")
+    await page.get_by_label("Client ID").fill(CLIENT)
+    await page.get_by_role("button", name="Create the client").click()
+    await expect(page.get_by_role("alert")).to_contain_text("already exists")
+    await expect(page.get_by_label("Client ID")).to_have_value(CLIENT)
+
+
+async def test_its_sessions_end_at_once_when_a_client_is_disabled(
+    person: Person, open_context: OpenContext
+) -> None:
+    reader = Person(await (await open_context()).new_page())
+    await reader.sign_in(READER)
+    await change(person, "Disable", READER)
+    await person.sees_heading("Clients")
+    await expect(person.page.get_by_role("row").filter(has_text=READER)).to_contain_text("disabled")
+    await reader.page.goto("/console/jobs")
+    await reader.sees_heading("Sign in")
+    await reader.fill_in(READER)
+    await expect(reader.page.get_by_role("alert")).to_contain_text("it is disabled")
+    await change(person, "Enable", READER)
+    await reader.sign_in(READER)
+
+
+async def test_the_old_secret_is_refused_when_a_client_gets_another(
+    person: Person, open_context: OpenContext
+) -> None:
+    await person.page.goto("/console/clients")
+    await person.page.get_by_role("link", name=f"Rotate the secret of {READER}").click()
+    await person.page.get_by_role("button", name=f"Rotate the secret of {READER}").click()
+    await person.sees_heading(f"The secret of {READER}")
+    secret = await secret_on(person.page)
+    reader = Person(await (await open_context()).new_page())
+    await reader.page.goto("/console")
+    await reader.fill_in(READER)
+    await expect(reader.page.get_by_role("alert")).to_contain_text("this is not its secret")
+    await reader.sign_in(READER, secret)
+
+
+async def test_a_person_is_warned_and_signed_out_when_it_is_the_own_client(person: Person) -> None:
+    await person.page.goto("/console/clients")
+    await person.page.get_by_role("link", name=f"Disable {CLIENT}").click()
+    await expect(person.page.get_by_text("will be signed out")).to_be_visible()
+    await person.page.get_by_role("button", name=f"Disable {CLIENT}").click()
+    await person.sees_heading("Sign in")
+
+
+async def test_the_trail_says_which_client_was_changed_when_it_happens_on_the_console(
+    person: Person, registry: asyncpg.Connection
+) -> None:
+    await change(person, "Disable", READER)
+    await person.sees_heading("Clients")
+    entry = await registry.fetchrow(
+        "SELECT client, method, path FROM adminapi.audit WHERE method = 'CONSOLE'"
+    )
+    assert tuple(entry or ()) == (CLIENT, "CONSOLE", f"ods client disable {READER}")
+
+
+async def test_names_are_shown_as_they_are_when_they_are_hostile(person: Person) -> None:
+    await create(person, HOSTILE)
+    await change(person, "Disable", HOSTILE)
+    await person.sees_heading("Clients")
+    row = person.page.get_by_role("row").filter(has_text=HOSTILE)
+    await expect(row).to_contain_text("disabled")
+
+
+async def test_a_client_sees_the_others_and_changes_none_when_it_may_only_read(page: Page) -> None:
+    reader = Person(page)
+    await reader.sign_in(READER)
+    await page.goto("/console/clients")
+    await expect(page.get_by_role("row").filter(has_text=CLIENT)).to_be_visible()
+    await expect(page.get_by_role("link", name="New client")).to_have_count(0)
+    await expect(page.get_by_role("link", name="Disable")).to_have_count(0)
+    token = str(await page.locator("input[name=csrf]").first.get_attribute("value"))
+    for address in ("disable", "enable", "rotate"):
+        path = f"/console/clients/{address}?client={CLIENT}"
+        assert (await page.request.get(path)).status == 403
+        assert (await page.request.post(path, form={"csrf": token})).status == 403
+    answer = await page.request.post("/console/clients/new", form={"csrf": token, "client": "x"})
+    assert answer.status == 403
+
+
+async def test_there_is_a_page_that_says_so_when_there_is_no_such_client(person: Person) -> None:
+    answer = await person.page.goto("/console/clients/disable?client=nobody")
+    assert answer is not None
+    assert answer.status == 404
