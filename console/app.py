@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from console.routes import (
     abandon_job,
+    audit,
     cancel_job,
     client_state,
     clients,
@@ -35,7 +36,7 @@ for _module in (
     *(instances, new_instance, delete_instances, edit_instance),
     *(rename_instance, retry_instance, instance),
     *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
-    *(clients, new_client, client_state, rotate_client),
+    *(clients, new_client, client_state, rotate_client, audit),
     unknown,
 ):
     router.include_router(_module.router)

@@ -5,5 +5,6 @@ MENU = (
     ("menu.jobs", "/jobs"),
     ("menu.trash", "/trash"),
     ("menu.clients", "/clients"),
+    ("menu.audit", "/audit"),
 )
 """Of each entry, the key of its name, and the page's path below the console."""

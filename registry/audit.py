@@ -1,21 +1,22 @@
 """The audit trail: which client requested what of the service, and the outcome."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, Insert, delete, false, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.storage.engine import fetch_all
 from registry.storage.models import UTC_NOW, AuditRow
-from registry.storage.rules import printable
+from registry.storage.rules import is_storable, printable
 from registry.storage.sessions import RegistrySessions
 
 _PRUNED_AT_ONCE = 1000
+_READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,37 @@ class AuditEntry:
     omitted: int = 0
 
 
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which entries are meant: those that fulfil all that is given.
+
+    Args:
+        client: the id of the client; empty for any.
+        instance_id: the instance that they are about; None for any.
+        refused: only refusals: answers with a status of 400 or more.
+    """
+
+    client: str = ""
+    instance_id: int | None = None
+    refused: bool = False
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter as SQL."""
+        found: list[ColumnElement[bool]] = []
+        if self.client:
+            # What no column can hold is the id of no client.
+            found.append(AuditRow.client == self.client if is_storable(self.client) else false())
+        if self.instance_id is not None:
+            found.append(AuditRow.instance_id == self.instance_id)
+        if self.refused:
+            found.append(AuditRow.status >= HTTPStatus.BAD_REQUEST)
+        return found
+
+
+_ALL = AuditFilter()
+
+
 class AuditTrail:
     """Reads the trail and appends to it; entries are never changed, and removed only when they are old."""
 
@@ -69,11 +101,30 @@ class AuditTrail:
             removed = await session.execute(outdated.returning(AuditRow.id))
             return len(removed.all()) == _PRUNED_AT_ONCE
 
-    async def page(self, *, offset: int, limit: int) -> Sequence[AuditRow]:
-        """A page of entries, the newest first."""
-        query = select(AuditRow).order_by(AuditRow.id.desc()).offset(offset).limit(limit)
+    async def page(
+        self, *, offset: int = 0, limit: int, chosen: AuditFilter = _ALL, before: int | None = None
+    ) -> Sequence[AuditRow]:
+        """A page of entries, the newest first.
+
+        Args:
+            offset: how many entries to leave out.
+            limit: how many entries there are at most.
+            chosen: which entries.
+            before: only entries with a lower id than this, which are older.
+        """
+        query = select(AuditRow).where(*chosen.conditions).order_by(AuditRow.id.desc())
+        if before is not None:
+            query = query.where(AuditRow.id < before)
         async with self._sessions.statement() as session:
-            return await fetch_all(session, query)
+            return await fetch_all(session, query.offset(offset).limit(limit))
+
+    async def all(self, chosen: AuditFilter) -> AsyncIterator[AuditRow]:
+        """All entries that are chosen, the newest first; few are in memory at once."""
+        before = None
+        while rows := await self.page(limit=_READ_AT_ONCE, chosen=chosen, before=before):
+            for row in rows:
+                yield row
+            before = rows[-1].id
 
 
 def insertion(entry: AuditEntry) -> Insert:

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, JobListDep
-from api.http.parsing import MAX_INT32
 from api.job_service import JobServiceDep
 from console.texts import t
+from console.views.ids import id_of
 from console.views.paging import PageNumber, Paging
 from console.views.progress import ProgressView
 from console.views.statuses import Badge, job_badge
@@ -44,7 +44,7 @@ class JobsQuery:
         return JobFilter(
             statuses=[status for status in JobStatus if status == self.status],
             operations=[word for word in JOB_WORDS if word == self.operation],
-            instance_id=_id(self.instance),
+            instance_id=id_of(self.instance),
         )
 
     @property
@@ -204,10 +204,3 @@ def _is_last(job: Job, instance: DbInstance) -> bool:
         return False
     last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
     return job.job_id == last
-
-
-def _id(text: str) -> int | None:
-    """The id that the text is; one of no instance, if it is none."""
-    if not text:
-        return None
-    return int(text) if text.isascii() and text.isdigit() and int(text[:11]) <= MAX_INT32 else -1

@@ -39,7 +39,7 @@ ENTRY = AuditEntry("a-client", "192.0.2.1", "POST", "/v2/sweep", None, None, 202
 REFUSAL = replace(ENTRY, client=None, status=401)
 
 
-async def entries(api: httpx.AsyncClient, **query: int) -> list[dict[str, Any]]:
+async def entries(api: httpx.AsyncClient, **query: int | str) -> list[dict[str, Any]]:
     answer = await api.get(AUDIT, params=query)
     assert answer.status_code == 200
     listed: list[dict[str, Any]] = answer.json()
@@ -183,6 +183,18 @@ async def test_newest_come_first_when_the_trail_is_paged(api: httpx.AsyncClient)
     assert [entry["instanceId"] for entry in await entries(api, offset=3, limit=3)] == [0]
     assert await entries(api, offset=9) == []
     assert (await api.get(AUDIT, params={"limit": -1})).status_code == 400
+
+
+async def test_only_what_fits_is_listed_when_the_trail_is_filtered(api: httpx.AsyncClient) -> None:
+    for number in (3, 4):
+        await api.delete(f"{INSTANCES}/{number}")
+    await api.post(INSTANCES, json={"name": "Grand Bend", "databaseTemplate": "Minimal"})
+    assert [entry["instanceId"] for entry in await entries(api, instanceId=3)] == [3]
+    assert [entry["status"] for entry in await entries(api, refused="true")] == [404, 404]
+    (newest, *_) = await entries(api)
+    assert newest in await entries(api, client=newest["client"])
+    assert await entries(api, client="another") == []
+    assert await entries(api, client="\0") == []
 
 
 async def counted(app: FastAPI) -> None:

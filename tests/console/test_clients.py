@@ -10,7 +10,7 @@ from tests.console.people import CLIENT, READER, Person
 HOSTILE = '"><img src=x onerror=alert(1)>/../?#&'
 
 
-async def create(person: Person, client: str, *, scope: str = "only read") -> str:
+async def create(person: Person, client: str, *, scope: str = "read only") -> str:
     """Create a client on the page; returns its secret."""
     await person.page.goto("/console/clients/new")
     await person.page.get_by_label("Client ID").fill(client)
@@ -44,7 +44,7 @@ async def test_a_secret_is_shown_once_when_a_person_goes_back_and_on(
     person: Person, registry: asyncpg.Connection
 ) -> None:
     page = person.page
-    secret = await create(person, "dashboard", scope="do everything")
+    secret = await create(person, "dashboard", scope="full access")
     assert secret not in page.url
     await page.get_by_role("link", name="Go to the clients").click()
     await person.sees_heading("Clients")
@@ -141,6 +141,6 @@ async def test_a_client_sees_the_others_and_changes_none_when_it_may_only_read(p
 
 
 async def test_there_is_a_page_that_says_so_when_there_is_no_such_client(person: Person) -> None:
-    answer = await person.page.goto("/console/clients/disable?client=nobody")
+    answer = await person.page.goto("/console/clients/disable?client=unknown")
     assert answer is not None
     assert answer.status == 404

@@ -21,6 +21,8 @@ PAGES = (
         "/trash",
         "/clients",
         "/clients/new",
+        "/audit",
+        "/audit?client=unknown",
     ),
     "/no-such-page",
 )
@@ -107,6 +109,7 @@ async def test_the_look_stays_when_a_person_has_chosen_it(person: Person) -> Non
     page = person.page
     await page.get_by_text("a-person").click()
     await page.get_by_role("button", name="Dark").click()
+    await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     await page.goto("/console/jobs")
     assert await page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
 

@@ -1,6 +1,7 @@
 """The console's parts that need no server: how things are written, what stays within limits."""
 
 import asyncio
+import csv
 import re
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
 from console.live.fragments import Fragments
 from console.static_files import static_files
 from console.texts import keys, t
+from console.views.audit import csv_line
 from registry.instances.changes import JobState, RecentChanges, RecentState
 from registry.instances.status import CREATES, Operation, traits
 
@@ -209,3 +211,10 @@ async def test_a_fragment_is_made_once_when_many_pages_show_it_and_nothing_chang
         assert len(made) == 2
     await fragments.shared(("key",), make)  # no change would be noticed
     assert len(made) == 3
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_spreadsheet_finds_no_formula_when_a_text_begins_like_one(text: str) -> None:
+    (row,) = csv.reader([csv_line([text, 7, None, "plain"])])
+    assert row[0].startswith("'")
+    assert row[1:] == ["7", "", "plain"]
