@@ -33,6 +33,7 @@ from registry.instances.job_list import JobList
 from registry.instances.jobs import workflow_id
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
+from registry.sign_in_links import SignInLinks
 from temporal import schedules
 from temporal.job_canceller import JobCanceller
 from temporal.job_starter import JobStarter
@@ -71,6 +72,7 @@ class Services:
     verifier: TokenVerifier
     standings: Standings
     console_sessions: ConsoleSessions
+    sign_in_links: SignInLinks
     changes: RecentChanges
     idempotency_keys: IdempotencyKeys
     audit: AuditTrail
@@ -118,6 +120,7 @@ class Services:
             verifier=issuer or ClientTokens(tokens, standings),
             standings=standings,
             console_sessions=ConsoleSessions(tenant.engine),
+            sign_in_links=SignInLinks(tenant.engine),
             changes=RecentChanges(tenant.engine),
             idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,

@@ -11,6 +11,7 @@ from cli.client import AdminApi
 from cli.following import follow
 from cli.output import say, show_members
 from cli.serving import serving
+from embedded.console_link import console_link_of
 from embedded.data_folder import DataFolder, StackFile
 from embedded.errors import CommandError
 from embedded.ports import Ports
@@ -24,6 +25,7 @@ def demonstrate(folder: DataFolder, ports: Ports, postgres: PostgresChoice, *, k
     Raises:
         CommandError: something went wrong.
     """
+    stays = keep or folder.running_stack() is not None
     with serving(folder, ports, postgres, keep=keep) as stack:
         client = stack["client"]
         with AdminApi(stack["api"]["url"], client["id"], client["secret"]) as api:
@@ -33,6 +35,7 @@ def demonstrate(folder: DataFolder, ports: Ports, postgres: PostgresChoice, *, k
                 _delete(api, instance)
             except CommandError as error:
                 raise CommandError(f"{error} The logs are in {folder.logs}.") from None
+        _show_console(stack, stays=stays)
 
 
 def _create(api: AdminApi) -> int:
@@ -60,6 +63,15 @@ def _delete(api: AdminApi, instance: int) -> None:
     follow(api, accepted)
     (row,) = api.instances(id=instance)
     say(f"{row['name']} is {row['status']} after {monotonic() - started:.2f} s.")
+
+
+def _show_console(stack: StackFile, *, stays: bool) -> None:
+    url = stack["api"]["url"]
+    if not stays:
+        say(f"\n`ods up`, or `make up`, prints a link to the console, {url}/console: there you do the same.")
+        return
+    link = asyncio.run(console_link_of(stack["postgres"]["admin_dsn"], url, stack["client"]["id"]))
+    say(f"\nThe console, where you do the same; this link signs in once, within 5 minutes:\n  {link}")
 
 
 async def _database_size(dsn: str, database: str) -> str:

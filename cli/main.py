@@ -14,6 +14,7 @@ from cli import (
     audit,
     backup,
     clients,
+    console,
     doctor,
     edorgs,
     grants,
@@ -87,6 +88,7 @@ for _group, _name, _panel, _help in _GROUPS:
 _commands.command(rich_help_panel=_API)(spares.spares)
 _commands.command(rich_help_panel=_API)(trash.trash)
 _commands.command(rich_help_panel=_API)(audit.audit)
+_commands.command(rich_help_panel=_STACK)(console.console)
 _commands.command(rich_help_panel=_REGISTRY)(doctor.doctor)
 _commands.command(rich_help_panel=_REGISTRY)(grants.grants)
 

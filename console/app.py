@@ -22,6 +22,7 @@ from console.routes import (
     retry_instance,
     rotate_client,
     sign_in,
+    sign_in_link,
     static,
     theme,
     trash,
@@ -31,7 +32,7 @@ from console.routes import (
 
 router = APIRouter(include_in_schema=False)
 for _module in (
-    *(home, sign_in, theme, static, live),
+    *(home, sign_in, sign_in_link, theme, static, live),
     # `new` and `delete` come before the ids of instances.
     *(instances, new_instance, delete_instances, edit_instance),
     *(rename_instance, retry_instance, instance),

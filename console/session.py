@@ -19,7 +19,7 @@ from fastapi import Depends, Request, Response
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 
-from api.http.addresses import hosts, prefix_of
+from api.http.addresses import hosts, peer, prefix_of
 from api.http.audit_context import audit_context
 from api.http.parsing import Form
 from api.http.problems import ProblemError
@@ -40,6 +40,7 @@ LIVE_HEADER = "console-live"
 
 _ID_BYTES = 32
 _COOKIE = "ods-console"
+_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 _SECURE_PREFIX = "__Host-"
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 
@@ -209,6 +210,12 @@ def cookie_name(request: HTTPConnection, purpose: str = "") -> str:
 def keeps_cookies(request: HTTPConnection) -> bool:
     """Whether the browser will send a cookie back: not if it has come over the network without TLS."""
     return request.url.scheme == "https" or _is_plain(request)
+
+
+def is_local(request: HTTPConnection) -> bool:
+    """Whether the browser is on the machine of the API, and no proxy has passed its request on."""
+    passed_on = any(name in request.headers for name in _FORWARDING)
+    return not passed_on and _is_plain(request) and _is_loopback(f"[{peer(request)}]")
 
 
 def _is_plain(request: HTTPConnection) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import httpx
 
 from embedded import temporal_server
+from embedded.console_link import console_link_of
 from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.errors import CommandError
 from embedded.existing_server import ExistingServer
@@ -18,9 +19,11 @@ from embedded.stack_server import POSTGRES_VARIABLE, OwnServer, PostgresChoice, 
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
 from programs.process import Command
+from registry.clients.administration import ClientNotFoundError
 from settings import InvalidSettingsError, Settings
 
 _HOST = "127.0.0.1"
+_INDENT = " " * 19
 _LOOPBACK_HOSTS = f"{_HOST},localhost,[::1]"
 _DDL_PREFETCH = "2"
 """There is one worker, so prefetching keeps no job from another, and saves waiting for Temporal."""
@@ -102,7 +105,7 @@ class _Stack:
                 await self._start_postgres(settings)
                 await self._start_temporal()
                 await self._start_service(settings)
-                self._announce()
+                self._announce(await self._console(settings))
                 await asyncio.Event().wait()
             finally:
                 self._is_serving = False
@@ -172,11 +175,23 @@ class _Stack:
             return False
         return answer.is_success or "already exists" in answer.text
 
-    def _announce(self) -> None:
+    async def _console(self, settings: Settings) -> str:
+        """The line that tells where the console is; empty if it is switched off."""
+        if not settings.console:
+            return ""
+        dsn = settings.admin_dsn.get_secret_value()
+        try:
+            link = await console_link_of(dsn, self._api_url, self._secrets.client_id)
+        except ClientNotFoundError:  # an operator has disabled it
+            link = f"{self._api_url}/console"
+        return f"  Console          {link}\n{_INDENT}(signs in once, within 5 minutes; later: ods console)\n"
+
+    def _announce(self, console: str) -> None:
         self._is_serving = True
         self._publish()
         self._report(
             f"The stack serves:\n"
+            f"{console}"
             f"  API              {self._api_url}\n"
             f"  Temporal Web UI  {self._temporal.ui_url}\n"
             f"  Details          {self._folder.stack_file}\n"

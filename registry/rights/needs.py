@@ -59,6 +59,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "audit", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "idempotencykeys", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "consolesessions", *_ALL),
+        _on_table("adminapi", "signinlinks", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "installation", "SELECT", "UPDATE"),
         _on_table("adminapi", "registration", "SELECT", "UPDATE"),
         _on_table("adminapi", "educationorganizations", *_ALL),

@@ -446,6 +446,20 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column("createdat")
 
 
+class SignInLink(Base):
+    """A link that signs a client in to the console once."""
+
+    __tablename__ = "signinlinks"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    # SHA-256 of the secret, which the link alone has.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    client: Mapped[str] = mapped_column(String(256))
+    # That of the client when the link was made.
+    generation: Mapped[uuid.UUID | None]
+    created_at: Mapped[datetime] = mapped_column("createdat")
+
+
 class ConsoleSession(Base):
     """A client that is signed in to the console."""
 

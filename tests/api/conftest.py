@@ -30,7 +30,8 @@ def temporal_address() -> str:
 
 _TABLES = (
     "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
-    " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions"
+    " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions,"
+    " adminapi.signinlinks"
 )
 
 

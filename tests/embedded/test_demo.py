@@ -30,7 +30,9 @@ async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ra
     os.kill(int(folder.holder()), signal.SIGTERM)
     await wait_until(lambda: ended(folder), 60)
 
-    require_life(started_ods("demo", *options))
+    stopped = started_ods("demo", *options)
+    require_life(stopped)
+    assert stopped.stdout.rstrip().endswith("/console: there you do the same.")
     assert await ended(folder)
 
 

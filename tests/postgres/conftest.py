@@ -35,7 +35,7 @@ async def registry_dsn(shared_registry: str) -> AsyncIterator[str]:
             " DELETE FROM dbo.odsinstancederivatives; DELETE FROM dbo.odsinstances;"
             " DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances;"
             " DELETE FROM adminapi.educationorganizations; DELETE FROM adminapi.snapshots;"
-            " DELETE FROM adminapi.consolesessions"
+            " DELETE FROM adminapi.consolesessions; DELETE FROM adminapi.signinlinks"
         )
 
 
