@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import asyncpg
@@ -17,6 +17,8 @@ from registry.storage.engine import create_registry_engine
 from settings import DEFAULT_TENANT, Settings
 from tests.api.server import Server
 from tests.console.people import CLIENT, READER, Person
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ async def test_no_link_counts_when_it_was_never_made(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("enabled", False), ("generation", uuid4()), ("expiresat", datetime.min)]
+    ("column", "value"), [("enabled", False), ("generation", uuid4()), ("expiresat", LONG_AGO)]
 )
 async def test_the_link_counts_no_more_when_its_client_was_disabled_or_rotated(
     link: str, registry: asyncpg.Connection, column: str, value: object
