@@ -26,6 +26,7 @@ GRANT USAGE ON SEQUENCE adminapi.applications_id_seq TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.audit TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.idempotencykeys TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.consolesessions TO ods_service;
+GRANT SELECT, INSERT, DELETE ON adminapi.signinlinks TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.installation TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.registration TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_service;
