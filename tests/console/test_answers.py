@@ -11,6 +11,8 @@ import pytest
 from console.static_files import static_files
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from registry.sign_in_links import SignInLinks, address_of
+from registry.storage.engine import create_registry_engine
 from settings import Settings
 from tests import registries
 from tests.api.server import Server, serving
@@ -197,6 +199,13 @@ async def test_each_tenant_has_its_own_sessions_when_there_are_several(
         ):
             page = await client.get("/console/sign-in")
             assert 'name="tenant"' in page.text
+            engine = create_registry_engine(other)
+            secret = await SignInLinks(engine).create(CLIENT)
+            await engine.dispose()
+            assert (await client.get(address_of("", "tenant1", secret))).status_code == 401
+            linked = await client.get(address_of("", "Tenant-2", secret))
+            assert "Tenant Tenant-2" in (await client.get(linked.headers["Location"])).text
+            client.cookies.clear()
             assert (await sign_in(client)).status_code == 401
             assert (await sign_in(client, tenant="Tenant-2")).status_code == 303
             assert "Tenant Tenant-2" in (await client.get("/console/instances")).text
