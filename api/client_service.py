@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends
@@ -109,12 +110,25 @@ class ClientService:
         except ClientNotFoundError:
             raise _not_found(client_id) from None
 
-    async def rotate(self, client_id: str) -> NewSecret:
+    async def rotate(self, client_id: str, generation: str) -> NewSecret:
         """Give the client another secret, refuse its tokens, and end its sessions of the console.
 
+        Args:
+            client_id: the client.
+            generation: the one that it had when the user decided; empty if it had none. A form that is sent
+                twice changes the secret once.
+
         Raises:
-            ProblemError: 404, there is none.
+            ProblemError: 404, there is none; 409, it has another generation now.
         """
+        client = await self.get(client_id)
+        if str(client.generation or "") != generation:
+            raise ProblemError(
+                HTTPStatus.CONFLICT,
+                f"The client {client_id} has changed since",
+                detail="It was disabled, or has got another secret. This request has changed nothing.",
+                nextStep="Look at it again. If its new secret is lost, give it another one.",
+            )
         secret = new_secret()
         hashed = await self._clients.hash(secret)
         try:

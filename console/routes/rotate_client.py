@@ -3,6 +3,7 @@
 from fastapi import Request, Response
 
 from api.client_service import ClientServiceDep
+from api.http.parsing import Form
 from console.page import render
 from console.page_route import signed_in_router
 from console.session import ACTING
@@ -18,7 +19,7 @@ async def show_rotation(request: Request, client: ClientId, view: ClientsViewDep
 
 
 @router.post("/clients/rotate")
-async def rotate(request: Request, client: ClientId, service: ClientServiceDep) -> Response:
+async def rotate(request: Request, client: ClientId, form: Form, service: ClientServiceDep) -> Response:
     """Give the client another secret, and show it."""
-    made = await service.rotate(client)
+    made = await service.rotate(client, form.get("generation", ""))
     return render(request, "client_secret.html", row=client_row(made.client), secret=made.secret)

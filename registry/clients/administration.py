@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -54,6 +55,7 @@ class Client:
         created: when it was added; None if that was before this was recorded.
         last_used: when it got a token last, to the minute.
         expires: when it ends.
+        generation: changes when it is disabled or gets another secret; None until that happens to an old one.
     """
 
     client_id: str
@@ -63,6 +65,7 @@ class Client:
     created: datetime | None
     last_used: datetime | None
     expires: datetime | None
+    generation: UUID | None
 
 
 class ClientAdministration:
@@ -196,4 +199,5 @@ def _client(row: ApiClient) -> Client:
         created=row.created_at,
         last_used=row.last_used_at,
         expires=row.expires_at,
+        generation=row.generation,
     )

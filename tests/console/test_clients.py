@@ -97,6 +97,38 @@ async def test_the_old_secret_is_refused_when_a_client_gets_another(
     await reader.sign_in(READER, secret)
 
 
+async def test_the_secret_changes_once_when_the_form_is_sent_twice(
+    person: Person, open_context: OpenContext
+) -> None:
+    page = person.page
+    await page.goto(f"/console/clients/rotate?client={READER}")
+    await page.get_by_role("button", name="Rotate").click()
+    await person.sees_heading(f"The secret of {READER}")
+    secret = await secret_on(page)
+    await page.reload()
+    await person.sees_heading(f"The client {READER} has changed since")
+    reader = Person(await (await open_context()).new_page())
+    await reader.sign_in(READER, secret)
+
+
+async def test_nothing_typed_is_lost_when_the_session_ends_while_a_client_is_described(
+    person: Person, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    await page.goto("/console/clients/new")
+    await page.get_by_label("Client ID").fill("dashboard")
+    await page.get_by_label("Display name").fill("Dashboard of the state")
+    await page.get_by_label("full access").check()
+    await registry.execute("DELETE FROM adminapi.consolesessions")
+    await page.get_by_role("button", name="Create the client").click()
+    await person.sees_heading("Sign in")
+    await person.fill_in()
+    await person.sees_heading("New client")
+    await expect(page.get_by_label("Client ID")).to_have_value("dashboard")
+    await expect(page.get_by_label("Display name")).to_have_value("Dashboard of the state")
+    await expect(page.get_by_label("full access")).to_be_checked()
+
+
 async def test_a_person_is_warned_and_signed_out_when_it_is_the_own_client(person: Person) -> None:
     await person.page.goto("/console/clients")
     await person.page.get_by_role("link", name=f"Disable {CLIENT}").click()
