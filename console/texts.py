@@ -48,7 +48,7 @@ _TEXTS = {
     "sign_in.needs_tls_detail": "This page came over the network without TLS, where a secret could be read."
     " Open it at its address that begins with https, or on the machine itself.",
     "link.void": "This link was used before, or is older than five minutes.",
-    "link.another": "On the machine of the service, ods console makes another one.",
+    "link.another": "On the machine of the service, `ods console` makes another one.",
     "link.elsewhere": "This link counts only on the machine of the service",
     "link.elsewhere_detail": "Open it in a browser there, at its address that begins with http://127.0.0.1.",
     # Forms

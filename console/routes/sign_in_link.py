@@ -50,6 +50,5 @@ async def follow_link(
 
 def _refused(request: Request) -> Response:
     audit_context(request).title = t("link.void")
-    return render_sign_in(
-        request, HTTPStatus.UNAUTHORIZED, form=FormState(errors={"": [t("link.void"), t("link.another")]})
-    )
+    form = FormState(errors={"": [f"{t('link.void')} {t('link.another')}"]})
+    return render_sign_in(request, HTTPStatus.UNAUTHORIZED, form=form)

@@ -16,6 +16,7 @@ from registry.sign_in_links import SignInLinks, address_of
 from registry.storage.engine import create_registry_engine
 from settings import DEFAULT_TENANT, Settings
 from tests.api.server import Server
+from tests.console.conftest import Serve
 from tests.console.people import CLIENT, READER, Person
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
@@ -86,6 +87,16 @@ async def test_the_link_counts_on_the_machine_alone_when_it_is_followed_from_els
     assert "counts only on the machine of the service" in answer.text
     assert "Set-Cookie" not in answer.headers
     assert (await follow(link)).status_code == 303  # it was not used
+
+
+async def test_no_link_counts_when_another_issuer_has_the_clients(
+    settings: Settings, clients: None, serve: Serve, links: SignInLinks
+) -> None:
+    issuer = {"ODS_OIDC_ISSUER": "https://issuer.example.org"}
+    async with serve(settings, **issuer) as server:
+        answer = await follow(address_of(server.url, DEFAULT_TENANT, await links.create(CLIENT)))
+    assert answer.status_code == 403
+    assert "takes its tokens from another issuer" in answer.text
 
 
 async def test_no_link_counts_when_it_was_never_made(server: Server) -> None:
