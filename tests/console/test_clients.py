@@ -176,3 +176,13 @@ async def test_there_is_a_page_that_says_so_when_there_is_no_such_client(person:
     answer = await person.page.goto("/console/clients/disable?client=unknown")
     assert answer is not None
     assert answer.status == 404
+
+
+async def test_clients_are_made_and_disabled_when_the_browser_runs_no_script(
+    open_context: OpenContext,
+) -> None:
+    person = Person(await (await open_context(java_script_enabled=False)).new_page())
+    await person.sign_in()
+    assert await create(person, "dashboard")
+    await change(person, "Disable", "dashboard")
+    await expect(person.page.get_by_role("row").filter(has_text="dashboard")).to_contain_text("disabled")
