@@ -35,7 +35,7 @@ def demonstrate(folder: DataFolder, ports: Ports, postgres: PostgresChoice, *, k
                 _delete(api, instance)
             except CommandError as error:
                 raise CommandError(f"{error} The logs are in {folder.logs}.") from None
-        _show_console(stack, stays=stays)
+    _show_console(stack, stays=stays)
 
 
 def _create(api: AdminApi) -> int:
