@@ -8,6 +8,10 @@ from console.routes import (
     cancel_job,
     client_state,
     clients,
+    backup,
+    backups,
+    cancel_job,
+    delete_backup,
     delete_instances,
     edit_instance,
     home,
@@ -28,6 +32,7 @@ from console.routes import (
     trash,
     undelete_instance,
     unknown,
+    verify_backup,
 )
 
 router = APIRouter(include_in_schema=False)
@@ -38,6 +43,7 @@ for _module in (
     *(rename_instance, retry_instance, instance),
     *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
     *(clients, new_client, client_state, rotate_client, audit),
+    *(backups, delete_backup, verify_backup, backup),
     unknown,
 ):
     router.include_router(_module.router)

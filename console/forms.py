@@ -13,6 +13,7 @@ from api.http.problems import explained
 from api.middleware.route_table import path_of
 from console.addresses import ROOT
 from console.session import Session
+from console.texts import t
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,10 @@ def refusal_of(
     problem = explained(error)
     audit_context(request).title = problem.title
     return form.refused(errors), problem.status
+
+
+def mistyped(form: Mapping[str, str], wanted: str) -> dict[str, list[str]]:
+    """What is wrong with the name that was to be typed in `typed_name`; nothing if it is `wanted`."""
+    if form.get("typed_name", "").strip() == wanted.strip():
+        return {}
+    return {"typed_name": [t("delete.mistyped", wanted=wanted)]}

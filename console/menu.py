@@ -3,6 +3,7 @@
 MENU = (
     ("menu.instances", "/instances"),
     ("menu.jobs", "/jobs"),
+    ("menu.backups", "/backups"),
     ("menu.trash", "/trash"),
     ("menu.clients", "/clients"),
     ("menu.audit", "/audit"),

@@ -8,11 +8,10 @@ from fastapi import Query, Request, Response
 from api.bulk_service import BulkServiceDep
 from api.http.parsing import Form, whole_number
 from api.instance_service import InstanceServiceDep
-from console.forms import EMPTY, REFUSED, FormState, refusal_of, shown_form
+from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
-from console.texts import t
 from console.views.delete_instances import DeletionPage, DeletionViewDep, request_of
 from console.views.instance import InstanceId
 
@@ -87,10 +86,7 @@ async def delete_one(
 
 def _mistyped(page: DeletionPage, form: Form) -> dict[str, list[str]]:
     """What is wrong with the name that was to be typed."""
-    wanted = page.to_be_typed
-    if not wanted or form.get("typed_name", "").strip() == wanted.strip():
-        return {}
-    return {"typed_name": [t("delete.mistyped", wanted=wanted)]}
+    return mistyped(form, page.to_be_typed) if page.to_be_typed else {}
 
 
 def _page(

@@ -6,7 +6,7 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
@@ -27,6 +27,10 @@ from registry.storage.sessions import RegistrySessions
 
 _UNSTORED = Backup.stored_id.is_(None)
 _UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+_STATUS = case(
+    (Backup.stored_id.is_not(None), JobStatus.COMPLETED), else_=func.coalesce(Job.status, JobStatus.ERROR)
+)
+"""The status of a backup, in a query with its job."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,24 @@ class BackupFilter:
     Attributes:
         kinds: the backup is one of these.
         instance_id: it is one of the instance with this id, which may be gone.
+        statuses: it is in one of these.
     """
 
     kinds: Sequence[str] = ()
     instance_id: int | None = None
+    statuses: Sequence[str] = ()
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The conditions on a backup and its job."""
+        conditions: list[ColumnElement[bool]] = [Backup.deleted_at.is_(None)]
+        if self.kinds:
+            conditions.append(Backup.kind.in_(self.kinds))
+        if self.instance_id is not None:
+            conditions.append(Backup.instance_id == self.instance_id)
+        if self.statuses:
+            conditions.append(_STATUS.in_(self.statuses))
+        return conditions
 
 
 class BackupRecords:
@@ -77,15 +95,16 @@ class BackupRecords:
 
     async def page(self, chosen: BackupFilter, page: Page) -> Sequence[BackupState]:
         """A page of the chosen backups, the newest first."""
-        conditions: list[ColumnElement[bool]] = [Backup.deleted_at.is_(None)]
-        if chosen.kinds:
-            conditions.append(Backup.kind.in_(chosen.kinds))
-        if chosen.instance_id is not None:
-            conditions.append(Backup.instance_id == chosen.instance_id)
         newest = (Backup.created_at.desc(), Backup.id)
-        query = _with_job().where(*conditions).order_by(*newest).offset(page.offset).limit(page.limit)
+        query = _with_job().where(*chosen.conditions).order_by(*newest).offset(page.offset).limit(page.limit)
         async with self._sessions.statement() as session:
             return [_state(*row) for row in (await session.execute(query)).all()]
+
+    async def count(self, chosen: BackupFilter) -> int:
+        """How many backups are chosen."""
+        chosen_ids = _with_job().with_only_columns(Backup.id).where(*chosen.conditions).subquery()
+        async with self._sessions.statement() as session:
+            return (await session.scalars(select(func.count()).select_from(chosen_ids))).one()
 
     async def get(self, backup_id: UUID) -> BackupState:
         """A backup.

@@ -23,6 +23,8 @@ PAGES = (
         "/clients/new",
         "/audit",
         "/audit?client=unknown",
+        "/backups",
+        "/backups?kind=final&status=Error",
     ),
     "/no-such-page",
 )
