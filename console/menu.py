@@ -7,5 +7,6 @@ MENU = (
     ("menu.trash", "/trash"),
     ("menu.clients", "/clients"),
     ("menu.audit", "/audit"),
+    ("menu.templates", "/templates"),
 )
 """Of each entry, the key of its name, and the page's path below the console."""

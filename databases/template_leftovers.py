@@ -6,6 +6,7 @@ none, is closed and empty, as a load makes it before anything else.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import assert_never
 
 import asyncpg
@@ -27,6 +28,46 @@ FROM pg_database, shobj_description(oid, 'pg_database') AS comment WHERE starts_
 """
 _ALLOWANCE_BYTES = 1024 * 1024
 """By how much two empty databases may differ in size."""
+
+
+@dataclass(frozen=True)
+class TemplateLeftover:
+    """A database that a load of a template has left.
+
+    Attributes:
+        database: its name.
+        template: the name of the template; None if the database does not tell.
+        state: `loading` (a load runs, or has died) or `replaced` (by a newer one); None as well.
+        generation: counts what was published under the template's name; None as well.
+    """
+
+    database: str
+    template: str | None = None
+    state: TemplateState | None = None
+    generation: int | None = None
+
+
+async def list_leftovers(
+    session: asyncpg.Connection, installation: str, needed: Collection[str]
+) -> list[TemplateLeftover]:
+    """What loads of this installation have left, and those that run now; by name.
+
+    Args:
+        session: a session on the maintenance database.
+        installation: the installation's id.
+        needed: names of databases that are in use, such as those of the templates.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    rows = await _private_databases(session, installation)
+    marks = {
+        row["datname"]: TemplateMark.read(row["comment"]) for row in rows if row["datname"] not in needed
+    }
+    return [
+        TemplateLeftover(name, mark.template, mark.state, mark.generation) if mark else TemplateLeftover(name)
+        for name, mark in sorted(marks.items())
+    ]
 
 
 async def remove_leftovers(

@@ -14,6 +14,7 @@ from databases.server import Server
 from databases.spares import SpareList
 from databases.statements import fetch_rows
 from databases.template_contents import read_contents
+from databases.template_leftovers import TemplateLeftover, list_leftovers
 from databases.template_marks import Contents, TemplateMark, TemplateState
 
 _READ_SECONDS = 2
@@ -98,6 +99,15 @@ class TemplateInspector:
             await self._report(template, database, rows.get(database), listed)
             for template, database in self._databases.items()
         ]
+
+    async def leftovers(self) -> Sequence[TemplateLeftover]:
+        """What loads have left, and those that run now, by name of database.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        async with self._server.session() as session:
+            return await list_leftovers(session, await self._installation(), set(self._databases.values()))
 
     async def _report(
         self, template: str, database: str, row: asyncpg.Record | None, listed: SpareList

@@ -40,3 +40,15 @@ async def show_jobs(
         return render(request, "_partials/instance_jobs.html", instance_id=instance_id, jobs=jobs)
 
     return await fragments.shared(make)
+
+
+@router.get("/instances/{instance_id}/copies")
+async def show_copies(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """Its backups, snapshots, and the databases that it had before resets."""
+
+    async def make() -> Response:
+        return render(request, "_partials/instance_copies.html", copies=await view.copies(instance_id))
+
+    return await fragments.shared(make)

@@ -10,51 +10,32 @@ from api.bulk_service import BulkServiceDep
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, SettingsDep
 from api.http.parsing import Properties
 from api.http.problems import found
+from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan, PlannedJob
 from console.texts import t
+from console.views.in_use import InUse
 from registry.instances.status import Operation
-from registry.storage.models import DbInstance
-from tenants.usage import InstanceFigures
+from registry.instances.store import Delete
 
 _LOSES_DATA = (Operation.DELETE, Operation.PURGE)
 
 
 @dataclass(frozen=True)
-class DeletionLine:
+class DeletionLine(InUse):
     """One instance that would be deleted.
 
     Attributes:
-        row: the instance.
         planned: the job that would be started; None if that is refused.
-        usage: how its database is used; a text says why that is not known.
         errors: why it cannot be deleted.
     """
 
-    row: DbInstance
     planned: PlannedJob | None
-    usage: InstanceFigures | str
     errors: Sequence[str]
 
     @property
     def size_bytes(self) -> int | None:
         """The size of its database; None if that is not known."""
-        if self.planned is not None:
-            return self.planned.size_bytes
-        return None if isinstance(self.usage, str) else self.usage.database.size_bytes
-
-    @property
-    def sessions(self) -> int | None:
-        """How many sessions are open on its database; None if that is not known."""
-        if isinstance(self.usage, str):
-            return None
-        return sum(session.count for session in self.usage.database.sessions)
-
-    @property
-    def applications(self) -> int | None:
-        """How many applications of the ODS/API may use it; None if that is not known."""
-        if isinstance(self.usage, str) or self.usage.application_ids is None:
-            return None
-        return len(self.usage.application_ids)
+        return super().size_bytes if self.planned is None else self.planned.size_bytes
 
 
 @dataclass(frozen=True)
@@ -65,11 +46,13 @@ class DeletionPage:
         lines: the instances.
         plan: the dry run of the API, with what it is refused for.
         days: how long they can come back; 0 if they cannot.
+        verb: what happens to them, as the keys of its texts begin: `delete`, `purge` or `detach`.
     """
 
     lines: Sequence[DeletionLine]
     plan: Plan
     days: int
+    verb: str = "delete"
 
     @property
     def loses_data(self) -> bool:
@@ -93,7 +76,9 @@ class DeletionView:
         queries: InstanceQueriesDep,
         usage: InstanceUsageDep,
         settings: SettingsDep,
+        plans: PlanServiceDep,
     ) -> None:
+        self._plans = plans
         self._bulk = bulk
         self._queries = queries
         self._usage = usage
@@ -112,8 +97,34 @@ class DeletionView:
         planned = {job.id: job for job in plan.instances}
         # The API files them under the place of the instance in the request.
         errors = {one: plan.errors.get(f"ids[{place}]", ()) for place, one in enumerate(ids)}
-        lines = [DeletionLine(row, planned.get(row.id), figures_of(row), errors[row.id]) for row in rows]
+        lines = [DeletionLine(row, figures_of(row), planned.get(row.id), errors[row.id]) for row in rows]
         return DeletionPage(lines, plan, self._days)
+
+    async def purge(self, instance_id: int) -> DeletionPage:
+        """What becomes of the instance if its database is dropped from the trash.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+            InstanceNotFoundError: its database was dropped, or left, already.
+        """
+        return await self._one(instance_id, Operation.DELETE, "purge")
+
+    async def detach(self, instance_id: int) -> DeletionPage:
+        """What becomes of the instance if its database is left where it is.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+            InstanceNotFoundError: it is deleted.
+        """
+        return await self._one(instance_id, Operation.DETACH, "detach")
+
+    async def _one(self, instance_id: int, way: Operation, verb: str) -> DeletionPage:
+        row = found(await self._queries.any_instance(instance_id), "instance", instance_id)
+        plan = await self._plans.of_delete(instance_id, Delete(way))
+        errors = [message for messages in plan.errors.values() for message in messages]
+        usage = (await self._usage.of_page([row]))(row)
+        planned = None if errors else plan.instances[0]
+        return DeletionPage([DeletionLine(row, usage, planned, errors)], plan, self._days, verb)
 
 
 DeletionViewDep = Annotated[DeletionView, Depends()]

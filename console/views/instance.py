@@ -18,14 +18,21 @@ from api.http.parsing import path_id
 from api.http.problems import found
 from api.instance_service import InstanceServiceDep
 from api.schemas.instances import Instance
+from console.views.backups import BackupRow, backup_row
 from console.views.progress import ProgressView, progress_of
 from console.views.statuses import Badge, instance_badge, job_badge
-from registry.backups.records import BackupFilter, BackupState
+from registry.backups.records import BackupFilter
 from registry.instances.job_list import JobFilter
-from registry.instances.status import RETRY, InstanceStatus, Operation
-from registry.snapshots.store import ListedSnapshot
+from registry.instances.status import REQUEST_BESIDE, RETRY, InstanceStatus, Operation
+from registry.snapshots.store import SNAPSHOT, ListedSnapshot
 from registry.storage.listing import Page
-from registry.storage.models import DbInstance, EducationOrganization, Job, OdsInstanceDerivative
+from registry.storage.models import (
+    DbInstance,
+    EducationOrganization,
+    InstanceVersion,
+    Job,
+    OdsInstanceDerivative,
+)
 from tenants.usage import InstanceFigures
 
 InstanceId = Annotated[int, path_id("instance")]
@@ -48,6 +55,8 @@ class InstanceActions:
     retry: bool
     undelete: bool
     copy: bool
+    reset: bool
+    back_up: bool
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,30 @@ class JobLine:
 
 
 @dataclass(frozen=True)
+class InstanceCopies:
+    """What there is beside the instance's database, which changes when jobs end.
+
+    Attributes:
+        row: the instance.
+        can: what a client can ask for now.
+        backups: its newest backups.
+        snapshots: its read-only copies.
+        versions: the databases that it had before resets, the newest first.
+    """
+
+    row: DbInstance
+    can: InstanceActions
+    backups: Sequence[BackupRow]
+    snapshots: Sequence[ListedSnapshot]
+    versions: Sequence[InstanceVersion]
+
+    @property
+    def can_undo_reset(self) -> bool:
+        """Whether the database before can come back."""
+        return self.can.reset and any(version.purging_since is None for version in self.versions)
+
+
+@dataclass(frozen=True)
 class InstancePage:
     """What the page shows.
 
@@ -88,8 +121,7 @@ class InstancePage:
         derivatives: what may be read instead of it.
         organizations: its education organizations, the first of them.
         has_more_organizations: whether there are more.
-        backups: its newest backups.
-        snapshots: its read-only copies.
+        copies: what was made of it, or kept.
     """
 
     head: InstanceHead
@@ -98,8 +130,7 @@ class InstancePage:
     derivatives: Sequence[OdsInstanceDerivative]
     organizations: Sequence[EducationOrganization]
     has_more_organizations: bool
-    backups: Sequence[BackupState]
-    snapshots: Sequence[ListedSnapshot]
+    copies: InstanceCopies
 
 
 class InstanceView:
@@ -159,9 +190,37 @@ class InstanceView:
             await self._queries.derivatives_of(ods_instance),
             organizations[:_SHOWN_ORGANIZATIONS],
             len(organizations) > _SHOWN_ORGANIZATIONS,
-            await self._backups.page(BackupFilter(instance_id=instance_id), Page("Id", limit=_SHOWN_BACKUPS)),
-            await self._snapshots.snapshots_of(instance_id),
+            await self._copies(head.row),
         )
+
+    async def copies(self, instance_id: int) -> InstanceCopies:
+        """What there is beside the instance's database.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+        """
+        return await self._copies(await self.row(instance_id))
+
+    async def _copies(self, row: DbInstance) -> InstanceCopies:
+        newest = Page("Id", limit=_SHOWN_BACKUPS)
+        backups = await self._backups.page(BackupFilter(instance_id=row.id), newest)
+        return InstanceCopies(
+            row,
+            _actions(row),
+            [backup_row(state) for state in backups],
+            await self._snapshots.snapshots_of(row.id),
+            await self._queries.versions_of(row.id),
+        )
+
+    async def snapshot(self, instance_id: int, snapshot_id: int) -> ListedSnapshot:
+        """One snapshot of the instance.
+
+        Raises:
+            ProblemError: 404, it has no such snapshot.
+        """
+        listed = await self._snapshots.snapshots_of(instance_id)
+        its = (one for one in listed if one.snapshot.id == snapshot_id)
+        return found(next(its, None), SNAPSHOT, snapshot_id)
 
     async def usage(self, row: DbInstance) -> InstanceFigures | str:
         """How the instance's database is used; a text says why that is not known."""
@@ -185,4 +244,6 @@ def _actions(row: DbInstance) -> InstanceActions:
         retry=status in RETRY[Operation(row.operation)].sources,
         undelete=row.is_in_trash and status in {InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED},
         copy=status is InstanceStatus.COMPLETED,
+        reset=status is InstanceStatus.COMPLETED,
+        back_up=status in REQUEST_BESIDE.sources,
     )

@@ -188,6 +188,12 @@ class InstanceQueries:
         with_versions = DbInstance.id.in_(select(InstanceVersion.instance_id))
         return await self._all(select(DbInstance).where(with_versions).order_by(DbInstance.id))
 
+    async def versions_of(self, instance_id: int) -> Sequence[InstanceVersion]:
+        """The databases that the instance had before resets, the one that was replaced last first."""
+        newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
+        its = InstanceVersion.instance_id == instance_id
+        return await self._all(select(InstanceVersion).where(its).order_by(*newest))
+
     async def trash(self, page: Page) -> Sequence[Row[Any]]:
         """A page of what is in the trash: deleted instances, and databases that instances had before."""
         async with self._sessions.statement() as session:

@@ -27,7 +27,7 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str, tmp_path: Path) -> S
 async def add_backup(registry: asyncpg.Connection, instances: InstanceStore, name: str) -> str:
     """A stored backup of an instance with this name, of which only the registry knows; returns its id."""
     requested = await instances.reserve("Grand Bend", Template.MINIMAL)
-    row: asyncpg.Record = await registry.fetchrow(
+    backup = await registry.fetchval(
         """
         INSERT INTO adminapi.backups (
             id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template, createdat,
@@ -42,7 +42,33 @@ async def add_backup(registry: asyncpg.Connection, instances: InstanceStore, nam
         """,
         *(requested.instance.id, name, requested.job.job_id),
     )
-    return str(row["id"])
+    return str(backup)
+
+
+async def test_an_instance_comes_back_under_another_name_when_its_backup_is_restored(
+    person: Person, workers: None
+) -> None:
+    page = person.page
+    await person.create("Fairview 2027")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
+    await page.get_by_role("button", name="Make a backup").click()
+    await page.get_by_role("link", name="Backups", exact=True).first.click()
+    await person.sees_heading("Backups")
+    row = page.get_by_role("row").filter(has_text="Fairview 2027")
+    await expect(row).to_contain_text("Completed")
+    await row.get_by_role("link").click()
+    await person.sees_heading("Backup of Fairview 2027")
+    await page.get_by_role("button", name="Verify").click()
+    await expect(page.get_by_text("Last found whole").locator("xpath=following::dd[1]")).to_contain_text(
+        re.compile(r"\d")
+    )
+    await page.get_by_role("link", name="Restore to a new instance").click()
+    await person.sees_heading("New instance")
+    await expect(page.get_by_label("A backup")).to_be_checked()
+    await page.get_by_label("Name", exact=True).fill("Fairview 2028")
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await person.sees_heading("Fairview 2028")
+    await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
 
 
 async def test_a_backup_goes_when_the_name_of_its_instance_is_typed(

@@ -24,6 +24,7 @@ PAGES = (
         "/audit",
         "/audit?client=unknown",
         "/backups",
+        "/templates",
         "/backups?kind=final&status=Error",
     ),
     "/no-such-page",

@@ -1,0 +1,74 @@
+"""*Reset*: a fresh clone takes the place of an instance's database; *Undo the reset*: the old one is back."""
+
+from http import HTTPStatus
+
+from fastapi import Request, Response
+
+from api.http.parsing import Form, Properties
+from api.instance_service import InstanceServiceDep
+from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
+from console.page import render, see_other
+from console.page_route import signed_in_router
+from console.session import ActingDep
+from console.views.instance import InstanceId
+from console.views.reset_instance import ResetPage, ResetViewDep
+
+router = signed_in_router()
+
+_FIELDS = {"DatabaseTemplate": "template"}
+
+
+@router.get("/instances/{instance_id}/reset")
+async def show_reset(
+    request: Request, instance_id: InstanceId, acting: ActingDep, view: ResetViewDep
+) -> Response:
+    """The page before a reset."""
+    page = await view.page(instance_id)
+    form = await shown_form(request, acting, {"template": page.one.row.database_template})
+    return _page(request, "reset", page, form)
+
+
+@router.post("/instances/{instance_id}/reset")
+async def reset(
+    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: InstanceServiceDep
+) -> Response:
+    """Request the reset."""
+    page = await view.page(instance_id)
+    if errors := mistyped(form, page.one.row.name):
+        return _page(request, "reset", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
+    try:
+        await service.reset(instance_id, Properties({"databaseTemplate": form.get("template") or None}))
+    except REFUSED as error:
+        refused, status = refusal_of(request, FormState(form), error, _FIELDS)
+        return _page(request, "reset", page, refused, status)
+    return see_other(request, f"/instances/{instance_id}")
+
+
+@router.get("/instances/{instance_id}/undo-reset")
+async def show_undo(
+    request: Request, instance_id: InstanceId, acting: ActingDep, view: ResetViewDep
+) -> Response:
+    """The page before a reset is undone."""
+    return _page(request, "undo", await view.page(instance_id), await shown_form(request, acting))
+
+
+@router.post("/instances/{instance_id}/undo-reset")
+async def undo(
+    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: InstanceServiceDep
+) -> Response:
+    """Request that the database which was replaced last is the instance's again."""
+    page = await view.page(instance_id)
+    if errors := mistyped(form, page.one.row.name):
+        return _page(request, "undo", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
+    try:
+        await service.undo_reset(instance_id)
+    except REFUSED as error:
+        refused, status = refusal_of(request, FormState(form), error, {})
+        return _page(request, "undo", page, refused, status)
+    return see_other(request, f"/instances/{instance_id}")
+
+
+def _page(
+    request: Request, verb: str, page: ResetPage, form: FormState, status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return render(request, "reset_instance.html", status, verb=verb, page=page, form=form)

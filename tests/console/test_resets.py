@@ -1,0 +1,189 @@
+"""Resets, snapshots, purges and detaches: what takes the data of an instance away, or copies it."""
+
+import asyncpg
+import pytest
+from playwright.async_api import Page, expect
+
+from registry.instances.attributes import AttributeChanges
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
+from tests.console.conftest import OpenContext
+from tests.console.people import READER, Person
+from tests.console.test_everybody import require_accessible
+from tests.console.test_instances import HOSTILE, is_as_wide_as_the_window
+from tests.postgres.instance_states import bring_to
+
+
+async def has_status(page: Page, status: str) -> None:
+    await expect(page.get_by_role("status").filter(has_text=status)).to_be_visible()
+
+
+async def test_what_was_reset_by_mistake_comes_back_when_the_reset_is_undone(
+    person: Person, workers: None
+) -> None:
+    page = person.page
+    await person.create("Ashgrove 2027")
+    await has_status(page, "Completed")
+    await page.get_by_role("link", name="Reset").click()
+    await person.sees_heading("Reset Ashgrove 2027")
+    await expect(page.get_by_text("is kept in the trash for 7 days")).to_be_visible()
+    await page.get_by_role("button", name="Reset Ashgrove 2027").click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not Ashgrove 2027")
+    await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
+    await page.get_by_label("Template").select_option("Sample")
+    await page.get_by_role("button", name="Reset Ashgrove 2027").click()
+    await expect(page.get_by_role("region", name="Before resets")).to_contain_text("Minimal")
+    await has_status(page, "Completed")
+    await page.get_by_role("link", name="Undo the last reset").click()
+    await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
+    await page.get_by_role("button", name="Undo the reset").click()
+    await expect(page.get_by_role("region", name="Before resets")).to_contain_text("Sample")
+    await has_status(page, "Completed")
+
+
+async def test_a_protected_instance_is_not_reset_and_the_way_out_is_shown(
+    person: Person, instances: InstanceStore, job_store: JobStore
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    await instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+    await page.goto(f"/console/instances/{job.instance_id}")
+    await page.get_by_role("link", name="Reset").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The instance is protected")
+    await expect(page.get_by_role("button", name="Reset")).to_have_count(0)
+    await page.get_by_role("link", name="End the protection of Glendale").click()
+    await page.get_by_label("Protected").uncheck()
+    await page.get_by_role("button", name="Save").click()
+    await page.get_by_role("link", name="Reset").click()
+    await expect(page.get_by_role("button", name="Reset Glendale")).to_be_visible()
+
+
+async def test_a_reset_is_refused_when_the_instance_was_protected_meanwhile(
+    person: Person, instances: InstanceStore, job_store: JobStore
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    await page.goto(f"/console/instances/{job.instance_id}/reset")
+    await instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+    await page.get_by_label("Type Glendale").fill("Glendale")
+    await page.get_by_role("button", name="Reset Glendale").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The instance is protected")
+    await expect(page.get_by_role("link", name="End the protection of Glendale")).to_be_visible()
+
+
+async def test_nothing_comes_back_when_an_instance_was_never_reset(
+    person: Person, instances: InstanceStore, job_store: JobStore
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    await page.goto(f"/console/instances/{job.instance_id}/undo-reset")
+    await expect(page.get_by_text("it was never reset")).to_be_visible()
+    await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+
+
+async def test_a_snapshot_is_taken_and_goes_when_a_person_asks(
+    person: Person, workers: None, ods_api: None
+) -> None:
+    page = person.page
+    await person.create("Birchwood 2027")
+    await has_status(page, "Completed")
+    await page.get_by_role("button", name="Take a snapshot").click()
+    snapshots = page.get_by_role("region", name="Snapshots")
+    await expect(snapshots).to_contain_text("read by the ODS/API")
+    await snapshots.get_by_role("link", name="Delete the snapshot").click()
+    await page.get_by_role("button", name="Delete the snapshot").click()
+    await person.sees_heading("Birchwood 2027")
+    await expect(snapshots).to_contain_text("Removing")
+
+
+async def test_education_organizations_are_read_when_a_person_asks(person: Person, workers: None) -> None:
+    page = person.page
+    await person.create("Cedar Falls 2027")
+    await has_status(page, "Completed")
+    await page.get_by_role("button", name="Read them anew").click()
+    await has_status(page, "Completed")
+
+
+async def test_an_instance_is_purged_from_the_trash_when_its_name_is_typed(
+    person: Person, workers: None
+) -> None:
+    page = person.page
+    await person.create("Dalewood 2027")
+    await has_status(page, "Completed")
+    await page.get_by_role("link", name="Delete").click()
+    await page.get_by_label("Type Dalewood 2027").fill("Dalewood 2027")
+    await page.get_by_role("button", name="Delete Dalewood 2027").click()
+    await has_status(page, "Deleted")
+    await page.get_by_role("link", name="Trash").click()
+    await page.get_by_role("link", name="Purge Dalewood 2027").click()
+    await person.sees_heading("Purge Dalewood 2027")
+    await expect(page.get_by_text("cannot come back")).to_be_visible()
+    await page.get_by_role("button", name="Purge Dalewood 2027").click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not Dalewood 2027")
+    await page.get_by_label("Type Dalewood 2027").fill("Dalewood 2027")
+    await page.get_by_role("button", name="Purge Dalewood 2027").click()
+    await expect(page.get_by_text("its database is gone")).to_be_visible()
+
+
+async def test_a_database_stays_when_its_instance_is_detached(
+    person: Person, workers: None, admin: asyncpg.Connection
+) -> None:
+    page = person.page
+    await person.create("Elmhurst 2027")
+    await has_status(page, "Completed")
+    await page.get_by_role("link", name="Delete").click()
+    await page.get_by_role("link", name="Detach it").click()
+    await person.sees_heading("Detach Elmhurst 2027")
+    await expect(page.get_by_text("this service forgets it")).to_be_visible()
+    await page.get_by_label("Type Elmhurst 2027").fill("Elmhurst 2027")
+    await page.get_by_role("button", name="Detach Elmhurst 2027").click()
+    await has_status(page, "Deleted")
+    assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname ~ 'Elmhurst_2027'")
+    await admin.execute('DROP DATABASE "EdFi_Ods_Elmhurst_2027_Minimal"')
+
+
+PATHS = ("reset", "undo-reset", "detach", "backup", "snapshot", "refresh")
+
+
+async def test_a_reader_is_refused_when_it_may_only_read(
+    page: Page, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    reader = Person(page)
+    await reader.sign_in(READER)
+    await page.goto(f"/console/instances/{job.instance_id}")
+    await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    token = await page.locator("input[name=csrf]").first.get_attribute("value")
+    for path in PATHS:
+        address = f"/console/instances/{job.instance_id}/{path}"
+        answer = await page.goto(address)
+        assert answer is not None
+        assert answer.status == 403
+        sent = await page.request.post(address, form={"csrf": str(token), "typed_name": "Glendale"})
+        assert sent.status == 403
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_name_is_only_text_when_it_is_shown(
+    person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection, name: str
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    await registry.execute("UPDATE adminapi.managed_instances SET name = $1", name)
+    for path in PATHS:
+        await page.goto(f"/console/instances/{job.instance_id}/{path}")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+        assert await is_as_wide_as_the_window(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_when_data_is_about_to_go(
+    open_context: OpenContext, scheme: str, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    page = await (await open_context(color_scheme=scheme, viewport={"width": 400, "height": 800})).new_page()
+    await Person(page).sign_in()
+    for path in PATHS:
+        await page.goto(f"/console/instances/{job.instance_id}/{path}")
+        await require_accessible(page)
+        assert await is_as_wide_as_the_window(page)
