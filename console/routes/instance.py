@@ -52,3 +52,16 @@ async def show_copies(
         return render(request, "_partials/instance_copies.html", copies=await view.copies(instance_id))
 
     return await fragments.shared(make)
+
+
+@router.get("/instances/{instance_id}/organizations")
+async def show_organizations(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """Its education organizations."""
+
+    async def make() -> Response:
+        organizations = await view.organizations(instance_id)
+        return render(request, "_partials/instance_organizations.html", organizations=organizations)
+
+    return await fragments.shared(make)

@@ -111,6 +111,23 @@ class InstanceCopies:
 
 
 @dataclass(frozen=True)
+class InstanceOrganizations:
+    """The education organizations of an instance.
+
+    Attributes:
+        row: the instance.
+        rows: the first of them.
+        has_more: whether there are more.
+        can_refresh: whether they can be read anew now.
+    """
+
+    row: DbInstance
+    rows: Sequence[EducationOrganization]
+    has_more: bool
+    can_refresh: bool
+
+
+@dataclass(frozen=True)
 class InstancePage:
     """What the page shows.
 
@@ -119,8 +136,7 @@ class InstancePage:
         usage: how its database is used; a text says why that is not known.
         jobs: its newest jobs.
         derivatives: what may be read instead of it.
-        organizations: its education organizations, the first of them.
-        has_more_organizations: whether there are more.
+        organizations: its education organizations.
         copies: what was made of it, or kept.
     """
 
@@ -128,8 +144,7 @@ class InstancePage:
     usage: InstanceFigures | str
     jobs: Sequence[JobLine]
     derivatives: Sequence[OdsInstanceDerivative]
-    organizations: Sequence[EducationOrganization]
-    has_more_organizations: bool
+    organizations: InstanceOrganizations
     copies: InstanceCopies
 
 
@@ -182,16 +197,28 @@ class InstanceView:
         """
         head = await self.head(instance_id)
         ods_instance = head.row.ods_instance_id
-        organizations = await self._queries.education_organizations(ods_instance, _SHOWN_ORGANIZATIONS + 1)
         return InstancePage(
             head,
             await self.usage(head.row),
             await self.jobs(instance_id),
             await self._queries.derivatives_of(ods_instance),
-            organizations[:_SHOWN_ORGANIZATIONS],
-            len(organizations) > _SHOWN_ORGANIZATIONS,
+            await self._organizations(head.row),
             await self._copies(head.row),
         )
+
+    async def organizations(self, instance_id: int) -> InstanceOrganizations:
+        """Its education organizations.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+        """
+        return await self._organizations(await self.row(instance_id))
+
+    async def _organizations(self, row: DbInstance) -> InstanceOrganizations:
+        rows = await self._queries.education_organizations(row.ods_instance_id, _SHOWN_ORGANIZATIONS + 1)
+        has_more = len(rows) > _SHOWN_ORGANIZATIONS
+        can_refresh = row.status == InstanceStatus.COMPLETED
+        return InstanceOrganizations(row, rows[:_SHOWN_ORGANIZATIONS], has_more, can_refresh)
 
     async def copies(self, instance_id: int) -> InstanceCopies:
         """What there is beside the instance's database.

@@ -96,7 +96,9 @@ async def test_a_snapshot_is_taken_and_goes_when_a_person_asks(
     await expect(snapshots).to_contain_text("Removing")
 
 
-async def test_education_organizations_are_read_when_a_person_asks(person: Person, workers: None) -> None:
+async def test_education_organizations_are_read_when_a_person_asks(
+    person: Person, workers: None, ods_api: None
+) -> None:
     page = person.page
     await person.create("Cedar Falls 2027")
     await has_status(page, "Completed")
