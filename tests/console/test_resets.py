@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
+from embedded.postgres import EmbeddedPostgres
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
@@ -12,6 +13,7 @@ from tests.console.people import READER, Person
 from tests.console.test_everybody import require_accessible
 from tests.console.test_instances import HOSTILE, is_as_wide_as_the_window
 from tests.postgres.instance_states import bring_to
+from tests.servers import service_dsn, session
 
 
 async def has_status(page: Page, status: str) -> None:
@@ -97,11 +99,14 @@ async def test_a_snapshot_is_taken_and_goes_when_a_person_asks(
 
 
 async def test_education_organizations_are_read_when_a_person_asks(
-    person: Person, workers: None, ods_api: None
+    person: Person, workers: None, ods_api: None, postgres: EmbeddedPostgres
 ) -> None:
     page = person.page
     await person.create("Cedar Falls 2027")
     await has_status(page, "Completed")
+    async with session(service_dsn(postgres, "EdFi_Ods_Cedar_Falls_2027_Minimal")) as inside:
+        await inside.execute("GRANT USAGE ON SCHEMA edfi TO PUBLIC")
+        await inside.execute("GRANT SELECT ON ALL TABLES IN SCHEMA edfi TO PUBLIC")
     await page.get_by_role("button", name="Read them anew").click()
     await has_status(page, "Completed")
 
