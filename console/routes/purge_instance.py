@@ -22,8 +22,11 @@ router = signed_in_router()
 async def show_purge(
     request: Request, instance_id: InstanceId, acting: ActingDep, view: DeletionViewDep
 ) -> Response:
-    """The page before a database is dropped from the trash."""
-    return _page(request, await view.purge(instance_id), await shown_form(request, acting))
+    """The page before a database is dropped from the trash; of what is not there, its own page."""
+    page = await view.purge(instance_id)
+    if not page.lines[0].row.is_in_trash:
+        return see_other(request, f"/instances/{instance_id}")
+    return _page(request, page, await shown_form(request, acting))
 
 
 @router.post("/trash/{instance_id}/purge")

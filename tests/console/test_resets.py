@@ -132,6 +132,36 @@ async def test_an_instance_is_purged_from_the_trash_when_its_name_is_typed(
     await expect(page.get_by_text("its database is gone")).to_be_visible()
 
 
+async def test_nothing_is_purged_when_the_instance_is_not_in_the_trash(
+    person: Person, instances: InstanceStore, job_store: JobStore
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    await page.goto(f"/console/trash/{job.instance_id}/purge")
+    await person.sees_heading("Glendale")
+    token = await page.locator("input[name=csrf]").first.get_attribute("value")
+    sent = await page.request.post(
+        f"/console/trash/{job.instance_id}/purge", form={"csrf": str(token), "typed_name": "Glendale"}
+    )
+    assert sent.status == 409
+    assert "The instance is not in the trash" in await sent.text()
+
+
+async def test_a_backup_and_a_reset_are_requested_when_the_browser_runs_no_script(
+    open_context: OpenContext, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    page = await (await open_context(java_script_enabled=False)).new_page()
+    await Person(page).sign_in()
+    await page.goto(f"/console/instances/{job.instance_id}")
+    await page.get_by_role("button", name="Make a backup").click()
+    await expect(page.get_by_text("Set ODS_BACKUP_URL")).to_be_visible()
+    await page.goto(f"/console/instances/{job.instance_id}/reset")
+    await page.get_by_label("Type Glendale").fill("Glendale")
+    await page.get_by_role("button", name="Reset Glendale").click()
+    await has_status(page, "Pending")
+
+
 async def test_a_database_stays_when_its_instance_is_detached(
     person: Person, workers: None, admin: asyncpg.Connection
 ) -> None:
