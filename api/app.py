@@ -162,6 +162,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await asyncio.gather(*(one.dispatcher.drain() for one in services))
+            await asyncio.gather(*(one.looks.close() for one in services))
             await asyncio.gather(app.state.health.close(), *(one.recorder.flush() for one in services))
 
 

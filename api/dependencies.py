@@ -15,6 +15,7 @@ from api.job_dispatcher import JobDispatcher
 from api.security.clients import ApiClients
 from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
+from api.server_looks import ServerLooks
 from api.services import Services, services_of
 from databases.server import Server
 from databases.spare_pool import SparePool
@@ -61,6 +62,7 @@ DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tena
 BackupRecordsDep = Annotated[BackupRecords, _part(lambda services: services.tenant.backups)]
 ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]
+ServerLooksDep = Annotated[ServerLooks, _part(lambda services: services.looks)]
 SparePoolDep = Annotated[SparePool, _part(lambda services: services.tenant.spares)]
 
 SnapshotStoreDep = Annotated[SnapshotStore, _part(lambda services: services.tenant.snapshots.store)]

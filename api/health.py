@@ -1,10 +1,10 @@
 """The health of the service and its parts: examined at most every two seconds, however many clients ask."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import chain
 from time import monotonic
 from typing import Annotated
 
@@ -19,6 +19,9 @@ from api.schemas.base import ResponseModel
 _FRESH_SECONDS = 2.0
 """How long a report is given again."""
 
+_Timed = tuple[list[Result], float]
+"""The results of a check, and the seconds that it took."""
+
 
 class Health(ResponseModel):
     """How the service is: unhealthy if no tenant's registry works, degraded if any part is not healthy."""
@@ -28,16 +31,37 @@ class Health(ResponseModel):
 
 
 @dataclass(frozen=True)
+class Part:
+    """How one part is.
+
+    Attributes:
+        result: as it is answered.
+        seconds: within which it answered; None if it did not.
+        since: when this process first saw it like that, in UTC.
+    """
+
+    result: Result
+    seconds: float | None
+    since: datetime
+
+
+@dataclass(frozen=True)
 class Report:
     """The health of the service, as it is answered.
 
     Args:
         status: 503 if no tenant's requests can be accepted.
         body: a `Health` in JSON.
+        health: how the service is.
+        parts: how each part is.
+        at: when they were examined, in UTC.
     """
 
     status: HTTPStatus
     body: bytes
+    health: HealthStatus
+    parts: Sequence[Part]
+    at: datetime
 
 
 class HealthMonitor:
@@ -51,7 +75,8 @@ class HealthMonitor:
         self._tenants = tenants
         self._examining: asyncio.Task[Report] | None = None
         self._fresh_until = 0.0
-        self._late: set[asyncio.Task[list[Result]]] = set()
+        self._late: set[asyncio.Task[_Timed]] = set()
+        self._since: dict[str, tuple[HealthStatus, datetime]] = {}
 
     async def report(self) -> Report:
         """How the service is, or was two seconds ago."""
@@ -66,29 +91,51 @@ class HealthMonitor:
 
     async def _examine(self) -> Report:
         """Check every part at once, for at most two seconds."""
-        asked = {asyncio.create_task(check.results()): check for check in checks(self._tenants)}
+        asked = {asyncio.create_task(_timed(check)): check for check in checks(self._tenants)}
         _, late = await asyncio.wait(asked, timeout=TIMEOUT) if asked else (set(), set())
         for task in late:
             self._abandon(task)
-        results = chain.from_iterable(_results_of(task, check, late) for task, check in asked.items())
-        report = _report(list(results))
+        at = datetime.now(UTC)
+        parts = [
+            Part(result, seconds, self._seen_since(result, at))
+            for task, check in asked.items()
+            for result, seconds in _results_of(task, check, late)
+        ]
+        report = _report(parts, at)
         self._fresh_until = monotonic() + _FRESH_SECONDS
         return report
 
-    def _abandon(self, task: asyncio.Task[list[Result]]) -> None:
+    def _seen_since(self, result: Result, now: datetime) -> datetime:
+        """Since when the part has the status that it has now."""
+        status, since = self._since.get(result.name, (None, now))
+        if status is not result.status:
+            since = now
+        self._since[result.name] = result.status, since
+        return since
+
+    def _abandon(self, task: asyncio.Task[_Timed]) -> None:
         """Cancel `task` without waiting until it has closed its connections."""
         task.cancel()
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
 
+async def _timed(check: Check) -> _Timed:
+    begun = monotonic()
+    results = await check.results()
+    return results, monotonic() - begun
+
+
 def _results_of(
-    task: asyncio.Task[list[Result]], check: Check, late: Iterable[asyncio.Task[list[Result]]]
-) -> list[Result]:
-    return check.unanswered() if task in late else task.result()
+    task: asyncio.Task[_Timed], check: Check, late: Iterable[asyncio.Task[_Timed]]
+) -> Iterator[tuple[Result, float | None]]:
+    """Each result of a check, and within how many seconds it was there; None if it was not."""
+    results, seconds = (check.unanswered(), None) if task in late else task.result()
+    return ((result, seconds) for result in results)
 
 
-def _report(results: list[Result]) -> Report:
+def _report(parts: Sequence[Part], at: datetime) -> Report:
+    results = [part.result for part in parts]
     # A registry is the only part that can be unhealthy.
     registries = [one for one in results if one.name.partition(":")[0] == "database"]
     if all(registry.status is HealthStatus.UNHEALTHY for registry in registries):
@@ -97,7 +144,8 @@ def _report(results: list[Result]) -> Report:
         status, code = HealthStatus.HEALTHY, HTTPStatus.OK
     else:
         status, code = HealthStatus.DEGRADED, HTTPStatus.OK
-    return Report(code, Health(status=status, results=results).model_dump_json(exclude_none=True).encode())
+    body = Health(status=status, results=results).model_dump_json(exclude_none=True).encode()
+    return Report(code, body, status, parts, at)
 
 
 async def health_monitor(connection: HTTPConnection) -> HealthMonitor:

@@ -21,6 +21,7 @@ from api.security.grants import TokenGrants
 from api.security.limits import ConnectLimits
 from api.security.registration import ClientRegistration
 from api.security.tokens import Tokens, TokenVerifier
+from api.server_looks import ServerLooks
 from registry.audit import AuditTrail
 from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
@@ -36,7 +37,7 @@ from registry.ods_instances.store import OdsInstances
 from registry.sign_in_links import SignInLinks
 from temporal import schedules
 from temporal.job_canceller import JobCanceller
-from temporal.job_starter import JobStarter
+from temporal.job_starter import JobStarter, started_jobs
 from temporal.refresh_starter import RefreshStarter
 from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
@@ -55,6 +56,7 @@ class Services:
     temporal: Client
     adoption: DatabaseAdoption
     usage: InstanceUsage
+    looks: ServerLooks
     descriptions: InstanceDescriptions
     ods_instances: OdsInstances
     contexts: Contexts
@@ -94,6 +96,7 @@ class Services:
             temporal=temporal,
             adoption=DatabaseAdoption(tenant),
             usage=InstanceUsage(tenant),
+            looks=ServerLooks(tenant.drift, tenant.spares, partial(started_jobs, temporal, tenant.name)),
             descriptions=InstanceDescriptions(
                 tenant.queries, tenant.instances, partial(_workflow_url, tenant, temporal)
             ),

@@ -70,6 +70,11 @@ class PoolReport:
     templates: list[TemplatePool]
     unfinished: int
 
+    @property
+    def missing(self) -> int:
+        """How many spares are wanted and not ready."""
+        return sum(max(0, pool.wanted - pool.ready) for pool in self.templates)
+
 
 class SparePool:
     """The spares of one installation on one server.

@@ -1,6 +1,6 @@
 """Everything that the doctor examines, of all tenants, at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from pydantic import SecretStr
@@ -26,11 +26,17 @@ _SESSIONS_OF_A_STEP = 2
 
 async def examine(settings: AnySettings) -> list[Finding]:
     """The findings about an installation with these settings; nothing is changed."""
-    return [*examine_settings(settings), *await run_all(list(_checks(settings)))]
+    return [*examine_settings(settings), *await run_all(list(_checks(settings, settings.tenants)))]
 
 
-def _checks(settings: AnySettings) -> Iterator[Check]:
-    for tenant, own in settings.tenants.items():
+async def examine_tenant(settings: AnySettings, tenant: str) -> list[Finding]:
+    """The findings about what one tenant works with, without the settings; nothing is changed."""
+    return await run_all(list(_checks(settings, [tenant])))
+
+
+def _checks(settings: AnySettings, tenants: Iterable[str]) -> Iterator[Check]:
+    for tenant in tenants:
+        own = settings.tenants[tenant]
         of = f"{tenant}: " if settings.multi_tenant else ""
         registry = _target(settings, f"{of}registry", "admin_dsn", own)
         server = _target(settings, f"{of}server", "master_dsn", own)

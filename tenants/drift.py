@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -58,13 +58,46 @@ _SUSPICIONS = {
 }
 
 
+class RemedyAction(StrEnum):
+    """What a request to this service can do about a contradiction."""
+
+    ADOPT = "Adopt"
+    UNDELETE = "Undelete"
+    PURGE = "Purge"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A request that settles a contradiction. The request itself checks whether it may be granted.
+
+    Attributes:
+        action: what is requested.
+        instance_id: of which instance.
+        database: of an adoption, the database that the instance gets; None if it keeps the name it has.
+    """
+
+    action: RemedyAction
+    instance_id: int
+    database: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The same on the command line."""
+        named = "" if self.database is None else f" --database {self.database}"
+        return f"ods instance {self.action.lower()} {self.instance_id}{named}"
+
+
 @dataclass(frozen=True, order=True)
 class Drift:
-    """One contradiction: `subject` is the database, instance or directory it is about."""
+    """One contradiction: `subject` is the database, instance or directory it is about.
+
+    `remedy` is the request that settles it; None if the operator must do it by hand.
+    """
 
     kind: DriftKind
     subject: str
     explanation: str
+    remedy: Remedy | None = field(default=None, compare=False)
 
     @property
     def identity(self) -> tuple[DriftKind, str]:
@@ -342,7 +375,8 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
         database = seen.databases.get(instance.database_name)
         if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
-            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words)
+            remedy = None if database is None else _adoption_of(database, instance)
+            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
             words = (
                 f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
@@ -360,8 +394,9 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     }
     for row in seen.trashed:
         if row.trash_database not in seen.databases and row.status in AT_REST:
-            words = _missing_in_trash(row, named.get(str(row.mark)))
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words)
+            found = named.get(str(row.mark))
+            words, remedy = _missing_in_trash(row, found), _remedy_of_missing(row, found)
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words, remedy)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
     listed = {*(row.trash_database for row in seen.trashed), *beside}
@@ -383,7 +418,8 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
                 f" to before the delete. `ods instance adopt {its.id} --database {database.name}` brings it"
                 " back."
             )
-            yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words)
+            remedy = Remedy(RemedyAction.ADOPT, its.id, database.name)
+            yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words, remedy)
 
 
 def _snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
@@ -471,7 +507,8 @@ def _resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
                 f" and `ods instance adopt {instance.id} --database {instance.database_name}` ends it with"
                 " the database that is there."
             )
-            yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words)
+            remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
+            yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words, remedy)
 
 
 def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
@@ -495,6 +532,14 @@ def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
     )
 
 
+def _remedy_of_missing(instance: DbInstance, database: Database | None) -> Remedy | None:
+    """The request that settles it; None if the database must be renamed by hand before."""
+    if database is None:
+        return Remedy(RemedyAction.PURGE, instance.id)
+    is_found = database.trash or database.name == instance.database_name
+    return Remedy(RemedyAction.UNDELETE, instance.id) if is_found else None
+
+
 def _changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     """Databases in the trash that were changed there, so that nothing is done to them by itself."""
     for row in seen.trashed:
@@ -502,7 +547,15 @@ def _changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
         if database is None or row.status not in AT_REST:
             continue
         if (words := _change_in_trash(seen, tenant, row, database)) is not None:
-            yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words)
+            remedy = _remedy_of_change(row, database)
+            yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words, remedy)
+
+
+def _remedy_of_change(instance: DbInstance, database: Database) -> Remedy | None:
+    """The request that settles it; None if the comment must be written again by hand."""
+    if database.mark != str(instance.mark):
+        return None
+    return Remedy(RemedyAction.PURGE if database.invalid else RemedyAction.UNDELETE, instance.id)
 
 
 def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database: Database) -> str | None:
@@ -588,6 +641,12 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
     return _other_database(database, instance)
+
+
+def _adoption_of(database: Database, instance: DbInstance) -> Remedy | None:
+    """The request that makes the database the instance's; None if that is no question of its comment."""
+    is_whole = database.open and not database.invalid and instance.replacement is None
+    return Remedy(RemedyAction.ADOPT, instance.id) if is_whole else None
 
 
 def _other_database(database: Database, instance: DbInstance) -> str | None:

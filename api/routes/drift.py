@@ -4,11 +4,10 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
 
-from api.dependencies import DriftDetectorDep, TemporalDep, TenantNameDep
+from api.dependencies import ServerLooksDep
 from api.http import problems
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from temporal.job_starter import started_jobs
 from tenants.drift import DriftKind
 
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
@@ -28,9 +27,7 @@ class DriftAnswer(ResponseModel):
         HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, *problems.ODS_SERVER_REFUSALS
     ),
 )
-async def get_drift(
-    detector: DriftDetectorDep, temporal: TemporalDep, tenant: TenantNameDep
-) -> list[DriftAnswer]:
+async def get_drift(looks: ServerLooksDep) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
-    found = await detector.detect(await started_jobs(temporal, tenant))
-    return [DriftAnswer.model_validate(drift, from_attributes=True) for drift in found]
+    look = await looks.look_for_drift()
+    return [DriftAnswer.model_validate(drift, from_attributes=True) for drift in look.found]

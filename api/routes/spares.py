@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from api.dependencies import RefillDep, SparePoolDep
+from api.dependencies import RefillDep, ServerLooksDep
 from api.http import problems, temporal_calls
 from api.schemas.base import Done, ResponseModel
 from api.security.tokens import bearer_token
@@ -38,10 +38,10 @@ class Spares(ResponseModel):
         HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, *problems.ODS_SERVER_REFUSALS
     ),
 )
-async def get_spares(pool: SparePoolDep) -> Spares:
+async def get_spares(looks: ServerLooksDep) -> Spares:
     """Show how many spare databases there are, and how many there shall be."""
-    found = await pool.report()
-    return Spares.model_validate(found)
+    look = await looks.look_at_spares()
+    return Spares.model_validate(look.found)
 
 
 @router.post(
