@@ -5,6 +5,8 @@ from fastapi import APIRouter
 from console.routes import (
     abandon_job,
     audit,
+    adopt_database,
+    attention,
     cancel_job,
     client_state,
     clients,
@@ -15,7 +17,9 @@ from console.routes import (
     delete_backup,
     delete_instances,
     delete_snapshot,
+    drift,
     edit_instance,
+    health,
     home,
     instance,
     instances,
@@ -31,6 +35,7 @@ from console.routes import (
     rotate_client,
     sign_in,
     sign_in_link,
+    spares,
     static,
     templates,
     theme,
@@ -45,13 +50,14 @@ for _module in (
     *(home, sign_in, sign_in_link, theme, static, live),
     # `new` and `delete` come before the ids of instances.
     *(instances, new_instance, delete_instances, edit_instance),
-    *(rename_instance, retry_instance, instance),
+    *(rename_instance, retry_instance, adopt_database, instance),
     *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
     *(clients, new_client, client_state, rotate_client, audit),
     *(backups, delete_backup, verify_backup, backup),
     *(rename_instance, retry_instance, reset_instance, copy_instance, delete_snapshot, instance),
     *(jobs, cancel_job, abandon_job, job, trash, undelete_instance, purge_instance),
     *(backups, delete_backup, verify_backup, backup, templates),
+    *(spares, drift, health, attention),
     unknown,
 ):
     router.include_router(_module.router)

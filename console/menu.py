@@ -8,5 +8,8 @@ MENU = (
     ("menu.clients", "/clients"),
     ("menu.audit", "/audit"),
     ("menu.templates", "/templates"),
+    ("menu.spares", "/spares"),
+    ("menu.drift", "/drift"),
+    ("menu.health", "/health"),
 )
 """Of each entry, the key of its name, and the page's path below the console."""

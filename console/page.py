@@ -49,6 +49,7 @@ def render(
             menu=MENU,
             current=path_of(request.scope).removeprefix(ROOT),
             theme=_theme(request),
+            attention=getattr(request.state, "attention", None),
             **context,
         )
     )

@@ -11,6 +11,7 @@ from api.http import problems
 from api.http.problems import ProblemError
 from api.middleware.audit import READING
 from console.addresses import ROOT, page_url
+from console.attention import attention_of
 from console.errors import SignInNeededError
 from console.page import render
 from console.session import SessionDep, is_stream, require_may_act
@@ -38,6 +39,12 @@ async def _require_permission(request: Request, session: SessionDep) -> None:
         await require_may_act(session)
 
 
+async def _attend(request: Request, session: SessionDep) -> None:
+    """Find out what needs a person, for the top of the page; fragments have none."""
+    if _SCRIPT_HEADER not in request.headers and not is_stream(request):
+        request.state.attention = await attention_of(session.services)
+
+
 def page_router() -> APIRouter:
     """A router for pages that need no client that is signed in."""
     return APIRouter(prefix=ROOT, route_class=PageRoute)
@@ -48,7 +55,9 @@ def signed_in_router() -> APIRouter:
 
     What these endpoints depend on is that of the tenant which the client has signed in to.
     """
-    return APIRouter(prefix=ROOT, route_class=PageRoute, dependencies=[Depends(_require_permission)])
+    return APIRouter(
+        prefix=ROOT, route_class=PageRoute, dependencies=[Depends(_require_permission), Depends(_attend)]
+    )
 
 
 class PageRoute(APIRoute):

@@ -1,4 +1,4 @@
-"""*Instances*: the list, with filters; its rows alone for pages that are open; what needs a person."""
+"""*Instances*: the list, with filters; its rows alone for pages that are open."""
 
 from fastapi import Request, Response
 
@@ -14,7 +14,7 @@ router = signed_in_router()
 @router.get("/instances")
 async def show_instances(request: Request, view: InstancesViewDep, query: InstancesQueryDep) -> Response:
     """The page."""
-    return render(request, "instances.html", page=await view.page(query), failed=await view.failed())
+    return render(request, "instances.html", page=await view.page(query))
 
 
 @router.get("/instances/rows")
@@ -30,15 +30,5 @@ async def show_rows(
             request, "/instances", page=query.number, **query.fields
         )
         return response
-
-    return await fragments.shared(make)
-
-
-@router.get("/instances/attention")
-async def show_attention(request: Request, view: InstancesViewDep, fragments: FragmentsDep) -> Response:
-    """What needs a person."""
-
-    async def make() -> Response:
-        return render(request, "_partials/attention.html", failed=await view.failed())
 
     return await fragments.shared(make)

@@ -3,7 +3,7 @@
 (() => {
   const stream = document.body.dataset.stream;
   const note = document.getElementById("live");
-  const POLL = 2000, APART = 1000;
+  const POLL = 2000, APART = 1000, CLOCK = 10000;
   const fetched = new Map();
   let source = null, poll = 0, brokenAt = null, over = false;
 
@@ -106,6 +106,8 @@
   addEventListener("pagehide", () => document.querySelector("[data-once]")?.remove());
   tellTimes();
   setInterval(tellTimes, 1000);
+  // What no stream tells, as what is on the server, is asked for now and then.
+  setInterval(() => document.hidden || over || refresh(new Set(["clock"])), CLOCK);
   if (stream) {
     connect();
     addEventListener("pagehide", () => source.close());

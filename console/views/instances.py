@@ -1,4 +1,4 @@
-"""What the page *Instances* shows: a part of the list, and what needs a person."""
+"""What the page *Instances* shows: a part of the list."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from fastapi import Depends, Query
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, RecentChangesDep, SettingsDep
 from api.instance_service import MOST_AT_ONCE, InstanceServiceDep, Selection
 from api.schemas.instances import Instance
+from console.attention import FAILED
 from console.views.paging import PageNumber, Paging
 from console.views.progress import ProgressView, progress_of
 from console.views.statuses import Badge, instance_badge
@@ -24,7 +25,6 @@ PER_PAGE = MOST_AT_ONCE
 """So all that a page shows can be deleted at once."""
 LISTED = tuple(status for status in InstanceStatus if status is not InstanceStatus.DELETED)
 """What is deleted has a page of its own."""
-_FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)
 SORTS = {
     "name": "Name",
     "status": "Status",
@@ -194,10 +194,6 @@ class InstancesView:
             query, await self._rows(rows), Paging(query.page, PER_PAGE, total), self._templates
         )
 
-    async def failed(self) -> int:
-        """How many instances need a person."""
-        return await self._queries.count(InstanceFilter(statuses=_FAILED))
-
     async def _rows(self, rows: Sequence[DbInstance]) -> list[InstanceRow]:
         described = await self._service.described(rows)
         figures_of = await self._usage.of_page(rows)
@@ -224,7 +220,7 @@ def _row(
         changed_at=row.last_modified or row.last_refreshed,
         is_protected=row.is_protected,
         progress=progress_of(instance, jobs.get(instance.job_id or "")),
-        error=row.error_message if row.status in _FAILED else None,
+        error=row.error_message if row.status in FAILED else None,
     )
 
 

@@ -8,7 +8,8 @@ from console.texts import t
 from registry.instances.status import InstanceStatus, JobStatus, Operation, is_usable, traits
 from registry.storage.models import DbInstance
 
-_GOOD, _BUSY, _BAD, _GONE = ("good", "●"), ("busy", "◐"), ("bad", "▲"), ("gone", "○")
+GOOD, BUSY, BAD, GONE = ("good", "●"), ("busy", "◐"), ("bad", "▲"), ("gone", "○")
+"""Of each tone, its name in the stylesheet, and its symbol."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ def instance_badge(row: DbInstance) -> Badge:
 def job_badge(status: str) -> Badge:
     """The status of a job; one that another product has written may be any word."""
     if status not in list(JobStatus):
-        return Badge(status, *_GONE)
+        return Badge(status, *GONE)
     known = JobStatus(status)
     match known:
         case JobStatus.PENDING | JobStatus.IN_PROGRESS:
-            appearance = _BUSY
+            appearance = BUSY
         case JobStatus.COMPLETED:
-            appearance = _GOOD
+            appearance = GOOD
         case JobStatus.ERROR:
-            appearance = _BAD
+            appearance = BAD
         case _:
             assert_never(known)
     return Badge(status, *appearance)
@@ -60,13 +61,13 @@ def is_under_way(instance: Instance) -> bool:
 def _of_instance(status: InstanceStatus) -> tuple[str, str]:
     match status:
         case InstanceStatus.COMPLETED:
-            return _GOOD
+            return GOOD
         case InstanceStatus.PENDING | InstanceStatus.IN_PROGRESS | InstanceStatus.PENDING_DELETE:
-            return _BUSY
+            return BUSY
         case InstanceStatus.ERROR | InstanceStatus.DELETE_FAILED:
-            return _BAD
+            return BAD
         case InstanceStatus.DELETED:
-            return _GONE
+            return GONE
         case _:
             assert_never(status)
 

@@ -26,6 +26,10 @@ PAGES = (
         "/backups",
         "/templates",
         "/backups?kind=final&status=Error",
+        "/spares",
+        "/drift",
+        "/health",
+        "/health/doctor",
     ),
     "/no-such-page",
 )
