@@ -86,18 +86,18 @@ class ServerLooks:
             task.cancel()
         await asyncio.gather(*self._renewing, return_exceptions=True)
 
-    def _renew(self, name: str, seconds: float, look: Callable[[], Awaitable[object]]) -> None:
+    def _renew(self, name: str, seconds: float, inspect: Callable[[], Awaitable[object]]) -> None:
         now = monotonic()
         if name in self._renewed_at and now < self._renewed_at[name] + seconds:
             return
         self._renewed_at[name] = now
-        task = asyncio.create_task(_look_quietly(name, look))
+        task = asyncio.create_task(_look_quietly(name, inspect))
         self._renewing.add(task)
         task.add_done_callback(self._renewing.discard)
 
 
-async def _look_quietly(name: str, look: Callable[[], Awaitable[object]]) -> None:
+async def _look_quietly(name: str, inspect: Callable[[], Awaitable[object]]) -> None:
     try:
-        await look()
+        await inspect()
     except Exception as error:  # noqa: BLE001 - the server is away, which the health tells
         _logger.info("The look at the server for %s has failed: %s", name, fault_name(error))

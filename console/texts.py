@@ -384,7 +384,8 @@ _TEXTS = {
     "drift.server_says": "The server says",
     "drift.means": "What it means",
     "drift.remedy": "Remedy",
-    "drift.by_hand": "By hand, as it says above: this service does nothing here by itself.",
+    "drift.by_hand": "By hand, on the server: bring back what is missing, or remove what is left over. This"
+    " service does nothing here by itself.",
     "drift.remedy.Adopt": "Adopt the database",
     "drift.remedy.Undelete": "Undelete the instance",
     "drift.remedy.Purge": "Purge the instance",

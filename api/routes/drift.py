@@ -29,5 +29,5 @@ class DriftAnswer(ResponseModel):
 )
 async def get_drift(looks: ServerLooksDep) -> list[DriftAnswer]:
     """Compare the registry with the server of the ODS databases; an empty list says that they agree."""
-    look = await looks.look_for_drift()
-    return [DriftAnswer.model_validate(drift, from_attributes=True) for drift in look.found]
+    seen = await looks.look_for_drift()
+    return [DriftAnswer.model_validate(drift, from_attributes=True) for drift in seen.found]

@@ -40,8 +40,8 @@ class Spares(ResponseModel):
 )
 async def get_spares(looks: ServerLooksDep) -> Spares:
     """Show how many spare databases there are, and how many there shall be."""
-    look = await looks.look_at_spares()
-    return Spares.model_validate(look.found)
+    seen = await looks.look_at_spares()
+    return Spares.model_validate(seen.found)
 
 
 @router.post(

@@ -73,8 +73,8 @@ class DriftView:
         Raises:
             DatabaseFaultError: the server cannot be read.
         """
-        look = self._looks.drift or await self._looks.look_for_drift()
-        return DriftPage(look.at, [_finding(drift) for drift in look.found])
+        seen = self._looks.drift or await self._looks.look_for_drift()
+        return DriftPage(seen.at, [_finding(drift) for drift in seen.found])
 
     async def look_again(self) -> None:
         """Compare registry and server now.

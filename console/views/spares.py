@@ -50,11 +50,11 @@ class SparesView:
         Raises:
             DatabaseFaultError: the server cannot be read.
         """
-        look = await self._looks.look_at_spares()
-        report = look.found
+        seen = await self._looks.look_at_spares()
+        report = seen.found
         rows = [SpareRow(pool, _badge(pool, report.unfinished)) for pool in report.templates]
         are_any = any(pool.wanted or pool.ready or pool.stale for pool in report.templates)
-        return SparesPage(look.at, rows, report.unfinished, are_any or bool(report.unfinished))
+        return SparesPage(seen.at, rows, report.unfinished, are_any or bool(report.unfinished))
 
 
 SparesViewDep = Annotated[SparesView, Depends()]
