@@ -4,15 +4,14 @@ from fastapi import APIRouter
 
 from console.routes import (
     abandon_job,
-    audit,
     adopt_database,
     attention,
-    cancel_job,
-    client_state,
-    clients,
+    audit,
     backup,
     backups,
     cancel_job,
+    client_state,
+    clients,
     copy_instance,
     delete_backup,
     delete_instances,

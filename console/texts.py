@@ -495,6 +495,8 @@ _TEXTS = {
     "jobs.count": "{number} jobs",
     "jobs.count.one": "1 job",
     "jobs.instance": "Instance id",
+    "jobs.first_day": "From",
+    "jobs.last_day": "Until",
     "jobs.empty": "Here will be the jobs: each creates, renames, deletes or otherwise works on an instance."
     " On the command line:",
     "jobs.none_match": "No job fits this filter.",

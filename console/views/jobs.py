@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Query
@@ -31,12 +32,16 @@ class JobsQuery:
         operation: what the jobs do, or empty.
         instance: the id of an instance as it was typed, or empty.
         page: counts from 1.
+        first_day: jobs that were requested on this day or later, as in 2026-11-26, in UTC; or empty.
+        last_day: jobs that were requested on this day or before; or empty.
     """
 
     status: str = ""
     operation: str = ""
     instance: str = ""
     page: int = 1
+    first_day: str = ""
+    last_day: str = ""
 
     @property
     def chosen(self) -> JobFilter:
@@ -45,12 +50,20 @@ class JobsQuery:
             statuses=[status for status in JobStatus if status == self.status],
             operations=[word for word in JOB_WORDS if word == self.operation],
             instance_id=id_of(self.instance),
+            created_from=_midnight(self.first_day),
+            created_to=_midnight(self.last_day, days_later=1),
         )
 
     @property
     def fields(self) -> dict[str, str]:
         """The fields of the address, without the number of the page."""
-        return {"status": self.status, "operation": self.operation, "instance": self.instance}
+        return {
+            "status": self.status,
+            "operation": self.operation,
+            "instance": self.instance,
+            "first_day": self.first_day,
+            "last_day": self.last_day,
+        }
 
     @property
     def number(self) -> int | None:
@@ -60,16 +73,18 @@ class JobsQuery:
     @property
     def is_filtered(self) -> bool:
         """Whether it leaves jobs out."""
-        return bool(self.status or self.operation or self.instance)
+        return any(self.fields.values())
 
 
-async def _query(
+async def _query(  # noqa: PLR0913, PLR0917 - the filters of a list
     page: PageNumber = 1,
     status: Annotated[str, Query()] = "",
     operation: Annotated[str, Query()] = "",
     instance: Annotated[str, Query()] = "",
+    first_day: Annotated[str, Query()] = "",
+    last_day: Annotated[str, Query()] = "",
 ) -> JobsQuery:
-    return JobsQuery(status, operation, instance.strip(), page)
+    return JobsQuery(status, operation, instance.strip(), page, first_day, last_day)
 
 
 JobsQueryDep = Annotated[JobsQuery, Depends(_query)]
@@ -204,3 +219,11 @@ def _is_last(job: Job, instance: DbInstance) -> bool:
         return False
     last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
     return job.job_id == last
+
+
+def _midnight(day: str, *, days_later: int = 0) -> datetime | None:
+    """The beginning of the day, in UTC without a zone as the registry has times; None if it is no day."""
+    try:
+        return datetime.combine(date.fromisoformat(day) + timedelta(days=days_later), time.min)
+    except (ValueError, OverflowError):
+        return None

@@ -130,3 +130,19 @@ async def test_hostile_names_are_only_text_when_they_are_in_drift(
     await person.page.goto("/console/drift/again")
     await expect(person.page.get_by_text(HOSTILE).first).to_be_visible()
     assert await is_as_wide_as_the_window(person.page)
+
+
+async def test_jobs_of_some_days_are_listed_when_days_are_chosen(
+    person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    await bring_to(instances, job_store, "Completed", "Grand Bend")
+    await registry.execute("UPDATE adminapi.jobstatuses SET createdat = '2026-03-05 23:59:00'")
+    await page.goto("/console/jobs")
+    await page.get_by_label("From").fill("2026-03-06")
+    await expect(page.get_by_text("No job fits this filter.")).to_be_visible()
+    await page.get_by_label("From").fill("2026-03-05")
+    await page.get_by_label("Until").fill("2026-03-05")
+    await expect(page.get_by_role("row", name="Create")).to_be_visible()
+    await page.get_by_label("Until").fill("2026-03-04")
+    await expect(page.get_by_text("No job fits this filter.")).to_be_visible()
