@@ -1,5 +1,7 @@
 """Spares: seen, and made when a person asks."""
 
+import asyncio
+
 import pytest
 from playwright.async_api import expect
 
@@ -16,6 +18,10 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 
 async def test_missing_spares_are_made_when_the_refill_is_requested(person: Person, workers: None) -> None:
     page = person.page
+    # The workers set up the schedule of the refill when they start.
+    async with asyncio.timeout(60):
+        while await page.goto("/console/health") and await page.get_by_text("It has no schedule yet").count():
+            pass
     await page.goto("/console/spares")
     await expect(page.get_by_role("row", name="Minimal")).to_contain_text("of 1")
     await page.get_by_role("button", name="Refill now").click()
