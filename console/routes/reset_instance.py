@@ -6,6 +6,7 @@ from fastapi import Request, Response
 
 from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
+from api.reset_service import ResetServiceDep
 from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
@@ -30,7 +31,7 @@ async def show_reset(
 
 @router.post("/instances/{instance_id}/reset")
 async def reset(
-    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: InstanceServiceDep
+    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: ResetServiceDep
 ) -> Response:
     """Request the reset."""
     page = await view.page(instance_id)
