@@ -12,7 +12,7 @@ from hashlib import sha256
 import asyncpg
 
 from databases.errors import translate_postgres_errors
-from databases.statements import fetch_rows, fetch_value
+from databases.statements import catalog_names_only, fetch_rows, fetch_value
 
 _QUIET_SECONDS = 60
 """How long a session must have been idle. PostgreSQL makes it report what it has written after ten seconds; a
@@ -62,8 +62,11 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
     Raises:
         DatabaseFaultError: the server is away, or a sequence may not be read.
     """
-    counters = await fetch_value(session, _COUNTERS)
-    names = [row["name"] for row in await fetch_rows(session, _SEQUENCES)]
+    with translate_postgres_errors({}):
+        async with catalog_names_only(session):
+            counters = await fetch_value(session, _COUNTERS)
+            names = [row["name"] for row in await fetch_rows(session, _SEQUENCES)]
+    # In transactions of their own, each of which locks the sequences of one batch.
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     values = [await _values_of(session, batch) for batch in batches]
     digest = sha256(repr(values).encode()).hexdigest()
@@ -76,7 +79,9 @@ async def is_quiet(session: asyncpg.Connection) -> bool:
     Raises:
         DatabaseFaultError: the server is away.
     """
-    return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
+    with translate_postgres_errors({}):
+        async with catalog_names_only(session):
+            return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
 
 
 async def _values_of(session: asyncpg.Connection, sequences: Sequence[str]) -> list[str]:

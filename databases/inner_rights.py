@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from databases.errors import translate_postgres_errors
-from databases.statements import fetch_rows, fetch_value
+from databases.statements import catalog_names_only, fetch_rows, fetch_value
 
 Rights: TypeAlias = list[Any]
 """Objects of JSON, one for each role and object: `kind`; `schema`, `name` and `part` say what it is; `role`,
@@ -124,9 +124,7 @@ async def read_rights(session: asyncpg.Connection) -> Rights:
         DatabaseFaultError: the server is away, …
     """
     with translate_postgres_errors({}):
-        async with session.transaction():
-            # So that the types of arguments are written with their schemas.
-            await session.execute("SET LOCAL search_path = pg_catalog")
+        async with catalog_names_only(session):
             return [dict(row) for row in await fetch_rows(session, _RIGHTS)]
 
 
@@ -138,7 +136,8 @@ async def give_rights(session: asyncpg.Connection, rights: Rights) -> None:
     Raises:
         DatabaseFaultError: one cannot be given, the server is away, …
     """
-    statements = await fetch_value(session, _GRANTS, json.dumps(rights))
-    if statements:
-        with translate_postgres_errors({}):
-            await session.execute(statements)
+    with translate_postgres_errors({}):
+        async with catalog_names_only(session):
+            statements = await fetch_value(session, _GRANTS, json.dumps(rights))
+            if statements:
+                await session.execute(statements)

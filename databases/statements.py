@@ -4,7 +4,8 @@
 the general reason of the SQLSTATE is given (`databases/errors.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +27,7 @@ async def execute(
         DatabaseFaultError: PostgreSQL refused, or the connection broke.
     """
     with translate_postgres_errors(reasons):
-        quoted = await session.fetchval("SELECT format($1, VARIADIC $2::text[])", statement, names)
+        quoted = await session.fetchval("SELECT pg_catalog.format($1, VARIADIC $2::text[])", statement, names)
         await session.execute(quoted)
 
 
@@ -62,3 +63,15 @@ async def fetch_value(
     """
     with translate_postgres_errors(reasons):
         return await session.fetchval(query, *arguments)
+
+
+@asynccontextmanager
+async def catalog_names_only(session: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction in which names without a schema are those of PostgreSQL.
+
+    In an instance's database, other roles may have made a function `public.format(text, text)`, which
+    PostgreSQL would otherwise call in place of its own, with all the rights of the service's role.
+    """
+    async with session.transaction():
+        await session.execute("SET LOCAL search_path = pg_catalog")
+        yield
