@@ -205,7 +205,7 @@ class DatabaseAdoption:
         """Record the instance again that the registry has lost and `database` belongs to."""
         tenant = self._tenant
         async with tenant.server.session() as session:
-            candidate = _require_adoptable(await self._lost_instance(session, ods_instance_id, database))
+            _require_adoptable(await self._lost_instance(session, ods_instance_id, database))
             owner = await adoption.owner_of(session, database)
         named = self._named(database)
         if owner is None or named is None:
@@ -227,7 +227,8 @@ class DatabaseAdoption:
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await self._needed())
             row = await tenant.instances.restore_lost(lost, self._database_name(database))
-        return replace(candidate, id=row.id, name=row.name, status=row.status, adopted=True)
+        # What resets have put into the trash is recorded by that.
+        return await self.adopt(row.id, database)
 
     async def _lost_instance(
         self, session: asyncpg.Connection, ods_instance_id: int, database: str

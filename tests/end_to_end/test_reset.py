@@ -482,6 +482,22 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     assert await read(postgres, job) == ["old"]
 
 
+async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_instance(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    await rows.execute("DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.dbinstances")
+    await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
+
+    adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
+    assert adopted.adopted
+    again = replace(job, instance_id=adopted.id)
+    assert await operator.ended(await undo(operator, again)) is JobStatus.COMPLETED
+    assert await read(postgres, again) == ["old"]
+
+
 async def test_adoption_and_drift_leave_a_version_alone(
     operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str
 ) -> None:
