@@ -425,9 +425,15 @@ class DatabaseActivities:
     async def _remove_private(
         self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool = False
     ) -> None:
-        """Drop what was made for the instance under private names, and no job knows of."""
+        """Drop what was made for the instance under private names, and no job knows of.
+
+        What a purge has opened in the trash is closed, whichever job is the last by the registry: that may
+        have been restored to before the purge.
+        """
         await dropping.drop_staging(session, owner_of(job))
         await replacing.drop_unknown(session, owner_of(job), deleted=deleted)
+        if job.trash_database is not None:
+            await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as session:
@@ -458,16 +464,14 @@ class DatabaseActivities:
             case Undo.BACK_TO_TRASH:
                 await trash.put(self._tenant.server, session, _trash_job(job))
                 await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
-            case Undo.CLOSE_TRASH:
-                await self._remove_private(session, job)
-                await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)
             case Undo.END_BACKUP:
                 await dropping.end_programs(session, program_label(UUID(job.mark)))
                 await self._remove_private(session, job)
-            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
+            # What of a replacement is left, the row tells; what is open in the trash, its comment.
+            case Undo.NOTHING | Undo.END_REPLACEMENT | Undo.CLOSE_TRASH:
                 await self._remove_private(session, job)
             case unknown:
                 assert_never(unknown)

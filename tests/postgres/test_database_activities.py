@@ -21,7 +21,7 @@ from activities.sweep import SweepPage
 from databases import provisioning, spares
 from databases.constants import DISK_FULL
 from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
+from databases.ownership import Owner, opened_by, with_opening
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
 from databases.template_marks import TemplateMark, TemplateState
@@ -33,7 +33,7 @@ from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import DatabaseName, Delete, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
-from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, until
+from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements
 
 Activities = Callable[[Any], DatabaseActivities]
@@ -384,6 +384,48 @@ async def test_published_database_stays_and_the_instance_follows_it_when_its_cre
     assert await _databases(admin, job) == {job.database}
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
+
+
+@pytest.mark.parametrize("last", ["delete", "purge"])
+async def test_database_in_the_trash_is_closed_when_the_registry_does_not_know_the_job_that_has_opened_it(
+    tenant: Tenant,
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    job: InstanceJob,
+    admin: asyncpg.Connection,
+    last: str,
+) -> None:
+    """It was put back to before that; or another purge, without a backup, has failed since."""
+    does = activities(job_store)
+    await ActivityEnvironment().run(does.provision, job)
+    ended = (await instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    await job_store.begin(ended)
+    await ActivityEnvironment().run(does.trash, ended)
+    if last == "purge":
+        ended = (await instances.request_purge(job.instance_id)).job
+        await job_store.begin(ended)
+        await job_store.fail(ended, "gave up")
+    kept = str(ended.trash_database)
+    row = await row_of(admin, kept)
+    assert row is not None
+    opened = with_opening(row["comment"], "PurgeInstanceJob-1-9").replace("'", "''")
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+    await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{opened}'")
+
+    pass_ = ReconcileActivities(
+        job_store, tenant.server, AsyncMock(), Mock(), Mock(), AsyncMock(), instances, tenant.versions
+    )
+    (left,) = [
+        one
+        for one in (await ActivityEnvironment().run(pass_.find_leftovers)).jobs
+        if one.instance_id == job.instance_id
+    ]
+    await ActivityEnvironment().run(does.compensate, left)
+    row = await row_of(admin, kept)
+    assert row is not None
+    assert (row["datallowconn"], opened_by(row["comment"])) == (False, None)
+    await admin.execute(f'DROP DATABASE "{kept}"')
 
 
 async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_create_succeeded(
