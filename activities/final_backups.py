@@ -10,8 +10,7 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import as_application_error
 from activities.following import Following, require_session, watched
 from backups.backing_up import back_up
-from backups.errors import BackupFaultError
-from backups.layout import dump_of, folder_of
+from backups.layout import folder_of
 from backups.manifest import Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
@@ -24,7 +23,7 @@ from registry.backups.rows import VERIFICATION_FAILED
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from registry.storage.models import Backup
-from tenants.backup_store import load_recorded, open_store
+from tenants.backup_store import is_whole, open_store
 from tenants.tenant import Tenant
 
 
@@ -106,14 +105,7 @@ async def _shows(store: BackupStore, tenant: Tenant, backup: Backup, state: str)
     """Whether the backup is stored, and shows the database in the trash as it is now."""
     if backup.database_state != state or backup.verification == VERIFICATION_FAILED:
         return False
-    try:
-        manifest = await load_recorded(store, tenant.name, backup)
-    except BackupFaultError as fault:
-        if fault.outage:
-            raise
-        return False
-    folder = await store.list_objects(folder_of(manifest.key))
-    return dump_of(manifest.key, encrypted=manifest.encrypted) in {found.path for found in folder}
+    return await is_whole(store, tenant.name, backup)
 
 
 def _deleted(job: InstanceJob) -> DatabaseFaultError:

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from backups.errors import BackupFaultError, MissingObjectError
+from backups.layout import dump_of, folder_of
 from backups.manifest import BackupKey, Manifest
 from backups.readiness import require_programs
 from backups.storage import BackupStore
@@ -68,6 +69,22 @@ async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Mani
     if (manifest.sha256, manifest.size_bytes, manifest.mark) != recorded:
         raise BackupFaultError("What is stored is not what was recorded when the backup was made.")
     return manifest
+
+
+async def is_whole(store: BackupStore, tenant: str, backup: Backup) -> bool:
+    """Whether manifest and dump of a backup are stored, and the manifest is the one that was recorded.
+
+    Raises:
+        BackupFaultError: the store is away.
+    """
+    try:
+        manifest = await load_recorded(store, tenant, backup)
+    except BackupFaultError as fault:
+        if fault.outage:
+            raise
+        return False
+    folder = await store.list_objects(folder_of(manifest.key))
+    return dump_of(manifest.key, encrypted=manifest.encrypted) in {found.path for found in folder}
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:

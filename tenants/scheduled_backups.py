@@ -6,7 +6,7 @@ from backups.errors import BackupFaultError
 from databases.change_sign import is_quiet, read_sign
 from databases.errors import DatabaseFaultError
 from registry.backups.scheduled import LastBackup
-from tenants.backup_store import load_recorded, open_store
+from tenants.backup_store import is_whole, open_store
 from tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)
@@ -24,9 +24,7 @@ async def is_unchanged(tenant: Tenant, last: LastBackup) -> bool:
     try:
         async with tenant.server.connected(last.database) as session:
             is_same = await is_quiet(session) and await read_sign(session) == backup.change_sign
-        if is_same:
-            await load_recorded(open_store(tenant.settings), tenant.name, backup)
+        return is_same and await is_whole(open_store(tenant.settings), tenant.name, backup)
     except (DatabaseFaultError, BackupFaultError) as fault:
         _logger.info("Whether %s has changed is not known: %s", backup.name, fault.reason)
         return False
-    return is_same

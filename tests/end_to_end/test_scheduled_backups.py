@@ -126,7 +126,7 @@ async def test_each_instance_gets_a_backup_and_no_other_until_it_has_changed(
 
 
 @pytest.mark.usefixtures("workers")
-@pytest.mark.parametrize("what", ["sequence", "reset", "store", "damaged", "encryption", "busy"])
+@pytest.mark.parametrize("what", ["sequence", "reset", "store", "dump", "damaged", "encryption", "busy"])
 async def test_instance_gets_another_backup_when_it_is_not_certain_that_the_last_one_will_do(
     operator: Operator,
     tenant: Tenant,
@@ -150,6 +150,9 @@ async def test_instance_gets_another_backup_when_it_is_not_certain_that_the_last
         assert await operator.ended(reset) is JobStatus.COMPLETED
     elif what == "store":
         shutil.rmtree(folder_of(backup))
+    elif what == "dump":
+        (dump,) = (it for it in folder_of(backup).iterdir() if it.name != "manifest.json")
+        dump.unlink()
     elif what == "damaged":
         (folder_of(backup) / "manifest.json").write_text("{}")
     async with _another(what, settings, operator, requests) as chosen, _session_in(what, postgres, job):
