@@ -323,6 +323,8 @@ def _state(backup: Backup, job: Job | None) -> BackupState:
         return BackupState(backup, JobStatus.COMPLETED, needed=needed)
     if job is None:
         return BackupState(backup, JobStatus.ERROR, "The registry has lost the job of this backup.")
+    if job.status == JobStatus.COMPLETED:  # a purge that has found no database
+        return BackupState(backup, JobStatus.ERROR, "There was no database any more that could be backed up.")
     return BackupState(backup, job.status, job.error_message, job.percent, job.eta_seconds)
 
 

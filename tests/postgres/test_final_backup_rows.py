@@ -309,6 +309,17 @@ async def test_backup_is_not_recorded_when_the_purge_has_moved_on_or_the_backup_
     await rows.execute("DELETE FROM adminapi.backups")
 
 
+async def test_backup_is_no_backup_when_the_purge_has_found_no_database(
+    job_store: JobStore, tenant: Tenant, purge: InstanceJob
+) -> None:
+    assert await job_store.finish_purge(purge, dropped=False)
+    state = await tenant.backups.get(UUID(purge.makes_backup))
+    assert (state.status, state.error) == (
+        "Error",
+        "There was no database any more that could be backed up.",
+    )
+
+
 async def test_waiting_verification_is_the_pass_s_when_the_purge_has_ended(
     job_store: JobStore, tenant: Tenant, rows: asyncpg.Connection, purge: InstanceJob
 ) -> None:
