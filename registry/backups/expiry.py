@@ -59,7 +59,9 @@ class BackupExpiry:
             rows = (await session.execute(kept)).all()
             for _, its in groupby(rows, key=attrgetter("mark")):
                 backups = list(its)
-                covered = [Covered(it.created_at, it.unchanged_at or it.created_at) for it in backups]
+                # A time of the schedule that is served late may be before the backup.
+                ends = [max(it.created_at, it.unchanged_at or it.created_at) for it in backups]
+                covered = [Covered(it.created_at, end) for it, end in zip(backups, ends, strict=True)]
                 for backup, expiry in zip(backups, self._expiries(covered), strict=True):
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id == backup.id)

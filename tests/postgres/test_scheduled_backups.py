@@ -225,6 +225,17 @@ async def test_time_is_served_and_the_backup_stays_longer_when_the_database_is_u
     assert await expires(tenant, backup_id) == datetime.fromisoformat("2026-06-11")
 
 
+async def test_backup_does_not_expire_earlier_when_a_pass_is_late_and_the_database_unchanged(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backup_id = await made_at(tenant, rows, job, TUESDAY)
+    await expiry.compute()
+    expected = await expires(tenant, backup_id)
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, backup_id, MONDAY)
+    await expiry.compute()
+    assert await expires(tenant, backup_id) == expected
+
+
 @pytest.mark.parametrize("what", ["deleted", "busy", "of another"])
 async def test_database_does_not_count_as_unchanged_when_its_backup_or_state_changed_meanwhile(
     tenant: Tenant, job: InstanceJob, name: str, what: str
