@@ -1,4 +1,4 @@
-"""What tells a database from one that was changed since: counters and the state of its sequences.
+"""What tells a database from one that was changed since: counters, the state of its sequences, and rights.
 
 A sign is read before a backup is made of the database. If the same sign is read later, while no session
 works in the database, then what a dump would hold is what that backup holds. All doubts are changes:
@@ -12,6 +12,7 @@ from hashlib import sha256
 import asyncpg
 
 from databases.errors import translate_postgres_errors
+from databases.inner_rights import read_rights
 from databases.statements import catalog_names_only, fetch_rows, fetch_value
 
 _QUIET_SECONDS = 60
@@ -69,7 +70,9 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
     # In transactions of their own, each of which locks the sequences of one batch.
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     values = [await _values_of(session, batch) for batch in batches]
-    digest = sha256(repr(values).encode()).hexdigest()
+    # Counted, but for the names of roles, which are the server's; the manifest of a backup has them.
+    rights = await read_rights(session)
+    digest = sha256(repr((values, rights)).encode()).hexdigest()
     return None if counters is None else f"{counters} {digest}"
 
 

@@ -177,6 +177,23 @@ async def test_sign_differs_when_another_database_has_the_name(
         await admin.execute(f"DROP DATABASE {database}_old")
 
 
+async def test_sign_differs_when_a_role_with_rights_has_another_name(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str
+) -> None:
+    await admin.execute("CREATE ROLE ods_reader")
+    try:
+        await change(postgres, database, "GRANT SELECT ON rows TO ods_reader")
+        before = await sign_of(postgres, database)
+        await admin.execute("ALTER ROLE ods_reader RENAME TO ods_other_reader")
+        after = await sign_of(postgres, database)
+        assert after.split()[:-1] == before.split()[:-1], "the name of a role is in no database"
+        assert after != before
+    finally:
+        await admin.execute("ALTER ROLE ods_other_reader RENAME TO ods_reader")
+        await change(postgres, database, "REVOKE ALL ON rows FROM ods_reader")
+        await admin.execute("DROP ROLE ods_reader")
+
+
 async def test_sign_differs_when_the_statistics_were_reset(postgres: EmbeddedPostgres, database: str) -> None:
     before = await sign_of(postgres, database)
     await change(postgres, database, "SELECT pg_stat_reset()")
