@@ -13,7 +13,7 @@ from activities.heartbeats import heartbeats
 from backups.errors import BackupFaultError
 from backups.manifest import BackupKey
 from backups.storage import BackupStore
-from backups.stored_backups import delete_backup, list_backups, load_manifest, remove_unfinished
+from backups.stored_backups import delete_backup, list_backups, load_if_readable, remove_unfinished
 from databases.scratch import remove_scratch
 from tenants.backup_store import open_store, remove_stored
 from tenants.drift import Drift, is_suspect
@@ -127,9 +127,9 @@ class BackupCleaning:
         """Whether the registry knows that what is stored is none of its backups."""
         if await self._tenant.backups.knows(key.backup_id):
             return False
-        manifest = await load_manifest(store, key)
-        made_for = manifest.details.get("backupId")
-        if not isinstance(made_for, str):
+        manifest = await load_if_readable(store, key)
+        made_for = None if manifest is None else manifest.details.get("backupId")
+        if manifest is None or not isinstance(made_for, str):
             return False
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
         return await self._tenant.backups.superseded(

@@ -18,7 +18,7 @@ from backups.manifest import BackupRequest, Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
 from backups.storage import BackupStore
-from backups.stored_backups import list_backups, load_manifest
+from backups.stored_backups import list_backups, load_if_readable
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.lookup import choose, find, require_usable
@@ -78,8 +78,10 @@ class BackupActivities:
     async def _stored_before(self, store: BackupStore, job: InstanceJob) -> Manifest | None:
         """The backup that an earlier try at the job has stored, and that was not recorded."""
         for key in await list_backups(store, instance_folder(job.tenant, job.ods_instance_id)):
-            manifest = await load_manifest(store, key)
-            if (manifest.mark, manifest.details.get("backupId")) == (UUID(job.mark), job.makes_backup):
+            manifest = await load_if_readable(store, key)  # one that is damaged must not stop new ones
+            if manifest is None or manifest.mark != UUID(job.mark):
+                continue
+            if manifest.details.get("backupId") == job.makes_backup:
                 return manifest
         return None
 

@@ -42,6 +42,20 @@ async def load_manifest(store: BackupStore, key: BackupKey) -> Manifest:
     return manifest
 
 
+async def load_if_readable(store: BackupStore, key: BackupKey) -> Manifest | None:
+    """The same; None if it is gone, damaged, of a newer release, or may not be read.
+
+    Raises:
+        BackupFaultError: the store is away.
+    """
+    try:
+        return await load_manifest(store, key)
+    except BackupFaultError as fault:
+        if fault.outage:
+            raise
+        return None
+
+
 async def delete_backup(store: BackupStore, key: BackupKey) -> None:
     """Delete a backup, or what there is of it: its manifest first, so that the rest counts as unfinished.
 

@@ -374,7 +374,12 @@ async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_
             shutil.copytree(folder, path)
             manifest = path / "manifest.json"
             manifest.write_text(manifest.read_text().replace(folder.name, str(other), 1))
+    damaged = folder.with_name(str(uuid.UUID(int=0)))  # the first that is read
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{}")
     assert "1 backups removed" in await reconcile(temporal, settings)
+    assert damaged.exists()
+    shutil.rmtree(damaged)
     assert files_in(store) == ["database.dump", "manifest.json"]
     assert stored(backup)
     await rows.execute("DELETE FROM adminapi.backups")

@@ -158,6 +158,8 @@ async def test_instance_gets_another_backup_when_it_is_not_certain_that_the_last
     async with _another(what, settings, operator, requests) as chosen, _session_in(what, postgres, job):
         assert await passed(chosen, SECOND) == ScheduledReport(requested=1)
         await all_stored(tenant)
+    newest, *_ = await backups_of(api, job)
+    assert newest["status"] == "Completed", newest
 
 
 @asynccontextmanager
