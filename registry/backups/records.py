@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import (
+    FINAL,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -192,7 +193,8 @@ class BackupRecords:
         """Whether what is stored under this id is none of the backup, and never will be.
 
         So it is if another try has made the backup, or its job has failed since. A job that had failed before
-        was tried again then: the registry, which does not know that, was restored to an earlier state.
+        was tried again then: the registry, which does not know that, was restored to an earlier state. So was
+        one that has an earlier try of a purge: what is stored may be all that is left of the database.
 
         Args:
             backup_id: the backup.
@@ -201,7 +203,9 @@ class BackupRecords:
             stored_id: the id.
             finished_at: when what is stored was whole.
         """
-        failed_since = Job.finished_at >= without_zone(finished_at)
+        finished = without_zone(finished_at)
+        failed_since = Job.finished_at >= finished
+        is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= finished)
         its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
         query = (
             select(Backup.id)
@@ -209,7 +213,7 @@ class BackupRecords:
             .where(
                 its,
                 or_(
-                    and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id),
+                    and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier),
                     and_(_UNSTORED, Job.status == JobStatus.ERROR, failed_since),
                 ),
             )

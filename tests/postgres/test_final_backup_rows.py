@@ -328,3 +328,14 @@ async def test_waiting_verification_is_the_pass_s_when_the_purge_has_ended(
     (waiting,) = await tenant.backups.waiting_verifications()
     assert str(waiting.id) == purge.makes_backup
     await rows.execute("DELETE FROM adminapi.backups")
+
+
+async def test_later_try_is_not_removed_when_the_registry_was_put_back_to_an_earlier_one(
+    job_store: JobStore, tenant: Tenant, purge: InstanceJob
+) -> None:
+    """Its database may be dropped by then."""
+    first = stored()
+    assert await job_store.record_final_backup(purge, first, "5 7")
+    its = (UUID(purge.makes_backup), UUID(purge.mark), UUID(purge.installation), uuid4())
+    assert await tenant.backups.superseded(*its, first.finished_at - timedelta(minutes=1))
+    assert not await tenant.backups.superseded(*its, first.finished_at + timedelta(minutes=1))
