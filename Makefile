@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup postgres-versions demo up test test-faults test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-faults test-console test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -37,12 +37,16 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(PYTEST) -m 'not pgbouncer and not age and not large and not faults and not timed' $(ARGS)
+	$(PYTEST) -m 'not pgbouncer and not age and not large and not faults and not console and not timed' $(ARGS)
 	$(BIN)/pytest -m 'timed and not faults' $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
 
 test-faults: setup  ## the tests in which workers, sessions and servers die at each step
 	$(PYTEST) -m 'faults and not timed' $(ARGS)
 	$(BIN)/pytest -m 'timed and faults' $(ARGS) || test $$? -eq 5
+
+# Installs a Chromium where there is none. A browser takes a processor: two at once, and nothing beside them.
+test-console: setup  ## the tests that use the console in a browser, as people do
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m console $(ARGS)
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
 	$(PYTEST) -m 'not timed' -p no:schemathesis tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)

@@ -37,6 +37,8 @@ _SLOWEST_FIRST = (
 )
 """Folders, so that in the end no process of pytest waits for long for another."""
 
+_MARKED = ("faults", "console")
+"""Folders whose tests have the marker of that name: commands of their own run them."""
 
 _SNAPSHOTS = """
 SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"kind": "snapshot"%'
@@ -46,8 +48,8 @@ SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name == "faults":
-            item.add_marker(pytest.mark.faults)
+        if (folder := item.path.parent.name) in _MARKED:
+            item.add_marker(folder)
     if hasattr(config, "workerinput"):
         order = {folder: place for place, folder in enumerate(_SLOWEST_FIRST)}
         items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
