@@ -4,7 +4,7 @@ from functools import partial
 
 from fastapi import Request, Response
 
-from api.backup_service import BackupServiceDep
+from api.backup_service import BackupServiceDep, require_readiness
 from api.dependencies import InstanceStoreDep
 from api.http.audit_context import AuditContextDep
 from api.instance_service import InstanceServiceDep
@@ -31,6 +31,7 @@ async def back_up(
 ) -> Response:
     """Request a backup."""
     action = await _action(view, "backup", instance_id)
+    await require_readiness(request)
     try:
         await service.request(instance_id)
     except REFUSED as error:
