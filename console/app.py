@@ -3,13 +3,11 @@
 from fastapi import APIRouter
 
 from console.routes import (
-    abandon_job,
     adopt_database,
     attention,
     audit,
     backup,
     backups,
-    cancel_job,
     client_state,
     clients,
     copy_instance,
@@ -18,6 +16,7 @@ from console.routes import (
     delete_snapshot,
     drift,
     edit_instance,
+    end_job,
     health,
     home,
     instance,
@@ -49,13 +48,18 @@ for _module in (
     *(home, sign_in, sign_in_link, theme, static, live),
     # `new` and `delete` come before the ids of instances.
     *(instances, new_instance, delete_instances, edit_instance),
-    *(rename_instance, retry_instance, adopt_database, instance),
-    *(jobs, cancel_job, abandon_job, job, trash, undelete_instance),
-    *(clients, new_client, client_state, rotate_client, audit),
-    *(backups, delete_backup, verify_backup, backup),
-    *(rename_instance, retry_instance, reset_instance, copy_instance, delete_snapshot, instance),
-    *(jobs, cancel_job, abandon_job, job, trash, undelete_instance, purge_instance),
+    *(
+        rename_instance,
+        retry_instance,
+        reset_instance,
+        copy_instance,
+        delete_snapshot,
+        adopt_database,
+        instance,
+    ),
+    *(jobs, end_job, job, trash, undelete_instance, purge_instance),
     *(backups, delete_backup, verify_backup, backup, templates),
+    *(clients, new_client, client_state, rotate_client, audit),
     *(spares, drift, health, attention),
     unknown,
 ):

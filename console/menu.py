@@ -5,11 +5,11 @@ MENU = (
     ("menu.jobs", "/jobs"),
     ("menu.backups", "/backups"),
     ("menu.trash", "/trash"),
-    ("menu.clients", "/clients"),
-    ("menu.audit", "/audit"),
     ("menu.templates", "/templates"),
     ("menu.spares", "/spares"),
     ("menu.drift", "/drift"),
+    ("menu.clients", "/clients"),
+    ("menu.audit", "/audit"),
     ("menu.health", "/health"),
 )
 """Of each entry, the key of its name, and the page's path below the console."""

@@ -228,16 +228,18 @@ _TEXTS = {
     "retry.button_for": "Retry {name}",
     "retry.back": "Go to the instance",
     "cancel.link": "Cancel",
-    "cancel.heading": "Cancel {operation} {name}",
-    "cancel.what": "The job ends, and what it has done is undone. The instance keeps what it had before.",
-    "cancel.button": "Cancel the job",
-    "cancel.leave": "Let it go on",
-    "cancel.back": "Go to the job",
+    "end_job.heading.cancel": "Cancel {operation} {name}",
+    "end_job.what.cancel": "The job ends, and what it has done is undone. The instance keeps what it had"
+    " before.",
+    "end_job.button.cancel": "Cancel the job",
+    "end_job.leave.cancel": "Let it go on",
+    "end_job.back": "Go to the job",
     "abandon.link": "Abandon",
-    "abandon.heading": "Abandon {operation} {name}",
-    "abandon.what": "The workflow of the job ends, and waits for no retry any longer. The instance stays"
-    " as it is: the job can still be retried.",
-    "abandon.button": "Abandon the job",
+    "end_job.heading.abandon": "Abandon {operation} {name}",
+    "end_job.what.abandon": "The workflow of the job ends, and waits for no retry any longer. The instance"
+    " stays as it is: the job can still be retried.",
+    "end_job.button.abandon": "Abandon the job",
+    "end_job.leave.abandon": "Leave it as it is",
     # Delete, trash
     "delete.link": "Delete",
     "delete.heading_one.delete": "Delete {name}",

@@ -10,12 +10,12 @@ from api.bulk_service import BulkServiceDep
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, SettingsDep
 from api.http.parsing import Properties
 from api.schemas.plans import Plan
+from console.views.instances import LISTED
 from console.views.key_values import contexts_of, labels_of
 from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
 from registry.instances.naming import database_name, name_errors
 from registry.instances.origins import CopyMode
-from registry.instances.status import InstanceStatus
 from registry.storage.listing import Page
 from registry.storage.models import Backup
 
@@ -127,9 +127,7 @@ class NewInstanceView:
     async def _source(self, typed: str) -> str | int:
         """The id of the instance that was typed, by its id or its name; else what was typed."""
         typed = typed.strip()
-        chosen = InstanceFilter(
-            name=typed, statuses=[status for status in InstanceStatus if status is not InstanceStatus.DELETED]
-        )
+        chosen = InstanceFilter(name=typed, statuses=LISTED)
         if not typed or not chosen.is_storable:
             return typed
         rows = await self._queries.chosen_instances(chosen, Page("Id", limit=2))
