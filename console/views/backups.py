@@ -15,12 +15,11 @@ from console.views.progress import ProgressView
 from console.views.statuses import Badge, job_badge
 from registry.backups.records import BackupFilter, BackupState
 from registry.backups.rows import VERIFICATION_RUNS, VERIFICATION_WAITS
-from registry.instances.status import JobStatus
+from registry.instances.status import JOB_UNDER_WAY, JobStatus
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 
 PER_PAGE = 25
-_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ BackupsViewDep = Annotated[BackupsView, Depends()]
 def backup_row(state: BackupState) -> BackupRow:
     """How a backup is shown."""
     progress = None
-    if state.status in _UNDER_WAY and state.percent is not None:
+    if state.status in JOB_UNDER_WAY and state.percent is not None:
         progress = ProgressView("", state.percent, state.eta_seconds)
     verification = state.backup.verification
     return BackupRow(

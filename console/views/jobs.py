@@ -16,11 +16,10 @@ from console.views.progress import ProgressView
 from console.views.statuses import Badge, job_badge
 from registry.instances.job_list import JobFilter
 from registry.instances.jobs import job_id
-from registry.instances.status import JOB_WORDS, RETRY, JobStatus, Operation
+from registry.instances.status import JOB_UNDER_WAY, JOB_WORDS, RETRY, JobStatus, Operation
 from registry.storage.models import DbInstance, Job
 
 PER_PAGE = 25
-UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class JobsView:
         instance = None if job.instance_id is None else await self._queries.any_instance(job.instance_id)
         return JobPage(
             _row(job, instance.name if instance else None),
-            can_cancel=job.status in UNDER_WAY,
+            can_cancel=job.status in JOB_UNDER_WAY,
             can_retry=instance is not None and _can_retry(job, instance),
             can_abandon=instance is not None and _is_last(job, instance) and job.status == JobStatus.ERROR,
             usual_seconds=await self._usual_seconds(job),
@@ -200,7 +199,7 @@ def _seconds(job: Job) -> float | None:
 
 
 def _progress(job: Job) -> ProgressView | None:
-    if job.status not in UNDER_WAY:
+    if job.status not in JOB_UNDER_WAY:
         return None
     if job.waiting_for:
         return ProgressView(t("progress.waits", reason=job.waiting_for))

@@ -20,14 +20,13 @@ from registry.backups.rows import (
     without_zone,
 )
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
+from registry.instances.status import JOB_UNDER_WAY, JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
 from registry.storage.models import UTC_NOW, Backup, Job
 from registry.storage.sessions import RegistrySessions
 
 _UNSTORED = Backup.stored_id.is_(None)
-_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 _STATUS = case(
     (Backup.stored_id.is_not(None), JobStatus.COMPLETED), else_=func.coalesce(Job.status, JobStatus.ERROR)
 )
@@ -154,7 +153,7 @@ class BackupRecords:
                     f"Cancel that first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
                     f" {state.backup.job_id}`; or wait until it is done.",
                 )
-            if state.status in _UNDER_WAY:
+            if state.status in JOB_UNDER_WAY:
                 raise BackupRefusedError(
                     state.status,
                     "The backup is being made.",
@@ -262,7 +261,7 @@ class BackupRecords:
     async def waiting_verifications(self) -> Sequence[Backup]:
         """The backups whose verification waits or runs, but for those that their jobs verify."""
         wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
-        under_way = exists().where(Job.job_id == Backup.job_id, Job.status.in_(_UNDER_WAY))
+        under_way = exists().where(Job.job_id == Backup.job_id, Job.status.in_(JOB_UNDER_WAY))
         return await self._all(and_(wanted, Backup.deleted_at.is_(None), ~under_way))
 
     async def final_of(self, job: InstanceJob) -> Backup | None:
@@ -323,7 +322,7 @@ def _with_job() -> Select[Backup, Job]:
 
 def _state(backup: Backup, job: Job | None) -> BackupState:
     if backup.stored_id is not None:
-        needed = job is not None and job.status in _UNDER_WAY
+        needed = job is not None and job.status in JOB_UNDER_WAY
         return BackupState(backup, JobStatus.COMPLETED, needed=needed)
     if job is None:
         return BackupState(backup, JobStatus.ERROR, "The registry has lost the job of this backup.")

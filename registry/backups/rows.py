@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import UNDER_WAY, Operation
 from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from settings import VerifyPolicy
@@ -159,9 +159,7 @@ async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstanc
         DbInstance.operation == Operation.REPLACE,
         DbInstance.replacement["backup_id"].as_string() == str(backup_id),
     )
-    restores = select(DbInstance).where(
-        or_(created, reset), DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS))
-    )
+    restores = select(DbInstance).where(or_(created, reset), DbInstance.status.in_(UNDER_WAY))
     return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
 
 

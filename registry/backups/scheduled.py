@@ -10,14 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, details_of
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.status import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Operation
 from registry.instances.steps import JobFactory
 from registry.schedules.frequency import BACKUP_LABEL
 from registry.schedules.participants import participants
 from registry.storage.models import Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 
-_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 IS_COMPLETE: ColumnElement[bool] = and_(
     Backup.stored_id.is_not(None),
     Backup.deleted_at.is_(None),
@@ -57,7 +56,7 @@ class ScheduledBackups:
         Args:
             due_at: that time, in UTC without a zone.
         """
-        is_made = or_(IS_COMPLETE, Job.status.in_(_UNDER_WAY))
+        is_made = or_(IS_COMPLETE, Job.status.in_(JOB_UNDER_WAY))
         last_made = (
             select(func.max(Backup.due_at))
             .outerjoin(Job, Job.job_id == Backup.job_id)
@@ -83,7 +82,7 @@ class ScheduledBackups:
                 Backup.kind == SCHEDULED,
                 Backup.mark == DbInstance.mark,
                 DbInstance.operation == Operation.BACKUP,
-                DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+                DbInstance.status.in_(UNDER_WAY),
             )
         )
         async with self._sessions.statement() as session:

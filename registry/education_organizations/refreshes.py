@@ -15,15 +15,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.jobs import tenant_id
-from registry.instances.status import REFRESH, JobStatus
+from registry.instances.status import JOB_UNDER_WAY, REFRESH, JobStatus
 from registry.storage.models import REFRESH_WAITS, UTC_NOW, Job
 from registry.storage.sessions import RegistrySessions
 from settings import DEFAULT_TENANT, Settings
 
 CANCELLED = "The refresh was cancelled. Request another one."
 """Why a refresh that was cancelled has failed."""
-
-_UNFINISHED = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class RefreshJobs:
 
     async def request_unless_unfinished(self, scope: Scope) -> None:
         """Record that `scope` shall be refreshed, if no job does that or waits to do it."""
-        if await self._first(scope, *_UNFINISHED) is None:
+        if await self._first(scope, *JOB_UNDER_WAY) is None:
             await self.request(scope)
 
     async def begin(self, scope: Scope) -> str | None:
@@ -78,7 +76,7 @@ class RefreshJobs:
         Safe to repeat: a job that has begun is due until it has ended. Only the workflow of the scope calls
         this, so a job that has begun is its own, or that of an earlier run that could not record its end.
         """
-        due = _due(scope, *_UNFINISHED).with_for_update().scalar_subquery()
+        due = _due(scope, *JOB_UNDER_WAY).with_for_update().scalar_subquery()
         values = {"status": JobStatus.IN_PROGRESS, "started_at": func.coalesce(Job.started_at, UTC_NOW)}
         async with self._sessions.statement() as session:
             begun = update(Job).where(Job.job_id == due).values(**values).returning(Job.job_id)
@@ -108,7 +106,7 @@ class RefreshJobs:
 
     async def unfinished(self) -> Sequence[Scope]:
         """The scopes with jobs that wait or run."""
-        query = select(Job.ods_instance_id).where(Job.operation == REFRESH, Job.status.in_(_UNFINISHED))
+        query = select(Job.ods_instance_id).where(Job.operation == REFRESH, Job.status.in_(JOB_UNDER_WAY))
         async with self._sessions.statement() as session:
             return [Scope(found, self.tenant) for found in await session.scalars(query.distinct())]
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.status import JobStatus
+from registry.instances.status import JOB_UNDER_WAY
 from registry.storage.models import DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 
@@ -77,4 +77,4 @@ def _changed_instances() -> Select[int, datetime | None]:
 def _jobs_under_way() -> Select[str, int | None, str, str | None, int | None, int | None]:
     return select(
         Job.job_id, Job.instance_id, Job.status, Job.waiting_for, Job.percent, Job.eta_seconds
-    ).where(Job.status.in_((JobStatus.PENDING, JobStatus.IN_PROGRESS)))
+    ).where(Job.status.in_(JOB_UNDER_WAY))

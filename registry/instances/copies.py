@@ -13,11 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances.jobs import job_id
 from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.status import AT_REST, InstanceStatus, Operation
+from registry.instances.status import AT_REST, UNDER_WAY, InstanceStatus, Operation
 from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import DbInstance
 
-_UNDER_WAY = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS))
 _WANTED = DbInstance.replacement["copy_of"]
 """What the database that shall take the place of an instance's is a copy of."""
 
@@ -115,7 +114,7 @@ def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbI
     if mode is not None:
         created.append(DbInstance.copy_mode == mode)
         reset.append(_WANTED["mode"].as_string() == mode)
-    query = select(DbInstance).where(_UNDER_WAY, or_(and_(*created), and_(*reset)))
+    query = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), or_(and_(*created), and_(*reset)))
     return query.order_by(DbInstance.id).limit(1)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import snapshot_name
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import UNDER_WAY, Operation
 from registry.snapshots import derivative
 from registry.storage.models import UTC_NOW, DbInstance, Snapshot
 
@@ -31,7 +31,7 @@ IS_ABANDONED = and_(
         DbInstance.id == Snapshot.instance_id,
         DbInstance.operation == Operation.SNAPSHOT,
         DbInstance.job_number == Snapshot.job_number,
-        DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+        DbInstance.status.in_(UNDER_WAY),
     )
     .correlate(Snapshot),
 )

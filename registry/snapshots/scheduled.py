@@ -7,7 +7,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import UNDER_WAY, Operation
 from registry.instances.steps import JobFactory
 from registry.schedules.frequency import SNAPSHOT_LABEL
 from registry.schedules.participants import participants
@@ -52,7 +52,7 @@ class ScheduledSnapshots:
             .where(
                 Snapshot.due_at.is_not(None),
                 DbInstance.operation == Operation.SNAPSHOT,
-                DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)),
+                DbInstance.status.in_(UNDER_WAY),
             )
         )
         async with self._sessions.statement() as session:
