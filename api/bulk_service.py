@@ -94,10 +94,11 @@ class BulkService:
         """
         faults = EntryFaults("ids")
         ids = _ids(body, faults)
-        rows = await self._deletable(ids, faults)
-        faults.require_none()
-        # Before the transaction, which would hold its locks while the store of backups is asked.
-        await self._final_backups.require_ready(rows, self._delete)
+        if self._instances.may_back_up(self._delete):
+            # Before the transaction, which would hold its locks while the server is asked.
+            rows = await self._deletable(ids, faults)
+            faults.require_none()
+            await self._final_backups.require_ready(rows, self._delete)
         requested = []
         async with self._instances.together():
             await self._instances.lock(list(ids.values()))

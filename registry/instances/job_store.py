@@ -40,10 +40,10 @@ from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
-from registry.instances.origins import origin_columns
+from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
-from registry.instances.row_locks import lock_instances, lock_ods_instance, lock_with_source
+from registry.instances.row_locks import lock_instances, lock_ods_instance
 from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import (
@@ -647,15 +647,50 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
 
 
 async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    await lock_with_source(session, job.instance_id)
-    instance = await session.get(DbInstance, job.instance_id)
-    obstacle = None
-    if instance is not None and job.copy_of is not None:
-        obstacle = await copy_obstacle(session, instance, job.copy_of)
+    obstacle = await _source_obstacle(session, job)
     before = fencing_token(job, job.attempt - 1)
     if obstacle and await is_at(session, before, InstanceStatus.ERROR):
         return BeginResult(held=False)
     return BeginResult(await _begun(session, job), refusal or obstacle)
+
+
+async def _source_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the instance that the job copies cannot be copied now; None if it can, or if the job copies none.
+
+    Locks the rows of both instances.
+    """
+    if (copy := _copied(job)) is None:
+        return None
+    await lock_instances(session, [job.instance_id, copy.instance_id])
+    instance = await session.get(DbInstance, job.instance_id)
+    return None if instance is None else await copy_obstacle(session, instance, copy)
+
+
+def _copied(job: InstanceJob) -> CopyOrigin | None:
+    """The instance that the job copies; what the undo of a reset brings back was copied earlier."""
+    match job.operation:
+        case Operation.COPY:
+            return job.copy_of
+        case Operation.REPLACE:
+            return None if job.replacement is None else job.replacement.copy_of
+        case (
+            Operation.CREATE
+            | Operation.RESTORE
+            | Operation.RENAME
+            | Operation.DELETE
+            | Operation.TRASH
+            | Operation.DETACH
+            | Operation.UNDELETE
+            | Operation.PURGE
+            | Operation.PURGE_AFTER_BACKUP
+            | Operation.BACKUP
+            | Operation.SNAPSHOT
+            | Operation.RESET
+            | Operation.UNDO_RESET
+        ):
+            return None
+        case _:
+            assert_never(job.operation)
 
 
 async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
@@ -708,7 +743,7 @@ async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str 
 
 async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     """After a failure, what the row has said of the replacement may be gone: the job still knows it."""
-    obstacle = await _replaced_by_copy_obstacle(session, job)
+    obstacle = await _source_obstacle(session, job)
     protection = await _protection(session, job)
     if protection is not None and await _refused(session, job, protection):
         return BeginResult(held=False)
@@ -722,16 +757,6 @@ async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: s
         return BeginResult(held=False)
     obstacle = obstacle or await replacement_obstacle(session, job)
     return BeginResult(held=True, refusal=refusal or protection or obstacle)
-
-
-async def _replaced_by_copy_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why the instance cannot be reset to the copy that it shall be; None if it can, or shall be none."""
-    copy = None if job.replacement is None else job.replacement.copy_of
-    if copy is None or job.operation is not Operation.REPLACE:
-        return None
-    await lock_instances(session, [job.instance_id, copy.instance_id])
-    instance = await session.get(DbInstance, job.instance_id)
-    return None if instance is None else await copy_obstacle(session, instance, copy)
 
 
 def _as_json(job: InstanceJob) -> dict[str, object] | None:
