@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -94,6 +95,14 @@ async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]
     connection = await asyncpg.connect(postgres.dsn())
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An empty folder, for backups."""
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

@@ -16,15 +16,11 @@ from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from tests.backups.s3_server import S3Server, s3_server
 from tests.backups.stores import SHORT
+from tests.dumps import filling
 from tests.servers import NUMBERS, SAMPLE_TEMPLATE, service_dsn, session
 
 # Digests cannot be compressed: the dump is as large as the table, several parts of an upload.
-_FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 28000) AS row
-"""
+_ROWS = 28_000
 _CONTENTS = """
 CREATE TABLE public.counted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, word text NOT NULL);
 INSERT INTO public.counted (word) SELECT 'word ' || n FROM generate_series(1, 500) AS n;
@@ -53,7 +49,7 @@ async def filled(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     async with session(service_dsn(postgres, "postgres")) as maintenance:
         await maintenance.execute("CREATE DATABASE backups_filled")
         async with session(service_dsn(postgres, "backups_filled")) as inside:
-            await inside.execute(_FILL)
+            await inside.execute(filling(_ROWS))
         yield "backups_filled"
         await maintenance.execute("DROP DATABASE backups_filled WITH (FORCE)")
 

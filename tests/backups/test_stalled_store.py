@@ -18,6 +18,7 @@ from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
+from tests.dumps import filling
 from tests.servers import NUMBERS, service_dsn, session
 
 # What a DROP may take is measured, and a dump must reach the limit while the store is still waited for.
@@ -32,12 +33,7 @@ _A_WHILE = 0.5
 """Seconds; a session that waits for its client as long is held up by the store."""
 
 # More than a store has in flight, and pipes hold: the dump has 50 MB.
-_FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 48000) AS row
-"""
+_ROWS = 48_000
 
 
 @pytest.fixture
@@ -46,7 +42,7 @@ async def larger(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Da
     async with session(service_dsn(postgres, "postgres")) as maintenance:
         await maintenance.execute(f'CREATE DATABASE "{name}"')
         async with session(service_dsn(postgres, name)) as inside:
-            await inside.execute(_FILL)
+            await inside.execute(filling(_ROWS))
         yield Database(server, name)
         await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 

@@ -32,27 +32,13 @@ from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from settings import Settings
 from tests.api.service import bearer, client_of, running
+from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers")
-
-# Digests cannot be compressed, so that there is time to interrupt a dump.
-FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 20000) AS row
-"""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -475,7 +461,7 @@ async def test_nothing_is_left_and_the_instance_works_when_a_backup_is_cancelled
 ) -> None:
     job = await created(operator, name)
     async with session(service_dsn(postgres, job.database)) as inside:
-        await inside.execute(FILL)
+        await inside.execute(filling())
     accepted = await requested(api, job)
     await wait_until(_has_dump, 30)
     (dump,) = dumps()
@@ -507,7 +493,7 @@ async def test_backup_is_made_when_its_session_was_ended_in_the_middle(
 ) -> None:
     job = await created(operator, name)
     async with session(service_dsn(postgres, job.database)) as inside:
-        await inside.execute(FILL)
+        await inside.execute(filling())
     accepted = await requested(api, job)
     await wait_until(_has_dump, 30)
     (dump,) = dumps()

@@ -42,13 +42,6 @@ OPEN = 'ALTER DATABASE "{}" ALLOW_CONNECTIONS {}'
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def changes() -> dict[str, Any]:
     """What is else than usual in the settings."""
     return {}

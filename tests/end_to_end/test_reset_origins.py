@@ -33,6 +33,7 @@ from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
 from tenants.tenant import Tenant
+from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.servers import make_settings, service_dsn, session
 from workflows.reconcile import Reconcile
@@ -42,20 +43,6 @@ pytestmark = pytest.mark.usefixtures("workers")
 ORIGINS = ("online", "closed", "backup")
 _MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
 _STAGING = "SELECT count(*) FROM pg_database WHERE datname = 'ods_staging_' || replace($1, '-', '')"
-# Digests cannot be compressed, so that there is time to look at a restore.
-_FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 20000) AS row
-"""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -382,7 +369,7 @@ async def test_old_data_are_served_and_no_program_goes_on_when_the_job_is_cancel
     kind: str,
 ) -> None:
     async with session(service_dsn(postgres, source.database)) as inside:
-        await inside.execute(_FILL)
+        await inside.execute(filling())
     origin = await origin_of(operator, source, kind)
     async with held(operator, target, origin) as (job, _):
         await write(postgres, target, "written meanwhile")
@@ -406,7 +393,7 @@ async def test_clients_are_told_how_far_it_is_and_no_place_of_other_jobs_is_take
     kind: str,
 ) -> None:
     async with session(service_dsn(postgres, source.database)) as inside:
-        await inside.execute(_FILL)
+        await inside.execute(filling())
     origin = await origin_of(operator, source, kind)
     async with held(operator, target, origin) as (job, program):
         # As many as there are places for DDL.

@@ -38,13 +38,6 @@ SECOND = FIRST + timedelta(days=1)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path) -> Settings:
     return make_settings(
         postgres,

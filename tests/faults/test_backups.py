@@ -19,26 +19,12 @@ from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus
 from settings import Settings
 from tests import preloaded
+from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import make_settings, service_dsn, session
 from workflows.scheduled_requests import ScheduledBackups
 from workflows.verify_backup import VerifyBackup
-
-# Digests cannot be compressed, so that there is time to interrupt a dump.
-FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 20000) AS row
-"""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -61,7 +47,7 @@ async def filled(
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, job.database)) as inside:
-        await inside.execute(FILL)
+        await inside.execute(filling())
     yield job
     async with session(service_dsn(postgres, "postgres")) as maintenance:
         await maintenance.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')

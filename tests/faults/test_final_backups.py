@@ -18,28 +18,15 @@ from registry.instances.status import JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
 from tests import preloaded
+from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import make_settings, service_dsn, session
 
-# Digests cannot be compressed, so that there is time to interrupt a dump.
-FILL = """
-CREATE TABLE filling AS
-SELECT row, (SELECT string_agg(sha512(format('%s %s', row, part)::bytea), '')
-             FROM generate_series(1, 16) AS part) AS noise
-FROM generate_series(1, 20000) AS row
-"""
 _WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ ('DATABASE.*' || $1)"
 )
 _STORED = "SELECT storedid::text FROM adminapi.backups WHERE kind = 'final'"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "backups"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -72,7 +59,7 @@ async def filled(
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, job.database)) as inside:
-        await inside.execute(FILL)
+        await inside.execute(filling())
     yield job
     for left in await names(admin, job):
         await admin.execute(f'DROP DATABASE "{left}" WITH (FORCE)')
