@@ -24,9 +24,13 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str, tmp_path: Path) -> S
     return make_settings(postgres, registry_dsn, backup_url=tmp_path.as_uri(), backup_verify="never")
 
 
-async def add_backup(registry: asyncpg.Connection, instances: InstanceStore, name: str) -> str:
+async def add_backup(
+    registry: asyncpg.Connection, instances: InstanceStore, name: str, job_status: str = "Completed"
+) -> str:
     """A stored backup of an instance with this name, of which only the registry knows; returns its id."""
     requested = await instances.reserve("Grand Bend", Template.MINIMAL)
+    job = requested.job.job_id
+    await registry.execute("UPDATE adminapi.jobstatuses SET status = $1 WHERE jobid = $2", job_status, job)
     backup = await registry.fetchval(
         """
         INSERT INTO adminapi.backups (
@@ -40,7 +44,7 @@ async def add_backup(registry: asyncpg.Connection, instances: InstanceStore, nam
         FROM CAST(now() AT TIME ZONE 'UTC' AS timestamp) AS at
         RETURNING id
         """,
-        *(requested.instance.id, name, requested.job.job_id),
+        *(requested.instance.id, name, job),
     )
     return str(backup)
 
@@ -107,7 +111,7 @@ async def test_the_reason_is_told_when_a_backup_cannot_be_deleted(
     person: Person, registry: asyncpg.Connection, instances: InstanceStore
 ) -> None:
     page = person.page
-    backup = await add_backup(registry, instances, "Glendale")
+    backup = await add_backup(registry, instances, "Glendale", "Pending")
     await registry.execute("UPDATE adminapi.backups SET storedid = NULL")
     await page.goto(f"/console/backups/{backup}/delete")
     await page.get_by_label("Type Glendale").fill("Glendale")

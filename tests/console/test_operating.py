@@ -43,7 +43,9 @@ async def test_an_instance_comes_back_when_its_database_was_opened_in_the_trash(
     await page.get_by_label("Type Ridge").fill("Ridge")
     await page.get_by_role("button", name="Delete Ridge").click()
     await expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
-    trashed = await admin.fetchval("SELECT datname FROM pg_database WHERE datname LIKE '%trash%'")
+    # Other tests leave databases in the trash of the server.
+    query = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%_Ridge_%'"
+    trashed = await admin.fetchval(query)
     await admin.execute(f'ALTER DATABASE "{trashed}" ALLOW_CONNECTIONS true')
     await page.goto("/console/drift/again")
     await page.get_by_role("link", name="Undelete the instance").click()
