@@ -1,6 +1,6 @@
-"""The sessions of the console: which client is signed in, and until when."""
+"""The sessions of the console: which client or person is signed in, and until when."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, delete, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.clients.credentials import ClientScope
 from registry.storage.models import UTC_NOW, ConsoleSession
 from registry.storage.sessions import RegistrySessions
 
@@ -21,36 +22,48 @@ _USE_IS_NOTED_AFTER = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
+class Identity:
+    """A client of the registry, or a person whom an issuer has identified.
+
+    Attributes:
+        name: the id of the client, or the name of the person in the audit trail.
+        generation: of the client, or of the rules by which people may enter; a session ends when it changes.
+        scope: what the person may do; None for a client, whose scope the registry has.
+    """
+
+    name: str
+    generation: UUID | None
+    scope: ClientScope | None = None
+
+
+@dataclass(frozen=True)
 class OpenSession:
     """A session that has not ended.
 
     Attributes:
-        client: the id of the client that is signed in.
-        generation: the generation that the client had when it signed in.
+        identity: the client or person that is signed in, with the generation of that time.
         kept: what was typed into a form when the session before had ended, with the form's path; or None.
         use_is_noted: whether the registry knows of a use within the last minute.
     """
 
-    client: str
-    generation: UUID | None
+    identity: Identity
     kept: Mapping[str, Any] | None
     use_is_noted: bool
 
 
 class ConsoleSessions:
-    """The sessions of one tenant's clients, by the SHA-256 digests of their ids."""
+    """The sessions of one tenant's clients and people, by the SHA-256 digests of their ids."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
 
-    async def open(
-        self, digest: bytes, client: str, generation: UUID | None, kept: Mapping[str, Any] | None
-    ) -> None:
+    async def open(self, digest: bytes, identity: Identity, kept: Mapping[str, Any] | None) -> None:
         """Begin a session, and remove those that have ended."""
         values = {
             "digest": digest,
-            "client": client,
-            "generation": generation,
+            "client": identity.name,
+            "generation": identity.generation,
+            "scope": identity.scope,
             "created_at": UTC_NOW,
             "last_used_at": UTC_NOW,
             "kept": kept,
@@ -61,13 +74,14 @@ class ConsoleSessions:
 
     async def find(self, digest: bytes) -> OpenSession | None:
         """The session, unless it has ended."""
-        query = select(ConsoleSession, ~_USE_IS_DUE).where(ConsoleSession.digest == digest, _IS_OPEN)
+        return (await self.find_all([digest])).get(digest)
+
+    async def find_all(self, digests: Collection[bytes]) -> Mapping[bytes, OpenSession]:
+        """Those of the sessions that have not ended."""
+        query = select(ConsoleSession, ~_USE_IS_DUE).where(ConsoleSession.digest.in_(digests), _IS_OPEN)
         async with self._sessions.statement() as session:
-            found = (await session.execute(query)).one_or_none()
-        if found is None:
-            return None
-        row, noted = found
-        return OpenSession(row.client, row.generation, row.kept, use_is_noted=noted)
+            found = (await session.execute(query)).all()
+        return {row.digest: _open_session(row, use_is_noted=noted) for row, noted in found}
 
     async def note_use(self, digest: bytes) -> None:
         """Record that the session was used now, at most once a minute, however many processes try."""
@@ -91,3 +105,8 @@ _IS_OPEN: ColumnElement[bool] = and_(
     ConsoleSession.last_used_at > UTC_NOW - IDLE, ConsoleSession.created_at > UTC_NOW - LONGEST
 )
 _USE_IS_DUE: ColumnElement[bool] = ConsoleSession.last_used_at < UTC_NOW - _USE_IS_NOTED_AFTER
+
+
+def _open_session(row: ConsoleSession, *, use_is_noted: bool) -> OpenSession:
+    scope = None if row.scope is None else ClientScope(row.scope)
+    return OpenSession(Identity(row.client, row.generation, scope), row.kept, use_is_noted=use_is_noted)

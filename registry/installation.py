@@ -141,9 +141,9 @@ class InstallationStore:
     async def renew(self) -> str:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
 
-        Live instances get new marks, so that no job and no database of the original is taken for theirs. What
-        the original has in its trash is not in this one's, and what a reset has begun there is not gone on
-        with.
+        All instances get new marks, so that no job, no database and no backup of the original is taken for
+        theirs. What the original has in its trash is not in this one's, and what a reset has begun there is
+        not gone on with.
         """
         state = await self._read()
         identifier = str(uuid4())
@@ -155,7 +155,7 @@ class InstallationStore:
             "neighbours": [],
         }
         no_database = {"mark": func.gen_random_uuid(), "database_mark": None, "replacement": None}
-        marked = update(DbInstance).where(DbInstance.is_live).values(**no_database).cte("marked")
+        marked = update(DbInstance).where(~DbInstance.is_in_trash).values(**no_database).cte("marked")
         emptied = (
             update(DbInstance)
             .where(DbInstance.is_in_trash)

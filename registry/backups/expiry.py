@@ -1,38 +1,69 @@
 """Which scheduled backups have expired, and may be deleted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
 from registry.backups.retention import Covered, expiries
-from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, restore_under_way
+from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, VERIFICATION_PASSED, restore_under_way
 from registry.installation import InstallationStore
 from registry.storage.models import UTC_NOW, Backup, DbInstance
 from registry.storage.sessions import RegistrySessions
 from schedule_settings import KeptBackups
+from settings import VerifyPolicy
 
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
 _newer = aliased(Backup)
-# Of the same instance, in any kind: what was made by request can be restored as well.
-_IS_NEWER_AND_COMPLETE = and_(
-    _newer.mark == Backup.mark,
-    _newer.created_at > Backup.created_at,
-    _newer.stored_id.is_not(None),
-    _newer.deleted_at.is_(None),
-    _newer.verification.is_distinct_from(VERIFICATION_FAILED),
-)
 _HAS_INSTANCE = (
     exists()
     .where(DbInstance.mark == Backup.mark, or_(DbInstance.is_live, DbInstance.is_in_trash))
     .correlate(Backup)
 )
-_HAS_NEWER = exists().where(_IS_NEWER_AND_COMPLETE).correlate(Backup)
+
+
+def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
+    """Whether `_newer` is one for which `Backup` may go, of the same instance and of whichever kind.
+
+    Not while its verification waits or runs, for it may fail; nor, if backups are verified, one that is not
+    to be verified for one that was.
+    """
+    is_unverified: ColumnElement[bool] = _newer.verification.is_(None)
+    match policy:
+        case VerifyPolicy.ALWAYS | VerifyPolicy.WEEKLY:
+            is_worth_no_more = or_(Backup.verified_at.is_(None), Backup.verification == VERIFICATION_FAILED)
+            is_unverified = and_(is_unverified, is_worth_no_more)
+        case VerifyPolicy.NEVER:
+            pass
+        case _:
+            assert_never(policy)
+    return and_(
+        _newer.mark == Backup.mark,
+        _newer.created_at > Backup.created_at,
+        _newer.stored_id.is_not(None),
+        _newer.deleted_at.is_(None),
+        or_(_newer.verification == VERIFICATION_PASSED, is_unverified),
+    )
+
+
+@dataclass(frozen=True)
+class ExpiredBackup:
+    """A backup that has expired.
+
+    Attributes:
+        backup: its row.
+        has_instance: whether its instance is there, be it in the trash: then another backup of it must stay.
+    """
+
+    backup: Backup
+    has_instance: bool
 
 
 class BackupExpiry:
@@ -42,26 +73,35 @@ class BackupExpiry:
         engine: the connections to the tenant's registry.
         installation: what others have made is theirs to delete.
         kept: how many of an instance stay; None: all.
+        policy: which backups are verified.
     """
 
     def __init__(
-        self, engine: AsyncEngine, installation: InstallationStore, kept: KeptBackups | None
+        self,
+        engine: AsyncEngine,
+        installation: InstallationStore,
+        kept: KeptBackups | None,
+        policy: VerifyPolicy,
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._installation = installation
         self._kept = kept
+        self._survives = _survives(policy)
 
     async def compute(self) -> None:
         """Write to each scheduled backup when it expires, as the setting says now. Safe to repeat."""
+        is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         wanted = (Backup.id, Backup.mark, Backup.created_at, Backup.unchanged_at, Backup.expires_at)
-        kept = select(*wanted).where(_IS_KEPT).order_by(Backup.mark, Backup.created_at, Backup.id)
+        kept = select(*wanted, is_damaged).where(_IS_KEPT).order_by(Backup.mark, Backup.created_at, Backup.id)
         async with self._sessions.statement() as session:
             rows = (await session.execute(kept)).all()
             for _, its in groupby(rows, key=attrgetter("mark")):
                 backups = list(its)
                 # A time of the schedule that is served late may be before the backup.
                 ends = [max(it.created_at, it.unchanged_at or it.created_at) for it in backups]
-                covered = [Covered(it.created_at, end) for it, end in zip(backups, ends, strict=True)]
+                covered = [
+                    Covered(it.created_at, end, it.damaged) for it, end in zip(backups, ends, strict=True)
+                ]
                 for backup, expiry in zip(backups, self._expiries(covered), strict=True):
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id == backup.id)
@@ -70,19 +110,30 @@ class BackupExpiry:
     def _expiries(self, backups: Sequence[Covered]) -> Sequence[datetime | None]:
         return [None] * len(backups) if self._kept is None else expiries(backups, self._kept)
 
-    async def due(self, limit: int) -> Sequence[Backup]:
-        """Up to `limit` backups that have expired, the oldest first.
+    async def due(self) -> Sequence[ExpiredBackup]:
+        """The backups that have expired, the oldest first.
 
-        Not the last complete one of an instance that is there, be it in the trash.
+        Not one of an instance that is there, be it in the trash, without a survivor.
         """
+        has_survivor = exists().where(self._survives).correlate(Backup)
+        query = select(Backup, _HAS_INSTANCE).where(*await self._conditions())
+        due = query.where(or_(has_survivor, ~_HAS_INSTANCE)).order_by(Backup.expires_at, Backup.id)
         async with self._sessions.statement() as session:
-            query = select(Backup).where(*await self._conditions()).order_by(Backup.expires_at, Backup.id)
-            return (await session.scalars(query.limit(limit))).all()
+            return [ExpiredBackup(*row) for row in (await session.execute(due)).all()]
 
-    async def delete(self, backup_id: UUID) -> bool:
+    async def survivors(self, backup_id: UUID) -> Sequence[Backup]:
+        """The later backups of the same instance for which this one may go, the latest first."""
+        async with self._sessions.statement() as session:
+            return (await session.scalars(self._survivors(backup_id))).all()
+
+    async def delete(self, backup_id: UUID, survivor_id: UUID | None) -> bool:
         """Record that a backup is deleted, if it has still expired; what is stored is for `BackupCleaning`.
 
         Not while an instance is being restored from it.
+
+        Args:
+            backup_id: the backup.
+            survivor_id: one of its survivors, which is stored; None if its instance is gone.
         """
         conditions = await self._conditions()
         async with self._sessions.transaction() as session:
@@ -90,18 +141,24 @@ class BackupExpiry:
             backup = await session.scalar(its.with_for_update(of=Backup))
             if backup is None or await restore_under_way(session, backup_id) is not None:
                 return False
-            # That one must stay until this is committed; a client may delete it afterwards.
-            survivor = select(_newer.id).join(Backup, Backup.id == backup_id).where(_IS_NEWER_AND_COMPLETE)
-            newest = (
-                survivor.order_by(_newer.created_at.desc()).limit(1).with_for_update(read=True, of=_newer)
-            )
-            is_there = exists().where(Backup.id == backup_id, _HAS_INSTANCE)
-            if await session.scalar(newest) is None and await session.scalar(select(is_there)):
+            if not await self._may_go(session, backup_id, survivor_id):
                 return False
             backup.deleted_at = UTC_NOW
             return True
 
+    async def _may_go(self, session: AsyncSession, backup_id: UUID, survivor_id: UUID | None) -> bool:
+        if survivor_id is None:
+            is_needed = exists().where(Backup.id == backup_id, _HAS_INSTANCE)
+            return not await session.scalar(select(is_needed))
+        # It must stay until this is committed; a client may delete it afterwards.
+        survivor = self._survivors(backup_id).where(_newer.id == survivor_id)
+        return await session.scalar(survivor.with_for_update(read=True, of=_newer)) is not None
+
+    def _survivors(self, backup_id: UUID) -> Select[Backup]:
+        later = select(_newer).join(Backup, Backup.id == backup_id).where(self._survives)
+        return later.order_by(_newer.created_at.desc(), _newer.id)
+
     async def _conditions(self) -> Sequence[ColumnElement[bool]]:
         own = UUID((await self._installation.require_confirmed()).id)
         has_expired = Backup.expires_at <= UTC_NOW
-        return (_IS_KEPT, has_expired, Backup.installation == own, or_(_HAS_NEWER, ~_HAS_INSTANCE))
+        return (_IS_KEPT, has_expired, Backup.installation == own)

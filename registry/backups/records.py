@@ -17,13 +17,15 @@ from registry.backups.rows import (
     VERIFICATION_RUNS,
     VERIFICATION_WAITS,
     restore_under_way,
+    stored_values,
     without_zone,
 )
+from registry.backups.stored import LostBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JOB_UNDER_WAY, JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
-from registry.storage.models import UTC_NOW, Backup, Job
+from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 
 _UNSTORED = Backup.stored_id.is_(None)
@@ -185,6 +187,35 @@ class BackupRecords:
         query = select(Backup.id).where(Backup.stored_id == stored_id)
         async with self._sessions.statement() as session:
             return await session.scalar(query) is not None
+
+    async def record_lost(self, lost: LostBackup) -> bool:
+        """Record a stored backup of which there is no row, so that it can be seen, used and deleted.
+
+        A final one, of which the database may be gone, is verified by the pass. Returns whether it is
+        recorded: not if there is a row, or the instance is none of this registry's.
+        """
+        its = select(DbInstance).where(DbInstance.mark == lost.mark).limit(1)
+        async with self._sessions.transaction() as session:
+            instance = await session.scalar(its)
+            if instance is None or await session.get(Backup, lost.id) is not None:
+                return False
+            session.add(
+                Backup(
+                    id=lost.id,
+                    instance_id=instance.id,
+                    ods_instance_id=lost.ods_instance_id,
+                    mark=lost.mark,
+                    installation=lost.installation,
+                    name=lost.name,
+                    kind=lost.kind,
+                    job_id="",
+                    template=lost.template or instance.database_template,
+                    created_at=without_zone(lost.stored.taken_at),
+                    details=lost.details,
+                    **stored_values(lost.stored, verify=lost.kind == FINAL),
+                )
+            )
+            return True
 
     async def superseded(
         self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime

@@ -1,17 +1,20 @@
 """The rows of backups as requests and jobs of instances write them, within the transactions of these."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Interval, and_, exists, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics.catalog import BACKUPS
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import UNDER_WAY, Operation
 from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
+from registry.storage.sessions import when_committed
 from settings import VerifyPolicy
 
 SCHEDULED, FINAL = "scheduled", "final"
@@ -69,7 +72,9 @@ async def record_stored(
 ) -> bool:
     """Record what the job has stored; returns whether it is to be verified now."""
     verify = await _is_verification_due(session, job, policy)
-    await session.execute(update(Backup).where(*_made_by(job)).values(**_values(stored, verify=verify)))
+    recorded = update(Backup).where(*_made_by(job)).values(**stored_values(stored, verify=verify))
+    if (kind := await session.scalar(recorded.returning(Backup.kind))) is not None:
+        when_committed(session, partial(_count, kind, "completed", job))
     return verify
 
 
@@ -87,8 +92,24 @@ async def record_final(session: AsyncSession, job: InstanceJob, stored: StoredBa
     """
     unproven = {"database_state": state, "proven_id": None, "verification_error": None, "verified_at": None}
     its = (*_made_by(job), Backup.deleted_at.is_(None))
-    recorded = update(Backup).where(*its).values(**_values(stored, verify=True), **unproven)
-    return await session.scalar(recorded.returning(Backup.id)) is not None
+    recorded = update(Backup).where(*its).values(**stored_values(stored, verify=True), **unproven)
+    if (kind := await session.scalar(recorded.returning(Backup.kind))) is None:
+        return False
+    when_committed(session, partial(_count, kind, "completed", job))
+    return True
+
+
+async def count_failure(session: AsyncSession, job: InstanceJob) -> None:
+    """Count the backup that the failed job was to make, unless it is stored, once that is committed."""
+    if job.makes_backup is None:
+        return
+    missing = select(Backup.kind).where(*_made_by(job), Backup.stored_id.is_(None))
+    if (kind := await session.scalar(missing)) is not None:
+        when_committed(session, partial(_count, kind, "failed", job))
+
+
+async def _count(kind: str, outcome: str, job: InstanceJob) -> None:
+    BACKUPS.labels(kind, outcome, job.tenant).inc()
 
 
 def _made_by(job: InstanceJob) -> tuple[ColumnElement[bool], ...]:
@@ -96,7 +117,7 @@ def _made_by(job: InstanceJob) -> tuple[ColumnElement[bool], ...]:
     return Backup.id == UUID(job.makes_backup), Backup.job_id == job.job_id, Backup.mark == UUID(job.mark)
 
 
-def _values(stored: StoredBackup, *, verify: bool) -> dict[str, Any]:
+def stored_values(stored: StoredBackup, *, verify: bool) -> dict[str, Any]:
     """The columns of a backup that is stored."""
     return {
         "stored_id": UUID(stored.stored_id),
@@ -121,7 +142,10 @@ async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: 
             return False
         case VerifyPolicy.WEEKLY:
             recent = Backup.verified_at > UTC_NOW - literal(_WEEK, Interval)
-            return not await session.scalar(select(exists().where(Backup.mark == UUID(job.mark), recent)))
+            # Not one that was found damaged since.
+            passed = Backup.verification == VERIFICATION_PASSED
+            verified = exists().where(Backup.mark == UUID(job.mark), recent, passed)
+            return not await session.scalar(select(verified))
         case _:
             assert_never(policy)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from registry.instances.jobs import InstanceJob
 
@@ -34,6 +36,33 @@ class StoredBackup:
     taken_at: datetime
     finished_at: datetime
     change_sign: str | None = None
+
+
+@dataclass(frozen=True)
+class LostBackup:
+    """A backup that a restored registry has no row of, by its manifest.
+
+    Attributes:
+        id: the id that its row had.
+        ods_instance_id: the OdsInstanceId that its instance had.
+        mark: the instance's mark.
+        name: the instance's name then.
+        kind: why it was made.
+        template: the template that the instance was made of; None if that is not known.
+        details: as in the row.
+        installation: the one that has made it.
+        stored: what is stored.
+    """
+
+    id: UUID
+    ods_instance_id: int
+    mark: UUID
+    name: str
+    kind: str
+    template: str | None
+    details: dict[str, Any]
+    installation: UUID
+    stored: StoredBackup
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,13 @@ from enum import StrEnum
 from secrets import token_urlsafe
 from typing import assert_never
 
+from registry.storage.rules import required_text_errors
+
 LONGEST_CLIENT_TEXT = 256
 """Characters of a client's id, and of its display name."""
+
+PERSON_PREFIX = "oidc:"
+"""In the audit trail, names of people whom an issuer has identified begin so; ids of new clients may not."""
 
 _SHORTEST_SECRET = 32
 _LONGEST_SECRET = 128
@@ -42,6 +47,13 @@ OAUTH_SCOPES = {
     ClientScope.READ_ONLY: "edfi_admin_api/readonly_access",
 }
 """Scopes in tokens: the first is the Admin API's, the other that of Ed-Fi's Configuration Service."""
+
+
+def client_id_errors(client_id: str) -> list[str]:
+    """Everything that is wrong with the id of a new client, in words for its author."""
+    if client_id.lower().startswith(PERSON_PREFIX):
+        return [f"'Client Id' must not begin with {PERSON_PREFIX}, as names of people in the audit trail do."]
+    return required_text_errors("Client Id", client_id, LONGEST_CLIENT_TEXT)
 
 
 def secret_errors(secret: str) -> list[str]:

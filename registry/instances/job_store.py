@@ -498,7 +498,7 @@ class JobStore:
             await session.execute(recorded.values(error_message=reason).add_cte(explained))
 
     async def release(self, job: InstanceJob) -> InstanceJob | None:
-        """Put a job back to waiting that has no workflow any more, or a delete that has failed.
+        """Put a job back to waiting that no workflow works on any more, or a delete that has failed.
 
         Safe to repeat. Returns the attempt that is due then; None if the instance has moved on, and nothing
         was changed.
@@ -728,7 +728,8 @@ async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str 
     before = fencing_token(job, job.attempt - 1)
     if obstacle and await is_at(session, before, InstanceStatus.DELETED):
         return BeginResult(held=False)
-    held = await _begun(session, job)
+    # Not the undelete under another name that had the number before the registry was restored.
+    held = await _begun(session, job, DbInstance.new_name.is_not_distinct_from(job.new_name))
     return BeginResult(held, refusal or obstacle)
 
 

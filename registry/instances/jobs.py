@@ -206,6 +206,16 @@ class InstanceJob:
         return job_id(self.operation, self.ods_instance_id, self.number)
 
     @property
+    def identity(self) -> tuple[str, str, str]:
+        """What names the job, and no other: ids of jobs are given again where a registry was restored."""
+        return self.installation or "", self.mark, self.job_id
+
+    @property
+    def memo(self) -> dict[str, str | None]:
+        """What the workflow's memo says: of which installation and instance the job is, and which one."""
+        return {INSTALLATION: self.installation, "mark": self.mark, "job": self.job_id}
+
+    @property
     def workflow_id(self) -> str:
         """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
         return workflow_id(self.tenant, self.ods_instance_id)
@@ -249,6 +259,12 @@ def job_number(identifier: str) -> int:
     """The number of the job with this id; 0 for what is no id of a job."""
     number = identifier.rpartition("-")[2]
     return int(number) if number.isdecimal() else 0
+
+
+def ods_instance_id_of(identifier: str) -> int | None:
+    """The OdsInstanceId of the instance of the job with this id; None for what is no id of such a job."""
+    number = identifier.removesuffix(f"-{job_number(identifier)}").rpartition("-")[2]
+    return int(number) if number.isdecimal() else None
 
 
 def workflow_id(tenant: str, ods_instance_id: int) -> str:

@@ -177,8 +177,8 @@ FAIL = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
 )
-# Only for a job whose workflow is open no longer, so that nothing will finish or fail it, and for a delete
-# that is tried again without the operator.
+# Only for a job that no workflow works on, so that nothing will finish or fail it, and for a delete that is
+# tried again without the operator.
 RELEASE = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(

@@ -7,16 +7,34 @@ registry was restored.
 """
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Update, Uuid, any_, exists, literal, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Double,
+    Update,
+    Uuid,
+    any_,
+    cast,
+    exists,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics.catalog import JOB_SECONDS, JOBS
+from registry.backups.rows import count_failure
 from registry.installation import InstallationStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.storage.models import UTC_NOW, DbInstance, Job
+from registry.storage.sessions import when_committed
 from settings import DEFAULT_TENANT
 
 Guard = Collection[ColumnElement[bool]]
@@ -125,8 +143,39 @@ async def take_step(
         .returning(DbInstance.id)
         .cte("moved")
     )
-    recorded = job_record(job, step.job, values.get("error_message")).where(exists(select(moved.c.id)))
-    return await session.scalar(select(moved.c.id).add_cte(recorded.cte("recorded"))) is not None
+    passed = func.coalesce(Job.finished_at, Job.started_at) - Job.created_at
+    recorded = (
+        job_record(job, step.job, values.get("error_message"))
+        .where(exists(select(moved.c.id)))
+        .returning(cast(func.extract("epoch", passed), Double).label("seconds"))
+        .cte("recorded")
+    )
+    query = select(moved.c.id, recorded.c.seconds).select_from(moved.outerjoin(recorded, true()))
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
+        return False
+    if step.job is JobStatus.ERROR:
+        await count_failure(session, job)
+    when_committed(session, partial(_measure, job, step.job, row[1]))
+    return True
+
+
+async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) -> None:
+    """Count a job that has ended, and measure how long one has waited or taken since it was requested."""
+    match reached:
+        case JobStatus.PENDING:
+            pass
+        case JobStatus.IN_PROGRESS:
+            if job.attempt == 1 and seconds is not None:  # later ones have waited for a person
+                JOB_SECONDS.labels(job.operation, "queue").observe(seconds)
+        case JobStatus.COMPLETED:
+            JOBS.labels(job.operation, "completed", job.tenant).inc()
+            if seconds is not None:
+                JOB_SECONDS.labels(job.operation, "total").observe(seconds)
+        case JobStatus.ERROR:
+            JOBS.labels(job.operation, "failed", job.tenant).inc()
+        case _:
+            assert_never(reached)
 
 
 async def take_step_once(

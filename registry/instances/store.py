@@ -761,13 +761,14 @@ class InstanceStore:
     def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
         """Record, in the block of `adopting`, databases in the trash that the instance had before resets.
 
-        They can come back for a while, whatever the settings say: the operator may have confused them with
-        the one that was handed over.
+        They can come back until they would have been purged, but for a while at least, whatever the settings
+        say: the operator may have confused them with the one that was handed over.
         """
         session = object_session(instance)
         if session is not None:
-            kept = max(self._trash, _KEPT_AFTER_ADOPTION)
-            session.add_all([recorded_version(instance, one, kept) for one in replaced])
+            session.add_all(
+                [recorded_version(instance, one, self._trash, _KEPT_AFTER_ADOPTION) for one in replaced]
+            )
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

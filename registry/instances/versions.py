@@ -5,7 +5,7 @@ each locks the row of the instance first, so that it is one or the other.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from uuid import UUID
 
@@ -43,6 +43,7 @@ class ReplacedDatabase:
         attempt: the attempt at that.
         database_mark: the mark of the database alone; None if the instance was created with it.
         template_generation: which generation of its template it is a copy of, if that is known.
+        replaced_at: when it was put there, in UTC without a zone, if that is known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ReplacedDatabase:
     attempt: int
     database_mark: str | None
     template_generation: int | None
+    replaced_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -255,14 +257,18 @@ async def record_exchange(
     )
 
 
-def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, kept: timedelta) -> InstanceVersion:
+def recorded_version(
+    instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, at_least: timedelta
+) -> InstanceVersion:
     """A version that the registry did not know; its comment does not tell the template, that of today does.
 
     Args:
         instance: the instance, which the caller has locked.
         replaced: the database.
-        kept: how long it is kept from now on.
+        trash: how long it is kept after it was replaced.
+        at_least: how long it is kept from now on, if that is longer.
     """
+    replaced_at = UTC_NOW if replaced.replaced_at is None else func.least(replaced.replaced_at, UTC_NOW)
     return InstanceVersion(
         instance_id=instance.id,
         database_mark=None if replaced.database_mark is None else UUID(replaced.database_mark),
@@ -271,8 +277,10 @@ def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, kept: tim
         database_name=replaced.name,
         job_number=replaced.number,
         attempt=replaced.attempt,
-        replaced_at=UTC_NOW,
-        purge_after=UTC_NOW + literal(kept, Interval),
+        replaced_at=replaced_at,
+        purge_after=func.greatest(
+            replaced_at + literal(trash, Interval), UTC_NOW + literal(at_least, Interval)
+        ),
     )
 
 

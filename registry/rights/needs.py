@@ -60,6 +60,9 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "idempotencykeys", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "consolesessions", *_ALL),
         _on_table("adminapi", "signinlinks", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "signinattempts", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "databasesizes", *_ALL),
+        _on_table("adminapi", "totalsizes", *_ALL),
         _on_table("adminapi", "installation", "SELECT", "UPDATE"),
         _on_table("adminapi", "registration", "SELECT", "UPDATE"),
         _on_table("adminapi", "educationorganizations", *_ALL),
@@ -78,13 +81,13 @@ def registry_needs(database: str) -> list[Need]:
     ]
 
 
-def server_needs(database: str, templates: Iterable[str], owner: str | None = None) -> list[Need]:
+def server_needs(database: str, templates: Iterable[str], groups: Iterable[str] = ()) -> list[Need]:
     """What the role needs on the server of the ODS databases.
 
     Args:
         database: the maintenance database.
         templates: the databases that are cloned.
-        owner: the role that new databases are given to, if they are.
+        groups: further roles that it must be a member of.
     """
     return [
         Need(
@@ -94,7 +97,7 @@ def server_needs(database: str, templates: Iterable[str], owner: str | None = No
         # Renaming and dropping a database end the sessions of other roles on it.
         _member_of("pg_signal_backend"),
         statistics_need(),
-        *([_member_of(owner)] if owner else []),
+        *(_member_of(group) for group in groups),
         _on_database(database),
         _on_function("pg_catalog", "pg_control_system"),
         *(need for template in templates for need in _on_template(template)),

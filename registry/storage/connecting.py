@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from tracing import statements
+
 _READ_WRITE = "read-write"
 _NEXT_HOST_SECONDS = 0.5
 """After this time the next host is tried as well: one that has lost its power does not even refuse."""
@@ -112,6 +114,7 @@ async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> a
         session: asyncpg.Connection = await asyncpg.connect(dsn, **arguments)
     except asyncpg.TargetServerAttributeNotMatched:
         raise read_only() from None
+    statements.observe(session)
     try:
         await require_usable(session, greeting)
     except BaseException:

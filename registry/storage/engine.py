@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import ExceptionContext, Select, event
+from sqlalchemy import Connection, ExceptionContext, Select, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -15,6 +15,7 @@ from sqlalchemy.util import await_only
 
 from registry.storage.connecting import connect, ends_sessions, question, require_usable
 from secret_files import DsnSource, current
+from tracing import provider, statements
 
 POOL_SIZE = 10
 """Connections to a registry that one process opens at most, beside those for refreshes."""
@@ -29,6 +30,7 @@ _ANSWER_TIMEOUT = 2
 _TRUSTED_SECONDS = 1
 """How long after its last use a connection is given out without a check."""
 _USED_AT = "used at"
+_BEGAN_AT = "began at"
 
 _ROWS_AT_ONCE = 100
 """Rows that are made of what PostgreSQL has sent before other tasks run: about a millisecond's work."""
@@ -65,6 +67,10 @@ def create_registry_engine(
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _require_answer_to(question(current(dsn))))
     event.listen(engine.sync_engine, "handle_error", _leave_server)
+    if provider.is_on():
+        event.listen(engine.sync_engine, "before_cursor_execute", _note_beginning)
+        event.listen(engine.sync_engine, "after_cursor_execute", _record_statement)
+        event.listen(engine.sync_engine, "handle_error", _record_failure)
     return engine
 
 
@@ -87,6 +93,32 @@ def _leave_server(context: ExceptionContext) -> None:
     """Have the pool replace its connections if the fault of this one means that its server cannot be used."""
     if ends_sessions(getattr(context.original_exception, "sqlstate", None)):
         context.is_disconnect = True
+
+
+def _note_beginning(
+    connection: Connection, _cursor: object, _statement: str, _parameters: object, *_: object
+) -> None:
+    connection.info[_BEGAN_AT] = time.monotonic()
+
+
+def _record_statement(
+    connection: Connection,
+    _cursor: object,
+    statement: str,
+    _parameters: object,
+    _context: object,
+    executemany: bool,  # noqa: FBT001 - SQLAlchemy's
+) -> None:
+    """Trace a statement that asyncpg has prepared; the others it reports itself (`statements.observe`)."""
+    if not executemany:
+        statements.record(statement, time.monotonic() - connection.info[_BEGAN_AT])
+
+
+def _record_failure(context: ExceptionContext) -> None:
+    """Trace a statement that has failed."""
+    if context.connection is not None and context.statement is not None:
+        seconds = time.monotonic() - context.connection.info.get(_BEGAN_AT, time.monotonic())
+        statements.record(context.statement, seconds, context.original_exception)
 
 
 def _require_answer_to(question: str) -> Callable[..., None]:

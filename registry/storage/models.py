@@ -5,7 +5,7 @@ Names are those of the Admin API and the ODS/API, unquoted; timestamps hold UTC 
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -330,6 +330,12 @@ class Backup(Base):
         Index("ix_backups_newest", "createdat", "id"),
         Index("uq_backups_stored", "storedid", unique=True),
         Index("ix_backups_expiry", "expiresat", postgresql_where=text("expiresat IS NOT NULL")),
+        # Of few rows: those that metrics count at each scrape, and those whose verification waits.
+        Index(
+            "ix_backups_unverified",
+            "finishedat",
+            postgresql_where=text("verification IN ('Pending', 'InProgress', 'Error')"),
+        ),
         {"schema": "adminapi"},
     )
 
@@ -460,8 +466,23 @@ class SignInLink(Base):
     created_at: Mapped[datetime] = mapped_column("createdat")
 
 
+class SignInAttempt(Base):
+    """A person who has gone to an issuer to sign in to the console."""
+
+    __tablename__ = "signinattempts"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    # SHA-256 of what only the browser has.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    # The page that follows.
+    after: Mapped[str] = mapped_column(Text)
+    # What was typed into a form when the session before had ended: its path, and its fields.
+    kept: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column("createdat")
+
+
 class ConsoleSession(Base):
-    """A client that is signed in to the console."""
+    """A client, or a person, that is signed in to the console."""
 
     __tablename__ = "consolesessions"
     __table_args__ = (Index("ix_consolesessions_lastusedat", "lastusedat"), {"schema": "adminapi"})
@@ -469,12 +490,36 @@ class ConsoleSession(Base):
     # SHA-256 of the id, which the cookie alone has.
     digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     client: Mapped[str] = mapped_column(String(256))
-    # That of the client when it signed in.
+    # That of the client when it signed in; of a person, the rules by which people may enter.
     generation: Mapped[uuid.UUID | None]
+    # What a person may do, whom an issuer has identified; null for a client of the registry.
+    scope: Mapped[str | None] = mapped_column(String(20))
     created_at: Mapped[datetime] = mapped_column("createdat")
     last_used_at: Mapped[datetime] = mapped_column("lastusedat")
     # What was typed into a form when the session before had ended: its path, and its fields.
     kept: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class DatabaseSize(Base):
+    """The size of an instance's database on one day, in UTC."""
+
+    __tablename__ = "databasesizes"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    instance_id: Mapped[int] = mapped_column("instanceid", primary_key=True, autoincrement=False)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class TotalSize(Base):
+    """The size of the databases of all instances on one day, also of those that are gone by now."""
+
+    __tablename__ = "totalsizes"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    databases: Mapped[int]
 
 
 class Installation(Base):
@@ -491,6 +536,10 @@ class Installation(Base):
     # The cluster with the ODS databases, and the installations that may have databases there as well.
     server_system: Mapped[str | None] = mapped_column("serversystem", String(20))
     neighbours: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"))
+    # The stores of backups that it has used: the id of each, by its URL.
+    backup_stores: Mapped[dict[str, str]] = mapped_column(
+        "backupstores", JSONB, server_default=text("'{}'::jsonb")
+    )
 
 
 class OdsInstance(Base):

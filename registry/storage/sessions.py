@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from registry.rights.missing import is_missing_right, missing_rights_error
 from registry.storage.errors import RowNotFoundError
 from registry.storage.models import Base
-from registry.storage.unit_of_work import joined
+from registry.storage.unit_of_work import Action, after_commit, joined
 
 INTEGRITY_VIOLATION = "23"
 """The class of the SQLSTATEs with which PostgreSQL refuses rows that break a constraint."""
@@ -25,6 +25,9 @@ Conflicts: TypeAlias = Mapping[str, Callable[[], Exception]]
 The keys are names of constraints, SQLSTATEs, or `INTEGRITY_VIOLATION`; the most specific one counts.
 """
 _NO_CONFLICTS: Conflicts = MappingProxyType({})
+
+_ACTIONS = "when committed"
+"""In the information of a session: what is done once its writes are committed."""
 
 _Model = TypeVar("_Model", bound=Base)
 
@@ -73,6 +76,7 @@ class RegistrySessions:
             with _explained(conflicts):
                 async with self._joined() or self._statements() as session:
                     yield session
+                await _act(session)
 
     @asynccontextmanager
     async def transaction(self, conflicts: Conflicts = _NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
@@ -87,6 +91,7 @@ class RegistrySessions:
             with _explained(conflicts):
                 async with self._joined() or self._transactions.begin() as session:
                     yield session
+                await _act(session)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncSession]:
@@ -128,6 +133,17 @@ def _explained(conflicts: Conflicts) -> Iterator[None]:
             if (explained := conflicts.get(key)) is not None:
                 raise explained() from None
         raise
+
+
+def when_committed(session: AsyncSession, action: Action) -> None:
+    """Have `action` done when what the session has written is committed; not at all if it is rolled back."""
+    session.info.setdefault(_ACTIONS, []).append(action)
+
+
+async def _act(session: AsyncSession) -> None:
+    """Do what waits for the commit, which is done; or let it wait for that of the transaction joined."""
+    for action in session.info.get(_ACTIONS, ()):
+        await after_commit(action)
 
 
 async def locked(session: AsyncSession, model: type[_Model], identifier: int, resource: str) -> _Model:
