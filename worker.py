@@ -10,44 +10,59 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 
+from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import Runtime
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from activities.backup_cleaning import BackupCleaning
 from activities.backup_verification import VerdictActivities, VerificationActivities
 from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
+from activities.context import ActivityContext
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities
 from activities.final_backups import FollowingPurges
 from activities.idempotency_keys import IdempotencyKeyActivities
+from activities.precedence import JobsFirst
 from activities.reconcile import ReconcileActivities
 from activities.refreshes import RefreshActivities
 from activities.scheduled_requests import ScheduledRequests
+from activities.sizes import SizeActivities
 from activities.snapshots import SnapshotActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
-from logs import configure_logging, fault_name
+from logs import configure_logging, fault_name, switch_debug_on_hangup
+from metrics import server as metrics_server
+from metrics.catalog import DRIFT
+from metrics.exposition import Exposition
+from metrics.figures import Figures
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.store import EducationOrganizations
 from registry.idempotency_keys import IdempotencyKeys
 from registry.storage.errors import InstallationNotConfirmedError
 from registry.storage.poolers import PoolerCheck
-from settings import AnySettings, InvalidSettingsError, load_settings
+from settings import AnySettings, InvalidSettingsError, LogFormat, Settings, load_settings
 from temporal import client, schedules
 from temporal.job_starter import JobStarter, started_jobs
 from temporal.namespace import register_search_attributes
 from temporal.refresh_starter import RefreshStarter
+from temporal.sdk_metrics import measuring_runtime
 from temporal.verification_starter import VerificationStarter
-from tenants.backup_store import backup_obstacle
-from tenants.drift import Drift
+from temporal.worker_probes import WorkerProbes
+from tenants.drift import Drift, DriftKind
+from tenants.figures import pool_samples
+from tenants.known_store import backup_obstacle
 from tenants.tenant import Tenant, open_tenants
+from tracing import provider
 from workflows.backup_instance import BackupInstance
 from workflows.create_instance import CopyInstance, CreateInstance, RestoreInstance
 from workflows.delete_instance import DeleteInstance
@@ -56,6 +71,7 @@ from workflows.pending_sweep import PendingSweep
 from workflows.purge_after_backup_instance import PurgeAfterBackupInstance
 from workflows.purge_instance import PurgeInstance
 from workflows.reconcile import Reconcile
+from workflows.record_sizes import RecordSizes
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
 from workflows.rename_instance import RenameInstance
@@ -91,6 +107,7 @@ WORKFLOWS = [
     ScheduledRefresh,
     ScheduledBackups,
     ScheduledSnapshots,
+    RecordSizes,
 ]
 
 _RECONNECT_SECONDS = 1
@@ -106,6 +123,9 @@ _CACHED_WORKFLOWS = 200
 _WORKFLOW_TASKS = 8
 """Workflow tasks that a worker has under way. Each may write to the registry, and must end in time; after a
 restart, all workflows that wait go on at once (docs/performance.md)."""
+
+_LOOKS_MISSED = 3
+"""Reconcile intervals after which what a look has found is not told any more: another worker may look."""
 
 _logger = logging.getLogger("worker")
 
@@ -128,26 +148,27 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     )
     snapshots = SnapshotActivities(tenant.snapshots)
     starter = JobStarter(temporal, settings.registry_queue)
-    sweep = SweepActivities(jobs, starter.start)
+    sweep = SweepActivities(jobs, starter.start_unrequested)
     detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
         jobs,
         server,
         detect,
-        starter.is_open,
-        starter.start,
+        starter.is_at_work,
+        starter.start_unrequested,
         tenant.remove_template_leftovers,
         tenant.instances,
         tenant.versions,
-        partial(backup_obstacle, settings, server) if settings.final_backup else None,
+        partial(backup_obstacle, tenant) if settings.final_backup else None,
     )
     keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     verifications = VerificationStarter(temporal, tenant.name, settings)
-    scheduled = ScheduledRequests(tenant, starter.start)
+    scheduled = ScheduledRequests(tenant, starter.start_unrequested)
     return Worker(
         temporal,
+        interceptors=[ActivityContext(tenant.name), JobsFirst()],
         task_queue=settings.registry_queue,
         workflows=WORKFLOWS,
         # The sandbox would load each workflow's module anew for each run; the tests run workflows in it.
@@ -185,6 +206,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             VerdictActivities(tenant.backups).finish_verification,
             scheduled.request_scheduled_backups,
             scheduled.request_scheduled_snapshots,
+            SizeActivities(tenant).record_sizes,
         ],
         max_concurrent_workflow_tasks=workflow_tasks,
         max_concurrent_activities=settings.registry_concurrency,
@@ -193,22 +215,32 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         max_concurrent_activity_task_polls=_POLLERS,
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+        deployment_config=_deployment(settings),
     )
 
 
 async def _detect_drift(temporal: Client, tenant: Tenant) -> list[Drift]:
-    return await tenant.drift.detect(await started_jobs(temporal, tenant.name))
+    found = await tenant.drift.detect(await started_jobs(temporal, tenant.name))
+    _tell_drift(tenant, (drift.kind for drift in found))
+    return found
+
+
+def _tell_drift(tenant: Tenant, found: Iterable[DriftKind]) -> None:
+    kinds = Counter(found)
+    seconds = _LOOKS_MISSED * tenant.settings.reconcile_interval
+    DRIFT.replace(tenant.name, {kind: kinds[kind] for kind in DriftKind}, seconds)
 
 
 def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     """The worker that creates and drops a tenant's databases."""
     settings = tenant.settings
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
-    limit = ConcurrencyLimit(settings.ddl_concurrency)
+    limit = ConcurrencyLimit(settings.ddl_concurrency, tenant.name)
     databases = DatabaseActivities(tenant, limit, refill if settings.spares else None)
     spares = SpareActivities(tenant.spares, limit)
     return Worker(
         temporal,
+        interceptors=[ActivityContext(tenant.name), JobsFirst()],
         task_queue=settings.ddl_queue,
         activities=[
             databases.provision,
@@ -233,6 +265,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
         # By default heartbeats are sent after four fifths of their timeout, which leaves little time.
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+        deployment_config=_deployment(settings),
     )
 
 
@@ -246,12 +279,14 @@ def refresh_worker(temporal: Client, tenant: Tenant) -> Worker:
     )
     return Worker(
         temporal,
+        interceptors=[ActivityContext(tenant.name)],
         task_queue=settings.refresh_queue,
         activities=[organizations.read_page],
         max_concurrent_activities=settings.refresh_concurrency,
         max_concurrent_activity_task_polls=1,
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+        deployment_config=_deployment(settings),
     )
 
 
@@ -266,6 +301,7 @@ def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
     databases = DatabaseActivities(tenant, ConcurrencyLimit(settings.backup_concurrency))
     return Worker(
         temporal,
+        interceptors=[ActivityContext(tenant.name)],
         task_queue=settings.backup_queue,
         activities=[
             backups.back_up,
@@ -279,6 +315,22 @@ def backup_worker(temporal: Client, tenant: Tenant) -> Worker:
         max_concurrent_activity_task_polls=1,
         max_heartbeat_throttle_interval=_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_timeout),
+        deployment_config=_deployment(settings),
+    )
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version of the tenant's deployment that this process is; None if its versions are not told apart.
+
+    What a version has begun, it ends. What continues as a new run may continue at another version: a job that
+    is tried again, its successor, a long pass (`workflows.options.NEXT_RUN`).
+    """
+    if settings.worker_deployment_version is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.task_queue, settings.worker_deployment_version),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
     )
 
 
@@ -290,20 +342,40 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     """Serve every tenant's task queues until `stop` is set, then let running activities finish.
 
     Raises:
-        InvalidSettingsError: a DSN leads to a pooler in transaction mode.
+        InvalidSettingsError: a DSN leads to a pooler in transaction mode, or the port for metrics is taken.
         ExceptionGroup: of InvalidSettingsError, if that is found later because the server was away at first.
     """
     poolers = PoolerCheck(settings)
     await poolers.check()
-    temporal = await _connected(settings, stop)
-    if temporal is None:
-        return
-    async with open_tenants(settings) as tenants, asyncio.TaskGroup() as running:
-        for tenant in tenants:
-            running.create_task(_serve(temporal, tenant, stop))
-        pooler_check = running.create_task(poolers.keep_checking())
-        await stop.wait()
-        pooler_check.cancel()
+    async with open_tenants(settings) as tenants, _observed(settings, tenants, stop) as (probes, runtime):
+        temporal = await _connected(settings, stop, runtime)
+        if temporal is None:
+            return
+        probes.serve(temporal, tenants)
+        async with asyncio.TaskGroup() as running:
+            for tenant in tenants:
+                running.create_task(_serve(temporal, tenant, stop))
+            pooler_check = running.create_task(poolers.keep_checking())
+            await stop.wait()
+            pooler_check.cancel()
+
+
+@asynccontextmanager
+async def _observed(
+    settings: AnySettings, tenants: Sequence[Tenant], stop: asyncio.Event
+) -> AsyncIterator[tuple[WorkerProbes, Runtime | None]]:
+    """Serve metrics and probes, if there is a port for them, until the last activity has ended.
+
+    Gives what the probes are told, and what measures the calls to Temporal.
+    """
+    runtime, sdk = measuring_runtime(settings)
+    probes = WorkerProbes(stop)
+    exposition = Exposition(Figures(()), partial(pool_samples, tenants), sdk)
+    async with metrics_server.serving(settings, exposition.text, probes):
+        try:
+            yield probes, runtime
+        finally:
+            await probes.close()
 
 
 async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
@@ -329,7 +401,11 @@ async def _require_own(temporal: Client, tenant: Tenant) -> None:
         InstallationNotConfirmedError: the registry is a copy, or was restored, and is not confirmed.
         ForeignScheduleError: the schedules belong to another installation.
     """
-    installation = await tenant.jobs.installation.require_confirmed()
+    try:
+        installation = await tenant.jobs.installation.require_confirmed()
+    except InstallationNotConfirmedError:
+        _tell_drift(tenant, [DriftKind.INSTALLATION_NOT_CONFIRMED])  # there are no passes that would look
+        raise
     await schedules.require_own(temporal, installation.id, tenant.name)
 
 
@@ -340,10 +416,10 @@ async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
     await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
 
-async def _connected(settings: AnySettings, stop: asyncio.Event) -> Client | None:
+async def _connected(settings: AnySettings, stop: asyncio.Event, runtime: Runtime | None) -> Client | None:
     while not stop.is_set():
         try:
-            return await client.connect(settings)
+            return await client.connect(settings, runtime=runtime)
         except ValueError:
             raise InvalidSettingsError("TEMPORAL_ADDRESS: must look like host:port") from None
         except RuntimeError as error:
@@ -378,11 +454,19 @@ async def _pause(stop: asyncio.Event) -> None:
 async def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = load_settings()
+    configure_logging(settings.log_level.number, as_json=settings.log_format is LogFormat.JSON)
+    switch_debug_on_hangup(settings.log_level.number)
+    # Fields of the line say this (`logs.FIELDS`).
+    activity.logger.activity_info_on_message = workflow.logger.workflow_info_on_message = False
+    provider.start("ods-worker")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gc.freeze()  # what is loaded by now stays: garbage collections need not visit it while jobs run
-    await run(settings, stop)
+    try:
+        await run(settings, stop)
+    finally:
+        provider.stop()
 
 
 if __name__ == "__main__":

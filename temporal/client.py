@@ -1,15 +1,20 @@
 """The connection to Temporal, and how payloads and failures are written to its histories."""
 
+import os
+import secrets
+import socket
 from dataclasses import replace
 
 from temporalio.api.failure.v1 import Failure
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.exceptions import FailureError
+from temporalio.runtime import Runtime
 
 from settings import InvalidSettingsError, ServiceSettings
 from temporal.codec import EncryptionCodec
+from tracing import provider
 
 
 class RedactingFailureConverter(DefaultFailureConverter):
@@ -55,18 +60,43 @@ def data_converter(settings: ServiceSettings) -> DataConverter:
     )
 
 
-async def connect(settings: ServiceSettings, *, lazy: bool = False) -> Client:
+async def connect(settings: ServiceSettings, *, lazy: bool = False, runtime: Runtime | None = None) -> Client:
     """Connect to the Temporal server that Temporal's own variables and configuration file name.
 
     Args:
         settings: say how payloads are written.
         lazy: connect at the first call, so that the caller starts while Temporal is away.
+        runtime: the part of the SDK that measures calls and tasks, if that is wanted.
 
     Raises:
         InvalidSettingsError: the variables or the file cannot be used.
         RuntimeError: the server cannot be reached.
     """
-    return await Client.connect(**configuration(), lazy=lazy, data_converter=data_converter(settings))
+    return await Client.connect(
+        **configuration(),
+        lazy=lazy,
+        data_converter=data_converter(settings),
+        identity=_identity(),
+        runtime=runtime,
+        interceptors=_interceptors(),
+    )
+
+
+def _identity() -> str:
+    """What Temporal calls this process.
+
+    The SDK's default, and with it what no process before it had: in a container, the one before had the same
+    process id and host name, and Temporal remembers for minutes that it has polled.
+    """
+    return f"{os.getpid()}@{socket.gethostname()}-{secrets.token_hex(4)}"
+
+
+def _interceptors() -> list[Interceptor]:
+    if not provider.is_on():
+        return []
+    from temporal.tracing import JobTracing  # noqa: PLC0415 - it needs OpenTelemetry's SDK
+
+    return [JobTracing()]
 
 
 def configuration() -> ClientConnectConfig:

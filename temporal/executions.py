@@ -1,15 +1,37 @@
 """Questions to Temporal about the executions under a workflow id."""
 
+from dataclasses import dataclass
+
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
+from temporalio.converter import decode_typed_search_attributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from workflows import options
+from registry.instances.status import InstanceStatus
+from workflows import options, search_attributes
 
 
-async def open_run(client: Client, workflow_id: str) -> str | None:
-    """The id of the run that is open under this workflow id; None if none is.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is open.
+
+    Attributes:
+        run_id: its id.
+        status: what a job's workflow has published of its job; None of a workflow that publishes nothing.
+    """
+
+    run_id: str
+    status: str | None
+
+    @property
+    def awaits_decision(self) -> bool:
+        """Whether its job has failed, so that it waits for the operator; it may still be undoing the job."""
+        return self.status not in {None, InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS}
+
+
+async def open_run(client: Client, workflow_id: str) -> OpenRun | None:
+    """The run that is open under this workflow id; None if none is.
 
     Raises:
         temporalio.service.RPCError: Temporal cannot be reached.
@@ -27,4 +49,7 @@ async def open_run(client: Client, workflow_id: str) -> str | None:
         raise
     found = described.workflow_execution_info
     # Not by its status: a paused workflow, for one, is open as well.
-    return None if found.HasField("close_time") else found.execution.run_id
+    if found.HasField("close_time"):
+        return None
+    published = decode_typed_search_attributes(found.search_attributes)
+    return OpenRun(found.execution.run_id, published.get(search_attributes.STATUS))

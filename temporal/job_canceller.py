@@ -14,8 +14,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import InstanceJob
-from temporal.codec import UnreadablePayloadError
 from temporal.executions import open_run
+from temporal.job_runs import is_same_attempt, job_of
 from workflows import options
 from workflows.job_workflow import JobWorkflow
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
@@ -30,10 +30,6 @@ class CancelOutcome(Enum):
     """Another job is carried out under the id, or the run has just ended."""
     NO_WORKFLOW = auto()
     """No workflow is open under the id."""
-
-
-class UnreadableJobError(Exception):
-    """It cannot be read which job a workflow carries out: the payload was encrypted with an unknown key."""
 
 
 class JobCanceller:
@@ -77,9 +73,9 @@ class JobCanceller:
         run = await open_run(self._client, job.workflow_id)
         if run is None:
             return CancelOutcome.NO_WORKFLOW
-        handle = self._client.get_workflow_handle(job.workflow_id, run_id=run)
+        handle = self._client.get_workflow_handle(job.workflow_id, run_id=run.run_id)
         try:
-            if not _is_same_attempt(await self._job_of(handle), job):
+            if not is_same_attempt(await job_of(self._client, handle), job):
                 return CancelOutcome.MOVED_ON
             await request(handle)
         except RPCError as error:
@@ -106,27 +102,3 @@ class JobCanceller:
                 return False
             raise
         return True
-
-    async def _job_of(self, handle: WorkflowHandle[Any, Any]) -> InstanceJob | None:
-        """The job that a run was started, or continued, with; None if it is no run of a job."""
-        events = handle.fetch_history_events(page_size=1, rpc_timeout=options.RPC_TIMEOUT)
-        started = (await anext(events)).workflow_execution_started_event_attributes
-        try:
-            (job,) = await self._client.data_converter.decode(started.input.payloads, [InstanceJob])
-        except (TypeError, ValueError):
-            return None
-        except (KeyError, RuntimeError, UnreadablePayloadError):
-            raise UnreadableJobError from None
-        return job if isinstance(job, InstanceJob) else None
-
-
-def _is_same_attempt(found: InstanceJob | None, job: InstanceJob) -> bool:
-    """Whether a workflow's job is this attempt, requested by the same installation if it names one."""
-    if found is None or found.installation not in {None, job.installation}:
-        return False
-    return (found.mark, found.operation, found.number, found.attempt) == (
-        job.mark,
-        job.operation,
-        job.number,
-        job.attempt,
-    )

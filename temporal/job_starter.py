@@ -9,6 +9,7 @@ from registry.instances.jobs import INSTALLATION, InstanceJob, StartedJob, job_n
 from registry.instances.status import InstanceStatus
 from temporal.codec import UnreadablePayloadError
 from temporal.executions import open_run
+from tracing.jobs import job_span
 from workflows import options, search_attributes
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 
@@ -69,13 +70,23 @@ class JobStarter:
                 return
         raise RPCError("the instance's workflow opens and closes too fast", RPCStatusCode.ABORTED, b"")
 
-    async def is_open(self, job: InstanceJob) -> bool:
-        """Whether a workflow is open under the instance's id.
+    async def start_unrequested(self, job: InstanceJob) -> None:
+        """Start a job that no client waits for, as `start` does, in a trace of its own.
+
+        Raises:
+            temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+        """
+        with job_span("Start job", *job.identity):
+            await self.start(job)
+
+    async def is_at_work(self, job: InstanceJob) -> bool:
+        """Whether a workflow is open under the instance's id that does not wait for the operator's decision.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
-        return await open_run(self._client, job.workflow_id) is not None
+        run = await open_run(self._client, job.workflow_id)
+        return run is not None and not run.awaits_decision
 
     async def _started(self, job: InstanceJob, priority: Priority) -> bool:
         try:
@@ -93,7 +104,7 @@ class JobStarter:
                     f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
                     f"{_target(job.new_database, '`')} (template {job.template}, tenant {job.tenant})."
                 ),
-                memo={INSTALLATION: job.installation, "mark": job.mark, "job": job.job_id},
+                memo=job.memo,
                 task_timeout=options.WORKFLOW_TASK_TIMEOUT,
                 priority=priority,
                 rpc_timeout=options.RPC_TIMEOUT,

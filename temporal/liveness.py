@@ -1,10 +1,11 @@
 """Whether workers poll their task queues, and whether the scheduled passes run in time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
+from temporalio.api.enums.v1 import TaskQueueType, WorkerVersioningMode
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue, TaskQueueVersioningInfo
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
@@ -40,7 +41,24 @@ def pass_intervals(settings: Settings) -> Mapping[str, timedelta]:
     }
 
 
-async def pollers(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -> list[PollerInfo]:
+@dataclass(frozen=True)
+class Poller:
+    """A worker that polls a task queue.
+
+    Attributes:
+        identity: how it calls itself.
+        build: of which build it is.
+        version: as which version of the queue's deployment it polls; None if it tells none.
+        gets_tasks: whether Temporal gives it the tasks of workflows that begin now, or some of them.
+    """
+
+    identity: str
+    build: str
+    version: str | None
+    gets_tasks: bool
+
+
+async def pollers(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -> list[Poller]:
     """The workers that poll the task queue for tasks of this kind.
 
     Raises:
@@ -52,7 +70,21 @@ async def pollers(temporal: Client, queue: str, kind: TaskQueueType.ValueType) -
         )
     )
     oldest = datetime.now(UTC) - _POLLER_MEMORY
-    return [poller for poller in described.pollers if poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest]
+    return [
+        _poller(poller, described.versioning_info)
+        for poller in described.pollers
+        if poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest
+    ]
+
+
+def _poller(poller: PollerInfo, versions: TaskQueueVersioningInfo) -> Poller:
+    options, current = poller.deployment_options, versions.current_deployment_version
+    if options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED:
+        version = options.build_id
+        gets_tasks = version in {current.build_id, versions.ramping_deployment_version.build_id}
+    else:
+        version, gets_tasks = None, not current.build_id
+    return Poller(poller.identity, poller.worker_version_capabilities.build_id, version, gets_tasks)
 
 
 def lateness(at: datetime, interval: timedelta) -> timedelta | None:

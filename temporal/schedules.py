@@ -1,4 +1,4 @@
-"""The Temporal Schedules: sweep, reconcile pass, refill of spares, refreshes, backups and snapshots."""
+"""The Temporal Schedules: sweep, reconcile, refill of spares, refreshes, backups, snapshots and sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from settings import DEFAULT_TENANT, Settings
 from temporal.codec import UnreadablePayloadError
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
+from workflows.record_sizes import RecordSizes
 from workflows.refill_spares import RefillSpares
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
@@ -35,8 +36,11 @@ SPARE_REFILL = "spare-refill"
 EDUCATION_ORGANIZATIONS = "education-organizations"
 BACKUPS = "scheduled-backups"
 SNAPSHOTS = "scheduled-snapshots"
+SIZES = "database-sizes"
 
 _AT_TIMES: Mapping[str, type] = {BACKUPS: ScheduledBackups, SNAPSHOTS: ScheduledSnapshots}
+_ONCE_A_DAY = "15 1 * * *"
+"""Well after midnight UTC: what is recorded then is of the day that the registry's clock tells."""
 _MAKE_UP_FOR = timedelta(days=1)
 """How late what is due at a time of the day is still begun, if Temporal was away then."""
 
@@ -107,6 +111,7 @@ async def ensure(client: Client, settings: Settings, installation: str, tenant: 
         _Pass.every(
             EDUCATION_ORGANIZATIONS, ScheduledRefresh.__name__, settings.refresh_interval, at_start=False
         ),
+        _Pass.at(SIZES, RecordSizes.__name__, _ONCE_A_DAY),
     ]
     # The same pass removes spares that are no longer wanted.
     if settings.spares or await _describe_or_none(client, schedule_id(tenant, SPARE_REFILL)):

@@ -43,6 +43,11 @@ job that is handed over and is not later than their own. It includes the patch b
 workflow meets costs Temporal two events.
 """
 
+_ASKS_WHEN_MOVED_ON = "asks-about-the-earlier-job-when-moved-on"
+"""Patch: workflows that were started before it leave an earlier job, which was handed over while they worked,
+to the next sweep.
+"""
+
 _ENDS_WHEN_CANCELLED = "ends-when-its-last-try-was-cancelled"
 """Patch: workflows that were started before it wait for a decision after such a try, as after any failure."""
 _CANCELLED = "The job was cancelled."
@@ -97,14 +102,14 @@ class JobWorkflow(ABC):
         self._set_details("Pending", "The job waits for the registry; a delete also for the server.")
         begun = await self._begin()
         if not begun.held:
-            return self._moved_on()
+            return await self._moved_on()
         self._publish_status(BEGIN[self.job.operation].target, "The job has begun.")
         if begun.refusal is not None:
             return await self._give_up(begun.refusal)
         try:
             self._act_on_cancellation()
             if not await self.do_work():
-                return self._moved_on()
+                return await self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
             self._cancelled = self._cancelled or is_cancelled_exception(error) or _was_cancelled_in_last_try()
             if self._cancelled and not _is_final(error):  # an outage would have a delete tried again
@@ -220,7 +225,7 @@ class JobWorkflow(ABC):
     async def _give_up(self, reason: str, *, outage: bool = False) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
-        self._earlier = None
+        earlier, self._earlier = self._earlier, None
         recorded = await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.fail,
@@ -229,7 +234,8 @@ class JobWorkflow(ABC):
             )
         )
         if not recorded:
-            return self._moved_on()
+            self._earlier = self._earlier or earlier
+            return await self._moved_on()
         self._publish_status(
             FAIL[self.job.operation].target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
@@ -288,7 +294,9 @@ class JobWorkflow(ABC):
         self._continue_as_successor()
         return f"{self.job.job_id} is done: its database had been published."
 
-    def _moved_on(self) -> str:
+    async def _moved_on(self) -> str:
+        if self._earlier is not None and workflow.patched(_ASKS_WHEN_MOVED_ON):
+            await self._ask_about_earlier()
         self._continue_as_successor()
         return f"{self.job.job_id} was no longer due; nothing was done."
 
@@ -301,6 +309,8 @@ class JobWorkflow(ABC):
             args=[job],
             workflow=WORKFLOW_TYPES[job.operation],
             search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
+            memo=job.memo,  # otherwise that of the job before: a restored registry would not be found
+            initial_versioning_behavior=options.NEXT_RUN,
         )
 
     def _publish_status(self, status: InstanceStatus, details: str) -> None:

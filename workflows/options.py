@@ -5,7 +5,12 @@ from datetime import timedelta
 from typing import assert_never
 
 from temporalio.common import Priority, RetryPolicy
-from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
+from temporalio.workflow import (
+    ActivityCancellationType,
+    ActivityConfig,
+    ContinueAsNewVersioningBehavior,
+    LocalActivityConfig,
+)
 
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.instances.jobs import ExecutionPolicy
@@ -16,6 +21,9 @@ WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
 
 RPC_TIMEOUT = timedelta(seconds=2)
 """Temporal starts and signals within milliseconds; a request of the API does not wait for longer."""
+
+NEXT_RUN = ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+"""Where versions of workers are told apart, a new run begins at the version that is current then."""
 
 
 def status_write(policy: ExecutionPolicy | RefreshPolicy, summary: str) -> ActivityConfig:
@@ -193,6 +201,16 @@ def scheduled_requests(summary: str) -> ActivityConfig:
     """
     return ActivityConfig(
         schedule_to_close_timeout=timedelta(days=1),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1)),
+        summary=summary,
+    )
+
+
+def daily_record(summary: str) -> ActivityConfig:
+    """Options of recording what is so today: outages are waited for, but not until the next day."""
+    return ActivityConfig(
+        schedule_to_close_timeout=timedelta(hours=12),
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1)),
         summary=summary,

@@ -55,4 +55,4 @@ class PendingSweep:
             workflow.set_current_details(str(progress))
             pages += 1
             if pages == _PAGES_PER_RUN:
-                workflow.continue_as_new(progress)
+                workflow.continue_as_new(progress, initial_versioning_behavior=options.NEXT_RUN)

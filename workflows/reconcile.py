@@ -41,7 +41,7 @@ class ReconcileProgress:
 
 @workflow.defn
 class Reconcile:
-    """Restart jobs without an open workflow, undo what failed jobs have left, report drift, and purge."""
+    """Restart jobs that no workflow works on, undo what failed jobs have left, report drift, and purge."""
 
     @workflow.run
     async def run(self, progress: ReconcileProgress = ReconcileProgress()) -> str:
@@ -90,7 +90,7 @@ class Reconcile:
                 return restarted
             done = replace(done, restarted=restarted, last_id=page.last_id)
             if workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(done)
+                workflow.continue_as_new(done, initial_versioning_behavior=options.NEXT_RUN)
 
     async def _remove_leftovers(self) -> int:
         leftovers = await workflow.execute_activity_method(
@@ -117,7 +117,8 @@ async def _cleaned_backups() -> str:
         return ", backups not cleaned: server or registry is away"
     if report.obstacle is not None:
         return f", backups not cleaned: {report.obstacle.rstrip('.')}"
-    return f", {report.removed} backups removed" if report.removed else ""
+    removed = f", {report.removed} backups removed" if report.removed else ""
+    return f"{removed}, {report.recorded} lost backups recorded" if report.recorded else removed
 
 
 async def _restarted(job: InstanceJob) -> bool:

@@ -139,7 +139,9 @@ class RefreshEducationOrganizations:
         while True:
             # The next run would not know of a cancellation: this one ends the job with the next page.
             if self._pages >= _PAGES_PER_RUN and progress.job_id not in self._cancelled:
-                workflow.continue_as_new(replace(self._refresh, progress=progress))
+                workflow.continue_as_new(
+                    replace(self._refresh, progress=progress), initial_versioning_behavior=options.NEXT_RUN
+                )
             self._pages += 1
             page = await self._read_page(progress)
             if page.last_id is None:

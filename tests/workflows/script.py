@@ -316,6 +316,11 @@ class Script:
         await self._follow("request_scheduled_snapshots")
         return self.scheduled
 
+    @activity.defn
+    async def record_sizes(self) -> int:
+        await self._follow("record_sizes")
+        return 3
+
     @activity.defn(name="tidy_spares")
     async def prune_spares(self) -> PruneResult:
         await self._follow("tidy_spares")
@@ -400,6 +405,7 @@ class Script:
             self.report_drift,
             self.request_scheduled_backups,
             self.request_scheduled_snapshots,
+            self.record_sizes,
             self.prune_spares,
             self.replenish_spare,
             self.request_refresh,

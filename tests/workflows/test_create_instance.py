@@ -302,6 +302,27 @@ async def test_earlier_job_is_done_when_the_registry_was_restored_to_where_it_is
     await keep("create-handed-an-earlier-job", handle)
 
 
+async def test_earlier_job_is_done_when_the_registry_was_restored_to_it_while_a_later_one_worked(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("The instance has moved on to another job or attempt.")]
+    script.recorded, script.due = False, True
+    handle = await start(replace(job, attempt=3))
+
+    async def hand_over() -> None:
+        del script.holds["provision"]
+        await handle.signal(JobWorkflow.hand_over, job)
+
+    async def record_again() -> None:
+        script.recorded = True
+
+    script.holds = {"provision": hand_over, "is_due": record_again}
+    assert "is done" in await handle.result()
+    assert script.attempts == [3, 1]
+    assert script.calls == ["begin", "provision", "fail", "is_due", "begin", "provision", "finish_create"]
+    await keep("create-handed-an-earlier-job-while-it-works", handle)
+
+
 async def test_failed_job_goes_on_waiting_when_it_is_handed_an_earlier_one_that_is_not_due(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
