@@ -2,26 +2,36 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
 from temporalio import activity
 
+from activities.backup_requests import lost_backup
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
 from backups.errors import BackupFaultError
+from backups.layout import folder_of
 from backups.manifest import BackupKey
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_if_readable, remove_unfinished
 from databases.scratch import remove_scratch
-from tenants.backup_store import open_store, remove_stored
+from registry.backups.stored import LostBackup
+from registry.storage.models import Backup
+from tenants.backup_store import find_elsewhere, is_whole, remove_stored
 from tenants.drift import Drift, is_suspect
+from tenants.known_store import known_store
 from tenants.tenant import Tenant
 
 _UNFINISHED_FOR = timedelta(minutes=30)
 _EXPIRED_A_PASS = 100
 """Backups that one pass deletes: a mistake in a setting is noticed before all are gone."""
+
+_ELSEWHERE = (
+    "%s backups %s, but are not in the store of ODS_BACKUP_URL, and stay. Their locations tell where they"
+    " are: copy them into this store, or set ODS_BACKUP_URL to the earlier one."
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +46,7 @@ class CleaningReport:
         started: verifications that had not been started.
         expired: scheduled backups that are deleted because their time is over.
         obstacle: why the store could not be cleaned.
+        recorded: whole backups that a restored registry had no row of any more.
     """
 
     removed: int = 0
@@ -43,6 +54,7 @@ class CleaningReport:
     started: int = 0
     obstacle: str | None = None
     expired: int = 0
+    recorded: int = 0
 
 
 class BackupCleaning:
@@ -71,8 +83,8 @@ class BackupCleaning:
         Verifications that wait are started.
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
-        deleted, that another try has made it, or that its job has failed. What the registry does not know
-        is left: it may have been restored to an earlier state.
+        deleted, that another try has made it, or that its job has failed. What the registry has no row of is
+        recorded, if it is of one of its instances: it may have been restored to an earlier state.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -85,25 +97,60 @@ class BackupCleaning:
                 waiting = await self._tenant.backups.waiting_verifications()
                 for backup in waiting:
                     await self._start(backup.id)
-                expired = await self._delete_expired()
+                report = CleaningReport(dropped=dropped, started=len(waiting))
                 try:
-                    removed = await self._clean(open_store(self._tenant.settings))
+                    store = await known_store(self._tenant)
+                    report = replace(report, expired=await self._delete_expired(store))
+                    report = replace(report, removed=await self._clean(store))
+                    superseded, recorded = await self._compare(store)
+                    return replace(report, removed=report.removed + superseded, recorded=recorded)
                 except BackupFaultError as fault:
-                    return CleaningReport(0, dropped, len(waiting), fault.reason, expired)
-                return CleaningReport(removed, dropped, len(waiting), None, expired)
+                    return replace(report, obstacle=fault.reason)
 
-    async def _delete_expired(self) -> int:
+    async def _delete_expired(self, store: BackupStore) -> int:
         """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
 
-        None while the registry may be of yesterday, or a copy, as with purges.
+        None while the registry may be of yesterday, or a copy, as with purges; and none of an instance that
+        is there unless a later one is whole in the store.
         """
-        expiry = self._tenant.backup_expiry
+        expiry, expired, stay = self._tenant.backup_expiry, 0, 0
         await expiry.compute()
-        due = await expiry.due(_EXPIRED_A_PASS)
+        due = await expiry.due()
         if due and (suspicion := is_suspect(await self._detect())) is not None:
             _logger.warning("Backups have expired, but none is deleted: %s", suspicion.explanation)
             return 0
-        return sum([await expiry.delete(backup.id) for backup in due])
+        known: dict[UUID, bool] = {}
+        elsewhere = await find_elsewhere(store, self._tenant, [one.backup for one in due])
+        if elsewhere:
+            _logger.warning(_ELSEWHERE, len(elsewhere), "have expired")
+        for one in due:
+            if expired == _EXPIRED_A_PASS:
+                break
+            if one.backup.id in elsewhere:
+                continue
+            survivor = await self._survivor(store, one.backup, known) if one.has_instance else None
+            if one.has_instance and survivor is None:
+                stay += 1
+            else:
+                expired += await expiry.delete(one.backup.id, survivor)
+        if stay:
+            _logger.warning("%s backups that have expired stay: of later ones, none is in the store", stay)
+        return expired
+
+    async def _survivor(self, store: BackupStore, backup: Backup, known: dict[UUID, bool]) -> UUID | None:
+        """The latest backup for which this one may go that is whole in the store; None if there is none.
+
+        Args:
+            store: the store.
+            backup: the one that has expired.
+            known: which backups are whole, as far as this pass has looked.
+        """
+        for survivor in await self._tenant.backup_expiry.survivors(backup.id):
+            if survivor.id not in known:
+                known[survivor.id] = await is_whole(store, self._tenant.name, survivor)
+            if known[survivor.id]:
+                return survivor.id
+        return None
 
     async def _drop_scratch(self) -> int:
         installation = await self._tenant.jobs.installation.require_confirmed()
@@ -112,26 +159,55 @@ class BackupCleaning:
             return len(await remove_scratch(session, installation.id))
 
     async def _clean(self, store: BackupStore) -> int:
-        removed = len(await remove_unfinished(store, _UNFINISHED_FOR))
-        for backup in await self._tenant.backups.deleted():
-            await remove_stored(store, self._tenant, backup)
-            await self._tenant.backups.forget(backup)
-            removed += 1
-        for key in await list_backups(store):
-            if key.tenant == self._tenant.name and await self._is_superseded(store, key):
-                await delete_backup(store, key)
+        removed = len(await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept))
+        deleted = await self._tenant.backups.deleted()
+        elsewhere = await find_elsewhere(store, self._tenant, deleted)
+        if elsewhere:
+            _logger.warning(_ELSEWHERE, len(elsewhere), "are deleted")
+        for backup in deleted:
+            if backup.id not in elsewhere:
+                await remove_stored(store, self._tenant, backup)
+                await self._tenant.backups.forget(backup)
                 removed += 1
         return removed
 
-    async def _is_superseded(self, store: BackupStore, key: BackupKey) -> bool:
-        """Whether the registry knows that what is stored is none of its backups."""
-        if await self._tenant.backups.knows(key.backup_id):
-            return False
-        manifest = await load_if_readable(store, key)
-        made_for = None if manifest is None else manifest.details.get("backupId")
-        if manifest is None or not isinstance(made_for, str):
-            return False
+    async def _compare(self, store: BackupStore) -> tuple[int, int]:
+        """Remove or record the whole backups that the registry does not know; returns how many of each."""
+        removed = recorded = 0
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
+        for key in await list_backups(store):
+            if key.tenant != self._tenant.name or await self._tenant.backups.knows(key.backup_id):
+                continue
+            made = await load_if_readable(store, key)
+            if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
+                continue
+            if await self._is_superseded(lost):
+                await delete_backup(store, key)
+                removed += 1
+            elif await self._tenant.backups.record_lost(lost):
+                _logger.warning("The registry had lost the backup %s, which is recorded again.", lost.id)
+                recorded += 1
+        return removed, recorded
+
+    async def _is_kept(self, key: BackupKey) -> bool:
+        """Whether a dump without a manifest stays.
+
+        So it does if the registry has recorded it, for the manifest was lost, and it can be restored by hand;
+        and if it is another tenant's, whose registry may have.
+        """
+        if key.tenant != self._tenant.name:
+            return True
+        if not await self._tenant.backups.knows(key.backup_id):
+            return False
+        _logger.warning("The manifest of the stored backup %s is gone. Its dump stays.", key.backup_id)
+        return True
+
+    async def _is_superseded(self, found: LostBackup) -> bool:
+        """Whether the registry knows that what is stored is none of its backups."""
         return await self._tenant.backups.superseded(
-            UUID(made_for), manifest.mark, own, key.backup_id, manifest.finished_at
+            found.id,
+            found.mark,
+            found.installation,
+            UUID(found.stored.stored_id),
+            found.stored.finished_at,
         )

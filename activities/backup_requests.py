@@ -1,7 +1,7 @@
 """What is known of a backup before it is made, and once it is stored."""
 
 from dataclasses import asdict
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -10,12 +10,15 @@ from databases.change_sign import read_sign
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
 from databases.locales import read_locale
-from registry.backups.stored import StoredBackup
+from registry.backups.stored import LostBackup, StoredBackup
 from registry.storage.models import Backup
 from tenants.tenant import Tenant
 
 _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""
+_ID = "backupId"
+_ADDED = {_ID, "instanceId", "rights", "locale", _SIGN}
+"""The members of a manifest's details that are not among those of the row."""
 
 
 async def backup_request(tenant: Tenant, backup: Backup, database: str) -> BackupRequest:
@@ -32,7 +35,7 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
     async with tenant.server.connected(database) as inside:
         # Before the snapshot of the dump: what is committed after that changes the sign.
         sign = await _sign(inside) if backup.kind == BackupKind.SCHEDULED else None
-        rights = await read_rights(inside)
+        rights = await read_rights(inside, tenant.server.restored_owner)
         locale = await read_locale(inside, database)
     return BackupRequest(
         BackupKey(tenant.name, backup.ods_instance_id, uuid4()),
@@ -42,7 +45,7 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
         backup.template,
         {
             **backup.details,
-            "backupId": str(backup.id),
+            _ID: str(backup.id),
             "instanceId": backup.instance_id,
             "rights": rights,
             "locale": None if locale is None else asdict(locale),
@@ -65,6 +68,25 @@ def stored_backup(made: Manifest, location: str) -> StoredBackup:
         taken_at=made.created_at,
         finished_at=made.finished_at,
         change_sign=sign if isinstance(sign, str) else None,
+    )
+
+
+def lost_backup(made: Manifest, location: str, installation: UUID) -> LostBackup | None:
+    """What a registry records of a backup whose row it has lost; None if it does not tell its id."""
+    try:
+        backup_id = UUID(str(made.details.get(_ID)))
+    except ValueError:
+        return None
+    return LostBackup(
+        id=backup_id,
+        ods_instance_id=made.ods_instance_id,
+        mark=made.mark,
+        name=made.name,
+        kind=made.kind,
+        template=made.template,
+        details={member: value for member, value in made.details.items() if member not in _ADDED},
+        installation=installation,
+        stored=stored_backup(made, location),
     )
 
 

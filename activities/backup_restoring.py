@@ -25,6 +25,7 @@ from databases.provisioning import (
 )
 from databases.renaming import END_SESSIONS
 from databases.statements import execute, fetch_rows
+from metrics.job_phases import phase
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.models import Backup
 from tenants.backup_store import load_recorded, open_store
@@ -64,9 +65,10 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     store = open_store(tenant.settings)
     manifest = await load_recorded(store, tenant.name, backup)
     staging = request.owner.staging_name
-    await create_like(session, request.template, staging, parse_locale(manifest.details.get("locale")))
-    filling = _filled(store, manifest, Database(tenant.server, staging), following)
-    await watched(filling, require_session(session, report))
+    with phase("clone"):
+        await create_like(session, request.template, staging, parse_locale(manifest.details.get("locale")))
+        filling = _filled(store, manifest, Database(tenant.server, staging), following)
+        await watched(filling, require_session(session, report))
     await fetch_rows(session, END_SESSIONS, [staging])
     await publish_made(session, request, staging, None)
     return ProvisionedDatabase(await size_of(session, request.database) or 0, None)

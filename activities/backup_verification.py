@@ -21,6 +21,7 @@ from registry.backups.records import BackupRecords, proven_state
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
 from registry.storage.models import Backup
 from tenants.backup_store import load_recorded, open_store
+from tenants.known_store import OtherStoreError, known_store
 from tenants.tenant import Tenant
 
 _TOLD_AT_MOST = 5
@@ -83,6 +84,7 @@ class VerificationActivities:
             if backup is None:
                 return None
             async with heartbeats(following.details):
+                await self._wait_for_store()
                 return await self._examine(backup, following)
 
     @activity.defn
@@ -101,6 +103,7 @@ class VerificationActivities:
             if backup is None or proven_state(backup) is not None:
                 return
             async with heartbeats(following.details):
+                await known_store(self._tenant)  # that another one lacks it is no verdict
                 error = await self._verdict(backup, following)
             await self._tenant.backups.finish_proof(backup, error)
             if error is not None:
@@ -108,6 +111,17 @@ class VerificationActivities:
                     f"The backup {backup.id} is not what the database holds. {error} Nothing was dropped."
                     " Retry: another one is made."
                 )
+
+    async def _wait_for_store(self) -> None:
+        """Check that the store is the known one: that another one lacks the backup is no verdict about it.
+
+        Raises:
+            BackupFaultError: it is not, as an outage; or it is away or refuses.
+        """
+        try:
+            await known_store(self._tenant)
+        except OtherStoreError as other:
+            raise BackupFaultError(other.reason, outage=True) from None
 
     async def _verdict(self, backup: Backup, following: Following) -> str | None:
         try:

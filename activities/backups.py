@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from temporalio import activity
@@ -13,12 +14,9 @@ from activities.errors import as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from backups.backing_up import back_up, program_label
-from backups.layout import folder_of, instance_folder
-from backups.manifest import BackupRequest, Manifest
+from backups.layout import folder_of
 from backups.monitoring import program_log
 from backups.snapshots import Database
-from backups.storage import BackupStore
-from backups.stored_backups import list_backups, load_if_readable
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.lookup import choose, find, require_usable
@@ -26,7 +24,9 @@ from logs import fault_name
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus
-from tenants.backup_store import open_store
+from registry.storage.models import Backup
+from tenants.backup_store import last_stored
+from tenants.known_store import known_store
 from tenants.tenant import Tenant
 
 _REPORT_SECONDS = 1
@@ -59,12 +59,12 @@ class BackupActivities:
         following = Following()
         with as_application_error():
             async with heartbeats(following.details):
-                await self._require_due(job)
                 database = await self._database_of(job)
-                request = await self._request(job)
-                store = open_store(self._tenant.settings)
-                if (earlier := await self._stored_before(store, job)) is not None:
+                backup = await self._backup_of(job)
+                store = await known_store(self._tenant)
+                if (earlier := await last_stored(store, self._tenant.name, backup)) is not None:
                     return stored_backup(earlier, store.location(folder_of(earlier.key)))
+                request = await backup_request(self._tenant, backup, job.database)
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
                     making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
@@ -75,24 +75,19 @@ class BackupActivities:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
             raise SupersededError
 
-    async def _stored_before(self, store: BackupStore, job: InstanceJob) -> Manifest | None:
-        """The backup that an earlier try at the job has stored, and that was not recorded."""
-        for key in await list_backups(store, instance_folder(job.tenant, job.ods_instance_id)):
-            manifest = await load_if_readable(store, key)  # one that is damaged must not stop new ones
-            if manifest is None or manifest.mark != UUID(job.mark):
-                continue
-            if manifest.details.get("backupId") == job.makes_backup:
-                return manifest
-        return None
-
     async def _database_of(self, job: InstanceJob) -> Database:
-        """The instance's database, which carries its mark.
+        """The instance's database, which carries its mark; no program of an earlier try works on it any more.
+
+        The fence is held meanwhile, so that an attempt that comes too late ends no programs of the next one.
 
         Raises:
+            SupersededError: the job is not under way any more.
             DatabaseFaultError: there is none, it cannot be used, or the server is away.
         """
         server, owner = self._tenant.server, owner_of(job)
-        async with server.session() as session:
+        is_due = partial(self._require_due, job)
+        async with server.fenced(owner, before_waiting=is_due) as session:
+            await is_due()
             await self._tenant.installation.require_confirmed(session)
             found = await find(session, owner, job.database)
             if choose(found, owner, [job.database]) is None:
@@ -101,14 +96,13 @@ class BackupActivities:
                     " more."
                 )
             require_usable(found[job.database])
-            await end_programs(session, program_label(UUID(job.mark)))  # those of an earlier try
+            await end_programs(session, program_label(UUID(job.mark)))
         return Database(server, job.database)
 
-    async def _request(self, job: InstanceJob) -> BackupRequest:
+    async def _backup_of(self, job: InstanceJob) -> Backup:
         if job.makes_backup is None:
             raise SupersededError
-        row = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
-        return await backup_request(self._tenant, row, job.database)
+        return (await self._tenant.backups.get(UUID(job.makes_backup))).backup
 
     async def _report(self, job: InstanceJob, following: Following) -> None:
         """Record how far the job is until this is cancelled.

@@ -8,6 +8,8 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from metrics.catalog import DDL_SLOTS
+
 SLOT_MISSED = "TurnMissed"
 """Error type, as histories have it, of an activity that had no slot yet when its worker was stopped."""
 
@@ -20,10 +22,15 @@ class ConcurrencyLimit:
 
     Args:
         at_once: number of slots.
+        tenant: under which name metrics show them; None: not at all.
     """
 
-    def __init__(self, at_once: int) -> None:
+    def __init__(self, at_once: int, tenant: str | None = None) -> None:
         self._free = asyncio.Semaphore(at_once)
+        self._at_once = at_once
+        self._tenant = tenant
+        self._busy = self._waiting = 0
+        self._show()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -32,7 +39,7 @@ class ConcurrencyLimit:
         Raises:
             ApplicationError: the worker was told to stop before a slot was free; another worker tries again.
         """
-        async with self._free:
+        async with self._acquired():
             if activity.is_worker_shutdown():
                 raise ApplicationError(
                     "The worker was stopped before it could begin this step.",
@@ -40,3 +47,28 @@ class ConcurrencyLimit:
                     next_retry_delay=_NO_PAUSE,
                 )
             yield
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[None]:
+        self._count(waiting=1)
+        try:
+            await self._free.acquire()
+        finally:
+            self._count(waiting=-1)
+        self._count(busy=1)
+        try:
+            yield
+        finally:
+            self._free.release()
+            self._count(busy=-1)
+
+    def _count(self, *, busy: int = 0, waiting: int = 0) -> None:
+        self._busy += busy
+        self._waiting += waiting
+        self._show()
+
+    def _show(self) -> None:
+        if self._tenant is not None:
+            states = {"busy": self._busy, "free": self._at_once - self._busy, "waiting": self._waiting}
+            for state, number in states.items():
+                DDL_SLOTS.labels(state, self._tenant).set(number)

@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
-from activities.final_backups import make_final_backup
+from activities.final_backups import make_final_backup, require_final_backup
 from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.provisioner import Provisioner, Wanted
@@ -29,6 +29,7 @@ from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
 from databases.trash import TrashJob
 from logs import fault_name
+from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob, Replacement
@@ -114,7 +115,7 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         following = Following()
-        with as_application_error():
+        with as_application_error(), measured_job(job.operation):
             try:
                 async with heartbeats(following.details):
                     return await self._provision(job, following)
@@ -226,7 +227,10 @@ class DatabaseActivities:
         async def purge(session: asyncpg.Connection) -> bool:
             backup = await self._tenant.backups.final_of(job)
             backed_up = None if backup is None else proven_state(backup)
-            return await trash_backup.purge_backed_up(session, owner_of(job), _trash_database(job), backed_up)
+            require_stored = partial(require_final_backup, self._tenant, job)
+            return await trash_backup.purge_backed_up(
+                session, owner_of(job), _trash_database(job), backed_up, require_stored
+            )
 
         _, recorded = await self._delete(
             job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped)
@@ -265,7 +269,7 @@ class DatabaseActivities:
                 if await self._tenant.snapshots.store.is_done(job):
                     return True
                 raise
-        return await _try_to_record(self._tenant.snapshots.finish(job))
+        return await _try_to_record(job, self._tenant.snapshots.finish(job))
 
     @activity.defn
     async def reset(self, job: InstanceJob) -> ReplaceResult:
@@ -370,7 +374,7 @@ class DatabaseActivities:
                 if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
                     return None, True
                 raise
-        return result, await _try_to_record(record(result))
+        return result, await _try_to_record(job, record(result))
 
     async def _replace(
         self,
@@ -378,7 +382,7 @@ class DatabaseActivities:
         make: Callable[[asyncpg.Connection, InstanceJob, Exchange, Following], Awaitable[None]] | None = None,
     ) -> ReplaceResult:
         following = Following()
-        with as_application_error():
+        with as_application_error(), measured_job(job.operation):
             try:
                 async with heartbeats(following.details), self._fenced(job) as session:
                     exchange = exchange_of(job)
@@ -392,7 +396,9 @@ class DatabaseActivities:
                 raise
         generation = exchanged.template_generation
         done = replace(job, template_generation=generation)
-        return ReplaceResult(await _try_to_record(self._tenant.jobs.finish_replacement(done)), generation)
+        return ReplaceResult(
+            await _try_to_record(job, self._tenant.jobs.finish_replacement(done)), generation
+        )
 
     async def _make_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
@@ -444,7 +450,7 @@ class DatabaseActivities:
         connection_string = self._tenant.connection_strings.encrypted(job.database)
         generation = database.template_generation
         done = replace(job, template_generation=generation)
-        finished = await _try_to_record(self._tenant.jobs.finish_create(done, connection_string))
+        finished = await _try_to_record(job, self._tenant.jobs.finish_create(done, connection_string))
         self._provisioner.replace_claimed(database)  # only now: the client waits until that is recorded
         return ProvisionResult(job.database, database.size_bytes, finished, generation)
 
@@ -559,9 +565,10 @@ class DatabaseActivities:
         return position.status
 
 
-async def _try_to_record(write: Awaitable[bool]) -> bool:
+async def _try_to_record(job: InstanceJob, write: Awaitable[bool]) -> bool:
     try:
-        return await asyncio.wait_for(write, _FINISH_SECONDS)
+        with measured_job(job.operation), phase("record"):
+            return await asyncio.wait_for(write, _FINISH_SECONDS)
     except Exception as error:  # noqa: BLE001 - the workflow's last step tries again and reports it
         _logger.info("The outcome is left to the workflow's last step: %s", fault_name(error))
         return False

@@ -10,6 +10,7 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import as_application_error
 from activities.following import Following, require_session, watched
 from backups.backing_up import back_up
+from backups.errors import BackupFaultError
 from backups.layout import folder_of
 from backups.manifest import Manifest
 from backups.monitoring import program_log
@@ -19,12 +20,16 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.trash_backup import inspect_trash, while_open
 from registry.backups.records import proven_state
-from registry.backups.rows import VERIFICATION_FAILED
+from registry.backups.rows import VERIFICATION_FAILED, without_zone
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from registry.storage.models import Backup
-from tenants.backup_store import is_whole, open_store
+from tenants.backup_store import is_whole, last_stored, lost_final
+from tenants.known_store import known_store
 from tenants.tenant import Tenant
+
+_STATE_UNKNOWN = ""
+"""In place of the state of a database: no database has it."""
 
 
 class FollowingPurges:
@@ -55,7 +60,7 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     """Store a backup of the database in the trash and record it, unless there is one of it as it is now.
 
     Nothing is made if there is no database to drop any more, nor if a DROP of it, which was backed up, was
-    interrupted. Returns whether there is a database.
+    interrupted. Returns whether there is a database; if not, what an earlier try has stored is recorded.
 
     Args:
         tenant: the tenant.
@@ -68,15 +73,19 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     Raises:
         NotOursError: the database in the trash is not the instance's.
         DisagreementError: registry and server do not agree that it is in the trash; or a DROP has begun.
-        BackupFaultError: pg_dump is missing or older than the server, the store is away or refuses, …
+        BackupFaultError: pg_dump is missing or older than the server, the store is another one, …
         DatabaseFaultError: a client has deleted the backup, the server is away, …
     """
     trash = job.trash_database or ""
     found = await inspect_trash(session, owner, trash)
     if found is None:
+        await _record_last_try(tenant, job)
         return False
-    backup, store = await _backup_of(tenant, job), open_store(tenant.settings)
-    if proven_state(backup) if found.invalid else await _shows(store, tenant, backup, found.state):
+    backup = await _backup_of(tenant, job)
+    if found.invalid and proven_state(backup) == found.state:
+        return True
+    store = await known_store(tenant)
+    if not found.invalid and await _shows(store, tenant, backup, found.state):
         return True
 
     async def store_backup() -> Manifest:
@@ -93,6 +102,37 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     if not await tenant.jobs.record_final_backup(job, stored, closed):
         raise _deleted(job)
     return True
+
+
+async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
+    """Check that the backup that the purge has made is in the known store.
+
+    Raises:
+        BackupFaultError: it is not; the store is another one, is away or refuses.
+        DatabaseFaultError: a client has deleted the backup.
+    """
+    backup, store = await _backup_of(tenant, job), await known_store(tenant)
+    if not await is_whole(store, tenant.name, backup):
+        raise BackupFaultError(
+            f"The backup {backup.id} is not in {store.location()} any more. Nothing was dropped. Retry:"
+            " another one is made."
+        )
+
+
+async def _record_last_try(tenant: Tenant, job: InstanceJob) -> None:
+    """Record what an earlier try has stored and could not record: with the database gone, it is all there is.
+
+    Or what an earlier purge has stored, of which the registry knows nothing since it was restored. The pass
+    verifies it.
+    """
+    if (backup := await tenant.backups.final_of(job)) is None:
+        return
+    store = await known_store(tenant)
+    last = await last_stored(store, tenant.name, backup) or await lost_final(store, tenant, backup)
+    if last is None or (backup.finished_at and backup.finished_at >= without_zone(last.finished_at)):
+        return
+    stored = stored_backup(last, store.location(folder_of(last.key)))
+    await tenant.jobs.record_final_backup(job, stored, _STATE_UNKNOWN)
 
 
 async def _backup_of(tenant: Tenant, job: InstanceJob) -> Backup:

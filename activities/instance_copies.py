@@ -17,6 +17,7 @@ from databases.ownership import Owner
 from databases.provisioning import CloneRequest, ProvisionedDatabase
 from databases.server import Server
 from databases.statements import execute
+from metrics.job_phases import phase
 from registry.instances.origins import CopyMode, CopyOrigin
 from tenants.tenant import Tenant
 
@@ -50,15 +51,16 @@ async def provision_as_copy(  # noqa: PLR0913, PLR0917 - the parts of a step
     wanted = replace(request, template=source.database)
 
     async def make_staging() -> None:
-        match origin.mode:
-            case CopyMode.CLOSED:
-                await copy_closed(tenant.server, session, wanted)
-            case CopyMode.ONLINE:
-                await create_like(session, source.database, wanted.owner.staging_name)
-                filling = _filled(tenant.server, wanted, following)
-                await watched(filling, require_session(session, report))
-            case _:
-                assert_never(origin.mode)
+        with phase("clone"):
+            match origin.mode:
+                case CopyMode.CLOSED:
+                    await copy_closed(tenant.server, session, wanted)
+                case CopyMode.ONLINE:
+                    await create_like(session, source.database, wanted.owner.staging_name)
+                    filling = _filled(tenant.server, wanted, following)
+                    await watched(filling, require_session(session, report))
+                case _:
+                    assert_never(origin.mode)
 
     return await provision_copy(session, wanted, source, make_staging)
 
@@ -73,7 +75,7 @@ async def _filled(server: Server, request: CloneRequest, following: Following) -
             with_owners=True,
         )
     async with server.connected(request.template) as source:
-        rights = await read_rights(source)
+        rights = await read_rights(source, server.restored_owner)
     async with server.connected(staging) as inside:
         await execute(inside, "SET statement_timeout = 0; ANALYZE")
         await give_rights(inside, rights)

@@ -17,6 +17,7 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from databases.publishing import DatabaseAccess
+from metrics.job_phases import phase
 from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from tenants.tenant import Tenant
 
@@ -88,7 +89,8 @@ class Provisioner:
             DatabaseFaultError: it does not.
         """
         if not made.claimed:
-            await provisioning.verify(self._tenant.server, database)
+            with phase("verify"):
+                await provisioning.verify(self._tenant.server, database)
 
     def replace_claimed(self, made: ProvisionedDatabase) -> None:
         """Request a refill if the database was a spare."""

@@ -1,4 +1,4 @@
-"""Activities of the reconcile pass: jobs without a workflow, leftovers, drift, what is due in the trash."""
+"""Activities of the reconcile pass: jobs no workflow works on, leftovers, drift, what is due in the trash."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from databases.inspection import Database
 from databases.server import Server
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import Undo, after_failure
+from registry.instances.status import InstanceStatus, Undo, after_failure
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionPurge, VersionStore
 from tenants.drift import Drift, is_suspect
@@ -41,7 +41,7 @@ class DriftReport:
 
 @dataclass(frozen=True)
 class StuckPage:
-    """Jobs without an open workflow, and the last id of the page that was searched; None if it was empty."""
+    """Jobs that no workflow works on, and the last id of the page that was searched; None if it was empty."""
 
     jobs: list[InstanceJob]
     last_id: int | None
@@ -72,13 +72,13 @@ class VersionsDue:
 
 
 class ReconcileActivities:
-    """Finds jobs without an open workflow, what failed jobs have left on the server, and drift.
+    """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift.
 
     Args:
         job_store: the jobs of instances, in the registry.
         server: the server of the ODS databases.
         detect: finds where registry and server contradict each other.
-        is_open: whether a workflow is open under the id of a job's instance.
+        is_at_work: whether a workflow is open under the id of a job's instance, and awaits no decision.
         start: starts the workflow of a job.
         remove_template_leftovers: removes what loads of templates have left.
         instances: takes the requests to purge what is due in the trash.
@@ -91,7 +91,7 @@ class ReconcileActivities:
         job_store: JobStore,
         server: Server,
         detect: Callable[[], Awaitable[list[Drift]]],
-        is_open: Callable[[InstanceJob], Awaitable[bool]],
+        is_at_work: Callable[[InstanceJob], Awaitable[bool]],
         start: Callable[[InstanceJob], Awaitable[None]],
         remove_template_leftovers: Callable[[], Awaitable[object]],
         instances: InstanceStore,
@@ -101,7 +101,7 @@ class ReconcileActivities:
         self._job_store = job_store
         self._server = server
         self._detect = detect
-        self._is_open = is_open
+        self._is_at_work = is_at_work
         self._start = start
         self._remove_template_leftovers = remove_template_leftovers
         self._instances = instances
@@ -110,7 +110,10 @@ class ReconcileActivities:
 
     @activity.defn
     async def find_stuck(self, page: SweepPage) -> StuckPage:
-        """Those jobs of a page of rows in `InProgress` whose workflow is open no longer.
+        """Those jobs of a page of rows in `InProgress` that no workflow works on any more.
+
+        Their workflow is open no longer, or waits for a decision after a failure that the registry does not
+        know: it was restored to a state before it.
 
         With the first page also the deletes that have failed and are tried again without a person.
         """
@@ -118,15 +121,22 @@ class ReconcileActivities:
             jobs = await self._job_store.running_jobs(page.after, page.size)
             unfinished = await self._unfinished_deletes() if page.after == 0 else []
         slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
-        # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
-        is_open = await asyncio.gather(*(self._has_workflow(job, slots) for job in jobs))
-        stuck = [job for job, has_workflow in zip(jobs, is_open, strict=True) if not has_workflow]
+        is_stuck = await asyncio.gather(*(self._is_stuck(job, slots) for job in jobs))
+        stuck = [job for job, is_it in zip(jobs, is_stuck, strict=True) if is_it]
         return StuckPage([*unfinished, *stuck], jobs[-1].instance_id if jobs else None)
 
-    async def _has_workflow(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
+    async def _is_stuck(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
+        """Whether no workflow works on a job, and the registry still has it under way.
+
+        In this order: a workflow whose job ends or fails takes it out of `InProgress` first. A delete that
+        has failed or was cancelled since the page was read would be done all the same.
+        """
         async with slots:
             activity.heartbeat(job.instance_id)
-            return await self._is_open(job)
+            if await self._is_at_work(job):
+                return False
+        with as_application_error():
+            return await self._job_store.holds(job, InstanceStatus.IN_PROGRESS)
 
     async def _unfinished_deletes(self) -> Sequence[InstanceJob]:
         try:

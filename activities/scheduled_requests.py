@@ -18,7 +18,7 @@ from registry.backups.rows import without_zone
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import Requested
 from registry.storage.errors import InstanceNotFoundError, RefusedError
-from tenants.backup_store import open_store
+from tenants.known_store import require_backups
 from tenants.scheduled_backups import is_unchanged
 from tenants.tenant import Tenant
 
@@ -73,8 +73,7 @@ class _Backups:
         self._scheduled = tenant.scheduled_backups
 
     async def require_ready(self) -> None:
-        open_store(self._tenant.settings)
-        await require_programs(self._tenant.server)
+        await require_backups(self._tenant)
 
     async def due(self, due_at: datetime) -> Sequence[int]:
         return await self._scheduled.due(due_at)

@@ -16,6 +16,7 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.server import Server
 from databases.trash import let_go_obstacle
+from metrics.job_phases import measured_job, phase
 from registry.backups.stored import FinishedBackup, RecordedBackup
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
@@ -75,44 +76,44 @@ class StatusActivities:
     @activity.defn
     async def finish_create(self, job: InstanceJob) -> bool:
         """Record `Completed` and route the ODS/API to the new database."""
-        with _final_refusals():
+        with _end_of(job):
             return await self._jobs.finish_create(job, self._connection_strings.encrypted(job.database))
 
     @activity.defn
     async def finish_rename(self, job: InstanceJob) -> bool:
         """Record `Completed` under the new names and route the ODS/API to the renamed database."""
-        with _final_refusals():
+        with _end_of(job):
             return await self._jobs.finish_rename(job, self._connection_strings.encrypted(job.final_database))
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record `Deleted`."""
-        with _final_refusals():
+        with _end_of(job):
             return await self._jobs.finish_delete(job)
 
     @activity.defn
     async def finish_undelete(self, job: InstanceJob) -> bool:
         """Record `Completed`, and route the ODS/API to the database that was in the trash."""
-        with _final_refusals():
+        with _end_of(job):
             connection_string = self._connection_strings.encrypted(job.final_database)
             return await self._jobs.finish_undelete(job, connection_string)
 
     @activity.defn
     async def finish_purge(self, job: InstanceJob) -> bool:
         """Record that the database was dropped from the trash."""
-        with _final_refusals():
+        with _end_of(job):
             return await self._jobs.finish_purge(job)
 
     @activity.defn
     async def finish_backup(self, finished: FinishedBackup) -> RecordedBackup:
         """Record a backup that is stored."""
-        with _final_refusals():
+        with _end_of(finished.job):
             return await self._jobs.finish_backup(finished.job, finished.stored, self._verify)
 
     @activity.defn
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on."""
-        with _final_refusals():
+        with _end_of(job):
             return await self._jobs.finish_replacement(job)
 
     @activity.defn
@@ -173,7 +174,7 @@ class StatusActivities:
 
 
 @contextmanager
-def _final_refusals() -> Iterator[None]:
+def _end_of(job: InstanceJob) -> Iterator[None]:
     """Let a job fail with its reason if the registry refuses its end: an operator must act, then retry it.
 
     Raises:
@@ -181,7 +182,8 @@ def _final_refusals() -> Iterator[None]:
             lacks a right.
     """
     try:
-        yield
+        with measured_job(job.operation), phase("record"):
+            yield
     except NameTakenError as error:
         raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
     except ContextTakenError as error:

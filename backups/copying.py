@@ -43,13 +43,16 @@ async def copy_contents(
         target: an empty one.
         monitor: where the messages of both programs go, and the percent of the tables, by their sizes, that
             are done.
-        with_owners: whether what it holds belongs to the same roles afterwards.
+        with_owners: whether what it holds belongs to the same roles afterwards, unless a login of its own
+            restores.
 
     Raises:
         ProgramFailedError: one of the programs has failed.
         BackupFaultError: a program is missing, or older than the server; a server is away.
     """
-    left_out = _WITHOUT_OWNERS if with_owners else set()
+    # The login that restores may give nothing to another role.
+    keeps_owners = with_owners and target.server.restore_login is None
+    left_out = _WITHOUT_OWNERS if keeps_owners else set()
     with translate_database_faults():
         async with snapshot(source) as opened:
             async with opened.session() as session:
@@ -58,27 +61,30 @@ async def copy_contents(
             dump = await _command(
                 "pg_dump",
                 f"{version.major}.{version.minor}",
-                source,
+                source.server.dsn,
+                source.name,
                 target.name,
                 (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
                 dumping.SESSION_SETTINGS,
             )
-            restore = await _command(
-                "pg_restore",
-                f"{version.major}.{version.minor}",
-                target,
-                target.name,
-                _without(left_out, restoring.OPTIONS),
-                restoring.SESSION_SETTINGS,
-            )
-            progress = TableProgress(opened.tables)
-            reporting = asyncio.create_task(_report(progress, monitor))
-            try:
-                async with outage_if_lost(opened.session):
-                    await _pipe(dump, restore, monitor, progress)
-            finally:
-                reporting.cancel()
-                await asyncio.gather(reporting, return_exceptions=True)
+            async with restoring.login_lent(target) as dsn:
+                restore = await _command(
+                    "pg_restore",
+                    f"{version.major}.{version.minor}",
+                    dsn,
+                    target.name,
+                    target.name,
+                    _without(left_out, restoring.OPTIONS),
+                    restoring.SESSION_SETTINGS,
+                )
+                progress = TableProgress(opened.tables)
+                reporting = asyncio.create_task(_report(progress, monitor))
+                try:
+                    async with outage_if_lost(opened.session):
+                        await _pipe(dump, restore, monitor, progress)
+                finally:
+                    reporting.cancel()
+                    await asyncio.gather(reporting, return_exceptions=True)
 
 
 def _without(left_out: set[str], options: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,15 +100,15 @@ async def _report(progress: TableProgress, monitor: Monitor) -> None:
 async def _command(  # noqa: PLR0913, PLR0917 - the parts of a command
     name: str,
     server: str,
-    database: Database,
+    dsn: str,
+    database: str,
     label: str,
     options: tuple[str, ...],
     settings: Mapping[str, str],
 ) -> Command:
     program = await find_program(name, major(server))
     program.require_suits(server)
-    dsn = database.server.dsn
-    address = f"--dbname={client_address(dsn, database.name, program_name(name, label))}"
+    address = f"--dbname={client_address(dsn, database, program_name(name, label))}"
     return Command(name, (program.path, *options, address), client_environment(dsn, settings))
 
 

@@ -16,6 +16,7 @@ from backups.table_progress import TableProgress
 from databases.constants import program_name
 from programs import process
 from programs.postgres import ENDS_WITH_PROGRAM, client_address, client_environment
+from programs.precedence import PRECEDENCE
 from programs.process import Command
 
 OPTIONS = (
@@ -108,7 +109,7 @@ async def dumping(
     transform: Transform,
     monitor: Monitor,
 ) -> AsyncIterator[Dump]:
-    """Run pg_dump; at the end of the body it has ended, or is killed.
+    """Run pg_dump; at the end of the body it has ended, or is killed. It pauses for steps that go first.
 
     Args:
         program: pg_dump.
@@ -126,7 +127,8 @@ async def dumping(
         running = await process.start(command, monitor.log, stdout=flow.writing.fileno(), stderr=PIPE)
         flow.writing.close()
         try:
-            yield Dump(program, source, running, flow, monitor)
+            with PRECEDENCE.pausing(running):
+                yield Dump(program, source, running, flow, monitor)
         finally:
             if running.returncode is None:
                 await process.stop(running, command)

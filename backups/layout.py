@@ -14,10 +14,26 @@ _PLAIN_DUMP, _ENCRYPTED_DUMP = "database.dump", "database.dump.age"
 _MARKER = "being-written"
 TIME_OF_STORE = "time-of-the-store"
 """An object that is written in order to see which time it is for the store."""
+IDENTITIES = "_store"
+"""The folder of the ids of a store; no tenant has such a name."""
 _PATH = re.compile(
     rf"(?P<tenant>{TENANT_PATTERN.strip('^$')})/(?P<number>\d{{1,10}})/(?P<id>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
     r"/(?P<file>[^/]+)"
 )
+
+
+def identity_of(identity: UUID) -> str:
+    """The object by which a store has this id."""
+    return f"{IDENTITIES}/{identity}"
+
+
+def identity_at(path: str) -> UUID | None:
+    """The id that a store has by the object of this path; None if that is another object."""
+    try:
+        identity = UUID(path.removeprefix(f"{IDENTITIES}/"))
+    except ValueError:
+        return None
+    return identity if identity_of(identity) == path else None
 
 
 def instance_folder(tenant: str, ods_instance_id: int) -> str:

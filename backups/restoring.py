@@ -25,8 +25,14 @@ from programs.postgres import ENDS_WITH_PROGRAM, LOAD_SETTINGS, client_address, 
 from programs.process import Command
 
 OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
-SESSION_SETTINGS: Mapping[str, str] = MappingProxyType({**LOAD_SETTINGS, **ENDS_WITH_PROGRAM})
-"""Parameters of the sessions of pg_restore."""
+_READS_AS_WRITTEN = {"array_nulls": "on", "transform_null_equals": "off"}
+SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {**LOAD_SETTINGS, **ENDS_WITH_PROGRAM, **_READS_AS_WRITTEN}
+)
+"""Parameters of the sessions of pg_restore.
+
+They hold whatever settings the role has: code that another restore runs at the same time can give it some.
+"""
 _HAS_TABLES = """
 SELECT EXISTS (
     SELECT FROM pg_tables WHERE schemaname <> 'information_schema' AND NOT starts_with(schemaname, 'pg_')
@@ -64,14 +70,35 @@ async def restore(
             program = await _suitable_program(session, manifest)
             await _require_empty(session, database)
             async with (
+                login_lent(database) as dsn,
                 outage_if_lost(lambda: nullcontext(session)),
-                _loading(program, database, flow, monitor) as running,
+                _loading(program, dsn, database.name, flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):
                 await _feed(flow, running, chunks, manifest.size_bytes, monitor)
                 code = await running.wait()
                 await flow.require_transformed()
                 monitor.require_success("pg_restore", code)
+
+
+@asynccontextmanager
+async def login_lent(database: Database) -> AsyncIterator[str]:
+    """The address of the server with the login that fills the database, which may do so in the body alone.
+
+    If the body raises, the database goes on belonging in part to that login: drop it.
+
+    Raises:
+        DatabaseFaultError: the login has rights of its own, or lacks some; the server is away, …
+    """
+    if database.server.restore_login is None:
+        yield database.server.dsn
+        return
+    login = database.server.restore_login.as_now()
+    async with database.server.connected(database.name) as inside:
+        await login.lend(inside, database.name)
+    yield login.dsn
+    async with database.server.connected(database.name) as inside:
+        await login.take_back(inside, database.name)
 
 
 async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[bytes, None]:
@@ -104,12 +131,12 @@ async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> 
 
 @asynccontextmanager
 async def _loading(
-    program: ClientProgram, database: Database, flow: Channel, monitor: Monitor
+    program: ClientProgram, dsn: str, database: str, flow: Channel, monitor: Monitor
 ) -> AsyncIterator[Process]:
     """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
-    application = program_name("pg_restore", database.name)
-    address = f"--dbname={client_address(database.server.dsn, database.name, application)}"
-    environment = client_environment(database.server.dsn, SESSION_SETTINGS)
+    application = program_name("pg_restore", database)
+    address = f"--dbname={client_address(dsn, database, application)}"
+    environment = client_environment(dsn, SESSION_SETTINGS)
     command = Command("pg_restore", (program.path, *OPTIONS, address), environment)
     running = await process.start(command, monitor.log, stdin=flow.reading.fileno())
     flow.reading.close()

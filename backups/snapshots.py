@@ -29,8 +29,12 @@ WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'tran
 _SETTINGS = f"SET LOCAL row_security = off; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
 # What an extension makes is made by it in a copy as well: pg_dump leaves it out.
 _TABLES = """
-SELECT nspname || '.' || relname AS name, format('%I.%I', nspname, relname) AS quoted,
-       pg_table_size(pg_class.oid) AS bytes
+SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname) AS quoted,
+       pg_table_size(pg_class.oid) AS bytes, (
+           SELECT attname FROM pg_attribute
+           WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+           ORDER BY attlen < 0, attlen, attnum LIMIT 1
+       ) AS narrowest
 FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
 WHERE relkind = 'r' AND relpersistence <> 't'
   AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
@@ -38,7 +42,7 @@ WHERE relkind = 'r' AND relpersistence <> 't'
       SELECT FROM pg_depend
       WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
   )
-ORDER BY 1
+ORDER BY 1, 2
 """
 
 
@@ -60,14 +64,23 @@ class Table:
     """A table with rows.
 
     Attributes:
-        name: `schema.table`.
-        quoted: the same, as it stands in SQL.
+        schema: the name of its schema.
+        relation: its own name.
+        quoted: both, as they stand in SQL.
         size_bytes: what it takes on the server.
+        narrowest: the name of a stored column whose values are short; None if it has no such column.
     """
 
-    name: str
+    schema: str
+    relation: str
     quoted: str
     size_bytes: int
+    narrowest: str | None
+
+    @property
+    def name(self) -> str:
+        """`schema.table`."""
+        return f"{self.schema}.{self.relation}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -24,6 +24,9 @@ from obstore.store import ObjectStore, from_url
 from backups import local_folder
 from backups.errors import BackupFaultError, MissingObjectError
 from backups.store_errors import translate_store_errors
+
+if TYPE_CHECKING:
+    from obstore import Bytes, GetResult
 
 _SCHEMES = ("file", "s3", "az", "gs")
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
@@ -151,8 +154,7 @@ class BackupStore:
             BackupFaultError: it is not there; the store is away, refuses, or gives nothing for too long.
         """
         with self._translated(path):
-            result = await obstore.get_async(self._store, path)
-            chunks = aiter(result.stream(min_chunk_size=_READ_BYTES))
+            chunks = self._chunks(path, await obstore.get_async(self._store, path))
             while True:
                 with _stalls_told(self.location(path)):
                     async with asyncio.timeout(self._timeouts.stall):
@@ -160,6 +162,16 @@ class BackupStore:
                 if chunk is None:
                     return
                 yield bytes(chunk)
+
+    async def _chunks(self, path: str, found: "GetResult") -> AsyncGenerator["Bytes | bytes", None]:
+        if self._folder is None:
+            async for chunk in found.stream(min_chunk_size=_READ_BYTES):
+                yield chunk
+            return
+        # As a stream, obstore reads a file in pieces of 8 KiB, which takes the processor twice as long.
+        for start in range(0, size := found.meta["size"], _READ_BYTES):
+            end = min(size, start + _READ_BYTES)
+            yield await obstore.get_range_async(self._store, path, start=start, end=end)
 
     async def list_objects(self, folder: str = "") -> list[StoredObject]:
         """All objects below a folder; what is only being written is none yet.

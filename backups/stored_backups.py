@@ -1,7 +1,7 @@
 """The backups of a store: listing them, reading what one is, deleting one, removing unfinished ones."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -66,7 +66,11 @@ async def delete_backup(store: BackupStore, key: BackupKey) -> None:
     await store.delete_folder(folder_of(key))
 
 
-async def remove_unfinished(store: BackupStore, older_than: timedelta) -> list[BackupKey]:
+async def remove_unfinished(
+    store: BackupStore,
+    older_than: timedelta,
+    is_kept: Callable[[BackupKey], Awaitable[bool]] | None = None,
+) -> list[BackupKey]:
     """Remove what backups have left that were interrupted while they were written or deleted.
 
     A backup that is being written has no manifest, but a marker that its writer renews every minute. A writer
@@ -79,6 +83,7 @@ async def remove_unfinished(store: BackupStore, older_than: timedelta) -> list[B
     Args:
         store: the store.
         older_than: `LEASE` three times at least: a writer's last step may take as long again.
+        is_kept: whether what has no manifest stays all the same.
 
     Returns:
         The backups of which something was removed.
@@ -95,9 +100,16 @@ async def remove_unfinished(store: BackupStore, older_than: timedelta) -> list[B
     if now is None:
         return []
     old = {key: it for key, it in _unfinished(objects).items() if it.modified < now - older_than}
+    removed = []
     for key, it in old.items():
-        await (store.delete(marker_of(key)) if it.is_whole else store.delete_folder(folder_of(key)))
-    return list(old)
+        if it.is_whole:
+            await store.delete(marker_of(key))
+        elif is_kept is not None and await is_kept(key):
+            continue
+        else:
+            await store.delete_folder(folder_of(key))
+        removed.append(key)
+    return removed
 
 
 async def _moment(store: BackupStore) -> tuple[datetime | None, list[StoredObject]]:

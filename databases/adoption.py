@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.errors import translate_postgres_errors
 from databases.lookup import find
-from databases.ownership import Owner
+from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
 from registry.instances.naming import is_trash_name
@@ -122,8 +123,23 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
     return marked
 
 
-async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> dict[str, Owner]:
-    """What resets of the instance have put into the trash, by name, the earliest first, as the comments say.
+@dataclass(frozen=True)
+class InTrash:
+    """A database in the trash, as its comment describes it.
+
+    Attributes:
+        name: its name.
+        owner: the instance, and the attempt at a job that has put it there.
+        since: when that was; None if the comment does not say.
+    """
+
+    name: str
+    owner: Owner
+    since: datetime | None
+
+
+async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> list[InTrash]:
+    """What resets of the instance have put into the trash, the earliest first, as the comments say.
 
     Those that were opened, or that a DROP has begun to remove, are left out.
 
@@ -135,7 +151,7 @@ async def replaced_databases(session: asyncpg.Connection, owner: Owner, database
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    replaced = {}
+    replaced = []
     for name, row in (await find(session, owner)).items():
         marked = Owner.read(row["comment"])
         closed = not row["datallowconn"] and row["datconnlimit"] != INVALID_CONNECTION_LIMIT
@@ -143,8 +159,8 @@ async def replaced_databases(session: asyncpg.Connection, owner: Owner, database
             continue
         is_other = owner.shares_instance(marked) and marked.database_mark != owner.database_mark
         if is_other and marked.trashed_name is not None:
-            replaced[name] = marked
-    return dict(sorted(replaced.items(), key=lambda one: one[1].publication))
+            replaced.append(InTrash(name, marked, trashed_at(row["comment"])))
+    return sorted(replaced, key=lambda one: one.owner.publication)
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:

@@ -1,4 +1,4 @@
-"""What tells a database from one that was changed since: counters, the state of its sequences, and rights.
+"""What tells a database from one that was changed since: counters, the state of its sequences, names, rights.
 
 A sign is read before a backup is made of the database. If the same sign is read later, while no session
 works in the database, then what a dump would hold is what that backup holds. All doubts are changes:
@@ -13,7 +13,7 @@ import asyncpg
 
 from databases.errors import translate_postgres_errors
 from databases.inner_rights import read_rights
-from databases.statements import catalog_names_only, fetch_rows, fetch_value
+from databases.statements import fetch_rows, fetch_value
 
 _QUIET_SECONDS = 60
 """How long a session must have been idle. PostgreSQL makes it report what it has written after ten seconds; a
@@ -46,6 +46,22 @@ SELECT format('%I.%I', nspname, relname) AS name
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE relkind = 'S' AND relpersistence <> 't' ORDER BY pg_class.oid
 """
+# In catalogs of the server, which no counter of the database shows. A dump names tablespaces, and the roles
+# of policies and user mappings.
+_NAMES = """
+SELECT (SELECT array_agg(ROW(oid, rolname)::text ORDER BY oid) FROM pg_roles WHERE oid IN (
+            SELECT refobjid FROM pg_shdepend
+            WHERE refclassid = 'pg_authid'::regclass
+              AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        )) AS roles,
+       (SELECT array_agg(ROW(oid, spcname)::text ORDER BY oid) FROM pg_tablespace) AS tablespaces
+"""
+# A dump has subscriptions only if a superuser makes it; no other role may read all of them.
+_SUBSCRIPTIONS = """
+SELECT array_agg(ROW(oid, xmin)::text ORDER BY oid) FROM pg_subscription
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_IS_SUPERUSER = "SELECT current_setting('is_superuser') = 'on'"
 # The state of a session is null for a role that may not see it. What autovacuum writes is in no dump.
 _BUSY = """
 SELECT EXISTS (
@@ -63,16 +79,17 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
     Raises:
         DatabaseFaultError: the server is away, or a sequence may not be read.
     """
-    with translate_postgres_errors({}):
-        async with catalog_names_only(session):
-            counters = await fetch_value(session, _COUNTERS)
-            names = [row["name"] for row in await fetch_rows(session, _SEQUENCES)]
+    counters = await fetch_value(session, _COUNTERS)
+    names = [row["name"] for row in await fetch_rows(session, _SEQUENCES)]
     # In transactions of their own, each of which locks the sequences of one batch.
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     values = [await _values_of(session, batch) for batch in batches]
     # Counted, but for the names of roles, which are the server's; the manifest of a backup has them.
     rights = await read_rights(session)
-    digest = sha256(repr((values, rights)).encode()).hexdigest()
+    named = [tuple(row) for row in await fetch_rows(session, _NAMES)]
+    is_superuser = await fetch_value(session, _IS_SUPERUSER)
+    subscriptions = await fetch_value(session, _SUBSCRIPTIONS) if is_superuser else None
+    digest = sha256(repr((values, rights, named, subscriptions)).encode()).hexdigest()
     return None if counters is None else f"{counters} {digest}"
 
 
@@ -82,9 +99,7 @@ async def is_quiet(session: asyncpg.Connection) -> bool:
     Raises:
         DatabaseFaultError: the server is away.
     """
-    with translate_postgres_errors({}):
-        async with catalog_names_only(session):
-            return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
+    return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
 
 
 async def _values_of(session: asyncpg.Connection, sequences: Sequence[str]) -> list[str]:

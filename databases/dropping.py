@@ -23,9 +23,10 @@ from databases.statements import execute, fetch_rows
 from registry.instances.naming import is_trash_name
 
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+# Those of the service's role, and of the one that restores, of which it is a member.
 _END_PROGRAMS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE usename = current_user AND application_name = ANY($1::text[])
+WHERE pg_has_role(usesysid, 'USAGE') AND application_name = ANY($1::text[])
 """
 
 

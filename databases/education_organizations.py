@@ -134,7 +134,9 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
         with _translate_errors():
             async with asyncio.timeout(_READ_TIMEOUT):
                 await session.execute(
-                    f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{_READ_TIMEOUT}s';"
+                    # Other roles may have made functions and operators there, for `databases.server` as well.
+                    "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog;"
+                    f" SET LOCAL statement_timeout = '{_READ_TIMEOUT}s';"
                     " SET LOCAL cursor_tuple_fraction = 1"  # all of it is read
                 )
         yield session

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from databases.errors import translate_postgres_errors
-from databases.statements import catalog_names_only, fetch_rows, fetch_value
+from databases.statements import fetch_rows, fetch_value
 
 Rights: TypeAlias = list[Any]
 """Objects of JSON, one for each role and object: `kind`; `schema`, `name` and `part` say what it is; `role`,
@@ -28,8 +28,9 @@ DEFAULT are rights on objects that will be made. `schema` is empty where they ar
 entry of PUBLIC without privileges says that it has none of those that PostgreSQL gives it otherwise.
 """
 
-# What is restored belongs to the service's role: another owner, as which the ODS/API may connect, needs its
-# rights as any other role does. What an extension makes has the rights in a copy that the extension gives.
+# What is restored belongs to the service's role, or to the owner $1 of `RestoreLogin`: another one, as which
+# the ODS/API may connect, needs its rights as any other role does. What an extension makes has the rights in
+# a copy that the extension gives.
 _RIGHTS = """
 SELECT kind, coalesce(nspname, '') AS schema, name, part, role, grantable, privileges
 FROM (
@@ -65,7 +66,8 @@ CROSS JOIN LATERAL (
     SELECT coalesce(rolname, '') AS role, is_grantable AS grantable,
            array_agg(privilege_type ORDER BY privilege_type) AS privileges
     FROM aclexplode(acl) AS held LEFT JOIN pg_roles ON pg_roles.oid = held.grantee
-    WHERE coalesce(rolname NOT IN (current_user, 'pg_database_owner'), held.grantee = 0)
+    WHERE coalesce(
+            rolname NOT IN (current_user, 'pg_database_owner', coalesce($1::text, '')), held.grantee = 0)
         AND held.grantee IS DISTINCT FROM creator
     GROUP BY rolname, is_grantable
     UNION ALL
@@ -117,15 +119,17 @@ WHERE (role = '' OR rolname IS NOT NULL) AND object IS NOT NULL
 """
 
 
-async def read_rights(session: asyncpg.Connection) -> Rights:
+async def read_rights(session: asyncpg.Connection, restored_owner: str | None = None) -> Rights:
     """The rights of roles other than that of the session, in its database.
+
+    Args:
+        session: a session on the database.
+        restored_owner: the role that what is restored belongs to, unless that is the session's.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    with translate_postgres_errors({}):
-        async with catalog_names_only(session):
-            return [dict(row) for row in await fetch_rows(session, _RIGHTS)]
+    return [dict(row) for row in await fetch_rows(session, _RIGHTS, restored_owner)]
 
 
 async def give_rights(session: asyncpg.Connection, rights: Rights) -> None:
@@ -136,8 +140,7 @@ async def give_rights(session: asyncpg.Connection, rights: Rights) -> None:
     Raises:
         DatabaseFaultError: one cannot be given, the server is away, …
     """
-    with translate_postgres_errors({}):
-        async with catalog_names_only(session):
-            statements = await fetch_value(session, _GRANTS, json.dumps(rights))
-            if statements:
-                await session.execute(statements)
+    statements = await fetch_value(session, _GRANTS, json.dumps(rights))
+    if statements:
+        with translate_postgres_errors({}):
+            await session.execute(statements)  # in one message, which is one transaction

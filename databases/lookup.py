@@ -16,7 +16,8 @@ from databases.statements import fetch_rows
 DatabaseRows = Mapping[str, asyncpg.Record]
 """Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`, and `state`.
 
-The state is another one if the row of `pg_database` was changed, as by a rename.
+The state is another one if the row of `pg_database` was changed, as by a rename; not by a DROP that was
+interrupted, which writes `datconnlimit` in place.
 """
 
 # The oldest first: a restored dump may carry the comment of the database that it was taken of.

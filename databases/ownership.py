@@ -19,6 +19,7 @@ from databases.template_marks import generation_in
 
 _VERSION = 2
 _OPENED_BY = "openedBy"
+_TRASHED_AT = "trashedAt"
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
 
 
@@ -71,7 +72,7 @@ class Owner:
         """The comment that this owner's job publishes its database with, or puts it into the trash."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         own_mark = {"databaseMark": self.database_mark} if self.database_mark else {}
-        in_trash = {"trashedAt": now, "name": self.trashed_name} if self.trashed_name else {}
+        in_trash = {_TRASHED_AT: now, "name": self.trashed_name} if self.trashed_name else {}
         return json.dumps(
             {
                 "version": _VERSION,
@@ -119,7 +120,7 @@ class Owner:
                 attempt=int(fields.get("attempt", 0)),
                 installation=_text(fields.get("installation")),
                 template_generation=generation_in(fields.get("templateGeneration")),
-                trashed_name=_text(fields.get("name")) if "trashedAt" in fields else None,
+                trashed_name=_text(fields.get("name")) if _TRASHED_AT in fields else None,
                 database_mark=_own_mark(fields),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -140,8 +141,17 @@ def with_opening(comment: str, job_id: str | None) -> str:
 
 def published_at(comment: str | None) -> datetime | None:
     """When the database with this comment was published; None if the comment does not say."""
+    return _time(comment, "publishedAt")
+
+
+def trashed_at(comment: str | None) -> datetime | None:
+    """When the database with this comment was put into the trash; None if the comment does not say."""
+    return _time(comment, _TRASHED_AT)
+
+
+def _time(comment: str | None, field: str) -> datetime | None:
     try:
-        at = datetime.fromisoformat(_fields(comment)["publishedAt"])
+        at = datetime.fromisoformat(_fields(comment)[field])
     except (KeyError, TypeError, ValueError):
         return None
     return at if at.tzinfo else None

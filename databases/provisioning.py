@@ -29,6 +29,7 @@ from databases.server import Server
 from databases.spares import Fingerprint, Spare, SpareMark
 from databases.statements import execute, fetch_value
 from databases.template_generations import generation_copied, generation_of
+from metrics.job_phases import phase
 from settings import CloneStrategy
 
 FILE_COPY_FROM_BYTES = 100 * 1024 * 1024
@@ -130,7 +131,8 @@ async def provision(
         return made
     if (claimed := await _claim(session, request)) is not None:
         return ProvisionedDatabase(claimed.size_bytes, claimed.template_generation, claimed=True)
-    copy = await clone(session, request.copy, sizes)
+    with phase("clone"):
+        copy = await clone(session, request.copy, sizes)
     await publish_made(session, request, request.owner.staging_name, copy.template_generation)
     return ProvisionedDatabase(copy.size_bytes, copy.template_generation)
 
@@ -272,7 +274,8 @@ async def publish_made(
     owner = replace(request.owner, template_generation=generation)
     publication = Publication(request.template, private_name, owner.comment, request.database, request.access)
     try:
-        await publish(session, publication)
+        with phase("publish"):
+            await publish(session, publication)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:
             raise

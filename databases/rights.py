@@ -12,21 +12,21 @@ from registry.rights.needs import server_needs, statistics_need
 
 
 async def missing_on_server(
-    session: asyncpg.Connection, templates: Iterable[str], owner: str | None = None
+    session: asyncpg.Connection, templates: Iterable[str], groups: Iterable[str] = ()
 ) -> list[str]:
     """The statements that give the session's role what it lacks on the server.
 
     Args:
         session: a session on the maintenance database.
         templates: the databases that are cloned.
-        owner: the role that new databases are given to, if they are.
+        groups: roles that the session's role must be a member of, beside those of PostgreSQL.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
     with translate_postgres_errors({}):
         database = await session.fetchval("SELECT current_database()")
-        return await missing_grants(session, server_needs(database, templates, owner))
+        return await missing_grants(session, server_needs(database, templates, groups))
 
 
 def rights_fault(grants: Sequence[str]) -> DatabaseFaultError:

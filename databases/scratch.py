@@ -25,6 +25,9 @@ ORDER BY datname
 """
 _SUBJECT = re.compile(r"[0-9a-f]{16}")
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+# All that is restored belongs to the service's role: what other roles have made as SECURITY DEFINER would run
+# with its rights if they could connect.
+_OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
 
 
 @asynccontextmanager
@@ -32,6 +35,8 @@ async def scratch_database(
     server: Server, installation: str, subject: uuid.UUID, locale: Locale | None = None
 ) -> AsyncIterator[str]:
     """The name of an empty database, which is dropped at the end of the body.
+
+    No other role than that of the service may connect to it.
 
     An earlier use for the same subject is ended, with its programs: its process was given up, and may be
     suspended.
@@ -50,7 +55,8 @@ async def scratch_database(
         await end_programs(session, name)
         await execute(session, _DROP, name)
         try:
-            await create_empty(session, name, locale)
+            await create_empty(session, name, locale, " ALLOW_CONNECTIONS false")
+            await execute(session, _OPEN, name)
             yield name
         finally:
             with suppress(DatabaseFaultError):  # `remove_scratch` does it later

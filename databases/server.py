@@ -17,6 +17,7 @@ import asyncpg
 from databases.constants import APPLICATION_NAME
 from databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
+from databases.restore_login import RestoreLogin
 from registry.storage.connecting import (
     connect,
     ends_sessions,
@@ -46,7 +47,13 @@ _KEEPALIVE_COUNT = 3
 
 _APPLICATION = {"application_name": APPLICATION_NAME}
 # Set once a session is open: in the first message, poolers accept the name only.
+#
+# Names without a schema are those of PostgreSQL. In an instance's database, other roles may have made a
+# function `public.format(text, text)`, which PostgreSQL would otherwise call in place of its own, with all
+# the rights of the service's role.
+_CATALOG_ONLY = {"search_path": "pg_catalog"}
 _SESSION_SETTINGS = {
+    **_CATALOG_ONLY,
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
     # A lock of another session does not hold up the jobs behind this one: the step fails, and is tried again.
@@ -80,10 +87,12 @@ class Server:
 
     Args:
         dsn: the server's maintenance database.
+        restore_login: the login that fills databases from backups and other databases; None: that of `dsn`.
     """
 
-    def __init__(self, dsn: DsnSource) -> None:
+    def __init__(self, dsn: DsnSource, restore_login: RestoreLogin | None = None) -> None:
         self._dsn = dsn
+        self.restore_login = restore_login
         self._question = question(current(dsn))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
@@ -91,6 +100,17 @@ class Server:
     def dsn(self) -> str:
         """The address of the maintenance database with the login, as it is now, for programs that connect."""
         return current(self._dsn)
+
+    @property
+    def restored_owner(self) -> str | None:
+        """The role that what is restored belongs to; None if that is the service's."""
+        return None if self.restore_login is None else self.restore_login.owner
+
+    @property
+    def pool_use(self) -> tuple[int, int, int]:
+        """How many pooled sessions are in use, how many are idle, and how many there may be."""
+        open_sessions, idle = (self._pool.get_size(), self._pool.get_idle_size()) if self._pool else (0, 0)
+        return open_sessions - idle, idle, _MAX_SESSIONS
 
     async def close(self) -> None:
         """Close the pooled sessions."""
@@ -124,14 +144,18 @@ class Server:
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
-        """A session on `database`, which is not pooled.
+        """A session on `database`, which is not pooled. Names of objects in it need their schemas.
 
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
         with translate_postgres_errors({}):
             connection = await connect(
-                current(self._dsn), database=database, timeout=_CONNECT_TIMEOUT, server_settings=_APPLICATION
+                current(self._dsn),
+                database=database,
+                timeout=_CONNECT_TIMEOUT,
+                settings=_CATALOG_ONLY,
+                server_settings=_APPLICATION,
             )
             await _keep_alive(connection)
         try:

@@ -4,8 +4,7 @@
 the general reason of the SQLSTATE is given (`databases/errors.py`).
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -63,15 +62,3 @@ async def fetch_value(
     """
     with translate_postgres_errors(reasons):
         return await session.fetchval(query, *arguments)
-
-
-@asynccontextmanager
-async def catalog_names_only(session: asyncpg.Connection) -> AsyncIterator[None]:
-    """A transaction in which names without a schema are those of PostgreSQL.
-
-    In an instance's database, other roles may have made a function `public.format(text, text)`, which
-    PostgreSQL would otherwise call in place of its own, with all the rights of the service's role.
-    """
-    async with session.transaction():
-        await session.execute("SET LOCAL search_path = pg_catalog")
-        yield

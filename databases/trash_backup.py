@@ -124,7 +124,11 @@ async def inspect_trash(session: asyncpg.Connection, owner: Owner, trash: str) -
 
 
 async def purge_backed_up(
-    session: asyncpg.Connection, owner: Owner, trash: str, backed_up: str | None
+    session: asyncpg.Connection,
+    owner: Owner,
+    trash: str,
+    backed_up: str | None,
+    require_stored: Callable[[], Awaitable[object]],
 ) -> bool:
     """Drop the database from the trash as `databases.trash.purge` does, if it is as it was backed up.
 
@@ -133,6 +137,7 @@ async def purge_backed_up(
         owner: the instance, and the latest attempt that can have put its database there.
         trash: the name of the database.
         backed_up: the state of the database of which there is a verified backup; None if there is none.
+        require_stored: raises if that backup is not where it can be relied upon; awaited before the drop.
 
     Returns:
         Whether there was a database to drop.
@@ -143,22 +148,42 @@ async def purge_backed_up(
             `databases.trash.purge`.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
-    row = await find_in_trash(session, owner, trash)
+    row = await _as_backed_up(session, owner, trash, backed_up)
     if row is None:
         return False
+    if not is_invalid(row):  # what a DROP has begun cannot be saved any more
+        await require_stored()
+        # The store may take minutes to answer, in which the database may be opened, and written.
+        if await _as_backed_up(session, owner, trash, backed_up) is None:
+            return False
+    # It is closed. To close it again would give it another state, and the next try another backup to make.
+    await drop_database(session, trash, invalid=True)
+    return True
+
+
+async def _as_backed_up(
+    session: asyncpg.Connection, owner: Owner, trash: str, backed_up: str | None
+) -> asyncpg.Record | None:
+    """The database in the trash, which is as it was backed up; None if there is none any more."""
+    row = await find_in_trash(session, owner, trash)
+    if row is None:
+        return None
     if backed_up is None:
         raise DisagreementError(
             trash, f"There is no verified backup of the database '{trash}'. Nothing was dropped. Retry."
         )
-    if not is_invalid(row) and row["state"] != backed_up:
-        raise DisagreementError(
-            trash,
-            f"The database '{trash}' was opened or changed since it was backed up. Nothing was dropped."
-            " Retry: it is backed up again.",
-        )
-    # It is closed. To close it again would give it another state, and the next try another backup to make.
-    await drop_database(session, trash, invalid=True)
-    return True
+    # Also if a DROP of it was interrupted, which leaves the state as it was.
+    if row["state"] != backed_up:
+        raise _half_dropped(trash) if is_invalid(row) else _changed(trash)
+    return row
+
+
+def _changed(trash: str) -> DisagreementError:
+    return DisagreementError(
+        trash,
+        f"The database '{trash}' was opened or changed since it was backed up. Nothing was dropped. Retry: it"
+        " is backed up again.",
+    )
 
 
 def _half_dropped(trash: str) -> DisagreementError:

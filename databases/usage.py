@@ -43,9 +43,16 @@ _TABLES_LOCKED = (
     " on them, or the server is busy."
 )
 
-# Autovacuum has no user, and parallel workers have a leader. A database that is dropped meanwhile has no
-# privileges, and `pg_database_size` would fail.
-_FIGURES = """
+# A database that is dropped meanwhile has no privileges, and `pg_database_size` would fail.
+_SIZE = """
+       CASE WHEN has_database_privilege(db.oid, 'CONNECT') IS NOT NULL THEN pg_database_size(db.oid) END
+"""
+_SIZES = f"""
+SELECT db.datname, shobj_description(db.oid, 'pg_database') AS comment, {_SIZE} AS size_bytes
+FROM unnest($1::text[]) AS wanted JOIN pg_database AS db ON db.datname::text = wanted
+"""  # noqa: S608 - constants
+# Autovacuum has no user, and parallel workers have a leader.
+_FIGURES = f"""
 WITH sessions AS (
     SELECT datid, application_name, state, count(*) AS count, min(xact_start) AS oldest_start,
            max(CASE WHEN state = 'active' THEN clock_timestamp()
@@ -61,8 +68,7 @@ WITH sessions AS (
     FROM sessions GROUP BY datid
 )
 SELECT db.datname, shobj_description(db.oid, 'pg_database') AS comment,
-       CASE WHEN has_database_privilege(db.oid, 'CONNECT') IS NOT NULL
-            THEN pg_database_size(db.oid) END AS size_bytes,
+       {_SIZE} AS size_bytes,
        coalesce(activity.sessions, '[]') AS sessions, last_activity_at, oldest_transaction_seconds,
        coalesce(xact_commit + xact_rollback, 0) AS transactions, stats_reset AS statistics_reset_at,
        blks_hit::float8 / nullif(blks_hit + blks_read, 0) AS cache_hit_ratio
@@ -70,7 +76,7 @@ FROM unnest($1::text[]) AS wanted
 JOIN pg_database AS db ON db.datname::text = wanted
 LEFT JOIN pg_stat_database AS statistics ON statistics.datid = db.oid
 LEFT JOIN activity ON activity.datid = db.oid
-"""
+"""  # noqa: S608 - constants
 # `reltuples` is -1 until a table was counted, and what a partitioned table has stands in its partitions.
 _TABLES = """
 WITH tables AS (
@@ -125,6 +131,14 @@ class DatabaseFigures:
 
 
 @dataclass(frozen=True)
+class DatabaseSize:
+    """The size of a database, and its comment, which tells whose it is."""
+
+    comment: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class LargeTable:
     """A table with its schema; bytes with indexes, rows as PostgreSQL last counted them."""
 
@@ -166,6 +180,22 @@ class _Failure:
 
     failed_at: float
     fault: DatabaseFaultError
+
+
+async def read_sizes(session: asyncpg.Connection, names: Collection[str]) -> Mapping[str, DatabaseSize]:
+    """The sizes of those databases with these `names` that exist: one query, which may take minutes.
+
+    Args:
+        session: a session on the maintenance database.
+        names: the names of the databases.
+
+    Raises:
+        DatabaseFaultError: the server is away, a right is missing, …
+    """
+    await require_statistics(session)
+    rows = await fetch_rows(session, _SIZES, list(names))
+    told = (row for row in rows if row["size_bytes"] is not None)
+    return {row["datname"]: DatabaseSize(row["comment"], row["size_bytes"]) for row in told}
 
 
 class UsageReader:

@@ -27,6 +27,9 @@ GRANT SELECT, INSERT, DELETE ON adminapi.audit TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.idempotencykeys TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.consolesessions TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.signinlinks TO ods_service;
+GRANT SELECT, INSERT, DELETE ON adminapi.signinattempts TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.databasesizes TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.totalsizes TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.installation TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.registration TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.educationorganizations TO ods_service;
@@ -47,6 +50,8 @@ DO $$ BEGIN IF to_regclass('dbo.profileapplications') IS NOT NULL THEN GRANT SEL
 ALTER ROLE ods_service CREATEDB;
 GRANT pg_signal_backend TO ods_service;
 GRANT pg_read_all_stats TO ods_service;
+GRANT ods_restore TO ods_service;
+GRANT ods_restored TO ods_service;
 GRANT CONNECT ON DATABASE "EdFi_Master" TO ods_service;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF EXISTS (SELECT FROM pg_database WHERE datname = 'EdFi_Ods_Minimal_Template') THEN GRANT CONNECT ON DATABASE "EdFi_Ods_Minimal_Template" TO ods_service; END IF; END $$;

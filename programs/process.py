@@ -97,11 +97,18 @@ def identity(account: Account | None) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
-def _lower_priority(niceness: int) -> None:
-    os.nice(niceness)
+def lower_priority(pid: int, niceness: int) -> None:
+    """Have a process that `start` has started yield to others, with all its threads.
+
+    Args:
+        pid: of the process, which leads a session of its own.
+        niceness: as of `nice`, from 0 to 19, beyond that of this process.
+    """
+    with suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
     # With autogroups, the kernel divides processor time among sessions: niceness counts within one only.
     with suppress(OSError):
-        session = os.open("/proc/self/autogroup", os.O_WRONLY)
+        session = os.open(f"/proc/{pid}/autogroup", os.O_WRONLY)
         os.write(session, b"%d" % niceness)
         os.close(session)
 
@@ -114,7 +121,7 @@ def _preparation(command: Command) -> Callable[[], None]:
 
     def prepare() -> None:
         if command.niceness:
-            _lower_priority(command.niceness)
+            lower_priority(os.getpid(), command.niceness)
         if libc is not None:
             # Python calls this after it has changed the user; the change would undo the request.
             libc.prctl(_PR_SET_PDEATHSIG, command.death_signal)

@@ -13,6 +13,7 @@ from databases import adoption
 from databases.adoption import Candidate
 from databases.ownership import Owner
 from databases.trash import take_out
+from registry.backups.rows import without_zone
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from registry.instances.store import DatabaseName, LostInstance
 from registry.instances.versions import ReplacedDatabase
@@ -175,9 +176,14 @@ class DatabaseAdoption:
         self._tenant.instances.keep_replaced(
             row,
             [
-                ReplacedDatabase(name, its.number, its.attempt, its.database_mark, its.template_generation)
-                for name, its in replaced.items()
-                if name not in known
+                ReplacedDatabase(
+                    *(one.name, one.owner.number, one.owner.attempt),
+                    one.owner.database_mark,
+                    one.owner.template_generation,
+                    None if one.since is None else without_zone(one.since),
+                )
+                for one in replaced
+                if one.name not in known
             ],
         )
         return candidate

@@ -1,21 +1,27 @@
 """The store of a tenant's backups, as its settings name it."""
 
+from collections.abc import Collection
+from operator import attrgetter
 from uuid import UUID
 
 from backups.errors import BackupFaultError, MissingObjectError
-from backups.layout import dump_of, folder_of
-from backups.manifest import BackupKey, Manifest
-from backups.readiness import require_programs
-from backups.storage import BackupStore
-from backups.stored_backups import delete_backup, load_manifest
-from databases.server import Server
+from backups.layout import dump_of, folder_of, instance_folder, part_at
+from backups.manifest import BackupKey, BackupKind, Manifest
+from backups.storage import BackupStore, StoreTimeouts
+from backups.stored_backups import delete_backup, list_backups, load_if_readable, load_manifest
 from registry.storage.models import Backup
 from settings import Settings
 from tenants.tenant import Tenant
 
+_finished_at = attrgetter("finished_at")
 
-def open_store(settings: Settings) -> BackupStore:
+
+def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> BackupStore:
     """The store of backups; credentials are in the environment.
+
+    Args:
+        settings: those of its tenant.
+        timeouts: how long it is waited for, if not as long as jobs wait.
 
     Raises:
         BackupFaultError: none is configured, its folder does not exist, or there are no credentials.
@@ -25,23 +31,7 @@ def open_store(settings: Settings) -> BackupStore:
             "There is no store of backups. Set ODS_BACKUP_URL for the API and the workers, for example to"
             " file:///srv/backups or s3://bucket/prefix, and restart them."
         )
-    return BackupStore(settings.backup_url)
-
-
-async def backup_obstacle(settings: Settings, server: Server) -> str | None:
-    """Why no backup can be made here; None if one can.
-
-    Raises:
-        BackupFaultError: the server is away.
-    """
-    try:
-        open_store(settings)
-        await require_programs(server)
-    except BackupFaultError as fault:
-        if fault.outage:
-            raise
-        return fault.reason
-    return None
+    return BackupStore(settings.backup_url, timeouts)
 
 
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
@@ -55,6 +45,25 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.stored_id is not None and backup.installation == own:
         await delete_backup(store, key_of(tenant.name, backup))
+
+
+async def find_elsewhere(store: BackupStore, tenant: Tenant, backups: Collection[Backup]) -> set[UUID]:
+    """Which of these backups, made by this installation, are in another store than this.
+
+    `ODS_BACKUP_URL` named that one when they were made. What was copied from there into this store is here.
+
+    Raises:
+        BackupFaultError: the store is away or refuses.
+    """
+    own = UUID((await tenant.jobs.installation.require_confirmed()).id)
+    its = [it for it in backups if it.stored_id is not None and it.installation == own]
+    keys = {it.id: key_of(tenant.name, it) for it in its}
+    moved = [it.id for it in its if it.location != store.location(folder_of(keys[it.id]))]
+    if not moved:
+        return set()
+    parts = [part_at(found.path) for found in await store.list_objects(tenant.name)]
+    here = {part.key for part in parts if part is not None}
+    return {backup_id for backup_id in moved if keys[backup_id] not in here}
 
 
 async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Manifest:
@@ -85,6 +94,37 @@ async def is_whole(store: BackupStore, tenant: str, backup: Backup) -> bool:
         return False
     folder = await store.list_objects(folder_of(manifest.key))
     return dump_of(manifest.key, encrypted=manifest.encrypted) in {found.path for found in folder}
+
+
+async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
+    """The last whole backup that a try at this one has stored, be it recorded or not; None if there is none.
+
+    Raises:
+        BackupFaultError: the store is away or refuses.
+    """
+    found = await _stored(store, tenant, backup)
+    its = [one for one in found if one.details.get("backupId") == str(backup.id)]
+    return max(its, key=_finished_at, default=None)
+
+
+async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
+    """The last whole final backup of the instance that the registry knows nothing of; None if there is none.
+
+    It was restored to before the purge that has made it.
+
+    Raises:
+        BackupFaultError: the store is away or refuses.
+    """
+    finals = [one for one in await _stored(store, tenant.name, backup) if one.kind is BackupKind.FINAL]
+    lost = [one for one in finals if not await tenant.backups.knows(one.backup_id)]
+    return max(lost, key=_finished_at, default=None)
+
+
+async def _stored(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
+    """The whole backups of the instance that are stored; one that is damaged must not stop new ones."""
+    keys = await list_backups(store, instance_folder(tenant, backup.ods_instance_id))
+    found = [await load_if_readable(store, key) for key in keys]
+    return [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from databases import inspection
@@ -22,7 +22,7 @@ from registry.storage.models import DbInstance, InstanceVersion, OdsInstance
 from tenants.installation_check import InstallationCheck
 
 _RECHECK_SECONDS = 0.5
-_NAMED_AT_MOST = 20
+_NAMED_AT_MOST = 200
 _CLOCKS_MAY_DIFFER = timedelta(minutes=5)
 """Between reading one clock and the other, requests may have waited."""
 
@@ -101,8 +101,12 @@ class Drift:
 
     @property
     def identity(self) -> tuple[DriftKind, str]:
-        """What it is about. The explanation may change all the time, with a time that it tells."""
-        return self.kind, self.subject
+        """What it is about. The explanation may change all the time, with a time that it tells.
+
+        Of a registry that is older than the server, so does the subject, while databases are handed back.
+        """
+        older = self.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+        return self.kind, "" if older else self.subject
 
 
 def is_suspect(found: Collection[Drift]) -> Drift | None:
@@ -121,11 +125,13 @@ class Snapshot:
     resets, `with_versions` those instances, be they deleted or detached, and `known_marks` also those of
     instances whose databases are gone; `copies` are the snapshots; `last_change` is when the registry last
     changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
-    `clock_lead` is by how much the registry's clock is ahead of the server's.
+    `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
+    process: where registry and ODS databases are on one server, only that tells of a wrong one.
     """
 
     installation: str
     clock_lead: timedelta
+    own_lead: timedelta
     obstacle: str | None
     last_change: datetime | None
     databases: Mapping[str, Database]
@@ -180,9 +186,11 @@ class DriftDetector:
             directories = await inspection.orphan_directories(session)
             obstacle = await self._installation.obstacle(session)
             server_time, registry_time = await inspection.now(session), await self._queries.now()
+            own_time = _own_time()
         return Snapshot(
             installation=await self._installation.id(),
             clock_lead=registry_time - server_time,
+            own_lead=registry_time - own_time,
             obstacle=obstacle,
             last_change=await self._queries.last_change(),
             databases={database.name: database for database in found},
@@ -203,7 +211,9 @@ class DriftDetector:
         if seen.obstacle is not None:
             yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
         if abs(seen.clock_lead) > _CLOCKS_MAY_DIFFER:
-            yield _clocks_differ(seen.clock_lead)
+            yield _clocks_differ("registry and server", "the server of the ODS databases", seen.clock_lead)
+        elif abs(seen.own_lead) > _CLOCKS_MAY_DIFFER:
+            yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
         later = _published_later(seen, self._tenant)
         jobs = _started_later(seen)
         if later or jobs:
@@ -235,15 +245,20 @@ class DriftDetector:
                 )
 
 
-def _clocks_differ(lead: timedelta) -> Drift:
+def _own_time() -> datetime:
+    """The time by the clock of this process's machine."""
+    return datetime.now(UTC)
+
+
+def _clocks_differ(subject: str, other: str, lead: timedelta) -> Drift:
     by = timedelta(seconds=round(abs(lead).total_seconds()))
     which = "ahead of" if lead > timedelta() else "behind"
     return Drift(
         DriftKind.CLOCKS_DIFFER,
-        "registry and server",
-        f"The registry's clock is {by} (hours, minutes, seconds) {which} that of the server of the ODS"
-        " databases. It decides when an instance in the trash is due: nothing is purged before both agree"
-        " within five minutes. Let both take the time from one source (NTP).",
+        subject,
+        f"The registry's clock is {by} (hours, minutes, seconds) {which} that of {other}. It decides when an"
+        " instance in the trash is due: nothing is purged before both agree within five minutes. Let both"
+        " take the time from one source (NTP).",
     )
 
 
@@ -507,6 +522,9 @@ def _resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
                 f" and `ods instance adopt {instance.id} --database {instance.database_name}` ends it with"
                 " the database that is there."
             )
+            aside = [it.name for it in seen.databases.values() if it.trash and it.mark == str(instance.mark)]
+            if aside:
+                words += f" What it had before is in the trash: {', '.join(sorted(aside))}."
             remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
             yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words, remedy)
 

@@ -19,20 +19,20 @@ class RightsCheck:
     Args:
         engine: connections to the registry.
         templates: the databases that are cloned.
-        owner: the role that new databases are given to, if they are.
+        groups: roles that the service's role must be a member of, beside those of PostgreSQL.
     """
 
-    def __init__(self, engine: AsyncEngine, templates: Collection[str], owner: str | None) -> None:
+    def __init__(self, engine: AsyncEngine, templates: Collection[str], groups: tuple[str, ...]) -> None:
         self._engine = engine
         self._templates = templates
-        self._owner = owner
+        self._groups = groups
         self._registry_complete_until = 0.0
         self._server_complete_until = 0.0
 
     @property
-    def on_server(self) -> tuple[frozenset[str], str | None]:
+    def on_server(self) -> tuple[frozenset[str], tuple[str, ...]]:
         """What the rights on the server depend on; tenants that share it often have all of it in common."""
-        return frozenset(self._templates), self._owner
+        return frozenset(self._templates), self._groups
 
     async def missing_in_registry(self) -> list[str]:
         """The statements that give what is missing in the registry.
@@ -57,7 +57,7 @@ class RightsCheck:
         """
         if time.monotonic() < self._server_complete_until:
             return []
-        missing = await missing_on_server(session, self._templates, self._owner)
+        missing = await missing_on_server(session, self._templates, self._groups)
         if not missing:
             self._server_complete_until = time.monotonic() + _KNOWN_SECONDS
         return missing

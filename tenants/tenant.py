@@ -10,6 +10,7 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from databases.restore_login import RestoreLogin
 from databases.server import Server
 from databases.spare_pool import SparePool
 from databases.template_leftovers import remove_leftovers
@@ -24,6 +25,7 @@ from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy
 from registry.instances.queries import InstanceQueries
+from registry.instances.sizes import SizeHistory
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionStore
@@ -54,6 +56,7 @@ class Tenant:
         versions: the databases that its instances had before resets.
         cancellations: cancels its jobs that no workflow works on.
         queries: what the registry holds.
+        sizes: how large its databases were on the days before.
         backups: its backups, as the registry knows them.
         scheduled_backups: those that a schedule requests.
         backup_expiry: when these may be deleted.
@@ -79,6 +82,7 @@ class Tenant:
     versions: VersionStore
     cancellations: JobCancellations
     queries: InstanceQueries
+    sizes: SizeHistory
     backups: BackupRecords
     scheduled_backups: ScheduledBackups
     backup_expiry: BackupExpiry
@@ -105,7 +109,10 @@ class Tenant:
         """Make the parts of the tenant `name`, one of `tenants`; no connection is opened yet."""
         dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
         engine = create_registry_engine(dsn)
-        server = Server(CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"))
+        server = Server(
+            CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"),
+            _restore_login(name, settings),
+        )
         queries = InstanceQueries(engine)
         own = InstallationStore(engine)
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
@@ -127,14 +134,15 @@ class Tenant:
             versions=VersionStore(engine, factory),
             cancellations=JobCancellations(engine, factory),
             queries=queries,
+            sizes=SizeHistory(engine),
             backups=BackupRecords(engine, name),
             scheduled_backups=ScheduledBackups(engine, factory),
-            backup_expiry=BackupExpiry(engine, own, settings.kept_backups),
+            backup_expiry=BackupExpiry(engine, own, settings.kept_backups, settings.backup_verify),
             scheduled_snapshots=ScheduledSnapshots(engine, factory),
             server=server,
             connection_strings=connection_strings,
             installation=installation,
-            rights=RightsCheck(engine, templates, settings.database_owner),
+            rights=RightsCheck(engine, templates, settings.needed_memberships),
             drift=DriftDetector(installation, server, queries, templates, connection_strings),
             snapshots=Snapshots(
                 SnapshotStore(engine, own, settings.snapshot_keep),
@@ -164,6 +172,13 @@ class Tenant:
     async def close(self) -> None:
         """Close the connections that are kept."""
         await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
+
+def _restore_login(name: str, settings: Settings) -> RestoreLogin | None:
+    if settings.restore_dsn is None:
+        return None
+    dsn = CurrentDsn(settings.restore_dsn, f"The address of the login of tenant {name} that restores")
+    return RestoreLogin(dsn, settings.restored_owner)
 
 
 async def _confirmed_id(installation: InstallationStore) -> str:

@@ -51,7 +51,7 @@ class InstanceUsage:
         if name is None:
             raise DatabaseNotFoundError(str(instance_id))
         try:
-            tables = await self._reader.tables(self._owner(row), name)
+            tables = await self._reader.tables(owner_of(self._tenant, row), name)
         except NotOursError:
             raise DisagreementError(name, _unmarked(row)) from None
         database = (await self._reader.figures([name])).get(name)
@@ -67,7 +67,7 @@ class InstanceUsage:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the registry is away.
         """
-        names = {row.database_name for row in rows if _may_have_database(row)}
+        names = {row.database_name for row in rows if may_have_database(row)}
         reason = _NO_DATABASE
         try:
             databases = await self._reader.figures(names)
@@ -76,12 +76,12 @@ class InstanceUsage:
         applications = await self._applications(rows)
 
         def figures_of(row: DbInstance) -> InstanceFigures | str:
-            if not _may_have_database(row):
+            if not may_have_database(row):
                 return _NO_DATABASE
             database = databases.get(row.database_name)
             if database is None:
                 return reason
-            if not self._owner(row).owns(database.comment):
+            if not owner_of(self._tenant, row).owns(database.comment):
                 return _unmarked(row)
             return _figures(row, database, applications)
 
@@ -91,16 +91,18 @@ class InstanceUsage:
         ids = [row.ods_instance_id for row in rows if row.ods_instance_id is not None]
         return await self._tenant.queries.application_ids(ids)
 
-    def _owner(self, row: DbInstance) -> Owner:
-        installation = self._tenant.instances.installation.known_id
-        return Owner(
-            *(self._tenant.name, row.ods_instance_id, "", str(row.mark)),
-            installation=installation,
-            database_mark=None if row.database_mark is None else str(row.database_mark),
-        )
+
+def owner_of(tenant: Tenant, row: DbInstance) -> Owner:
+    """The owner of the instance's database, for its mark alone."""
+    return Owner(
+        *(tenant.name, row.ods_instance_id, "", str(row.mark)),
+        installation=tenant.instances.installation.known_id,
+        database_mark=None if row.database_mark is None else str(row.database_mark),
+    )
 
 
-def _may_have_database(row: DbInstance) -> bool:
+def may_have_database(row: DbInstance) -> bool:
+    """Whether the instance may have a database outside the trash."""
     return row.database_name is not None and row.is_live
 
 

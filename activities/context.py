@@ -1,0 +1,79 @@
+"""What the log lines and the span of an activity say of the job that it is a step of."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry import trace
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from logs import describe_lines
+from registry.instances.jobs import InstanceJob
+from tracing import provider
+from tracing.attributes import attributes_of
+
+_logger = logging.getLogger(__name__)
+
+
+class ActivityContext(Interceptor):
+    """Describes the activities of a worker.
+
+    Args:
+        tenant: the name of the tenant whose worker it is.
+    """
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        """What describes one."""
+        return _DescribedActivity(next, self._tenant)
+
+
+class _DescribedActivity(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, tenant: str) -> None:  # noqa: A002 - Temporal's name
+        super().__init__(next)
+        self._tenant = tenant
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
+        """Run the activity."""
+        info = activity.info()
+        fields = {
+            "tenant": self._tenant,
+            **_job_fields(job_of(input.args)),
+            "workflow_id": info.workflow_id,
+            "run_id": info.workflow_run_id,
+            "trace_id": provider.trace_id(),
+        }
+        # It stays when the activity has ended: Temporal's own line about a failure is one of this task.
+        describe_lines(lambda: fields)
+        trace.get_current_span().set_attributes(attributes_of(fields))
+        began = time.monotonic()
+        _logger.debug("%s begins, try %d.", info.activity_type, info.attempt)
+        try:
+            return await super().execute_activity(input)
+        finally:
+            _logger.debug("%s has ended after %.3f s.", info.activity_type, time.monotonic() - began)
+
+
+def job_of(arguments: Sequence[object]) -> InstanceJob | None:
+    """The job that is an argument, or that an argument is about."""
+    for argument in arguments:
+        job = getattr(argument, "job", argument)
+        if isinstance(job, InstanceJob):
+            return job
+    return None
+
+
+def _job_fields(job: InstanceJob | None) -> Mapping[str, object]:
+    """What names the job."""
+    if job is None:
+        return {}
+    return {
+        "instance_id": job.instance_id,
+        "ods_instance_id": job.ods_instance_id,
+        "job_id": job.job_id,
+        "attempt": job.attempt,
+    }
