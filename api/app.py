@@ -10,27 +10,33 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import cache
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
+from temporalio.client import Client
 
 from api.health import HealthMonitor
 from api.http import problems
 from api.instance_service import document_templates
 from api.middleware.admission import ProtocolMiddleware
 from api.middleware.audit import AuditMiddleware
+from api.middleware.correlation import CorrelationMiddleware
 from api.middleware.hosts import AllowedHosts
+from api.middleware.metrics import MetricsMiddleware
 from api.middleware.route_table import RouteTable
+from api.middleware.shedding import CostlyRequests
 from api.middleware.tenancy import Tenancy
+from api.readiness import Readiness
 from api.routes import (
     adoption,
     audit,
     backups,
     bulk,
+    codec,
     connect,
     documentation,
     drift,
@@ -41,6 +47,7 @@ from api.routes import (
     ods_instance_contexts,
     ods_instance_derivatives,
     ods_instances,
+    probes,
     refreshes,
     snapshots,
     spares,
@@ -56,12 +63,22 @@ from api.security.limits import ConnectLimits
 from api.security.oidc import IssuerTokens
 from api.services import Services
 from console import app as console
-from logs import configure_logging
+from console.issuer import SignInIssuer
+from console.known_fragments import KnownFragmentsMiddleware
+from console.session import signed_in_client
+from logs import configure_logging, switch_debug_on_hangup
+from metrics import server as metrics_server
+from metrics.exposition import Exposition
+from metrics.figures import Figures, Question
 from registry.connection_strings.ods_connection_strings import connection_strings
 from registry.storage.poolers import PoolerCheck
-from settings import AnySettings, InvalidSettingsError, load_settings
+from settings import AnySettings, InvalidSettingsError, LogFormat, load_settings
 from temporal import client
-from tenants.tenant import open_tenants
+from temporal.figures import ScheduleAges
+from temporal.sdk_metrics import SdkText, measuring_runtime
+from tenants import figures
+from tenants.tenant import Tenant, open_tenants
+from tracing import provider
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +87,7 @@ def create_app() -> FastAPI:
     """The API with the settings of the environment: the process's entry point."""
     _configure_logging()
     settings = _settings_of_environment()
+    _configure_logging(settings)
     if settings.allowed_hosts is None:
         _logger.warning("ODS_ALLOWED_HOSTS is not set: requests are served whatever host they name.")
     app = app_with(settings)
@@ -85,28 +103,41 @@ def app_with(settings: AnySettings) -> FastAPI:
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
         lifespan=_lifespan,
-        routes=[*_routes(issues_tokens=settings.oidc_issuer is None, has_console=settings.console)],
+        routes=[
+            *_routes(
+                issues_tokens=settings.oidc_issuer is None,
+                has_console=settings.console,
+                has_codec=settings.codec_server,
+            )
+        ],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.signed_in_client = signed_in_client if settings.console else None
+    app.state.sign_in_issuer = SignInIssuer.from_settings(settings)
     problems.install(app)
     hosts = AllowedHosts(settings.allowed_hosts)
-    app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=RouteTable(app.routes))
+    app.state.route_table = RouteTable(app.routes)
+    app.state.costly_requests = CostlyRequests(settings)
+    if settings.console:
+        app.add_middleware(KnownFragmentsMiddleware)
+    app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=app.state.route_table)
     return app
 
 
 @cache
-def _routes(*, issues_tokens: bool, has_console: bool) -> Sequence[BaseRoute]:
+def _routes(*, issues_tokens: bool, has_console: bool, has_codec: bool) -> Sequence[BaseRoute]:
     """All endpoints. Made once: to analyse their parameters takes longer than all else of an application."""
     router = APIRouter()
     # `manage` comes before the ids of ODS instances, and so wins over them.
     for module in (
-        *(information, documentation, bulk, instances, adoption, usage, managed_instances),
+        *(information, probes, documentation, bulk, instances, adoption, usage, managed_instances),
         *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
         *(backups, jobs, sweeps, drift, snapshots, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
+        *((codec,) if has_codec else ()),
         *((console,) if has_console else ()),
     ):
         router.include_router(module.router)
@@ -117,8 +148,9 @@ class _App(FastAPI):
     """FastAPI, in two respects as this service wants it."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put the audit middleware around everything, so that it records unforeseen faults as well."""
-        return AuditMiddleware(super().build_middleware_stack())
+        """Put these around everything: unforeseen faults are recorded, counted and answered as well."""
+        counted = MetricsMiddleware(AuditMiddleware(super().build_middleware_stack()), self.state.route_table)
+        return CorrelationMiddleware(counted)
 
     def openapi(self) -> dict[str, Any]:
         """Describe what there is: no 422 of FastAPI's own, templates by their names, HEAD without a body."""
@@ -143,12 +175,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: AnySettings = app.state.settings
     poolers = await _inspect_poolers(settings)
     # Lazily: the API starts, and accepts requests, while Temporal is away.
-    temporal = await client.connect(settings, lazy=True)
+    runtime, sdk = measuring_runtime(settings)
+    temporal = await client.connect(settings, lazy=True, runtime=runtime)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
     async with open_tenants(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
         app.state.health = HealthMonitor(app.state.tenancy)
+        app.state.readiness = Readiness(app.state.tenancy, temporal)
         background: list[asyncio.Task[Any]] = [
             asyncio.create_task(task)
             for one in services
@@ -156,7 +190,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         ]
         background.append(asyncio.create_task(_stop_if_refused(poolers)))
         try:
-            yield
+            async with _observed(settings, composition, temporal, sdk, app.state.readiness):
+                yield
+        except InvalidSettingsError as invalid:
+            _logger.error("The API cannot start.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
+            raise
         finally:
             for task in background:
                 task.cancel()
@@ -164,6 +202,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.gather(*(one.dispatcher.drain() for one in services))
             await asyncio.gather(*(one.looks.close() for one in services))
             await asyncio.gather(app.state.health.close(), *(one.recorder.flush() for one in services))
+            provider.stop()
+
+
+@asynccontextmanager
+async def _observed(
+    settings: AnySettings, tenants: Sequence[Tenant], temporal: Client, sdk: SdkText, readiness: Readiness
+) -> AsyncIterator[None]:
+    """Serve metrics and probes on their own port, if there is one, until the process has stopped."""
+    ages = ScheduleAges(temporal, settings.tenants)
+    asked = Figures([*figures.questions(tenants), Question("temporal", ages.read)])
+    exposition = Exposition(asked, partial(figures.pool_samples, tenants), sdk)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(readiness.close)
+        stack.push_async_callback(asked.close)
+        await stack.enter_async_context(metrics_server.serving(settings, exposition.text, readiness))
+        stack.enter_context(readiness.stopped_by_signals())
+        yield
 
 
 async def _inspect_poolers(settings: AnySettings) -> PoolerCheck:
@@ -191,15 +246,25 @@ def _settings_of_environment() -> AnySettings:
         settings = load_settings(tenants_needed=False)
         connection_strings(settings)  # no worker could carry out what we would accept
         client.configuration()
+        provider.start("ods-api")
     except InvalidSettingsError as invalid:
         sys.exit(f"The API cannot start.\n{invalid}")
     return settings
 
 
-def _configure_logging() -> None:
-    """Take over the server's own loggers too: they would print exceptions with their texts and stacks."""
-    configure_logging()
+def _configure_logging(settings: AnySettings | None = None) -> None:
+    """Take over the server's own loggers too: they would print exceptions with their texts and stacks.
+
+    Args:
+        settings: say how lines are written, once they are known.
+    """
+    if settings is None:
+        configure_logging()
+    else:
+        configure_logging(settings.log_level.number, as_json=settings.log_format is LogFormat.JSON)
+        switch_debug_on_hangup(settings.log_level.number)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)

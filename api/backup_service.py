@@ -21,8 +21,8 @@ from api.http.problems import ProblemError
 from api.instance_service import InstanceServiceDep
 from api.services import services_of
 from backups.errors import BackupFaultError
+from backups.layout import folder_of
 from backups.manifest import BackupKind
-from backups.readiness import require_programs
 from backups.restoring import read_dump
 from backups.storage import BackupStore
 from logs import fault_name
@@ -30,7 +30,8 @@ from registry.backups.records import BackupState
 from registry.instances.store import Requested
 from registry.storage.models import Backup
 from registry.storage.unit_of_work import after_commit
-from tenants.backup_store import load_recorded, open_store, remove_stored
+from tenants.backup_store import find_elsewhere, key_of, load_recorded, open_store, remove_stored
+from tenants.known_store import known_store, require_backups
 
 _logger = logging.getLogger(__name__)
 
@@ -51,11 +52,10 @@ async def require_readiness(request: Request) -> None:
     """Check that backups can be made here, which asks the server.
 
     Raises:
-        BackupFaultError: there is no store, or the client programs do not suit the server.
+        BackupFaultError: there is no store, or another one than before, or the client programs do not suit
+            the server.
     """
-    tenant = services_of(request).tenant
-    open_store(tenant.settings)
-    await require_programs(tenant.server)
+    await require_backups(services_of(request).tenant)
 
 
 class BackupService:
@@ -84,20 +84,36 @@ class BackupService:
         request = partial(self._instances.request_backup, kind=BackupKind.REQUESTED)
         return await self._service.change(instance_id, request)
 
-    async def delete(self, backup_id: UUID) -> None:
+    async def delete(self, backup_id: UUID, *, forget: bool = False) -> None:
         """Delete a backup; if the store is away or refuses, a pass removes later what is stored.
 
+        Args:
+            backup_id: the backup.
+            forget: also if it is in another store, where nothing is removed.
+
         Raises:
-            BackupFaultError: there is no store.
+            BackupNotFoundError: there is none, or it is deleted already.
+            BackupFaultError: there is no store; the backup is in another one.
         """
         store = open_store(self._settings)
+        if not forget:
+            await self._require_here(store, (await self._records.get(backup_id)).backup)
         backup = await self._records.mark_deleted(backup_id)
         self._audit.instance = backup.instance_id
-        await after_commit(partial(self._remove_stored, store, backup))
+        await after_commit(partial(self._remove_stored, backup))
 
-    async def _remove_stored(self, store: BackupStore, backup: Backup) -> None:
+    async def _require_here(self, store: BackupStore, backup: Backup) -> None:
+        if await find_elsewhere(store, self._tenant, [backup]):
+            here = store.location(folder_of(key_of(self._tenant.name, backup)))
+            raise BackupFaultError(
+                f"The backup is at {backup.location}, and not in the store of ODS_BACKUP_URL. Set that to the"
+                f" earlier store, or copy the backup to {here}. If it is gone, or is to stay where it is:"
+                " `ods backup delete --forget`, or DELETE with ?forget=true."
+            )
+
+    async def _remove_stored(self, backup: Backup) -> None:
         try:
-            await remove_stored(store, self._tenant, backup)
+            await remove_stored(await known_store(self._tenant), self._tenant, backup)
         except BackupFaultError as fault:
             _logger.warning("What is stored of the backup %s is left to a pass: %s", backup.id, fault.reason)
         else:
@@ -120,9 +136,10 @@ class BackupService:
         """Request that a backup is verified.
 
         Raises:
-            BackupFaultError: there is no store.
+            BackupFaultError: there is no store; the backup is in another one.
         """
-        open_store(self._settings)
+        store = open_store(self._settings)
+        await self._require_here(store, (await self._records.get(backup_id)).backup)
         state = await self._records.request_verification(backup_id)
         self._audit.instance = state.backup.instance_id
         await after_commit(partial(self._start_verification, backup_id))

@@ -1,7 +1,7 @@
 """Requests for several instances at once wait for each other before they have a connection of the registry.
 
 They follow each other there anyway (`InstanceStore.together`). Those that waited in the registry would hold
-the connections that single requests under an `Idempotency-Key` need.
+the connections, and the places, that single requests need.
 """
 
 from collections.abc import Callable, Coroutine
@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from api.idempotency import JobRoute, is_dry_run, whole_body
+from api.middleware.shedding import take_place
 from api.services import services_of
 
 
@@ -22,9 +23,11 @@ class BulkRoute(JobRoute):
 
         async def handle(request: Request) -> Response:
             if is_dry_run(request):
+                await take_place(request)
                 return await handler(request)
             await whole_body(request)  # which may take a while: before others wait for this request
             async with services_of(request).bulk_lock:
+                await take_place(request)
                 return await handler(request)
 
         return handle

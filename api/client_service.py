@@ -21,7 +21,7 @@ from registry.clients.administration import (
     ClientNotFoundError,
     NewClient,
 )
-from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
+from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, client_id_errors, new_secret
 from registry.clients.store import ClientExistsError
 from registry.storage.errors import InvalidError, require_valid
 from registry.storage.rules import required_text_errors
@@ -73,7 +73,7 @@ class ClientService:
         scope = form.get("Scope", "")
         require_valid(
             {
-                "ClientId": required_text_errors("Client Id", client_id, LONGEST_CLIENT_TEXT),
+                "ClientId": client_id_errors(client_id),
                 "DisplayName": required_text_errors("Display Name", name, LONGEST_CLIENT_TEXT)
                 if client_id
                 else [],

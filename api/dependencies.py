@@ -27,13 +27,16 @@ from registry.education_organizations.tenant_view import TenantView
 from registry.instances.cancelling import JobCancellations
 from registry.instances.changes import RecentChanges
 from registry.instances.job_list import JobList
+from registry.instances.job_statistics import JobStatistics
 from registry.instances.queries import InstanceQueries
+from registry.instances.sizes import SizeHistory
 from registry.instances.store import InstanceStore
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
 from registry.snapshots.store import SnapshotStore
 from settings import Settings
 from temporal.job_canceller import JobCanceller
+from temporal.job_executions import JobExecutions
 from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftDetector
@@ -52,8 +55,10 @@ TenantDep = Annotated[Tenant, _part(lambda services: services.tenant)]
 TenantNameDep = Annotated[str, _part(lambda services: services.tenant.name)]
 SettingsDep = Annotated[Settings, _part(lambda services: services.tenant.settings)]
 InstanceStoreDep = Annotated[InstanceStore, _part(lambda services: services.tenant.instances)]
+SizeHistoryDep = Annotated[SizeHistory, _part(lambda services: services.tenant.sizes)]
 InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.tenant.queries)]
 JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
+JobStatisticsDep = Annotated[JobStatistics, _part(lambda services: services.job_statistics)]
 JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
@@ -78,6 +83,7 @@ AuditTrailDep = Annotated[AuditTrail, _part(lambda services: services.audit)]
 TemporalDep = Annotated[Client, _part(lambda services: services.temporal)]
 JobDispatcherDep = Annotated[JobDispatcher, _part(lambda services: services.dispatcher)]
 JobCancellerDep = Annotated[JobCanceller, _part(lambda services: services.canceller)]
+JobExecutionsDep = Annotated[JobExecutions, _part(lambda services: services.executions)]
 VerificationStarterDep = Annotated[VerificationStarter, _part(lambda services: services.verifications)]
 SweepDep = Annotated[Callable[[], Awaitable[None]], _part(lambda services: services.sweep)]
 """Has the pass over pending instances begin now."""

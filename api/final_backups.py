@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from api.dependencies import InstanceQueriesDep, InstanceStoreDep, ServerDep, SettingsDep, TenantDep
+from api.dependencies import InstanceQueriesDep, InstanceStoreDep, SettingsDep, TenantDep
 from api.schemas.plans import PlannedBackup
 from backups.errors import BackupFaultError
 from backups.layout import instance_folder
-from backups.readiness import require_programs
 from registry.instances.store import Delete
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from tenants.backup_store import open_store
+from tenants.known_store import require_backups
 
 FinalBackup = Annotated[
     bool,
@@ -32,13 +32,11 @@ class FinalBackups:
         self,
         instances: InstanceStoreDep,
         queries: InstanceQueriesDep,
-        server: ServerDep,
         settings: SettingsDep,
         tenant: TenantDep,
     ) -> None:
         self._instances = instances
         self._queries = queries
-        self._server = server
         self._settings = settings
         self._tenant = tenant
 
@@ -48,7 +46,8 @@ class FinalBackups:
         Raises:
             InstanceNotFoundError: as for `InstanceStore.request_delete`.
             RefusedError: as well.
-            BackupFaultError: there is no store, or the client programs do not suit the server.
+            BackupFaultError: there is no store, or another one than before, or the client programs do not
+                suit the server.
         """
         if self._instances.may_back_up(delete):
             instance = await self._instances.require_deletable(instance_id, delete)
@@ -75,11 +74,11 @@ class FinalBackups:
         """Refuse to delete these instances so if one of them is to be backed up first, and cannot be.
 
         Raises:
-            BackupFaultError: there is no store, or the client programs do not suit the server.
+            BackupFaultError: there is no store, or another one than before, or the client programs do not
+                suit the server.
         """
         if any(self._instances.backs_up(instance, delete) for instance in instances):
-            open_store(self._settings)
-            await require_programs(self._server)
+            await require_backups(self._tenant)
 
     def plan(self, instance: DbInstance, size_bytes: int | None) -> PlannedBackup:
         """The backup that would be made of an instance whose database has this size."""

@@ -185,7 +185,11 @@ async def _unpolled(
 ) -> Faults:
     asked = (liveness.pollers(temporal, queue, kind) for kind in kinds)
     polled = await answer_of(asyncio.gather(*asked))
-    return {} if all(polled) else {name: "No worker polls it."}
+    if not all(polled):
+        return {name: "No worker polls it."}
+    if not all(any(poller.gets_tasks for poller in pollers) for pollers in polled):
+        return {name: "No worker polls it of the version that Temporal gives tasks to: see ods doctor."}
+    return {}
 
 
 def _passes(temporal: Client, tenants: Tenancy) -> Check:

@@ -1,15 +1,19 @@
 """Reading where the database of an instance shall come from, of which a request names one, and judging it."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Annotated, Any, assert_never
 from uuid import UUID
 
+from fastapi import Depends
 from pydantic import BaseModel, Field
 
+from api.dependencies import BackupRecordsDep, InstanceQueriesDep, ServerDep, SettingsDep
 from api.http.parsing import MAX_INT32, Properties, whole_number
 from api.http.problems import in_words, pascal
-from registry.backups.records import BackupRecords
+from databases.copy_rights import online_copy_obstacle
+from databases.errors import DatabaseFaultError
 from registry.instances.origins import (
     FROM_TEMPLATE,
     BackupOrigin,
@@ -18,12 +22,14 @@ from registry.instances.origins import (
     Origin,
     TemplateOrigin,
 )
-from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
+from registry.storage.models import DbInstance
 
 _TEMPLATE, _COPY, _BACKUP, _MODE = "databaseTemplate", "copyOf", "backupId", "mode"
 _ORIGINS = (_TEMPLATE, _COPY, _BACKUP)
+_SERVER_SECONDS = 2
+"""How long a request waits for the database of the instance that it wants to copy."""
 
 
 class OriginBody(BaseModel):
@@ -61,43 +67,101 @@ class WantedOrigin:
     errors: FieldErrors = field(default_factory=dict)
 
 
-async def read_origin(
-    body: Properties[Any], templates: Sequence[str], queries: InstanceQueries, backups: BackupRecords
-) -> WantedOrigin:
-    """The origin in `body`; null stands for what is left out.
+class OriginReader:
+    """Reads where the database of an instance shall come from; null stands for what is left out."""
 
-    Args:
-        body: the body of the request.
-        templates: the names of the tenant's templates.
-        queries: looks up the instance that is copied.
-        backups: looks up the backup that is restored.
-    """
-    given = [name for name in _ORIGINS if body.get(name) is not None]
-    if len(given) > 1:
-        names = " and ".join(f"'{in_words(pascal(name))}'" for name in given)
-        return _wrong(given[-1], f"{names} exclude each other: an instance has one origin.")
-    if given != [_COPY] and body.get(_MODE) is not None:
-        return _wrong(_MODE, "'Mode' says how an instance is copied: it needs 'Copy Of'.")
-    match given:
-        case ["copyOf"]:
-            return await _copy(body, queries)
-        case ["backupId"]:
-            return await _restore(body.get(_BACKUP), templates, backups)
-        case _:
-            return template_origin(body.get(_TEMPLATE), templates)
+    def __init__(
+        self,
+        settings: SettingsDep,
+        queries: InstanceQueriesDep,
+        backups: BackupRecordsDep,
+        server: ServerDep,
+    ) -> None:
+        self._templates = list(settings.template_databases)
+        self._queries = queries
+        self._backups = backups
+        self._server = server
+
+    async def read(self, body: Properties[Any]) -> WantedOrigin:
+        """The origin in the body of a request for a new instance."""
+        given = [name for name in _ORIGINS if body.get(name) is not None]
+        if len(given) > 1:
+            names = " and ".join(f"'{in_words(pascal(name))}'" for name in given)
+            return _wrong(given[-1], f"{names} exclude each other: an instance has one origin.")
+        if given != [_COPY] and body.get(_MODE) is not None:
+            return _wrong(_MODE, "'Mode' says how an instance is copied: it needs 'Copy Of'.")
+        match given:
+            case ["copyOf"]:
+                return await self._copy(body)
+            case ["backupId"]:
+                return await self._restore(body.get(_BACKUP))
+            case _:
+                return template_origin(body.get(_TEMPLATE), self._templates)
+
+    async def read_for_reset(self, body: Properties[Any], own_template: str) -> WantedOrigin:
+        """The origin that an instance shall be reset to; without any in the body, its own template."""
+        if all(body.get(name) is None for name in (*_ORIGINS, _MODE)):
+            return WantedOrigin(template=own_template)
+        return await self.read(body)
+
+    async def _copy(self, body: Properties[Any]) -> WantedOrigin:
+        mode = body.get(_MODE)
+        errors: dict[str, list[str]] = {}
+        if mode is not None and mode not in list(CopyMode):
+            words = " or ".join(f"'{word}'" for word in CopyMode)
+            errors["Mode"] = [f"'Mode' must be {words}."]
+        number = whole_number(body.get(_COPY))
+        source = None if number is None else await self._queries.any_instance(number)
+        if number is None:
+            errors["CopyOf"] = ["'Copy Of' must be the id of an instance, a number."]
+        elif source is None or not source.is_live:
+            errors["CopyOf"] = [f"There is no instance {number}."]
+        if errors or number is None or source is None:
+            return WantedOrigin(errors=errors)
+        origin = CopyOrigin(number, CopyMode(mode or CopyMode.ONLINE))
+        if (obstacle := await self._copy_obstacle(source, origin.mode)) is not None:
+            return _wrong(_COPY, f"The instance {number} cannot be copied online. {obstacle}")
+        return WantedOrigin(origin, source.database_template)
+
+    async def _copy_obstacle(self, source: DbInstance, mode: CopyMode) -> str | None:
+        """Why the instance cannot be copied so; None if it can, or if its database does not tell that now."""
+        match mode:
+            case CopyMode.CLOSED:
+                return None
+            case CopyMode.ONLINE:
+                try:
+                    async with (
+                        asyncio.timeout(_SERVER_SECONDS),
+                        self._server.connected(source.database_name) as inside,
+                    ):
+                        keeps_owners = self._server.restore_login is None
+                        return await online_copy_obstacle(inside, keeps_owners=keeps_owners)
+                except (DatabaseFaultError, TimeoutError):
+                    return None
+            case _:
+                assert_never(mode)
+
+    async def _restore(self, backup_id: object) -> WantedOrigin:
+        """The origin of an instance that is restored from a backup, also of an instance that is gone."""
+        try:
+            backup = await self._backups.stored(UUID(str(backup_id)))
+        except (ValueError, BackupNotFoundError):
+            return _wrong(_BACKUP, f"There is no backup {backup_id}.")
+        except BackupRefusedError as refusal:
+            return _wrong(_BACKUP, f"{refusal.reason} {refusal.next_step}")
+        if backup.encrypted:
+            return _wrong(
+                _BACKUP,
+                "The backup is encrypted, and this service has no key to decrypt it: fetch it (`ods backup"
+                " fetch`), decrypt it with age, and restore it with pg_restore.",
+            )
+        template = backup.template
+        if template not in self._templates:
+            return _wrong(_BACKUP, f"The settings do not name the template '{template}' of the backup.")
+        return WantedOrigin(BackupOrigin(str(backup.id)), template)
 
 
-async def read_reset_origin(
-    body: Properties[Any],
-    own_template: str,
-    templates: Sequence[str],
-    queries: InstanceQueries,
-    backups: BackupRecords,
-) -> WantedOrigin:
-    """The origin that an instance shall be reset to; without any in the `body`, its own template."""
-    if all(body.get(name) is None for name in (*_ORIGINS, _MODE)):
-        return WantedOrigin(template=own_template)
-    return await read_origin(body, templates, queries, backups)
+OriginReaderDep = Annotated[OriginReader, Depends()]
 
 
 def copy_notice(origin: Origin) -> str | None:
@@ -120,25 +184,6 @@ def copy_notice(origin: Origin) -> str | None:
             assert_never(origin)
 
 
-async def _restore(backup_id: object, templates: Sequence[str], backups: BackupRecords) -> WantedOrigin:
-    """The origin of an instance that is restored from a backup, also of an instance that is gone."""
-    try:
-        backup = await backups.stored(UUID(str(backup_id)))
-    except (ValueError, BackupNotFoundError):
-        return _wrong(_BACKUP, f"There is no backup {backup_id}.")
-    except BackupRefusedError as refusal:
-        return _wrong(_BACKUP, f"{refusal.reason} {refusal.next_step}")
-    if backup.encrypted:
-        return _wrong(
-            _BACKUP,
-            "The backup is encrypted, and this service has no key to decrypt it: fetch it (`ods backup"
-            " fetch`), decrypt it with age, and restore it with pg_restore.",
-        )
-    if backup.template not in templates:
-        return _wrong(_BACKUP, f"The settings do not name the template '{backup.template}' of the backup.")
-    return WantedOrigin(BackupOrigin(str(backup.id)), backup.template)
-
-
 def template_origin(template: object, templates: Sequence[str]) -> WantedOrigin:
     """The origin of an instance that is made of one of `templates`."""
     if errors := template_errors(template, templates):
@@ -156,23 +201,6 @@ def template_errors(template: object, templates: Sequence[str]) -> list[str]:
     if template not in templates:
         faults.append(f"'Database Template' must be {words}.")
     return faults
-
-
-async def _copy(body: Properties[Any], queries: InstanceQueries) -> WantedOrigin:
-    mode = body.get(_MODE)
-    errors: dict[str, list[str]] = {}
-    if mode is not None and mode not in list(CopyMode):
-        words = " or ".join(f"'{word}'" for word in CopyMode)
-        errors["Mode"] = [f"'Mode' must be {words}."]
-    number = whole_number(body.get(_COPY))
-    source = None if number is None else await queries.any_instance(number)
-    if number is None:
-        errors["CopyOf"] = ["'Copy Of' must be the id of an instance, a number."]
-    elif source is None or not source.is_live:
-        errors["CopyOf"] = [f"There is no instance {number}."]
-    if errors or number is None or source is None:
-        return WantedOrigin(errors=errors)
-    return WantedOrigin(CopyOrigin(number, CopyMode(mode or CopyMode.ONLINE)), source.database_template)
 
 
 def _wrong(name: str, reason: str) -> WantedOrigin:

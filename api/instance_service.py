@@ -13,7 +13,6 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from api.dependencies import (
-    BackupRecordsDep,
     InstanceDescriptionsDep,
     InstanceQueriesDep,
     InstanceStoreDep,
@@ -39,8 +38,8 @@ from api.http.problems import ProblemError
 from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
 from api.instance_origins import (
     OriginBody,
+    OriginReaderDep,
     WantedOrigin,
-    read_origin,
     template_errors,
     template_origin,
 )
@@ -147,10 +146,8 @@ class CreateRequest:
 class CreateRequestReader:
     """Reads the descriptions of new instances in bodies of requests."""
 
-    def __init__(self, settings: SettingsDep, queries: InstanceQueriesDep, backups: BackupRecordsDep) -> None:
-        self._templates = list(settings.template_databases)
-        self._queries = queries
-        self._backups = backups
+    def __init__(self, origins: OriginReaderDep) -> None:
+        self._origins = origins
 
     async def read(self, body: Properties[Any]) -> CreateRequest:
         """The request for the instance that `body` describes.
@@ -160,7 +157,7 @@ class CreateRequestReader:
         """
         reader = AttributesReader(body)
         attributes = reader.new()
-        wanted = await read_origin(body, self._templates, self._queries, self._backups)
+        wanted = await self._origins.read(body)
         return replace(_valid_request(body, wanted, reader.errors), attributes=attributes)
 
 

@@ -10,10 +10,11 @@ from api.http import temporal_calls
 from logs import fault_name
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import InstanceJob
-from registry.storage.unit_of_work import after_commit
+from registry.storage.unit_of_work import Action, after_commit
 from settings import Trigger
 from temporal.job_starter import JobStarter
 from temporal.refresh_starter import RefreshStarter
+from tracing.jobs import job_span
 
 _PAUSE_SECONDS = 2
 _ANSWER_TIMEOUT_SECONDS = 0.01
@@ -52,7 +53,8 @@ class JobDispatcher:
         Returns when it has been started, or after a moment, while it still is being started; within a unit of
         work it is started when that is committed.
         """
-        await self._launch(job.job_id, partial(self._starter.start, job, requester))
+        start = partial(self._starter.start, job, requester)
+        await self._launch(job.job_id, start, partial(_trace_waiting, job))
 
     async def launch_refresh(self, job_id: str, scope: Scope) -> None:
         """Start the refresh `job_id` of `scope`, in the same way."""
@@ -62,22 +64,26 @@ class JobDispatcher:
         """Wait for jobs that are being started: at most as long as a call to Temporal may take."""
         await asyncio.gather(*self._starting)
 
-    async def _launch(self, job_id: str, start: Callable[[], Awaitable[None]]) -> None:
+    async def _launch(self, job_id: str, start: Action, trace_waiting: Action | None = None) -> None:
         if self._immediately:
-            await after_commit(partial(self._begin, job_id, start))
+            await after_commit(partial(self._begin, job_id, start, trace_waiting))
+        elif trace_waiting is not None:
+            await after_commit(trace_waiting)
 
-    async def _begin(self, job_id: str, start: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.create_task(self._attempt(job_id, start()))
+    async def _begin(self, job_id: str, start: Action, trace_waiting: Action | None) -> None:
+        task = asyncio.create_task(self._attempt(job_id, start(), trace_waiting))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         await asyncio.wait({task}, timeout=_ANSWER_TIMEOUT_SECONDS)
 
-    async def _attempt(self, job_id: str, start: Awaitable[None]) -> None:
+    async def _attempt(self, job_id: str, start: Awaitable[None], trace_waiting: Action | None) -> None:
         try:
             await temporal_calls.answer_of(start)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job is committed, and its requester gone
             _logger.warning("%s waits for the next sweep: %s", job_id, fault_name(error))
             self._missed.set()
+            if trace_waiting is not None:
+                await trace_waiting()
 
     async def retry_missed(self) -> NoReturn:
         """Sweep whenever a job could not be started, as soon as Temporal answers.
@@ -99,3 +105,9 @@ class JobDispatcher:
             _logger.info("The sweep cannot be requested yet: %s", fault_name(error))
             return False
         return True
+
+
+async def _trace_waiting(job: InstanceJob) -> None:
+    """Lead from the trace of this request to that of the job, which another process will start."""
+    with job_span("Job waits", *job.identity):
+        pass

@@ -1,4 +1,4 @@
-"""What clients may do with jobs: list them, cancel one that waits or runs, abandon one that has failed."""
+"""What clients may do with jobs: look at them, cancel one that waits or runs, abandon one that has failed."""
 
 from collections.abc import Awaitable
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from api.dependencies import (
     InstanceQueriesDep,
     JobCancellationsDep,
     JobCancellerDep,
+    JobExecutionsDep,
     RefreshJobsDep,
 )
 from api.http import temporal_calls
@@ -24,10 +25,16 @@ from registry.instances.status import JOB_WORDS, REFRESH, JobStatus
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import Job
 from registry.storage.rules import is_storable
-from temporal.job_canceller import CancelOutcome, UnreadableJobError
+from temporal.calls import answer_within
+from temporal.job_canceller import CancelOutcome
+from temporal.job_executions import JobExecution
+from temporal.job_runs import UnreadableJobError
 
 _ROUNDS = 5
 """How often a job is looked at anew that has moved on while it was about to be cancelled."""
+
+_LOOK_SECONDS = 1.0
+"""How long Temporal is waited for by those who only look."""
 
 _Result = TypeVar("_Result")
 
@@ -72,18 +79,20 @@ class JobService:
     it has done and records the end. A job whose workflow is gone is cancelled in the registry as well.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
         self,
         queries: InstanceQueriesDep,
         cancellations: JobCancellationsDep,
         refreshes: RefreshJobsDep,
         canceller: JobCancellerDep,
+        executions: JobExecutionsDep,
         audit: AuditContextDep,
     ) -> None:
         self._queries = queries
         self._cancellations = cancellations
         self._refreshes = refreshes
         self._canceller = canceller
+        self._executions = executions
         self._audit = audit
 
     async def get(self, job_id: str) -> Job:
@@ -93,6 +102,19 @@ class JobService:
             ProblemError: 404, there is none.
         """
         return found(await self._queries.job(job_id) if is_storable(job_id) else None, "job", job_id)
+
+    async def execution(self, job: Job) -> JobExecution | None:
+        """What Temporal tells of a job that runs, or has failed; None if no workflow of it is open.
+
+        Raises:
+            UnreadableJobError: it cannot be read which job the open workflow carries out.
+            Exception: one of `temporal_calls.FAULTS`, when Temporal is away.
+        """
+        running = await self._cancellations.running_attempt(job)
+        attempt = running or await self._cancellations.failed_attempt(job)
+        if attempt is None:
+            return None
+        return await answer_within(self._executions.find(attempt), _LOOK_SECONDS)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; returns its row as it is then.
@@ -199,6 +221,6 @@ async def _answer_of(call: Awaitable[_Result]) -> _Result:
     except temporal_calls.FAULTS:
         raise ProblemError.unavailable(
             "Temporal cannot be reached",
-            "The job goes on, unless Temporal has received the request all the same. Ask for its cancellation"
-            " again when Temporal is back.",
+            "Nothing was done, unless Temporal has received the request all the same. Ask again when Temporal"
+            " is back.",
         ) from None

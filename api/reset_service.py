@@ -6,18 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 
-from api.dependencies import BackupRecordsDep, InstanceQueriesDep, InstanceStoreDep, SettingsDep
+from api.dependencies import InstanceQueriesDep, InstanceStoreDep
 from api.faults import faults_of
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Properties
 from api.http.problems import explained
-from api.instance_origins import WantedOrigin, read_reset_origin
+from api.instance_origins import OriginReaderDep
 from api.instance_service import InstanceServiceDep
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
 from registry.instances.store import Requested
 from registry.storage.errors import InvalidError, RefusedError, require_valid
-from registry.storage.models import DbInstance
 
 
 class ResetService:
@@ -27,19 +26,17 @@ class ResetService:
         self,
         instances: InstanceStoreDep,
         queries: InstanceQueriesDep,
-        backups: BackupRecordsDep,
+        origins: OriginReaderDep,
         service: InstanceServiceDep,
         plans: PlanServiceDep,
         audit: AuditContextDep,
-        settings: SettingsDep,
     ) -> None:
         self._instances = instances
         self._queries = queries
-        self._backups = backups
+        self._origins = origins
         self._service = service
         self._plans = plans
         self._audit = audit
-        self._templates = list(settings.template_databases)
 
     async def reset(self, instance_id: int, body: Properties[Any]) -> Requested:
         """Request that the instance's database is replaced by another one, as `body` says.
@@ -51,7 +48,8 @@ class ResetService:
         """
         self._audit.instance = instance_id
         # That there is no such instance counts for more than a wrong body.
-        wanted = await self._wanted(await self._queries.instance(instance_id), body)
+        row = await self._queries.instance(instance_id)
+        wanted = await self._origins.read_for_reset(body, row.database_template)
         require_valid(wanted.errors)
         return await self._service.launched(
             await self._instances.request_reset(
@@ -66,7 +64,7 @@ class ResetService:
             InstanceNotFoundError: there is no such live instance.
         """
         row = await self._queries.instance(instance_id)
-        wanted = await self._wanted(row, body)
+        wanted = await self._origins.read_for_reset(body, row.database_template)
         try:
             require_valid(wanted.errors)
         except InvalidError as refusal:
@@ -79,11 +77,6 @@ class ResetService:
             errors = {name or "Id": faults for name, faults in faults_of(refusal).items()}
             status = explained(refusal).status
         return await self._plans.of_reset(row, wanted, errors, status)
-
-    async def _wanted(self, row: DbInstance, body: Properties[Any]) -> WantedOrigin:
-        return await read_reset_origin(
-            body, row.database_template, self._templates, self._queries, self._backups
-        )
 
 
 ResetServiceDep = Annotated[ResetService, Depends()]

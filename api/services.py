@@ -20,6 +20,7 @@ from api.security.clients import ApiClients
 from api.security.grants import TokenGrants
 from api.security.limits import ConnectLimits
 from api.security.registration import ClientRegistration
+from api.security.session_states import SessionStates
 from api.security.tokens import Tokens, TokenVerifier
 from api.server_looks import ServerLooks
 from registry.audit import AuditTrail
@@ -31,12 +32,15 @@ from registry.education_organizations.tenant_view import TenantView
 from registry.idempotency_keys import IdempotencyKeys
 from registry.instances.changes import RecentChanges
 from registry.instances.job_list import JobList
+from registry.instances.job_statistics import JobStatistics
 from registry.instances.jobs import workflow_id
 from registry.ods_instances.parts import Contexts, Derivatives
 from registry.ods_instances.store import OdsInstances
+from registry.sign_in_attempts import SignInAttempts
 from registry.sign_in_links import SignInLinks
 from temporal import schedules
 from temporal.job_canceller import JobCanceller
+from temporal.job_executions import JobExecutions
 from temporal.job_starter import JobStarter, started_jobs
 from temporal.refresh_starter import RefreshStarter
 from temporal.verification_starter import VerificationStarter
@@ -63,7 +67,9 @@ class Services:
     derivatives: Derivatives
     tenant_view: TenantView
     job_list: JobList
+    job_statistics: JobStatistics
     canceller: JobCanceller
+    executions: JobExecutions
     verifications: VerificationStarter
     sweep: Callable[[], Awaitable[None]]
     refill: Callable[[], Awaitable[None]]
@@ -74,7 +80,9 @@ class Services:
     verifier: TokenVerifier
     standings: Standings
     console_sessions: ConsoleSessions
+    session_states: SessionStates
     sign_in_links: SignInLinks
+    sign_in_attempts: SignInAttempts
     changes: RecentChanges
     idempotency_keys: IdempotencyKeys
     audit: AuditTrail
@@ -91,6 +99,7 @@ class Services:
         tokens = Tokens(settings.token_signing_keys, settings.token_lifetime, tenant.name)
         store = ClientStore(tenant.engine)
         clients, standings = ApiClients(store, limits.hashes), Standings(store.standing)
+        console_sessions = ConsoleSessions(tenant.engine)
         return cls(
             tenant=tenant,
             temporal=temporal,
@@ -105,7 +114,9 @@ class Services:
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             tenant_view=TenantView(tenant.engine),
             job_list=JobList(tenant.engine),
+            job_statistics=JobStatistics(tenant.engine),
             canceller=JobCanceller(temporal),
+            executions=JobExecutions(temporal),
             verifications=VerificationStarter(temporal, tenant.name, settings),
             sweep=sweep,
             refill=partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL),
@@ -122,8 +133,10 @@ class Services:
             grants=TokenGrants(tenant.name, clients, tokens, limits),
             verifier=issuer or ClientTokens(tokens, standings),
             standings=standings,
-            console_sessions=ConsoleSessions(tenant.engine),
+            console_sessions=console_sessions,
+            session_states=SessionStates(console_sessions.find_all),
             sign_in_links=SignInLinks(tenant.engine),
+            sign_in_attempts=SignInAttempts(tenant.engine),
             changes=RecentChanges(tenant.engine),
             idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,

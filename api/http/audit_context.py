@@ -18,6 +18,8 @@ class AuditContext:
         title: why the request was refused.
         further: further instances that the request is about, each with the job that it has led to.
         is_dry_run: whether the request changes nothing, whatever its method.
+        is_sign_in: whether the request has signed in the client or person, whatever its method.
+        is_shed: whether the request was refused, unseen, because there were too many.
     """
 
     client: str | None = None
@@ -26,6 +28,8 @@ class AuditContext:
     title: str | None = None
     further: list[tuple[int, str]] = field(default_factory=list)
     is_dry_run: bool = False
+    is_sign_in: bool = False
+    is_shed: bool = False
 
     def add(self, instance: int, job: str) -> None:
         """Note a job that the request has led to."""

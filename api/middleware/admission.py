@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http import problems
 from api.http.problems import ProblemError
+from api.middleware import shedding
 from api.middleware.audit import READING
 from api.middleware.hosts import AllowedHosts
 from api.middleware.route_table import RouteTable, path_of
@@ -21,6 +22,8 @@ from registry.storage.errors import InstallationNotConfirmedError
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
 _logger = logging.getLogger(__name__)
 
+_READ_BY_TOKEN = {"GET", "HEAD"}
+"""Methods for which a token that may only read suffices."""
 _PROTECTED = re.compile(r"/v2(?!/tenancy/?\Z)(/|\Z)", re.IGNORECASE)
 
 
@@ -34,14 +37,17 @@ class ProtocolMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http":
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        async with shedding.counted_request(scope):
             try:
                 await self._admit(HTTPConnection(scope))
             except ProblemError as refusal:
                 response = await problems.answer(Request(scope), refusal)
                 await response(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
 
     async def _admit(self, connection: HTTPConnection) -> None:
         """Let the request pass.
@@ -54,12 +60,17 @@ class ProtocolMiddleware:
         connection.scope["state"]["services"] = tenancy(connection).of(connection)
         _require_version(path)
         require_tenant(connection, path)
-        if _PROTECTED.match(path):
+        is_protected = _PROTECTED.match(path)
+        if is_protected:
             services = services_of(connection)
-            await authenticate(connection, services.verifier, services.tenant.name)
-            if connection.scope["method"] not in READING:
+            method = connection.scope["method"]
+            reads = method in _READ_BY_TOKEN
+            await authenticate(connection, services.verifier, services.tenant.name, reads=reads)
+            if method not in READING:
                 await require_confirmed(services)
         self._route_table.normalize(connection.scope)
+        if is_protected:
+            await shedding.admit(connection)
 
 
 async def require_confirmed(services: Services) -> None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.addresses import peer
 from api.http.audit_context import audit_context, begin_audit
+from api.middleware.statuses import WatchedSend
 from registry.audit import AuditEntry
 
 READING = {"GET", "HEAD", "OPTIONS"}
@@ -34,25 +35,20 @@ class AuditMiddleware:
             await self._app(scope, receive, send)
             return
         begin_audit(HTTPConnection(scope))
-        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        watched = WatchedSend(send)
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, watched)
         finally:
             services = scope["state"].get("services")  # a request for no tenant is in no tenant's trail
-            if services and (_changes(HTTPConnection(scope)) or status in _REFUSED):
-                for entry in _entries(HTTPConnection(scope), status):
+            if services and (_changes(HTTPConnection(scope)) or watched.status in _REFUSED):
+                for entry in _entries(HTTPConnection(scope), watched.status):
                     await services.recorder.record(entry)
 
 
 def _changes(connection: HTTPConnection) -> bool:
-    return connection.scope["method"] not in READING and not audit_context(connection).is_dry_run
+    context = audit_context(connection)
+    leaves_all = context.is_dry_run or context.is_shed  # to write down what was shed would be load as well
+    return context.is_sign_in or (connection.scope["method"] not in READING and not leaves_all)
 
 
 def _entries(connection: HTTPConnection, status: int) -> list[AuditEntry]:

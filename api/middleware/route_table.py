@@ -61,6 +61,10 @@ class _PathEntry:
         return pair if known is None else known.encode() + equals + value
 
 
+_FOUND = "ods.route"
+"""In the scope of a request: the template of its path."""
+
+
 class RouteTable:
     """Every path of the API; a word in one (`manage`) wins over the parameter of another (`{id}`)."""
 
@@ -79,6 +83,7 @@ class RouteTable:
                 too many fields.
         """
         entry, scope["path"] = self._find(scope)
+        scope[_FOUND] = entry.template
         if scope["method"] not in entry.verbs:
             raise ProblemError.of_status(
                 HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(entry.verbs))}
@@ -90,6 +95,16 @@ class RouteTable:
                 detail=f"Send at most {_MOST_FIELDS} fields.",
             )
         scope["query_string"] = entry.query(scope["query_string"])
+
+    def template_of(self, scope: Scope) -> str | None:
+        """The template of the path that was asked for; None if there is no such path."""
+        found: str | None = scope.get(_FOUND)
+        if found is not None:
+            return found
+        try:
+            return self._find(scope)[0].template  # it was refused before it was normalized
+        except ProblemError:
+            return None
 
     def _find(self, scope: Scope) -> tuple[_PathEntry, str]:
         path = path_of(scope).removesuffix("/") or "/"

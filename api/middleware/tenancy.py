@@ -14,7 +14,7 @@ from settings import TENANT_NAME
 HEADER = "tenant"
 
 _ANONYMOUS = re.compile(
-    r"/|/health/?|/v2/tenancy/?|/openapi\.json/?|/docs(/.*)?|/console(/.*)?", re.IGNORECASE
+    r"/|/(health|livez|readyz)/?|/v2/tenancy/?|/openapi\.json/?|/docs(/.*)?|/console(/.*)?", re.IGNORECASE
 )
 """The paths that belong to no tenant. On the console, the session of the client says which tenant it is."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.backup_service import BackupId, BackupServiceDep, require_readiness
@@ -100,9 +100,16 @@ async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> Str
     dependencies=[STARTS_A_JOB],
     responses=_OF_CHANGES,
 )
-async def delete_backup(backup_id: BackupId, service: BackupServiceDep) -> None:
+async def delete_backup(
+    backup_id: BackupId,
+    service: BackupServiceDep,
+    forget: Annotated[  # noqa: FBT002 - a parameter of the query
+        bool,
+        Query(description="Also if it is in another store than the one of now, where nothing is removed."),
+    ] = False,
+) -> None:
     """Delete a backup; it cannot come back."""
-    await service.delete(backup_id)
+    await service.delete(backup_id, forget=forget)
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""Jobs, as clients list, poll and cancel them."""
+"""Jobs, as clients list, poll, cancel and abandon them."""
 
 from http import HTTPStatus
 
@@ -59,5 +59,17 @@ async def get_job(jobId: str, service: JobServiceDep) -> JobAnswer:  # noqa: N80
 async def cancel_job(jobId: str, service: JobServiceDep, response: Response) -> JobAnswer:  # noqa: N803 - as above
     """Cancel a job that waits or runs: what it has done is undone, and it ends in `Error`."""
     job = await service.cancel(jobId)
+    response.headers["Location"] = job_path(job.job_id)
+    return JobAnswer.model_validate(job)
+
+
+@router.post(
+    "/{jobId}/abandon",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+async def abandon_job(jobId: str, service: JobServiceDep, response: Response) -> JobAnswer:  # noqa: N803 - as above
+    """Have the workflow of a failed job wait for no retry any longer; the instance stays as it is."""
+    job = await service.abandon(jobId)
     response.headers["Location"] = job_path(job.job_id)
     return JobAnswer.model_validate(job)

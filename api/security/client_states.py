@@ -59,7 +59,7 @@ class Standings:
         if (asking := self._asking.get(client_id)) is None:
             asking = self._asking[client_id] = asyncio.create_task(self._refresh(client_id))
             asking.add_done_callback(lambda _: self._asking.pop(client_id))
-            asking.add_done_callback(_hear)
+            asking.add_done_callback(hear)
         return asking
 
     async def _refresh(self, client_id: str) -> None:
@@ -70,7 +70,7 @@ class Standings:
             self._known.popitem(last=False)
 
 
-def _hear(asking: asyncio.Task[None]) -> None:
+def hear(asking: asyncio.Task[None]) -> None:
     """Take note of a fault that no request waits for any more, or asyncio reports it."""
     if not asking.cancelled():
         asking.exception()

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Self
 
@@ -30,6 +32,9 @@ _FRESH_SECONDS = 600  # after that, a key that the issuer has withdrawn is not a
 _TRUSTED_SECONDS = 3600  # how long the keys count if the issuer cannot be asked again
 _TIMEOUT_SECONDS = 5
 _LARGEST_DOCUMENT = 1024 * 1024  # bytes; a document of the issuer takes some thousands
+
+INVALID = (jwt.PyJWTError, RecursionError)
+"""What is raised for a token that is not valid: its header is JSON, nested as deeply as the sender likes."""
 
 _Key = dict[str, Any]
 
@@ -104,36 +109,82 @@ class IssuerKeys:
             self._away, self._fetched_at = False, monotonic()
 
     async def _fetch(self) -> list[_Key]:
-        async with httpx.AsyncClient() as client, asyncio.timeout(_TIMEOUT_SECONDS):
+        async with issuer_client() as client:
             address = self._jwks_url or await self._discovered(client)
-            keys = (await self._document(client, address)).get("keys")
+            keys = (await document(client, address, insecure=self._insecure)).get("keys")
         if not isinstance(keys, list):
             raise ValueError("The document has no keys")  # noqa: TRY004 - so is all else that is wrong with it
         return [key for key in keys if isinstance(key, dict)]
 
     async def _discovered(self, client: httpx.AsyncClient) -> str:
-        found = await self._document(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-        if found.get("issuer") != self._issuer:
-            raise ValueError("The document is another issuer's")
-        return str(found.get("jwks_uri"))
-
-    async def _document(self, client: httpx.AsyncClient, address: str) -> dict[str, Any]:
-        if not (self._insecure or uses_tls(address)):
-            raise ValueError("The document is not protected on its way")
-        document = json.loads(await _bounded(client, address))
-        if not isinstance(document, dict):
-            raise ValueError("The document is no JSON object")  # noqa: TRY004 - so is all else that is wrong with it
-        return document
+        return str((await discovery(client, self._issuer, insecure=self._insecure)).get("jwks_uri"))
 
 
-async def _bounded(client: httpx.AsyncClient, address: str) -> bytes:
+@asynccontextmanager
+async def issuer_client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client for what an issuer is asked, all of it within five seconds.
+
+    Raises:
+        TimeoutError: the issuer took longer.
+    """
+    async with httpx.AsyncClient() as client, asyncio.timeout(_TIMEOUT_SECONDS):
+        yield client
+
+
+async def discovery(client: httpx.AsyncClient, issuer: str, *, insecure: bool) -> dict[str, Any]:
+    """The issuer's discovery document.
+
+    Raises:
+        ValueError: it is another issuer's, or as `document` says.
+        httpx.HTTPError: the issuer cannot be reached, or answers with an error.
+    """
+    address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    found = await document(client, address, insecure=insecure)
+    if found.get("issuer") != issuer:
+        raise ValueError("The document is another issuer's")
+    return found
+
+
+async def document(
+    client: httpx.AsyncClient,
+    address: str,
+    *,
+    insecure: bool,
+    form: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """The JSON object that an issuer has at `address`, or answers to a form there.
+
+    Args:
+        client: asks for it.
+        address: where it is.
+        insecure: whether it may come without TLS.
+        form: what is sent; None to ask for what is there.
+        auth: name and password for HTTP Basic, if the issuer wants them.
+
+    Raises:
+        ValueError: it comes without TLS, is too large, or is no JSON object.
+        httpx.HTTPError: the issuer cannot be reached, or answers with an error.
+    """
+    if not (insecure or uses_tls(address)):
+        raise ValueError("The document is not protected on its way")
+    found = json.loads(await _bounded(client, address, form, auth))
+    if not isinstance(found, dict):
+        raise ValueError("The document is no JSON object")  # noqa: TRY004 - so is all else that is wrong with it
+    return found
+
+
+async def _bounded(
+    client: httpx.AsyncClient, address: str, form: Mapping[str, str] | None, auth: tuple[str, str] | None
+) -> bytes:
     """What is at `address`, as it was sent: nothing grows while it is decompressed.
 
     Raises:
         ValueError: it is too large.
     """
-    body = bytearray()
-    async with client.stream("GET", address, headers={"Accept-Encoding": "identity"}) as answer:
+    body, method = bytearray(), "GET" if form is None else "POST"
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    async with client.stream(method, address, headers=headers, data=form, auth=auth) as answer:
         async for piece in answer.raise_for_status().aiter_raw():
             body += piece
             if len(body) > _LARGEST_DOCUMENT:
@@ -170,12 +221,17 @@ class IssuerTokens:
             ProblemError: 503, the issuer cannot be asked for its keys.
         """
         try:
-            claims = await self._claims(token)
-        except (jwt.PyJWTError, RecursionError):  # its header is JSON, nested as deeply as the sender likes
+            return Caller.of(await self.claims(token))
+        except INVALID:
             return None
-        return Caller.of(claims)
 
-    async def _claims(self, token: str) -> dict[str, Any]:
+    async def claims(self, token: str) -> dict[str, Any]:
+        """What the token says.
+
+        Raises:
+            jwt.PyJWTError, RecursionError: it is not the issuer's, changed, too old, or another audience's.
+            ProblemError: 503, the issuer cannot be asked for its keys.
+        """
         header = jwt.get_unverified_header(token)
         algorithm = str(header.get("alg"))
         if not any(algorithm in algorithms for algorithms in _ALGORITHMS.values()):

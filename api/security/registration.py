@@ -10,7 +10,12 @@ from api.http.parsing import FORM_TYPE, Properties, documented_body
 from api.http.problems import ProblemError
 from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
-from registry.clients.credentials import LONGEST_CLIENT_TEXT, STRONG_SECRET, secret_errors
+from registry.clients.credentials import (
+    LONGEST_CLIENT_TEXT,
+    STRONG_SECRET,
+    client_id_errors,
+    secret_errors,
+)
 from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientExistsError
 from registry.storage.errors import InvalidError, require_valid
@@ -81,7 +86,7 @@ class ClientRegistration:
         return client_id
 
     async def _client_id_errors(self, client_id: str) -> list[str]:
-        faults = required_text_errors("Client Id", client_id, LONGEST_CLIENT_TEXT)
+        faults = client_id_errors(client_id)
         if not faults and await self._clients.exists(client_id):
             return [duplicate(client_id)]
         return faults

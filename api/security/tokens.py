@@ -24,7 +24,6 @@ _ALGORITHM = "HS256"
 _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
-_READING = {"GET", "HEAD"}
 _LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
 
 
@@ -121,8 +120,16 @@ bearer_token = HTTPBearer(bearerFormat="JWT", scheme_name="bearerToken", auto_er
 """Describes, on the endpoints below `/v2`, what the protocol requires before they are reached."""
 
 
-async def authenticate(connection: HTTPConnection, verifier: TokenVerifier, tenant: str) -> None:
+async def authenticate(
+    connection: HTTPConnection, verifier: TokenVerifier, tenant: str, *, reads: bool
+) -> None:
     """Let a request pass that brings a valid token for the tenant, with a scope that allows it.
+
+    Args:
+        connection: the request.
+        verifier: verifies its token.
+        tenant: which tenant it is for.
+        reads: whether it changes nothing, so that a token which may only read suffices.
 
     Raises:
         ProblemError: 401 without a valid token, 403 without such a scope.
@@ -134,12 +141,8 @@ async def authenticate(connection: HTTPConnection, verifier: TokenVerifier, tena
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
     audit_context(connection).client = identity.client
-    if not _allow(identity.scopes, connection.scope["method"]):
+    if not (FULL_ACCESS in identity.scopes or (READ_ONLY in identity.scopes and reads)):
         raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
-
-
-def _allow(scopes: frozenset[str], method: str) -> bool:
-    return FULL_ACCESS in scopes or (READ_ONLY in scopes and method in _READING)
 
 
 def _words(claim: object) -> frozenset[str]:
