@@ -32,6 +32,7 @@ from console.routes import (
     retry_instance,
     rotate_client,
     sign_in,
+    sign_in_issuer,
     sign_in_link,
     spares,
     static,
@@ -45,7 +46,7 @@ from console.routes import (
 
 router = APIRouter(include_in_schema=False)
 for _module in (
-    *(home, sign_in, sign_in_link, theme, static, live),
+    *(home, sign_in, sign_in_issuer, sign_in_link, theme, static, live),
     # `new` and `delete` come before the ids of instances.
     *(instances, new_instance, delete_instances, edit_instance),
     *(

@@ -9,6 +9,8 @@ from tenants.drift import is_suspect
 
 FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)
 """Instances with these need a person."""
+NEEDS_PERSON = "failed"
+"""What the filter of the list has for all of these statuses together."""
 
 
 @dataclass(frozen=True)

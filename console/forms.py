@@ -11,6 +11,7 @@ from api.faults import REFUSALS, WHOLE, faults_of
 from api.http.audit_context import audit_context
 from api.http.problems import explained
 from api.middleware.route_table import path_of
+from backups.errors import BackupFaultError
 from console.addresses import ROOT
 from console.session import Session
 from console.texts import t
@@ -50,7 +51,7 @@ class FormState:
 
 EMPTY = FormState()
 
-REFUSED = REFUSALS
+REFUSED = (*REFUSALS, BackupFaultError)
 """The errors that say what is wrong with a form, after which it is shown again."""
 
 
@@ -85,11 +86,17 @@ def refusal_of(
             properties are shown at the top.
     """
     errors: dict[str, list[str]] = {}
-    for name, messages in faults_of(error).items():
+    for name, messages in _errors_by_property(error).items():
         errors.setdefault(fields.get(name, WHOLE), []).extend(messages)
     problem = explained(error)
     audit_context(request).title = problem.title
     return form.refused(errors), problem.status
+
+
+def _errors_by_property(error: Exception) -> Mapping[str, Sequence[str]]:
+    if isinstance(error, BackupFaultError):
+        return {"FinalBackup": [error.reason]}
+    return faults_of(error)
 
 
 def mistyped(form: Mapping[str, str], wanted: str) -> dict[str, list[str]]:

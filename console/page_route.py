@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 
 from api.http import problems
 from api.http.problems import ProblemError
+from api.middleware import shedding
 from api.middleware.audit import READING
 from console.addresses import ROOT, page_url
 from console.attention import attention_of
@@ -39,6 +40,10 @@ async def _require_permission(request: Request, session: SessionDep) -> None:
         await require_may_act(session)
 
 
+async def _admit(request: Request, _session: SessionDep) -> None:
+    await shedding.admit(request)
+
+
 async def _attend(request: Request, session: SessionDep) -> None:
     """Find out what needs a person, for the top of the page; fragments have none."""
     if _SCRIPT_HEADER not in request.headers and not is_stream(request):
@@ -56,7 +61,9 @@ def signed_in_router() -> APIRouter:
     What these endpoints depend on is that of the tenant which the client has signed in to.
     """
     return APIRouter(
-        prefix=ROOT, route_class=PageRoute, dependencies=[Depends(_require_permission), Depends(_attend)]
+        prefix=ROOT,
+        route_class=PageRoute,
+        dependencies=[Depends(_admit), Depends(_require_permission), Depends(_attend)],
     )
 
 
@@ -74,13 +81,14 @@ class PageRoute(APIRoute):
                 response = _sign_in(request, error)
             except Exception as error:  # noqa: BLE001 - as `problems.install` does for the API
                 response = _error_page(request, problems.noted(request, error))
-            _protect(request, response)
+            protect(request, response)
             return response
 
         return handle
 
 
-def _protect(request: Request, response: Response) -> None:
+def protect(request: Request, response: Response) -> None:
+    """Give the response the headers that keep browsers safe."""
     for name, value in _HEADERS.items():
         response.headers[name] = value
     response.headers.setdefault("Cache-Control", "no-store")

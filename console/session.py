@@ -1,7 +1,7 @@
-"""Which client is signed in: the cookie, the session in the registry, and what endpoints ask of both.
+"""Who is signed in: the cookie, the session in the registry, and what endpoints ask of both.
 
-Endpoints of `console.page_route.signed_in_router` have a session, and the services of its tenant. Another way
-to sign in, such as OpenID Connect or a link that counts once, ends in `begin_session` as well.
+Endpoints of `console.page_route.signed_in_router` have a session, and the services of its tenant. Every way
+to sign in ends in `begin_session`: a client's secret, a link that counts once, an OpenID Connect issuer.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import Depends, Request, Response
 from starlette.background import BackgroundTask
@@ -31,9 +30,10 @@ from api.security.client_states import FRESH_SECONDS
 from api.services import Services
 from console.csrf import FIELD, require_token, token_of
 from console.errors import SignInNeededError
+from console.issuer import rules_of
 from console.texts import t
 from registry.clients.credentials import ClientScope
-from registry.console_sessions import LONGEST, OpenSession
+from registry.console_sessions import LONGEST, Identity, OpenSession
 
 LIVE_HEADER = "console-live"
 """The page's script sends it when it fetches by itself what has changed: that is no use of the session."""
@@ -51,7 +51,8 @@ class Session:
 
     Attributes:
         services: those of the tenant that the client has signed in to.
-        client: the id of the client.
+        client: the id of the client, or the name of the person whom an issuer has identified.
+        is_person: whether it is such a person.
         may_act: whether the client may change something.
         id: the session's id, which only the browser has.
         kept: what was typed into a form when the session before had ended, with the form's path; or None.
@@ -59,6 +60,7 @@ class Session:
 
     services: Services
     client: str
+    is_person: bool
     may_act: bool
     id: str
     kept: Mapping[str, Any] | None
@@ -104,7 +106,11 @@ async def require_may_act(session: Session) -> None:
         ProblemError: 403, the client may not; 503, the registry was copied or moved, and is not confirmed.
     """
     if not session.may_act:
-        raise ProblemError(HTTPStatus.FORBIDDEN, t("read_only.title"), detail=t("read_only.detail"))
+        if session.is_person:
+            title, detail = t("read_only.person.title"), t("read_only.person.detail")
+        else:
+            title, detail = t("read_only.title"), t("read_only.detail")
+        raise ProblemError(HTTPStatus.FORBIDDEN, title, detail=detail)
     await require_confirmed(session.services)
 
 
@@ -127,45 +133,62 @@ def session_of(connection: HTTPConnection) -> Session | None:
 
 async def find_session(request: HTTPConnection) -> Session | None:
     """The session that the request's cookie names; None if there is none, or it has ended."""
+    return await _find_session(request, is_use=_is_use(request))
+
+
+async def signed_in_client(request: HTTPConnection) -> str | None:
+    """The client or person that is signed in, by name; None if none is. To ask is no use of the session."""
+    session = await _find_session(request, is_use=False)
+    return None if session is None else session.client
+
+
+async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | None:
     tenant, _, session_id = request.cookies.get(cookie_name(request), "").partition(".")
     services = tenancy(request).named(tenant) if session_id else None
     if services is None:
         return None
-    found = await services.console_sessions.find(_digest(session_id))
+    sessions = services.console_sessions if is_use else services.session_states
+    found = await sessions.find(_digest(session_id))
     if found is None or (may_act := await _may_act(services, found)) is None:
         return None
-    if not found.use_is_noted and _is_use(request):
+    if not found.use_is_noted and is_use:
         await services.console_sessions.note_use(_digest(session_id))
-    return Session(services, found.client, may_act, session_id, found.kept)
+    is_person = found.identity.scope is not None
+    return Session(services, found.identity.name, is_person, may_act, session_id, found.kept)
 
 
-async def begin_session(  # noqa: PLR0913, PLR0917 - what a session is made of
+async def begin_session(
     response: Response,
     request: Request,
     services: Services,
-    client: str,
-    generation: UUID | None,
+    identity: Identity,
     kept: Mapping[str, Any] | None = None,
 ) -> None:
-    """Sign a client in that has proven who it is: the response gets the cookie of a new session.
+    """Sign in a client or person that has proven who it is: the response gets the cookie of a new session.
 
     Args:
         response: the response.
         request: what it answers.
         services: those of the tenant.
-        client: the id of the client.
-        generation: the client's generation; the session ends when that changes.
+        identity: the client or person.
         kept: what was typed into a form before, with the form's path.
     """
     session_id = secrets.token_urlsafe(_ID_BYTES)
-    await services.console_sessions.open(_digest(session_id), client, generation, kept)
+    await services.console_sessions.open(_digest(session_id), identity, kept)
     set_cookie(response, request, cookie_name(request), f"{services.tenant.name}.{session_id}")
-    response.background = BackgroundTask(services.grants.note_use, client)
+    if identity.scope is None:
+        response.background = BackgroundTask(services.grants.note_use, identity.name)
 
 
-async def end_session(response: Response, request: Request, session: Session) -> None:
-    """Sign the client out."""
+async def end_session(request: Request, session: Session) -> None:
+    """Sign the client out; what the request is answered with has no session."""
     await session.services.console_sessions.end(session.digest)
+    session.services.session_states.forget(session.digest)
+    del request.scope["state"]["console_session"]
+
+
+def forget_session(response: Response, request: Request) -> None:
+    """Have the browser forget the cookie of its session."""
     response.delete_cookie(
         cookie_name(request), path=_cookie_path(request), secure=not _is_plain(request), httponly=True
     )
@@ -238,7 +261,8 @@ def _cookie_path(request: HTTPConnection) -> str:
 
 def _is_use(request: HTTPConnection) -> bool:
     """Whether a person has asked for something: not if an open page keeps itself current."""
-    return LIVE_HEADER not in request.headers and not is_stream(request)
+    is_live = LIVE_HEADER in request.headers or is_stream(request)
+    return request.scope["method"] not in READING or not is_live
 
 
 def is_stream(request: HTTPConnection) -> bool:
@@ -247,11 +271,15 @@ def is_stream(request: HTTPConnection) -> bool:
 
 
 async def _may_act(services: Services, found: OpenSession) -> bool | None:
-    """Whether the client may change something; None if it may not even be signed in any more."""
+    """Whether the client or person may change something; None if it may not even be signed in any more."""
+    identity = found.identity
+    if identity.scope is not None:
+        is_current = identity.generation == rules_of(services.tenant.settings)
+        return identity.scope.includes(ClientScope.FULL_ACCESS) if is_current else None
     now = time.monotonic()
     for since in (now - FRESH_SECONDS, now):  # what is remembered may be older than the session
-        standing = await services.standings.find(found.client, since)
-        if standing is not None and standing.generation == found.generation:
+        standing = await services.standings.find(identity.name, since)
+        if standing is not None and standing.generation == identity.generation:
             return standing.scope.includes(ClientScope.FULL_ACCESS)
     return None
 

@@ -2,21 +2,55 @@
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 from fastapi import Request, Response
 
+from api.http.audit_context import audit_context
+from api.http.problems import ProblemError
 from api.middleware.tenancy import tenancy
-from console.csrf import token_of
+from api.services import Services
+from console.addresses import ROOT, own_path
+from console.csrf import require_token, token_of
 from console.forms import EMPTY, FormState
+from console.issuer import SignInIssuer
 from console.page import render
 from console.session import cookie_name, keeps_cookies, set_cookie
+from console.texts import t
 from settings import AnySettings
 
 _SECRET_BYTES = 32
 _VISIT_SECONDS = 3600
+
+
+class SignInRefusedError(Exception):
+    """A client or person that is not signed in; the page says why.
+
+    Args:
+        errors: what is wrong with each field of the page; under the empty name, with the whole.
+        status: the status of the answer.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        errors: Mapping[str, Sequence[str]],
+        status: HTTPStatus = HTTPStatus.UNAUTHORIZED,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__()
+        self.errors = errors
+        self.status = status
+        self.headers = headers
+
+    @classmethod
+    def of(cls, problem: ProblemError) -> Self:
+        """The same as the problem says."""
+        words = [problem.title, str(problem.members.get("detail", ""))]
+        return cls({"": words}, problem.status, problem.headers or {})
 
 
 def render_sign_in(
@@ -37,6 +71,7 @@ def render_sign_in(
         form: what was typed into the page itself, and what is wrong with it.
     """
     settings: AnySettings = request.app.state.settings
+    issuer = issuer_of(request)
     visit = visit_of(request) or secrets.token_urlsafe(_SECRET_BYTES)
     response = render(
         request,
@@ -48,10 +83,67 @@ def render_sign_in(
         form=form,
         tenants=[(name, name) for name in tenancy(request).names],
         by_client=settings.oidc_issuer is None,
+        issuer=issuer.name if issuer else None,
         needs_tls=not keeps_cookies(request),
     )
     set_cookie(response, request, _visit_cookie(request), visit, _VISIT_SECONDS)
     return response
+
+
+def render_refusal(request: Request, form: Mapping[str, str], refused: SignInRefusedError) -> Response:
+    """The page again, with the fields of its form, but for the secret, and with what was wrong."""
+    audit_context(request).title = next(iter(refused.errors.values()))[0]
+    response = render_sign_in(
+        request,
+        refused.status,
+        after=own_page(form.get("after", "")),
+        typed=(read_typed(form.get("typed", ""), "/") or {}).get("fields"),
+        form=FormState({name: form[name] for name in form if name != "client_secret"}, refused.errors),
+    )
+    response.headers.update(refused.headers)
+    return response
+
+
+def admit_form(request: Request, form: Mapping[str, str]) -> Services:
+    """The services of the tenant that the form of the page names, if this browser was shown the form.
+
+    Raises:
+        SignInRefusedError: the browser keeps no cookies, or there is no such tenant.
+        ProblemError: 403, the form was shown to another browser.
+    """
+    visit = visit_of(request)
+    if not visit:
+        raise SignInRefusedError({"": [t("sign_in.cookies")]})
+    require_token(form, visit)
+    tenants = tenancy(request)
+    services = tenants.named(form.get("tenant", "")) if tenants.multi_tenant else next(iter(tenants))
+    if services is None:
+        raise SignInRefusedError({"tenant": [t("sign_in.no_tenant")]})
+    request.scope["state"]["services"] = services  # of the audit trail
+    return services
+
+
+def admit_attempt(request: Request, services: Services) -> None:
+    """Let an attempt to sign in pass.
+
+    Raises:
+        SignInRefusedError: 429, there were too many from the address.
+    """
+    try:
+        services.grants.admit(request)
+    except ProblemError as limit:
+        raise SignInRefusedError.of(limit) from None
+
+
+def issuer_of(request: Request) -> SignInIssuer | None:
+    """The issuer with which people sign in; None if none is configured."""
+    issuer: SignInIssuer | None = request.app.state.sign_in_issuer
+    return issuer
+
+
+def own_page(after: str) -> str:
+    """The path below the console that the text is; empty if it leads elsewhere."""
+    return after if own_path(f"{ROOT}{after}") else ""
 
 
 def visit_of(request: Request) -> str:

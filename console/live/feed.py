@@ -1,24 +1,34 @@
 """What changes, told to all open pages of a process: one query, however many pages there are.
 
 A page names what it shows as topics: `instance:5`, `job:CreateInstance-5-1`, `instances` (any instance has
-changed, was made or deleted), `jobs` (a job was requested, has begun or ended). The feed of a tenant reads
-the registry while a page is open, and tells each page which topics have changed.
+changed, was made or deleted), `jobs` (a job was requested, has begun or ended), `attention` (what needs a
+person). The feed of a tenant reads the registry while a page is open, and tells each page which topics have
+changed.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 from logs import fault_name
 from registry.instances.changes import RecentChanges, RecentState
 
-_SECONDS = 0.5
+_SECONDS = 0.4
 """Between two looks at the registry: a change is seen on a page within a second."""
+_ATTENTION_SECONDS = 10
+"""What needs a person is asked for at least so often: looks at the server find some of it."""
+
+_SPREAD_MILLISECONDS = 5
+"""For each open page: longer than one takes to be served what has changed."""
+_MOST_SPREAD_MILLISECONDS = 500
+"""So a change is seen on a page within a second, however many are open."""
 
 _logger = logging.getLogger(__name__)
 
 Topics = frozenset[str]
+_INSTANCES, _ATTENTION = "instances", "attention"
 
 
 class ChangeFeed:
@@ -26,15 +36,21 @@ class ChangeFeed:
 
     Args:
         changes: reads the registry.
-        seconds: between two looks at it.
+        attention: what needs a person, to be compared with what did before.
+        seconds: between two looks at the registry.
     """
 
-    def __init__(self, changes: RecentChanges, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self, changes: RecentChanges, attention: Callable[[], Awaitable[object]], seconds: float = _SECONDS
+    ) -> None:
         self._changes = changes
+        self._attention = attention
         self._seconds = seconds
         self._pages: set[asyncio.Queue[Topics]] = set()
         self._reading: asyncio.Task[None] | None = None
         self._known: RecentState | None = None
+        self._known_attention: object = None
+        self._attention_until = 0.0
         self.version = 0
         """Grows with each change that was seen."""
 
@@ -42,6 +58,14 @@ class ChangeFeed:
     def is_current(self) -> bool:
         """Whether changes are seen now: not while no page is open, nor while the registry is away."""
         return self._reading is not None and self._known is not None
+
+    @property
+    def spread(self) -> int:
+        """Within how many milliseconds the pages are to fetch what has changed, each at another time.
+
+        They fetch it again after a second and up to ten times as long, each after another time.
+        """
+        return min(_SPREAD_MILLISECONDS * len(self._pages), _MOST_SPREAD_MILLISECONDS)
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[asyncio.Queue[Topics]]:
@@ -63,7 +87,7 @@ class ChangeFeed:
     async def _read_on(self) -> None:
         while True:
             try:
-                now = await self._changes.read()
+                changed = await self._find_changes()
             except Exception as error:  # noqa: BLE001 - the registry is away
                 if self._known is not None:
                     _logger.warning(
@@ -73,13 +97,23 @@ class ChangeFeed:
                 for page in self._pages:
                     page.put_nowait(NOTHING)
             else:
-                self._publish(now)
+                self._publish(changed)
             await asyncio.sleep(self._seconds)
 
-    def _publish(self, now: RecentState) -> None:
+    async def _find_changes(self) -> Topics:
+        now = await self._changes.read()
         # What has changed before the first look is not known: a page reads everything when it begins.
         changed = EVERYTHING if self._known is None else topics(self._known, now)
+        if changed & {_INSTANCES, *EVERYTHING} or monotonic() >= self._attention_until:
+            attention = await self._attention()
+            if attention != self._known_attention and changed != EVERYTHING:
+                changed |= {_ATTENTION}
+            self._known_attention = attention
+            self._attention_until = monotonic() + _ATTENTION_SECONDS
         self._known = now
+        return changed
+
+    def _publish(self, changed: Topics) -> None:
         if changed:
             self.version += 1
             for page in self._pages:
@@ -97,7 +131,7 @@ def topics(before: RecentState, now: RecentState) -> Topics:
     found: set[str] = set()
     for instance, changed_at in now.instances.items():
         if before.instances.get(instance) != changed_at:
-            found |= {f"instance:{instance}", "instances"}
+            found |= {f"instance:{instance}", _INSTANCES}
     for job in before.jobs.keys() | now.jobs.keys():
         old, new = before.jobs.get(job), now.jobs.get(job)
         if old == new:

@@ -7,12 +7,14 @@ neither token nor name of the client.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
+from console.attention import attention_of
 from console.live.feed import ChangeFeed
-from console.session import Session, SessionDep
+from console.session import LIVE_HEADER, Session, SessionDep, find_session
 
 _REMEMBERED = 200
 """Fragments."""
@@ -41,8 +43,14 @@ class Fragments:
             making = self._made[current] = asyncio.ensure_future(make())
             if len(self._made) > _REMEMBERED:
                 self._made.popitem(last=False)
-        made = await asyncio.shield(making)
-        return Response(made.body, made.status_code, dict(made.headers))
+        return _again(await asyncio.shield(making))
+
+    def known(self, key: tuple[object, ...]) -> Response | None:
+        """The fragment with this key; None if it was not made since something has changed."""
+        making = self._made.get((self.feed.version, *key)) if self.feed.is_current else None
+        if making is None or not making.done() or making.exception() is not None:
+            return None
+        return _again(making.result())
 
 
 class FragmentsOfRequest:
@@ -50,15 +58,22 @@ class FragmentsOfRequest:
 
     def __init__(self, request: Request, session: SessionDep) -> None:
         self._fragments = fragments_of(request, session)
-        self._key = (
-            (request.url.path, request.url.query),
-            request.scope.get("root_path"),
-            session.may_act,
-        )
+        self._key = _key(request, session)
 
     async def shared(self, make: Make) -> Response:
         """The fragment at the request's address, made by `make` if it was not made since the last change."""
         return await self._fragments.shared(self._key, make)
+
+
+async def known_fragment(request: Request) -> Response | None:
+    """The fragment that an open page asks for, if it is known.
+
+    None if it must be made, if the client is not signed in, or if this is no request of an open page.
+    """
+    if request.method != "GET" or LIVE_HEADER not in request.headers:
+        return None
+    session = await find_session(request)
+    return fragments_of(request, session).known(_key(request, session)) if session else None
 
 
 FragmentsDep = Annotated[FragmentsOfRequest, Depends()]
@@ -72,5 +87,16 @@ def fragments_of(request: Request, session: Session) -> Fragments:
     kept: dict[str, Fragments] = state.console_fragments
     name = session.services.tenant.name
     if name not in kept:
-        kept[name] = Fragments(ChangeFeed(session.services.changes))
+        services = session.services
+        kept[name] = Fragments(ChangeFeed(services.changes, partial(attention_of, services)))
     return kept[name]
+
+
+def _key(request: Request, session: Session) -> tuple[object, ...]:
+    """All that the fragment depends on, beside its tenant."""
+    address = (request.url.path, request.url.query)
+    return address, request.scope.get("root_path"), session.may_act
+
+
+def _again(made: Response) -> Response:
+    return Response(made.body, made.status_code, dict(made.headers))

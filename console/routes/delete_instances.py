@@ -7,11 +7,13 @@ from fastapi import Query, Request, Response
 
 from api.bulk_service import BulkServiceDep
 from api.http.parsing import Form, whole_number
+from api.http.problems import ProblemError
 from api.instance_service import InstanceServiceDep
 from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
+from console.texts import t
 from console.views.delete_instances import DeletionPage, DeletionViewDep, request_of
 from console.views.instance import InstanceId
 
@@ -30,7 +32,7 @@ async def show_deletion(
     """The page for those that were chosen in the list."""
     ids = list(dict.fromkeys(chosen or ()))
     if not ids:
-        return see_other(request, "/instances")
+        raise ProblemError(HTTPStatus.BAD_REQUEST, t("delete.none"), detail=t("delete.none_detail"))
     if len(ids) == 1:
         return see_other(request, f"/instances/{ids[0]}/delete")
     return _page(request, await view.page(ids), await shown_form(request, acting))

@@ -1,18 +1,19 @@
-"""*Health*: each part of the service, and what the doctor finds when it is asked."""
+"""*Health*: each part of the service, charts, and what the doctor finds when it is asked."""
 
 from fastapi import Request, Response
 
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.health import HealthViewDep
+from console.views.trends import TrendsViewDep
 
 router = signed_in_router()
 
 
 @router.get("/health")
-async def show_health(request: Request, view: HealthViewDep) -> Response:
+async def show_health(request: Request, view: HealthViewDep, trends: TrendsViewDep) -> Response:
     """The page."""
-    return render(request, "health.html", page=await view.page(), lines=None)
+    return render(request, "health.html", page=await view.page(), trends=await trends.trends(), lines=None)
 
 
 @router.get("/health/parts")
@@ -22,6 +23,7 @@ async def show_parts(request: Request, view: HealthViewDep) -> Response:
 
 
 @router.get("/health/doctor")
-async def ask_doctor(request: Request, view: HealthViewDep) -> Response:
+async def ask_doctor(request: Request, view: HealthViewDep, trends: TrendsViewDep) -> Response:
     """The page with what the doctor finds now. It changes nothing, so every client may."""
-    return render(request, "health.html", page=await view.page(), lines=await view.doctor())
+    lines = await view.doctor()
+    return render(request, "health.html", page=await view.page(), trends=await trends.trends(), lines=lines)

@@ -29,6 +29,31 @@ async def show_head(
     return await fragments.shared(make)
 
 
+@router.get("/instances/{instance_id}/about")
+async def show_about(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """What it is."""
+
+    async def make() -> Response:
+        return render(request, "_partials/instance_about.html", row=await view.row(instance_id))
+
+    return await fragments.shared(make)
+
+
+@router.get("/instances/{instance_id}/usage")
+async def show_usage(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """How its database is used."""
+
+    async def make() -> Response:
+        usage = await view.usage(await view.row(instance_id))
+        return render(request, "_partials/instance_usage.html", instance_id=instance_id, usage=usage)
+
+    return await fragments.shared(make)
+
+
 @router.get("/instances/{instance_id}/jobs")
 async def show_jobs(
     request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep

@@ -1,4 +1,4 @@
-"""The page of one job: how far it is, why it failed; its story alone for pages that are open."""
+"""The page of one job: how far it is, why it failed, what its workflow does; its parts for open pages."""
 
 from fastapi import Request, Response
 
@@ -13,7 +13,8 @@ router = signed_in_router()
 @router.get("/jobs/{job_id}")
 async def show_job(request: Request, job_id: str, view: JobsViewDep) -> Response:
     """The page."""
-    return render(request, "job.html", page=await view.job(job_id))
+    page, work = await view.job(job_id), await view.execution(job_id)
+    return render(request, "job.html", page=page, work=work)
 
 
 @router.get("/jobs/{job_id}/story")
@@ -24,3 +25,9 @@ async def show_story(request: Request, job_id: str, view: JobsViewDep, fragments
         return render(request, "_partials/job_story.html", page=await view.job(job_id))
 
     return await fragments.shared(make)
+
+
+@router.get("/jobs/{job_id}/work")
+async def show_work(request: Request, job_id: str, view: JobsViewDep) -> Response:
+    """What its workflow does just now; no change in the registry tells that, so it is asked each time."""
+    return render(request, "_partials/job_work.html", work=await view.execution(job_id))

@@ -14,17 +14,23 @@ from console.session import SessionDep, find_session
 
 router = signed_in_router()
 
-_SESSION_SECONDS = 15
+_SESSION_SECONDS = 5
 """How often is asked whether the session has ended."""
 _RETRY_MILLISECONDS = 2000
+_SPREADS_APART = 2
+"""For how many spreads a page is told nothing more: it fetches nothing more so soon."""
 _CHANGED, _ENDED = "changed", "ended"
 
 
 @router.get("/live", response_class=EventSourceResponse)
 async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[ServerSentEvent]:
-    """Tell which topics have changed, as long as the page is open and the client signed in."""
+    """Tell which topics have changed, as long as the page is open and the client signed in.
+
+    First of all, within how many milliseconds the page is to fetch what shows them.
+    """
     request.scope["state"][ENDLESS] = True
-    async with fragments_of(request, session).feed.page() as told:
+    feed = fragments_of(request, session).feed
+    async with feed.page() as told:
         yield ServerSentEvent(comment="open", retry=_RETRY_MILLISECONDS)
         while True:
             try:
@@ -36,7 +42,8 @@ async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[S
             else:
                 if changed == NOTHING:
                     return
-                yield ServerSentEvent(event=_CHANGED, raw_data=" ".join(sorted(changed)))
+                yield ServerSentEvent(event=_CHANGED, raw_data=f"{feed.spread} {' '.join(sorted(changed))}")
+                await asyncio.sleep(_SPREADS_APART * feed.spread / 1000)
 
 
 async def _all_of(told: asyncio.Queue[Topics]) -> Topics:

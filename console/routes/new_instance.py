@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
+from api.dependencies import SettingsDep
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Form
 from api.instance_service import CreateRequestReaderDep, InstanceServiceDep
@@ -12,29 +13,30 @@ from console.forms import REFUSED, FormState, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
-from console.views.new_instance import FIELDS, MODES, NewInstancePlan, NewInstanceViewDep
+from console.views.new_instance import FIELDS, NewInstanceViewDep
+from console.views.origins import DryRun, OriginView, OriginViewDep
 
 router = signed_in_router()
 
 
 @router.get("/instances/new")
-async def show_form(
+async def show_form(  # noqa: PLR0913, PLR0917 - its dependencies
     request: Request,
     acting: ActingDep,
-    view: NewInstanceViewDep,
+    origins: OriginViewDep,
+    settings: SettingsDep,
     copy: Annotated[str, Query()] = "",
     backup: Annotated[str, Query()] = "",
 ) -> Response:
     """The page."""
-    choices = await view.choices()
     values = {
         "origin": "copy" if copy else "backup" if backup else "template",
-        "template": choices.templates[0],
+        "template": next(iter(settings.template_databases)),
         "copy_of": copy,
         "backup": backup,
-        "protected": "true" if choices.protects else "",
+        "protected": "true" if settings.protect_new else "",
     }
-    return await _page(request, view, await shown_form(request, acting, values))
+    return await _page(request, origins, await shown_form(request, acting, values))
 
 
 @router.post("/instances/new")
@@ -42,6 +44,7 @@ async def create(  # noqa: PLR0913, PLR0917 - its dependencies
     request: Request,
     form: Form,
     view: NewInstanceViewDep,
+    origins: OriginViewDep,
     reader: CreateRequestReaderDep,
     service: InstanceServiceDep,
     audit: AuditContextDep,
@@ -49,12 +52,12 @@ async def create(  # noqa: PLR0913, PLR0917 - its dependencies
     """Request the instance, or only show what it would become."""
     if "plan" in form:
         audit.is_dry_run = True
-        return await _page(request, view, FormState(form), plan=await view.plan(form))
+        return await _page(request, origins, FormState(form), plan=await view.plan(form))
     try:
         requested = await service.create(await reader.read(await view.request(form)))
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, FIELDS)
-        return await _page(request, view, refused, status)
+        return await _page(request, origins, refused, status)
     return see_other(request, f"/instances/{requested.instance.id}")
 
 
@@ -64,15 +67,15 @@ async def show_plan(
 ) -> Response:
     """What the instance would become, while the user types."""
     audit.is_dry_run = True
-    return render(request, "_partials/plan.html", plan=await view.plan(form))
+    return render(request, "_partials/plan.html", verb="create", plan=await view.plan(form))
 
 
 async def _page(
     request: Request,
-    view: NewInstanceViewDep,
+    origins: OriginView,
     form: FormState,
     status: HTTPStatus = HTTPStatus.OK,
-    plan: NewInstancePlan | None = None,
+    plan: DryRun | None = None,
 ) -> Response:
-    choices = await view.choices()
-    return render(request, "new_instance.html", status, form=form, choices=choices, modes=MODES, plan=plan)
+    choices = await origins.choices()
+    return render(request, "new_instance.html", status, form=form, choices=choices, verb="create", plan=plan)

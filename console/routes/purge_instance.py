@@ -1,13 +1,14 @@
-"""*Purge*: a database is dropped from the trash. *Detach*: an instance goes, and its database stays."""
+"""*Purge* and *Detach*: an instance is let go for good, with its database or without it."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import Request, Response
 
-from api.dependencies import InstanceStoreDep
 from api.http.parsing import Form
 from api.instance_service import InstanceServiceDep
-from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of, shown_form
+from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -17,9 +18,32 @@ from registry.instances.status import Operation
 
 router = signed_in_router()
 
+_FINAL_BACKUP = "final_backup"
+_FIELDS = {"FinalBackup": _FINAL_BACKUP}
+
+
+@router.get("/instances/{instance_id}/purge")
+async def show_purge(
+    request: Request, instance_id: InstanceId, acting: ActingDep, view: DeletionViewDep
+) -> Response:
+    """The page before an instance is deleted and its database dropped; of one in the trash, that of there."""
+    page = await view.purge(instance_id)
+    if page.lines[0].row.is_in_trash:
+        return see_other(request, f"/trash/{instance_id}/purge")
+    return _page(request, page, await shown_form(request, acting))
+
+
+@router.post("/instances/{instance_id}/purge")
+async def purge(
+    request: Request, instance_id: InstanceId, form: Form, view: DeletionViewDep, service: InstanceServiceDep
+) -> Response:
+    """Request that the instance is deleted and its database dropped, perhaps after a backup."""
+    deletion = partial(service.delete, instance_id, Operation.DELETE, final_backup=_FINAL_BACKUP in form)
+    return await _carry_out(request, await view.purge(instance_id), form, deletion)
+
 
 @router.get("/trash/{instance_id}/purge")
-async def show_purge(
+async def show_purge_of_trash(
     request: Request, instance_id: InstanceId, acting: ActingDep, view: DeletionViewDep
 ) -> Response:
     """The page before a database is dropped from the trash; of what is not there, its own page."""
@@ -30,23 +54,12 @@ async def show_purge(
 
 
 @router.post("/trash/{instance_id}/purge")
-async def purge(  # noqa: PLR0913, PLR0917 - its dependencies
-    request: Request,
-    instance_id: InstanceId,
-    form: Form,
-    view: DeletionViewDep,
-    service: InstanceServiceDep,
-    instances: InstanceStoreDep,
+async def purge_trash(
+    request: Request, instance_id: InstanceId, form: Form, view: DeletionViewDep, service: InstanceServiceDep
 ) -> Response:
-    """Request that the database is dropped from the trash, and from nowhere else."""
-    page = await view.purge(instance_id)
-    if errors := mistyped(form, page.to_be_typed):
-        return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
-    try:
-        await service.change(instance_id, instances.request_purge)
-    except REFUSED as error:
-        return _page(request, page, *refusal_of(request, FormState(form), error, {}))
-    return see_other(request, f"/instances/{instance_id}")
+    """Request that the database is dropped from the trash, and from nowhere else, perhaps after a backup."""
+    deletion = partial(service.purge, instance_id, final_backup=_FINAL_BACKUP in form)
+    return await _carry_out(request, await view.purge(instance_id), form, deletion)
 
 
 @router.get("/instances/{instance_id}/detach")
@@ -62,17 +75,24 @@ async def detach(
     request: Request, instance_id: InstanceId, form: Form, view: DeletionViewDep, service: InstanceServiceDep
 ) -> Response:
     """Request that the instance is forgotten."""
-    page = await view.detach(instance_id)
+    deletion = partial(service.delete, instance_id, Operation.DETACH)
+    return await _carry_out(request, await view.detach(instance_id), form, deletion)
+
+
+async def _carry_out(
+    request: Request, page: DeletionPage, form: Form, deletion: Callable[[], Awaitable[object]]
+) -> Response:
+    """Request what the page is for, unless the name is mistyped; lead to the instance."""
     if errors := mistyped(form, page.to_be_typed):
         return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
-        await service.delete(instance_id, Operation.DETACH)
+        await deletion()
     except REFUSED as error:
-        return _page(request, page, *refusal_of(request, FormState(form), error, {}))
-    return see_other(request, f"/instances/{instance_id}")
+        return _page(request, page, *refusal_of(request, FormState(form), error, _FIELDS))
+    return see_other(request, f"/instances/{page.lines[0].row.id}")
 
 
 def _page(
-    request: Request, page: DeletionPage, form: FormState = EMPTY, status: HTTPStatus = HTTPStatus.OK
+    request: Request, page: DeletionPage, form: FormState, status: HTTPStatus = HTTPStatus.OK
 ) -> Response:
     return render(request, "delete_instances.html", status, page=page, form=form)

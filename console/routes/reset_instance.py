@@ -1,10 +1,11 @@
-"""*Reset*: a fresh clone takes the place of an instance's database; *Undo the reset*: the old one is back."""
+"""*Reset*: another database takes the place of an instance's; *Undo the reset*: the old one is back."""
 
 from http import HTTPStatus
 
 from fastapi import Request, Response
 
-from api.http.parsing import Form, Properties
+from api.http.audit_context import AuditContextDep
+from api.http.parsing import Form
 from api.instance_service import InstanceServiceDep
 from api.reset_service import ResetServiceDep
 from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
@@ -12,11 +13,10 @@ from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
 from console.views.instance import InstanceId
+from console.views.origins import ORIGIN_FIELDS, DryRun
 from console.views.reset_instance import ResetPage, ResetViewDep
 
 router = signed_in_router()
-
-_FIELDS = {"DatabaseTemplate": "template"}
 
 
 @router.get("/instances/{instance_id}/reset")
@@ -25,24 +25,43 @@ async def show_reset(
 ) -> Response:
     """The page before a reset."""
     page = await view.page(instance_id)
-    form = await shown_form(request, acting, {"template": page.one.row.database_template})
+    values = {"origin": "template", "template": page.one.row.database_template}
+    form = await shown_form(request, acting, values)
     return _page(request, "reset", page, form)
 
 
 @router.post("/instances/{instance_id}/reset")
-async def reset(
-    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: ResetServiceDep
+async def reset(  # noqa: PLR0913, PLR0917 - its dependencies
+    request: Request,
+    instance_id: InstanceId,
+    form: Form,
+    view: ResetViewDep,
+    service: ResetServiceDep,
+    audit: AuditContextDep,
 ) -> Response:
-    """Request the reset."""
+    """Request the reset, or only show what it would do."""
     page = await view.page(instance_id)
+    if "plan" in form:
+        audit.is_dry_run = True
+        return _page(request, "reset", page, FormState(form), plan=await view.plan(instance_id, form))
     if errors := mistyped(form, page.one.row.name):
         return _page(request, "reset", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
-        await service.reset(instance_id, Properties({"databaseTemplate": form.get("template") or None}))
+        await service.reset(instance_id, await view.request(form))
     except REFUSED as error:
-        refused, status = refusal_of(request, FormState(form), error, _FIELDS)
+        refused, status = refusal_of(request, FormState(form), error, ORIGIN_FIELDS)
         return _page(request, "reset", page, refused, status)
     return see_other(request, f"/instances/{instance_id}")
+
+
+@router.post("/instances/{instance_id}/reset/plan")
+async def show_plan(
+    request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, audit: AuditContextDep
+) -> Response:
+    """What the reset would do, while the user chooses."""
+    audit.is_dry_run = True
+    plan = await view.plan(instance_id, form)
+    return render(request, "_partials/plan.html", verb="reset", plan=plan)
 
 
 @router.get("/instances/{instance_id}/undo-reset")
@@ -69,7 +88,12 @@ async def undo(
     return see_other(request, f"/instances/{instance_id}")
 
 
-def _page(
-    request: Request, verb: str, page: ResetPage, form: FormState, status: HTTPStatus = HTTPStatus.OK
+def _page(  # noqa: PLR0913, PLR0917 - what it shows
+    request: Request,
+    verb: str,
+    page: ResetPage,
+    form: FormState,
+    status: HTTPStatus = HTTPStatus.OK,
+    plan: DryRun | None = None,
 ) -> Response:
-    return render(request, "reset_instance.html", status, verb=verb, page=page, form=form)
+    return render(request, "reset_instance.html", status, verb=verb, page=page, form=form, plan=plan)

@@ -16,6 +16,7 @@ from console.page_route import page_router
 from console.session import begin_session, is_local
 from console.sign_in_page import render_sign_in
 from console.texts import t
+from registry.console_sessions import Identity
 from registry.sign_in_links import FIELD, PATH
 from settings import AnySettings
 
@@ -44,7 +45,7 @@ async def follow_link(
     if standing is None or standing.generation != linked.generation:
         return _refused(request)
     response = see_other(request, "/instances")
-    await begin_session(response, request, services, linked.client, linked.generation)
+    await begin_session(response, request, services, Identity(linked.client, linked.generation))
     return response
 
 

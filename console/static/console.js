@@ -5,7 +5,7 @@
   const note = document.getElementById("live");
   const POLL = 2000, APART = 1000, CLOCK = 10000;
   const fetched = new Map();
-  let source = null, poll = 0, brokenAt = null, over = false;
+  let source = null, poll = 0, brokenAt = null, over = false, spread = 0;
 
   // What was typed or chosen, and what was opened, stays as it is when the page around it changes.
   const isControl = (node) => /^(INPUT|SELECT|TEXTAREA)$/.test(node.tagName || "");
@@ -14,15 +14,16 @@
     beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
   });
 
-  // An element is fetched anew at most once a second, and once more for what has changed meanwhile.
+  // An element is fetched at most once a second; many pages do so less often, and never all at once.
   function fetchSoon(element) {
-    const key = element.id, last = fetched.get(key) || 0, wait = last + APART - Date.now();
-    if (wait > APART) return;
-    fetched.set(key, Date.now() + Math.max(0, wait));
+    const key = element.id, last = fetched.get(key) || 0, now = Date.now();
+    if (last > now) return;
+    const at = Math.max(last + APART + Math.random() * 10 * spread, now + Math.random() * spread);
+    fetched.set(key, at);
     setTimeout(() => {
-      const now = document.getElementById(key);
-      if (now) htmx.trigger(now, "live");
-    }, Math.max(0, wait));
+      const found = document.getElementById(key);
+      if (found) htmx.trigger(found, "live");
+    }, at - now);
   }
 
   function refresh(topics) {
@@ -70,7 +71,9 @@
     source.addEventListener("ended", ended);
     source.addEventListener("changed", (event) => {
       whole();
-      refresh(new Set(event.data.split(" ")));
+      const [milliseconds, ...topics] = event.data.split(" ");
+      spread = +milliseconds;
+      refresh(new Set(topics));
     });
   }
 
@@ -84,7 +87,7 @@
     for (const time of document.querySelectorAll("time[data-ago], time[data-at]")) {
       const at = new Date(time.dateTime);
       const exact = at.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
-      const shown = "at" in time.dataset ? exact : ago(Math.abs(Date.now() - at) / 1000);
+      const shown = "at" in time.dataset ? exact : time.dataset.ago.replace("{time}", ago(Math.abs(Date.now() - at) / 1000));
       if (time.title !== exact) time.title = exact;
       if (time.textContent !== shown) time.textContent = shown;
     }

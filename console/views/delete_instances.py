@@ -47,12 +47,14 @@ class DeletionPage:
         plan: the dry run of the API, with what it is refused for.
         days: how long they can come back; 0 if they cannot.
         verb: what happens to them, as the keys of its texts begin: `delete`, `purge` or `detach`.
+        always_backs_up: whether a backup is made before every purge, also without a request for it.
     """
 
     lines: Sequence[DeletionLine]
     plan: Plan
     days: int
     verb: str = "delete"
+    always_backs_up: bool = False
 
     @property
     def loses_data(self) -> bool:
@@ -83,6 +85,7 @@ class DeletionView:
         self._queries = queries
         self._usage = usage
         self._days = settings.trash_days
+        self._always_backs_up = settings.final_backup
 
     async def page(self, ids: Sequence[int]) -> DeletionPage:
         """What becomes of the instances with these ids; those that there are not are left out.
@@ -101,7 +104,7 @@ class DeletionView:
         return DeletionPage(lines, plan, self._days)
 
     async def purge(self, instance_id: int) -> DeletionPage:
-        """What becomes of the instance if its database is dropped from the trash.
+        """What becomes of the instance if its database is dropped, be it in the trash or not.
 
         Raises:
             ProblemError: 404, there is no such instance.
@@ -124,7 +127,8 @@ class DeletionView:
         errors = [message for messages in plan.errors.values() for message in messages]
         usage = (await self._usage.of_page([row]))(row)
         planned = None if errors else plan.instances[0]
-        return DeletionPage([DeletionLine(row, usage, planned, errors)], plan, self._days, verb)
+        line = DeletionLine(row, usage, planned, errors)
+        return DeletionPage([line], plan, self._days, verb, self._always_backs_up)
 
 
 DeletionViewDep = Annotated[DeletionView, Depends()]

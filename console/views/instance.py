@@ -21,6 +21,7 @@ from api.schemas.instances import Instance
 from console.views.backups import BackupRow, backup_row
 from console.views.progress import ProgressView, progress_of
 from console.views.statuses import Badge, instance_badge, job_badge
+from console.views.trends import SizesView, TrendsViewDep
 from registry.backups.records import BackupFilter
 from registry.instances.job_list import JobFilter
 from registry.instances.status import REQUEST_BESIDE, RETRY, InstanceStatus, Operation
@@ -134,6 +135,7 @@ class InstancePage:
     Attributes:
         head: its beginning.
         usage: how its database is used; a text says why that is not known.
+        sizes: how large its database was on the days before.
         jobs: its newest jobs.
         derivatives: what may be read instead of it.
         organizations: its education organizations.
@@ -142,6 +144,7 @@ class InstancePage:
 
     head: InstanceHead
     usage: InstanceFigures | str
+    sizes: SizesView
     jobs: Sequence[JobLine]
     derivatives: Sequence[OdsInstanceDerivative]
     organizations: InstanceOrganizations
@@ -160,6 +163,7 @@ class InstanceView:
         changes: RecentChangesDep,
         backups: BackupRecordsDep,
         snapshots: SnapshotStoreDep,
+        trends: TrendsViewDep,
     ) -> None:
         self._service = service
         self._queries = queries
@@ -168,6 +172,7 @@ class InstanceView:
         self._changes = changes
         self._backups = backups
         self._snapshots = snapshots
+        self._trends = trends
 
     async def row(self, instance_id: int) -> DbInstance:
         """The instance, which may be deleted.
@@ -197,9 +202,12 @@ class InstanceView:
         """
         head = await self.head(instance_id)
         ods_instance = head.row.ods_instance_id
+        usage = await self.usage(head.row)
+        size = None if isinstance(usage, str) else usage.database.size_bytes
         return InstancePage(
             head,
-            await self.usage(head.row),
+            usage,
+            await self._trends.sizes_of(instance_id, size),
             await self.jobs(instance_id),
             await self._queries.derivatives_of(ods_instance),
             await self._organizations(head.row),

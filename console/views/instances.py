@@ -10,7 +10,8 @@ from fastapi import Depends, Query
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, RecentChangesDep, SettingsDep
 from api.instance_service import MOST_AT_ONCE, InstanceServiceDep, Selection
 from api.schemas.instances import Instance
-from console.attention import FAILED
+from console.attention import FAILED, NEEDS_PERSON
+from console.texts import t
 from console.views.paging import PageNumber, Paging
 from console.views.progress import ProgressView, progress_of
 from console.views.statuses import Badge, instance_badge
@@ -40,7 +41,7 @@ class InstancesQuery:
     """What the user wants to see; what makes no sense is as if it were not there.
 
     Attributes:
-        status: one of the statuses, or empty.
+        status: one of the statuses, `NEEDS_PERSON`, or empty.
         template: the name of a template, or empty.
         label: `key:value`, or empty.
         name: a part of the name, or empty.
@@ -63,7 +64,7 @@ class InstancesQuery:
     @property
     def chosen(self) -> InstanceFilter:
         """All instances that fulfil the filter."""
-        statuses = [status for status in LISTED if status == self.status]
+        statuses = FAILED if self.status == NEEDS_PERSON else [one for one in LISTED if one == self.status]
         key, _, value = self.label.replace("=", ":").partition(":")
         return InstanceFilter(
             statuses=statuses or LISTED,
@@ -159,14 +160,17 @@ class InstancesPage:
         rows: the instances.
         paging: which part of the list they are.
         templates: the names of all templates.
-        statuses: the statuses that can be chosen.
     """
 
     query: InstancesQuery
     rows: Sequence[InstanceRow]
     paging: Paging
     templates: Sequence[str]
-    statuses: Sequence[str] = LISTED
+
+    @property
+    def status_options(self) -> list[tuple[str, str]]:
+        """What can be chosen in the filter by status, with its words."""
+        return [(NEEDS_PERSON, t("filter.failed")), *((status, status) for status in LISTED)]
 
 
 class InstancesView:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, JobListDep
+from api.http import temporal_calls
 from api.job_service import JobServiceDep
 from console.texts import t
 from console.views.ids import id_of
@@ -18,6 +19,8 @@ from registry.instances.job_list import JobFilter
 from registry.instances.jobs import job_id
 from registry.instances.status import JOB_UNDER_WAY, JOB_WORDS, RETRY, JobStatus, Operation
 from registry.storage.models import DbInstance, Job
+from temporal.job_executions import JobExecution
+from temporal.job_runs import UnreadableJobError
 
 PER_PAGE = 25
 
@@ -138,6 +141,26 @@ class JobPage:
     usual_seconds: float | None
 
 
+@dataclass(frozen=True)
+class ExecutionPage:
+    """What the page of one job shows of its workflow.
+
+    Attributes:
+        job: the job.
+        execution: what Temporal tells; None if no workflow of the job is open.
+        is_away: whether Temporal does not tell.
+    """
+
+    job: Job
+    execution: JobExecution | None = None
+    is_away: bool = False
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the job has failed, so that its workflow waits for a decision."""
+        return self.job.status == JobStatus.ERROR
+
+
 class JobsView:
     """Reads what the pages show."""
 
@@ -168,6 +191,18 @@ class JobsView:
             can_abandon=instance is not None and _is_last(job, instance) and job.status == JobStatus.ERROR,
             usual_seconds=await self._usual_seconds(job),
         )
+
+    async def execution(self, job_id: str) -> ExecutionPage:
+        """What Temporal tells of a job.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        job = await self._service.get(job_id)
+        try:
+            return ExecutionPage(job, await self._service.execution(job))
+        except (*temporal_calls.FAULTS, UnreadableJobError):
+            return ExecutionPage(job, is_away=True)
 
     async def _usual_seconds(self, job: Job) -> float | None:
         if job.operation is None or job.database_template is None:

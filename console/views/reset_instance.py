@@ -1,14 +1,17 @@
 """What the pages show before the database of an instance is replaced, or the one before it comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, SettingsDep
+from api.http.parsing import Properties
 from api.http.problems import found
+from api.reset_service import ResetServiceDep
 from console.views.in_use import InUse
+from console.views.origins import DryRun, OriginChoices, OriginViewDep
 from registry.instances.protection import protection_refusal
 from registry.storage.models import InstanceVersion
 
@@ -20,28 +23,32 @@ class ResetPage:
     Attributes:
         one: the instance, and who uses it.
         protection: why its data must stay; None if it is not protected.
-        templates: the names of the templates.
+        choices: what it can be reset to.
         days: how long the database that is replaced can come back; 0 if it cannot.
         version: the database that it had before, which would come back; None if none can.
     """
 
     one: InUse
     protection: str | None
-    templates: Sequence[str]
+    choices: OriginChoices
     days: int
     version: InstanceVersion | None
-
-    @property
-    def template_options(self) -> list[tuple[str, str]]:
-        """The templates as a field of choices has them."""
-        return [(name, name) for name in self.templates]
 
 
 class ResetView:
     """Reads what the pages show."""
 
-    def __init__(self, queries: InstanceQueriesDep, usage: InstanceUsageDep, settings: SettingsDep) -> None:
+    def __init__(
+        self,
+        queries: InstanceQueriesDep,
+        usage: InstanceUsageDep,
+        settings: SettingsDep,
+        origins: OriginViewDep,
+        resets: ResetServiceDep,
+    ) -> None:
         self._queries = queries
+        self._origins = origins
+        self._resets = resets
         self._usage = usage
         self._settings = settings
 
@@ -57,10 +64,23 @@ class ResetView:
         return ResetPage(
             InUse(row, (await self._usage.of_page([row]))(row)),
             None if refusal is None else refusal.reason,
-            list(self._settings.template_databases),
+            await self._origins.choices(instance_id),
             self._settings.trash_days,
             next((one for one in versions if one.purging_since is None), None),
         )
+
+    async def request(self, form: Mapping[str, str]) -> Properties[Any]:
+        """The body that the API would be sent for the same reset."""
+        return Properties(await self._origins.body(form))
+
+    async def plan(self, instance_id: int, form: Mapping[str, str]) -> DryRun:
+        """What the request would do.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+        """
+        plan = await self._resets.plan(instance_id, await self.request(form))
+        return DryRun(plan, (await self._queries.instance(instance_id)).database_name or "")
 
 
 ResetViewDep = Annotated[ResetView, Depends()]

@@ -1,0 +1,99 @@
+"""Where a database comes from, as the forms *New instance* and *Reset* ask for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends
+
+from api.dependencies import BackupRecordsDep, InstanceQueriesDep, SettingsDep
+from api.schemas.plans import Plan
+from console.views.instances import LISTED
+from registry.backups.records import BackupFilter
+from registry.instances.instance_list import InstanceFilter
+from registry.storage.listing import Page
+from registry.storage.models import Backup
+
+ORIGIN_FIELDS = {"DatabaseTemplate": "template", "CopyOf": "copy_of", "Mode": "mode", "BackupId": "backup"}
+"""For each property of the API, the field of the form."""
+_SHOWN_BACKUPS = 100
+
+
+@dataclass(frozen=True)
+class OriginChoices:
+    """What can be chosen in the form.
+
+    Attributes:
+        templates: the names of the templates.
+        backups: stored backups, the newest first; before them those of the instance, if it is about one.
+    """
+
+    templates: Sequence[str]
+    backups: Sequence[Backup]
+
+    @property
+    def template_options(self) -> list[tuple[str, str]]:
+        """The templates as a field of choices has them."""
+        return [(name, name) for name in self.templates]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What the request would do.
+
+    Attributes:
+        plan: the dry run of the API.
+        database: the name of the database; empty while the name cannot be one of an instance.
+    """
+
+    plan: Plan
+    database: str
+
+
+class OriginView:
+    """Reads what the form shows, and what was typed into it."""
+
+    def __init__(self, queries: InstanceQueriesDep, backups: BackupRecordsDep, settings: SettingsDep) -> None:
+        self._queries = queries
+        self._backups = backups
+        self._settings = settings
+
+    async def choices(self, instance_id: int | None = None) -> OriginChoices:
+        """What can be chosen.
+
+        Args:
+            instance_id: the instance that the form is about, if there is one already.
+        """
+        backups = await self._stored(BackupFilter())
+        if instance_id is not None:
+            backups = {**await self._stored(BackupFilter(instance_id=instance_id)), **backups}
+        return OriginChoices(list(self._settings.template_databases), list(backups.values()))
+
+    async def body(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """The members of the body that the API would be sent for the same origin."""
+        match form.get("origin", "template"):
+            case "copy":
+                return {
+                    "copyOf": await self._source(form.get("copy_of", "")),
+                    "mode": form.get("mode") or None,
+                }
+            case "backup":
+                return {"backupId": form.get("backup", "")}
+            case _:
+                return {"databaseTemplate": form.get("template", "")}
+
+    async def _stored(self, chosen: BackupFilter) -> dict[object, Backup]:
+        states = await self._backups.page(chosen, Page("Id", limit=_SHOWN_BACKUPS))
+        return {state.backup.id: state.backup for state in states if state.backup.stored_id is not None}
+
+    async def _source(self, typed: str) -> str | int:
+        """The id of the instance that was typed, by its id or its name; else what was typed."""
+        typed = typed.strip()
+        chosen = InstanceFilter(name=typed, statuses=LISTED)
+        if not typed or not chosen.is_storable:
+            return typed
+        rows = await self._queries.chosen_instances(chosen, Page("Id", limit=2))
+        return rows[0].id if len(rows) == 1 else typed
+
+
+OriginViewDep = Annotated[OriginView, Depends()]
