@@ -9,6 +9,7 @@ Each secret may also be in a file: the variable with `_FILE` appended to its nam
 import base64
 import binascii
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -39,8 +40,10 @@ MAX_DATABASE_NAME_BYTES = 63
 """PostgreSQL silently cuts longer identifiers (NAMEDATALEN - 1)."""
 
 SECRETS = (
-    *("admin_dsn", "master_dsn", "instance_connection_string", "encryption_key", "encryption_key_previous"),
+    *("admin_dsn", "master_dsn", "restore_dsn", "instance_connection_string"),
+    *("encryption_key", "encryption_key_previous"),
     *("token_signing_key", "token_signing_key_previous", "payload_key", "payload_key_previous", "tenants"),
+    "console_oidc_client_secret",
 )
 """The settings that may be in files."""
 _PREFIX = "ODS_"
@@ -50,8 +53,14 @@ _DATABASE_PRIVILEGES = {"CONNECT", "CREATE", "TEMPORARY"}
 
 _SCHEMES = {"postgresql", "postgres"}
 _POSTGRES_PORT = 5432
+_USUAL_PORTS = {"http": 80, "https": 443}
+"""Browsers leave them out."""
 
 _HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]|\*")
+
+_BUILD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEPLOYMENT_NAME = re.compile(r"(?!__)[^.:]+")
+"""Temporal writes a version as `deployment:build` or `deployment.build`, and has names with `__` itself."""
 
 _BACKUP_URL = re.compile(r"(file:///|(s3|az|gs)://[^/@?#]+)[^@?#]*")
 _RECIPIENT = re.compile(r"age1[a-z0-9]+")
@@ -101,6 +110,27 @@ class CloneStrategy(StrEnum):
     AUTO = "auto"
     WAL_LOG = "wal_log"
     FILE_COPY = "file_copy"
+
+
+class LogFormat(StrEnum):
+    """How the lines of the log are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on lines are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def number(self) -> int:
+        """As Python's logging has it."""
+        return logging.getLevelNamesMapping()[self.name]
 
 
 def _require_readable(value: object) -> object:
@@ -182,6 +212,32 @@ def _web_address(value: str) -> str:
     return value  # unchanged: it is compared with claims of tokens
 
 
+def _origin(address: str) -> str | None:
+    """The origin of a page as browsers name it (RFC 6454, 6.2); None if it is no web address."""
+    try:
+        url = HttpUrl(address)
+    except ValidationError:
+        return None
+    port = "" if url.port == _USUAL_PORTS[url.scheme] else f":{url.port}"
+    return f"{url.scheme}://{url.host}{port}"
+
+
+def _scopes(value: str) -> str:
+    if "openid" not in value.split():
+        raise ValueError("must be scopes with spaces between them, one of them openid")
+    return value
+
+
+def _claim_values(value: str) -> str:
+    if not all(_split(value)):
+        raise ValueError("must be values with commas between them")
+    return value
+
+
+def _split(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
 def _host_names(value: str) -> str:
     if not all(_HOST_NAME.fullmatch(name.strip()) for name in value.split(",")):
         raise ValueError("must be names without ports and with commas between them, such as ods.example.org")
@@ -194,6 +250,12 @@ def _backup_url(value: str) -> str:
             "must begin with file:///, s3://, az:// or gs://, and have neither a login nor parameters:"
             " credentials belong in the environment"
         )
+    return value
+
+
+def _build_id(value: str) -> str:
+    if not _BUILD_ID.fullmatch(value):
+        raise ValueError("must have 1 to 100 letters, digits, dots, hyphens and underscores, such as 1.4.0")
     return value
 
 
@@ -242,6 +304,12 @@ def _decoded_keys(key: SecretStr, previous: SecretStr | None) -> tuple[bytes, ..
     return (_decoded(key.get_secret_value()), *_decoded_list(previous))
 
 
+def _not_empty(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value():
+        raise ValueError("must not be empty")
+    return value
+
+
 def _unused(value: object) -> None:
     if value is not None:
         raise ValueError("must not be set together with ODS_TENANTS, where each tenant has its own")
@@ -249,16 +317,20 @@ def _unused(value: object) -> None:
 
 Secret = Annotated[SecretStr, BeforeValidator(_require_readable)]
 Dsn = Annotated[Secret, AfterValidator(_postgres_dsn)]
+SecretText = Annotated[Secret, AfterValidator(_not_empty)]
 Key = Annotated[Secret, AfterValidator(_base64_key)]
 Keys = Annotated[Secret, AfterValidator(_base64_keys)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 BackupUrl = Annotated[str, AfterValidator(_backup_url)]
+BuildId = Annotated[str, AfterValidator(_build_id)]
 Recipients = Annotated[str, AfterValidator(_recipients)]
 Cron = Annotated[str, AfterValidator(require_cron)]
 Kept = Annotated[str, AfterValidator(require_kept)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 HostNames = Annotated[str, AfterValidator(_host_names)]
+Scopes = Annotated[str, AfterValidator(_scopes)]
+ClaimValues = Annotated[str, AfterValidator(_claim_values)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 RoleName = Annotated[str, AfterValidator(_database_name)]
 RoleGrants = Annotated[str, AfterValidator(_role_grants)]
@@ -394,6 +466,11 @@ class ServiceSettings(BaseSettings):
     task_queue: str = Field(
         default="ods", min_length=1, max_length=200, description="Prefix of the Temporal task queues."
     )
+    worker_deployment_version: BuildId | None = Field(
+        default=None,
+        description="Version that workers tell Temporal, such as `1.4.0`: one that is [not made the current"
+        " one](upgrading.md) gets no tasks. Without, every worker gets tasks.",
+    )
     registry_concurrency: int = Field(
         default=50, ge=1, le=1000, description="Registry activities a worker runs at once."
     )
@@ -453,12 +530,23 @@ class ServiceSettings(BaseSettings):
         default=True,
         description="Whether registrations, token requests and failures are limited for each client address.",
     )
+    costly_requests: int = Field(
+        default=32,
+        ge=0,
+        le=10_000,
+        description="Requests that write or read lists which an API process serves at once; others wait, and"
+        " are [refused after five seconds](production.md#load). 0: no limit.",
+    )
+    # Of the ten connections to its registry, two are left for what is cheap.
+    costly_requests_per_tenant: int = Field(
+        default=8, ge=0, le=10_000, description="The same, of each tenant."
+    )
     audit_retention: int = Field(
         default=400, ge=1, le=36_500, description="Days that an entry of the audit trail is kept."
     )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
     oidc_insecure: bool = Field(
-        default=False, description="Whether addresses of the issuer may begin with `http://`: only for tests."
+        default=False, description="Whether addresses of issuers may begin with `http://`: only for tests."
     )
     oidc_issuer: WebAddress | None = Field(
         default=None, description="OpenID Connect issuer whose tokens are accepted, instead of our own."
@@ -469,8 +557,48 @@ class ServiceSettings(BaseSettings):
     oidc_jwks_url: WebAddress | None = Field(
         default=None, description="Address of the issuer's keys; by default, that of its discovery document."
     )
+    console_oidc_issuer: WebAddress | None = Field(
+        default=None, description="OpenID Connect issuer with which people sign in to the console."
+    )
+    console_oidc_client_id: str = Field(
+        default="ods-console", min_length=1, description="The console's id at that issuer."
+    )
+    console_oidc_client_secret: SecretText | None = Field(
+        default=None, description="The console's secret there; without, it is a public client."
+    )
+    console_oidc_scopes: Scopes = Field(
+        default="openid profile",
+        description="Scopes that the console asks for, separated by spaces; `openid` is one of them.",
+    )
+    console_oidc_claim: str = Field(
+        default="groups",
+        min_length=1,
+        description="Claim of the ID token that says what a person may do: a text, or a list of texts.",
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of `/metrics`, `/livez`, `/readyz` and `/startupz`, one for each process; without,"
+        " there is none.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address that this port is opened on."
+    )
     temporal_ui_url: str | None = Field(
         default=None, description="Address of the Temporal Web UI, for links in answers."
+    )
+    codec_server: bool = Field(
+        default=False,
+        description="Whether `/codec/decode` decrypts payloads for Temporal's [Web UI and command"
+        " line](temporal.md#encrypted-histories).",
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT, description="`text` or `json`: how the lines of the log are written."
+    )
+    log_level: LogLevel = Field(
+        default=LogLevel.INFO,
+        description="`debug`, `info`, `warning` or `error`: from which level on lines are logged.",
     )
 
     @field_validator("final_backup")
@@ -480,12 +608,32 @@ class ServiceSettings(BaseSettings):
             raise ValueError("must not be set without ODS_BACKUP_URL, where the backups would be")
         return final_backup
 
-    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @field_validator("worker_deployment_version")
+    @classmethod
+    def _require_deployment_name(cls, version: str | None, info: ValidationInfo) -> str | None:
+        if version and not _DEPLOYMENT_NAME.fullmatch(info.data.get("task_queue", "ods")):
+            raise ValueError(
+                "needs an ODS_TASK_QUEUE without dots and colons that does not begin with __: Temporal's"
+                " worker deployment is called like it"
+            )
+        return version
+
+    @field_validator("oidc_issuer", "oidc_jwks_url", "console_oidc_issuer")
     @classmethod
     def _require_tls(cls, address: str | None, info: ValidationInfo) -> str | None:
         if address is not None and not info.data.get("oidc_insecure") and not uses_tls(address):
             raise ValueError("must begin with https://, or else ODS_OIDC_INSECURE must be true")
         return address
+
+    @field_validator("codec_server")
+    @classmethod
+    def _require_codec(cls, codec_server: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
+        if codec_server and "payload_key" in info.data and info.data["payload_key"] is None:
+            raise ValueError("must not be set without ODS_PAYLOAD_KEY, the key to decrypt with")
+        ui = info.data.get("temporal_ui_url")
+        if codec_server and ui is not None and _origin(ui) is None:
+            raise ValueError("needs an ODS_TEMPORAL_UI_URL that looks like https://server/path, or none")
+        return codec_server
 
     @field_validator("payload_key_previous")
     @classmethod
@@ -505,6 +653,11 @@ class ServiceSettings(BaseSettings):
         if self.payload_key is None:
             return ()
         return _decoded_keys(self.payload_key, self.payload_key_previous)
+
+    @property
+    def temporal_ui_origin(self) -> str | None:
+        """The origin of the Temporal Web UI, as browsers name it; None if its address is not known."""
+        return None if self.temporal_ui_url is None else _origin(self.temporal_ui_url)
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -554,6 +707,15 @@ class Settings(ServiceSettings):
 
     admin_dsn: Dsn = Field(description="Registry: the `EdFi_Admin` database.")
     master_dsn: Dsn = Field(description="Maintenance database of the server that holds the ODS databases.")
+    restore_dsn: Dsn | None = Field(
+        default=None,
+        description="The same server with the [login that"
+        " restores](operations/backups.md#the-login-that-restores); without, the service's role"
+        " restores, with all its rights.",
+    )
+    restored_owner: RoleName = Field(
+        default="ods_restored", description="Role that what that login has restored belongs to."
+    )
     instance_connection_string: Secret = Field(
         description="Npgsql-style string the ODS/API shall connect with; its database is replaced."
     )
@@ -594,6 +756,14 @@ class Settings(ServiceSettings):
         default=None, description="When snapshots of all instances are made, in the same form."
     )
 
+    console_oidc_full_access: ClaimValues | None = Field(
+        default=None,
+        description="Values of that claim, separated by commas, with which a person may do everything.",
+    )
+    console_oidc_read_only: ClaimValues | None = Field(
+        default=None, description="The same, with which a person may only read."
+    )
+
     templates: Templates = Field(
         default={}, description='Further templates, as JSON: `{"Name": "database"}`.'
     )
@@ -601,6 +771,39 @@ class Settings(ServiceSettings):
         default="EdFi_Security",
         description="Security database of the ODS/API, beside the registry; `/v2/tenants` names it.",
     )
+
+    @field_validator("restore_dsn")
+    @classmethod
+    def _require_login_of_its_own(cls, dsn: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        master = info.data.get("master_dsn")
+        if dsn is None or master is None:
+            return dsn
+        if not login_of(dsn):
+            raise ValueError("must name the role that restores: postgresql://role:password@…")
+        if Address.of(dsn)[:2] != Address.of(master)[:2]:
+            raise ValueError("must name the server of ODS_MASTER_DSN, with the same hosts and ports")
+        if login_of(dsn) == login_of(master):
+            raise ValueError("must name another role than ODS_MASTER_DSN: what is restored runs as that role")
+        return dsn
+
+    @field_validator("restored_owner")
+    @classmethod
+    def _require_other_owner(cls, owner: str, info: ValidationInfo) -> str:
+        dsns = [dsn for name in ("master_dsn", "restore_dsn") if (dsn := info.data.get(name)) is not None]
+        if owner in map(login_of, dsns):
+            raise ValueError("must be another role than those of ODS_MASTER_DSN and ODS_RESTORE_DSN")
+        return owner
+
+    @field_validator("database_owner")
+    @classmethod
+    def _require_owner_without_planted_code(cls, owner: str | None, info: ValidationInfo) -> str | None:
+        restore_dsn = info.data.get("restore_dsn")
+        restoring = {info.data.get("restored_owner"), login_of(restore_dsn)} if restore_dsn else set()
+        if owner is not None and owner in restoring:
+            raise ValueError(
+                "must be no role of ODS_RESTORE_DSN or ODS_RESTORED_OWNER: restored code runs as these"
+            )
+        return owner
 
     @field_validator("backup_cron")
     @classmethod
@@ -610,9 +813,25 @@ class Settings(ServiceSettings):
         return cron
 
     @property
+    def needed_memberships(self) -> tuple[str, ...]:
+        """Roles that the service's role must be a member of on the server, beside those of PostgreSQL."""
+        restores = (login_of(self.restore_dsn), self.restored_owner) if self.restore_dsn else ()
+        return (*((self.database_owner,) if self.database_owner else ()), *restores)
+
+    @property
     def encryption_keys(self) -> tuple[bytes, ...]:
         """The keys that decrypt connection strings; the first one encrypts."""
         return _decoded_keys(self.encryption_key, self.encryption_key_previous)
+
+    @property
+    def full_access_values(self) -> tuple[str, ...]:
+        """The values of the issuer's claim with which a person may do everything on the console."""
+        return _split(self.console_oidc_full_access) if self.console_oidc_full_access else ()
+
+    @property
+    def read_only_values(self) -> tuple[str, ...]:
+        """The values of the issuer's claim with which a person may only read on the console."""
+        return _split(self.console_oidc_read_only) if self.console_oidc_read_only else ()
 
     @property
     def tenants(self) -> Mapping[str, Self]:
@@ -670,10 +889,20 @@ class MultiTenantSettings(ServiceSettings):
 
     admin_dsn: _Unused = None
     master_dsn: _Unused = None
+    restore_dsn: _Unused = None
     instance_connection_string: _Unused = None
     tenants: Annotated[Mapping[str, Settings], NoDecode] = Field(
         description="Several tenants instead of one: see [below](#several-tenants)."
     )
+
+    @field_validator("codec_server")
+    @classmethod
+    def _require_one_tenant(cls, codec_server: bool) -> bool:  # noqa: FBT001 - pydantic's
+        if codec_server:
+            raise ValueError(
+                "must not be set together with ODS_TENANTS: a payload does not say which tenant's it is"
+            )
+        return codec_server
 
     @field_validator("tenants", mode="before")
     @classmethod

@@ -121,7 +121,14 @@ def verify(
 
 @app.command()
 def delete(
-    backup: BackupId, *, yes: Yes = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+    backup: BackupId,
+    *,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also if it is in an earlier store, where nothing is removed.")
+    ] = False,
+    yes: Yes = False,
+    api_url: ApiUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Delete a backup, which cannot come back."""
     with connect(api_url, data_dir) as api:
@@ -130,7 +137,7 @@ def delete(
             question = f"The backup cannot come back. Type the name of its instance ({found['kind']})"
             if typer.prompt(question, err=True) != found["name"]:
                 raise CommandError("The instance has another name. Nothing was done.")
-        api.delete_backup(backup)
+        api.delete_backup(backup, forget=forget)
     say(f"The backup {backup} of {found['name']} is deleted.")
 
 

@@ -246,9 +246,9 @@ class AdminApi:
         """Request that a backup is verified; returns the backup."""
         return self._object("POST", f"/v2/backups/{backup}/verify")
 
-    def delete_backup(self, backup: str) -> None:
-        """Delete a backup."""
-        self._request("DELETE", f"/v2/backups/{backup}")
+    def delete_backup(self, backup: str, *, forget: bool = False) -> None:
+        """Delete a backup; `forget`: also if it is in another store."""
+        self._request("DELETE", f"/v2/backups/{backup}", params={"forget": "true"} if forget else None)
 
     @contextmanager
     def dump(self, backup: str) -> Iterator[Iterator[bytes]]:
@@ -291,6 +291,10 @@ class AdminApi:
     def cancel(self, job: str) -> Json:
         """Request that a job is cancelled; returns the job as it is then."""
         return self._object("POST", f"/v2/jobs/{job}/cancel")
+
+    def abandon(self, job: str) -> Json:
+        """Have the workflow of a failed job wait for no retry any longer; returns the job."""
+        return self._object("POST", f"/v2/jobs/{job}/abandon")
 
     def sweep(self) -> None:
         """Request a sweep, which starts every pending job."""

@@ -11,7 +11,7 @@ import typer
 from cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 from cli.output import say, show_json, show_list, show_members, utc
 from embedded.errors import CommandError
-from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, new_secret
+from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, client_id_errors, new_secret
 from registry.storage.rules import required_text_errors
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def add(  # noqa: PLR0913 - a command line's options
     from registry.clients.administration import NewClient  # noqa: PLC0415 - takes time
 
     name = client_id if display_name is None else display_name
-    _require_texts({"client id": client_id, "display name": name})
+    faults = [*client_id_errors(client_id), *required_text_errors("Display name", name, LONGEST_CLIENT_TEXT)]
+    if faults:
+        raise CommandError(" ".join(faults))
     new = NewClient(client_id, name, scope, _end(expires, expires_in_days))
     secret, hashed = _new_secret()
     client = _change(data_dir, client_id, lambda clients: clients.add(new, hashed))
@@ -142,16 +144,6 @@ def _change(
         raise CommandError(
             f"Rows of an Admin API refer to the client {client_id}; disable it instead."
         ) from None
-
-
-def _require_texts(texts: dict[str, str]) -> None:
-    faults = [
-        fault
-        for name, text in texts.items()
-        for fault in required_text_errors(name.capitalize(), text, LONGEST_CLIENT_TEXT)
-    ]
-    if faults:
-        raise CommandError(" ".join(faults))
 
 
 def _end(expires: datetime | None, days: int | None) -> datetime | timedelta | None:

@@ -54,7 +54,7 @@ def parts_of(settings: "Settings") -> "list[Part]":
             "The server of the ODS databases",
             login_of(settings.master_dsn),
             maintenance,
-            server_needs(maintenance, templates, settings.database_owner),
+            server_needs(maintenance, templates, settings.needed_memberships),
         ),
     ]
 

@@ -96,6 +96,37 @@ def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     say(f"This registry is the installation {_work(data_dir, renewed, 'ods installation new')} now.")
 
 
+@app.command()
+def accept_store(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Use the store of backups at ODS_BACKUP_URL from now on, though it is not the one of before."""
+    # Imported here: it takes half a second, which other commands need not wait for.
+    from backups.errors import BackupFaultError  # noqa: PLC0415
+    from backups.storage import BackupStore  # noqa: PLC0415
+    from cli.registry_access import RegistryAccess  # noqa: PLC0415
+    from embedded.errors import CommandError  # noqa: PLC0415
+    from registry.backups.stores import BackupStores  # noqa: PLC0415
+    from tenants.known_store import accept_store as accept  # noqa: PLC0415
+
+    access = RegistryAccess.find(data_dir)
+    if not access.backup_url:
+        raise CommandError("There is no store of backups: ODS_BACKUP_URL is not set.")
+
+    async def accepted(store: BackupStore) -> None:
+        async with access.connected() as engine:
+            await accept(store, BackupStores(engine))
+            await _record(engine, "ods installation accept-store")
+
+    try:
+        store = BackupStore(access.backup_url)
+        if not yes:
+            question = f"Is {store.location()} the right store, with its disk mounted, if it is a folder?"
+            typer.confirm(question, abort=True, err=True)
+        asyncio.run(accepted(store))
+    except BackupFaultError as fault:
+        raise CommandError(fault.reason) from None
+    say(f"Backups are made in {store.location()} again.")
+
+
 def _work(
     data_dir: Path,
     work: "Callable[[InstallationStore, RegistryAccess], Awaitable[_Result]]",

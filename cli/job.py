@@ -102,3 +102,13 @@ def cancel(
             if cancelled["status"] == JobStatus.COMPLETED:
                 raise CommandError(f"{job} was done before it could be cancelled.")
     (show_json if as_json else show_members)(cancelled)
+
+
+@app.command()
+def abandon(
+    job: JobId, *, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """End the workflow of a failed job, which waits for a retry; the instance stays as it is."""
+    with connect(api_url, data_dir) as api:
+        abandoned = api.abandon(job)
+    (show_json if as_json else show_members)(abandoned)

@@ -70,7 +70,7 @@ _GROUPS = (
     ),
     (backup.app, "backup", _API, "Make, list, verify, restore, fetch and delete backups of instances."),
     (snapshot.app, "snapshot", _API, "Create, list and delete read-only copies of instances for readers."),
-    (job.app, "job", _API, "List, inspect and cancel jobs."),
+    (job.app, "job", _API, "List, inspect, cancel and abandon jobs."),
     (template.app, "template", _API, "List and load what instances are made of."),
     (edorgs.app, "edorgs", _API, "Read education organizations from the ODS databases."),
     (clients.app, "client", _REGISTRY, "Add, list, disable, enable, rotate and remove API clients."),

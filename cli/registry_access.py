@@ -32,6 +32,7 @@ class RegistryAccess:
         master_dsn: the DSN of the server of the ODS databases.
         tenant: the tenant of the registry.
         tenants: all tenants of the service.
+        backup_url: where the tenant's backups are; None if none are made.
     """
 
     dsn: str
@@ -39,6 +40,7 @@ class RegistryAccess:
     master_dsn: str
     tenant: str = DEFAULT_TENANT
     tenants: tuple[str, ...] = (DEFAULT_TENANT,)
+    backup_url: str | None = None
 
     @classmethod
     def find(cls, data_dir: Path) -> "RegistryAccess":
@@ -57,11 +59,17 @@ class RegistryAccess:
                 own.master_dsn.get_secret_value(),
                 tenant,
                 tuple(settings.tenants),
+                own.backup_url,
             )
         folder = DataFolder(data_dir)
         if stack := folder.running_stack():
             postgres = stack["postgres"]
-            return cls(postgres["admin_dsn"], always_open=True, master_dsn=postgres["master_dsn"])
+            return cls(
+                postgres["admin_dsn"],
+                always_open=True,
+                master_dsn=postgres["master_dsn"],
+                backup_url=folder.backup_url(),
+            )
         raise CommandError(
             f"{folder.why_no_stack()} For another installation, set its settings, such as ODS_ADMIN_DSN, as"
             " for `ods migrate`."

@@ -1,35 +1,50 @@
-"""Backups: whether the store can be read, and whether the client programs suit the server."""
+"""Backups: whether the store is there, and is the one of before; whether the programs suit the server."""
 
 from collections.abc import Iterator, Sequence
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
 
 from backups.errors import BackupFaultError
 from backups.readiness import require_programs
 from databases.server import Server
 from doctor.findings import Finding, fault, ok, warning
+from registry.backups.stores import BackupStores
+from registry.storage.engine import create_registry_engine
 from settings import Settings
 from tenants.backup_store import open_store
+from tenants.known_store import WAY_OUT, OtherStoreError, require_known
 
 _PROBE = "doctor"
 """An object that is not there: the answer tells whether the store can be read."""
 
 
-async def examine_backups(subject: str, settings: Settings) -> Sequence[Finding]:
-    """What keeps backups from being made; nothing is written to the store."""
+async def examine_backups(subject: str, settings: Settings, tenant: str) -> Sequence[Finding]:
+    """What keeps backups from being made; nothing is written to the store, nor to the registry."""
     if settings.backup_url is None:
         return [ok(subject, "None are made: ODS_BACKUP_URL is not set")]
     return [
         *_schedule(f"{subject}: schedule", settings),
-        await _store(subject, settings),
+        await _store(subject, settings, tenant),
         await _programs(f"{subject}: programs", settings),
         *_encryption(f"{subject}: encryption", settings),
     ]
 
 
-async def _store(subject: str, settings: Settings) -> Finding:
+async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
     try:
-        await open_store(settings).read(_PROBE)
+        store = open_store(settings)
+        await store.read(_PROBE)
+        await require_known(store, BackupStores(engine), tenant)
+    except OtherStoreError as other:
+        return fault(subject, other.what.rstrip("."), WAY_OUT)
     except BackupFaultError as found:
         return fault(subject, found.reason.rstrip("."), "correct ODS_BACKUP_URL, or the credentials for it")
+    except (SQLAlchemyError, asyncpg.PostgresError, OSError):
+        return warning(subject, "Not examined: the registry cannot be asked which store this is")
+    finally:
+        await engine.dispose()
     return ok(subject, f"{settings.backup_url} can be read")
 
 

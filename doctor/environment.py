@@ -12,7 +12,7 @@ from settings import SECRETS, Address, AnySettings, MultiTenantSettings, Setting
 _PREFIX = "ODS_"
 _LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 """The login in a web address."""
-_DSNS = ("admin_dsn", "master_dsn")
+_DSNS = ("admin_dsn", "master_dsn", "restore_dsn")
 _OF_COMMANDS = {
     *("ODS_API_URL", "ODS_CLIENT_ID", "ODS_CLIENT_SECRET", "ODS_CLIENT_SECRET_FILE", "ODS_TENANT"),
     *("ODS_TOKEN_URL", "ODS_POSTGRES"),

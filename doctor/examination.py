@@ -46,11 +46,14 @@ def _checks(settings: AnySettings, tenants: Iterable[str]) -> Iterator[Check]:
         parts = server_parts(server.subject, own, _sessions(settings, own.master_dsn))
         yield Check(server.subject, partial(server.examine, parts))
         yield Check(server.subject, server.examine_pooler)
+        if own.restore_dsn is not None:
+            login = _target(settings, f"{of}login that restores", "restore_dsn", own)
+            yield Check(login.subject, login.examine_login)
         subject = f"{of}installation"
         names = settings.tenants.keys()
         yield Check(subject, partial(examine_installation, subject, own, tenant, names))
         subject = f"{of}backups"
-        yield Check(subject, partial(examine_backups, subject, own))
+        yield Check(subject, partial(examine_backups, subject, own, tenant))
         subject = f"{of}connection string of the ODS/API"
         yield Check(subject, partial(examine_login, subject, own))
     yield Check("temporal", partial(examine_temporal, settings))

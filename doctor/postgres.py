@@ -74,6 +74,15 @@ class Target:
             session.terminate()
         return found
 
+    async def examine_login(self) -> Sequence[Finding]:
+        """Whether its role can log in, and no more."""
+        try:
+            session = await connect(self.dsn, timeout=_CONNECT_TIMEOUT)
+        except (asyncpg.PostgresError, *LOST) as error:
+            return [await self._unreachable(error)]
+        session.terminate()
+        return [ok(self.subject, f"{self._place} accepts the login of the role {quoted(self.login)}")]
+
     async def examine_pooler(self) -> Sequence[Finding]:
         """Whether each client keeps its session, as it must; nothing if it cannot be reached."""
         subject = f"{self.subject}: sessions"

@@ -6,12 +6,13 @@ import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.publishing import settings_left_out
+from databases.restore_login import missing_for_restores
 from databases.rights import missing_on_server
 from doctor.findings import Finding, fault, ok, warning
 from doctor.postgres import Examine, one_row
 from doctor.registry import of_rights
 from registry.rights.needs import literal, quoted
-from settings import CloneStrategy, Settings
+from settings import CloneStrategy, Settings, login_of
 
 _MEGABYTE = 1024 * 1024
 
@@ -49,7 +50,7 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
     templates = settings.template_databases
 
     async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
-        grants = await missing_on_server(session, templates.values(), settings.database_owner)
+        grants = await missing_on_server(session, templates.values(), settings.needed_memberships)
         return of_rights(f"{subject}: rights", grants)
 
     async def each_template(session: asyncpg.Connection) -> Sequence[Finding]:
@@ -78,6 +79,9 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
         largest = max((row["bytes"] or 0 for row in rows), default=0)
         return list(_parameters(subject, values, settings.clone_strategy, largest))
 
+    async def restores(session: asyncpg.Connection) -> Sequence[Finding]:
+        return await _restores(f"{subject}: restores", session, settings)
+
     async def disk(session: asyncpg.Connection) -> Sequence[Finding]:
         row = await one_row(session, _SIZES)
         words = (
@@ -92,6 +96,7 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
         (f"{subject}: databases", invalid),
         (f"{subject}: connections", room),
         (f"{subject}: parameters", parameters),
+        (f"{subject}: restores", restores),
         (f"{subject}: disk", disk),
     ]
 
@@ -123,6 +128,29 @@ def _template(
     for parameter in left_out:
         words = f"New databases do not get its setting {parameter}: the service's role may not set it"
         yield warning(subject, words, f"GRANT SET ON PARAMETER {parameter} TO {row['role']};")
+
+
+async def _restores(subject: str, session: asyncpg.Connection, settings: Settings) -> Sequence[Finding]:
+    """Whether what is restored can do nothing elsewhere."""
+    if settings.restore_dsn is None:
+        role = await session.fetchval("SELECT quote_ident(current_user)")
+        words = "Backups and online copies are restored with all rights of the service: so runs code in them"
+        remedy = (
+            "CREATE ROLE ods_restore LOGIN PASSWORD '…'; CREATE ROLE ods_restored NOLOGIN;"
+            f" GRANT ods_restore, ods_restored TO {role}; and set ODS_RESTORE_DSN"
+        )
+        return [warning(subject, words, remedy)]
+    login = login_of(settings.restore_dsn)
+    of_service = await missing_on_server(session, (), settings.needed_memberships)  # another line tells them
+    missing = [
+        statement
+        for statement in await missing_for_restores(session, login, settings.restored_owner)
+        if statement not in of_service
+    ]
+    words = f"The login {quoted(login)} is not as it must be: nothing is restored"
+    return [fault(subject, words, f"{statement};") for statement in missing] or [
+        ok(subject, f"The login {quoted(login)} restores, and has no rights elsewhere")
+    ]
 
 
 def _room(subject: str, row: asyncpg.Record, sessions: int) -> Finding:

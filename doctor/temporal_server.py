@@ -1,6 +1,6 @@
 """Temporal: whether it can be reached, what its namespace has, and whether passes run and workers poll."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -138,13 +138,30 @@ async def _task_queues(temporal: Client, settings: AnySettings) -> Sequence[Find
 
 
 async def _queues_of(temporal: Client, settings: Settings, builds: set[str]) -> AsyncIterator[Finding]:
-    """Who polls each queue of a tenant; adds the versions of the workers to `builds`."""
+    """Who polls each queue of a tenant; adds the builds of workers without a version to `builds`."""
     for queue, kinds in liveness.task_queues(settings).items():
         subject = f"{_SUBJECT}: task queue {queue}"
         polling = [await liveness.pollers(temporal, queue, kind) for kind in kinds]
-        workers = {poller.identity for pollers in polling for poller in pollers}
-        builds |= {poller.worker_version_capabilities.build_id for pollers in polling for poller in pollers}
-        if all(polling):
-            yield ok(subject, f"Polled by {', '.join(sorted(workers))}")
-        else:
+        workers = {poller.identity: poller for pollers in polling for poller in pollers}
+        builds |= {poller.build for poller in workers.values() if poller.version is None}
+        if not all(polling):
             yield fault(subject, "No worker polls it: jobs wait", _START)
+        elif not all(any(poller.gets_tasks for poller in pollers) for pollers in polling):
+            yield _without_tasks(temporal, settings, subject, workers.values())
+        else:
+            yield ok(subject, f"Polled by {', '.join(sorted(workers))}")
+
+
+def _without_tasks(
+    temporal: Client, settings: Settings, subject: str, workers: Iterable[liveness.Poller]
+) -> Finding:
+    """Workers poll, but none of a version that Temporal gives tasks to."""
+    polling = sorted({poller.version for poller in workers if poller.version})
+    names = ", ".join(polling) or "none"
+    version = f"--build-id {polling[-1]}" if polling else "--unversioned"
+    return fault(
+        subject,
+        f"Temporal gives tasks to a version that no worker has: jobs wait; versions that poll: {names}",
+        f"temporal worker deployment set-current-version --namespace {temporal.namespace}"
+        f" --deployment-name {settings.task_queue} {version} --yes; or start workers of the right version",
+    )

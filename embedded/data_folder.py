@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict, cast
@@ -24,6 +24,9 @@ def _key() -> str:
     return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
 
 
+_token = partial(secrets.token_urlsafe, _TOKEN_BYTES)
+
+
 @dataclass(frozen=True)
 class Secrets:
     """Secrets and the port of a stack, kept for later starts: its data cannot be used without them."""
@@ -35,15 +38,16 @@ class Secrets:
     token_signing_key: str
     client_id: str
     client_secret: str
+    restore_password: str = field(default_factory=_token)
+    """New in the folder of an earlier release, which has none."""
 
     @classmethod
     def generate(cls, postgres_port: int) -> Self:
         """New random secrets."""
-        token = partial(secrets.token_urlsafe, _TOKEN_BYTES)
         return cls(
             postgres_port=postgres_port,
-            superuser_password=token(),
-            service_password=token(),
+            superuser_password=_token(),
+            service_password=_token(),
             encryption_key=_key(),
             token_signing_key=_key(),
             client_id=f"ods-{secrets.token_hex(4)}",
@@ -52,15 +56,17 @@ class Secrets:
 
 
 class ApiEntry(TypedDict):
-    """How to reach the API."""
+    """How to reach the API, and its metrics, beside which its probes are."""
 
     url: str
+    metrics: NotRequired[str]
     pid: int
 
 
 class WorkerEntry(TypedDict):
-    """The worker's process."""
+    """How to reach the worker's metrics, beside which its probes are; and its process."""
 
+    metrics: NotRequired[str]
     pid: int
 
 
@@ -143,6 +149,12 @@ class DataFolder:
         folder = self.path / "backups"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    def backup_url(self) -> str:
+        """Where the stack's backups are: in that folder, unless the environment says where."""
+        if "ODS_BACKUP_URL" in os.environ:
+            return os.environ["ODS_BACKUP_URL"]
+        return self.backups().as_uri()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import asyncpg
 
 SERVICE_ROLE = "ods_service"
+RESTORE_ROLE = "ods_restore"
+RESTORED_OWNER = "ods_restored"
 REGISTRY_DATABASE = "EdFi_Admin"
 MINIMAL_SCRIPTS = ("minimal.sql",)
 SAMPLE_SCRIPTS = ("minimal.sql", "sample.sql")
@@ -25,6 +27,16 @@ async def ensure_service_role(superuser_dsn: str, password: str) -> None:
             await server.execute(f"CREATE ROLE {SERVICE_ROLE}")
         await server.execute(f"ALTER ROLE {SERVICE_ROLE} LOGIN CREATEDB NOSUPERUSER PASSWORD '{password}'")
         await server.execute(f"GRANT pg_signal_backend, pg_read_all_stats TO {SERVICE_ROLE}")
+
+
+async def ensure_restore_roles(superuser_dsn: str, password: str) -> None:
+    """Create the login that restores, without any right, and the role that owns what it has restored."""
+    async with _connection(superuser_dsn) as server:
+        for role in (RESTORE_ROLE, RESTORED_OWNER):
+            if not await server.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", role):
+                await server.execute(f"CREATE ROLE {role}")
+        await server.execute(f"ALTER ROLE {RESTORE_ROLE} LOGIN PASSWORD '{password}'")
+        await server.execute(f"GRANT {RESTORE_ROLE}, {RESTORED_OWNER} TO {SERVICE_ROLE}")
 
 
 async def ensure_registry_database(dsn: str, owner: str = SERVICE_ROLE) -> bool:

@@ -14,11 +14,11 @@ from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.errors import CommandError
 from embedded.existing_server import ExistingServer
 from embedded.health import HealthProbe
-from embedded.ports import Ports, free_port, require_free
+from embedded.ports import Ports, free_port, free_ports, require_free
 from embedded.stack_server import POSTGRES_VARIABLE, OwnServer, PostgresChoice, StackServer
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
-from programs.process import Command
+from programs.process import Command, lower_priority
 from registry.clients.administration import ClientNotFoundError
 from settings import InvalidSettingsError, Settings
 
@@ -27,7 +27,7 @@ _INDENT = " " * 19
 _LOOPBACK_HOSTS = f"{_HOST},localhost,[::1]"
 _DDL_PREFETCH = "2"
 """There is one worker, so prefetching keeps no job from another, and saves waiting for Temporal."""
-_WORKER_NICENESS = 15
+_WORKER_NICENESS = 5
 """Lower priority than the API, for whose answers clients wait."""
 _API_STOP_SECONDS = 5
 _EXTRA_STOP_SECONDS = 5
@@ -95,6 +95,8 @@ class _Stack:
         self._api_url = f"http://{_HOST}:{ports.api}"
         self._temporal = TemporalServer(folder.path / "temporal", ports.temporal, ports.temporal_ui)
         self._server = server
+        besides = (ports.api, ports.temporal, ports.temporal_ui, secrets.postgres_port)
+        self._api_metrics, self._worker_metrics = free_ports(2, besides)
         self._supervisor = Supervisor(folder.logs, self._restarted)
         self._is_serving = False
 
@@ -103,7 +105,7 @@ class _Stack:
         async with self._supervisor:
             try:
                 await self._start_postgres(settings)
-                await self._start_temporal()
+                await self._start_temporal(settings)
                 await self._start_service(settings)
                 self._announce(await self._console(settings))
                 await asyncio.Event().wait()
@@ -121,8 +123,9 @@ class _Stack:
         os.environ.pop(POSTGRES_VARIABLE, None)  # what API and worker need of it is in the DSNs below
         os.environ.setdefault("ODS_SPARES", self._server.spares)
         os.environ.setdefault("ODS_DDL_PREFETCH", _DDL_PREFETCH)
-        if "ODS_BACKUP_URL" not in os.environ:
-            os.environ["ODS_BACKUP_URL"] = self._folder.backups().as_uri()
+        os.environ["ODS_BACKUP_URL"] = self._folder.backup_url()
+        if not os.environ.keys().isdisjoint({"ODS_PAYLOAD_KEY", "ODS_PAYLOAD_KEY_FILE"}):
+            os.environ.setdefault("ODS_CODEC_SERVER", "true")
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # else any local program may forge addresses
         further_hosts = os.environ.get("ODS_ALLOWED_HOSTS")
         own = {
@@ -130,6 +133,7 @@ class _Stack:
             "ODS_TOKEN_SIGNING_KEY": self._secrets.token_signing_key,
             "ODS_REGISTRATION": "true",
             "ODS_TEMPORAL_UI_URL": self._temporal.ui_url,
+            "ODS_METRICS_HOST": _HOST,
             "TEMPORAL_ADDRESS": self._temporal.address,
             "TEMPORAL_NAMESPACE": temporal_server.NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
@@ -146,15 +150,16 @@ class _Stack:
         self._report("Preparing the databases ...")
         await self._server.prepare(settings)
 
-    async def _start_temporal(self) -> None:
+    async def _start_temporal(self, settings: Settings) -> None:
         self._report("Starting Temporal ...")
-        await self._supervisor.start(self._temporal.command())
+        codec = f"{self._api_url}/codec" if settings.codec_server else None
+        await self._supervisor.start(self._temporal.command(codec))
         await self._supervisor.wait_until(self._temporal.serves, "answer from Temporal")
 
     async def _start_service(self, settings: Settings) -> None:
         self._report("Starting the worker and the API ...")
-        await self._supervisor.start(_worker(settings.shutdown_timeout))
-        await self._supervisor.start(_api(self._api_port))
+        await self._supervisor.start(_worker(settings.shutdown_timeout, self._worker_metrics))
+        await self._supervisor.start(_api(self._api_port, self._api_metrics))
         async with httpx.AsyncClient(base_url=self._api_url, trust_env=False) as client:
             await self._supervisor.wait_until(lambda: self._registers(client), "answer from the API")
             health = HealthProbe(client)
@@ -188,6 +193,7 @@ class _Stack:
 
     def _announce(self, console: str) -> None:
         self._is_serving = True
+        self._lower_priority_of_worker()
         self._publish()
         self._report(
             f"The stack serves:\n"
@@ -200,15 +206,24 @@ class _Stack:
 
     def _restarted(self, name: str) -> None:
         if self._is_serving:
+            self._lower_priority_of_worker()
             self._publish()
         self._report(f"{name} had ended and was started again; {self._folder.logs / name}.log may say why.")
+
+    def _lower_priority_of_worker(self) -> None:
+        """Have it yield to the API; not before it serves, which it would not in time on a busy machine."""
+        lower_priority(self._supervisor.pids["worker"], _WORKER_NICENESS)
 
     def _publish(self) -> None:
         pids, secrets = self._supervisor.pids, self._secrets
         self._folder.publish(
             StackFile(
-                api={"url": self._api_url, "pid": pids["api"]},
-                worker={"pid": pids["worker"]},
+                api={
+                    "url": self._api_url,
+                    "metrics": _metrics_url(self._api_metrics),
+                    "pid": pids["api"],
+                },
+                worker={"metrics": _metrics_url(self._worker_metrics), "pid": pids["worker"]},
                 temporal={
                     "address": self._temporal.address,
                     "ui": self._temporal.ui_url,
@@ -228,17 +243,25 @@ def _load_settings() -> Settings:
         raise CommandError(str(error)) from None
 
 
-def _worker(shutdown_timeout: float) -> Command:
+def _metrics_url(port: int) -> str:
+    return f"http://{_HOST}:{port}/metrics"
+
+
+def _service_environment(metrics_port: int) -> dict[str, str]:
+    """What a process of the service inherits; each has a port of its own for its metrics."""
+    return os.environ | {"ODS_METRICS_PORT": str(metrics_port)}
+
+
+def _worker(shutdown_timeout: float, metrics_port: int) -> Command:
     return Command(
         name="worker",
         arguments=(sys.executable, "-m", "worker"),
-        environment=os.environ,
+        environment=_service_environment(metrics_port),
         stop_deadline=shutdown_timeout + _EXTRA_STOP_SECONDS,
-        niceness=_WORKER_NICENESS,
     )
 
 
-def _api(port: int) -> Command:
+def _api(port: int, metrics_port: int) -> Command:
     server = (
         *("--host", _HOST, "--port", str(port), "--http", "api.http.server_protocol:TimedProtocol"),
         *("--timeout-graceful-shutdown", str(_API_STOP_SECONDS)),
@@ -246,6 +269,6 @@ def _api(port: int) -> Command:
     return Command(
         name="api",
         arguments=(sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", *server),
-        environment=os.environ,
+        environment=_service_environment(metrics_port),
         stop_deadline=_API_STOP_SECONDS + _EXTRA_STOP_SECONDS,
     )

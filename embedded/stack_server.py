@@ -14,9 +14,11 @@ from embedded.registry import migrate
 from embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
+    RESTORE_ROLE,
     SAMPLE_SCRIPTS,
     SERVICE_ROLE,
     ensure_registry_database,
+    ensure_restore_roles,
     ensure_service_role,
     ensure_template,
 )
@@ -121,6 +123,7 @@ class OwnServer:
         return {
             "ODS_ADMIN_DSN": self._service_dsn(REGISTRY_DATABASE),
             "ODS_MASTER_DSN": self._service_dsn(MAINTENANCE_DATABASE),
+            "ODS_RESTORE_DSN": self._dsn(RESTORE_ROLE, secrets.restore_password, MAINTENANCE_DATABASE),
             "ODS_INSTANCE_CONNECTION_STRING": str(ods_api),
             "ODS_ENCRYPTION_KEY": secrets.encryption_key,
             "PGSSLMODE": "disable",  # else each connection tries TLS first
@@ -137,7 +140,7 @@ class OwnServer:
         await supervisor.wait_until(self._postgres.answers, "answer from PostgreSQL")
 
     async def prepare(self, settings: Settings) -> None:
-        """Make the service's role, the registry, its tables and the templates, where they are missing.
+        """Make the service's roles, the registry, its tables and the templates, where they are missing.
 
         Raises:
             CommandError: they cannot be made.
@@ -145,6 +148,7 @@ class OwnServer:
         superuser_dsn, service_dsn = self._postgres.dsn(), self._service_dsn(MAINTENANCE_DATABASE)
         try:
             await ensure_service_role(superuser_dsn, self._secrets.service_password)
+            await ensure_restore_roles(superuser_dsn, self._secrets.restore_password)
             await ensure_registry_database(superuser_dsn)
             await migrate(self._service_dsn(REGISTRY_DATABASE))
             await ensure_template(service_dsn, settings.minimal_template, MINIMAL_SCRIPTS)
@@ -161,8 +165,10 @@ class OwnServer:
         }
 
     def _service_dsn(self, database: str) -> str:
-        secrets = self._secrets
-        return f"postgresql://{SERVICE_ROLE}:{secrets.service_password}@{_HOST}:{secrets.postgres_port}/{database}"
+        return self._dsn(SERVICE_ROLE, self._secrets.service_password, database)
+
+    def _dsn(self, role: str, password: str, database: str) -> str:
+        return f"postgresql://{role}:{password}@{_HOST}:{self._secrets.postgres_port}/{database}"
 
 
 def connection_string(host: str, port: int, user: str, password: str | None) -> ConnectionString:

@@ -27,9 +27,9 @@ DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
 }
-_NICENESS = 10
-"""Lower priority than the API and PostgreSQL, higher than the worker, which waits for it."""
-_GARBAGE_PERCENT, _MEMORY_LIMIT = "400", "1GiB"
+_NICENESS = 5
+"""Lower priority than the API and PostgreSQL, for which clients wait."""
+GARBAGE_COLLECTION = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
 """Percent that the heap may grow before garbage collection, which slows clones; less near the limit."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
@@ -50,8 +50,11 @@ class TemporalServer:
         self._port = port
         self._ui_port = ui_port
 
-    def command(self) -> Command:
+    def command(self, codec: str | None = None) -> Command:
         """The command that runs the server in the foreground; creates its folder.
+
+        Args:
+            codec: address of what decrypts payloads for the Web UI; None if they are not encrypted.
 
         Raises:
             CommandError: the server is not installed.
@@ -59,15 +62,14 @@ class TemporalServer:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Command(
             name="temporal",
-            arguments=(str(_binary()), *self._arguments()),
+            arguments=(str(_binary()), *self._arguments(codec)),
             environment={
                 "PATH": os.defpath,
                 "HOME": str(self._data_dir),  # not the caller's configuration
                 "TEMPORAL_VERSION_CHECK_DISABLED": "1",  # no request to the vendor's server
                 "GOMAXPROCS": str(_processors()),
-                "GOGC": _GARBAGE_PERCENT,
-                "GOMEMLIMIT": _MEMORY_LIMIT,
-            },
+            }
+            | GARBAGE_COLLECTION,
             niceness=_NICENESS,
         )
 
@@ -80,9 +82,11 @@ class TemporalServer:
                 return False
         return answer.is_success
 
-    def _arguments(self) -> Iterator[str]:
+    def _arguments(self, codec: str | None) -> Iterator[str]:
         yield from ("server", "start-dev", "--ip", HOST, "--port", str(self._port))
         yield from ("--ui-port", str(self._ui_port), "--ui-disable-news-fetch")
+        if codec is not None:
+            yield from ("--ui-codec-endpoint", codec)
         yield from ("--namespace", NAMESPACE, "--db-filename", str(self._data_dir / "temporal.db"))
         for name, value in _SQLITE_PRAGMAS.items():
             yield from ("--sqlite-pragma", f"{name}={value}")
