@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -57,6 +59,24 @@ def test_schema_of_the_specification_holds_when_validated(text: str) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     faults = [f"{fault.json_path}: {fault.message}" for fault in validator.iter_errors(yaml.safe_load(text))]
     assert faults == []
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="apt-get install docker-compose")
+@pytest.mark.parametrize("profile", ["", "monitoring"])
+def test_compose_itself_reads_the_file_when_env_example_was_followed(tmp_path: Path, profile: str) -> None:
+    dotenv = tmp_path / "env"
+    dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in compose.made_dotenv().items()))
+    words = ("docker-compose", "--file", str(compose.COMPOSE_FILE), "--env-file", str(dotenv))
+    done = subprocess.run(  # noqa: S603 - Debian's program
+        [*words, "--profile", profile, "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    read = json.loads(done.stdout)["services"]
+    assert set(read) == {name for name, it in SERVICES.items() if it.get("profiles", [profile]) == [profile]}
 
 
 def test_no_key_is_repeated_when_parsed() -> None:
@@ -180,7 +200,7 @@ def test_image_has_a_version_when_published(name: str) -> None:
     if name in OWN_SERVICES:
         assert SERVICES[name]["pull_policy"] == "build"
     else:
-        assert re.fullmatch(r"[\w/-]+:\d+\.\d[\w.-]*", image)
+        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d[\w.-]*", image)
 
 
 def test_admin_tools_are_of_the_servers_version_when_compared() -> None:

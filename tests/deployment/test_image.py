@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import PurePosixPath
 
@@ -163,11 +164,18 @@ def test_health_is_left_to_compose_when_one_image_serves_all() -> None:
     assert arguments("HEALTHCHECK") == []
 
 
+@cache
+def owners() -> Mapping[str, set[str]]:
+    """The distributions that bring each package. Read once: there are hundreds of them."""
+    return {
+        package: {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+        for package, names in packages_distributions().items()
+    }
+
+
 @pytest.mark.parametrize("path", sorted(sources()))
 def test_imports_are_runtime_dependencies_when_packages_are_theirs(path: str) -> None:
     locked = {line.split("==")[0] for line in LOCK.read_text().splitlines() if not line.startswith(" ")}
-    distributions = packages_distributions()
     for package in imported_packages(path) - sys.stdlib_module_names:
         if not any((ROOT / place).exists() for place in (f"{package}.py", f"{package}/__init__.py")):
-            owners = {re.sub(r"[-_.]+", "-", owner).lower() for owner in distributions[package]}
-            assert owners & locked, package
+            assert owners()[package] & locked, package

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from databases.restore_login import missing_for_restores
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose
@@ -60,6 +61,10 @@ def master_dsn(server: EmbeddedPostgres) -> str:
     return at(server, SERVICES["worker"]["environment"]["ODS_MASTER_DSN"])
 
 
+def restore_dsn(server: EmbeddedPostgres) -> str:
+    return at(server, SERVICES["worker"]["environment"]["ODS_RESTORE_DSN"])
+
+
 def temporal_dsn(server: EmbeddedPostgres, database: str) -> str:
     variables = SERVICES["temporal"]["environment"]
     address = f"{variables['POSTGRES_SEEDS']}:{variables['DB_PORT']}"
@@ -71,7 +76,11 @@ def temporal_dsn(server: EmbeddedPostgres, database: str) -> str:
 def migrate(server: EmbeddedPostgres) -> subprocess.CompletedProcess[str]:
     """Run the job `migrate` as its container does."""
     program, *arguments = SERVICES["migrate"]["command"]
-    addresses = {"ODS_ADMIN_DSN": admin_dsn(server), "ODS_MASTER_DSN": master_dsn(server)}
+    addresses = {
+        "ODS_ADMIN_DSN": admin_dsn(server),
+        "ODS_MASTER_DSN": master_dsn(server),
+        "ODS_RESTORE_DSN": restore_dsn(server),
+    }
     return subprocess.run(  # noqa: S603 - our own command
         [Path(sys.executable).with_name(program), *arguments],
         check=False,
@@ -138,7 +147,19 @@ async def test_service_role_has_these_rights_alone_when_initialised(superuser: a
     memberships = await superuser.fetch(
         "SELECT roleid::regrole::text FROM pg_auth_members WHERE member = 'ods_service'::regrole"
     )
-    assert {row["roleid"] for row in memberships} == {"pg_signal_backend", "pg_read_all_stats"}
+    assert {row["roleid"] for row in memberships} == {
+        *("pg_signal_backend", "pg_read_all_stats", "ods_restore", "ods_restored")
+    }
+
+
+async def test_login_that_restores_can_do_so_and_nothing_else_when_initialised(
+    service: asyncpg.Connection, server: EmbeddedPostgres
+) -> None:
+    async with session(restore_dsn(server)) as login:
+        role = await login.fetchrow("SELECT * FROM pg_roles WHERE rolname = current_user")
+        assert role is not None
+        assert {name for name, value in role.items() if value is True} == {"rolcanlogin", "rolinherit"}
+    assert await missing_for_restores(service, "ods_restore", "ods_restored") == []
 
 
 async def test_service_role_owns_the_registry_alone_when_initialised(superuser: asyncpg.Connection) -> None:

@@ -142,7 +142,7 @@ async def test_every_connection_string_has_the_new_key_when_the_encryption_key_i
     elsewhere = environment(settings)
     addresses = {
         name: elsewhere[name]
-        for name in ("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING")
+        for name in ("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_RESTORE_DSN", "ODS_INSTANCE_CONNECTION_STRING")
     }
     run(folder, choose, ANNOUNCE, TAKE_OVER)
     assert run(folder, ROTATE, **addresses) == "2 re-encrypted, 0 had the key already.\n"
