@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -46,18 +47,29 @@ class Client:
     Args:
         stack: the stack whose API to use.
         entry: id and secret of the client; by default, of the one that the stack has registered.
+        connections: how many are open at most.
     """
 
-    def __init__(self, stack: StackFile, entry: ClientEntry | None = None) -> None:
+    def __init__(
+        self, stack: StackFile, entry: ClientEntry | None = None, connections: int = _CONNECTIONS
+    ) -> None:
         self._entry = entry or stack["client"]
         limits = httpx.Limits(
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_CONNECTIONS,
+            max_connections=connections,
+            max_keepalive_connections=connections,
             keepalive_expiry=_IDLE_SECONDS,
         )
         self.http = httpx.AsyncClient(
             base_url=stack["api"]["url"], timeout=_TIMEOUT_SECONDS, limits=limits, trust_env=False
         )
+
+    @classmethod
+    def of_tenant(cls, stack: StackFile, tenant: str, address: str, connections: int = _CONNECTIONS) -> Self:
+        """The client that is registered with a tenant of another API, which is at `address`."""
+        client = cls(stack, connections=connections)
+        client.http.base_url = httpx.URL(address)
+        client.http.headers["tenant"] = tenant
+        return client
 
     async def __aenter__(self) -> Self:
         form = {
@@ -130,6 +142,34 @@ class Client:
         """Whether `job` has not ended yet."""
         return (await self._job(job))["status"] in ("Pending", "InProgress")
 
+    async def back_up(self, instance: int) -> str:
+        """Make a backup of an instance; returns the id of the backup."""
+        answer = await self.http.post(f"/v2/dbInstances/{instance}/backups")
+        requested = answer.raise_for_status().json()
+        await self.completed(requested["jobId"])
+        return str(requested["backupId"])
+
+    async def restore(self, name: str, backup: str) -> int:
+        """Create an instance from a backup; returns its id."""
+        accepted = await self._accepted("POST", "/v2/dbInstances", {"name": name, "backupId": backup})
+        await self.completed(accepted.job)
+        return accepted.instance
+
+    async def snapshot(self, instance: int) -> None:
+        """Make a snapshot of an instance."""
+        row = (await self.http.get(f"/v2/dbInstances/{instance}")).raise_for_status().json()
+        answer = await self.http.post(f"/v2/odsInstances/{row['odsInstanceId']}/snapshots")
+        await self.completed(answer.raise_for_status().json()["jobId"])
+
+    async def undo_reset(self, instance: int) -> None:
+        """Bring back the database that was replaced last."""
+        await self.completed((await self._accepted("POST", f"/v2/dbInstances/{instance}/reset/undo")).job)
+
+    async def purge(self, instance: int) -> None:
+        """Delete an instance for good."""
+        path = f"/v2/dbInstances/{instance}?purge=true"
+        await self.completed((await self._accepted("DELETE", path)).job)
+
     async def change(self, instance: int, attributes: dict[str, Any]) -> None:
         """Change attributes of an instance."""
         (await self.http.patch(f"/v2/dbInstances/{instance}", json=attributes)).raise_for_status()
@@ -163,6 +203,19 @@ async def first_select(stack: StackFile, database: str) -> None:
         await session.fetchval("SELECT id FROM filling LIMIT 1")
     finally:
         await session.close()
+
+
+async def steadily(send: Callable[[int], Awaitable[object]], requests: int, per_second: float) -> list[float]:
+    """Milliseconds of each request, from the moment at which it was due, even if it was sent late."""
+    start = time.perf_counter()
+    moments = [start + number / per_second for number in range(requests)]
+
+    async def timed(number: int, moment: float) -> float:
+        await asyncio.sleep(moment - time.perf_counter())
+        await send(number)
+        return milliseconds_since(moment)
+
+    return await asyncio.gather(*(timed(number, moment) for number, moment in enumerate(moments)))
 
 
 def milliseconds_since(started: float) -> float:

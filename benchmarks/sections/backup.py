@@ -23,7 +23,7 @@ from backups.storage import BackupStore
 from backups.stored_backups import delete_backup
 from benchmarks import dumps
 from benchmarks.bench import Bench
-from benchmarks.measurement import Findings, Limit, Measurement, at_most
+from benchmarks.measurement import Findings, Measurement, at_most
 from databases.server import Server
 from programs.postgres import LOAD_SETTINGS
 
@@ -32,6 +32,9 @@ _MEGABYTE = 1024 * 1024
 _MOST = 1.1
 _MOST_MEMORY = 100
 _SAMPLE_SECONDS = 0.01
+_SIZES = {80: 5, 800: 2}
+"""Rounds for each size of the dump, in megabytes."""
+_QUICK_SIZES = {5: 1}
 
 
 @dataclass
@@ -48,38 +51,41 @@ class _Times:
 
 def run(bench: Bench) -> Findings:
     """Dump and restore by turns; a backup also counts all rows, and both compute and check a SHA-256."""
-    return asyncio.run(_measure(bench))
+    found = [
+        asyncio.run(_measure(bench, megabytes, rounds))
+        for megabytes, rounds in bench.pick(_SIZES, quick=_QUICK_SIZES).items()
+    ]
+    return Findings(
+        [one for it in found for one in it.measurements], [one for it in found for one in it.limits]
+    )
 
 
-async def _measure(bench: Bench) -> Findings:
-    megabytes, rounds = bench.pick(150, quick=5), bench.pick(5, quick=1)
+async def _measure(bench: Bench, megabytes: int, rounds: int) -> Findings:
     times = _Times()
     async with bench.stacks.postgres([]) as dsn, _server(dsn) as server:
         await dumps.make_source(dsn, _SOURCE, megabytes)
         with tempfile.TemporaryDirectory() as parent:
             round_ = _Round(dsn, server, Path(parent), times)
             for _ in range(rounds):
-                size = await round_.measure()
-    dump = Measurement(f"pg_dump, {size // _MEGABYTE} MB", times.dumps, "s")
-    backup = Measurement("backup", times.backups, "s", dump)
-    encrypted = Measurement("backup, encrypted", times.encrypted, "s", dump)
-    bare = Measurement("pg_restore", times.bare_restores, "s")
-    restored = Measurement("restore", times.restores, "s", bare)
-    bare_both = Measurement("pg_dump and pg_restore", _sums(times.dumps, times.bare_restores), "s")
-    both = Measurement("backup and restore", _sums(times.backups, times.restores), "s", bare_both)
-    memory = Measurement("memory above rest", times.memory, "MB")
-    return Findings([dump, backup, encrypted, bare, restored, bare_both, both, memory], _limits(both, memory))
+                await round_.measure()
+    size = f"{megabytes} MB"
+    dump = Measurement(f"{size}: pg_dump", times.dumps, "s")
+    backup = Measurement(f"{size}: backup", times.backups, "s", dump)
+    encrypted = Measurement(f"{size}: backup, encrypted", times.encrypted, "s", dump)
+    bare = Measurement(f"{size}: pg_restore", times.bare_restores, "s")
+    restored = Measurement(f"{size}: restore", times.restores, "s", bare)
+    bare_both = Measurement(f"{size}: pg_dump and pg_restore", _sums(times.dumps, times.bare_restores), "s")
+    both = Measurement(f"{size}: backup and restore", _sums(times.backups, times.restores), "s", bare_both)
+    memory = Measurement(f"{size}: memory above rest", times.memory, "MB")
+    limits = [
+        at_most(f"{size}: backup and restore, of pg_dump and pg_restore", both.ratio or 0, _MOST, "x"),
+        at_most(f"{size}: memory of this process above rest", max(memory.values), _MOST_MEMORY, "MB"),
+    ]
+    return Findings([dump, backup, encrypted, bare, restored, bare_both, both, memory], limits)
 
 
 def _sums(first: Sequence[float], second: Sequence[float]) -> list[float]:
     return [sum(pair) for pair in zip(first, second, strict=True)]
-
-
-def _limits(both: Measurement, memory: Measurement) -> list[Limit]:
-    return [
-        at_most("backup and restore, of pg_dump and pg_restore", both.ratio or 0, _MOST, "x"),
-        at_most("memory of this process above rest", max(memory.values), _MOST_MEMORY, "MB"),
-    ]
 
 
 class _Round:
@@ -95,8 +101,8 @@ class _Round:
         self._monitor = Monitor(folder / "log")
         self._recipient = str(pyrage.x25519.Identity.generate().to_public())
 
-    async def measure(self) -> int:
-        """Measure each once; returns the bytes of the dump."""
+    async def measure(self) -> None:
+        """Measure each once."""
         times = self._times
         with _timed(times.dumps):
             await asyncio.to_thread(self._dump)
@@ -111,7 +117,6 @@ class _Round:
         if differences := await verify(self._restored, manifest.figures):
             raise AssertionError(differences)
         await delete_backup(self._store, manifest.key)
-        return manifest.size_bytes
 
     async def _back_up(self, values: list[float], *recipients: str) -> Manifest:
         key = BackupKey("default", 1, uuid.uuid4())

@@ -10,6 +10,7 @@ import httpx
 from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
+from benchmarks.registry_rows import insert_instances
 from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
 
@@ -18,25 +19,8 @@ _WARM_UP = 5
 """Rounds that do not count: connections are opened, and statements prepared."""
 _LIMIT_MS = 20
 
-# As in an old registry: most rows are deleted ones.
-_INSERT_ROWS = """
-WITH instances AS (
-    INSERT INTO adminapi.dbinstances
-        (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, jobnumber,
-         attempt, publishedat, lastmodifieddate)
-    SELECT format('Listed %s', row), nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')),
-           format('Listed %s', row), CASE WHEN row % 10 = 0 THEN 'Completed' ELSE 'Deleted' END, 'Minimal',
-           format('EdFi_Ods_Listed_%s_Minimal', row),
-           CASE WHEN row % 10 = 0 THEN 'Create' ELSE 'Delete' END, 1, 1, now(), now()
-    FROM generate_series(1, $1::int) AS row
-    RETURNING id, odsinstanceid, operation
-)
-INSERT INTO adminapi.jobstatuses
-    (jobid, status, createdat, startedat, finishedat, dbinstanceid, operation, databasetemplate)
-SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid), 'Completed', now(), now(), now(), id,
-       operation, 'Minimal'
-FROM instances
-"""
+_ONE_LIVE_OF = 10
+"""As in an old registry: most rows are deleted ones."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +57,7 @@ def run(bench: Bench) -> Findings:
 async def _measure(stack: StackFile, rows: int, rounds: int) -> Mapping[str, Times]:
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     try:
-        await registry.execute(_INSERT_ROWS, rows)
-        await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
+        await insert_instances(registry, rows, one_live_of=_ONE_LIVE_OF)
         queries = await _queries(registry, rows)
         found = {name: Times() for name in queries}
         async with Client(stack) as client:

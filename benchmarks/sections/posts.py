@@ -1,7 +1,6 @@
 """POSTs at a steady rate while clones run."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -9,7 +8,7 @@ import httpx
 from benchmarks.bare import bare_server
 from benchmarks.bare_api import bare_api
 from benchmarks.bench import Bench
-from benchmarks.load import Client, milliseconds_since
+from benchmarks.load import Client, steadily
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from embedded.data_folder import StackFile
@@ -41,7 +40,7 @@ def run(bench: Bench) -> Findings:
 async def _post(stack: StackFile, seconds: int) -> list[float]:
     await _flush(stack)
     async with Client(stack) as client:
-        return await _steadily(lambda number: client.request(f"Posted {number}"), seconds)
+        return await _times(lambda number: client.request(f"Posted {number}"), seconds)
 
 
 async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
@@ -51,7 +50,7 @@ async def _post_bare(stack: StackFile, url: str, seconds: int) -> list[float]:
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as beside:
         for _ in range(_BARE_CLONES):
             beside.create_task(_clone_on(stack, over))
-        took = await _steadily(lambda _: client.post(url, json=body), seconds)
+        took = await _times(lambda _: client.post(url, json=body), seconds)
         over.set()
     return took
 
@@ -62,17 +61,9 @@ async def _flush(stack: StackFile) -> None:
         await server.flush()
 
 
-async def _steadily(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
-    """Milliseconds of each request, from the moment at which it was due, even if it was sent late."""
-    start = time.perf_counter()
-    moments = [start + number / _PER_SECOND for number in range((_WARM_UP + seconds) * _PER_SECOND)]
-
-    async def timed(number: int, moment: float) -> float:
-        await asyncio.sleep(moment - time.perf_counter())
-        await send(number)
-        return milliseconds_since(moment)
-
-    took = await asyncio.gather(*(timed(number, moment) for number, moment in enumerate(moments)))
+async def _times(send: Callable[[int], Awaitable[object]], seconds: int) -> list[float]:
+    """Milliseconds of each request, without those of the warm-up."""
+    took = await steadily(send, (_WARM_UP + seconds) * _PER_SECOND, _PER_SECOND)
     return took[_WARM_UP * _PER_SECOND :]
 
 

@@ -23,6 +23,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_table_json_and_plot_are_made_when_a_section_runs(tmp_path: Path) -> None:
     done = bench("--quick", "--only", "lists", "--results", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,28 @@
+"""Rows of the registry as a large installation has them, without databases."""
+
+import asyncpg
+
+_INSERT = """
+WITH instances AS (
+    INSERT INTO adminapi.dbinstances
+        (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, jobnumber,
+         attempt, publishedat, lastmodifieddate)
+    SELECT format('Listed %s', row), nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')),
+           format('Listed %s', row), CASE WHEN row % $2::int = 0 THEN 'Completed' ELSE 'Deleted' END,
+           'Minimal', format('EdFi_Ods_Listed_%s_Minimal', row),
+           CASE WHEN row % $2::int = 0 THEN 'Create' ELSE 'Delete' END, 1, 1, now(), now()
+    FROM generate_series(1, $1::int) AS row
+    RETURNING id, odsinstanceid, operation
+)
+INSERT INTO adminapi.jobstatuses
+    (jobid, status, createdat, startedat, finishedat, dbinstanceid, operation, databasetemplate)
+SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid), 'Completed', now(), now(), now(), id,
+       operation, 'Minimal'
+FROM instances
+"""
+
+
+async def insert_instances(registry: asyncpg.Connection, rows: int, *, one_live_of: int) -> None:
+    """Insert `Listed 1` and so on, each with its last job; one of so many is live, the others are deleted."""
+    await registry.execute(_INSERT, rows, one_live_of)
+    await registry.execute("VACUUM (ANALYZE) adminapi.dbinstances, adminapi.jobstatuses")
