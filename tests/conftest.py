@@ -1,15 +1,19 @@
 """Real servers for the whole run: PostgreSQL with templates, and the Temporal development server."""
 
-from collections.abc import AsyncIterator
+import gc
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
@@ -21,6 +25,7 @@ from temporal.job_starter import JobStarter
 from temporal.namespace import register_search_attributes
 from tenants.tenant import Tenant, open_tenants
 from tests import registries
+from tests.secret_search import SEARCH
 from tests.servers import (
     INSTANCE_PASSWORD,
     NUMBERS,
@@ -32,18 +37,38 @@ from tests.servers import (
 )
 from worker import WORKERS
 
+# How long something takes says nothing where other tests take the processors meanwhile.
+hypothesis.settings.register_profile(
+    "beside others", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("beside others")
+
 _SLOWEST_FIRST = (
-    *("embedded", "chaos", "faults", "end_to_end", "console", "api", "backups", "deployment", "postgres"),
-    *("benchmarks", "workflows", "unit"),
+    *("alerts", "embedded", "chaos", "faults", "end_to_end", "console", "api", "backups", "deployment"),
+    *("postgres", "benchmarks", "workflows", "unit"),
 )
 """Folders, so that in the end no process of pytest waits for long for another."""
 
 _MARKED = ("faults", "console")
 """Folders whose tests have the marker of that name: commands of their own run them."""
 
+_TOLD = "secrets that were told"
+"""What processes of pytest hand to the one that started them."""
+
 _SNAPSHOTS = """
 SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"kind": "snapshot"%'
 """
+
+
+class _Folder(pytest.Package):
+    """A folder of tests: a fixture of the scope "package" ends when the process goes on to another folder."""
+
+    def setup(self) -> None:
+        """Run nothing: the folder is no package of Python."""
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> _Folder:
+    return _Folder.from_parent(parent, path=path)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -54,6 +79,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         order = {folder: place for place, folder in enumerate(_SLOWEST_FIRST)}
         items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Tests and modules stay: to search them for garbage takes a third of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
@@ -67,12 +98,41 @@ class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no typ
 _STACK = "tests/embedded"
 _STACK_FILES = {
     f"{_STACK}/test_{name}.py"
-    for name in ("audit_command", "client_command", "command_line", "demo", "embedded_stack")
+    for name in (
+        *("audit_command", "client_command", "command_line", "console_command", "demo"),
+        *("embedded_stack", "school_year"),
+    )
 }
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     return _Scheduling(config, log)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for title, text in report.sections:
+        if title.startswith("Captured std"):  # records of logging are formatted by pytest, not by the product
+            SEARCH.search(text, f"{report.nodeid}, {title.lower()}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    SEARCH.search_metrics()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_TOLD] = SEARCH.findings
+    elif SEARCH.findings:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_testnodedown(node: WorkerController) -> None:
+    SEARCH.add_findings(getattr(node, "workeroutput", {}).get(_TOLD, ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if SEARCH.findings:
+        terminalreporter.section("secrets that were told", red=True)
+        for finding in SEARCH.findings:
+            terminalreporter.line(finding)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -202,3 +262,11 @@ async def workers(temporal: Client, tenant: Tenant) -> AsyncIterator[None]:
 def name() -> str:
     """A name for an instance that no other test uses."""
     return f"Test {next(NUMBERS)}"
+
+
+@pytest.fixture
+def hangup_heard() -> Iterator[None]:
+    """SIGHUP counts, also if `nohup` has started the tests: processes inherit that it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

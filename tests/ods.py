@@ -50,7 +50,8 @@ async def ods_database(
     """A database that belongs to the service's role: made by `script`, or as a copy of `template`."""
     name = f"Ods_{next(NUMBERS)}"
     async with session(service_dsn(server, "postgres")) as maintenance:
-        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"')
+        copied = template or "template1"
+        await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{copied}" STRATEGY file_copy')
         if template is None:
             async with session(service_dsn(server, name)) as connection:
                 await connection.execute(script)

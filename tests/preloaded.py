@@ -31,6 +31,7 @@ _ROOT = Path(__file__).parents[1]
 _MODULES = (
     *("api.app", "api.http.server_protocol", "uvicorn.main", "uvicorn.lifespan.on"),
     *("cli.main", "embedded.registry", "temporal.client", "worker", "tests.faults.spare_worker"),
+    "tests.workflows.next_version",
 )
 """What the programs import, sooner or later."""
 _LONGEST_REQUEST = 1 << 20

@@ -26,9 +26,10 @@ from embedded.ports import free_ports
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from programs import process
 from programs.process import Command
+from tests.secret_search import as_secret
 from tests.servers import POSTGRES_VERSION, server_folder, session
 
-_PASSWORD = "superuser-password-of-a-pair"
+_PASSWORD = as_secret("superuser-password-of-a-pair")
 _SECONDS = 60
 
 

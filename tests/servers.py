@@ -21,19 +21,24 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
+from databases.restore_login import RestoreLogin
+from databases.server import Server
 from embedded import seeding
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from embedded.postgres_binaries import PostgresVersion
-from embedded.temporal_server import DYNAMIC_CONFIG
+from embedded.temporal_server import DYNAMIC_CONFIG, GARBAGE_COLLECTION
 from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
 from temporal import schedules
 from temporal.client import DATA_CONVERTER
+from tests.secret_search import SEARCH, as_secret
 
-SERVICE_PASSWORD = "service-password-for-tests"
-INSTANCE_PASSWORD = "instance-password-for-tests"
-ENCRYPTION_KEY = base64.b64encode(b"encryption key of 32 bytes, yes!").decode()
-TOKEN_KEY = base64.b64encode(b"signing key of 32 bytes, really!").decode()
+SERVICE_PASSWORD = as_secret("service-password-for-tests")
+RESTORE_PASSWORD = as_secret("restore-password-for-tests")
+INSTANCE_PASSWORD = as_secret("instance-password-for-tests")
+SUPERUSER_PASSWORD = as_secret("superuser-password-for-tests")
+ENCRYPTION_KEY = as_secret(base64.b64encode(b"encryption key of 32 bytes, yes!").decode())
+TOKEN_KEY = as_secret(base64.b64encode(b"signing key of 32 bytes, really!").decode())
 POSTGRES_VERSION = PostgresVersion(os.environ.get("TEST_POSTGRES_VERSION", PostgresVersion.V18))
 """Of the servers that tests start; `make test-postgres` tries each."""
 _ROOM_BYTES = 4 * 2**30
@@ -60,11 +65,24 @@ def service_dsn(server: EmbeddedPostgres, database: str) -> str:
     return f"postgresql://{seeding.SERVICE_ROLE}:{SERVICE_PASSWORD}@127.0.0.1:{server.port}/{database}"
 
 
+def restore_dsn(server: EmbeddedPostgres, database: str = "postgres") -> str:
+    """How the product reaches `database` to restore something."""
+    return f"postgresql://{seeding.RESTORE_ROLE}:{RESTORE_PASSWORD}@127.0.0.1:{server.port}/{database}"
+
+
+def product_server(server: EmbeddedPostgres) -> Server:
+    """The server as the product reaches it, with the login that restores."""
+    login = RestoreLogin(restore_dsn(server), seeding.RESTORED_OWNER)
+    return Server(service_dsn(server, "postgres"), login)
+
+
 def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -> Settings:
     """Settings for the test servers, with `changes`."""
     values: dict[str, Any] = {
         "admin_dsn": registry_dsn,
         "master_dsn": service_dsn(server, "postgres"),
+        # A test with another server has its own login there, or none.
+        **({} if "master_dsn" in changes else {"restore_dsn": restore_dsn(server)}),
         "instance_connection_string": (
             f"host=127.0.0.1;port={server.port};username=ods_api;password={INSTANCE_PASSWORD};database=any"
         ),
@@ -124,7 +142,10 @@ def server_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ods-tests-", dir=memory if roomy else None) as name:
         folder = Path(name)
         folder.chmod(0o711)
-        yield folder
+        try:
+            yield folder
+        finally:
+            SEARCH.search_folder(folder)
 
 
 @asynccontextmanager
@@ -145,7 +166,7 @@ async def seeded_postgres(**settings: str) -> AsyncIterator[EmbeddedPostgres]:
         settings: further run-time parameters.
     """
     with server_folder() as folder:
-        server = unsafe_postgres(folder / "data", "superuser-password-for-tests", settings)
+        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD, settings)
         async with seeded(server):
             yield server
 
@@ -154,9 +175,9 @@ def unsafe_postgres(
     data_dir: Path, password: str, settings: Mapping[str, str] = MappingProxyType({})
 ) -> EmbeddedPostgres:
     """A server of the version under test on a free port, which does not wait for its disk."""
-    return EmbeddedPostgres(
-        data_dir, free_port(), password, {"fsync": "off", **settings}, version=POSTGRES_VERSION
-    )
+    # Each session hashes its password as often, on the processors of the tests.
+    cheap = {"fsync": "off", "scram_iterations": "1"}
+    return EmbeddedPostgres(data_dir, free_port(), password, {**cheap, **settings}, version=POSTGRES_VERSION)
 
 
 @asynccontextmanager
@@ -164,6 +185,7 @@ async def seeded(server: EmbeddedPostgres) -> AsyncIterator[None]:
     """Start the server, and give it the service role and the template `Minimal`."""
     async with server:
         await seeding.ensure_service_role(server.dsn(), SERVICE_PASSWORD)
+        await seeding.ensure_restore_roles(server.dsn(), RESTORE_PASSWORD)
         await seeding.ensure_template(
             service_dsn(server, "postgres"), MINIMAL_TEMPLATE, seeding.MINIMAL_SCRIPTS
         )
@@ -173,17 +195,21 @@ async def seeded(server: EmbeddedPostgres) -> AsyncIterator[None]:
 @asynccontextmanager
 async def development_server() -> AsyncIterator[Client]:
     """A Temporal development server of the caller's own."""
-    environment = await WorkflowEnvironment.start_local(
-        dev_server_existing_path=binary("temporal"),
-        dev_server_extra_args=[
-            word
-            for name, value in DYNAMIC_CONFIG.items()
-            for word in ("--dynamic-config-value", f"{name}={value}")
-        ],
-        data_converter=DATA_CONVERTER,
-    )
+    with pytest.MonkeyPatch.context() as variables:
+        for name, value in GARBAGE_COLLECTION.items():
+            variables.setenv(name, value)
+        environment = await WorkflowEnvironment.start_local(
+            dev_server_existing_path=binary("temporal"),
+            dev_server_extra_args=[
+                word
+                for name, value in DYNAMIC_CONFIG.items()
+                for word in ("--dynamic-config-value", f"{name}={value}")
+            ],
+            data_converter=DATA_CONVERTER,
+        )
     async with environment:
         yield environment.client
+        await SEARCH.search_histories(environment.client)
 
 
 @asynccontextmanager
@@ -201,7 +227,7 @@ async def delete_schedules(client: Client, tenant: str = DEFAULT_TENANT) -> None
     for name in (
         *(schedules.PENDING_SWEEP, schedules.RECONCILE),
         *(schedules.EDUCATION_ORGANIZATIONS, schedules.SPARE_REFILL),
-        *(schedules.BACKUPS, schedules.SNAPSHOTS),
+        *(schedules.BACKUPS, schedules.SNAPSHOTS, schedules.SIZES),
     ):
         try:
             await client.get_schedule_handle(schedules.schedule_id(tenant, name)).delete()

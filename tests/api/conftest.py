@@ -1,6 +1,7 @@
 """The API on a registry of the test's own; Temporal is away unless the test asks for it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -31,7 +32,7 @@ def temporal_address() -> str:
 _TABLES = (
     "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
     " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions,"
-    " adminapi.signinlinks"
+    " adminapi.signinlinks, adminapi.signinattempts, adminapi.backups"
 )
 
 
@@ -120,6 +121,13 @@ async def filled_api(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[httpx
     headers = bearer(settings, lifetime=3600)
     async with running(settings, NOBODY) as app, client_of(app, headers=headers) as client:
         yield client
+
+
+@pytest.fixture
+def power() -> Iterator[ExitStack]:
+    """What keeps the issuer running; closing it takes the issuer away."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """An OpenID Connect issuer: a real HTTP server that serves its discovery document and its keys."""
 
+import hmac
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -11,7 +12,9 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import get_default_algorithms
+from jwt.utils import base64url_encode
 
 from api.security.tokens import FULL_ACCESS
 
@@ -31,6 +34,29 @@ def published(key: PrivateKey, algorithm: str, key_id: str = "a-key", **changes:
     """The entry of the public key among the issuer's keys."""
     public = get_default_algorithms()[algorithm].to_jwk(key.public_key(), as_dict=True)
     return {**public, "kid": key_id, **changes}
+
+
+def resigned(token: str, algorithm: str, sign: Callable[[bytes], bytes]) -> str:
+    """The token with another algorithm, signed as no library would do it."""
+    claims = token.split(".")[1]
+    header = encoded(json.dumps({"alg": algorithm, "kid": "a-key"}).encode())
+    return f"{header}.{claims}.{encoded(sign(f'{header}.{claims}'.encode()))}"
+
+
+def resigned_with_the_public_key(token: str) -> str:
+    """As an attacker does who hopes that the published key is taken for a shared secret."""
+    secret = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return resigned(token, "HS256", lambda content: hmac.digest(secret, content, "sha256"))
+
+
+def unsigned(token: str) -> str:
+    """The token without a signature."""
+    return resigned(token, "none", lambda _: b"")
+
+
+def encoded(content: bytes) -> str:
+    """The content in the base64 of tokens."""
+    return base64url_encode(content).decode()
 
 
 class Issuer:

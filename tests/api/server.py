@@ -104,6 +104,10 @@ class Server:
         head = [f"{line} HTTP/1.1", "Host: api", "Connection: close", *length, *headers, "", ""]
         return ResponseModel.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
 
+    def send_signal(self, number: int) -> None:
+        """Send it a signal that does not end it."""
+        self._process.send_signal(number)
+
     async def kill(self) -> None:
         """End it as the kernel does."""
         self._endings = {-9}

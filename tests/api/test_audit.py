@@ -21,12 +21,13 @@ from registry.audit import AuditEntry, AuditTrail
 from settings import Settings
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
+from tests.secret_search import as_secret
 from tests.servers import session
 
 AUDIT = "/v2/audit"
 INSTANCES = "/v2/dbInstances"
 NEW = {"name": "Audited", "databaseTemplate": "Minimal"}
-SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+SECRET = as_secret("A-secret+with%41ll 4 kinds: abcdefgh")
 REGISTRATION = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "An app"}
 GRANT = {
     "grant_type": "client_credentials",

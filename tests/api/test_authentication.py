@@ -11,12 +11,13 @@ import pytest
 from settings import Settings
 from tests.api import server
 from tests.api.server import ResponseModel, Server, spellings
+from tests.secret_search import as_secret
 from tests.servers import NUMBERS
 
 FORM = "Content-Type: application/x-www-form-urlencoded"
 PROBLEM = "application/problem+json"
 SCOPE = "edfi_admin_api/full_access"
-SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+SECRET = as_secret("A-secret+with%41ll 4 kinds: abcdefgh")
 REGISTER = "/connect/register"
 TOKEN = "/connect/token"
 DENIED = "Access Denied. Please review your information and try again."
@@ -145,6 +146,12 @@ async def test_id_already_exists_when_another_client_has_it(contract: Server, cl
 
     assert set(told) == {"ClientId"}
     assert "already exists" in told["ClientId"][0]
+
+
+@pytest.mark.parametrize("prefix", ["oidc:", "OIDC:"])
+async def test_id_is_refused_when_it_looks_like_the_name_of_a_person(contract: Server, prefix: str) -> None:
+    told = faults(await post(contract, REGISTER, registration(ClientId=f"{prefix}alice")))
+    assert "must not begin with oidc:" in told["ClientId"][0]
 
 
 async def test_all_rules_are_reported_together_when_the_id_exists_as_well(

@@ -12,9 +12,10 @@ from argon2 import low_level
 
 from registry.clients.secret_hashes import SecretHasher, Verdict
 from settings import Settings
+from tests.secret_search import as_secret
 from tests.servers import session
 
-SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+SECRET = as_secret("A-secret+with%41ll 4 kinds: abcdefgh")
 SCOPE = "edfi_admin_api/full_access"
 REGISTRATION = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "An app"}
 

@@ -20,9 +20,10 @@ from settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.postgres.instance_states import bring_to
+from tests.secret_search import as_secret
 from tests.servers import session
 
-SECRET = "A-secret-of-32-characters-or-more-1!"
+SECRET = as_secret("A-secret-of-32-characters-or-more-1!")
 
 
 @pytest.fixture

@@ -17,12 +17,18 @@ import pytest
 
 from tests.api.server import Server
 from tests.api.service import bearer
+from tests.secret_search import as_secret
 
 PACKAGE = "generated_ods_client"
 STRING = "host=test;port=90;username=test;password=test;database=X"
-SECRET = "A-secret-of-32-characters-or-more-1!"
-WITHOUT_ANSWER = {"head_health", "head_information", "delete_managed_instance"}
+SECRET = as_secret("A-secret-of-32-characters-or-more-1!")
+WITHOUT_ANSWER = {
+    *("head_health", "head_information", "head_livez", "head_readyz"),
+    "delete_managed_instance",
+}
 """Calls whose answer has no body."""
+BEGINNINGS = ("v2", "v_2", "connect", "health", "livez", "readyz", "get")
+"""Of the paths and verbs that follow names of operations."""
 CREATED, ACCEPTED = HTTPStatus.CREATED, HTTPStatus.ACCEPTED
 UNAVAILABLE, CONFLICT = HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.CONFLICT
 OTHER_STATUSES = {
@@ -36,6 +42,7 @@ OTHER_STATUSES = {
     # The instances wait for workers, which are not there, and Temporal is away.
     "get_instance_database": HTTPStatus.NOT_FOUND,
     "get_instance_usage": HTTPStatus.NOT_FOUND,
+    "abandon_job": CONFLICT,
     "retry_instance": CONFLICT,
     "rename_instance": CONFLICT,
     "delete_instance": CONFLICT,
@@ -89,7 +96,9 @@ def _is(module: str, operation: str) -> bool:
     """Whether the module has the operation: its name is followed by its path and verb."""
     name = module.rpartition(".")[2]
     rest = name.removeprefix(f"{operation}_")
-    return name == operation or (rest != name and rest.startswith(("v2", "v_2", "connect", "health", "get")))
+    return name == operation or (
+        rest != name and rest.startswith(("v2", "v_2", "connect", "health", "livez", "readyz", "get"))
+    )
 
 
 @pytest.fixture
@@ -130,6 +139,7 @@ def _call_all(calls: Calls) -> None:
     _call_copies(calls, instance.id)
     _call_ods_instances(calls)
     assert instance.job_id in {job.job_id for job in calls("list_jobs")}
+    assert calls("abandon_job", instance.job_id).status == CONFLICT
     assert calls("cancel_job", instance.job_id).status == "Error"
 
 
@@ -141,9 +151,13 @@ def _call_what_operates(calls: Calls) -> None:
     assert calls("get_information").version == "2.4.0"
     assert calls("get_tenancy").tenants == []
     assert calls("get_health").results
+    assert calls("get_livez").status == "alive"
+    assert calls("get_readyz").status == "ready"
     for operation in (
         "head_health",
         "head_information",
+        "head_livez",
+        "head_readyz",
         "get_drift",
         "get_spares",
         "list_audit",

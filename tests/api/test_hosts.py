@@ -98,7 +98,7 @@ def test_warning_is_logged_at_start_when_any_host_is_served(
         monkeypatch.setenv(name, value)
     if hosts is not None:
         monkeypatch.setenv("ODS_ALLOWED_HOSTS", hosts)
-    monkeypatch.setattr(entry, "_configure_logging", lambda: None)
+    monkeypatch.setattr(entry, "_configure_logging", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
     with caplog.at_level(logging.WARNING):
         entry.create_app()

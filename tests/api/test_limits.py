@@ -15,9 +15,10 @@ from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, client_of, running
+from tests.secret_search import as_secret
 from tests.servers import make_settings
 
-SECRET = "A-secret+with%41ll 4 kinds: abcdefgh"
+SECRET = as_secret("A-secret+with%41ll 4 kinds: abcdefgh")
 REGISTRATIONS = 30
 TOKENS = 60
 REGAINED = 10

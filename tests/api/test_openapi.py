@@ -55,6 +55,7 @@ async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]
         yield started
 
 
+@pytest.mark.long
 async def test_every_answer_is_as_described_when_schemathesis_asks(serving: Server, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     command = [

@@ -11,10 +11,11 @@ from settings import Settings
 from tests import preloaded
 from tests.api.server import Server, command, environment
 from tests.api.service import bearer
+from tests.secret_search import as_secret
 from tests.servers import ENCRYPTION_KEY, INSTANCE_PASSWORD, SERVICE_PASSWORD, TOKEN_KEY, session
 
 SECRETS = (ENCRYPTION_KEY, INSTANCE_PASSWORD, SERVICE_PASSWORD, TOKEN_KEY)
-CLIENT_SECRET = "Secret of a client: 0123456789 abcdef"
+CLIENT_SECRET = as_secret("Secret of a client: 0123456789 abcdef")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from settings import MultiTenantSettings, Settings
 from tests import preloaded
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
+from tests.secret_search import as_secret
 from tests.servers import (
     NUMBERS,
     environment,
@@ -25,7 +26,7 @@ from tests.servers import (
     session,
 )
 
-SECRET = "A-secret-of-32-characters-or-more-1!"
+SECRET = as_secret("A-secret-of-32-characters-or-more-1!")
 AWAY = SecretStr("postgresql://service:a-password@127.0.0.1:1/EdFi_Admin")
 NEW = {"name": "Grand Bend", "databaseTemplate": "Minimal"}
 

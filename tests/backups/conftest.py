@@ -17,7 +17,7 @@ from embedded.postgres import EmbeddedPostgres
 from tests.backups.s3_server import S3Server, s3_server
 from tests.backups.stores import SHORT
 from tests.dumps import filling
-from tests.servers import NUMBERS, SAMPLE_TEMPLATE, service_dsn, session
+from tests.servers import NUMBERS, SAMPLE_TEMPLATE, product_server, service_dsn, session
 
 # Digests cannot be compressed: the dump is as large as the table, several parts of an upload.
 _ROWS = 28_000
@@ -38,7 +38,7 @@ END $$;
 @pytest.fixture
 async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
     """The server, as the product reaches it."""
-    server = Server(service_dsn(postgres, "postgres"))
+    server = product_server(postgres)
     yield server
     await server.close()
 

@@ -12,6 +12,7 @@ from embedded.polling import wait_until
 from embedded.ports import free_port
 from programs import process
 from programs.process import Command
+from tests.secret_search import as_secret
 from tests.servers import NUMBERS, binary
 
 _REFUSE_FROM_NOW, _REFUSE_LATER = "0", "1000000000"
@@ -31,7 +32,7 @@ class S3Server:
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "access-key-for-tests",
-            "AWS_SECRET_ACCESS_KEY": "secret-key-for-tests",
+            "AWS_SECRET_ACCESS_KEY": as_secret("secret-key-for-tests"),
         }
 
     async def make_bucket(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.server import Server
+from tests.servers import RESTORE_PASSWORD, SERVICE_PASSWORD
 
 SECRET = "s3cret-of-the-key"
 
@@ -39,12 +41,17 @@ async def seen() -> AsyncIterator[set[str]]:
 
 def with_secret(database: Database) -> Database:
     mark = "&" if "?" in database.server.dsn else "?"
-    return Database(Server(f"{database.server.dsn}{mark}sslpassword={SECRET}"), database.name)
+    login = database.server.restore_login
+    assert login is not None
+    secret = f"{mark}sslpassword={SECRET}"
+    restoring = replace(login, source=f"{login.dsn}{secret}")
+    return Database(Server(f"{database.server.dsn}{secret}", restoring), database.name)
 
 
 def required(seen: set[str], *programs: str) -> None:
     assert set(programs) <= seen
-    assert not [it for it in seen if SECRET in it]
+    secrets = SECRET, SERVICE_PASSWORD, RESTORE_PASSWORD
+    assert not [it for it in seen if any(secret in it for secret in secrets)]
 
 
 async def test_no_argument_has_the_secret_when_a_backup_is_made_and_restored(

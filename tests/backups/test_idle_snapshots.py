@@ -57,4 +57,4 @@ async def test_session_is_kept_when_a_dump_takes_longer_than_it_may_be_silent(
 
         await wait_until(is_old, 10)
         async with opened.session() as inside:
-            assert await fetch_value(inside, "SELECT count(*) FROM filling") == 28000
+            assert await fetch_value(inside, "SELECT count(*) FROM public.filling") == 28000

@@ -29,6 +29,8 @@ from embedded.polling import wait_until
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import names_in
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).parents[2]
 LONG_AGO = timedelta(days=1)
 ENOUGH_BYTES = 20 * 2**20

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
 import pyrage
 import pytest
 
@@ -34,10 +35,20 @@ OTHER = pyrage.x25519.Identity.generate()
 each_encryption = pytest.mark.parametrize("recipients", [(), (str(OTHER.to_public()), RECIPIENT)])
 
 
+@asynccontextmanager
+async def opened(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """A session of a client."""
+    connection = await asyncpg.connect(database.server.dsn, database=database.name)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def execute(database: Database, *statements: str) -> None:
-    async with database.server.connected(database.name) as session:
+    async with opened(database) as inside:
         for statement in statements:
-            await session.execute(statement)
+            await inside.execute(statement)
 
 
 def call(program: str, *arguments: str, database: Database, stdin: bytes | None = None) -> bytes:
@@ -171,9 +182,9 @@ async def writing_always(database: Database) -> AsyncIterator[None]:
     begun = asyncio.Event()
 
     async def write() -> None:
-        async with database.server.connected(database.name) as session:
+        async with opened(database) as inside:
             while True:
-                await session.execute("INSERT INTO counted (word) SELECT 'new' FROM generate_series(1, 100)")
+                await inside.execute("INSERT INTO counted (word) SELECT 'new' FROM generate_series(1, 100)")
                 begun.set()
 
     writing = asyncio.create_task(write())

@@ -19,6 +19,8 @@ from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import SHORT, names_in
 
+pytestmark = pytest.mark.faults
+
 _ROOM = 12 * 2**20
 """Bytes that go through a proxy: one part of an upload, and a bit of the next."""
 

@@ -11,14 +11,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.evidence import ROWS, Contents, History, connected
 from tests.chaos.violations import Kind, Violation
 
 _BACKUPS = """
-SELECT id::text, mark::text, storedid::text AS stored_id, sha256, verification_error
+SELECT id::text, mark::text, storedid::text AS stored_id, sha256, verification_error,
+       kind = 'final' AND provenid = storedid AS is_proven
 FROM (SELECT *, verificationerror AS verification_error FROM adminapi.backups) AS backups
 WHERE finishedat IS NOT NULL AND deletedat IS NULL
+"""
+_BACKED_UP_AND_PURGED = """
+SELECT mark::text, format('instance %s (''%s'')', id, name) AS words FROM adminapi.dbinstances
+WHERE operation = 'PurgeAfterBackup' AND purgedat IS NOT NULL
 """
 _PROGRAMS = ("pg_dump", "pg_restore")
 _ROW = re.compile(r"^(\d+)\t([0-9a-f-]{36})$", re.MULTILINE)
@@ -56,10 +62,12 @@ async def judged(source: BackupSource, history: History) -> Sequence[Violation]:
     """All that is wrong with backups, once no job is under way."""
     async with connected(source.admin_dsn) as registry:
         known = {row["stored_id"]: dict(row) for row in await registry.fetch(_BACKUPS)}
+        purged = {row["mark"]: row["words"] for row in await registry.fetch(_BACKED_UP_AND_PURGED)}
     stored = {found.id: found for found in [await _read(source, it) for it in _manifests(source.folder)]}
     return [
         *_incomplete(known, stored, history),
         *_unknown(known, stored, history),
+        *_final(purged, known, stored, history),
         *(Violation(Kind.ORPHAN_PROCESS, words) for words in _programs(source.port)),
     ]
 
@@ -89,10 +97,12 @@ async def _rows(pg_restore: str, dump: Path) -> Mapping[int, str]:
 
 
 def _incomplete(
-    known: Mapping[str, Mapping[str, str]], stored: Mapping[str, Stored], history: History
+    known: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Stored], history: History
 ) -> Iterator[Violation]:
     for row in known.values():
         found, words = stored.get(row["stored_id"]), f"backup {row['id']} of the mark {row['mark']}"
+        if found is None and row["mark"] in history.changed:
+            continue  # a restore of the registry may have brought back the row of a backup that was deleted
         if found is None or found.sha256 != found.promised or found.sha256 != row["sha256"]:
             yield Violation(Kind.BROKEN_BACKUP, f"{words}: {found or 'is not stored'}")
         elif row["verification_error"]:
@@ -103,8 +113,27 @@ def _incomplete(
             yield Violation(Kind.CROSSED, f"{words} has rows of the marks {sorted(strangers)}")
 
 
+def _final(
+    purged: Mapping[str, str],
+    known: Mapping[str, Mapping[str, Any]],
+    stored: Mapping[str, Stored],
+    history: History,
+) -> Iterator[Violation]:
+    """Each instance that was backed up and purged has a backup, verified by its purge, with all its rows."""
+    proven = {row["mark"]: stored.get(row["stored_id"]) for row in known.values() if row["is_proven"]}
+    for mark, instance in purged.items():
+        if mark in history.changed:
+            continue  # a restore of the registry may have lost the row of the backup
+        found = proven.get(mark)
+        if found is None:
+            yield Violation(Kind.NO_FINAL_BACKUP, f"{instance}, mark {mark}")
+        elif missing := history.holds(mark).numbers - set(found.rows):
+            words = f"final backup {found.id} of {instance}: {len(missing)} rows, such as {min(missing)}"
+            yield Violation(Kind.LOST_ROWS, words)
+
+
 def _unknown(
-    known: Mapping[str, Mapping[str, str]], stored: Mapping[str, Stored], history: History
+    known: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Stored], history: History
 ) -> Iterator[Violation]:
     """What is stored without a row that knows it was made by a try that was given up, and is removed."""
     for found in stored.values():

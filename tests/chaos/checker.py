@@ -35,7 +35,7 @@ from tests.chaos.evidence import (
     gather,
     is_spare,
 )
-from tests.chaos.violations import Kind, Storm, Verdict, Violation
+from tests.chaos.violations import BACKED_UP, Kind, Storm, Verdict, Violation
 
 _POLL_SECONDS = 0.5
 _NOTHING = Verdict()
@@ -243,7 +243,7 @@ def _unrequested(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     instances = {instance.id: instance for instance in evidence.instances}
     for job in evidence.jobs:
         instance = instances.get(job.instance_id or 0)
-        if job.job_id in accepted or (instance and _is_due_purge(job, instance, storm.history)):
+        if job.job_id in accepted or (instance and _follows(job, instance, storm)):
             continue
         name = first_name(instance.name) if instance else ""
         request = next((it for it in perhaps if it.name == name and _operation(job) in it.jobs), None)
@@ -253,8 +253,11 @@ def _unrequested(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
             perhaps.remove(request)
 
 
-def _is_due_purge(job: Job, instance: Instance, history: History) -> bool:
-    return _operation(job) == "Purge" and instance.mark in history.due
+def _follows(job: Job, instance: Instance, storm: Storm) -> bool:
+    """Whether it is a purge that no request is answered with: when its time is over, or after a delete."""
+    name = first_name(instance.name)
+    is_to_follow = any(it.operation == BACKED_UP and it.name == name for it in storm.requests)
+    return _operation(job) == "Purge" and (instance.mark in storm.history.due or is_to_follow)
 
 
 def _jobs(evidence: Evidence) -> Iterator[Violation]:
@@ -287,7 +290,8 @@ def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Viola
     status = _status_of_last_job(instance)
     if status is None or statuses.get(job) != status:
         words = f"{instance}, {instance.operation}: {job} is {statuses.get(job, 'missing')}"
-        yield Violation(Kind.DISAGREEMENT, words)
+        names = (instance.name, instance.database_name)
+        yield Violation(Kind.DISAGREEMENT, words, instance.mark, names)
     if (instance.error_message is not None) != instance.has_failed:
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.error_message}")
     if (instance.new_name is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
@@ -391,7 +395,8 @@ def _copies(instances: Sequence[Instance], sums: Mapping[str, str]) -> Iterator[
     for instance in completed:
         if sums[instance.database_name] != usual[instance.database_template]:
             words = f"{instance}: {sums[instance.database_name] or 'empty'}"
-            yield Violation(Kind.WRONG_CONTENTS, words)
+            names = (instance.name, instance.database_name)
+            yield Violation(Kind.WRONG_CONTENTS, words, instance.mark, names)
 
 
 def _databases(evidence: Evidence, foreign: Mapping[str, ForeignDatabase]) -> Iterator[Violation]:

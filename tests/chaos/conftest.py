@@ -90,7 +90,7 @@ class Garden:
     async def plant_database(self, name: str, mark: str | None = None) -> None:
         """A database, with the comment of a published one if there is a mark."""
         self.databases.append(name)
-        await self.server.execute(f'CREATE DATABASE "{name}"')
+        await self.server.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
         if mark:
             comment = json.dumps({"tenant": "default", "odsInstanceId": 1, "job": "any", "mark": mark})
             await self.server.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
@@ -143,7 +143,7 @@ class Garden:
             await self.temporal.get_workflow_handle(name).terminate()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def quiet_temporal() -> AsyncIterator[Client]:
     """A Temporal server on which nothing runs but what the checker's tests start."""
     async with development_server() as client:

@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.chaos.evidence import BROKEN, Contents, connected
+from tests.chaos.violations import BACKED_UP
 from tests.chaos.workload import Json, Service, drop_unmarked, insist
 
 _OBSTACLE_SECONDS = 60
-_WAYS_TO_DELETE = {"Trash": 6, "Drop": 3, "Detach": 1}
+_WAYS_TO_DELETE = {"Trash": 6, "Drop": 2, BACKED_UP: 2, "Detach": 1}
 _MARK = "SELECT mark::text FROM adminapi.dbinstances WHERE id = $1"
 _END_TIME = (
     "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '1 day' WHERE id = $1"
@@ -75,7 +76,7 @@ class Customer:
             self._poll: 8,
             self._sweep: 2,
             self._undelete: 12,
-            self._purge: 3,
+            self._purge: 5,
             self._let_time_pass: 3,
             self._label: 6,
             self._protect: 6,
@@ -311,10 +312,13 @@ class Customer:
         if instance is None:
             return "nothing to purge"
         name = self._trash[instance]
+        is_backed_up = self._rng.random() < 0.6
         if self._rng.random() < 0.5:
-            answer = self._heard(await self._service.purge(instance, name))
+            accepted = await self._service.purge(instance, name, final_backup=is_backed_up)
         else:
-            answer = self._heard(await self._service.delete(instance, name, "Drop"))
+            way = BACKED_UP if is_backed_up else "Drop"
+            accepted = await self._service.delete(instance, name, way)
+        answer = self._heard(accepted)
         if answer == "accepted":
             del self._trash[instance]
         return answer

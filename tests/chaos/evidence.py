@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from temporalio.client import Client, WorkflowExecution
 from temporalio.common import SearchAttributeKey
 
-TAKES_DATABASE = ("Delete", "Purge", "Detach")
+DROPS_DATABASE = ("Delete", "Purge", "PurgeAfterBackup")
+"""Operations of the registry that drop the database of an instance."""
+TAKES_DATABASE = (*DROPS_DATABASE, "Detach")
 """Operations of the registry after which the database of an instance is gone, or another's."""
 BESIDE = ("Backup", "Snapshot", "Reset", "UndoReset")
 """Operations beside an instance that works: it is `Completed` afterwards, whatever becomes of their jobs."""
@@ -533,11 +535,13 @@ SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS d
        databasename AS database_name,
        CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete'
             WHEN operation IN ('Copy', 'Restore') THEN 'Create'
+            WHEN operation = 'PurgeAfterBackup' THEN 'Purge'
             WHEN operation = 'Replace' THEN 'Reset' ELSE operation END AS operation,
        jobnumber AS job_number, mark::text AS mark,
        publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
        trashdatabase AS trash_database, operation AS way,
-       (status = 'Deleted' OR operation = 'Purge') AND trashedat IS NOT NULL AND purgedat IS NULL AS in_trash,
+       (status = 'Deleted' OR operation IN ('Purge', 'PurgeAfterBackup'))
+           AND trashedat IS NOT NULL AND purgedat IS NULL AS in_trash,
        isprotected AS protected, coalesce(labels, '{}')::text AS labels,
        coalesce(
            (SELECT jsonb_object_agg(contextkey, contextvalue) FROM dbo.odsinstancecontexts

@@ -5,12 +5,10 @@ Like the checker, it imports none of the product's code.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tests.chaos.evidence import Database, Evidence, Instance, first_name
+from tests.chaos.evidence import DROPS_DATABASE, Database, Evidence, Instance, first_name
 from tests.chaos.violations import DROPS, Attributes, Kind, Storm, Violation
 
 _DELETED = ("Deleted", "Delete_Failed")
-_DROPS = ("Delete", "Purge")
-"""Operations of the registry that drop the database of an instance."""
 
 
 def judged(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
@@ -42,7 +40,7 @@ def _trash(evidence: Evidence) -> Iterator[Violation]:
 def _purged_early(evidence: Evidence, storm: Storm) -> Iterator[Violation]:
     """What was in use is dropped when a client has requested that, or its time in the trash is over."""
     for instance in evidence.instances:
-        dropped = instance.status in _DELETED and instance.way in _DROPS
+        dropped = instance.status in _DELETED and instance.way in DROPS_DATABASE
         if dropped and instance.published and not may_be_dropped(instance, storm):
             yield Violation(Kind.PURGED_EARLY, f"{instance}, {instance.way}")
 
@@ -103,7 +101,9 @@ def rows_judged(
         missing = sorted(written - kept.get(mark, set()))
         # What could not be restored from a backup has no database.
         may_be_missing = mark in gone or mark not in storm.history.rows
-        if missing and not (may_be_missing and mark not in kept):
+        # Those that an instance had before resets stay when the one that it has is dropped.
+        has_no_other = mark not in kept or mark in storm.history.resets
+        if missing and not (may_be_missing and has_no_other):
             there = [str(instance) for instance in evidence.instances if instance.mark == mark]
             words = f"{len(missing)} of {len(written)} rows, such as {missing[0]}"
             yield Violation(Kind.LOST_ROWS, f"mark {mark} of {', '.join(there) or 'no instance'}: {words}")
@@ -117,5 +117,5 @@ def _owners(evidence: Evidence) -> dict[str, str]:
 
 def may_be_gone(evidence: Evidence, storm: Storm) -> set[str]:
     """Marks of the instances whose databases may be gone."""
-    dropped = {it.mark for it in evidence.instances if it.way in _DROPS or may_be_dropped(it, storm)}
+    dropped = {it.mark for it in evidence.instances if it.way in DROPS_DATABASE or may_be_dropped(it, storm)}
     return dropped | storm.history.deleted | storm.history.outgrown

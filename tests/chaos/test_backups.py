@@ -92,6 +92,7 @@ async def test_backup_is_broken_when_its_dump_was_changed_or_is_gone(
     assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
     (backup.folder / "manifest.json").unlink()
     assert await _kinds(source, History()) == [Kind.BROKEN_BACKUP]
+    assert await _kinds(source, History(changed={backup.mark})) == []
 
 
 async def test_backup_is_broken_when_its_verification_has_failed(
@@ -118,6 +119,23 @@ async def test_backup_is_crossed_when_it_has_the_rows_of_another_instance(
     other = Backup(garden, backup.mark, source.folder)
     await other.store()
     assert await _kinds(source, History()) == [Kind.CROSSED]
+
+
+async def test_instance_that_was_purged_after_a_backup_has_one_that_was_verified_with_all_its_rows(
+    garden: Garden, source: BackupSource, backup: Backup
+) -> None:
+    history = History(rows={backup.mark: {1, 2}})
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET operation = 'PurgeAfterBackup', status = 'Deleted', purgedat = now()"
+    )
+    assert await _kinds(source, history) == [Kind.NO_FINAL_BACKUP]
+    await garden.registry.execute("UPDATE adminapi.backups SET kind = 'final'")
+    assert await _kinds(source, history) == [Kind.NO_FINAL_BACKUP]
+    assert await _kinds(source, History(changed={backup.mark})) == []
+    await garden.registry.execute("UPDATE adminapi.backups SET provenid = storedid")
+    assert await _kinds(source, history) == []
+    history.rows[backup.mark].add(3)
+    assert await _kinds(source, history) == [Kind.LOST_ROWS]
 
 
 async def test_program_is_found_when_it_goes_on_without_a_job(

@@ -558,6 +558,18 @@ async def test_leftover_is_a_violation_when_no_finding_names_it() -> None:
     assert _kinds(await check_drift(_reporting(other), Storm(), _LEFT)) == {Kind.DRIFT, Kind.UNREPORTED}
 
 
+async def test_job_that_has_failed_is_a_leftover_when_its_instance_was_put_back(
+    garden: Garden, target: Target
+) -> None:
+    before = await _before(target)
+    await garden.plant_completed()
+    await garden.registry.execute("UPDATE adminapi.jobstatuses SET status = 'Error', errormessage = 'No.'")
+    mark = await garden.registry.fetchval("SELECT mark::text FROM adminapi.dbinstances")
+    restored = replace(before, requests=[garden.request], history=History(changed={mark}))
+    verdict = await judge(target, restored, _TIMEOUT)
+    assert (verdict.violations, {it.kind for it in verdict.leftovers}) == ([], {Kind.DISAGREEMENT})
+
+
 async def test_finding_about_the_registry_is_expected_when_it_was_put_back() -> None:
     finding = {"kind": "RegistryOlderThanServer", "subject": "registry", "explanation": "By an hour."}
     restored = Storm(history=History(changed={"mark"}))

@@ -214,6 +214,18 @@ async def test_rows_are_lost_when_the_database_is_gone_too_early(
     assert _kinds(await check(target, forgotten, _TIMEOUT)) == {Kind.NO_DATABASE}
 
 
+async def test_rows_may_be_gone_when_what_an_instance_had_before_a_reset_outlives_it(
+    garden: Garden, target: Target, storm: Storm
+) -> None:
+    mark = await _mark(garden)
+    await garden.plant_rows(1, mark=mark)
+    await _trash(garden)
+    dropped = replace(storm, history=History(rows={mark: {1, 2}}, deleted={mark}))
+    assert _kinds(await check(target, dropped, _TIMEOUT)) == {Kind.LOST_ROWS}
+    dropped.history.see_reset(mark, Contents())
+    assert await check(target, dropped, _TIMEOUT) == []
+
+
 async def test_database_is_gone_when_it_was_published_and_its_delete_was_one_to_the_trash(
     garden: Garden, target: Target, storm: Storm
 ) -> None:

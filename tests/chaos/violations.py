@@ -44,6 +44,7 @@ class Kind(StrEnum):
     OPEN_TRASH = "database in the trash that is open, or not marked as being there"
     PURGED_EARLY = "instance that was purged before its time, and no client requested it"
     WRONG_ATTRIBUTES = "attributes of an instance are not those that its client was told"
+    NO_FINAL_BACKUP = "instance that was purged without the backup that was to be made before"
     BROKEN_BACKUP = "backup that is told to be there and is not whole"
     UNKNOWN_BACKUP = "stored backup that the registry does not know"
     ORPHAN_PROCESS = "program of a backup that goes on without a job"
@@ -67,9 +68,16 @@ class Violation:
     names: tuple[str, ...] = ()
 
 
-JOBS_OF = {"Trash": {"Delete"}, "Detach": {"Delete"}, "Drop": {"Delete", "Purge"}}
+BACKED_UP = "DropBackedUp"
+"""A request after which a live instance is moved to the trash, and purged from there after a backup."""
+JOBS_OF = {
+    "Trash": {"Delete"},
+    "Detach": {"Delete"},
+    "Drop": {"Delete", "Purge"},
+    BACKED_UP: {"Delete", "Purge"},
+}
 """What the jobs of the ways to delete are called; those of other requests have the word of the request."""
-DROPS = ("Drop", "Purge")
+DROPS = ("Drop", "Purge", BACKED_UP)
 """Requests after which the database of an instance may be dropped."""
 
 

@@ -18,7 +18,7 @@ import asyncpg
 import httpx
 
 from tests.chaos.evidence import BROKEN, History, connected
-from tests.chaos.violations import Attributes, Request, Together
+from tests.chaos.violations import BACKED_UP, Attributes, Request, Together
 
 Json = dict[str, Any]
 
@@ -169,14 +169,20 @@ class Service:
         Args:
             instance: its id.
             name: that it was created under.
-            way: `Trash`, `Drop` or `Detach`: what becomes of its database.
+            way: `Trash`, `Drop`, `BACKED_UP` or `Detach`: what becomes of its database.
         """
-        options = {"Trash": "", "Drop": "?purge=true", "Detach": "?detach=true"}
+        options = {
+            "Trash": "",
+            "Drop": "?purge=true",
+            BACKED_UP: "?purge=true&finalBackup=true",
+            "Detach": "?detach=true",
+        }
         return await self.request(way, name, "DELETE", f"{_INSTANCES}/{instance}{options[way]}")
 
-    async def purge(self, instance: int, name: str) -> Json | None:
-        """Request that an instance in the trash is purged; None if it was refused."""
-        return await self.request("Purge", name, "DELETE", f"/v2/trash/{instance}")
+    async def purge(self, instance: int, name: str, *, final_backup: bool) -> Json | None:
+        """Request that an instance in the trash is purged, perhaps after a backup; None if it was refused."""
+        query = "?finalBackup=true" if final_backup else ""
+        return await self.request("Purge", name, "DELETE", f"/v2/trash/{instance}{query}")
 
     async def rename(self, instance: int, name: str, new_name: str) -> Json | None:
         """Request that an instance, created as `name`, gets another name; None if it was refused."""

@@ -109,17 +109,19 @@ async def workers(settings: Settings, temporal: Client, temporal_address: str) -
             yield
         finally:
             stop.set()
-            await working
-            await delete_schedules(temporal)
+            try:
+                await working
+            finally:  # a later test has another installation, to which they do not belong
+                await delete_schedules(temporal)
 
 
 class Watch:
-    """What a page says on the browser's console, and which hosts it asks."""
+    """What a page says on the browser's console, and which hosts it asks beside those at `urls`."""
 
-    def __init__(self, context: BrowserContext, url: str) -> None:
+    def __init__(self, context: BrowserContext, urls: tuple[str, ...]) -> None:
         self.said: list[str] = []
         self.elsewhere: list[str] = []
-        self._url = url
+        self._urls = urls
         context.on("console", self._note)
         context.on("weberror", lambda error: self.said.append(str(error.error)))
         context.on("request", self._note_request)
@@ -128,7 +130,7 @@ class Watch:
         self.said.append(f"{message.type}: {message.text}")
 
     def _note_request(self, request: Request) -> None:
-        if not request.url.startswith((self._url, "data:")):
+        if not request.url.startswith((*self._urls, "data:")):
             self.elsewhere.append(request.url)
 
 
@@ -138,15 +140,22 @@ def breakage() -> None:
 
 
 @pytest.fixture
+def other_sites() -> tuple[str, ...]:
+    """Addresses of other sites that the console leads a person to: those of an issuer."""
+    return ()
+
+
+@pytest.fixture
 async def open_context(
-    browser: Browser, server: Server, request: pytest.FixtureRequest
+    browser: Browser, server: Server, other_sites: tuple[str, ...], request: pytest.FixtureRequest
 ) -> AsyncIterator[OpenContext]:
     """Opens profiles of the browser, each with its own cookies; in the end none may have said anything."""
     opened: list[tuple[BrowserContext, Watch]] = []
 
     async def start(**options: object) -> BrowserContext:
-        context = await browser.new_context(base_url=server.url, **options)  # type: ignore[arg-type]
-        opened.append((context, Watch(context, server.url)))
+        url = str(options.setdefault("base_url", server.url))
+        context = await browser.new_context(**options)  # type: ignore[arg-type]
+        opened.append((context, Watch(context, (url, *other_sites))))
         return context
 
     yield start

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from playwright.async_api import Page, expect
 
+from tests.secret_search import as_secret
+
 CLIENT, READER = "a-person", "a-reader"
-SECRET = "Correct-Horse-Battery-Staple-2027-Grand-Bend"
+SECRET = as_secret("Correct-Horse-Battery-Staple-2027-Grand-Bend")
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,27 @@
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import asyncpg
 import httpx
 import pytest
 
+from api.middleware import shedding
 from console.static_files import static_files
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
 from registry.sign_in_links import SignInLinks, address_of
 from registry.storage.engine import create_registry_engine
-from settings import Settings
+from settings import DEFAULT_TENANT, Settings
 from tests import registries
 from tests.api.server import Server, serving
+from tests.api.service import NOBODY, running
 from tests.console.conftest import Serve, add_clients
 from tests.console.people import CLIENT, SECRET
+from tests.postgres.instance_states import bring_to
 from tests.servers import environment, make_settings, make_tenant_settings, session
 
 TLS = {"X-Forwarded-Proto": "https", "Host": "ods.example.org"}
@@ -167,6 +173,24 @@ async def test_an_open_page_is_told_when_what_it_fetches_needs_a_client_that_is_
     assert (stream.status_code, stream.content) == (401, b"")
 
 
+async def test_a_fragment_that_is_known_is_answered_as_the_one_that_was_made(server: Server) -> None:
+    live = {"HX-Request": "true", "Console-Live": "1"}
+    async with visitor(server) as client:
+        await sign_in(client)
+        async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
+            lines = stream.aiter_lines()
+            while not re.fullmatch(r"data: \d+ \*", await anext(lines)):
+                pass
+            made, known = [await client.get("/console/jobs/rows", headers=live) for _ in range(2)]
+            other = await client.get("/console/jobs/rows", headers=live | {"Cookie": "ods-console=none"})
+    assert known.status_code == 200
+    assert known.content == made.content
+    for name in ("Content-Security-Policy", "Cache-Control", "HX-Replace-Url", "Content-Type"):
+        assert known.headers.get(name) == made.headers.get(name), name
+    assert known.headers["X-Request-ID"] != made.headers["X-Request-ID"]
+    assert other.status_code == 401
+
+
 async def test_the_stream_of_an_open_page_is_no_use_of_its_session(
     server: Server, registry: asyncpg.Connection
 ) -> None:
@@ -177,7 +201,7 @@ async def test_the_stream_of_an_open_page_is_no_use_of_its_session(
         )
         async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
             lines = stream.aiter_lines()
-            while await anext(lines) != "data: *":
+            while not re.fullmatch(r"data: \d+ \*", await anext(lines)):
                 pass
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         assert await registry.fetchval(
@@ -213,3 +237,44 @@ async def test_each_tenant_has_its_own_sessions_when_there_are_several(
             stolen = client.cookies[name].replace("Tenant-2", "tenant1")
             answer = await client.get("/console/instances", headers={"Cookie": f"{name}={stolen}"})
             assert answer.status_code == 303
+
+
+async def test_a_job_is_shown_without_its_workflow_when_temporal_is_away(
+    settings: Settings, clients: None, serve: Serve, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress", "Grand Bend")
+    async with serve(settings, TEMPORAL_ADDRESS=NOBODY) as server, visitor(server) as client:
+        await sign_in(client)
+        begun = monotonic()
+        answer = await client.get(f"/console/jobs/{job.job_id}")
+        assert monotonic() - begun < 4  # on a machine that does much else
+    assert answer.status_code == 200
+    assert "Temporal does not answer" in answer.text
+    assert "Grand Bend" in answer.text
+
+
+@pytest.mark.usefixtures("clients")
+async def test_page_says_what_to_do_when_there_are_too_many_requests(
+    settings: Settings, registry: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shedding, "_WAIT_SECONDS", 0.1)
+    limited = settings.model_copy(update={"costly_requests_per_tenant": 1})
+    async with (
+        running(limited, NOBODY) as app,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://ods.example.org") as client,
+    ):
+        assert (await sign_in(client)).status_code == 303
+        assert (await client.get("/console/instances")).status_code == 200
+        async with app.state.costly_requests.place(DEFAULT_TENANT):
+            page = await client.get("/console/instances")
+            form = await client.post("/console/instances/new", data={"name": "One"})
+            assert (await client.get("/console/instances/4711")).status_code == 404
+        assert (await client.get("/console/instances")).status_code == 200
+    assert page.status_code == 503
+    assert page.headers["Retry-After"] == "5"
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "<h1>The service has more requests than it can serve</h1>" in page.text
+    assert "Nothing was done. Send the same request again in a few seconds." in page.text
+    assert "Go to the instances" in page.text
+    assert form.status_code == 403  # it has no token of the page: that is found out before it waits
+    assert await registry.fetchval("SELECT count(*) FROM adminapi.audit WHERE status = 503") == 0

@@ -8,11 +8,11 @@ import pytest
 from playwright.async_api import Page, expect
 
 from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from settings import Settings
 from tests.console.conftest import OpenContext
 from tests.console.people import READER, Person
+from tests.console.rows import add_backup
 from tests.console.test_everybody import require_accessible
 from tests.console.test_instances import HOSTILE, is_as_wide_as_the_window
 from tests.servers import make_settings
@@ -22,31 +22,6 @@ from tests.servers import make_settings
 def settings(postgres: EmbeddedPostgres, registry_dsn: str, tmp_path: Path) -> Settings:
     """With a store for backups."""
     return make_settings(postgres, registry_dsn, backup_url=tmp_path.as_uri(), backup_verify="never")
-
-
-async def add_backup(
-    registry: asyncpg.Connection, instances: InstanceStore, name: str, job_status: str = "Completed"
-) -> str:
-    """A stored backup of an instance with this name, of which only the registry knows; returns its id."""
-    requested = await instances.reserve("Grand Bend", Template.MINIMAL)
-    job = requested.job.job_id
-    await registry.execute("UPDATE adminapi.jobstatuses SET status = $1 WHERE jobid = $2", job_status, job)
-    backup = await registry.fetchval(
-        """
-        INSERT INTO adminapi.backups (
-            id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template, createdat,
-            details, storedid, sizebytes, databasesizebytes, sha256, postgresversion, encrypted, location,
-            takenat, finishedat
-        )
-        SELECT gen_random_uuid(), $1, 1, gen_random_uuid(), gen_random_uuid(), $2, 'requested', $3, 'Minimal',
-            at, '{}', gen_random_uuid(), 8123456, 81234567, repeat('a', 64), '18.0', false,
-            'file:///backups/one', at, at
-        FROM CAST(now() AT TIME ZONE 'UTC' AS timestamp) AS at
-        RETURNING id
-        """,
-        *(requested.instance.id, name, job),
-    )
-    return str(backup)
 
 
 async def test_an_instance_comes_back_under_another_name_when_its_backup_is_restored(

@@ -36,7 +36,23 @@ async def test_a_new_instance_becomes_completed_before_the_eyes_when_it_is_creat
     await page.evaluate("window.notReloaded = true")
     await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
     await expect(page.get_by_role("region", name="Jobs")).to_contain_text("Completed")
+    await expect(page.get_by_role("region", name="Usage")).to_contain_text("None is open")
     assert await page.evaluate("window.notReloaded")
+
+
+async def test_what_an_instance_waits_for_is_said_once_when_no_worker_runs(person: Person) -> None:
+    await person.create("Grand Bend")
+    await person.sees_heading("Grand Bend")
+    await expect(person.page.get_by_text("waiting for a worker")).to_have_count(1)
+
+
+async def test_the_page_says_so_when_no_instance_is_chosen_to_be_deleted(
+    person: Person, instances: InstanceStore
+) -> None:
+    await instances.reserve("Grand Bend", Template.MINIMAL)
+    await person.page.goto("/console/instances")
+    await person.page.get_by_role("button", name="Delete the chosen instances").click()
+    await person.sees_heading("No instance is chosen")
 
 
 async def test_a_bad_name_is_explained_beside_its_field_when_it_breaks_rules(person: Person) -> None:
@@ -153,6 +169,9 @@ async def test_a_person_finds_out_why_a_job_fails_and_mends_it_when_a_database_i
     await expect(page.get_by_text("that does not belong to this instance").first).to_be_visible()
     workflow = temporal.get_workflow_handle(page.url.rpartition("/")[2])
     await page.get_by_role("region", name="Jobs").get_by_role("link", name="Create").click()
+    work = page.get_by_role("region", name="As Temporal tells")
+    await expect(work).to_contain_text("Waits for a retry until")
+    await expect(work).to_contain_text(re.compile("Last step that failed.*provision"))
     await page.get_by_role("link", name="Abandon").click()
     await page.get_by_role("button", name="Abandon the job").click()
 
@@ -214,8 +233,9 @@ async def test_a_hostile_name_is_only_text_when_it_is_shown(
     await page.goto("/console/instances")
     await expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     assert await is_as_wide_as_the_window(page)
-    for path in ("", "/rename", "/delete", "/retry"):
-        await page.goto(f"/console/instances/{requested.instance.id}{path}")
+    shown = (f"/instances/{requested.instance.id}{path}" for path in ("", "/rename", "/delete", "/retry"))
+    for path in (*shown, f"/jobs/{requested.job.job_id}", f"/jobs/{requested.job.job_id}/cancel"):
+        await page.goto(f"/console{path}")
         await expect(page.get_by_role("heading", level=1)).to_contain_text(name)
         assert await is_as_wide_as_the_window(page)
 

@@ -44,7 +44,10 @@ async def test_an_instance_comes_back_when_its_database_was_opened_in_the_trash(
     await page.get_by_role("button", name="Delete Ridge").click()
     await expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
     # Other tests leave databases in the trash of the server.
-    query = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%_Ridge_%'"
+    query = (
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%_Ridge_%'"
+        " ORDER BY oid DESC LIMIT 1"
+    )
     trashed = await admin.fetchval(query)
     await admin.execute(f'ALTER DATABASE "{trashed}" ALLOW_CONNECTIONS true')
     await page.goto("/console/drift/again")
@@ -61,10 +64,15 @@ async def test_what_needs_a_person_leads_to_it_when_any_page_is_open(
     page = person.page
     await page.goto("/console/jobs")
     await expect(page.get_by_text("Needs you:")).to_have_count(0)
+    await bring_to(instances, job_store, "Completed", "Ridge")
     await bring_to(instances, job_store, "Error", "Grand Bend")
-    await page.get_by_role("link", name="1 instance has failed").click()
+    await bring_to(instances, job_store, "Delete_Failed", "Northridge")
+    await page.get_by_role("link", name="2 instances have failed").click()
     await person.sees_heading("Instances")
-    await expect(page.get_by_role("row", name="Grand Bend")).to_be_visible()
+    await expect(page.get_by_label("Status")).to_have_value("failed")
+    await expect(page.get_by_text("2 instances", exact=True)).to_be_visible()
+    for name in ("Grand Bend", "Northridge"):
+        await expect(page.get_by_role("row", name=name)).to_be_visible()
 
 
 async def test_a_client_sees_drift_and_no_remedy_when_it_may_only_read(

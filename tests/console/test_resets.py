@@ -32,7 +32,7 @@ async def test_what_was_reset_by_mistake_comes_back_when_the_reset_is_undone(
     await page.get_by_role("button", name="Reset Ashgrove 2027").click()
     await expect(page.get_by_role("alert")).to_contain_text("This is not Ashgrove 2027")
     await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
-    await page.get_by_label("Template").select_option("Sample")
+    await page.get_by_label("Template", exact=True).select_option("Sample")
     await page.get_by_role("button", name="Reset Ashgrove 2027").click()
     await expect(page.get_by_role("region", name="Before resets")).to_contain_text("Minimal")
     await has_status(page, "Completed")
@@ -179,7 +179,7 @@ async def test_a_database_stays_when_its_instance_is_detached(
     await admin.execute('DROP DATABASE "EdFi_Ods_Elmhurst_2027_Minimal"')
 
 
-PATHS = ("reset", "undo-reset", "detach", "backup", "snapshot", "refresh")
+PATHS = ("reset", "undo-reset", "purge", "detach", "backup", "snapshot", "refresh")
 
 
 async def test_a_reader_is_refused_when_it_may_only_read(

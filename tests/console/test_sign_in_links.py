@@ -48,6 +48,15 @@ async def test_a_person_is_signed_in_when_the_link_is_new(page: Page, link: str)
     assert link.partition("=")[2] not in page.url
 
 
+async def test_no_line_of_the_log_has_the_secret_when_a_link_is_followed(server: Server, link: str) -> None:
+    secret = link.rpartition(".")[2]
+    answers = [await follow(link), await follow(link), await follow(link.replace("sign-in", "signin"))]
+    log = await server.stop()
+    assert [answer.status_code for answer in answers] == [303, 401, 303]
+    assert log.count('"GET /console/sign-in/link HTTP/1.1"') == 2
+    assert secret not in log
+
+
 async def test_the_page_says_why_when_the_link_was_used_before(page: Page, link: str) -> None:
     assert (await follow(link)).status_code == 303
     await page.goto(link)

@@ -3,6 +3,7 @@
 import re
 
 import asyncpg
+import pytest
 from playwright.async_api import Page, expect
 
 from embedded.polling import wait_until
@@ -63,6 +64,7 @@ async def test_no_other_site_comes_when_a_link_to_sign_in_names_one(page: Page) 
     await Person(page).sees_heading("Instances")
 
 
+@pytest.mark.usefixtures("breakage")  # what the open page fetches at the moment is refused
 async def test_a_session_ends_when_its_client_is_disabled(
     person: Person, registry: asyncpg.Connection
 ) -> None:

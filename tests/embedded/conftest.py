@@ -1,5 +1,6 @@
 """One embedded stack for the tests of the command line, run as its users run it."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests import preloaded
 from tests.servers import POSTGRES_VERSION, server_folder
 
 Run = subprocess.CompletedProcess[str]
+PAYLOAD_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def ods_environment(**changes: str) -> dict[str, str]:
@@ -67,24 +69,26 @@ def folder() -> Iterator[DataFolder]:
         yield DataFolder(parent / "data")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it takes processors as long as it runs
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DataFolder]:
-    """The folder of a stack that serves."""
+    """The folder of a stack that serves, whose histories are encrypted."""
     log = tmp_path_factory.mktemp("stack") / "up.log"
     with server_folder() as parent:
         folder = DataFolder(parent / "data")
         options = [*port_options(), "--postgres-version", POSTGRES_VERSION]
-        async with running(folder, options, log):
+        async with running(folder, options, log, ODS_PAYLOAD_KEY=PAYLOAD_KEY):
             yield folder
         assert not folder.stack_file.exists()
         assert log.read_text().endswith("Stopping ...\n")
 
 
 @asynccontextmanager
-async def running(folder: DataFolder, options: list[str], log: Path) -> AsyncIterator[None]:
-    """Runs `ods up` and expects it to end well."""
+async def running(
+    folder: DataFolder, options: list[str], log: Path, **environment: str
+) -> AsyncIterator[None]:
+    """Runs `ods up`, with further environment variables, and expects it to end well."""
     arguments = (sys.executable, "-m", "cli", "up", "--data-dir", str(folder.path), *options)
-    up = Command("ods", arguments, os.environ, stop_deadline=60)
+    up = Command("ods", arguments, os.environ | environment, stop_deadline=60)
     child = await process.start(up, log)
 
     async def serves() -> bool:

@@ -168,6 +168,12 @@ def test_client_is_not_added_when_its_id_is_taken(client: Callable[..., Run], na
     assert "already exists" in error(client("add", name))
 
 
+def test_client_is_not_added_when_its_id_looks_like_the_name_of_a_person(
+    client: Callable[..., Run], name: str
+) -> None:
+    assert "must not begin with oidc:" in error(client("add", f"oidc:{name}"))
+
+
 async def test_changes_are_in_the_audit_trail_when_the_operator_makes_them(
     ods: Ods, client: Callable[..., Run], stack: DataFolder, name: str
 ) -> None:

@@ -314,6 +314,7 @@ def test_jobs_are_listed_shown_and_not_cancelled_any_more_when_commanded(
     shown = content(ods("job", "show", job, "--json", "--data-dir", stack.path))
     assert rows == [shown]
     assert "state Completed cannot be cancelled" in error(ods("job", "cancel", job, "--data-dir", stack.path))
+    assert "only when it has failed" in error(ods("job", "abandon", job, "--data-dir", stack.path))
     assert "'Status' must be one" in error(ods("job", "list", "--status", "x", "--data-dir", stack.path))
 
 

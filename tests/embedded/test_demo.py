@@ -19,6 +19,7 @@ from tests.servers import POSTGRES_VERSION
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.long
 async def test_demo_stops_what_it_started_unless_told_to_keep_it_when_nothing_ran(
     started_ods: Ods, folder: DataFolder
 ) -> None:

@@ -56,6 +56,20 @@ async def test_only_names_of_this_machine_are_served_when_the_stack_serves(
     assert answer.status_code == status
 
 
+async def test_web_ui_knows_where_payloads_are_decrypted_when_the_stack_encrypts_them(
+    stack: DataFolder,
+) -> None:
+    serving = published(stack)
+    api, ui = serving["api"]["url"], serving["temporal"]["ui"]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        codec = (await client.get(f"{ui}/api/v1/settings")).json()["Codec"]
+        assert codec["Endpoint"] == f"{api}/codec"
+        assert not codec["IncludeCredentials"]  # as docs/temporal.md says
+        allowed = await client.options(f"{api}/codec/decode", headers={"Origin": ui})
+        assert allowed.headers["Access-Control-Allow-Origin"] == ui
+        assert (await client.post(f"{api}/codec/decode", json={"payloads": []})).status_code == 401
+
+
 async def test_forwarded_address_is_not_believed_when_no_proxy_was_named(stack: DataFolder) -> None:
     serving = published(stack)
     grant = {
@@ -84,8 +98,8 @@ def test_stack_file_is_private_and_complete_when_the_stack_serves(stack: DataFol
     content = json.loads(stack.stack_file.read_text())
     assert stack.stack_file.stat().st_mode & 0o777 == 0o600
     assert {part: set(entry) for part, entry in content.items()} == {
-        "api": {"url", "pid"},
-        "worker": {"pid"},
+        "api": {"url", "metrics", "pid"},
+        "worker": {"metrics", "pid"},
         "temporal": {"address", "ui", "namespace", "pid"},
         "postgres": {"admin_dsn", "master_dsn", "pid"},
         "client": {"id", "secret"},
@@ -108,10 +122,10 @@ def test_worker_and_temporal_step_back_when_the_processor_is_short(stack: DataFo
         for part in ("postgres", "api", "temporal", "worker")
     }
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert steps == {"postgres": own, "api": own, "temporal": own + 10, "worker": own + 15}
+    assert steps == {"postgres": own, "api": own, "temporal": own + 5, "worker": own + 5}
     autogroup = Path(f"/proc/{pid_of(stack, 'worker')}/autogroup")
     if autogroup.exists():
-        assert autogroup.read_text().endswith(" nice 15\n")
+        assert autogroup.read_text().endswith(" nice 5\n")
 
 
 async def test_postgresql_is_of_the_version_that_was_chosen_when_the_stack_serves(stack: DataFolder) -> None:

@@ -84,6 +84,7 @@ def command_lines() -> Iterator[str]:
             yield (process / "cmdline").read_bytes().decode(errors="replace")
 
 
+@pytest.mark.long
 async def test_stack_works_on_the_server_and_leaves_it_alone_when_one_is_named(
     server: EmbeddedPostgres,
     admin: asyncpg.Connection,
@@ -153,6 +154,7 @@ async def test_start_is_refused_when_a_registry_is_there_whose_key_is_not_known(
         assert not await registry.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = 'adminapi'")
 
 
+@pytest.mark.long
 async def test_registry_that_is_there_is_used_with_its_key_when_the_operator_gives_it(
     server: EmbeddedPostgres,
     admin: asyncpg.Connection,

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from embedded.data_folder import DataFolder
 from tests.embedded.conftest import ods_environment
 
@@ -73,6 +75,7 @@ async def shell(stack: DataFolder, folder: Path) -> AsyncIterator[Run]:
         await bash.wait()
 
 
+@pytest.mark.long
 async def test_school_year_begins_and_the_last_one_is_cleared_away_when_the_commands_of_the_page_are_run(
     ods: Ods, stack: DataFolder, tmp_path: Path
 ) -> None:

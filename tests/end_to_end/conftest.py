@@ -1,6 +1,7 @@
 """Jobs carried out by real workers on real servers, watched and steered as an operator would."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -8,7 +9,9 @@ import asyncpg
 import httpx
 import pytest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
+from activities.backup_cleaning import BackupCleaning, CleaningReport
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
@@ -17,6 +20,8 @@ from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 from settings import Settings
 from temporal.job_starter import JobStarter
+from tenants.drift import Drift
+from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.servers import binary, session
 
@@ -31,7 +36,7 @@ class Operator:
     starter: JobStarter
     client: Client
 
-    async def create(self, name: str, template: Template = Template.MINIMAL) -> InstanceJob:
+    async def create(self, name: str, template: str = Template.MINIMAL) -> InstanceJob:
         """Request an instance."""
         requested = await self.instances.reserve(name, template)
         await self.starter.start(requested.job)
@@ -57,17 +62,19 @@ class Operator:
 
     async def ended(self, job: InstanceJob, seconds: float = 30) -> JobStatus:
         """Wait until `job` is `Completed` or `Error`."""
-        return await self.reached(job, {JobStatus.COMPLETED, JobStatus.ERROR}, seconds)
+        return await self.reached(job, {JobStatus.COMPLETED, JobStatus.ERROR}, seconds, interval=0.03)
 
-    async def reached(self, job: InstanceJob, statuses: set[JobStatus], seconds: float = 30) -> JobStatus:
-        """Wait until `job` has one of `statuses`."""
+    async def reached(
+        self, job: InstanceJob, statuses: set[JobStatus], seconds: float = 30, interval: float = 0.01
+    ) -> JobStatus:
+        """Wait until `job` has one of `statuses`, which may be over soon; each look takes milliseconds."""
         async with asyncio.timeout(seconds):
             while True:
                 row = await self.queries.job(job.job_id)
                 assert row is not None
                 if row.status in statuses:
                     return JobStatus(row.status)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(interval)
 
     async def instance(self, job: InstanceJob) -> DbInstance:
         """The instance of `job` as it is now, be it deleted."""
@@ -118,3 +125,15 @@ async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.Async
         client_of(app, headers=bearer(settings)) as client,
     ):
         yield client
+
+
+async def cleaned(tenant: Tenant, *found: Drift) -> CleaningReport:
+    """What the reconcile pass does about backups, with what it has found."""
+
+    async def start(backup_id: uuid.UUID) -> None:
+        del backup_id
+
+    async def detect() -> list[Drift]:
+        return list(found)
+
+    return await ActivityEnvironment().run(BackupCleaning(tenant, start, detect).clean_backups)

@@ -3,10 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import signal
 import uuid
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,33 @@ from unittest.mock import ANY
 
 import asyncpg
 import httpx
-import psutil
 import pyrage
 import pytest
 from pyrage import x25519
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
+from activities.backup_verification import Verification, VerificationActivities
+from activities.errors import OUTAGE
 from backups import readiness
 from backups.client_programs import ClientProgram
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
+from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from settings import Settings
+from tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
+from tests.client_programs import at_work
 from tests.dumps import filling
-from tests.end_to_end.conftest import Operator
+from tests.end_to_end.conftest import Operator, cleaned
+from tests.mount_points import mount, unmount
+from tests.postgres.postgres_inspection import privileges_on
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
@@ -78,7 +85,7 @@ async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
             job: dict[str, Any] = (await api.get(f"/v2/jobs/{job_id}")).json()
             if job["status"] in {"Completed", "Error"}:
                 return job
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 async def requested(api: httpx.AsyncClient, job: InstanceJob) -> dict[str, Any]:
@@ -132,18 +139,10 @@ def stored(backup: dict[str, Any]) -> dict[str, int]:
 
 
 def files_in(store: Path) -> list[str]:
-    return sorted(path.name for path in store.rglob("*") if path.is_file())
-
-
-def dumps() -> list[psutil.Process]:
-    """The processes of pg_dump that workers in this process have started."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            # Not one that is only asked for its version.
-            if child.name() == "pg_dump" and any(it.startswith("--dbname=") for it in child.cmdline()):
-                found.append(child)
-    return found
+    """The files of backups; by one more, the store is known."""
+    return sorted(
+        path.name for path in store.rglob("*") if path.is_file() and path.parent != store / "_store"
+    )
 
 
 async def scratches(admin: asyncpg.Connection) -> int:
@@ -278,6 +277,39 @@ async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_ha
     assert await scratches(admin) == 0
 
 
+async def test_verification_waits_for_the_disk_of_the_store_when_it_is_not_mounted(
+    operator: Operator, api: httpx.AsyncClient, tenant: Tenant, store: Path, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    disk = unmount(store)
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    verify = VerificationActivities(tenant).verify_backup
+    with pytest.raises(ApplicationError, match="mount its disk") as refused:
+        await ActivityEnvironment().run(verify, waiting)
+    assert refused.value.type == OUTAGE
+    mount(disk, store)
+    assert await ActivityEnvironment().run(verify, waiting) is None
+
+
+async def test_verification_waits_for_the_login_that_restores_when_it_was_changed(
+    operator: Operator, api: httpx.AsyncClient, tenant: Tenant, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    verify = VerificationActivities(tenant).verify_backup
+    await admin.execute("ALTER ROLE ods_restore SET array_nulls = off")
+    try:
+        with pytest.raises(ApplicationError, match="ALTER ROLE ods_restore RESET ALL") as refused:
+            await ActivityEnvironment().run(verify, waiting)
+    finally:
+        await admin.execute("ALTER ROLE ods_restore RESET ALL")
+    assert refused.value.type == OUTAGE
+    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await scratches(admin) == 0
+
+
 async def test_backup_is_not_whole_when_rows_are_missing_in_it(
     operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
 ) -> None:
@@ -313,6 +345,54 @@ async def test_nothing_is_left_when_a_backup_is_deleted(
     assert (await api.get(path)).status_code == 404
     assert (await api.delete(path)).status_code == 404
     assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 0
+
+
+_EXPIRED = """
+UPDATE adminapi.backups
+SET deletedat = NULL, kind = 'scheduled', createdat = '2020-01-01', mark = gen_random_uuid()
+-- Of an instance that is gone: none of its backups must stay.
+"""
+
+
+async def test_backup_in_an_earlier_store_is_deleted_only_there_or_if_its_copy_is_here(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    first, second, third = [await backed_up(api, job) for _ in range(3)]
+    later = shutil.copytree(store / "_store", store.with_name("later") / "_store").parent
+    changed = settings.model_copy(update={"backup_url": later.as_uri()})
+    address = temporal.service_client.config.target_host
+    async with running(changed, address) as app, client_of(app, headers=bearer(settings)) as elsewhere:
+        refused = await elsewhere.delete(f"/v2/backups/{first['id']}")
+        assert (refused.status_code, first["location"] in refused.json()["detail"]) == (409, True)
+        refused = await elsewhere.post(f"/v2/backups/{first['id']}/verify")
+        assert (refused.status_code, first["location"] in refused.json()["detail"]) == (409, True)
+        assert (await api.get(f"/v2/backups/{first['id']}")).json()["verification"] is None
+
+        folder = folder_of(first).relative_to(store)
+        shutil.copytree(store / folder, later / folder)
+        assert (await elsewhere.delete(f"/v2/backups/{first['id']}")).status_code == 204
+        assert not (later / folder).exists()
+
+        assert (await elsewhere.delete(f"/v2/backups/{second['id']}?forget=true")).status_code == 204
+        assert stored(second)
+    async with open_tenants(changed) as (tenant,):
+        await rows.execute("UPDATE adminapi.backups SET deletedat = now()")
+        assert (await cleaned(tenant)).removed == 0
+        await rows.execute(_EXPIRED)
+        assert (await cleaned(tenant)).expired == 0
+    assert stored(third)
+    assert [one["id"] for one in (await api.get("/v2/backups")).json()] == [third["id"]]
+    async with open_tenants(settings) as (tenant,):
+        report = await cleaned(tenant)
+    assert (report.expired, report.removed) == (1, 1)
+    assert not stored(third)
 
 
 async def test_pass_removes_what_is_stored_when_the_store_was_away_at_the_delete(
@@ -371,6 +451,24 @@ async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_
     await rows.execute("DELETE FROM adminapi.backups")
     assert "backups removed" not in await reconcile(temporal, settings)
     assert stored(backup)
+
+
+async def test_dump_stays_when_its_manifest_is_lost(
+    operator: Operator, api: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    folder = folder_of(backup)
+    unknown = folder.with_name(str(uuid.uuid4()))
+    shutil.copytree(folder, unknown)
+    for path in (folder, unknown):
+        (path / "manifest.json").unlink()
+        os.utime(path / "database.dump", (0, 0))
+    assert "1 backups removed" in await reconcile(temporal, settings)
+    assert not unknown.exists()
+    assert list(stored(backup)) == ["database.dump"]
+    assert (await verified(api, backup))["verification"] == "Error"
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+    assert not folder.exists()
 
 
 _UNRECORDED = """
@@ -464,12 +562,12 @@ async def test_nothing_is_left_and_the_instance_works_when_a_backup_is_cancelled
         await inside.execute(filling())
     accepted = await requested(api, job)
     await wait_until(_has_dump, 30)
-    (dump,) = dumps()
+    (dump,) = at_work("pg_dump")
     dump.send_signal(signal.SIGSTOP)  # it would be done too soon
     assert (await api.post(f"/v2/jobs/{accepted['jobId']}/cancel")).status_code == 202
     state = await ended(api, accepted["jobId"])
     assert (state["status"], state["errorMessage"]) == ("Error", "The job was cancelled.")
-    assert dumps() == []
+    assert at_work("pg_dump") == []
     row = await operator.instance(job)
     assert row.status == InstanceStatus.COMPLETED
     assert files_in(store) == []
@@ -480,7 +578,7 @@ async def test_nothing_is_left_and_the_instance_works_when_a_backup_is_cancelled
 
 
 async def _has_dump() -> bool:
-    return bool(dumps())
+    return bool(at_work("pg_dump"))
 
 
 async def test_backup_is_made_when_its_session_was_ended_in_the_middle(
@@ -496,7 +594,7 @@ async def test_backup_is_made_when_its_session_was_ended_in_the_middle(
         await inside.execute(filling())
     accepted = await requested(api, job)
     await wait_until(_has_dump, 30)
-    (dump,) = dumps()
+    (dump,) = at_work("pg_dump")
     dump.send_signal(signal.SIGSTOP)
     ended_sessions = await admin.fetch(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", job.database
@@ -525,7 +623,7 @@ async def test_instance_works_and_the_job_can_be_retried_when_a_backup_has_faile
     await temporal.get_workflow_handle(made.workflow_id).signal(JobWorkflow.retry)
     async with asyncio.timeout(30):
         while (await api.get(f"/v2/jobs/{made.job_id}")).json()["status"] != "Completed":
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     assert (await api.get(f"/v2/backups/{made.makes_backup}")).json()["status"] == "Completed"
 
 
@@ -582,10 +680,8 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
         for right in has:
             assert await inside.fetchval(f"SELECT has_{right}"), right
         assert not await inside.fetchval("SELECT has_table_privilege('pg_monitor', 'treasure', 'DELETE')")
-    acl = "SELECT datacl FROM pg_database WHERE datname = $1"
-    assert await admin.fetchval(acl, back["databaseName"]) == await admin.fetchval(
-        acl, "EdFi_Ods_Minimal_Template"
-    )
+    expected = await privileges_on(admin, "EdFi_Ods_Minimal_Template")
+    assert await privileges_on(admin, back["databaseName"]) == expected
     (row,) = await operator.queries.instances(offset=0, limit=1, instance_id=back["id"])
     # A worker that knows no backups would make a clone of the template: it must not know the operation.
     assert (row.operation, answer.json()["jobId"].partition("-")[0]) == (

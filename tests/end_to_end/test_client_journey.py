@@ -10,9 +10,10 @@ from temporalio.client import Client
 from embedded.polling import wait_until
 from settings import DEFAULT_TENANT, AnySettings, Settings
 from tests.api.service import served
+from tests.secret_search import as_secret
 from tests.servers import make_tenant_settings
 
-SECRET = "A-secret-of-32-characters-or-more-1!"
+SECRET = as_secret("A-secret-of-32-characters-or-more-1!")
 MANAGE = "/v2/odsInstances/manage"
 
 

@@ -1,6 +1,7 @@
 """Copies of instances from the request to the database, as clients see them."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -26,7 +27,7 @@ async def made(api: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
             if shown["status"] in {"Completed", "Error"}:
                 assert shown["status"] == "Completed", shown["errorMessage"]
                 return shown
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("mode", ["online", "closed"])
@@ -65,3 +66,56 @@ async def test_copy_of_a_copy_and_two_copies_at_once_are_made_when_they_are_requ
     )
     third = await made(api, {"name": f"{name} c", "copyOf": first["id"], "mode": "closed"})
     assert (first["copyOf"], second["copyOf"], third["copyOf"]) == (source["id"], source["id"], first["id"])
+
+
+@pytest.fixture
+async def of_a_vendor(
+    api: httpx.AsyncClient, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> AsyncIterator[dict[str, Any]]:
+    """An instance with a table that belongs to a role of which the service's is no member."""
+    source = await made(api, {"name": name, "databaseTemplate": "Minimal"})
+    await admin.execute("CREATE ROLE vendor")
+    async with session(postgres.dsn(source["databaseName"])) as inside:
+        await inside.execute(
+            "CREATE SCHEMA reports AUTHORIZATION vendor;"
+            " CREATE TABLE reports.treasure AS SELECT 42 AS answer;"
+            " ALTER TABLE reports.treasure OWNER TO vendor"
+        )
+    yield source
+    await admin.execute("REVOKE vendor FROM ods_service")
+    query = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%\"mark\"%'"
+    for row in await admin.fetch(query):
+        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+    await admin.execute("DROP ROLE vendor")
+
+
+async def test_online_copy_is_refused_before_its_job_when_the_role_of_the_service_may_not_make_it(
+    api: httpx.AsyncClient, admin: asyncpg.Connection, of_a_vendor: dict[str, Any], name: str
+) -> None:
+    target = await made(api, {"name": f"{name} target", "databaseTemplate": "Minimal"})
+    source, origin = of_a_vendor["id"], {"copyOf": of_a_vendor["id"]}
+    new = {"name": f"{name} copy", **origin}
+    reset = f"{INSTANCES}/{target['id']}/reset"
+    for path, body, field in (
+        (INSTANCES, new, "CopyOf"),
+        (f"{INSTANCES}/bulk", {"instances": [new]}, "instances[0].CopyOf"),
+        (reset, origin, "CopyOf"),
+    ):
+        refused = await api.post(path, json=body)
+        planned = await api.post(f"{path}?dryRun=true", json=body)
+        assert (refused.status_code, planned.status_code) == (400, 200), refused.text
+        assert planned.json()["status"] == 400
+        for errors in (refused.json()["errors"], planned.json()["errors"]):
+            ((told, (reason,)),) = errors.items()
+            assert told == field
+            assert f"The instance {source} cannot be copied online." in reason
+            assert 'GRANT vendor TO ods_service), or copy the instance closed ("mode": "closed")' in reason
+    assert (await made(api, {**new, "mode": "closed"}))["copyOf"] == source
+
+    await admin.execute("GRANT vendor TO ods_service")
+    await made(api, {"name": f"{name} other", **origin})
+    job = f"/v2/jobs/{(await api.post(reset, json=origin)).json()['jobId']}"
+    async with asyncio.timeout(30):
+        while (ended := (await api.get(job)).json())["status"] not in {"Completed", "Error"}:
+            await asyncio.sleep(0.05)
+    assert ended["status"] == "Completed", ended

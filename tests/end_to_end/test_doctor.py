@@ -3,6 +3,8 @@
 import shlex
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 from temporalio.client import Client
@@ -13,9 +15,11 @@ from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from temporal import schedules
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.ods import connection_string
 from tests.servers import NUMBERS, make_settings, scheduled
+from worker import WORKERS
 
 
 @pytest.fixture
@@ -106,6 +110,27 @@ async def test_queues_are_named_when_no_worker_polls(settings: Settings) -> None
         assert found[f"task queue {queue}"].found == "No worker polls it: jobs wait"
         assert (found[f"task queue {queue}"].remedy or "").startswith("python -m worker")
     assert found["schedule pending-sweep"].level is Level.WARNING
+
+
+async def test_version_that_gets_no_tasks_is_named_and_made_current(
+    settings: Settings, operator: Operator, temporal: Client, tenant: Tenant
+) -> None:
+    subject = f"task queue {settings.registry_queue}"
+    versioned = replace(tenant, settings=settings.model_copy(update={"worker_deployment_version": "1.4.0"}))
+    async with AsyncExitStack() as stack:
+        for worker in WORKERS:
+            await stack.enter_async_context(worker(temporal, versioned))
+
+        async def is_named() -> bool:
+            return "versions that poll: 1.4.0" in (await complaints(settings))[subject].found
+
+        await wait_until(is_named, 20)
+        await run(operator, (await complaints(settings))[subject].remedy)
+
+        async def is_well() -> bool:
+            return not any(name.startswith("task queue") for name in await complaints(settings))
+
+        await wait_until(is_well, 20)
 
 
 async def test_namespace_and_search_attributes_are_named_and_mended_when_they_are_missing(

@@ -8,6 +8,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
+from api.security.tokens import READ_ONLY
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
@@ -15,11 +16,14 @@ from registry.instances.status import JobStatus
 from settings import Settings
 from temporal import client
 from tenants.tenant import Tenant
+from tests.api.server import serving
+from tests.api.service import tokens
 from tests.end_to_end.conftest import Operator
+from tests.secret_search import as_secret
 from tests.servers import MINIMAL_TEMPLATE, make_settings
 from worker import ddl_worker, registry_worker
 
-KEY = base64.b64encode(b"payload key of 32 bytes, for us!").decode()
+KEY = as_secret(base64.b64encode(b"payload key of 32 bytes, for us!").decode())
 
 
 @pytest.fixture
@@ -72,6 +76,34 @@ async def test_reason_is_unreadable_but_told_when_an_encrypted_job_fails(
     await admin.execute(f'DROP DATABASE "{database}"')
 
 
+@pytest.mark.usefixtures("workers")
+async def test_command_line_shows_what_was_encrypted_when_the_api_decrypts_it_for_a_token(
+    operator: Operator, temporal: Client, settings: Settings, name: str
+) -> None:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    show = ("workflow", "show", "--workflow-id", job.workflow_id, "--output", "json")
+    reader = f"Bearer {tokens(settings).issue('a-client', READ_ONLY)}"
+    async with serving(settings, ODS_PAYLOAD_KEY=KEY, ODS_CODEC_SERVER="true") as api:
+        codec = ("--codec-endpoint", f"{api.url}/codec")
+        shown = readable_text(await operator.temporal(*show, *codec, "--codec-auth", reader))
+        for words in (job.name, job.database, job.mark, job.job_id):
+            assert words in shown
+        assert_unreadable(readable_text(await operator.temporal(*show)), job)
+
+        signal = ("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
+        with pytest.raises(AssertionError, match="already completed"):  # as without the codec
+            await operator.temporal(*signal, *codec, "--codec-auth", reader)
+
+        for authorization in ((), ("--codec-auth", f"{reader}x")):
+            with pytest.raises(AssertionError) as refused:  # it tries again until its time is over
+                await operator.temporal(*show, *codec, *authorization, "--command-timeout", "2s")
+            assert "failed getting next history event" in str(refused.value)
+            for words in (job.name, job.database, job.mark, job.job_id):
+                assert words not in str(refused.value)
+        assert "401" in await api.stop()
+
+
 async def test_job_waits_and_nothing_is_told_when_the_worker_has_no_key(
     operator: Operator, temporal: Client, settings: Settings, tenant: Tenant, name: str
 ) -> None:
@@ -100,8 +132,13 @@ _NOTES_OF_THE_SDK = {"data", "patch-data"}
 
 async def readable(handle: WorkflowHandle[Any, Any]) -> str:
     """Everything of the history but search attributes, with what base64 hides."""
+    return readable_text((await handle.fetch_history()).to_json())
+
+
+def readable_text(history: str) -> str:
+    """The same of a history in JSON."""
     texts: list[str] = []
-    _collect(json.loads((await handle.fetch_history()).to_json()), texts)
+    _collect(json.loads(history), texts)
     return "\n".join(texts)
 
 

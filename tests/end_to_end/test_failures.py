@@ -86,6 +86,7 @@ async def test_job_is_done_after_retry_when_a_right_was_missing(
     await _retried_by_signal(operator, job)
 
 
+@pytest.mark.long  # PostgreSQL waits for other sessions for five seconds, twice
 async def test_job_is_done_after_retry_when_the_template_was_in_use(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
 ) -> None:

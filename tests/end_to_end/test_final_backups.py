@@ -1,8 +1,10 @@
 """Purges that make a backup first, requested through the API, carried out by workers, on real servers."""
 
 import asyncio
+import json
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,21 @@ from backups import figures, readiness
 from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError
 from databases import trash
+from databases.errors import DatabaseFaultError
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
 from tenants.drift import DriftKind
+from tenants.known_store import known_store
 from tenants.tenant import Tenant
+from tests.client_programs import suspended
 from tests.end_to_end.conftest import Operator
+from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
@@ -93,7 +100,7 @@ async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
             if answer.status_code == 200 and answer.json()["status"] in {"Completed", "Error"}:
                 found: dict[str, Any] = answer.json()
                 return found
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 async def purged(api: httpx.AsyncClient, path: str) -> dict[str, Any]:
@@ -396,6 +403,173 @@ async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds
     assert await restored(operator, postgres, backup) == 42
 
 
+async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be_done(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    temporal: Client,
+    settings: Settings,
+    trashed: InstanceJob,
+) -> None:
+    record = JobStore.record_final_backup
+
+    async def lose(*_: object) -> bool:
+        await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
+        monkeypatch.setattr(JobStore, "record_final_backup", record)
+        raise DatabaseFaultError("The registry is away.", outage=True)
+
+    monkeypatch.setattr(JobStore, "record_final_backup", lose)
+    await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    (backup,) = await final_backups(api)
+    assert (backup["status"], backup["verification"]) == ("Completed", "Pending")
+    await reconcile(temporal, settings)
+    async with asyncio.timeout(20):
+        while (await final_backups(api))[0]["verification"] != "Completed":
+            await asyncio.sleep(0.05)
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_purge_that_has_made_it(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+) -> None:
+    path = f"/v2/trash/{trashed.instance_id}?finalBackup=true"
+    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await purged(api, path)
+    (made,) = await final_backups(api)
+    await rows.execute(
+        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation = 'Purge';"
+        " DELETE FROM adminapi.dbinstances;"
+        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+    )
+    assert await final_backups(api) == []
+    assert (await operator.instance(trashed)).is_in_trash
+    await purged(api, path)
+    (backup,) = await final_backups(api)
+    assert (backup["status"], backup["location"]) == ("Completed", made["location"])
+    assert await names(admin, trashed) == []
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_nothing_is_backed_up_or_dropped_when_the_disk_of_the_store_is_not_mounted(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    store: Path,
+    trashed: InstanceJob,
+) -> None:
+    path = f"/v2/trash/{trashed.instance_id}?finalBackup=true"
+    await known_store(tenant)
+    disk = unmount(store)
+    refused = await api.delete(path)
+    assert (refused.status_code, "mount its disk" in refused.json()["detail"]) == (409, True)
+    requested = (await operator.instances.request_purge(trashed.instance_id, final_backup=True)).job
+    await operator.starter.start(requested)
+    assert "mount its disk" in (await ended(api, requested.job_id))["errorMessage"]
+    assert await names(admin, trashed) == [trashed.trash_database]
+    assert manifests(store) == []
+    mount(disk, store)
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, requested.job_id))["status"] == "Completed"
+    (backup,) = await final_backups(api)
+    assert await restored(operator, postgres, backup) == 42
+
+
+def lose_dump(store: Path) -> None:
+    (dump,) = store.rglob("database.dump")
+    dump.unlink()
+
+
+@pytest.mark.parametrize(
+    ("lose", "words"), [(unmount, "mount its disk"), (lose_dump, "Nothing was dropped. Retry")]
+)
+async def test_nothing_is_dropped_when_the_backup_is_gone_after_its_verification(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    trashed: InstanceJob,
+    lose: Callable[[Path], object],
+    words: str,
+) -> None:
+    async def pass_and_lose(*_: object) -> list[str]:
+        lose(store)
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, "verify", pass_and_lose)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        failed = await ended(api, answer.json()["jobId"])
+    assert words in failed["errorMessage"]
+    assert await names(admin, trashed) == [trashed.trash_database]
+    if lose is unmount:
+        mount(store.with_name("disk"), store)
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed) == []
+    (backup,) = await final_backups(api)
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_final_backup_is_recorded_by_the_pass_when_the_registry_is_put_back_to_before_the_delete(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    temporal: Client,
+    settings: Settings,
+    store: Path,
+    job: InstanceJob,
+) -> None:
+    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true&finalBackup=true")
+    (made,) = await final_backups(api)
+    foreign = shutil.copytree(Path(made["location"].removeprefix("file://")), store / "foreign")
+    await rows.execute(
+        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation <> 'Create';"
+        " DELETE FROM adminapi.dbinstances;"
+        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+    )
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
+    assert await final_backups(api) == []
+    another = put_foreign(foreign, store, job.ods_instance_id)
+    assert "1 lost backups recorded" in await reconcile(temporal, settings)
+    (backup,) = await final_backups(api)
+    assert another.exists()
+    same = ("id", "location", "sha256", "takenAt", "finishedAt", "name", "template", "instanceId")
+    assert [backup[field] for field in same] == [made[field] for field in same]
+    assert (backup["status"], backup["jobId"]) == ("Completed", "")
+    assert "lost backups" not in await reconcile(temporal, settings)
+    async with asyncio.timeout(20):
+        while (await final_backups(api))[0]["verification"] != "Completed":
+            await asyncio.sleep(0.02)
+    assert await restored(operator, postgres, backup) == 42
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+    assert len(manifests(store)) == 1
+
+
+def put_foreign(folder: Path, store: Path, ods_instance_id: int) -> Path:
+    """Make a copy of a backup one of an instance that is another installation's."""
+    own = uuid.uuid4()
+    moved = folder.rename(store / "default" / str(ods_instance_id) / str(own))
+    manifest = moved / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content |= {"backupId": str(own), "mark": str(uuid.uuid4())}
+    content["details"]["backupId"] = str(uuid.uuid4())
+    manifest.write_text(json.dumps(content))
+    return moved
+
+
 async def test_instance_comes_back_whole_when_its_purge_has_failed(
     operator: Operator,
     api: httpx.AsyncClient,
@@ -469,20 +643,6 @@ async def is_open(admin: asyncpg.Connection, database: str) -> bool | None:
     return found
 
 
-async def held_dump() -> psutil.Process:
-    """The pg_dump that a worker of this process has started, in the middle."""
-    async with asyncio.timeout(30):
-        while True:
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    if child.name() == "pg_dump" and any("--dbname=" in it for it in child.cmdline()):
-                        child.suspend()
-                        return child
-                except psutil.NoSuchProcess:
-                    continue
-            await asyncio.sleep(0.005)
-
-
 async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
     operator: Operator,
     api: httpx.AsyncClient,
@@ -499,7 +659,7 @@ async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
-    dump = await held_dump()
+    dump = await suspended("pg_dump")
     kept = str(deletion.trash_database)
     assert await is_open(admin, kept)
     managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()

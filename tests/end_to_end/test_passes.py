@@ -11,10 +11,12 @@ from embedded.polling import wait_until
 from registry.instances.attributes import AttributeChanges
 from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import session, template_missing
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
+from workflows.record_sizes import RecordSizes
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -105,3 +107,26 @@ async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
         assert (await operator.instance(job)).status == InstanceStatus.ERROR
     finally:
         await admin.execute(f'DROP DATABASE "{orphan}"')
+
+
+async def test_the_size_of_what_carries_its_mark_is_recorded_when_the_pass_comes_by(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    own, foreign, failed = [await operator.create(f"{name} {letter}") for letter in "ABC"]
+    assert await operator.ended(own) is await operator.ended(foreign) is JobStatus.COMPLETED
+    await operator.ended(failed)
+    await admin.execute(f'COMMENT ON DATABASE "{foreign.database}" IS NULL')
+    await admin.execute(f'DROP DATABASE "{failed.database}"')
+    told = await temporal.execute_workflow(
+        RecordSizes.run, id=f"sizes-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+    assert told == "1 sizes recorded."
+    (size,) = await tenant.sizes.of_instance(own.instance_id)
+    assert size.bytes == await admin.fetchval("SELECT pg_database_size($1)", own.database)
+    assert await tenant.sizes.of_instance(foreign.instance_id) == []
+    assert await tenant.sizes.of_all() == [size]

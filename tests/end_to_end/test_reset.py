@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from unittest.mock import AsyncMock, patch
 
@@ -141,7 +142,7 @@ async def reason(operator: Operator, job: InstanceJob) -> str:
 async def wait_until_completed(operator: Operator, job: InstanceJob) -> None:
     async with asyncio.timeout(30):
         while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
 
 async def test_clients_reset_and_undo_when_they_ask_the_api(
@@ -257,7 +258,7 @@ async def test_instance_serves_its_old_data_when_the_reset_has_failed(
         assert await superuser.fetchval("SELECT words FROM treasure") == "old"
     async with asyncio.timeout(20):
         while (row := await operator.instance(job)).replacement is not None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
     assert "sessions of superusers" in await reason(operator, requested)
     assert await names(admin, job.mark) == [job.database]
@@ -266,7 +267,7 @@ async def test_instance_serves_its_old_data_when_the_reset_has_failed(
     await temporal.get_workflow_handle(requested.workflow_id).signal("retry")
     async with asyncio.timeout(30):
         while (await operator.instance(job)).database_mark is None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert await read(postgres, job) == []
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
@@ -284,7 +285,7 @@ async def test_nothing_is_left_when_the_fresh_database_cannot_be_made(
         assert await operator.ended(requested) is JobStatus.ERROR
     async with asyncio.timeout(20):
         while (row := await operator.instance(job)).replacement is not None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
     assert await reason(operator, requested) == "It does not answer."
     assert await names(admin, job.mark) == [job.database]
@@ -336,10 +337,11 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
         DriftKind.RESET_NOT_ENDED,
     ]
     assert "the reconcile pass will record it" in told[0].explanation
+    assert lost.replacement is not None
+    assert f"is in the trash: {lost.replacement.replaced}." in told[1].explanation
 
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(job)
-    assert lost.replacement is not None
     assert (str(after.database_mark), after.replacement) == (lost.replacement.mark, None)
     assert await read(postgres, job) == ["new"]
     assert await names(admin, job.mark) == [job.database, lost.replacement.replaced]
@@ -483,16 +485,31 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
 
 
 async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_instance(
-    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, rows: asyncpg.Connection, name: str
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
-    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    comment = await admin.fetchval(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
+    )
+    then = re.sub(r'("trashedAt": ")[^"]+', r"\g<1>2026-01-02T03:04:05+00:00", comment)
+    await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{then}'")
     await rows.execute("DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.dbinstances")
     await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
 
     adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
     assert adopted.adopted
+    (version,) = await rows.fetch("SELECT replacedat, purgeafter > now() FROM adminapi.instanceversions")
+    assert tuple(version) == (datetime.fromisoformat("2026-01-02T03:04:05"), True)
     again = replace(job, instance_id=adopted.id)
     assert await operator.ended(await undo(operator, again)) is JobStatus.COMPLETED
     assert await read(postgres, again) == ["old"]
@@ -575,7 +592,7 @@ async def test_copy_has_the_data_of_now_when_its_source_was_reset(
     async with asyncio.timeout(30):
         while (shown := (await api.get(path)).json())["status"] != "Completed":
             assert shown["status"] != "Error", shown["errorMessage"]
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     assert await read(postgres, replace(job, database=shown["databaseName"])) == ["new"]
 
 
@@ -690,7 +707,10 @@ async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_o
             "reset again": partial(reset, operator),
             "deleted": operator.delete,
         }
-        assert await operator.ended(await requests[since](job)) is JobStatus.COMPLETED
+        later = await requests[since](job)
+        assert await operator.ended(later) is JobStatus.COMPLETED
+        # While it is open, the pass starts none for the job that is under way again.
+        await temporal.get_workflow_handle(later.workflow_id).result()
         before = await names(admin, job.mark)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     for _ in range(2):

@@ -33,8 +33,10 @@ from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
 from tenants.tenant import Tenant
+from tests.client_programs import at_work, suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
+from tests.postgres.postgres_inspection import privileges_on
 from tests.servers import make_settings, service_dsn, session
 from workflows.reconcile import Reconcile
 
@@ -123,7 +125,7 @@ async def undone(operator: Operator, admin: asyncpg.Connection, target: Instance
     """Wait until nothing is left of a reset that has failed: the instance has what it had."""
     async with asyncio.timeout(30):
         while (row := await operator.instance(target)).replacement is not None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
     assert (row.copy_of, row.backup_id, row.database_mark) == (None, None, None)
     assert await names(admin, target) == [target.database]
@@ -143,8 +145,7 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
     if kind == "backup":
         await write(postgres, source, "since the backup")
     before = await operator.instance(target)
-    acl = "SELECT datacl FROM pg_database WHERE datname = $1"
-    rights = await admin.fetchval(acl, target.database)
+    rights = await privileges_on(admin, target.database)
     job = await reset(operator, target, origin)
     assert await operator.ended(job, 60) is JobStatus.COMPLETED, await reason(operator, job)
     assert await read(postgres, target) == ["source"]
@@ -158,7 +159,7 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
     assert job.replacement is not None
     assert (str(after.database_mark), after.origin) == (job.replacement.mark, job.replacement.origin)
     assert await names(admin, target) == [target.database, job.replacement.replaced]
-    assert await admin.fetchval(acl, target.database) == rights
+    assert await privileges_on(admin, target.database) == rights
     assert not await admin.fetchval(_STAGING, target.mark)
 
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
@@ -204,7 +205,7 @@ async def test_clients_replace_an_instance_by_the_backup_of_one_that_is_gone_whe
     async with asyncio.timeout(60):
         while (job := (await api.get(f"/v2/jobs/{answer.json()['jobId']}")).json())["status"] != "Completed":
             assert job["status"] != "Error", job["errorMessage"]
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     assert job["operation"] == "Reset"
     shown = (await api.get(path)).json()
     assert (shown["backupId"], shown["copyOf"], shown["operation"]) == (backup, None, "Reset")
@@ -230,7 +231,7 @@ async def test_plan_tells_the_size_of_the_source_and_the_copy_has_it_when_client
     assert "neither deleted nor renamed nor reset" in answer.json()["notice"]
     async with asyncio.timeout(30):
         while (await api.get(f"/v2/jobs/{answer.json()['jobId']}")).json()["status"] != "Completed":
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     shown = (await api.get(f"/v2/dbInstances/{target.instance_id}")).json()
     assert (shown["copyOf"], shown["mode"]) == (source.instance_id, mode)
 
@@ -336,28 +337,16 @@ async def test_old_data_are_served_when_the_database_of_the_source_is_not_its_ow
     assert await read(postgres, target) == ["old"]
 
 
-def programs(name: str) -> list[psutil.Process]:
-    """The client programs that work for these tests' worker."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.name() == name and any(word.startswith("--dbname=") for word in child.cmdline())
-    ]
-
-
 @asynccontextmanager
 async def held(
     operator: Operator, target: InstanceJob, origin: Origin
 ) -> AsyncIterator[tuple[InstanceJob, psutil.Process]]:
     """A reset whose pg_restore is held in the middle."""
     job = await reset(operator, target, origin)
-    async with asyncio.timeout(30):
-        while not (found := programs("pg_restore")):
-            await asyncio.sleep(0.005)
-    found[0].send_signal(signal.SIGSTOP)
-    yield job, found[0]
+    yield job, await suspended("pg_restore")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["online", "backup"])
 async def test_old_data_are_served_and_no_program_goes_on_when_the_job_is_cancelled(
     operator: Operator,
@@ -375,7 +364,7 @@ async def test_old_data_are_served_and_no_program_goes_on_when_the_job_is_cancel
         await write(postgres, target, "written meanwhile")
         assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
         assert await operator.ended(job, 60) is JobStatus.ERROR
-    assert [*programs("pg_restore"), *programs("pg_dump")] == []
+    assert [*at_work("pg_restore"), *at_work("pg_dump")] == []
     await undone(operator, admin, target)
     assert await read(postgres, target) == ["old", "written meanwhile"]
     assert await operator.ended(await operator.delete(source)) is JobStatus.COMPLETED

@@ -19,9 +19,10 @@ from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running, served
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES
+from tests.secret_search import as_secret
 from tests.servers import NUMBERS, make_settings, session
 
-PASSWORD = "password-of-the-least-role"
+PASSWORD = as_secret("password-of-the-least-role")
 
 
 async def run_script(postgres: EmbeddedPostgres, lines: list[str]) -> None:

@@ -19,7 +19,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities import scheduled_requests
-from activities.backup_cleaning import BackupCleaning
 from activities.scheduled_requests import ScheduledReport, ScheduledRequests
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
@@ -30,7 +29,7 @@ from settings import Settings
 from temporal import schedules
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant, open_tenants
-from tests.end_to_end.conftest import Operator
+from tests.end_to_end.conftest import Operator, cleaned
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session
 
 FIRST = datetime(2026, 6, 8, 2, tzinfo=UTC)
@@ -310,6 +309,11 @@ async def test_expired_backup_is_gone_from_registry_and_store_when_the_pass_has_
     suspicion = Drift(DriftKind.REGISTRY_OLDER_THAN_SERVER, "EdFi_Admin", "It is of yesterday.")
     assert (await cleaned(tenant, suspicion)).expired == 0
     assert folder_of(expired).is_dir()
+    (later,) = [one for one in await backups_of(api, job) if one["id"] != expired["id"]]
+    dump = folder_of(later) / "database.dump"
+    dump.rename(dump.with_name("elsewhere"))
+    assert (await cleaned(tenant)).expired == 0, "the later one is not in the store"
+    dump.with_name("elsewhere").rename(dump)
     report = await cleaned(tenant)
     assert (report.expired, report.removed) == (1, 1)
     assert not folder_of(expired).exists()
@@ -319,18 +323,6 @@ async def test_expired_backup_is_gone_from_registry_and_store_when_the_pass_has_
     assert datetime.fromisoformat(kept["expiresAt"]) > datetime.now(UTC) + timedelta(days=1)
     removed = await rows.fetchval("SELECT count(*) FROM adminapi.audit WHERE method = 'REMOVE'")
     assert removed == 1
-
-
-async def cleaned(tenant: Tenant, *found: Drift) -> Any:
-    """What the reconcile pass does about backups, with what it has found."""
-
-    async def start(backup_id: uuid.UUID) -> None:
-        del backup_id
-
-    async def detect() -> list[Drift]:
-        return list(found)
-
-    return await ActivityEnvironment().run(BackupCleaning(tenant, start, detect).clean_backups)
 
 
 @pytest.fixture
@@ -372,6 +364,7 @@ async def test_schedule_follows_the_setting_and_goes_with_it(temporal: Client, s
     await schedules.ensure(temporal, settings, INSTALLATION)
     assert await hours(temporal, schedules.BACKUPS) == {(2, 0)}
     assert await hours(temporal, schedules.SNAPSHOTS) is None
+    assert await hours(temporal, schedules.SIZES) == {(1, 15)}
     handle = temporal.get_schedule_handle(schedules.BACKUPS)
     await handle.pause()
     changes = {"backup_cron": "CRON_TZ=America/Chicago 30 3 * * 1-5", "snapshot_cron": "0 4 * * *"}

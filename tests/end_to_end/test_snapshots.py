@@ -86,7 +86,7 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     assert re.fullmatch(rf"{job.database}_Snapshot_\d{{8}}T\d{{6}}", accepted["databaseName"])
     async with asyncio.timeout(30):
         while (await api.get(f"/v2/jobs/{accepted['jobId']}")).json()["status"] != "Completed":
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     (listed,) = (await api.get(path)).json()
     assert (listed["id"], listed["status"], listed["current"]) == (accepted["snapshotId"], "Completed", True)

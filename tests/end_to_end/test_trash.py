@@ -136,7 +136,7 @@ async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
     assert answer.json()["jobId"] == f"UndeleteInstanceJob-{job.ods_instance_id}-3"
     async with asyncio.timeout(30):
         while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert (await operator.instance(job)).name == f"{name} back"
     (database,) = await names(admin, job.mark)
     assert database == (await operator.instance(job)).database_name != job.database
@@ -190,7 +190,7 @@ async def test_one_undelete_is_granted_when_two_are_requested_at_once(
     assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409]
     async with asyncio.timeout(30):
         while (await operator.instance(job)).status != InstanceStatus.COMPLETED:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert await names(admin, job.mark) == [job.database]
 
 
@@ -229,7 +229,7 @@ async def test_nothing_comes_back_when_it_was_purged_dropped_or_left(
     assert answer.json()["purgeAfter"] is None
     async with asyncio.timeout(30):
         while (await operator.instance(left)).status != InstanceStatus.DELETED:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
     for job in (purged, dropped, left):
         assert await names(admin, job.mark) == []
@@ -263,7 +263,7 @@ async def test_live_database_stays_when_a_purge_was_meant_for_the_trash(
     purge = accepted.json()["jobId"]
     async with asyncio.timeout(30):
         while (row := await operator.queries.job(purge)) is None or row.finished_at is None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert await names(admin, job.mark) == []
     assert (await api.delete(f"/v2/trash/{job.instance_id}")).status_code == 404
     assert (await api.delete("/v2/trash/987654")).status_code == 404
@@ -308,7 +308,7 @@ async def test_what_is_due_is_purged_when_the_pass_comes_by(
     assert "1 purges" in await reconcile(temporal, settings)
     async with asyncio.timeout(30):
         while (await operator.instance(due)).purged_at is None:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
     assert await names(admin, due.mark) == []
     assert await names(admin, kept.mark) == [kept_in.trash_database]
 

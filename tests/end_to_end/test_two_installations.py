@@ -9,12 +9,14 @@ from pydantic import SecretStr
 from temporalio.client import Client
 
 from embedded.polling import wait_until
+from metrics.catalog import INSTRUMENTS
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal import schedules
 from temporal.client import data_converter
 from temporal.job_starter import JobStarter, started_jobs
+from tenants.drift import DriftKind
 from tests.servers import delete_schedules, scheduled, session
 from worker import run
 
@@ -37,6 +39,8 @@ async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
             done, _ = await asyncio.wait({working}, timeout=3)
             assert not done
             assert await rows.fetchval(status, job.instance_id) == "Pending"
+            suspicion = {"kind": DriftKind.INSTALLATION_NOT_CONFIRMED, "tenant": "default"}
+            assert INSTRUMENTS.get_sample_value("ods_drift", suspicion) == 1
             instances.installation.forget()
             await instances.installation.confirm(await instances.installation.state())
 

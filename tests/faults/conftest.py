@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
@@ -54,10 +56,10 @@ class WorkerProcess:
         self._address = temporal.service_client.config.target_host
         self._processes: list[preloaded.Process] = []
 
-    async def start(self, settings: Settings) -> preloaded.Process:
+    async def start(self, settings: Settings, module: str = "worker") -> preloaded.Process:
         """Start one more worker."""
         process = await preloaded.start(
-            "worker",
+            module,
             env={
                 "PATH": os.environ["PATH"],
                 **environment(settings),
@@ -138,6 +140,28 @@ async def clone_is_running(admin: asyncpg.Connection) -> None:
             " WHERE query LIKE 'CREATE DATABASE ods_staging%' AND state = 'active'"
         ):
             await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def clone_held_until_interrupted(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """Hold the CREATE DATABASE that runs until it is asked to give up: it would be done sooner."""
+    query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND state = 'active'"
+    backend = psutil.Process(await admin.fetchval(query))
+    backend.suspend()
+    try:
+        yield
+        async with asyncio.timeout(30):
+            while not _pending_signals(backend) & (1 << (signal.SIGINT - 1)):
+                await asyncio.sleep(0.01)
+    finally:
+        backend.resume()
+
+
+def _pending_signals(process: psutil.Process) -> int:
+    """A bit for each signal that waits until the process goes on."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (pending,) = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd"))
+    return int(pending, 16)
 
 
 async def passes_are_over(client: Client) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +18,7 @@ from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus
 from settings import Settings
 from tests import preloaded
+from tests.client_programs import suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
@@ -51,23 +51,6 @@ async def filled(
     yield job
     async with session(service_dsn(postgres, "postgres")) as maintenance:
         await maintenance.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
-
-
-def is_at_work(process: psutil.Process, program: str) -> bool:
-    """Whether it is the program, and is not only asked for its version."""
-    return process.name() == program and any(it.startswith("--dbname=") for it in process.cmdline())
-
-
-async def held(worker: preloaded.Process, program: str) -> psutil.Process:
-    """The program that the worker has started, held in the middle."""
-    async with asyncio.timeout(30):
-        while True:
-            for child in psutil.Process(worker.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    if is_at_work(child, program):
-                        child.send_signal(signal.SIGSTOP)
-                        return child
-            await asyncio.sleep(0.01)
 
 
 async def backup_of(operator: Operator, job: InstanceJob) -> InstanceJob:
@@ -134,7 +117,7 @@ async def test_nothing_goes_on_and_another_worker_makes_the_backup_when_one_is_k
     admin: asyncpg.Connection,
 ) -> None:
     backup = await backup_of(operator, filled)
-    dump = await held(first, "pg_dump")
+    dump = await suspended("pg_dump", first.pid)
     first.kill()
     await first.wait()
     await is_over(dump, admin, filled.database)
@@ -154,7 +137,7 @@ async def test_backup_is_given_up_when_the_instance_has_moved_on_and_its_worker_
     registry_dsn: str,
 ) -> None:
     backup = await backup_of(operator, filled)
-    dump = await held(first, "pg_dump")
+    dump = await suspended("pg_dump", first.pid)
     async with session(registry_dsn) as rows:
         await rows.execute(
             "UPDATE adminapi.managed_instances SET jobnumber = jobnumber + 1 WHERE id = $1",
@@ -177,7 +160,7 @@ async def test_no_session_of_a_suspended_worker_is_left_when_another_one_makes_t
     admin: asyncpg.Connection,
 ) -> None:
     backup = await backup_of(operator, filled)
-    dump = await held(first, "pg_dump")
+    dump = await suspended("pg_dump", first.pid)
     first.send_signal(signal.SIGSTOP)
     dump.send_signal(signal.SIGCONT)
 
@@ -201,7 +184,7 @@ async def test_no_session_of_a_suspended_worker_is_left_when_the_backup_is_cance
     admin: asyncpg.Connection,
 ) -> None:
     backup = await backup_of(operator, filled)
-    dump = await held(first, "pg_dump")
+    dump = await suspended("pg_dump", first.pid)
     first.send_signal(signal.SIGSTOP)
     dump.send_signal(signal.SIGCONT)
     await wait_until(lambda: waits_for_its_program(admin, filled.database), 30)
@@ -296,7 +279,7 @@ async def test_another_worker_restores_the_backup_when_one_is_killed(
     origin = BackupOrigin(backup.makes_backup)
     restored = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
     await operator.starter.start(restored)
-    program = await held(first, "pg_restore")
+    program = await suspended("pg_restore", first.pid)
     staging = await admin.fetchval(
         "SELECT datname FROM pg_database WHERE starts_with(datname, 'ods_staging_')"
     )
@@ -326,7 +309,7 @@ async def test_pass_of_a_schedule_goes_on_and_requests_nothing_twice_when_its_wo
     passing = await operator.client.start_workflow(
         ScheduledBackups.run, id="scheduled-backups", task_queue=settings.registry_queue
     )
-    dump = await held(first, "pg_dump")  # of one; the other waits for its place
+    dump = await suspended("pg_dump", first.pid)  # of one; the other waits for its place
     first.kill()
     await first.wait()
     assert not dump.is_running() or dump.status() == psutil.STATUS_ZOMBIE

@@ -1,6 +1,7 @@
 """A job that is cancelled in the middle of its work, by a worker process that then may be killed."""
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import asyncpg
 import httpx
@@ -12,7 +13,7 @@ from registry.instances.status import InstanceStatus, JobStatus, Operation, Temp
 from settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess, clone_is_running
+from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ async def test_half_a_clone_is_removed_when_the_create_is_cancelled(
     worker = await worker_process.start(big_settings)
     job = await operator.create(name, Template.SAMPLE)
     await clone_is_running(admin)
-    assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
+    async with nullcontext() if killed else clone_held_until_interrupted(admin):
+        assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
     if killed:
         worker.kill()
         await worker.wait()

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from pathlib import Path
 
 import asyncpg
 import psutil
@@ -15,7 +14,7 @@ from registry.instances.origins import CopyMode, CopyOrigin
 from registry.instances.status import JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess, clone_is_running
+from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
 from tests.servers import service_dsn, session
 
 ROWS = 250_000
@@ -62,28 +61,6 @@ async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
 
 async def _is_running(admin: asyncpg.Connection, mode: CopyMode) -> None:
     await (clone_is_running(admin) if mode is CopyMode.CLOSED else _restore_is_running(admin))
-
-
-async def _suspended_clone(admin: asyncpg.Connection) -> psutil.Process:
-    """The process of the server that makes a copy, held in the middle."""
-    query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND state = 'active'"
-    backend = psutil.Process(await admin.fetchval(query))
-    backend.suspend()
-    return backend
-
-
-async def _is_interrupted(backend: psutil.Process) -> None:
-    """Wait until a suspended process of the server has been asked to give its statement up."""
-    async with asyncio.timeout(30):
-        while not _pending_signals(backend) & (1 << (signal.SIGINT - 1)):
-            await asyncio.sleep(0.01)
-
-
-def _pending_signals(process: psutil.Process) -> int:
-    """A bit for each signal that waits until the process goes on."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    (pending,) = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd"))
-    return int(pending, 16)
 
 
 @pytest.mark.parametrize("mode", list(CopyMode))
@@ -162,10 +139,8 @@ async def test_copy_is_undone_and_the_source_free_when_its_job_is_cancelled(
     match mode:
         case CopyMode.CLOSED:
             # Files are copied sooner than a cancellation arrives.
-            backend = await _suspended_clone(admin)
-            await workflow.cancel()
-            await _is_interrupted(backend)
-            backend.resume()
+            async with clone_held_until_interrupted(admin):
+                await workflow.cancel()
         case CopyMode.ONLINE:
             await workflow.cancel()
     assert await operator.ended(copy) is JobStatus.ERROR

@@ -18,6 +18,7 @@ from registry.instances.status import JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
 from tests import preloaded
+from tests.client_programs import suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
@@ -86,19 +87,6 @@ async def names(admin: asyncpg.Connection, job: InstanceJob) -> list[str]:
     return [row["datname"] for row in found]
 
 
-async def held(worker: preloaded.Process, program: str) -> psutil.Process:
-    """The program that the worker has started, held in the middle."""
-    async with asyncio.timeout(60):
-        while True:
-            for child in psutil.Process(worker.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    is_at_work = any(it.startswith("--dbname=") for it in child.cmdline())
-                    if child.name() == program and is_at_work:
-                        child.send_signal(signal.SIGSTOP)
-                        return child
-            await asyncio.sleep(0.01)
-
-
 async def killed(worker: preloaded.Process) -> None:
     worker.kill()
     await worker.wait()
@@ -130,7 +118,7 @@ async def test_another_worker_goes_on_when_one_is_killed_while_it_backs_up_or_ve
     program: str,
 ) -> None:
     purge = await purge_of(operator, trashed)
-    await held(first, program)
+    await suspended(program, first.pid)
     stored = await rows.fetchval(_STORED)
     assert (stored is None) == (program == "pg_dump")
     await killed(first)
@@ -154,7 +142,7 @@ async def test_no_second_backup_is_made_when_the_worker_is_killed_while_it_drops
     rows: asyncpg.Connection,
 ) -> None:
     purge = await purge_of(operator, trashed)
-    restoring = await held(first, "pg_restore")
+    restoring = await suspended("pg_restore", first.pid)
     kept = str(trashed.trash_database)
     stored = await rows.fetchval(_STORED)
     async with session(postgres.dsn()) as other:
@@ -185,7 +173,7 @@ async def test_purge_is_done_or_can_be_retried_when_a_session_is_ended_in_the_mi
 ) -> None:
     """That of a program, or all those of the worker, among them the one that holds the fence."""
     purge = await purge_of(operator, trashed)
-    running = await held(first, "pg_restore" if program == "pg_restore" else "pg_dump")
+    running = await suspended("pg_restore" if program == "pg_restore" else "pg_dump", first.pid)
     await admin.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, $1)",
         program,
@@ -211,7 +199,7 @@ async def test_database_is_closed_when_the_purge_is_cancelled_while_no_worker_li
     rows: asyncpg.Connection,
 ) -> None:
     purge = await purge_of(operator, trashed)
-    await held(first, "pg_dump")
+    await suspended("pg_dump", first.pid)
     await killed(first)
     is_open = "SELECT datallowconn FROM pg_database WHERE datname = $1"
     assert await admin.fetchval(is_open, trashed.trash_database)

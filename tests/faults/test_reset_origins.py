@@ -16,6 +16,7 @@ from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origi
 from registry.instances.status import JobStatus, Template
 from settings import Settings
 from tests import preloaded
+from tests.client_programs import suspended
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
 from tests.servers import make_settings, service_dsn, session
@@ -86,15 +87,7 @@ async def _is_running(worker: preloaded.Process, admin: asyncpg.Connection, kind
     if kind == "closed":
         await clone_is_running(admin)
         return
-    async with asyncio.timeout(30):
-        while True:
-            for child in psutil.Process(worker.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    at_work = any(word.startswith("--dbname=") for word in child.cmdline())
-                    if child.name() == "pg_restore" and at_work:
-                        child.send_signal(signal.SIGSTOP)
-                        return
-            await asyncio.sleep(0.005)
+    await suspended("pg_restore", worker.pid)
 
 
 async def _treasure(postgres: EmbeddedPostgres, database: str) -> str | None:

@@ -142,7 +142,7 @@ async def _held(
             await _until(admin, _RESTORES, "pg_restore %")
         if which == "publish":
             staging = Owner("default", 0, "", job.mark).staging_name
-            await blocker.execute(f'ALTER DATABASE "{staging}" CONNECTION LIMIT -1')
+            await blocker.execute(f'COMMENT ON DATABASE "{staging}" IS NULL')
         if which in _WAIT:
             await _until(admin, _WAITS, _WAIT[which])
         yield job

@@ -4,12 +4,21 @@ import asyncio
 
 import asyncpg
 
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import session, template_missing
+
+
+async def failed(operator: Operator, admin: asyncpg.Connection, name: str) -> InstanceJob:
+    """The create of an instance that has failed; its workflow waits for a decision."""
+    async with template_missing(admin):
+        job = await operator.create(name)
+        assert await operator.ended(job) is JobStatus.ERROR
+    return job
 
 
 async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
@@ -22,9 +31,7 @@ async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
 ) -> None:
     await worker_process.start(settings)
     await passes_are_over(operator.client)
-    async with template_missing(admin):
-        job = await operator.create(name)
-        assert await operator.ended(job) is JobStatus.ERROR
+    job = await failed(operator, admin, name)
     async with session(registry_dsn) as rows:
         await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
         retry = await operator.retry(job)
@@ -70,6 +77,29 @@ async def test_job_is_done_when_its_row_is_put_back_to_before_the_failure_that_i
     assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
 
 
+async def test_job_is_done_when_its_row_is_put_back_to_the_work_whose_failure_its_workflow_waits_after(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    registry_dsn: str,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    await worker_process.start(settings)
+    await passes_are_over(operator.client)
+    job = await failed(operator, admin, name)
+    async with session(registry_dsn) as rows:
+        await rows.execute(
+            "UPDATE adminapi.dbinstances SET status = 'InProgress';"
+            " UPDATE adminapi.jobstatuses SET status = 'InProgress', errormessage = NULL"
+        )
+
+    await operator.temporal("schedule", "trigger", "--schedule-id", "reconcile")
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    instance = await operator.instance(job)
+    assert (instance.status, instance.attempt) == (InstanceStatus.COMPLETED, 2)
+
+
 async def test_instances_are_not_crossed_when_ids_are_given_out_again(
     operator: Operator,
     worker_process: WorkerProcess,
@@ -80,9 +110,7 @@ async def test_instances_are_not_crossed_when_ids_are_given_out_again(
 ) -> None:
     await worker_process.start(settings)
     await passes_are_over(operator.client)
-    async with template_missing(admin):  # so that the workflow of the first instance stays open
-        first = await operator.create(f"{name} A")
-        assert await operator.ended(first) is JobStatus.ERROR
+    first = await failed(operator, admin, f"{name} A")  # its workflow stays open
     async with session(registry_dsn) as rows:
         await rows.execute(
             "DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"  # noqa: S608 - a number

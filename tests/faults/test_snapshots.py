@@ -77,7 +77,7 @@ async def _held(
         if step == STEPS[2]:
             blocker = await stack.enter_async_context(session(postgres.dsn()))
             await stack.enter_async_context(blocker.transaction())
-            await blocker.execute(f'ALTER DATABASE "{owner.staging_name}" CONNECTION LIMIT -1')
+            await blocker.execute(f'COMMENT ON DATABASE "{owner.staging_name}" IS NULL')
             await _until(admin, _WAITING, "default_transaction_read_only")
         yield requested
 

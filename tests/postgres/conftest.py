@@ -14,9 +14,10 @@ from registry.storage.engine import create_registry_engine
 from settings import CloneStrategy
 from tests import registries
 from tests.postgres.ed_fi_admin import EdFiAdmin
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS, service_dsn, session
+from tests.secret_search import as_secret
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, product_server, service_dsn, session
 
-READER_PASSWORD = "reader-password-for-tests"
+READER_PASSWORD = as_secret("reader-password-for-tests")
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,9 @@ async def registry_dsn(shared_registry: str) -> AsyncIterator[str]:
             " DELETE FROM dbo.odsinstancederivatives; DELETE FROM dbo.odsinstances;"
             " DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances;"
             " DELETE FROM adminapi.educationorganizations; DELETE FROM adminapi.snapshots;"
-            " DELETE FROM adminapi.consolesessions; DELETE FROM adminapi.signinlinks"
+            " DELETE FROM adminapi.consolesessions; DELETE FROM adminapi.signinlinks;"
+            " DELETE FROM adminapi.signinattempts; DELETE FROM adminapi.backups;"
+            " DELETE FROM adminapi.databasesizes; DELETE FROM adminapi.totalsizes"
         )
 
 
@@ -49,7 +52,7 @@ async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
     """The server, as the product reaches it."""
-    server = Server(service_dsn(postgres, "postgres"))
+    server = product_server(postgres)
     yield server
     await server.close()
 
@@ -90,7 +93,7 @@ async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     name = f"EdFi_Admin_bare_{next(NUMBERS)}"
     maintenance = service_dsn(postgres, "postgres")
     async with session(maintenance) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}"')
+        await connection.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
     yield service_dsn(postgres, name)
     async with session(maintenance) as connection:
         await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

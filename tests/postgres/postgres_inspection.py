@@ -53,7 +53,7 @@ async def make_foreign(
     admin: asyncpg.Connection, dsn: str, database: str, comment: str | None = None
 ) -> None:
     """A database that is no instance's, with content, under the given name."""
-    await admin.execute(f'CREATE DATABASE "{database}"')
+    await admin.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
     if comment is not None:
         await admin.execute(
             await admin.fetchval(
@@ -112,3 +112,13 @@ async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
     )
     rows = {name: f"SELECT * FROM {name} ORDER BY 1" for (name,) in tables}  # noqa: S608 - the catalog's names
     return {name: await connection.fetch(query) for name, query in (CATALOGS | rows).items()}
+
+
+async def privileges_on(admin: asyncpg.Connection, database: str) -> list[str]:
+    """The privileges of each role on a database, whether they are written out or those by default."""
+    granted: list[str] = await admin.fetchval(
+        "SELECT array_agg(privilege::text ORDER BY privilege::text) FROM pg_database,"
+        " aclexplode(coalesce(datacl, acldefault('d', datdba))) AS privilege WHERE datname = $1",
+        database,
+    )
+    return granted

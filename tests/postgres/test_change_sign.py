@@ -16,6 +16,7 @@ from embedded.postgres import EmbeddedPostgres
 from tests.replication import replicated_pair
 from tests.servers import NUMBERS, seeded_postgres, service_dsn, session
 
+_DETACH = "ALTER SUBSCRIPTION followed SET (slot_name = NONE); "
 _TABLES = """
 CREATE TABLE rows (id serial PRIMARY KEY, text text);
 INSERT INTO rows (text) SELECT repeat('x', 100) FROM generate_series(1, 100);
@@ -104,7 +105,7 @@ async def database_on(server: EmbeddedPostgres) -> AsyncIterator[str]:
     """A database of the service's role with a table of each kind."""
     name = f"signed_{next(NUMBERS)}"
     async with session(server.dsn()) as admin:
-        await admin.execute(f"CREATE DATABASE {name} OWNER {seeding.SERVICE_ROLE}")
+        await admin.execute(f"CREATE DATABASE {name} OWNER {seeding.SERVICE_ROLE} STRATEGY file_copy")
     try:
         async with session(service_dsn(server, name)) as inside:
             await inside.execute(_TABLES)
@@ -192,6 +193,53 @@ async def test_sign_differs_when_a_role_with_rights_has_another_name(
         await admin.execute("ALTER ROLE ods_other_reader RENAME TO ods_reader")
         await change(postgres, database, "REVOKE ALL ON rows FROM ods_reader")
         await admin.execute("DROP ROLE ods_reader")
+
+
+async def test_sign_differs_when_a_role_of_a_policy_has_another_name(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str
+) -> None:
+    await admin.execute("CREATE ROLE ods_reader")
+    try:
+        await change(postgres, database, "CREATE POLICY all_rows ON rows TO ods_reader USING (true)")
+        before = await sign_of(postgres, database)
+        await admin.execute("ALTER ROLE ods_reader RENAME TO ods_other_reader")
+        after = await sign_of(postgres, database)
+        assert after.split()[:-1] == before.split()[:-1], "the name of a role is in no database"
+        assert after != before
+    finally:
+        await admin.execute("ALTER ROLE ods_other_reader RENAME TO ods_reader")
+        await change(postgres, database, "DROP POLICY all_rows ON rows")
+        await admin.execute("DROP ROLE ods_reader")
+
+
+async def test_sign_differs_when_a_tablespace_has_another_name(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection, database: str
+) -> None:
+    await admin.execute("SET allow_in_place_tablespaces = on")
+    await admin.execute("CREATE TABLESPACE fast LOCATION ''")
+    try:
+        before = await sign_of(postgres, database)
+        await admin.execute("ALTER TABLESPACE fast RENAME TO slow")
+        assert await sign_of(postgres, database) != before
+    finally:
+        await admin.execute("DROP TABLESPACE slow")
+        await admin.execute("RESET allow_in_place_tablespaces")
+
+
+async def test_sign_differs_when_there_is_another_subscription_which_the_dump_of_a_superuser_has(
+    postgres: EmbeddedPostgres, database: str
+) -> None:
+    """That of the service's role leaves subscriptions out."""
+    made = "CREATE SUBSCRIPTION followed CONNECTION 'dbname=none' PUBLICATION all_rows WITH (connect = false)"
+    changes = (made, "ALTER SUBSCRIPTION followed CONNECTION 'dbname=other'", "DROP SUBSCRIPTION followed")
+    own = await sign_of(postgres, database)
+    async with session(postgres.dsn(database)) as inside:
+        await inside.execute("SET client_min_messages = error")
+        for statement in changes:
+            before = str(await read_sign(inside)).split()[-1]
+            await inside.execute(statement.replace("DROP", _DETACH + "DROP"))
+            assert str(await read_sign(inside)).split()[-1] != before, statement
+    assert await sign_of(postgres, database) == own
 
 
 async def test_sign_differs_when_the_statistics_were_reset(postgres: EmbeddedPostgres, database: str) -> None:

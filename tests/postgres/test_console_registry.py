@@ -1,18 +1,25 @@
 """What the console keeps in the registry: sessions, and how open pages learn what has changed."""
 
+from uuid import UUID
+
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.console_sessions import ConsoleSessions
+from registry.clients.credentials import ClientScope
+from registry.console_sessions import ConsoleSessions, Identity
 from registry.instances.changes import RecentChanges
 from registry.instances.job_store import JobStore
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
+from registry.sign_in_attempts import BegunSignIn, SignInAttempts
 from tests.postgres.instance_states import bring_to
 
 DIGEST, OTHER = b"1" * 32, b"2" * 32
+CLIENT = Identity("a-client", None)
+PERSON = Identity("oidc:a-person", UUID(int=1), ClientScope.READ_ONLY)
 KEPT = {"path": "/instances/new", "fields": {"name": "Grand Bend"}}
+BEGUN = BegunSignIn("/instances/new", KEPT)
 
 
 @pytest.fixture
@@ -26,10 +33,10 @@ def changes(engine: AsyncEngine) -> RecentChanges:
 
 
 async def test_a_session_is_found_until_it_is_ended_when_it_was_opened(sessions: ConsoleSessions) -> None:
-    await sessions.open(DIGEST, "a-client", None, KEPT)
+    await sessions.open(DIGEST, CLIENT, KEPT)
     found = await sessions.find(DIGEST)
     assert found is not None
-    assert (found.client, found.kept, found.use_is_noted) == ("a-client", KEPT, True)
+    assert (found.identity, found.kept, found.use_is_noted) == (CLIENT, KEPT, True)
     assert await sessions.find(OTHER) is None
     await sessions.forget_kept(DIGEST)
     found = await sessions.find(DIGEST)
@@ -51,19 +58,19 @@ async def test_a_session_is_found_until_it_is_ended_when_it_was_opened(sessions:
 async def test_a_session_ends_when_it_is_idle_or_old(
     sessions: ConsoleSessions, rows: asyncpg.Connection, idle: str, age: str, left: int
 ) -> None:
-    await sessions.open(DIGEST, "a-client", None, None)
+    await sessions.open(DIGEST, CLIENT, None)
     await rows.execute(
         "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - CAST($1 AS text)::interval,"
         " createdat = createdat - CAST($2 AS text)::interval",
         *(idle, age),
     )
     assert (await sessions.find(DIGEST) is not None) is bool(left)
-    await sessions.open(OTHER, "a-client", None, None)
+    await sessions.open(OTHER, CLIENT, None)
     assert await rows.fetchval("SELECT count(*) FROM adminapi.consolesessions") == 1 + left
 
 
 async def test_a_session_goes_on_when_it_is_used(sessions: ConsoleSessions, rows: asyncpg.Connection) -> None:
-    await sessions.open(DIGEST, "a-client", None, None)
+    await sessions.open(DIGEST, CLIENT, None)
     await rows.execute("UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '20 minutes'")
     found = await sessions.find(DIGEST)
     assert found is not None
@@ -72,6 +79,31 @@ async def test_a_session_goes_on_when_it_is_used(sessions: ConsoleSessions, rows
     found = await sessions.find(DIGEST)
     assert found is not None
     assert found.use_is_noted
+
+
+async def test_the_scope_is_the_sessions_own_when_an_issuer_has_identified_the_person(
+    sessions: ConsoleSessions,
+) -> None:
+    await sessions.open(DIGEST, PERSON, None)
+    found = await sessions.find(DIGEST)
+    assert found is not None
+    assert found.identity == PERSON
+
+
+@pytest.mark.parametrize(("minutes", "found"), [(9, BEGUN), (11, None)])
+async def test_an_attempt_to_sign_in_counts_once_and_for_ten_minutes(
+    engine: AsyncEngine, rows: asyncpg.Connection, minutes: int, found: BegunSignIn | None
+) -> None:
+    attempts = SignInAttempts(engine)
+    await attempts.begin(DIGEST, BEGUN)
+    await rows.execute(
+        "UPDATE adminapi.signinattempts SET createdat = createdat - make_interval(mins => $1)", minutes
+    )
+    assert await attempts.take(OTHER) is None
+    assert await attempts.take(DIGEST) == found
+    assert await attempts.take(DIGEST) is None
+    await attempts.begin(OTHER, BegunSignIn("", None))
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.signinattempts") == 1
 
 
 async def test_pages_learn_what_has_changed_when_jobs_get_on(

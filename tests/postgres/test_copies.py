@@ -23,7 +23,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from tenants.tenant import Tenant
-from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, until
+from tests.postgres.postgres_inspection import exists, persistent_sessions, privileges_on, row_of, until
 from tests.servers import service_dsn, session
 
 MODES = pytest.mark.parametrize("mode", list(CopyMode))
@@ -35,7 +35,6 @@ _COPIES = """
 SELECT pid FROM pg_stat_activity
 WHERE query LIKE 'CREATE DATABASE ods_staging%' AND state = 'active' AND pid <> pg_backend_pid()
 """
-
 NewCopy = Callable[..., Any]
 
 
@@ -135,8 +134,9 @@ async def test_copy_holds_what_the_source_held_when_it_is_done(
     copied = await database_row(admin, job.database)
     assert job.mark in copied["comment"]
     assert source.mark not in copied["comment"]
-    for column in ("datdba", "encoding", "datlocprovider", "datcollate", "datctype", "datacl"):
+    for column in ("datdba", "encoding", "datlocprovider", "datcollate", "datctype"):
         assert copied[column] == before[column]
+    assert await privileges_on(admin, job.database) == await privileges_on(admin, source.database)
     async with session(service_dsn(postgres, job.database)) as inside:
         assert await inside.fetchval("SELECT nextval('treasure_id_seq')") == 1001
         assert await inside.fetchval("SELECT has_table_privilege('pg_monitor', 'treasure', 'SELECT')")

@@ -33,6 +33,7 @@ from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import DatabaseName, Delete, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
+from tests.postgres.instance_states import bring_to
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements
 
@@ -642,12 +643,31 @@ async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(
     other = (await instances.reserve(f"{name} too", Template.MINIMAL)).job
     assert (await job_store.begin(other)).held
     unused = cast("Any", None)
-    is_open = AsyncMock(side_effect=lambda found: found == job)
-    reconcile = ReconcileActivities(job_store, server, unused, is_open, unused, unused, unused, unused)
+    is_at_work = AsyncMock(side_effect=lambda found: found == job)
+    reconcile = ReconcileActivities(job_store, server, unused, is_at_work, unused, unused, unused, unused)
     page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
     assert page == StuckPage([other], other.instance_id)
     rest = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=other.instance_id, size=2))
     assert rest == StuckPage([], None)
+
+
+async def test_delete_is_not_tried_again_when_it_was_cancelled_while_the_page_was_searched(
+    instances: InstanceStore, job_store: JobStore, server: Server, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    deletion = (await instances.request_delete(created.instance_id, Delete(Operation.DELETE))).job
+    assert (await job_store.begin(deletion)).held
+
+    async def is_at_work(found: InstanceJob) -> bool:
+        """As of a workflow that has recorded the cancellation, and then closed."""
+        assert await job_store.fail(found, "The job was cancelled.")
+        return False
+
+    unused = cast("Any", None)
+    reconcile = ReconcileActivities(job_store, server, unused, is_at_work, unused, unused, unused, unused)
+    page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
+    assert page == StuckPage([], deletion.instance_id)
+    assert await job_store.holds(deletion, InstanceStatus.DELETE_FAILED)
 
 
 async def test_what_loads_have_left_is_removed_when_the_first_page_of_leftovers_is_searched(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import re
+import shutil
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -25,12 +26,15 @@ from registry.connection_strings.encryption import encrypt
 from registry.instances.attributes import AttributeChanges
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
-from settings import Settings
+from settings import DEFAULT_TENANT, Settings
+from tenants.known_store import known_store
+from tenants.tenant import open_tenants
 from tests import preloaded
 from tests.ods import add_ods_instance, connection_string
 from tests.servers import (
     MINIMAL_TEMPLATE,
     NUMBERS,
+    RESTORE_PASSWORD,
     SERVICE_PASSWORD,
     environment,
     make_settings,
@@ -87,6 +91,26 @@ async def test_nothing_is_wrong_when_all_is_there(settings: Settings) -> None:
     assert await complaints(settings) == []
 
 
+async def test_login_that_restores_is_asked_for_when_the_service_restores(settings: Settings) -> None:
+    remedy = await complaint(
+        settings.model_copy(update={"restore_dsn": None}),
+        "server: restores",
+        "with all rights of the service",
+    )
+    assert remedy.endswith("GRANT ods_restore, ods_restored TO ods_service; and set ODS_RESTORE_DSN")
+
+
+async def test_login_that_restores_is_named_when_it_cannot_log_in(
+    settings: Settings, admin: asyncpg.Connection
+) -> None:
+    await admin.execute("ALTER ROLE ods_restore PASSWORD 'another'")
+    try:
+        remedy = await complaint(settings, "login that restores", "refuses the login of the role ods_restore")
+    finally:
+        await admin.execute(f"ALTER ROLE ods_restore PASSWORD '{RESTORE_PASSWORD}'")
+    assert remedy == "ALTER ROLE ods_restore LOGIN PASSWORD '…'; or correct ODS_RESTORE_DSN"
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault that SQL makes and that the doctor's own command mends.
@@ -130,6 +154,30 @@ FAULTS = [
         "server: rights",
         "lacks a right",
         "ALTER ROLE ods_service CREATEDB;",
+    ),
+    Fault(
+        "REVOKE ods_restored FROM ods_service",
+        "server: rights",
+        "lacks a right",
+        "GRANT ods_restored TO ods_service;",
+    ),
+    Fault(
+        "ALTER ROLE ods_restore CREATEDB",
+        "server: restores",
+        "nothing is restored",
+        "ALTER ROLE ods_restore NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;",
+    ),
+    Fault(
+        "ALTER ROLE ods_restore SET array_nulls = off",
+        "server: restores",
+        "nothing is restored",
+        "ALTER ROLE ods_restore RESET ALL;",
+    ),
+    Fault(
+        "GRANT pg_monitor TO ods_restored",
+        "server: restores",
+        "nothing is restored",
+        "REVOKE pg_monitor FROM ods_restored;",
     ),
     Fault(
         f'ALTER DATABASE "{MINIMAL_TEMPLATE}" ALLOW_CONNECTIONS true',
@@ -371,13 +419,34 @@ async def test_store_and_programs_are_examined_when_backups_are_made(
     folder = tmp_path / "backups"
     folder.mkdir()
     with_store = settings.model_copy(update={"backup_url": folder.as_uri()})
-    assert [one.level for one in await examine_backups("backups", settings)] == [Level.OK]
-    assert {one.level for one in await examine_backups("backups", with_store)} == {Level.OK}
+    assert [one.level for one in await examine_backups("backups", settings, DEFAULT_TENANT)] == [Level.OK]
+    assert {one.level for one in await examine_backups("backups", with_store, DEFAULT_TENANT)} == {Level.OK}
     folder.rmdir()
     monkeypatch.setattr(readiness, "find_program", older)
-    store, programs = await examine_backups("backups", with_store)
+    store, programs = await examine_backups("backups", with_store, DEFAULT_TENANT)
     assert (store.level, "does not exist" in store.found) == (Level.FAULT, True)
     assert (programs.level, "older than the server" in programs.found) == (Level.FAULT, True)
+
+
+async def test_store_is_named_when_its_disk_is_not_mounted(
+    settings: Settings, rows: asyncpg.Connection, store: Path
+) -> None:
+    with_store = settings.model_copy(update={"backup_url": store.as_uri()})
+
+    async def finding() -> Finding:
+        found, _ = await examine_backups("backups", with_store, DEFAULT_TENANT)
+        return found
+
+    assert (await finding()).level is Level.OK
+    assert store.as_uri() not in await rows.fetchval("SELECT backupstores FROM adminapi.installation")
+    async with open_tenants(with_store) as (tenant,):
+        await known_store(tenant)
+    assert (await finding()).level is Level.OK
+    shutil.rmtree(store / "_store")
+    other = await finding()
+    assert (other.level, "is not the store of backups" in other.found) == (Level.FAULT, True)
+    assert "mount its disk" in str(other.remedy)
+    assert not (store / "_store").exists(), "the doctor changes nothing"
 
 
 async def test_label_is_named_when_its_value_says_nothing_to_a_schedule(
@@ -394,5 +463,5 @@ async def test_label_is_named_when_its_value_says_nothing_to_a_schedule(
 
 async def test_schedule_of_backups_is_told_when_there_is_one(settings: Settings, tmp_path: Path) -> None:
     scheduled = {"backup_url": tmp_path.as_uri(), "backup_cron": "0 2 * * *", "backup_keep": ""}
-    found, *_ = await examine_backups("backups", settings.model_copy(update=scheduled))
+    found, *_ = await examine_backups("backups", settings.model_copy(update=scheduled), DEFAULT_TENANT)
     assert (found.level, found.found) == (Level.OK, "Backups are made at 0 2 * * *; what stays: all")

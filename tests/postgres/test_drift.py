@@ -4,7 +4,8 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -27,7 +28,7 @@ from registry.instances.status import Operation, Template
 from registry.instances.store import Delete, InstanceStore
 from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import Drift, DriftDetector, DriftKind
+from tenants.drift import Drift, DriftDetector, DriftKind, is_suspect
 from tenants.tenant import Tenant
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
@@ -85,6 +86,19 @@ async def test_nothing_is_reported_when_jobs_are_under_way(
     await job_store.begin(deletion)
     about = (name, completed.database, running.database)
     assert not [drift for drift in await detector.detect() if any(word in drift.subject for word in about)]
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(8, "8 days, 0:00:00"), (-8, "behind that of the machine")])
+async def test_clock_of_the_one_server_is_reported_when_that_of_the_process_differs(
+    detector: DriftDetector, monkeypatch: pytest.MonkeyPatch, ahead: int, words: str
+) -> None:
+    """Registry and ODS databases are on one server, whose clock is wrong for both."""
+    assert await _found(detector, DriftKind.CLOCKS_DIFFER) == []
+    monkeypatch.setattr("tenants.drift._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead))
+    (found,) = await _found(detector, DriftKind.CLOCKS_DIFFER)
+    assert found.subject == "registry and process"
+    assert words in found.explanation
+    assert is_suspect([found]) == found
 
 
 async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
@@ -170,6 +184,24 @@ async def test_older_registry_is_reported_when_its_instances_change_all_the_time
     finally:
         changing.cancel()
         await asyncio.wait([changing])
+
+
+async def test_older_registry_is_reported_when_something_of_it_is_handed_back_meanwhile(
+    detector: DriftDetector,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    completed: InstanceJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installation, at = await tenant.installation.id(), datetime.now(UTC)
+    later = StartedJob(installation, completed.mark, completed.number + 1, at)
+    lost = StartedJob(installation, str(uuid.uuid4()), 1, at)
+
+    async def hand_back(_: float) -> None:
+        await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = jobnumber + 1")
+
+    monkeypatch.setattr("tenants.drift.asyncio", SimpleNamespace(sleep=hand_back))
+    assert is_suspect(await detector.detect([later, lost])) is not None
 
 
 async def test_foreign_database_is_reported_when_it_stands_in_an_instances_place(

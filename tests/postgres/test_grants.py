@@ -17,6 +17,7 @@ DEPLOYED = Path(__file__).parents[2] / "deploy" / "grants.sql"
 COMPOSED = {
     "ODS_ADMIN_DSN": "postgresql://ods_service:a-password@postgres/EdFi_Admin",
     "ODS_MASTER_DSN": "postgresql://ods_service:a-password@postgres/EdFi_Master",
+    "ODS_RESTORE_DSN": "postgresql://ods_restore:a-password@postgres/EdFi_Master",
 }
 
 

@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.change_sign import is_quiet, read_sign
 from databases.inner_rights import give_rights, read_rights
-from databases.statements import execute
 from embedded.postgres import EmbeddedPostgres
 from tests.servers import service_dsn, session
 
@@ -19,19 +17,6 @@ CREATE TABLE edfi.kept (id int)
 _OWNED = f"""
 ALTER SCHEMA edfi OWNER TO "{_OWNER}"; ALTER TABLE edfi."The table" OWNER TO "{_OWNER}";
 ALTER SEQUENCE edfi."The sequence" OWNER TO "{_OWNER}"
-"""
-# PostgreSQL prefers a function of just these types to its own, which takes any.
-_PLANTED = """
-CREATE FUNCTION public.format(text, text, text) RETURNS text LANGUAGE plpgsql AS
-    $$BEGIN RAISE 'called with the rights of %', current_user; END$$;
-CREATE FUNCTION public.format(text, name, name) RETURNS text LANGUAGE plpgsql AS
-    $$BEGIN RAISE 'called with the rights of %', current_user; END$$;
-CREATE FUNCTION public.format(text, VARIADIC text[]) RETURNS text LANGUAGE plpgsql AS
-    $$BEGIN RAISE 'called with the rights of %', current_user; END$$;
-CREATE SEQUENCE public.numbers; ALTER SEQUENCE public.numbers OWNER TO ods_service;
-ALTER FUNCTION public.format(text, text, text) OWNER TO "{role}";
-ALTER FUNCTION public.format(text, name, name) OWNER TO "{role}";
-ALTER FUNCTION public.format(text, text[]) OWNER TO "{role}"
 """
 
 
@@ -70,20 +55,3 @@ async def test_role_that_owned_what_was_restored_may_do_what_it_might_when_it_is
         ):
             assert await inside.fetchval(f"SELECT has_{right}", _OWNER), right
         assert not await inside.fetchval("SELECT has_table_privilege($1, 'edfi.kept', 'SELECT')", _OWNER)
-
-
-async def test_functions_of_other_roles_are_not_called_when_rights_are_read_and_given(
-    databases: tuple[str, str], postgres: EmbeddedPostgres
-) -> None:
-    source, copy = databases
-    async with session(service_dsn(postgres, source)) as inside:
-        rights = await read_rights(inside)
-    async with session(postgres.dsn(copy)) as inside:
-        await inside.execute(_PLANTED.format(role=_OWNER))
-    async with session(service_dsn(postgres, copy)) as inside:
-        await execute(inside, "COMMENT ON SCHEMA %I IS %L", "edfi", "As before")
-        await give_rights(inside, rights)
-        await read_sign(inside)
-        assert await is_quiet(inside) in {True, False}
-        privilege = "has_table_privilege($1, 'edfi.\"The table\"', 'SELECT')"
-        assert await inside.fetchval(f"SELECT {privilege}", _OWNER)

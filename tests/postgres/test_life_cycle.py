@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import asyncpg
+import pytest
 
 from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
@@ -354,6 +355,7 @@ class Walk:
         assert tuple(row) == (*state, model.published, *names)
 
 
+@pytest.mark.long
 async def test_status_moves_along_the_diagram_alone_when_anything_is_asked_in_any_order(
     tenant: Tenant, rows: asyncpg.Connection, name: str
 ) -> None:

@@ -1,6 +1,8 @@
 """Putting another database in the place of an instance's, on a real server."""
 
 import asyncio
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -18,8 +20,13 @@ from databases.statements import execute
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import reset_name, trash_name
-from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of
-from tests.servers import session
+from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, until
+from tests.servers import service_dsn, session
+
+_IS_RENAMING = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE state = 'active' AND position('ALTER DATABASE "' || $1 || '" RENAME' IN query) > 0
+"""
 
 
 @pytest.fixture
@@ -384,13 +391,17 @@ async def test_creates_are_not_held_up_when_an_exchange_waits_for_sessions(
 ) -> None:
     owner = replace(wanted.owner, mark=str(uuid.uuid4()))
     other = replace(wanted, owner=owner, database=f"{wanted.database}_b")
-    async with session(postgres.dsn(exchange.database)):  # of a superuser: it is waited for, five seconds
+    async with session(service_dsn(postgres, exchange.database)) as suspended:
+        process = await suspended.fetchval("SELECT pg_backend_pid()")
+        os.kill(process, signal.SIGSTOP)  # it cannot end, so the rename waits five seconds for it
         waiting = asyncio.create_task(take_place(server, exchange))
         try:
+            await until(lambda: admin.fetchval(_IS_RENAMING, exchange.database))
             async with asyncio.timeout(4), server.fenced(owner) as fenced:
                 await provision(fenced, other, TemplateSizes())
             assert not waiting.done()
         finally:
             await asyncio.wait([waiting])
+            os.kill(process, signal.SIGCONT)
             assert waiting.exception() is not None
             await admin.execute(f'DROP DATABASE IF EXISTS "{other.database}"')

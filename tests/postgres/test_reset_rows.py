@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -20,7 +20,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import Delete, InstanceStore
-from registry.instances.versions import MOST_VERSIONS, VersionStore
+from registry.instances.versions import MOST_VERSIONS, ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
@@ -483,3 +483,29 @@ async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_
     assert await job_store.fail(running, "The registry does not say which database takes the place.")
     with pytest.raises(RefusedError, match="No earlier database"):
         await instances.request_undo_reset(completed.instance_id)
+
+
+@pytest.mark.parametrize(
+    ("since", "left"),
+    [(None, 30), (timedelta(days=10), 20), (timedelta(days=29), 7), (timedelta(days=-2), 30)],
+    ids=["unknown", "then", "long ago", "by another clock"],
+)
+async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_been_but_not_at_once(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    rows: asyncpg.Connection,
+    completed: InstanceJob,
+    since: timedelta | None,
+    left: int,
+) -> None:
+    replaced_at = None if since is None else datetime.now(UTC).replace(tzinfo=None) - since
+    found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, None, None, replaced_at)
+    store = InstanceStore(engine, factory, timedelta(days=30))
+    async with store.adopting(completed.instance_id, marked=True) as instance:
+        store.keep_replaced(instance, [found])
+    remaining: timedelta = await rows.fetchval(
+        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.instanceversions"
+        " WHERE instanceid = $1",
+        completed.instance_id,
+    )
+    assert round(remaining / timedelta(days=1)) == left

@@ -42,7 +42,7 @@ async def job(instances: InstanceStore, job_store: JobStore, name: str) -> Insta
 
 @pytest.fixture
 def expiry(engine: AsyncEngine, instances: InstanceStore) -> BackupExpiry:
-    return BackupExpiry(engine, instances.installation, KEPT)
+    return BackupExpiry(engine, instances.installation, KEPT, VerifyPolicy.WEEKLY)
 
 
 @pytest.fixture
@@ -256,8 +256,15 @@ async def expires(tenant: Tenant, backup_id: UUID) -> datetime | None:
 
 
 async def deleted(expiry: BackupExpiry) -> list[UUID]:
+    """Delete what has expired, as if each later backup were stored; returns which that was."""
     await expiry.compute()
-    return [it.id for it in await expiry.due(100) if await expiry.delete(it.id)]
+    gone = []
+    for expired in await expiry.due():
+        backup_id = expired.backup.id
+        survivors = await expiry.survivors(backup_id) if expired.has_instance else []
+        if await expiry.delete(backup_id, survivors[0].id if survivors else None):
+            gone.append(backup_id)
+    return gone
 
 
 async def test_expired_backups_are_deleted_but_the_last_complete_one(
@@ -283,6 +290,73 @@ async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
     await tenant.backups.begin_verification(damaged)
     await tenant.backups.finish_verification(damaged, "A table is missing.")
     assert await deleted(expiry) == []
+
+
+async def test_backup_stays_as_the_first_of_its_day_when_the_one_before_is_damaged(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    damaged, intact = [await made_at(tenant, rows, job, at) for at in (MONDAY, NEXT)]
+    await expiry.compute()
+    assert await expires(tenant, intact) == NEXT + timedelta(days=1)
+    await verify(tenant, damaged, "A table is missing.")
+    await expiry.compute()
+    for backup_id in (damaged, intact):
+        assert await expires(tenant, backup_id) == datetime.fromisoformat("2026-06-10")
+
+
+async def test_verified_backup_stays_until_a_later_one_is_verified(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry, engine: AsyncEngine
+) -> None:
+    verified = await made_at(tenant, rows, job, MONDAY)
+    await verify(tenant, verified)
+    later = await made_at(tenant, rows, job, TUESDAY)
+    assert await deleted(expiry) == [], "which is not to be verified"
+    await tenant.backups.request_verification(later)
+    assert await deleted(expiry) == [], "whose verification waits"
+    never = BackupExpiry(engine, tenant.instances.installation, KEPT, VerifyPolicy.NEVER)
+    assert await deleted(never) == [], "whose verification waits, by request"
+    await verify(tenant, later)
+    assert await deleted(expiry) == [verified]
+
+
+async def test_verified_backup_goes_for_another_one_when_none_is_verified_any_more(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, engine: AsyncEngine
+) -> None:
+    verified = await made_at(tenant, rows, job, MONDAY)
+    await verify(tenant, verified)
+    await made_at(tenant, rows, job, TUESDAY)
+    never = BackupExpiry(engine, tenant.instances.installation, KEPT, VerifyPolicy.NEVER)
+    assert await deleted(never) == [verified]
+
+
+async def test_next_backup_is_verified_when_the_one_of_this_week_was_found_damaged_since(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    async def is_to_be_verified(due_at: datetime) -> bool:
+        backup = await requested(tenant.instances, job, due_at)
+        await tenant.jobs.begin(backup)
+        return (await tenant.jobs.finish_backup(backup, stored(), VerifyPolicy.WEEKLY)).verify
+
+    verified = await made(tenant, job, MONDAY)
+    await verify(tenant, verified)
+    assert not await is_to_be_verified(NEXT)
+    await verify(tenant, verified, "A table is missing.")
+    assert await is_to_be_verified(TUESDAY)
+
+
+async def verify(tenant: Tenant, backup_id: UUID, error: str | None = None) -> None:
+    """Record that the backup has passed its verification, or why it has not."""
+    await tenant.backups.request_verification(backup_id)
+    await tenant.backups.begin_verification(backup_id)
+    await tenant.backups.finish_verification(backup_id, error)
+
+
+async def test_backup_of_an_instance_stays_when_it_was_gone_and_is_back(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    await expiry.compute()
+    assert not await expiry.delete(backup_id, None)
 
 
 async def test_last_backup_goes_when_a_client_has_requested_a_later_one(
@@ -340,7 +414,7 @@ async def test_backup_stays_when_the_setting_keeps_all(
     backups = [await made_at(tenant, rows, job, MONDAY + timedelta(days=day)) for day in range(2)]
     await expiry.compute()
     assert None not in [await expires(tenant, it) for it in backups]
-    assert await deleted(BackupExpiry(engine, tenant.instances.installation, None)) == []
+    assert await deleted(BackupExpiry(engine, tenant.instances.installation, None, VerifyPolicy.NEVER)) == []
     assert [await expires(tenant, it) for it in backups] == [None, None]
 
 
@@ -352,7 +426,7 @@ async def test_survivor_is_not_deleted_by_a_client_while_the_expired_one_goes(
     await expiry.compute()
     async with rows.transaction():
         await rows.execute("UPDATE adminapi.backups SET deletedat = now() WHERE id = $1", survivor)
-        delete = asyncio.create_task(expiry.delete(expired))
+        delete = asyncio.create_task(expiry.delete(expired, survivor))
         await waits_for_lock(rows)
     assert await delete is False
 

@@ -613,7 +613,7 @@ async def test_database_without_a_comment_stays_when_it_is_not_empty(
         await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
         async with server.connected(kept) as inside:
             await inside.execute(
-                "CREATE TABLE filling AS SELECT repeat('x', 1000) FROM generate_series(1, 3000)"
+                "CREATE TABLE public.filling AS SELECT repeat('x', 1000) FROM generate_series(1, 3000)"
             )
         await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
         async with server.session() as ours:
@@ -624,12 +624,13 @@ async def _publish(server: Server, target: LoadTarget, rows: int) -> None:
     """Load a template that says how many rows it has, and has them."""
     async with loading(server, target) as begun:
         async with server.connected(begun.database) as inside:
-            await inside.execute("CREATE TABLE filling (row int, words text)")
+            await inside.execute("CREATE TABLE public.filling (row int, words text)")
             await inside.execute(
-                "INSERT INTO filling SELECT row, repeat('x', 1000) FROM generate_series(1, $1::int) AS row",
+                "INSERT INTO public.filling"
+                " SELECT row, repeat('x', 1000) FROM generate_series(1, $1::int) AS row",
                 rows,
             )
-            await inside.execute(f"CREATE TABLE said AS SELECT {rows} AS rows")
+            await inside.execute(f"CREATE TABLE public.said AS SELECT {rows} AS rows")
         await begun.publish()
 
 
@@ -661,8 +662,8 @@ async def test_each_copy_is_a_whole_template_when_others_are_published_meanwhile
     for name in copies:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         async with server.connected(name) as inside:
-            said = await inside.fetchval("SELECT rows FROM said")
-            assert await inside.fetchval("SELECT count(*) FROM filling") == said
+            said = await inside.fetchval("SELECT rows FROM public.said")
+            assert await inside.fetchval("SELECT count(*) FROM public.filling") == said
         found.add(said)
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     assert found >= {1, 3}
@@ -703,7 +704,7 @@ class _Compressing(_Silent):
 def serving(folder: Path, handler: type[_Silent] = _Silent) -> Iterator[str]:
     """A server of the files in a folder; gives its address."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

@@ -1,12 +1,15 @@
 """Databases in the trash that are opened to be backed up, and dropped as they were backed up."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import asyncpg
 import pytest
 
+from backups.errors import BackupFaultError
 from databases import trash, trash_backup
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner, opened_by
@@ -15,13 +18,14 @@ from databases.server import Server
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import trash_name
-from tests.postgres.postgres_inspection import exists, row_of
+from tests.postgres.postgres_inspection import exists, row_of, until
 from tests.servers import session
 
 JOB = "PurgeInstanceJob-7-3"
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
 _END = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1"
-_INVALIDATE = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+_IS_INVALID = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
+_CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DROP DATABASE%'"
 
 
 @pytest.fixture
@@ -50,13 +54,24 @@ async def back_up(server: Server, trashed: Owner, kept: str) -> str:
         return state
 
 
-async def purge(server: Server, trashed: Owner, kept: str, state: str | None) -> bool:
-    async with server.fenced(trashed) as fenced:
-        return await trash_backup.purge_backed_up(fenced, trashed, kept, state)
-
-
 async def do_nothing() -> None:
-    """Stands for a backup."""
+    """Stands for a backup, and for one that is stored."""
+
+
+async def purge(
+    server: Server,
+    trashed: Owner,
+    kept: str,
+    state: str | None,
+    require_stored: Callable[[], Awaitable[None]] = do_nothing,
+) -> bool:
+    async with server.fenced(trashed) as fenced:
+        return await trash_backup.purge_backed_up(fenced, trashed, kept, state, require_stored)
+
+
+async def refuse() -> None:
+    """Stands for a backup that is not stored any more."""
+    raise BackupFaultError("It is not stored any more.")
 
 
 async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
@@ -212,17 +227,60 @@ async def test_nothing_is_dropped_when_there_is_no_verified_backup(
     assert await exists(admin, kept)
 
 
+async def interrupt_drop(admin: asyncpg.Connection, postgres: EmbeddedPostgres, database: str) -> None:
+    """Begin to drop the database, which waits until each session has closed its files; then cancel that."""
+
+    async def drop() -> None:
+        async with session(postgres.dsn()) as dropping:
+            await dropping.execute(f'DROP DATABASE "{database}"')
+
+    async with session(postgres.dsn()) as other:
+        suspended = await other.fetchval("SELECT pg_backend_pid()")
+        os.kill(suspended, signal.SIGSTOP)
+        try:
+            running = asyncio.create_task(drop())
+            await until(lambda: admin.fetchval(_IS_INVALID, database))
+            await admin.execute(_CANCEL)
+            with pytest.raises(asyncpg.QueryCanceledError):
+                await running
+        finally:
+            os.kill(suspended, signal.SIGCONT)
+
+
 async def test_drop_goes_on_when_it_was_interrupted_and_no_backup_is_made_of_what_is_left(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     state = await back_up(server, trashed, kept)
-    await admin.execute(_INVALIDATE, kept)
+    await interrupt_drop(admin, postgres, kept)
     with pytest.raises(DisagreementError, match="A DROP of the database"):
         await back_up(server, trashed, kept)
     with pytest.raises(DisagreementError, match="There is no verified backup"):
         await purge(server, trashed, kept, None)
-    assert await purge(server, trashed, kept, state)
+    assert await purge(server, trashed, kept, state, refuse), "nothing of it could be backed up again"
     assert not await exists(admin, kept)
+
+
+async def test_nothing_is_dropped_when_the_backup_is_not_stored_any_more(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+    with pytest.raises(BackupFaultError):
+        await purge(server, trashed, kept, state, refuse)
+    assert await exists(admin, kept)
+    assert await purge(server, trashed, kept, state)
+    assert not await purge(server, trashed, kept, state, refuse), "there is nothing to drop any more"
+
+
+async def test_drop_does_not_go_on_when_what_is_left_is_not_what_was_backed_up(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    state = await back_up(server, trashed, kept)
+    for word in ("true", "false"):
+        await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS {word}')
+    await interrupt_drop(admin, postgres, kept)
+    with pytest.raises(DisagreementError, match=r"A DROP of the database .* cannot be backed up any more"):
+        await purge(server, trashed, kept, state)
+    assert await exists(admin, kept)
 
 
 async def test_backup_still_counts_when_the_drop_could_not_begin(
@@ -267,3 +325,16 @@ async def test_nothing_is_opened_when_the_database_is_that_of_another_installati
     with pytest.raises(NotOursError):
         await purge(server, ours, kept, "any")
     assert await state_of(admin, kept) == (False, None)
+
+
+async def test_nothing_is_dropped_when_the_database_is_opened_while_the_store_is_asked(
+    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+
+    async def require_stored() -> None:
+        await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
+
+    with pytest.raises(DisagreementError, match="was opened, and may be in use"):
+        await purge(server, trashed, kept, state, require_stored)
+    assert await exists(admin, kept)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 
 import asyncpg
+import pytest
 
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
@@ -25,6 +26,7 @@ TRASH_EDGES = EDGES | {
 }
 SEEDS = range(30)
 STEPS = 150
+_PURGES = ("Purge", "PurgeAfterBackup")
 _MADE, _DELETED = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
 _STARTS = {"Create": _MADE, "Rename": _MADE, "Undelete": {"Pending", "Deleted"}}
 _FAILED = {"Create": "Error", "Rename": "Error", "Undelete": "Deleted"}
@@ -41,7 +43,7 @@ class TrashModel(Model):
 
     @property
     def live(self) -> bool:
-        return self.status != "Deleted" and self.operation != "Purge"
+        return self.status != "Deleted" and self.operation not in _PURGES
 
     @property
     def final_name(self) -> str:
@@ -78,12 +80,12 @@ class TrashModel(Model):
         self.new_name = None if name == self.name else name
         return None
 
-    def request_purge(self) -> type[InstanceError] | None:
+    def request_purge(self, operation: str) -> type[InstanceError] | None:
         if self.not_found():
             return InstanceNotFoundError
         if self.live or self.status not in {"Deleted", "Delete_Failed"}:
             return RefusedError
-        self.next_job("Purge", "Pending_Delete")
+        self.next_job(operation, "Pending_Delete")
         return None
 
     def request_rename(self, name: str) -> type[InstanceError] | None:
@@ -133,7 +135,7 @@ class TrashModel(Model):
                 self.name = self.final_name
             if operation == "Undelete":
                 self.related = self.aside
-            if operation in {"Undelete", "Purge", "Detach", "Delete"}:
+            if operation in {"Undelete", "Detach", "Delete", *_PURGES}:
                 self.kept = self.aside = False
             if operation == "Trash":
                 self.kept = True
@@ -160,7 +162,7 @@ class TrashModel(Model):
     def cancel(self) -> bool:
         if (self.operation, self.status) == ("Undelete", "Pending"):
             self.status = "Deleted"
-        elif (self.operation, self.status) == ("Purge", "Pending_Delete"):
+        elif self.operation in _PURGES and self.status == "Pending_Delete":
             self.status = "Delete_Failed"
         else:
             return super().cancel()
@@ -219,7 +221,9 @@ class TrashWalk(Walk):
         await self.request(self.instances.request_undelete, self.model.request_undelete(name), name)
 
     async def request_purge(self) -> None:
-        await self.request(self.instances.request_purge, self.model.request_purge())
+        operation = _PURGES[self.model.number % len(_PURGES)]
+        ask = partial(self.instances.request_purge, final_backup=operation == "PurgeAfterBackup")
+        await self.request(ask, self.model.request_purge(operation))
 
     async def begin(self) -> None:
         job = self.token()
@@ -237,7 +241,7 @@ class TrashWalk(Walk):
             "Create": partial(self.jobs.finish_create, connection_string=CONNECTION_STRING),
             "Rename": partial(self.jobs.finish_rename, connection_string=CONNECTION_STRING),
             "Undelete": partial(self.jobs.finish_undelete, connection_string=CONNECTION_STRING),
-            "Purge": self.jobs.finish_purge,
+            **dict.fromkeys(_PURGES, self.jobs.finish_purge),
         }
         finish = others.get(job.operation, self.jobs.finish_delete)
         expected = self.model_of(job).finish(token_of(job), str(job.operation))
@@ -265,19 +269,23 @@ SELECT i.state, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS 
        jsonb_array_length(i.setaside -> 'contexts') > 0 AS aside
 FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j
 ON j.jobid = format('%sInstanceJob-%s-%s',
-                    CASE WHEN i.operation IN ('Trash', 'Detach') THEN 'Delete' ELSE i.operation END,
+                    CASE WHEN i.operation IN ('Trash', 'Detach') THEN 'Delete'
+                         WHEN i.operation = 'PurgeAfterBackup' THEN 'Purge' ELSE i.operation END,
                     i.odsinstanceid, i.jobnumber)
 WHERE i.id = $1
 """
 
 
+@pytest.mark.long
 async def test_status_moves_along_the_diagram_alone_when_there_is_a_trash(
     tenant: Tenant, rows: asyncpg.Connection, name: str
 ) -> None:
     walked: set[tuple[str, str]] = set()
     for seed in SEEDS:
         # What the walk before has left may be about to get its context.
-        await rows.execute("DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances")
+        await rows.execute(
+            "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances"
+        )
         chance = random.Random(seed)  # noqa: S311 - for repeatable walks
         instances, jobs = stores(tenant.engine, trash=timedelta(days=7))
         walk = TrashWalk(
@@ -289,5 +297,5 @@ async def test_status_moves_along_the_diagram_alone_when_there_is_a_trash(
             error.add_note(f"on the walk with seed {seed}")
             raise
         walked |= walk.edges
-    await rows.execute("DELETE FROM adminapi.audit")
+    await rows.execute("DELETE FROM adminapi.audit; DELETE FROM adminapi.backups")
     assert walked == TRASH_EDGES

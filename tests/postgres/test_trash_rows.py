@@ -67,6 +67,17 @@ async def contexts(rows: asyncpg.Connection, job: InstanceJob) -> int:
     return counted
 
 
+async def test_undelete_under_another_name_does_not_begin_in_place_of_one_that_has_its_number(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, name: str
+) -> None:
+    """The registry was restored to before it, and gave its number again."""
+    undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
+    lost = replace(undelete, new_name=f"{name} lost", new_database=f"{undelete.new_database}_lost")
+    assert not (await job_store.begin(lost)).held
+    assert not (await job_store.begin(replace(undelete, new_name=None, new_database=None))).held
+    assert (await job_store.begin(undelete)).held
+
+
 async def test_parts_stay_when_the_ods_instance_is_in_use_by_rows_of_another_table(
     instances: InstanceStore,
     job_store: JobStore,

@@ -44,7 +44,7 @@ class _Limited(BaseHTTPRequestHandler):
 def api() -> Iterator[AdminApi]:
     _Limited.tokens = 0
     with ThreadingHTTPServer(("127.0.0.1", 0), _Limited) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         with AdminApi(f"http://127.0.0.1:{server.server_port}", "a-client", "a-secret") as api:
             yield api
         server.shutdown()

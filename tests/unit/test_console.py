@@ -13,6 +13,7 @@ from fastapi import Response
 import console
 from console.addresses import own_path
 from console.formats import ago, duration, size
+from console.issuer import Person
 from console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
 from console.live.fragments import Fragments
 from console.static_files import static_files
@@ -166,16 +167,35 @@ class ScriptedChanges(RecentChanges):
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
 
+async def nothing_to_do() -> int:
+    return 0
+
+
+async def test_pages_are_told_what_needs_a_person_only_when_that_has_changed() -> None:
+    found = iter((0, 0, 1))
+    changes = ScriptedChanges(state({}), state({1: AT}), state({1: AT, 2: AT}))
+
+    async def failed() -> int:
+        return next(found)
+
+    feed = ChangeFeed(changes, failed, seconds=0.01)
+    async with feed.page() as told:
+        assert await told.get() == EVERYTHING
+        assert await told.get() == {"instance:1", "instances"}
+        assert await told.get() == {"instance:2", "instances", "attention"}
+
+
 async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> None:
     running = JobState(1, "InProgress", None, 20, 5)
     changes = ScriptedChanges(state({}), state({}), state({}, job=running))
-    feed = ChangeFeed(changes, seconds=0.01)
+    feed = ChangeFeed(changes, nothing_to_do, seconds=0.01)
     async with AsyncExitStack() as pages:
         told = [await pages.enter_async_context(feed.page()) for _ in range(100)]
         for page in told:
             assert await page.get() == EVERYTHING
             assert await page.get() == {"job:job", "jobs", "instance:1"}
         assert changes.reads < 20
+        assert feed.spread == 500
         late = await pages.enter_async_context(feed.page())
         assert await late.get() == EVERYTHING
         assert feed.is_current
@@ -184,16 +204,17 @@ async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> 
 
 async def test_pages_must_ask_again_when_the_registry_is_away() -> None:
     changes = ScriptedChanges(state({}))
-    feed = ChangeFeed(changes, seconds=0.01)
+    feed = ChangeFeed(changes, nothing_to_do, seconds=0.01)
     async with feed.page() as told:
         assert await told.get() == EVERYTHING
+        assert feed.spread == 5
         changes.is_away = True
         assert await told.get() == NOTHING
         assert not feed.is_current
 
 
 async def test_a_fragment_is_made_once_when_many_pages_show_it_and_nothing_changes() -> None:
-    feed = ChangeFeed(ScriptedChanges(state({})), seconds=60)
+    feed = ChangeFeed(ScriptedChanges(state({})), nothing_to_do, seconds=60)
     fragments, made = Fragments(feed), []
 
     async def make() -> Response:
@@ -206,7 +227,12 @@ async def test_a_fragment_is_made_once_when_many_pages_show_it_and_nothing_chang
         answers = await asyncio.gather(*(fragments.shared(("key",), make) for _ in range(100)))
         assert {answer.body for answer in answers} == {b"fragment"}
         assert len(made) == 1
+        known = fragments.known(("key",))
+        assert known is not None
+        assert known.body == b"fragment"
+        assert fragments.known(("another",)) is None
         feed.version += 1
+        assert fragments.known(("key",)) is None
         await fragments.shared(("key",), make)
         assert len(made) == 2
     await fragments.shared(("key",), make)  # no change would be noticed
@@ -218,3 +244,28 @@ def test_a_spreadsheet_finds_no_formula_when_a_text_begins_like_one(text: str) -
     (row,) = csv.reader([csv_line([text, 7, None, "plain"])])
     assert row[0].startswith("'")
     assert row[1:] == ["7", "", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "name"),
+    [
+        ({"sub": "4f1c"}, "oidc:4f1c"),
+        ({"sub": "4f1c", "preferred_username": "alice", "email": "a@b"}, "oidc:alice (4f1c)"),
+        ({"sub": "4f1c", "email": "a@b"}, "oidc:a@b (4f1c)"),
+        ({"sub": "alice", "preferred_username": "alice"}, "oidc:alice"),
+        ({"sub": "4f1c", "preferred_username": ["alice"]}, "oidc:4f1c"),
+        ({"sub": "4f1c", "preferred_username": "a\x00\u202eb\n"}, "oidc:a\ufffd\ufffdb\ufffd (4f1c)"),
+        ({"sub": "4f1c", "preferred_username": "a" * 300}, f"oidc:{'a' * 100} (4f1c)"),
+        ({"sub": "s" * 255, "preferred_username": "alice"}, f"oidc:{'s' * 251}"),
+    ],
+)
+def test_people_are_named_by_what_the_issuer_calls_them_for_good(claims: dict[str, str], name: str) -> None:
+    assert Person.of(claims, "groups").name == name
+
+
+@pytest.mark.parametrize(
+    ("found", "values"),
+    [("a b", {"a b"}), (["a", "b", 1], {"a", "b"}), (None, set()), ({"a": 1}, set()), (1, set())],
+)
+def test_what_a_person_has_is_a_text_or_a_list_of_texts(found: object, values: set[str]) -> None:
+    assert Person.of({"sub": "4f1c", "https://ods/groups": found}, "https://ods/groups").values == values

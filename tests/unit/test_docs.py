@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 from api.app import app_with
 from cli.main import _commands
+from console.menu import MENU
+from console.texts import t
 from settings import Settings
 from tenants.drift import DriftKind
 
@@ -24,6 +26,9 @@ PAGES = [
     *sorted((ROOT / "tests").glob("*.md")),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+MOST_OF_A_PICTURE = 150_000
+"""Bytes."""
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 NAMED_FILE = re.compile(r"`((?:[A-Za-z_-]+/)*[A-Za-z_-]+\.(?:py|md|ya?ml|sql|toml))(?:::?\w+)?`")
 MADE_BY_THE_OPERATOR = {"docker-compose.override.yml"}
@@ -118,6 +123,21 @@ def test_every_target_that_a_page_names_is_in_the_makefile(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in code_lines(page):
         assert set(TARGET.findall(line)) <= targets, line
+
+
+def test_every_page_of_the_menu_has_a_section_with_a_picture() -> None:
+    _, *sections = (ROOT / "docs" / "console.md").read_text().split("\n## ")
+    found = {section.splitlines()[0]: PICTURE.findall(section) for section in sections}
+    assert list(found) == [t(key) for key, _ in MENU]
+    assert all(found.values())
+
+
+def test_every_picture_is_small_and_shown_with_what_it_shows() -> None:
+    shown = [picture for page in PAGES for picture in PICTURE.findall(page.read_text())]
+    assert all(text for text, _ in shown)
+    pictures = list((ROOT / "docs" / "pictures").iterdir())
+    assert {Path(path).name for _, path in shown} == {picture.name for picture in pictures}
+    assert all(picture.stat().st_size < MOST_OF_A_PICTURE for picture in pictures)
 
 
 def test_every_target_says_what_it_does() -> None:

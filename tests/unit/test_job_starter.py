@@ -79,7 +79,7 @@ async def test_fairness_key_fits_when_the_requester_has_a_long_name() -> None:
 
 async def test_caller_is_not_told_that_a_workflow_is_closed_when_temporal_does_not_know() -> None:
     with pytest.raises(RPCError):
-        await _starter(_Closed(RPCStatusCode.UNAVAILABLE)).is_open(JOB)
+        await _starter(_Closed(RPCStatusCode.UNAVAILABLE)).is_at_work(JOB)
 
 
 async def test_search_attributes_are_taken_to_be_there_when_only_an_administrator_may_add_them(

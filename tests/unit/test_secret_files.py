@@ -21,6 +21,7 @@ from settings import (
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 DSN = "postgresql://service:first-hidden@db.example:5433/EdFi_Admin?sslmode=require"
+RESTORE_DSN = "postgresql://ods_restore:hidden@localhost:5432/postgres"
 
 Values = dict[str, Any]
 
@@ -51,7 +52,7 @@ def test_every_secret_may_be_in_a_file_when_one_is_added() -> None:
     secrets = {
         name
         for name, field in (Settings.model_fields | MultiTenantSettings.model_fields).items()
-        if "Secret" in repr(field.annotation) or name in {"tenants", "admin_dsn", "master_dsn"}
+        if "Secret" in repr(field.annotation) or name in {"tenants", "admin_dsn", "master_dsn", "restore_dsn"}
     }
     assert secrets | {"instance_connection_string"} == set(SECRETS)
 
@@ -62,8 +63,9 @@ def test_secret_is_read_without_the_newline_when_its_file_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, values: Values, name: str, ending: str
 ) -> None:
     monkeypatch.setenv("ODS_PAYLOAD_KEY", KEY)
-    put(monkeypatch, tmp_path / "file", name, f"{values.get(name, KEY)}{ending}")
-    assert getattr(Settings.load(), name).get_secret_value() == values.get(name, KEY)
+    content = values.get(name, RESTORE_DSN if name == "restore_dsn" else KEY)
+    put(monkeypatch, tmp_path / "file", name, f"{content}{ending}")
+    assert getattr(Settings.load(), name).get_secret_value() == content
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from schedule_settings import KeptBackups
-from settings import CloneStrategy, InvalidSettingsError, Settings, Trigger, VerifyPolicy
+from settings import (
+    CloneStrategy,
+    InvalidSettingsError,
+    LogFormat,
+    LogLevel,
+    Settings,
+    Trigger,
+    VerifyPolicy,
+)
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 DSN = "postgresql://u:p@db.example:5433/EdFi"
@@ -16,6 +24,8 @@ DSN = "postgresql://u:p@db.example:5433/EdFi"
 READ: dict[str, tuple[str, Any]] = {
     "ADMIN_DSN": (DSN, DSN),
     "MASTER_DSN": ("postgres://u:p@h/d?sslmode=require", "postgres://u:p@h/d?sslmode=require"),
+    "RESTORE_DSN": ("postgresql://r:p@localhost/d", "postgresql://r:p@localhost/d"),
+    "RESTORED_OWNER": ("o", "o"),
     "INSTANCE_CONNECTION_STRING": ("host=h;password=p", "host=h;password=p"),
     "ENCRYPTION_KEY": (KEY, KEY),
     "ENCRYPTION_KEY_PREVIOUS": (f"{KEY} , {KEY}", f"{KEY} , {KEY}"),
@@ -41,6 +51,7 @@ READ: dict[str, tuple[str, Any]] = {
     "RECONCILE_INTERVAL": ("60", 60.0),
     "REFRESH_INTERVAL": ("60", 60.0),
     "TASK_QUEUE": ("q", "q"),
+    "WORKER_DEPLOYMENT_VERSION": ("1.4.0-rc_1", "1.4.0-rc_1"),
     "REGISTRY_CONCURRENCY": ("1000", 1000),
     "DDL_CONCURRENCY": ("1", 1),
     "DDL_PREFETCH": ("100", 100),
@@ -58,6 +69,8 @@ READ: dict[str, tuple[str, Any]] = {
     "ALLOWED_HOSTS": ("a.example, *.b.example,[::1]", "a.example, *.b.example,[::1]"),
     "JSON_LIMIT": ("1024", 1024),
     "RATE_LIMITING": ("0", False),
+    "COSTLY_REQUESTS": ("0", 0),
+    "COSTLY_REQUESTS_PER_TENANT": ("10000", 10_000),
     "AUDIT_RETENTION": ("1", 1),
     "TRASH_DAYS": ("0", 0),
     "BACKUP_URL": ("s3://bucket/of/backups", "s3://bucket/of/backups"),
@@ -74,7 +87,19 @@ READ: dict[str, tuple[str, Any]] = {
     "OIDC_AUDIENCE": ("a", "a"),
     "OIDC_JWKS_URL": ("https://login.example:8080/keys", "https://login.example:8080/keys"),
     "OIDC_INSECURE": ("true", True),
+    "LOG_FORMAT": ("json", LogFormat.JSON),
+    "LOG_LEVEL": ("debug", LogLevel.DEBUG),
+    "METRICS_PORT": ("65535", 65535),
+    "METRICS_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - what containers need
+    "CONSOLE_OIDC_ISSUER": ("https://login.example/realms/ods", "https://login.example/realms/ods"),
+    "CONSOLE_OIDC_CLIENT_ID": ("a", "a"),
+    "CONSOLE_OIDC_CLIENT_SECRET": ("s", "s"),
+    "CONSOLE_OIDC_SCOPES": ("email openid", "email openid"),
+    "CONSOLE_OIDC_CLAIM": ("https://example/roles", "https://example/roles"),
+    "CONSOLE_OIDC_FULL_ACCESS": ("a, b c", "a, b c"),
+    "CONSOLE_OIDC_READ_ONLY": ("/readers", "/readers"),
     "TEMPORAL_UI_URL": ("https://temporal.example:8233/ui", "https://temporal.example:8233/ui"),
+    "CODEC_SERVER": ("false", False),
 }
 SQLALCHEMY_DSN = "postgresql+asyncpg://u:bad-value@h/d"  # asyncpg itself does not understand it
 TOO_MANY_BYTES = "ä" * 32
@@ -98,6 +123,12 @@ BAD_CRONS = [
 REFUSED: dict[str, list[str]] = {
     "ADMIN_DSN": BAD_DSNS,
     "MASTER_DSN": BAD_DSNS,
+    "RESTORE_DSN": [  # the last ones: of another server, without a role, of the service's role
+        *BAD_DSNS,
+        *("postgresql://r:bad-value@elsewhere/d", "postgresql://r:bad-value@localhost:5433/d"),
+        *("postgresql://localhost/bad-value", "postgresql://service:bad-value@localhost/d"),
+    ],
+    "RESTORED_OWNER": ["", "x" * 64, TOO_MANY_BYTES, "service"],
     "ENCRYPTION_KEY": BAD_KEYS,
     "TOKEN_SIGNING_KEY": BAD_KEYS,
     "PAYLOAD_KEY": BAD_KEYS,
@@ -130,6 +161,7 @@ REFUSED: dict[str, list[str]] = {
     "RECONCILE_INTERVAL": [*BAD_SECONDS, "0.99"],
     "REFRESH_INTERVAL": [*BAD_SECONDS, "0.99"],
     "TASK_QUEUE": ["", "x" * 201],
+    "WORKER_DEPLOYMENT_VERSION": ["", "1.4:0", ".1", "x" * 101],
     "REGISTRY_CONCURRENCY": ["", "bad-value", "0", "1001", "1.5"],
     "DDL_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
     "DDL_PREFETCH": ["", "bad-value", "-1", "101", "1.5"],
@@ -147,9 +179,13 @@ REFUSED: dict[str, list[str]] = {
     "ALLOWED_HOSTS": ["", ",", "bad-value/", "http://bad-value", "bad-value:80", "*bad-value", "a..b", "::1"],
     "JSON_LIMIT": ["", "bad-value", "1023", "4194305", "1.5"],
     "RATE_LIMITING": ["", "bad-value", "2"],
+    "COSTLY_REQUESTS": ["", "bad-value", "-1", "10001", "1.5"],
+    "COSTLY_REQUESTS_PER_TENANT": ["", "bad-value", "-1", "10001", "1.5"],
     "AUDIT_RETENTION": ["", "bad-value", "0", "36501", "1.5"],
     "BACKUP_URL": ["", "bad-value", "file://bad-value", "s3://", "s3://key:secret@bucket", "s3://bucket?a=b"],
     "BACKUP_RECIPIENTS": ["", "bad-value", "AGE-SECRET-KEY-1BAD", "age1good,bad-value"],
+    "LOG_FORMAT": ["", "bad-value", "JSON"],
+    "LOG_LEVEL": ["", "bad-value", "Debug"],
     "BACKUP_VERIFY": ["", "bad-value", "Always"],
     "BACKUP_CONCURRENCY": ["", "bad-value", "0", "101", "1.5"],
     "FINAL_BACKUP": ["", "bad-value", "2"],
@@ -165,7 +201,17 @@ REFUSED: dict[str, list[str]] = {
     "OIDC_INSECURE": ["", "bad-value", "2"],
     "OIDC_ISSUER": [*BAD_ADDRESSES, "http://bad-value.example/realm"],
     "OIDC_AUDIENCE": [""],
+    "CODEC_SERVER": ["", "bad-value", "2", "true"],  # the last one without ODS_PAYLOAD_KEY
+    "METRICS_PORT": ["", "bad-value", "0", "65536", "1.5"],
+    "METRICS_HOST": [""],
     "OIDC_JWKS_URL": [*BAD_ADDRESSES, "HTTP://bad-value.example/keys"],
+    "CONSOLE_OIDC_ISSUER": [*BAD_ADDRESSES, "http://bad-value.example/realm"],
+    "CONSOLE_OIDC_CLIENT_ID": [""],
+    "CONSOLE_OIDC_CLIENT_SECRET": [""],
+    "CONSOLE_OIDC_SCOPES": ["", "bad-value", "openid,bad-value"],
+    "CONSOLE_OIDC_CLAIM": [""],
+    "CONSOLE_OIDC_FULL_ACCESS": ["", "bad-value,", " , "],
+    "CONSOLE_OIDC_READ_ONLY": ["", ",bad-value"],
 }
 UNCHECKED = {"INSTANCE_CONNECTION_STRING", "TEMPORAL_UI_URL"}
 """The first is parsed where it is used (`OdsConnectionStrings.from_settings`), the second only shown."""
@@ -222,6 +268,16 @@ def test_variable_is_named_and_its_value_is_not_when_the_value_is_refused(
     assert len(text) < 10 or text not in shown
 
 
+@pytest.mark.parametrize("owner", ["ods_restore", "ods_restored"])
+def test_owner_of_databases_is_refused_when_restored_code_may_run_as_it(
+    monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    monkeypatch.setenv("ODS_DATABASE_OWNER", owner)
+    assert Settings.load().database_owner == owner
+    monkeypatch.setenv("ODS_RESTORE_DSN", "postgresql://ods_restore:p@localhost/d")
+    assert "ODS_DATABASE_OWNER: must be no role of ODS_RESTORE_DSN" in str(refusal())
+
+
 def test_each_variable_is_named_when_several_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODS_TRIGGER", "bad-value")
     monkeypatch.setenv("ODS_DDL_ATTEMPTS", "0")
@@ -248,12 +304,12 @@ def test_no_secret_is_told_when_other_variables_are_refused(monkeypatch: pytest.
 def test_no_secret_is_told_when_settings_are_represented(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODS_PAYLOAD_KEY", KEY)
     settings = Settings.load()
-    assert KEY not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
-    assert "secret" not in repr(settings)
-    assert "secret" not in f"{settings} {settings.model_dump()} {settings.model_dump_json()}"
+    told = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert KEY not in told
+    assert "secret" not in told.replace("console_oidc_client_secret", "")
 
 
-@pytest.mark.parametrize("name", ["OIDC_ISSUER", "OIDC_JWKS_URL"])
+@pytest.mark.parametrize("name", ["OIDC_ISSUER", "OIDC_JWKS_URL", "CONSOLE_OIDC_ISSUER"])
 def test_address_without_tls_is_accepted_when_a_setting_says_so(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -270,6 +326,40 @@ def test_final_backups_need_a_store_when_they_are_always_made(monkeypatch: pytes
     assert Settings.load().final_backup
 
 
+@pytest.mark.parametrize(
+    "address", ["", "bad-value", "/ui", "ftp://temporal.example", "temporal.example:8233"]
+)
+def test_codec_server_needs_an_origin_when_the_web_ui_has_an_address(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("ODS_PAYLOAD_KEY", KEY)
+    monkeypatch.setenv("ODS_CODEC_SERVER", "true")
+    assert Settings.load().codec_server
+    monkeypatch.setenv("ODS_TEMPORAL_UI_URL", address)
+    with pytest.raises(InvalidSettingsError, match=r"^ODS_CODEC_SERVER: needs an ODS_TEMPORAL_UI_URL"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("http://127.0.0.1:8233", "http://127.0.0.1:8233"),
+        ("HTTPS://Temporal.Example:443/ui/", "https://temporal.example"),
+        ("http://temporal.example:80", "http://temporal.example"),
+        ("https://temporal.example:80?a=b#c", "https://temporal.example:80"),
+        ("http://[::1]:8233/", "http://[::1]:8233"),
+        ("https://bücher.example/", "https://xn--bcher-kva.example"),
+        ("https://user:password@temporal.example/", "https://temporal.example"),
+    ],
+)
+def test_origin_of_the_web_ui_is_as_browsers_name_it(
+    monkeypatch: pytest.MonkeyPatch, address: str, origin: str
+) -> None:
+    assert Settings.load().temporal_ui_origin is None
+    monkeypatch.setenv("ODS_TEMPORAL_UI_URL", address)
+    assert Settings.load().temporal_ui_origin == origin
+
+
 def test_defaults_hold_when_only_the_required_variables_are_set() -> None:
     settings = Settings.load()
     assert settings.trigger is Trigger.IMMEDIATE
@@ -279,6 +369,7 @@ def test_defaults_hold_when_only_the_required_variables_are_set() -> None:
     assert settings.registration is False
     assert settings.temporal_ui_url is None
     assert settings.payload_key is None
+    assert settings.codec_server is False
 
 
 def test_queues_and_templates_follow_their_variables_when_they_are_set(

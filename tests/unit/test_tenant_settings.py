@@ -78,6 +78,16 @@ def test_tenants_share_the_rest_when_several_are_set(monkeypatch: pytest.MonkeyP
         assert (own.ddl_attempts, own.sample_template) == (4, "Shared")
 
 
+def test_codec_server_is_refused_when_several_are_set(
+    monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
+) -> None:
+    monkeypatch.setenv("ODS_PAYLOAD_KEY", KEY)
+    monkeypatch.setenv("ODS_CODEC_SERVER", "true")
+    refused = refusal(monkeypatch, tenants)
+    assert refused.startswith("ODS_CODEC_SERVER: must not be set together with ODS_TENANTS")
+    assert "\n" not in refused
+
+
 def test_task_queues_are_the_tenants_own_when_several_are_set(
     monkeypatch: pytest.MonkeyPatch, tenants: dict[str, Values]
 ) -> None:
@@ -189,8 +199,8 @@ def test_setting_is_refused_when_tenants_cannot_have_it_of_their_own(
 ) -> None:
     tenants["tenant1"][name] = "secret"
     assert (
-        "tenant1: may have admin_dsn, backup_cron, backup_keep, database_grants, database_owner"
-        in refusal(monkeypatch, tenants)
+        "tenant1: may have admin_dsn, backup_cron, backup_keep, console_oidc_full_access,"
+        " console_oidc_read_only, database_grants, database_owner" in refusal(monkeypatch, tenants)
     )
 
 
@@ -214,7 +224,8 @@ def test_tenants_are_refused_when_they_share_a_registry(
 
 def test_no_secret_is_told_when_settings_are_represented(tenants: dict[str, Values]) -> None:
     settings = loaded()
-    assert "secret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    told = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "secret" not in told.replace("console_oidc_client_secret", "")
 
 
 @pytest.mark.parametrize(

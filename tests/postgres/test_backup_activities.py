@@ -1,0 +1,49 @@
+"""Backups ask the registry, while they hold the fence, whether they are still wanted."""
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.backups import BackupActivities
+from activities.databases import owner_of
+from backups.backing_up import program_label
+from databases.constants import program_name
+from databases.server import Server
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import bring_to
+from tests.postgres.postgres_inspection import FENCE_AWAITED, until
+from tests.servers import service_dsn
+
+
+async def test_late_attempt_ends_no_programs_of_the_next_one(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_backup(created.instance_id, "requested")).job
+    assert (await job_store.begin(job)).held
+    program = await asyncpg.connect(
+        service_dsn(postgres, "postgres"),
+        server_settings={"application_name": program_name("pg_dump", program_label(UUID(job.mark)))},
+    )
+    async with server.fenced(owner_of(job)):  # as the next attempt
+        late = asyncio.create_task(ActivityEnvironment().run(BackupActivities(tenant).back_up, job))
+        await until(lambda: admin.fetchval(FENCE_AWAITED))
+        await job_store.fail(job, "The job was cancelled.")
+    with pytest.raises(ApplicationError) as refusal:
+        await late
+    assert refusal.value.type == "Superseded"
+    assert await program.fetchval("SELECT 1") == 1
+    await program.close()
