@@ -27,6 +27,8 @@ from tests.embedded.conftest import port_options, running
 _CONSOLE = Console(soft_wrap=True)
 # More often than by default, so that faults strike sweeps and reconciliations as well.
 _INTERVALS = {"ODS_SWEEP_INTERVAL": "20", "ODS_RECONCILE_INTERVAL": "30"}
+_SHARE_OF_OVERTIME = 0.5
+"""So much longer than it was told does a campaign last at most, when faults hold the clients up."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ async def _run(options: argparse.Namespace, run: Run, folder: Path) -> Outcome:
         seed=run.seed,
         operations=options.operations,
         seconds=60 * options.minutes,
+        overtime=60 * options.minutes * _SHARE_OF_OVERTIME,
         fault_every=options.fault_every,
         faults=plan(seeded(run.seed), heartbeat_timeout, options.hands, options.outage),
         outage=options.outage,

@@ -55,6 +55,7 @@ Report = Callable[[str], None]
 class Plan:
     """What to do: `operations` spread over `seconds`, `fault_every` seconds between two of `faults`.
 
+    Clients that faults hold up go on for `overtime` seconds, and leave out what is not begun by then.
     Faults strike as long as the clients work, but at least `least_faults`. An outage lasts `outage` seconds.
     With `busy` processes beside the stack, recovery is slower than the faults: the next one does not wait.
     """
@@ -62,6 +63,7 @@ class Plan:
     seed: int
     operations: int
     seconds: float
+    overtime: float
     fault_every: float
     faults: Iterator[Fault]
     least_faults: int = 0
@@ -184,7 +186,9 @@ async def _storm(plan: Plan, target: Target, service: Service, injector: Injecto
         group.create_task(strikes(plan, injector, rng, over, outcome))
         async with asyncio.TaskGroup() as busy:
             for number, customer in enumerate(customers):
-                busy.create_task(customer.work(moments[number::_CUSTOMERS], start + 1.5 * plan.seconds))
+                busy.create_task(
+                    customer.work(moments[number::_CUSTOMERS], start + plan.seconds + plan.overtime)
+                )
         over.set()
 
 
