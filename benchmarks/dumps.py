@@ -42,8 +42,7 @@ def call(program: str, *arguments: str) -> None:
 
 async def make_source(dsn: str, database: str, megabytes: int) -> None:
     """Make an ODS database whose dump has this size."""
-    async with session(dsn) as server:
-        await server.execute(f"CREATE DATABASE {database}")
+    await make_empty(dsn, database)
     async with session(at(dsn, database)) as source:
         await source.execute(_ODS.read_text())
         await source.execute("RESET search_path; SET synchronous_commit = off")

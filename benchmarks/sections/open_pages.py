@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from benchmarks.bare import bare_server
 from benchmarks.bench import Bench
 from benchmarks.console_pages import Browsers
 from benchmarks.load import Client, steadily
@@ -62,7 +63,7 @@ class Found:
 
 def run(bench: Bench) -> Findings:
     """Send POSTs with and without open pages, in turn; then count transactions with one page and with all."""
-    plan = bench.pick(Plan(100, 4, 50, 60, 15), quick=Plan(4, 1, 4, 4, 2))
+    plan = bench.pick(Plan(100, 4, 50, 200, 15), quick=Plan(4, 1, 4, 4, 2))
     with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0") as (_, stack):
         found = run_in_process(_measure, stack, plan)
     return _findings(found, plan)
@@ -72,9 +73,13 @@ async def _measure(stack: StackFile, plan: Plan) -> Found:
     found = Found()
     registry = await asyncpg.connect(stack["postgres"]["admin_dsn"])
     try:
-        async with Browsers.signed_in(stack, plan.pages) as browsers:
+        async with (
+            Browsers.signed_in(stack, plan.pages) as browsers,
+            bare_server(stack["postgres"]["master_dsn"]) as server,
+        ):
             for number in range(plan.rounds):
                 for pages in (0, plan.pages):
+                    await server.flush()
                     async with browsers.open(_paths(pages)):
                         found.posts[pages] += await _posts(stack, plan, f"{number} {pages}")
                     await _until_idle(registry)

@@ -20,10 +20,12 @@ _SECONDS = 0.4
 _ATTENTION_SECONDS = 10
 """What needs a person is asked for at least so often: looks at the server find some of it."""
 
-_SPREAD_MILLISECONDS = 5
+_SPREAD_SECONDS = 0.005
 """For each open page: longer than one takes to be served what has changed."""
-_MOST_SPREAD_MILLISECONDS = 500
+_MOST_SPREAD_SECONDS = 0.5
 """So a change is seen on a page within a second, however many are open."""
+_SPREADS_APART = 2
+"""For how many spreads after a change nothing more is read: most pages are told nothing more so soon."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,12 +62,12 @@ class ChangeFeed:
         return self._reading is not None and self._known is not None
 
     @property
-    def spread(self) -> int:
-        """Within how many milliseconds the pages are to fetch what has changed, each at another time.
+    def spread(self) -> float:
+        """Within how many seconds the pages are to be told what has changed, each at another time.
 
-        They fetch it again after a second and up to ten times as long, each after another time.
+        Pages that are told at once also fetch at once, and all other requests would wait for theirs.
         """
-        return min(_SPREAD_MILLISECONDS * len(self._pages), _MOST_SPREAD_MILLISECONDS)
+        return min(_SPREAD_SECONDS * len(self._pages), _MOST_SPREAD_SECONDS)
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[asyncio.Queue[Topics]]:
@@ -96,9 +98,11 @@ class ChangeFeed:
                 self._known = None
                 for page in self._pages:
                     page.put_nowait(NOTHING)
+                changed = NOTHING
             else:
                 self._publish(changed)
-            await asyncio.sleep(self._seconds)
+            apart = _SPREADS_APART * self.spread if changed else 0
+            await asyncio.sleep(max(self._seconds, apart))
 
     async def _find_changes(self) -> Topics:
         now = await self._changes.read()

@@ -1,6 +1,7 @@
 """The stream that tells an open page what has changed."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 from fastapi import Request
@@ -17,38 +18,42 @@ router = signed_in_router()
 _SESSION_SECONDS = 5
 """How often is asked whether the session has ended."""
 _RETRY_MILLISECONDS = 2000
-_SPREADS_APART = 2
-"""For how many spreads a page is told nothing more: it fetches nothing more so soon."""
+_SPREADS_APART = 10
+"""Within how many spreads after a page was told something it is told what changes next."""
 _CHANGED, _ENDED = "changed", "ended"
 
 
 @router.get("/live", response_class=EventSourceResponse)
 async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[ServerSentEvent]:
-    """Tell which topics have changed, as long as the page is open and the client signed in.
-
-    First of all, within how many milliseconds the page is to fetch what shows them.
-    """
+    """Tell which topics have changed, as long as the page is open and the client signed in."""
     request.scope["state"][ENDLESS] = True
     feed = fragments_of(request, session).feed
     async with feed.page() as told:
         yield ServerSentEvent(comment="open", retry=_RETRY_MILLISECONDS)
         while True:
             try:
-                changed = await asyncio.wait_for(_all_of(told), _SESSION_SECONDS)
+                first = await asyncio.wait_for(told.get(), _SESSION_SECONDS)
             except TimeoutError:
                 if await find_session(request) is None:
                     yield ServerSentEvent(event=_ENDED, raw_data="")
                     return
             else:
+                await _pause(feed.spread)
+                changed = _all_of(first, told)
                 if changed == NOTHING:
                     return
-                yield ServerSentEvent(event=_CHANGED, raw_data=f"{feed.spread} {' '.join(sorted(changed))}")
-                await asyncio.sleep(_SPREADS_APART * feed.spread / 1000)
+                yield ServerSentEvent(event=_CHANGED, raw_data=" ".join(sorted(changed)))
+                await _pause(_SPREADS_APART * feed.spread)
 
 
-async def _all_of(told: asyncio.Queue[Topics]) -> Topics:
+async def _pause(most: float) -> None:
+    """Wait for another time on each page, of so many seconds at most."""
+    await asyncio.sleep(random.uniform(0, most))  # noqa: S311 - no secret
+
+
+def _all_of(first: Topics, told: asyncio.Queue[Topics]) -> Topics:
     """Everything that was told since the last time; nothing, if what changes is not known any more."""
-    changes = [await told.get()]
+    changes = [first]
     while not told.empty():
         changes.append(told.get_nowait())
     return NOTHING if NOTHING in changes else frozenset().union(*changes)

@@ -5,7 +5,7 @@
   const note = document.getElementById("live");
   const POLL = 2000, APART = 1000, CLOCK = 10000;
   const fetched = new Map();
-  let source = null, poll = 0, brokenAt = null, over = false, spread = 0;
+  let source = null, poll = 0, brokenAt = null, over = false;
 
   // What was typed or chosen, and what was opened, stays as it is when the page around it changes.
   const isControl = (node) => /^(INPUT|SELECT|TEXTAREA)$/.test(node.tagName || "");
@@ -14,11 +14,11 @@
     beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
   });
 
-  // An element is fetched at most once a second; many pages do so less often, and never all at once.
+  // An element is fetched at most once a second.
   function fetchSoon(element) {
     const key = element.id, last = fetched.get(key) || 0, now = Date.now();
     if (last > now) return;
-    const at = Math.max(last + APART + Math.random() * 10 * spread, now + Math.random() * spread);
+    const at = Math.max(last + APART, now);
     fetched.set(key, at);
     setTimeout(() => {
       const found = document.getElementById(key);
@@ -71,9 +71,7 @@
     source.addEventListener("ended", ended);
     source.addEventListener("changed", (event) => {
       whole();
-      const [milliseconds, ...topics] = event.data.split(" ");
-      spread = +milliseconds;
-      refresh(new Set(topics));
+      refresh(new Set(event.data.split(" ")));
     });
   }
 

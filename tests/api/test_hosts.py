@@ -100,6 +100,7 @@ def test_warning_is_logged_at_start_when_any_host_is_served(
         monkeypatch.setenv("ODS_ALLOWED_HOSTS", hosts)
     monkeypatch.setattr(entry, "_configure_logging", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         entry.create_app()
     assert caplog.text.count("ODS_ALLOWED_HOSTS is not set") == warnings

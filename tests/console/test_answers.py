@@ -179,7 +179,7 @@ async def test_a_fragment_that_is_known_is_answered_as_the_one_that_was_made(ser
         await sign_in(client)
         async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
             lines = stream.aiter_lines()
-            while not re.fullmatch(r"data: \d+ \*", await anext(lines)):
+            while not re.fullmatch(r"data: \*", await anext(lines)):
                 pass
             made, known = [await client.get("/console/jobs/rows", headers=live) for _ in range(2)]
             other = await client.get("/console/jobs/rows", headers=live | {"Cookie": "ods-console=none"})
@@ -201,7 +201,7 @@ async def test_the_stream_of_an_open_page_is_no_use_of_its_session(
         )
         async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
             lines = stream.aiter_lines()
-            while not re.fullmatch(r"data: \d+ \*", await anext(lines)):
+            while not re.fullmatch(r"data: \*", await anext(lines)):
                 pass
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         assert await registry.fetchval(

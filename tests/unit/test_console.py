@@ -195,7 +195,7 @@ async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> 
             assert await page.get() == EVERYTHING
             assert await page.get() == {"job:job", "jobs", "instance:1"}
         assert changes.reads < 20
-        assert feed.spread == 500
+        assert feed.spread == 0.5
         late = await pages.enter_async_context(feed.page())
         assert await late.get() == EVERYTHING
         assert feed.is_current
@@ -207,7 +207,7 @@ async def test_pages_must_ask_again_when_the_registry_is_away() -> None:
     feed = ChangeFeed(changes, nothing_to_do, seconds=0.01)
     async with feed.page() as told:
         assert await told.get() == EVERYTHING
-        assert feed.spread == 5
+        assert feed.spread == 0.005
         changes.is_away = True
         assert await told.get() == NOTHING
         assert not feed.is_current
