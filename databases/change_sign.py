@@ -6,14 +6,18 @@ statistics that were lost or reset, another timeline, another database, sessions
 yet what they have written. What each part is for, and what was measured, tells decision 43.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from hashlib import sha256
+from typing import TypeVar
 
 import asyncpg
 
 from databases.errors import translate_postgres_errors
 from databases.inner_rights import read_rights
 from databases.statements import fetch_rows, fetch_value
+
+_Name = TypeVar("_Name")
 
 _QUIET_SECONDS = 60
 """How long a session must have been idle. PostgreSQL makes it report what it has written after ten seconds; a
@@ -41,10 +45,33 @@ WHERE datname = current_database() AND current_setting('track_counts') = 'on'
   )
 """
 # Not counted at all, and no transaction: the values themselves.
+#
+# Not by their names: between two statements, or while one waits for a lock, the owner of a sequence or of its
+# schema can give the name to a view, or to a table with an index, whose functions would be called with the
+# rights of the session. Nobody can that of a sequence that belongs, with its schema, to the session's role or
+# to a superuser.
 _SEQUENCES = """
-SELECT format('%I.%I', nspname, relname) AS name
+WITH trusted AS (
+    SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user
+), owners AS (
+    SELECT oid FROM trusted UNION ALL
+    SELECT 'pg_database_owner'::regrole FROM pg_database
+    WHERE datname = current_database() AND datdba IN (SELECT oid FROM trusted)
+)
+SELECT pg_class.oid::int8 AS oid, format('%I.%I', nspname, relname) AS name,
+       relowner IN (SELECT oid FROM owners) AND nspowner IN (SELECT oid FROM owners) AS keeps_name
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE relkind = 'S' AND relpersistence <> 't' ORDER BY pg_class.oid
+"""
+_DATA_FUNCTION_SINCE = 18
+"""The version of PostgreSQL since which a function tells all of a sequence's state."""
+_DATA = """
+SELECT array_agg((SELECT last_value || ' ' || is_called FROM pg_get_sequence_data(it::regclass)) ORDER BY it)
+FROM unnest($1::oid[]) AS it
+"""
+# Null if the sequence has given no value yet, whichever it begins with.
+_LAST_VALUES = """
+SELECT array_agg(pg_sequence_last_value(it::regclass)::text ORDER BY it) FROM unnest($1::oid[]) AS it
 """
 # In catalogs of the server, which no counter of the database shows. A dump names tablespaces, and the roles
 # of policies and user mappings.
@@ -74,23 +101,22 @@ SELECT EXISTS (
 
 
 async def read_sign(session: asyncpg.Connection) -> str | None:
-    """The sign of the session's database; None if there is none, because PostgreSQL does not count changes.
+    """The sign of the session's database; None if there is none.
+
+    So it is if PostgreSQL does not count changes, or does not tell the state of a sequence.
 
     Raises:
         DatabaseFaultError: the server is away, or a sequence may not be read.
     """
     counters = await fetch_value(session, _COUNTERS)
-    names = [row["name"] for row in await fetch_rows(session, _SEQUENCES)]
-    # In transactions of their own, each of which locks the sequences of one batch.
-    batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-    values = [await _values_of(session, batch) for batch in batches]
+    values = await _sequences(session)
     # Counted, but for the names of roles, which are the server's; the manifest of a backup has them.
     rights = await read_rights(session)
     named = [tuple(row) for row in await fetch_rows(session, _NAMES)]
     is_superuser = await fetch_value(session, _IS_SUPERUSER)
     subscriptions = await fetch_value(session, _SUBSCRIPTIONS) if is_superuser else None
     digest = sha256(repr((values, rights, named, subscriptions)).encode()).hexdigest()
-    return None if counters is None else f"{counters} {digest}"
+    return None if counters is None or None in values else f"{counters} {digest}"
 
 
 async def is_quiet(session: asyncpg.Connection) -> bool:
@@ -102,8 +128,30 @@ async def is_quiet(session: asyncpg.Connection) -> bool:
     return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
 
 
-async def _values_of(session: asyncpg.Connection, sequences: Sequence[str]) -> list[str]:
+async def _sequences(session: asyncpg.Connection) -> list[str | None]:
+    """The state of each sequence; None for one that PostgreSQL does not tell."""
+    found = await fetch_rows(session, _SEQUENCES)
+    oids = [row["oid"] for row in found]
+    if session.get_server_version().major >= _DATA_FUNCTION_SINCE:
+        return await _in_batches(oids, partial(fetch_value, session, _DATA))
+    names = [row["name"] for row in found if row["keeps_name"]]
+    others = [row["oid"] for row in found if not row["keeps_name"]]
+    return [
+        *await _in_batches(names, partial(_values_of, session)),
+        *await _in_batches(others, partial(fetch_value, session, _LAST_VALUES)),
+    ]
+
+
+async def _in_batches(
+    sequences: Sequence[_Name], read: Callable[[Sequence[_Name]], Awaitable[list[str | None]]]
+) -> list[str | None]:
+    """What `read` tells of all, in transactions of their own: each locks the sequences of one batch."""
+    batches = [sequences[start : start + _BATCH] for start in range(0, len(sequences), _BATCH)]
+    return [value for batch in batches for value in await read(batch)]
+
+
+async def _values_of(session: asyncpg.Connection, sequences: Sequence[str]) -> list[str | None]:
     values = (f"(SELECT ROW(last_value, is_called)::text FROM {name})" for name in sequences)  # noqa: S608 - by PostgreSQL
     with translate_postgres_errors({}):
-        found: list[str] = await session.fetchval(f"SELECT ARRAY[{', '.join(values)}]")
+        found: list[str | None] = await session.fetchval(f"SELECT ARRAY[{', '.join(values)}]")
     return found

@@ -14,8 +14,9 @@ from embedded import seeding
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from tests.replication import replicated_pair
-from tests.servers import NUMBERS, seeded_postgres, service_dsn, session
+from tests.servers import NUMBERS, POSTGRES_VERSION, seeded_postgres, service_dsn, session
 
+_TELLS_ALL_SINCE = 18
 _DETACH = "ALTER SUBSCRIPTION followed SET (slot_name = NONE); "
 _TABLES = """
 CREATE TABLE rows (id serial PRIMARY KEY, text text);
@@ -157,6 +158,23 @@ async def test_values_differ_when_a_sequence_goes_on(
     assert after[-1] != before[-1]
 
 
+@pytest.mark.usefixtures("ods_api")
+@pytest.mark.parametrize("write", OF_SEQUENCES)
+async def test_sign_is_not_the_same_when_a_sequence_of_another_role_goes_on(
+    postgres: EmbeddedPostgres, database: str, write: str
+) -> None:
+    """Before PostgreSQL 18 there is none, while such a sequence has given no value."""
+    for name in ("rows", "numbers", "unused"):
+        await change(postgres, database, f"ALTER TABLE {name} OWNER TO ods_api")
+    await change(postgres, database, "GRANT SELECT ON rows_id_seq, numbers, unused TO {role}")
+    async with session(service_dsn(postgres, database)) as inside:
+        before = await read_sign(inside)
+        await change(postgres, database, OF_SEQUENCES[write])
+        after = await read_sign(inside)
+    assert (before is None) is (int(POSTGRES_VERSION) < _TELLS_ALL_SINCE)
+    assert after is None or after != before
+
+
 @pytest.mark.parametrize("use", NOT_SEEN)
 async def test_sign_is_the_same_when_a_dump_would_be(
     postgres: EmbeddedPostgres, database: str, use: str
@@ -232,6 +250,8 @@ async def test_sign_differs_when_there_is_another_subscription_which_the_dump_of
     """That of the service's role leaves subscriptions out."""
     made = "CREATE SUBSCRIPTION followed CONNECTION 'dbname=none' PUBLICATION all_rows WITH (connect = false)"
     changes = (made, "ALTER SUBSCRIPTION followed CONNECTION 'dbname=other'", "DROP SUBSCRIPTION followed")
+    # Before PostgreSQL 18, it knows no sign while sequences of the service have given no value.
+    await change(postgres, database, "SELECT nextval('numbers'), nextval('unused')")
     own = await sign_of(postgres, database)
     async with session(postgres.dsn(database)) as inside:
         await inside.execute("SET client_min_messages = error")

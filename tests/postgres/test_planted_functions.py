@@ -1,5 +1,6 @@
 """Functions that other roles make in an instance's database are not called with the rights of the service."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -16,6 +17,7 @@ from databases.scratch import scratch_database
 from databases.server import Server
 from databases.statements import execute
 from databases.usage import UsageReader
+from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from tests.ods import SCHEMA
 from tests.servers import NUMBERS, SERVICE_PASSWORD, service_dsn, session
@@ -43,8 +45,18 @@ CREATE FUNCTION public.called() RETURNS int IMMUTABLE LANGUAGE plpgsql AS
     $$BEGIN IF current_user = '{_SERVICE}' THEN PERFORM public.planted(); END IF; RETURN 1; END$$;
 CREATE INDEX ON public.indexed ((public.called()));
 INSERT INTO public.indexed VALUES (E'two\\nlines'), (NULL), ('');
+CREATE SEQUENCE public.moved;
+SELECT nextval('public.moved');
+GRANT SELECT ON public.moved TO {_SERVICE};
 GRANT SELECT ON public.indexed TO {_SERVICE}
 """  # noqa: S608 - constants
+_SWAPPED = f"""
+SET ROLE {_ROLE};
+ALTER SEQUENCE public.moved RENAME TO sequence;
+CREATE VIEW public.moved AS SELECT public.called() AS last_value, true AS is_called;
+GRANT SELECT ON public.moved TO {_SERVICE}
+"""
+_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND NOT granted)"
 _Visit = Callable[[Server, Owner, str], Awaitable[object]]
 
 
@@ -102,6 +114,23 @@ async def test_functions_of_other_roles_are_not_called_when_the_service_works_in
     server: Server, owner: Owner, planted: str, visit: str
 ) -> None:
     await VISITS[visit](server, owner, planted)
+
+
+async def test_view_is_not_read_when_its_owner_has_given_it_the_name_of_a_sequence_meanwhile(
+    server: Server, postgres: EmbeddedPostgres, admin: asyncpg.Connection, planted: str
+) -> None:
+    async with session(postgres.dsn(planted)) as planter, server.connected(planted) as inside:
+        await planter.execute("BEGIN")
+        await planter.execute(_SWAPPED)  # until this is committed, other sessions see the sequence
+        pid = await inside.fetchval("SELECT pg_backend_pid()")
+        reading = asyncio.create_task(read_sign(inside))
+
+        async def waits() -> bool:
+            return bool(await admin.fetchval(_WAITS, pid))
+
+        await wait_until(waits, 10)
+        await planter.execute("COMMIT")
+        assert await reading is not None
 
 
 async def test_functions_of_other_roles_are_not_called_when_education_organizations_are_read(
