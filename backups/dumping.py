@@ -29,7 +29,13 @@ OPTIONS = (
 )
 _CHUNK_BYTES = 1024 * 1024
 SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", **ENDS_WITH_PROGRAM}
+    {
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        # libpq wants a host that takes writes: a database that is read-only would seem to be on none.
+        "default_transaction_read_only": "off",
+        **ENDS_WITH_PROGRAM,
+    }
 )
 """Parameters of the sessions of pg_dump."""
 

@@ -146,6 +146,8 @@ class Server:
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
         """A session on `database`, which is not pooled. Names of objects in it need their schemas.
 
+        A database that a setting of its own makes read-only can be read.
+
         Raises:
             DatabaseFaultError: the server cannot be reached or refuses.
         """
@@ -155,6 +157,7 @@ class Server:
                 database=database,
                 timeout=_CONNECT_TIMEOUT,
                 settings=_CATALOG_ONLY,
+                read_only_database=True,
                 server_settings=_APPLICATION,
             )
             await _keep_alive(connection)

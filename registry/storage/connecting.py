@@ -25,6 +25,12 @@ _YES = "SELECT 1"
 _ANSWERS = "SELECT 1"
 # During recovery every transaction is read-only, so this covers standbys as well.
 _CAN_WRITE = "SELECT 1 WHERE current_setting('transaction_read_only') = 'off'"
+# An operator may have made one database read-only, which says nothing of the server.
+_SERVER_CAN_WRITE = f"""
+{_CAN_WRITE} OR NOT pg_is_in_recovery() AND EXISTS (
+    SELECT FROM pg_settings WHERE name = 'default_transaction_read_only' AND source = 'database'
+)
+"""
 
 READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
 _SESSIONS_END = {READ_ONLY, "57P01", "57P02", "57P03"}
@@ -37,6 +43,7 @@ async def connect(
     *,
     timeout: float,  # noqa: ASYNC109 - asyncpg's pool passes it on
     settings: Mapping[str, str] = MappingProxyType({}),
+    read_only_database: bool = False,
     **arguments: Any,  # noqa: ANN401 - asyncpg's
 ) -> asyncpg.Connection:
     """A session on the first host of `dsn` that gives one with the wanted `target_session_attrs`.
@@ -46,6 +53,7 @@ async def connect(
         timeout: seconds to wait for a session, whichever host it is on.
         settings: parameters of the session, which are set once it is there: poolers refuse most of them in
             the message that opens it.
+        read_only_database: whether a database is good as well that a setting of its own makes read-only.
         arguments: further arguments of `asyncpg.connect`.
 
     Raises:
@@ -53,7 +61,10 @@ async def connect(
         asyncpg.PostgresError: a host refused.
         OSError: no host can be reached in time.
     """
-    greeting = f"{setting_statements(settings)}{question(dsn)}"
+    wanted = question(dsn)
+    if wanted == _CAN_WRITE and read_only_database:
+        wanted = _SERVER_CAN_WRITE
+    greeting = f"{setting_statements(settings)}{wanted}"
     attempts = [
         partial(_connected, host, greeting, {"timeout": timeout, **arguments}) for host in _each_host(dsn)
     ]

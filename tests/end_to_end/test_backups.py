@@ -28,7 +28,7 @@ from backups.client_programs import ClientProgram
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.origins import BackupOrigin
+from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
@@ -171,6 +171,20 @@ async def test_backup_is_stored_and_listed_when_one_was_requested(
     assert (row.status, row.error_message) == (InstanceStatus.COMPLETED, None)
     dump = await api.get(f"/v2/backups/{backup['id']}/dump")
     assert hashlib.sha256(dump.content).hexdigest() == backup["sha256"]
+
+
+async def test_backup_and_online_copy_are_made_when_the_operator_has_made_the_database_read_only(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    """They do not wait for a server that takes writes, and backups of a schedule behind them."""
+    job = await created(operator, name)
+    await admin.execute(f'ALTER DATABASE "{job.database}" SET default_transaction_read_only = on')
+    backup = await backed_up(api, job)
+    assert (await verified(api, backup))["verification"] == "Completed"
+    origin = CopyOrigin(job.instance_id, CopyMode.ONLINE)
+    copy = (await operator.instances.reserve(f"{name} copy", "Minimal", origin=origin)).job
+    await operator.starter.start(copy)
+    assert await operator.ended(copy) is JobStatus.COMPLETED
 
 
 async def test_applications_are_not_disturbed_when_a_backup_of_their_instance_is_made(
