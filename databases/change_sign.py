@@ -15,13 +15,15 @@ import asyncpg
 
 from databases.errors import translate_postgres_errors
 from databases.inner_rights import read_rights
-from databases.statements import fetch_rows, fetch_value
+from databases.statements import execute, fetch_rows, fetch_value
 
 _Name = TypeVar("_Name")
 
 _QUIET_SECONDS = 60
 """How long a session must have been idle. PostgreSQL makes it report what it has written after ten seconds; a
 session that goes on working reports after a minute at the latest."""
+_LOCK_TIMEOUT = "3s"
+"""How long a session that changes a sequence is waited for: the job holds its instance, and a place."""
 _BATCH = 100
 """Sequences that are read in one statement: it locks all of them."""
 
@@ -106,9 +108,11 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
     So it is if PostgreSQL does not count changes, or does not tell the state of a sequence.
 
     Raises:
-        DatabaseFaultError: the server is away, or a sequence may not be read.
+        DatabaseFaultError: the server is away, or a sequence may not be read; as an outage, another session
+            has locked one.
     """
     counters = await fetch_value(session, _COUNTERS)
+    await execute(session, "SET lock_timeout = %L", _LOCK_TIMEOUT)
     values = await _sequences(session)
     # Counted, but for the names of roles, which are the server's; the manifest of a backup has them.
     rights = await read_rights(session)

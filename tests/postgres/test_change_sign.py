@@ -1,5 +1,6 @@
 """Which writes change the sign of a database, and when nothing can be concluded from the same sign."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -10,6 +11,7 @@ import pytest
 
 from databases import change_sign
 from databases.change_sign import is_quiet, read_sign
+from databases.errors import DatabaseFaultError
 from embedded import seeding
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
@@ -324,6 +326,21 @@ async def test_change_after_the_sign_is_seen_also_if_it_was_under_way_then(
             await writer.execute("COMMIT")
         await ended(inside)
         assert await read_sign(inside) != sign
+
+
+async def test_sign_is_not_waited_for_when_another_session_keeps_a_sequence_locked(
+    postgres: EmbeddedPostgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_sign, "_LOCK_TIMEOUT", "50ms")
+    async with (
+        session(service_dsn(postgres, database)) as inside,
+        session(service_dsn(postgres, database)) as changing,
+        asyncio.timeout(10),
+    ):
+        await changing.execute("BEGIN; ALTER SEQUENCE numbers RENAME TO others")
+        with pytest.raises(DatabaseFaultError, match="holds a lock") as caught:
+            await read_sign(inside)
+        assert caught.value.outage
 
 
 async def ended(inside: asyncpg.Connection) -> None:
