@@ -50,8 +50,8 @@ WHERE datname = current_database() AND current_setting('track_counts') = 'on'
 #
 # Not by their names: between two statements, or while one waits for a lock, the owner of a sequence or of its
 # schema can give the name to a view, or to a table with an index, whose functions would be called with the
-# rights of the session. Nobody can that of a sequence that belongs, with its schema, to the session's role or
-# to a superuser.
+# rights of the session. A sequence that belongs, with its schema, to the session's role or to a superuser
+# keeps its name.
 _SEQUENCES = """
 WITH trusted AS (
     SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user
