@@ -101,8 +101,8 @@ class ChangeFeed:
                 changed = NOTHING
             else:
                 self._publish(changed)
-            apart = _SPREADS_APART * self.spread if changed else 0
-            await asyncio.sleep(max(self._seconds, apart))
+            pause = _SPREADS_APART * self.spread if changed else 0
+            await asyncio.sleep(max(self._seconds, pause))
 
     async def _find_changes(self) -> Topics:
         now = await self._changes.read()
