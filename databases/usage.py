@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from time import monotonic
 
 import asyncpg
@@ -169,9 +170,14 @@ class _Known:
     read_at: float
     figures: DatabaseFigures | None
 
-    def serves(self, began: float) -> bool:
-        """Whether it is good for a request that began then: a database may be made at any moment."""
-        return self.read_at >= began or (self.figures is not None and _is_fresh(self.read_at))
+    def serves(self, began: float, since: float) -> bool:
+        """Whether it is good for a request that began then: a database may be made at any moment.
+
+        Not if it was read before `since`.
+        """
+        if self.read_at >= began:
+            return True
+        return self.figures is not None and self.read_at >= since and _is_fresh(self.read_at)
 
 
 @dataclass(frozen=True)
@@ -212,8 +218,12 @@ class UsageReader:
         self._reading = asyncio.Lock()
         self._visits = asyncio.Semaphore(_VISITS)
 
-    async def figures(self, names: Collection[str]) -> Mapping[str, DatabaseFigures]:
+    async def figures(self, names: Collection[str], since: float = -inf) -> Mapping[str, DatabaseFigures]:
         """The figures of those databases with these `names` that exist, at most three seconds old.
+
+        Args:
+            names: the names of the databases.
+            since: a time of `monotonic`; figures that were read before it are read anew.
 
         Raises:
             DatabaseFaultError: the server is away, does not answer within five seconds, …
@@ -224,7 +234,12 @@ class UsageReader:
             if self._failure is not None and _is_fresh(self._failure.failed_at):
                 raise self._failure.fault.with_traceback(None)  # it may have been raised for other requests
             wanted, self._wanted = self._wanted.union(names), set()
-            kept = {name: known for name, known in self._known.items() if known.serves(began)}
+            asked = dict.fromkeys(names, since)
+            kept = {
+                name: known
+                for name, known in self._known.items()
+                if known.serves(began, asked.get(name, -inf))
+            }
             self._known = kept | await self._read(wanted - kept.keys())
             found = {name: self._known[name].figures for name in names}
         return {name: figures for name, figures in found.items() if figures is not None}

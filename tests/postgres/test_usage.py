@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -18,7 +19,7 @@ from databases.usage import UsageReader
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists
-from tests.servers import MINIMAL_TEMPLATE, service_dsn, session
+from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, service_dsn, session
 
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = $2"
 _VISITORS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2"
@@ -121,6 +122,20 @@ async def test_figures_of_the_others_are_told_when_databases_are_dropped_meanwhi
         seen.add(len(figures))
     await changing
     assert seen == {1, 2}
+
+
+async def test_figures_are_read_again_alone_when_they_are_too_old_for_a_request(
+    server: Server, asked: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "_FRESH_SECONDS", 600.0)
+    reader = UsageReader(server)
+    both = [MINIMAL_TEMPLATE, SAMPLE_TEMPLATE]
+    await reader.figures(both)
+    since = monotonic()
+    await reader.figures([MINIMAL_TEMPLATE], since=since)
+    await reader.figures([MINIMAL_TEMPLATE], since=since)
+    await reader.figures(both)
+    assert asked == [set(both), {MINIMAL_TEMPLATE}]
 
 
 async def test_two_queries_are_made_when_fifty_clients_ask_for_different_databases_at_once(
