@@ -6,6 +6,7 @@ of another tenant.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
@@ -15,6 +16,8 @@ from tenants.adoption import DatabaseNotFoundError
 from tenants.tenant import Tenant
 
 _NO_DATABASE = "The instance has no database."
+_NOT_ITS_OWN = "The instance has no database yet: the one of that name is not its own."
+_IN_TRASH = "Its database is in the trash, closed."
 
 
 @dataclass(frozen=True)
@@ -67,25 +70,49 @@ class InstanceUsage:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the registry is away.
         """
-        names = {row.database_name for row in rows if may_have_database(row)}
+        live = [row for row in rows if may_have_database(row)]
         reason = _NO_DATABASE
         try:
-            databases = await self._reader.figures(names)
+            databases = await self._figures(live)
         except DatabaseFaultError as fault:
             reason, databases = fault.reason, {}
         applications = await self._applications(rows)
 
         def figures_of(row: DbInstance) -> InstanceFigures | str:
             if not may_have_database(row):
-                return _NO_DATABASE
+                return _IN_TRASH if row.is_in_trash else _NO_DATABASE
             database = databases.get(row.database_name)
             if database is None:
                 return reason
-            if not owner_of(self._tenant, row).owns(database.comment):
+            if not self._is_its_own(row, database):
                 return _unmarked(row)
             return _figures(row, database, applications)
 
         return figures_of
+
+    async def _figures(self, rows: Sequence[DbInstance]) -> Mapping[str, DatabaseFigures]:
+        """What the server tells of the databases of these names.
+
+        Those that do not carry the marks are read again if what is known of them is older than the rows: a
+        reset gives row and database another mark.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        began = monotonic()
+        databases = await self._reader.figures({row.database_name for row in rows})
+        of_others = {
+            row.database_name
+            for row in rows
+            if (database := databases.get(row.database_name)) and not self._is_its_own(row, database)
+        }
+        if not of_others:
+            return databases
+        again = await self._reader.figures(of_others, since=began)
+        return {name: known for name, known in databases.items() if name not in of_others} | dict(again)
+
+    def _is_its_own(self, row: DbInstance, database: DatabaseFigures) -> bool:
+        return owner_of(self._tenant, row).owns(database.comment)
 
     async def _applications(self, rows: Sequence[DbInstance]) -> Mapping[int, Sequence[int]] | None:
         ids = [row.ods_instance_id for row in rows if row.ods_instance_id is not None]
@@ -106,7 +133,14 @@ def may_have_database(row: DbInstance) -> bool:
     return row.database_name is not None and row.is_live
 
 
+def is_without_database(told: InstanceFigures | str) -> bool:
+    """Whether the server has no database of the instance, outside the trash; not if that is not known."""
+    return told in {_NO_DATABASE, _NOT_ITS_OWN, _IN_TRASH} if isinstance(told, str) else False
+
+
 def _unmarked(row: DbInstance) -> str:
+    if row.published_at is None:
+        return _NOT_ITS_OWN  # nor may it be handed over: the create has failed, or is under way
     return (
         f"The database '{row.database_name}' does not carry the mark of this instance. If it is the"
         f" instance's, hand it over: `ods instance adopt {row.id}`."

@@ -1,6 +1,7 @@
 """`GET /v2/dbInstances/{id}/usage`, and `include=usage` of the list: figures made true on purpose."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -346,10 +347,41 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
             assert answer.status_code == 404
             assert answer.json()["title"].startswith(f"Not found: dbInstance with ID {instance}.")
         # Another instance has the name by now, and a database of the same name.
-        assert (await listed(api, gone.instance_id))["usageObstacle"] == "The instance has no database."
+        in_trash = "Its database is in the trash, closed."
+        assert (await listed(api, gone.instance_id))["usageObstacle"] == in_trash
         await instances.request_delete(gone.instance_id, Delete(Operation.DELETE))
-        assert (await listed(api, gone.instance_id))["usageObstacle"] == "The instance has no database."
+        assert (await listed(api, gone.instance_id))["usageObstacle"] == in_trash
         assert (await api.get(f"{INSTANCES}/{gone.instance_id}/usage")).status_code == 404
+
+
+async def test_figures_are_told_when_a_reset_has_just_given_row_and_database_another_mark(
+    api: httpx.AsyncClient, case: Case, registry_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "_FRESH_SECONDS", 600.0)
+    await listed_figures(api, case)
+    other = uuid.uuid4()
+    job = case.job
+    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, database_mark=str(other))
+    await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{owner.comment}'")
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.dbinstances SET databasemark = $1 WHERE id = $2", other, case.id)
+    await listed_figures(api, case)
+
+
+async def test_nobody_is_told_to_adopt_the_database_that_is_in_the_way_of_a_create(
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    admin: asyncpg.Connection,
+    name: str,
+    uncached: None,
+) -> None:
+    job = await bring_to(instances, job_store, "Error", name)
+    async with marked_database(admin, job):
+        assert (await listed(api, job.instance_id))["usage"] is not None
+        await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
+        told = (await listed(api, job.instance_id))["usageObstacle"]
+    assert told == "The instance has no database yet: the one of that name is not its own."
 
 
 async def test_figures_are_those_of_a_database_that_was_made_since_they_were_last_asked(

@@ -49,4 +49,7 @@ async def test_instance_is_renamed_and_deleted_when_its_usage_is_asked_all_the_t
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
         (shown,) = (await client.get(INSTANCES, params={"include": "usage"})).json()
-    assert (shown["status"], shown["usageObstacle"]) == ("Deleted", "The instance has no database.")
+    assert (shown["status"], shown["usageObstacle"]) == (
+        "Deleted",
+        "Its database is in the trash, closed.",
+    )
