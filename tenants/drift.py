@@ -687,7 +687,7 @@ def _is_usable(instance: DbInstance) -> bool:
 
 
 def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
-    live_names = {row.database_name for row in seen.instances}
+    live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
     live_marks = {str(row.mark) for row in seen.instances}
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
@@ -709,6 +709,11 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
         ):
             words = "No live instance has this database."
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
+
+
+def _was_not_created(instance: DbInstance) -> bool:
+    """Whether its create has failed: a database of its name that is not its own is in its way."""
+    return instance.status == InstanceStatus.ERROR and instance.published_at is None
 
 
 def _belongs_elsewhere(database: Database, seen: Snapshot, tenant: str) -> bool:

@@ -30,6 +30,7 @@ from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import Drift, DriftDetector, DriftKind, is_suspect
 from tenants.tenant import Tenant
+from tests.postgres.instance_states import bring_to
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
 
@@ -253,6 +254,29 @@ async def test_database_is_reported_when_no_instance_has_it(
     finally:
         await admin.execute(f'DROP DATABASE "{name}"')
     assert name not in [drift.subject for drift in await detector.detect()]
+
+
+@pytest.mark.parametrize(("state", "told"), [("Pending", False), ("InProgress", False), ("Error", True)])
+async def test_foreign_database_is_reported_when_it_is_in_the_way_of_a_create_that_has_failed(
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    admin: asyncpg.Connection,
+    name: str,
+    *,
+    state: str,
+    told: bool,
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    await admin.execute(f'CREATE DATABASE "{job.database}"')
+    try:
+        found = [drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)]
+        assert (job.database in found) == told
+        # One that its own create has left.
+        await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{owner_of(job).comment}'")
+        assert job.database not in [drift.subject for drift in await detector.detect()]
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}"')
 
 
 async def test_database_of_another_tenant_is_left_out_when_two_tenants_share_a_server(
