@@ -135,6 +135,7 @@ _TEXTS = {
     "meaning.still_works": "its last job has failed; it works as before",
     "meaning.in_trash": "in the trash, can come back",
     "meaning.gone": "its database is gone",
+    "meaning.never_created": "was never created",
     "meaning.in_progress.Create": "being created",
     "meaning.in_progress.Delete": "being deleted",
     "meaning.in_progress.Rename": "being renamed to {new_name}",
@@ -243,6 +244,8 @@ _TEXTS = {
     "plan.errors.create": "It cannot be created like this:",
     "plan.fine.create": "It can be created. Whether the server has the name of the database free is seen"
     " then.",
+    "plan.in_the_way": "The server had a database of that name when it was last looked at: {words} While it"
+    " is there, the instance cannot be created. Choose another name, or see the page Drift.",
     "plan.errors.reset": "It cannot be reset like this:",
     "plan.fine.reset": "It can be reset.",
     # Change, rename, retry, cancel
@@ -293,6 +296,10 @@ _TEXTS = {
     "delete.way.Trash.one": "The database goes to the trash, closed. From there the instance can come back"
     " for 1 day; then the database is dropped.",
     "delete.way.Delete": "The database is dropped at once. The instance cannot come back.",
+    "delete.way.NeverCreated": "It was never created: nothing is dropped. A database of that name that is not"
+    " its own stays as it is.",
+    "delete.way.NotKnown": "It was never created. A database of that name is dropped at once if it carries"
+    " the mark of this instance; one that is not its own stays as it is.",
     "delete.way.Purge": "The database is dropped from the trash. The instance cannot come back.",
     "delete.way.Detach": "The database stays on the server, and this service forgets it.",
     "delete.type.delete": "Type {wanted} to delete it",
@@ -436,6 +443,8 @@ _TEXTS = {
     "drift.remedy": "Remedy",
     "drift.by_hand": "By hand, on the server: bring back what is missing, or remove what is left over. This"
     " service does nothing here by itself.",
+    "drift.by_hand.DatabaseWithoutInstance": "If another program uses it, rename it; if none does, drop it:"
+    " on the server, by hand. No instance of that name can be created before.",
     "drift.remedy.Adopt": "Adopt the database",
     "drift.remedy.Undelete": "Undelete the instance",
     "drift.remedy.Purge": "Purge the instance",

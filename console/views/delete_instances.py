@@ -16,6 +16,7 @@ from console.texts import t
 from console.views.in_use import InUse
 from registry.instances.status import Operation
 from registry.instances.store import Delete
+from tenants.usage import is_without_database
 
 _LOSES_DATA = (Operation.DELETE, Operation.PURGE)
 
@@ -34,8 +35,41 @@ class DeletionLine(InUse):
 
     @property
     def size_bytes(self) -> int | None:
-        """The size of its database; None if that is not known."""
-        return super().size_bytes if self.planned is None else self.planned.size_bytes
+        """The size of its database; None if that is not known.
+
+        The plan has the size of whatever has the name, which only in the trash is no name of others.
+        """
+        if self.planned is not None and self.row.is_in_trash:
+            return self.planned.size_bytes
+        return super().size_bytes
+
+    @property
+    def never_had_database(self) -> bool:
+        """Whether it was never created, and has no database either that a failed create has left."""
+        return self._was_never_created and is_without_database(self.usage)
+
+    @property
+    def loses_data(self) -> bool:
+        """Whether its database is dropped at once."""
+        return bool(self.planned and self.planned.operation in _LOSES_DATA) and not self.never_had_database
+
+    @property
+    def way(self) -> str:
+        """What happens to its database, as the key of its text ends; empty if the delete is refused.
+
+        That of a create which has failed may be there, with its mark: then the delete drops it.
+        """
+        if self.planned is None:
+            return ""
+        if self.never_had_database:
+            return "NeverCreated"
+        if self._was_never_created and self.loses_data and isinstance(self.usage, str):
+            return "NotKnown"
+        return self.planned.operation
+
+    @property
+    def _was_never_created(self) -> bool:
+        return self.row.published_at is None and self.row.is_live
 
 
 @dataclass(frozen=True)
@@ -59,7 +93,7 @@ class DeletionPage:
     @property
     def loses_data(self) -> bool:
         """Whether a database is dropped at once."""
-        return any(line.planned and line.planned.operation in _LOSES_DATA for line in self.lines)
+        return any(line.loses_data for line in self.lines)
 
     @property
     def to_be_typed(self) -> str:

@@ -9,7 +9,7 @@ from fastapi import Depends
 
 from api.dependencies import ServerLooksDep
 from console.texts import t
-from tenants.drift import Drift, Remedy, RemedyAction
+from tenants.drift import Drift, DriftKind, Remedy, RemedyAction
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Finding:
         registry: what the registry says.
         server: what the server says.
         remedy: the request that settles it; None if the operator must do it by hand.
+        by_hand: what the operator can do by hand.
     """
 
     drift: Drift
@@ -46,6 +47,7 @@ class Finding:
     registry: str
     server: str
     remedy: RemedyLink | None
+    by_hand: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,14 @@ def _finding(drift: Drift) -> Finding:
         t(f"drift.{kind}.registry"),
         t(f"drift.{kind}.server"),
         None if drift.remedy is None else _link(drift.remedy),
+        _by_hand(kind),
     )
+
+
+def _by_hand(kind: DriftKind) -> str:
+    if kind is DriftKind.DATABASE_WITHOUT_INSTANCE:
+        return t("drift.by_hand.DatabaseWithoutInstance")
+    return t("drift.by_hand")
 
 
 def _link(remedy: Remedy) -> RemedyLink:

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from fastapi import Depends
 
 from api.bulk_service import BulkServiceDep
+from api.dependencies import ServerLooksDep
 from api.http.parsing import Properties
 from console.views.key_values import contexts_of, labels_of
 from console.views.origins import ORIGIN_FIELDS, DryRun, OriginViewDep
 from registry.instances.naming import database_name, name_errors
+from tenants.drift import Drift, DriftKind
 
 FIELDS = {
     **ORIGIN_FIELDS,
@@ -23,10 +25,15 @@ FIELDS = {
 """For each property of the API, the field of the form."""
 
 
+_IN_THE_WAY = (DriftKind.DATABASE_WITHOUT_INSTANCE, DriftKind.INVALID_DATABASE)
+"""Contradictions of databases on the server that may have the name of an instance's."""
+
+
 class NewInstanceView:
     """Reads what was typed into the page."""
 
-    def __init__(self, bulk: BulkServiceDep, origins: OriginViewDep) -> None:
+    def __init__(self, bulk: BulkServiceDep, origins: OriginViewDep, looks: ServerLooksDep) -> None:
+        self._looks = looks
         self._bulk = bulk
         self._origins = origins
 
@@ -45,7 +52,13 @@ class NewInstanceView:
         """What the request would do."""
         plan = await self._bulk.plan_create(await self.request(form))
         planned = [job.database_name for job in plan.instances if job.database_name]
-        return DryRun(plan, planned[0] if planned else self._database(form))
+        database = planned[0] if planned else self._database(form)
+        return DryRun(plan, database, self._in_the_way(database))
+
+    def _in_the_way(self, database: str) -> Drift | None:
+        """What the last look at the server has found of a database of this name; it is not looked at now."""
+        found = self._looks.drift.found if self._looks.drift else ()
+        return next((one for one in found if one.kind in _IN_THE_WAY and one.subject == database), None)
 
     def _database(self, form: Mapping[str, str]) -> str:
         """The name that the database would have, also while something else is wrong."""

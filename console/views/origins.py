@@ -13,6 +13,7 @@ from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
 from registry.storage.listing import Page
 from registry.storage.models import Backup
+from tenants.drift import Drift
 
 ORIGIN_FIELDS = {"DatabaseTemplate": "template", "CopyOf": "copy_of", "Mode": "mode", "BackupId": "backup"}
 """For each property of the API, the field of the form."""
@@ -44,10 +45,13 @@ class DryRun:
     Attributes:
         plan: the dry run of the API.
         database: the name of the database; empty while the name cannot be one of an instance.
+        in_the_way: what the last look at the server has found of another database of that name; None if it
+            has found none.
     """
 
     plan: Plan
     database: str
+    in_the_way: Drift | None = None
 
 
 class OriginView:

@@ -1,0 +1,154 @@
+"""Pages of the console say what is so of databases that are not an instance's own."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from databases import usage
+from databases.ownership import Owner
+from embedded import seeding
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.store import InstanceStore
+from tests.postgres.instance_states import bring_to
+from tests.secret_search import as_secret
+
+CLIENT, SECRET = "a-person", as_secret("A-secret-of-32-characters-or-more-1!")
+NOTHING_IS_DROPPED = (
+    "It was never created: nothing is dropped. A database of that name that is not its own stays as it is."
+)
+NO_SIZE = "Size \N{EN DASH} "
+
+
+@pytest.fixture
+async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser in which a client is signed in to the console."""
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as browser:
+        form = {"ClientId": CLIENT, "ClientSecret": SECRET, "DisplayName": CLIENT}
+        assert (await browser.post("/connect/register", data=form)).is_success
+        token = csrf_of(await browser.get("/console/sign-in"))
+        typed = {"csrf": token, "client_id": CLIENT, "client_secret": SECRET}
+        assert (await browser.post("/console/sign-in", data=typed)).status_code == 303
+        yield browser
+
+
+@pytest.fixture
+async def failed(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The create of an instance, which has failed."""
+    return await bring_to(instances, job_store, "Error", name)
+
+
+@asynccontextmanager
+async def database(admin: asyncpg.Connection, name: str, comment: str = "") -> AsyncIterator[None]:
+    """A database of this name, with this comment."""
+    await admin.execute(f'CREATE DATABASE "{name}" OWNER {seeding.SERVICE_ROLE}')
+    try:
+        if comment:
+            await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
+        yield
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def own_comment(job: InstanceJob) -> str:
+    return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).comment
+
+
+def csrf_of(page: httpx.Response) -> str:
+    found = re.search(r'name="csrf" value="(\w+)"', page.text)
+    assert found
+    return found[1]
+
+
+def read(page: httpx.Response) -> str:
+    """What a person reads on the page."""
+    assert page.status_code == 200, page.text
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page.text)).split())
+
+
+async def shown(browser: httpx.AsyncClient, path: str) -> str:
+    return read(await browser.get(f"/console{path}"))
+
+
+@pytest.mark.parametrize("way", ["delete", "purge", "detach"])
+async def test_nothing_is_said_to_be_dropped_when_the_database_in_the_way_is_not_the_instances(
+    browser: httpx.AsyncClient, admin: asyncpg.Connection, failed: InstanceJob, way: str
+) -> None:
+    async with database(admin, failed.database):
+        page = await shown(browser, f"/instances/{failed.instance_id}/{way}")
+    assert NOTHING_IS_DROPPED in page
+    assert NO_SIZE in page
+    for other in ("dropped at once", "Purge it", "Detach it", "ods instance adopt"):
+        assert other not in page
+
+
+async def test_nothing_is_said_to_be_dropped_when_a_failed_create_has_left_no_database(
+    browser: httpx.AsyncClient, failed: InstanceJob
+) -> None:
+    assert NOTHING_IS_DROPPED in await shown(browser, f"/instances/{failed.instance_id}/delete")
+
+
+async def test_database_is_said_to_be_dropped_when_a_failed_create_has_left_its_own(
+    browser: httpx.AsyncClient, admin: asyncpg.Connection, failed: InstanceJob
+) -> None:
+    async with database(admin, failed.database, own_comment(failed)):
+        page = await shown(browser, f"/instances/{failed.instance_id}/delete")
+    for words in ("The database is dropped at once.", "Purge it", "Detach it"):
+        assert words in page
+    for words in (NO_SIZE, "never created"):
+        assert words not in page
+
+
+async def test_both_cases_are_told_when_the_server_does_not_say_whose_the_database_is(
+    browser: httpx.AsyncClient, failed: InstanceJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "_READ_SECONDS", 0)
+    page = await shown(browser, f"/instances/{failed.instance_id}/delete")
+    assert "dropped at once if it carries the mark of this instance; one that is not its own stays" in page
+    assert "nothing is dropped" not in page
+
+
+async def test_instance_is_said_to_be_never_created_when_it_is_deleted_after_that(
+    browser: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, failed: InstanceJob
+) -> None:
+    deletion = (await instances.request_delete(failed.instance_id)).job
+    await job_store.begin(deletion)
+    await job_store.finish_delete(deletion)
+    page = await shown(browser, f"/instances/{failed.instance_id}")
+    assert "was never created" in page
+    assert "its database is gone" not in page
+
+
+async def test_usage_is_none_when_the_database_in_the_way_is_not_the_instances(
+    browser: httpx.AsyncClient, admin: asyncpg.Connection, failed: InstanceJob
+) -> None:
+    async with database(admin, failed.database):
+        page = await shown(browser, f"/instances/{failed.instance_id}/usage")
+    assert "The instance has no database yet: the one of that name is not its own." in page
+    assert "adopt" not in page
+
+
+async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_found_it(
+    browser: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    token = csrf_of(await browser.get("/console/instances/new"))
+    typed = {"csrf": token, "origin": "template", "template": "Minimal", "name": name}
+    path, taken = "/console/instances/new/plan", f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
+    assert "It can be created." in read(await browser.post(path, data=typed))
+    async with database(admin, taken):
+        await browser.get("/console/drift/again", follow_redirects=True)
+        plan = read(await browser.post(path, data=typed))
+        drift = await shown(browser, "/drift")
+    assert f"Database {taken} " in plan
+    assert "had a database of that name when it was last looked at: No live instance has this" in plan
+    assert "It can be created." not in plan
+    assert "It can be created." in read(await browser.post(path, data=typed | {"name": f"{name} b"}))
+    card = drift[drift.index(taken) :]
+    assert "If another program uses it, rename it; if none does, drop it: on the server, by hand." in card
