@@ -15,6 +15,7 @@ from api.middleware.tenancy import tenancy
 from console import formats
 from console.addresses import ROOT, page_url
 from console.menu import MENU
+from console.operations import operation_word
 from console.session import session_of
 from console.static_files import static_files
 from console.texts import t
@@ -84,6 +85,7 @@ def _environment() -> Environment:
         iso=formats.iso,
         exact=formats.exact,
         element_id=_element_id,
+        operation=operation_word,
     )
     return environment
 

@@ -36,7 +36,20 @@ async def show_about(
     """What it is."""
 
     async def make() -> Response:
-        return render(request, "_partials/instance_about.html", row=await view.row(instance_id))
+        row = await view.row(instance_id)
+        return render(request, "_partials/instance_about.html", row=row, source=await view.source(row))
+
+    return await fragments.shared(make)
+
+
+@router.get("/instances/{instance_id}/contexts")
+async def show_contexts(
+    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+) -> Response:
+    """By what the ODS/API chooses it."""
+
+    async def make() -> Response:
+        return render(request, "_partials/instance_contexts.html", contexts=await view.contexts(instance_id))
 
     return await fragments.shared(make)
 

@@ -14,7 +14,7 @@ from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
 from console.views.new_instance import FIELDS, NewInstanceViewDep
-from console.views.origins import DryRun, OriginView, OriginViewDep
+from console.views.origins import DryRun, OriginView, OriginViewDep, chosen_errors, chosen_plan
 
 router = signed_in_router()
 
@@ -32,7 +32,7 @@ async def show_form(  # noqa: PLR0913, PLR0917 - its dependencies
     values = {
         "origin": "copy" if copy else "backup" if backup else "template",
         "template": next(iter(settings.template_databases)),
-        "copy_of": copy,
+        "copy_of": await origins.typed(copy),
         "backup": backup,
         "protected": "true" if settings.protect_new else "",
     }
@@ -52,11 +52,13 @@ async def create(  # noqa: PLR0913, PLR0917 - its dependencies
     """Request the instance, or only show what it would become."""
     if "plan" in form:
         audit.is_dry_run = True
-        return await _page(request, origins, FormState(form), plan=await view.plan(form))
+        plan = chosen_plan(await view.plan(form), form)
+        return await _page(request, origins, FormState(form), plan=plan)
     try:
         requested = await service.create(await reader.read(await view.request(form)))
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, FIELDS)
+        refused = refused.refused(chosen_errors(refused.errors, form, "backup"))
         return await _page(request, origins, refused, status)
     return see_other(request, f"/instances/{requested.instance.id}")
 
@@ -67,7 +69,8 @@ async def show_plan(
 ) -> Response:
     """What the instance would become, while the user types."""
     audit.is_dry_run = True
-    return render(request, "_partials/plan.html", verb="create", plan=await view.plan(form))
+    plan = chosen_plan(await view.plan(form), form)
+    return render(request, "_partials/plan.html", verb="create", plan=plan)
 
 
 async def _page(

@@ -13,7 +13,7 @@ from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
 from console.views.instance import InstanceId
-from console.views.origins import ORIGIN_FIELDS, DryRun
+from console.views.origins import ORIGIN_FIELDS, DryRun, chosen_errors
 from console.views.reset_instance import ResetPage, ResetViewDep
 
 router = signed_in_router()
@@ -50,6 +50,7 @@ async def reset(  # noqa: PLR0913, PLR0917 - its dependencies
         await service.reset(instance_id, await view.request(form))
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, ORIGIN_FIELDS)
+        refused = refused.refused(chosen_errors(refused.errors, form, "backup"))
         return _page(request, "reset", page, refused, status)
     return see_other(request, f"/instances/{instance_id}")
 

@@ -17,14 +17,14 @@ from api.dependencies import (
 from api.http.parsing import path_id
 from api.http.problems import found
 from api.instance_service import InstanceServiceDep
-from api.schemas.instances import Instance
+from api.schemas.instances import Instance, InstanceContext
 from console.views.backups import BackupRow, backup_row
 from console.views.progress import ProgressView, progress_of
 from console.views.statuses import Badge, instance_badge, job_badge
 from console.views.trends import SizesView, TrendsViewDep
 from registry.backups.records import BackupFilter
 from registry.instances.job_list import JobFilter
-from registry.instances.status import REQUEST_BESIDE, RETRY, InstanceStatus, Operation
+from registry.instances.status import CREATES, REQUEST_BESIDE, RETRY, InstanceStatus, Operation
 from registry.snapshots.store import SNAPSHOT, ListedSnapshot
 from registry.storage.listing import Page
 from registry.storage.models import (
@@ -78,6 +78,11 @@ class InstanceHead:
     described: Instance
     can: InstanceActions
 
+    @property
+    def was_not_created(self) -> bool:
+        """Whether its creation has failed, so that there is nothing to lose by a delete."""
+        return self.row.status == InstanceStatus.ERROR and Operation(self.row.operation) in CREATES
+
 
 @dataclass(frozen=True)
 class JobLine:
@@ -112,6 +117,26 @@ class InstanceCopies:
 
 
 @dataclass(frozen=True)
+class InstanceContexts:
+    """By what the ODS/API chooses the instance, and what may be read instead of it.
+
+    Attributes:
+        row: the instance.
+        contexts: its contexts.
+        derivatives: what may be read instead of it.
+    """
+
+    row: DbInstance
+    contexts: Sequence[InstanceContext]
+    derivatives: Sequence[OdsInstanceDerivative]
+
+    @property
+    def can_set(self) -> bool:
+        """Whether contexts can be set now."""
+        return self.row.status == InstanceStatus.COMPLETED
+
+
+@dataclass(frozen=True)
 class InstanceOrganizations:
     """The education organizations of an instance.
 
@@ -137,7 +162,8 @@ class InstancePage:
         usage: how its database is used; a text says why that is not known.
         sizes: how large its database was on the days before.
         jobs: its newest jobs.
-        derivatives: what may be read instead of it.
+        contexts: by what the ODS/API chooses it.
+        source: the instance that it is a copy of; None if it is none.
         organizations: its education organizations.
         copies: what was made of it, or kept.
     """
@@ -146,7 +172,8 @@ class InstancePage:
     usage: InstanceFigures | str
     sizes: SizesView
     jobs: Sequence[JobLine]
-    derivatives: Sequence[OdsInstanceDerivative]
+    contexts: InstanceContexts
+    source: DbInstance | None
     organizations: InstanceOrganizations
     copies: InstanceCopies
 
@@ -201,7 +228,6 @@ class InstanceView:
             ProblemError: 404, there is no such instance.
         """
         head = await self.head(instance_id)
-        ods_instance = head.row.ods_instance_id
         usage = await self.usage(head.row)
         size = None if isinstance(usage, str) else usage.database.size_bytes
         return InstancePage(
@@ -209,10 +235,29 @@ class InstanceView:
             usage,
             await self._trends.sizes_of(instance_id, size),
             await self.jobs(instance_id),
-            await self._queries.derivatives_of(ods_instance),
+            await self._contexts(head.row, head.described),
+            await self.source(head.row),
             await self._organizations(head.row),
             await self._copies(head.row),
         )
+
+    async def source(self, row: DbInstance) -> DbInstance | None:
+        """The instance that this one is a copy of; None if it is none."""
+        return None if row.copy_of is None else await self._queries.any_instance(row.copy_of)
+
+    async def contexts(self, instance_id: int) -> InstanceContexts:
+        """By what the ODS/API chooses it.
+
+        Raises:
+            ProblemError: 404, there is no such instance.
+        """
+        row = await self.row(instance_id)
+        (described,) = await self._service.described([row])
+        return await self._contexts(row, described)
+
+    async def _contexts(self, row: DbInstance, described: Instance) -> InstanceContexts:
+        derivatives = await self._queries.derivatives_of(row.ods_instance_id)
+        return InstanceContexts(row, described.contexts, derivatives)
 
     async def organizations(self, instance_id: int) -> InstanceOrganizations:
         """Its education organizations.

@@ -1,13 +1,15 @@
 """Where a database comes from, as the forms *New instance* and *Reset* ask for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends
 
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, SettingsDep
 from api.schemas.plans import Plan
+from console.texts import t
+from console.views.ids import id_of
 from console.views.instances import LISTED
 from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
@@ -54,6 +56,27 @@ class DryRun:
     in_the_way: Drift | None = None
 
 
+def chosen_errors(
+    errors: Mapping[str, Sequence[str]], form: Mapping[str, str], name: str = "BackupId"
+) -> Mapping[str, Sequence[str]]:
+    """The API's errors; that no backup is chosen is said as the form asks for one.
+
+    Args:
+        errors: what is wrong with each property or field.
+        form: what was typed.
+        name: under this are the errors of the backup.
+    """
+    if name not in errors or form.get("backup"):
+        return errors
+    return {**errors, name: [t("origin.no_backup")]}
+
+
+def chosen_plan(plan: DryRun, form: Mapping[str, str]) -> DryRun:
+    """The dry run with `chosen_errors`."""
+    errors = chosen_errors(plan.plan.errors, form)
+    return replace(plan, plan=plan.plan.model_copy(update={"errors": errors}))
+
+
 class OriginView:
     """Reads what the form shows, and what was typed into it."""
 
@@ -72,6 +95,12 @@ class OriginView:
         if instance_id is not None:
             backups = {**await self._stored(BackupFilter(instance_id=instance_id)), **backups}
         return OriginChoices(list(self._settings.template_databases), list(backups.values()))
+
+    async def typed(self, instance_id: str) -> str:
+        """What a person would type for the instance: its name if no other one has it, else its id."""
+        number = id_of(instance_id)
+        row = None if number is None else await self._queries.any_instance(number)
+        return row.name if row and await self._source(row.name) == row.id else instance_id
 
     async def body(self, form: Mapping[str, str]) -> dict[str, Any]:
         """The members of the body that the API would be sent for the same origin."""

@@ -11,7 +11,7 @@ from api.http.parsing import Properties
 from api.http.problems import found
 from api.reset_service import ResetServiceDep
 from console.views.in_use import InUse
-from console.views.origins import DryRun, OriginChoices, OriginViewDep
+from console.views.origins import DryRun, OriginChoices, OriginViewDep, chosen_plan
 from registry.instances.protection import protection_refusal
 from registry.storage.models import InstanceVersion
 
@@ -80,7 +80,8 @@ class ResetView:
             InstanceNotFoundError: there is no such live instance.
         """
         plan = await self._resets.plan(instance_id, await self.request(form))
-        return DryRun(plan, (await self._queries.instance(instance_id)).database_name or "")
+        database = (await self._queries.instance(instance_id)).database_name or ""
+        return chosen_plan(DryRun(plan, database), form)
 
 
 ResetViewDep = Annotated[ResetView, Depends()]

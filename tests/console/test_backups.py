@@ -38,7 +38,7 @@ async def test_an_instance_comes_back_under_another_name_when_its_backup_is_rest
     await row.get_by_role("link").click()
     await person.sees_heading("Backup of Fairview 2027")
     await page.get_by_role("button", name="Verify").click()
-    await expect(page.get_by_text("Last found whole").locator("xpath=following::dd[1]")).to_contain_text(
+    await expect(page.get_by_text("Last verified").locator("xpath=following::dd[1]")).to_contain_text(
         re.compile(r"\d")
     )
     await page.get_by_role("link", name="Restore to a new instance").click()

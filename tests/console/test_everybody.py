@@ -34,7 +34,7 @@ NO_PAGES = {
     *("/console", "/console/live", "/console/static/{address}", "/console/attention", "/console/audit.csv"),
     *("/console/instances/rows", "/console/jobs/rows", "/console/backups/rows", "/console/trash/rows"),
     *("/console/spares/rows", "/console/drift/again", "/console/health/parts"),
-    *(f"/console/instances/{{instance_id}}/{part}" for part in ("head", "about", "jobs")),
+    *(f"/console/instances/{{instance_id}}/{part}" for part in ("head", "about", "jobs", "contexts")),
     *(f"/console/instances/{{instance_id}}/{part}" for part in ("copies", "organizations", "usage")),
     "/console/sign-in/oidc",
     *("/console/jobs/{job_id}/story", "/console/jobs/{job_id}/work", "/console/backups/{backup_id}/facts"),

@@ -24,13 +24,13 @@ async def test_drift_is_gone_when_its_remedy_was_requested(
     finding = page.get_by_role("region", name="Instance without its database")
     await expect(finding).to_contain_text("does not carry the instance's mark")
     await expect(finding).to_contain_text("ods instance adopt")
-    await expect(page.get_by_role("link", name="1 drift finding")).to_be_visible()
+    await expect(page.get_by_role("link", name="1 difference between registry and server")).to_be_visible()
     await finding.get_by_role("link", name="Adopt the database").click()
     await person.sees_heading("Adopt the database EdFi_Ods_Grand_Bend_2027_Minimal")
     await page.get_by_role("button", name="Adopt the database").click()
     await person.sees_heading("Drift")
     await expect(page.get_by_text("Registry and server agree.")).to_be_visible()
-    await expect(page.get_by_role("link", name="1 drift finding")).to_have_count(0)
+    await expect(page.get_by_role("link", name="1 difference between registry and server")).to_have_count(0)
 
 
 async def test_an_instance_comes_back_when_its_database_was_opened_in_the_trash(

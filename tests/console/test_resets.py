@@ -34,12 +34,12 @@ async def test_what_was_reset_by_mistake_comes_back_when_the_reset_is_undone(
     await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
     await page.get_by_label("Template", exact=True).select_option("Sample")
     await page.get_by_role("button", name="Reset Ashgrove 2027").click()
-    await expect(page.get_by_role("region", name="Before resets")).to_contain_text("Minimal")
+    await expect(page.get_by_role("region", name="Earlier databases")).to_contain_text("Minimal")
     await has_status(page, "Completed")
-    await page.get_by_role("link", name="Undo the last reset").click()
+    await page.get_by_role("link", name="Bring the last one back").click()
     await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
     await page.get_by_role("button", name="Undo the reset").click()
-    await expect(page.get_by_role("region", name="Before resets")).to_contain_text("Sample")
+    await expect(page.get_by_role("region", name="Earlier databases")).to_contain_text("Sample")
     await has_status(page, "Completed")
 
 

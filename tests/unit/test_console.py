@@ -16,11 +16,12 @@ from console.formats import ago, duration, size
 from console.issuer import Person
 from console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
 from console.live.fragments import Fragments
+from console.operations import operation_word
 from console.static_files import static_files
 from console.texts import keys, t
 from console.views.audit import csv_line
 from registry.instances.changes import JobState, RecentChanges, RecentState
-from registry.instances.status import CREATES, Operation, traits
+from registry.instances.status import CREATES, JOB_WORDS, Operation, traits
 
 FOLDER = Path(console.__file__ or "").parent
 TEMPLATES = sorted((FOLDER / "templates").rglob("*.html"))
@@ -129,6 +130,16 @@ def test_every_operation_has_its_words_when_it_runs_and_when_it_has_failed(opera
     assert t(f"meaning.in_progress.{word}", new_name="x")
     if operation in CREATES or word in {"Delete", "Purge"}:
         assert t(f"meaning.failed.{word}")
+
+
+@pytest.mark.parametrize("word", JOB_WORDS)
+def test_every_operation_has_a_word_when_a_job_is_listed(word: str) -> None:
+    assert operation_word(word) == t(f"operation.{word}")
+
+
+@pytest.mark.parametrize("operation", ["Migrate", None])
+def test_an_operation_stays_as_it_is_when_another_product_has_written_it(operation: str | None) -> None:
+    assert operation_word(operation) == operation
 
 
 def state(instances: dict[int, datetime | None], **jobs: JobState) -> RecentState:
