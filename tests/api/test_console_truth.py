@@ -140,15 +140,15 @@ async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_
 ) -> None:
     token = csrf_of(await browser.get("/console/instances/new"))
     typed = {"csrf": token, "origin": "template", "template": "Minimal", "name": name}
-    path, taken = "/console/instances/new/plan", f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
+    path, in_the_way = "/console/instances/new/plan", f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
     assert "It can be created." in read(await browser.post(path, data=typed))
-    async with database(admin, taken):
+    async with database(admin, in_the_way):
         await browser.get("/console/drift/again", follow_redirects=True)
         plan = read(await browser.post(path, data=typed))
         drift = await shown(browser, "/drift")
-    assert f"Database {taken} " in plan
+    assert f"Database {in_the_way} " in plan
     assert "had a database of that name when it was last looked at: No live instance has this" in plan
     assert "It can be created." not in plan
     assert "It can be created." in read(await browser.post(path, data=typed | {"name": f"{name} b"}))
-    card = drift[drift.index(taken) :]
+    card = drift[drift.index(in_the_way) :]
     assert "If another program uses it, rename it; if none does, drop it: on the server, by hand." in card
