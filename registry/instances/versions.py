@@ -23,6 +23,8 @@ from registry.storage.sessions import RegistrySessions
 MOST_VERSIONS = 3
 """How many databases that an instance had before are kept; the oldest ones beyond are due at once."""
 
+_NEXT = timedelta(microseconds=1)
+
 _IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
 # No job works on the instance, or is about to, nor has one left something that is to be undone.
 _IS_AT_REST = (
@@ -296,6 +298,11 @@ def _version(
     job: InstanceJob, replacement: Replacement, generation: int | None, trash: timedelta
 ) -> InstanceVersion:
     kept = trash if replacement.keeps else timedelta()
+    # Later than all others, also after the clock was set back: the latest comes back first, and the earliest
+    # ones are dropped.
+    earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
+        InstanceVersion.instance_id == job.instance_id
+    )
     return InstanceVersion(
         instance_id=job.instance_id,
         database_mark=job.database_mark,
@@ -304,7 +311,7 @@ def _version(
         database_name=replacement.replaced,
         job_number=job.number,
         attempt=job.attempt,
-        replaced_at=UTC_NOW,
+        replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
         replaced_by=replacement.by,
         purge_after=UTC_NOW + literal(kept, Interval),
         **origin_columns(job.origin),

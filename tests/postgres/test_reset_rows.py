@@ -324,6 +324,32 @@ async def test_oldest_versions_are_due_at_once_when_there_are_too_many(
     assert len(await of_instance(queries, completed)) == MOST_VERSIONS
 
 
+async def test_latest_version_stays_and_comes_back_first_when_the_clock_was_set_back(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    """The earlier ones have later times: it must not pass for the oldest."""
+    for _ in range(MOST_VERSIONS):
+        await reset(instances, job_store, completed)
+    await rows.execute(
+        "UPDATE adminapi.instanceversions"
+        " SET replacedat = replacedat + interval '1 hour', purgeafter = purgeafter + interval '1 hour'"
+    )
+    latest = (await row(queries, completed)).database_mark
+    await reset(instances, job_store, completed)
+    claimed = await versions.claim_due(20)
+    assert str(latest) not in [one.database_mark for one in claimed]
+    for purge in claimed:
+        await versions.finish_purge(purge)
+    assert len(claimed) == 1
+    await undo(instances, job_store, completed)
+    assert (await row(queries, completed)).database_mark == latest
+
+
 async def test_nothing_is_claimed_when_its_time_is_not_over_or_a_job_may_need_it(
     instances: InstanceStore,
     job_store: JobStore,
