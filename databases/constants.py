@@ -10,6 +10,7 @@ PROGRAMS = ("pg_dump", "pg_restore")
 """The programs that read and fill databases."""
 
 DISK_FULL = "53100"
+DIVISION_BY_ZERO = "22012"
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 OBJECT_IN_USE = "55006"

@@ -6,23 +6,34 @@ runs on a session that holds the fence of the instance, or the lock of the spare
 any interruption.
 """
 
+from collections.abc import Mapping
+
 import asyncpg
 
 from databases.constants import (
+    DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
     INVALID_CONNECTION_LIMIT,
     OBJECT_IN_USE,
     PROGRAMS,
     program_name,
 )
-from databases.errors import DisagreementError, NotOursError
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import DatabaseRows, choose, find
+from databases.lookup import (
+    DatabaseRows,
+    changed_meanwhile,
+    choose,
+    find,
+    oid_of,
+    still_the_same,
+)
 from databases.ownership import Owner
 from databases.statements import execute, fetch_rows
 from registry.instances.naming import is_trash_name
 
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+_CLOSE = "ALTER DATABASE %1$I ALLOW_CONNECTIONS false"
 # Those of the service's role, and of the one that restores, of which it is a member.
 _END_PROGRAMS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -51,8 +62,9 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
     database = deletable(found, owner, names, published=published)
     await drop_found_staging(session, owner, found)
     if database is not None:
-        invalid = found[database]["datconnlimit"] == INVALID_CONNECTION_LIMIT
-        await drop_database(session, database, invalid=invalid)
+        row = found[database]
+        invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
+        await drop_database(session, database, invalid=invalid, oid=oid_of(row))
 
 
 async def drop_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
@@ -101,13 +113,16 @@ async def end_programs(session: asyncpg.Connection, label: str) -> None:
     await fetch_rows(session, _END_PROGRAMS, [program_name(program, label) for program in PROGRAMS])
 
 
-async def drop_database(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
+async def drop_database(
+    session: asyncpg.Connection, database: str, *, invalid: bool, oid: str | None = None
+) -> None:
     """Close a database, end the sessions on it, and drop it.
 
     Args:
         session: a session on the maintenance database.
         database: the database's name.
         invalid: whether an earlier DROP of it was interrupted: then it is closed already.
+        oid: its OID; None if the name is a private one, which no other database gets.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, a right is missing, …
@@ -121,8 +136,20 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
     async with name_lock_holder(session, database):
         if not invalid:
             # Otherwise connection pools come back as fast as their sessions are ended.
-            await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", database, reasons=reasons)
+            await _close(session, database, oid, reasons)
         await execute(session, _DROP, database, reasons=reasons)
+
+
+async def _close(
+    session: asyncpg.Connection, database: str, oid: str | None, reasons: Mapping[str, str]
+) -> None:
+    statements = [_CLOSE] if oid is None else [_CLOSE, still_the_same("%1$L", "%2$L")]
+    try:
+        await execute(session, "; ".join(statements), database, oid or "", reasons=reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != DIVISION_BY_ZERO:
+            raise
+        raise changed_meanwhile(database) from None
 
 
 def deletable(found: DatabaseRows, owner: Owner, names: list[str], *, published: bool) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.statements import fetch_rows
@@ -82,6 +82,33 @@ def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
         " registry: registry or server was restored to before a reset or its undo, or a worker of an earlier"
         " release has written the comment. Nothing was done to it. `ods instance adopt"
         f" {owner.ods_instance_id} --database {name}` makes it the instance's database, then retry.",
+    )
+
+
+def oid_of(row: asyncpg.Record) -> str:
+    """The OID of a database that was found: another database of its name has another one."""
+    return str(row["state"].split()[0])
+
+
+def still_the_same(name: str, oid: str) -> str:
+    """The statement that undoes those before it in its message if another database has the name.
+
+    By a division by zero.
+    After one that has changed the database, or its name, no other session can give the name to another one.
+
+    Args:
+        name: the name, as a literal of `format`.
+        oid: the OID of the database that was found, likewise.
+    """
+    return f"SELECT 1 / count(*) FROM pg_database WHERE datname = {name} AND oid = {oid}::oid"  # noqa: S608 - literals
+
+
+def changed_meanwhile(database: str) -> DatabaseFaultError:
+    """Why nothing was done to the database of this name: it is not the one that was found any more."""
+    return DatabaseFaultError(
+        f"Another session has changed which database is named '{database}' meanwhile. Nothing was done.",
+        retryable=True,
+        sqlstate=DIVISION_BY_ZERO,
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import asyncpg
 
-from databases.constants import INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
+from databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import choose, find, refusal
+from databases.lookup import changed_meanwhile, choose, find, oid_of, refusal, still_the_same
 from databases.ownership import Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -26,6 +26,7 @@ END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
 """
+_STILL_THE_SAME = still_the_same("%2$L", "%4$L")
 _PAUSE_SECONDS = 0.05
 
 
@@ -64,7 +65,7 @@ async def rename(
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    await _rename(server, session, owner_to_mark(owner, found[current]), current, target)
+    await _rename(server, session, owner, found[current], target)
 
 
 async def rename_back(
@@ -81,7 +82,7 @@ async def rename_back(
     if database != target and choose(found, owner, [database, target]) == target:
         if database in found:
             raise NotOursError(database)
-        await _rename(server, session, owner_to_mark(owner, found[target]), target, database)
+        await _rename(server, session, owner, found[target], database)
 
 
 def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
@@ -101,26 +102,29 @@ def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
 
 
 async def _rename(
-    server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
+    server: Server, session: asyncpg.Connection, owner: Owner, found: asyncpg.Record, target: str
 ) -> None:
     comment = ("COMMENT ON DATABASE %2$I IS %3$L",)
-    await change_name(server, session, current, target, comment, owner.comment)
+    await change_name(server, session, found, target, comment, owner_to_mark(owner, found).comment)
 
 
 async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
     server: Server,
     session: asyncpg.Connection,
-    current: str,
+    found: asyncpg.Record,
     target: str,
     statements: Sequence[str],
     comment: str = "",
 ) -> None:
     """Rename a database and run further statements on it in the same message; a rename ends its sessions.
 
+    Nothing is done if the name is another database's by then, as after names were exchanged by hand: a
+    statement that waits for the end of the other session's transaction follows the name.
+
     Args:
         server: the server.
         session: a fenced session.
-        current: the database's name so far.
+        found: the database, as `databases.lookup.find` has found it.
         target: its name from now on; that may be the same.
         statements: what is done after the rename, with `%2$I` for the name and `%3$L` for the comment.
         comment: the comment.
@@ -129,6 +133,7 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
         NotOursError: another database has the target name.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
+    current = found["datname"]
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{current}' do not end. Close them, then retry.",
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
@@ -136,10 +141,10 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
         " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
     }
     rename = [] if current == target else ["ALTER DATABASE %1$I RENAME TO %2$I"]
-    message = "; ".join([*rename, *statements])
+    message = "; ".join([*rename, *statements, _STILL_THE_SAME])
     try:
         async with server.session() as other, name_lock_holder(other, current):
-            renaming = execute(session, message, current, target, comment, reasons=reasons)
+            renaming = execute(session, message, current, target, comment, oid_of(found), reasons=reasons)
             if not rename:
                 await renaming
                 return
@@ -147,6 +152,8 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
                 renaming, partial(fetch_rows, other, END_SESSIONS, [current], reasons=reasons)
             )
     except DatabaseFaultError as fault:
+        if fault.sqlstate == DIVISION_BY_ZERO:
+            raise changed_meanwhile(current) from None
         if fault.sqlstate not in NAME_IN_USE:
             raise
         raise NotOursError(target) from None

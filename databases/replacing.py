@@ -17,6 +17,7 @@ from functools import partial
 import asyncpg
 
 from databases.constants import (
+    DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
     INVALID_CONNECTION_LIMIT,
     NAME_IN_USE,
@@ -26,15 +27,14 @@ from databases.constants import (
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import DatabaseRows, find, refusal, require_usable
+from databases.lookup import DatabaseRows, find, oid_of, refusal, require_usable
 from databases.ownership import Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
 from databases.statements import execute, fetch_rows
 from registry.instances.naming import is_reset_name, is_trash_name
 
-_DIVISION_BY_ZERO = "22012"
-_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, _DIVISION_BY_ZERO}
+_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
 """SQLSTATEs of an exchange with databases that are not those that were examined."""
 
 # %1: the instance's database, %2: the one that takes its place, %3: the name of the replaced one; %4 and %5:
@@ -271,7 +271,7 @@ async def _exchange(
 ) -> None:
     database, other, replaced = exchange.database, exchange.other, exchange.replaced
     now, later = found[database], found[other]
-    oids = {replaced: _oid(now), database: _oid(later)}
+    oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
@@ -321,10 +321,6 @@ async def _drop_private(
 
 def _is_invalid(row: asyncpg.Record) -> bool:
     return bool(row["datconnlimit"] == INVALID_CONNECTION_LIMIT)
-
-
-def _oid(row: asyncpg.Record) -> int:
-    return int(row["state"].split()[0])
 
 
 def _is_outdated(database: str) -> DisagreementError:

@@ -77,7 +77,7 @@ async def put(
         return False
     trashing = replace(owner, number=job.number, attempt=job.attempt, trashed_name=database)
     marked = owner_to_mark(trashing, found[database])
-    await change_name(server, session, database, job.trash, _CLOSE, marked.comment)
+    await change_name(server, session, found[database], job.trash, _CLOSE, marked.comment)
     return True
 
 
@@ -134,7 +134,7 @@ async def take_out(
     if current == database and row["datallowconn"] and marked and marked.trashed_name is None:
         return
     comment = replace(owner_to_mark(owner, row), trashed_name=None).comment
-    await change_name(server, session, current, database, _OPEN, comment)
+    await change_name(server, session, row, database, _OPEN, comment)
 
 
 async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
@@ -223,7 +223,7 @@ async def let_go(
         )
     if database != names[0] and names[0] in found:
         raise NotOursError(names[0])
-    await change_name(server, session, database, names[0], _LET_GO)
+    await change_name(server, session, found[database], names[0], _LET_GO)
 
 
 async def let_go_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:

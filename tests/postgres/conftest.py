@@ -77,8 +77,8 @@ async def database(admin: asyncpg.Connection, owner: Owner) -> AsyncIterator[str
     """The name of the instance's database; whatever has it, or the private name, in the end is removed."""
     name = f"EdFi_Ods_Test_{owner.ods_instance_id}_Minimal"
     yield name
-    await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    await admin.execute(f'DROP DATABASE IF EXISTS "{owner.staging_name}" WITH (FORCE)')
+    for left in (name, f"{name}_aside", owner.staging_name):
+        await admin.execute(f'DROP DATABASE IF EXISTS "{left}" WITH (FORCE)')
 
 
 @pytest.fixture

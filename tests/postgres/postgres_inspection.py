@@ -68,6 +68,34 @@ async def make_foreign(
     await session.close()
 
 
+async def oid_of(admin: asyncpg.Connection, database: str) -> int | None:
+    row = await row_of(admin, database)
+    return None if row is None else int(row["oid"])
+
+
+@asynccontextmanager
+async def exchanging_by_hand(
+    admin: asyncpg.Connection, database: str
+) -> AsyncIterator[tuple[int | None, int | None]]:
+    """Give the name of `database` to another one, in a transaction that is committed after the body.
+
+    Gives the OIDs of both. What had the name is `<name>_aside` then.
+    """
+    aside, other = f"{database}_aside", f"{database}_other"
+    await admin.execute(f'CREATE DATABASE "{other}" OWNER ods_service STRATEGY file_copy')
+    oids = await oid_of(admin, database), await oid_of(admin, other)
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{database}" RENAME TO "{aside}"')
+        await admin.execute(f'ALTER DATABASE "{other}" RENAME TO "{database}"')
+        yield oids
+
+
+async def waits_for_names(admin: asyncpg.Connection) -> bool:
+    """Whether a session waits for another one that changes databases."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype <> 'advisory')"
+    return bool(await admin.fetchval(waiting))
+
+
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 5) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(seconds):

@@ -6,12 +6,21 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from databases import dropping
 from databases.dropping import drop
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
-from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, persistent_sessions, row_of
+from tests.postgres.postgres_inspection import (
+    exchanging_by_hand,
+    exists,
+    fingerprint,
+    make_foreign,
+    oid_of,
+    persistent_sessions,
+    row_of,
+)
 from tests.servers import session
 
 
@@ -142,3 +151,26 @@ async def test_reason_names_the_owner_when_the_database_was_given_away(
         await dropped(server, wanted)
     assert not caught.value.retryable
     assert await exists(admin, wanted.database)
+
+
+async def test_no_other_database_is_dropped_when_it_has_got_the_name_by_hand_meanwhile(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the staging database is dropped, which takes its time."""
+    await provisioned(server, wanted)
+    oids: list[int | None] = []
+
+    async def exchange_by_hand(*_: object) -> None:
+        async with exchanging_by_hand(admin, wanted.database) as both:
+            oids.extend(both)
+
+    monkeypatch.setattr(dropping, "drop_found_staging", exchange_by_hand)
+    with pytest.raises(DatabaseFaultError, match="has changed which database") as fault:
+        await dropped(server, wanted)
+    assert fault.value.retryable
+    own, other = oids
+    assert await oid_of(admin, wanted.database) == other
+    assert await oid_of(admin, f"{wanted.database}_aside") == own
+    row = await row_of(admin, wanted.database)
+    assert row is not None
+    assert row["datallowconn"]

@@ -18,12 +18,15 @@ from databases.renaming import rename, rename_back
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
+    exchanging_by_hand,
     exists,
     fingerprint,
     make_foreign,
+    oid_of,
     persistent_sessions,
     row_of,
     until,
+    waits_for_names,
 )
 from tests.servers import NUMBERS, session
 
@@ -194,3 +197,20 @@ async def test_only_databases_with_the_whole_mark_are_own_when_others_mention_it
     await renamed(server, provisioned, f"{new_name} 2")
     assert await exists(admin, new_name)
     await admin.execute(f'DROP DATABASE "{new_name} 2"')
+
+
+async def test_no_other_database_is_renamed_when_names_are_exchanged_by_hand_meanwhile(
+    server: Server, provisioned: CloneRequest, admin: asyncpg.Connection, new_name: str
+) -> None:
+    """Until that is committed, the names are as they were; a rename that waits for it follows the name."""
+    async with exchanging_by_hand(admin, provisioned.database) as (own, other):
+        renaming = asyncio.create_task(renamed(server, provisioned, new_name))
+        await until(lambda: waits_for_names(admin))
+    with pytest.raises(DatabaseFaultError, match="has changed which database") as fault:
+        await renaming
+    assert fault.value.retryable
+    assert not await exists(admin, new_name)
+    assert await oid_of(admin, provisioned.database) == other
+    assert await oid_of(admin, f"{provisioned.database}_aside") == own
+    with pytest.raises(DisagreementError, match="_aside"):
+        await renamed(server, provisioned, new_name)

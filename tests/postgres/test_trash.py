@@ -1,5 +1,6 @@
 """Databases of deleted instances: into the trash, out of it, dropped from there, or left."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,11 +18,15 @@ from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import is_trash_name, trash_name
 from tests.postgres.postgres_inspection import (
+    exchanging_by_hand,
     exists,
     fingerprint,
     make_foreign,
+    oid_of,
     persistent_sessions,
     row_of,
+    until,
+    waits_for_names,
 )
 from tests.servers import session
 
@@ -58,6 +63,11 @@ async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1
     """Purge on the word of a registry that knows this job to have put the database there."""
     async with server.fenced(job.owner) as fenced:
         return await trash.purge(fenced, replace(job.owner, number=number, attempt=attempt), job.trash)
+
+
+async def let_go(server: Server, job: TrashJob) -> None:
+    async with server.fenced(job.owner) as fenced:
+        await trash.let_go(server, fenced, job.owner, job.names, published=True)
 
 
 async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
@@ -447,3 +457,38 @@ async def test_foreign_database_is_untouched_when_it_would_be_let_go(
         with pytest.raises(NotOursError):
             await trash.let_go(server, fenced, owner, [database], published=True)
     assert await fingerprint(admin, database) == before
+
+
+async def test_no_other_database_goes_to_the_trash_when_names_are_exchanged_by_hand_meanwhile(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    """It would be dropped from there when its time is over."""
+    (name,) = job.names
+    async with exchanging_by_hand(admin, name) as (own, other):
+        trashing = asyncio.create_task(put(server, job))
+        await until(lambda: waits_for_names(admin))
+    with pytest.raises(DatabaseFaultError, match="has changed which database") as fault:
+        await trashing
+    assert fault.value.retryable
+    assert not await exists(admin, job.trash)
+    assert (await oid_of(admin, name), await oid_of(admin, f"{name}_aside")) == (other, own)
+    now = await row_of(admin, name)
+    assert now is not None
+    assert (now["comment"], now["datallowconn"]) == (None, True)
+    with pytest.raises(DisagreementError, match="_aside"):
+        await put(server, job)
+
+
+async def test_mark_stays_when_names_are_exchanged_by_hand_while_a_database_is_let_go(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    (name,) = job.names
+    async with exchanging_by_hand(admin, name) as (own, _):
+        letting = asyncio.create_task(let_go(server, job))
+        await until(lambda: waits_for_names(admin))
+    with pytest.raises(DatabaseFaultError):
+        await letting
+    aside = await row_of(admin, f"{name}_aside")
+    assert aside is not None
+    assert aside["oid"] == own
+    assert job.owner.owns(aside["comment"])
