@@ -323,7 +323,7 @@ class DatabaseActivities:
                 await self._tenant.installation.require_confirmed(session)
                 if not await self._tenant.versions.is_claimed(purge):
                     return
-                dropped = await trash.purge(session, owner, purge.database)
+                dropped = await trash.purge(session, owner, purge.database, replaced=True)
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
 
     @activity.defn(name="discard")

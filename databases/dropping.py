@@ -26,6 +26,7 @@ from databases.lookup import (
     choose,
     find,
     oid_of,
+    require_no_other,
     still_the_same,
 )
 from databases.ownership import Owner
@@ -166,6 +167,7 @@ def deletable(found: DatabaseRows, owner: Owner, names: list[str], *, published:
     if database is None:
         if published and names[0] in found:
             raise NotOursError(names[0])
+        require_no_other(found, owner)
         return None
     latest = Owner.read(found[database]["comment"])
     if latest and latest.trashed_name is not None and is_trash_name(database):

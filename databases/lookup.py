@@ -12,6 +12,7 @@ from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.statements import fetch_rows
+from registry.instances.naming import is_reset_name
 
 DatabaseRows = Mapping[str, asyncpg.Record]
 """Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`, and `state`.
@@ -110,6 +111,26 @@ def changed_meanwhile(database: str) -> DatabaseFaultError:
         retryable=True,
         sqlstate=DIVISION_BY_ZERO,
     )
+
+
+def require_no_other(found: DatabaseRows, owner: Owner) -> None:
+    """Check that no database in use is one of the instance, before it passes for one that has none.
+
+    A registry that was restored to before a reset does not know the mark of the database that the instance
+    has. What resets have replaced is in the trash; what they are about to give it has a private name.
+
+    Raises:
+        DisagreementError: there is such a database.
+    """
+    for name, row in found.items():
+        marked = Owner.read(row["comment"])
+        if (
+            marked
+            and owner.shares_instance(marked)
+            and marked.trashed_name is None
+            and not is_reset_name(name)
+        ):
+            raise refusal(row, owner)
 
 
 def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:

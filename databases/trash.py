@@ -15,7 +15,7 @@ import asyncpg
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, find, refusal, shares_instance
+from databases.lookup import DatabaseRows, find, refusal, require_no_other, shares_instance
 from databases.ownership import Owner, opened_by
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
@@ -137,10 +137,16 @@ async def take_out(
     await change_name(server, session, row, database, _OPEN, comment)
 
 
-async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
+async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False) -> bool:
     """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
 
     Nothing is done if no database carries the mark any more. Returns whether one was dropped.
+
+    Args:
+        session: a fenced session.
+        owner: the instance, and the latest attempt that can have put its database there.
+        trash: the name of the database.
+        replaced: whether a reset has replaced it, so that the instance may have another one in use.
 
     Raises:
         NotOursError: the database of that name is not the instance's.
@@ -148,17 +154,20 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str) -> bool:
             or is open; or only a database of another name carries the mark.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
-    row = await find_in_trash(session, owner, trash)
+    row = await find_in_trash(session, owner, trash, replaced=replaced)
     if row is None:
         return False
     await drop_database(session, trash, invalid=is_invalid(row))
     return True
 
 
-async def find_in_trash(session: asyncpg.Connection, owner: Owner, trash: str) -> asyncpg.Record | None:
+async def find_in_trash(
+    session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False
+) -> asyncpg.Record | None:
     """The database that has the name `trash`, if registry and server agree that it is in the trash.
 
-    None if no database carries the mark any more. It may be open if a job has opened it to back it up.
+    None if no database carries the mark any more. It may be open if a job has opened it to back it up. If a
+    reset has `replaced` it, the instance may have another one in use.
 
     Raises:
         NotOursError: the database of that name is not the instance's.
@@ -170,6 +179,8 @@ async def find_in_trash(session: asyncpg.Connection, owner: Owner, trash: str) -
     if trash not in found:
         if others := [name for name, row in found.items() if owner.owns(row["comment"])]:
             raise _elsewhere(others[0], trash)
+        if not replaced:
+            require_no_other(found, owner)
         return None
     if not owner.owns(found[trash]["comment"]):
         raise NotOursError(trash)

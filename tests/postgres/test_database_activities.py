@@ -721,3 +721,29 @@ async def test_database_is_a_copy_of_a_further_template_when_its_job_names_one(
     async with session(postgres.dsn(job.database)) as database:
         assert await database.fetchval("SELECT count(*) FROM edfi.student")
     await admin.execute(f'DROP DATABASE "{job.database}"')
+
+
+async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_not_recorded(
+    activities: Activities,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+    job: InstanceJob,
+) -> None:
+    """The instance has another database in use by then."""
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    reset = (await tenant.instances.request_reset(job.instance_id)).job
+    assert (await tenant.jobs.begin(reset)).held
+    assert (await run(works.reset, reset)).finished
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    purges = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
+    (purge,) = purges
+    await admin.execute(f'DROP DATABASE "{purge.database}"')
+    try:
+        await run(works.purge_version, purge)
+        assert not await tenant.versions.is_claimed(purge)
+        assert await row_of(admin, job.database) is not None
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -492,3 +493,48 @@ async def test_mark_stays_when_names_are_exchanged_by_hand_while_a_database_is_l
     assert aside is not None
     assert aside["oid"] == own
     assert job.owner.owns(aside["comment"])
+
+
+async def test_nothing_passes_for_missing_when_the_instance_has_a_later_database_of_another_name(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    """The registry was restored to before a rename and a reset; what that replaced was purged since."""
+    (name,) = job.names
+    later = replace(job.owner, number=4, database_mark=str(uuid.uuid4()))
+    await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_aside"')
+    await comment(admin, f"{name}_aside", later.comment)
+    with pytest.raises(DisagreementError, match="_aside"):
+        await put(server, job)
+    with pytest.raises(DisagreementError, match="_aside"):
+        await let_go(server, job)
+    with pytest.raises(DisagreementError, match="_aside"):
+        await purge(server, job)
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DisagreementError, match="_aside"):
+            await drop(fenced, job.owner, job.names, published=True)
+    assert await exists(admin, f"{name}_aside")
+
+
+async def test_purge_is_done_when_the_only_other_databases_are_those_of_resets(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    """What the instance had before, or was to get, is in the trash, or under a private name."""
+    (name,) = job.names
+    before = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=name)
+    aside = trash_name(str(uuid.uuid4()), 2)
+    await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
+    await comment(admin, aside, before.comment)
+    try:
+        assert not await purge(server, job)
+        assert not await put(server, job)
+    finally:
+        await admin.execute(f'DROP DATABASE "{aside}"')
+
+
+async def test_version_is_gone_when_an_earlier_try_has_dropped_it_and_the_instance_is_in_use(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    version = replace(job.owner, database_mark=str(uuid.uuid4()))
+    async with server.fenced(version) as fenced:
+        assert not await trash.purge(fenced, version, job.trash, replaced=True)
+    assert await exists(admin, *job.names)
