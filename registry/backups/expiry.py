@@ -97,10 +97,10 @@ class BackupExpiry:
             rows = (await session.execute(kept)).all()
             for _, its in groupby(rows, key=attrgetter("mark")):
                 backups = list(its)
-                # A time of the schedule that is served late may be before the backup.
-                ends = [max(it.created_at, it.unchanged_at or it.created_at) for it in backups]
+                later = [*(it.created_at for it in backups[1:]), None]
                 covered = [
-                    Covered(it.created_at, end, it.damaged) for it, end in zip(backups, ends, strict=True)
+                    Covered(it.created_at, _end(it.created_at, it.unchanged_at, changed), it.damaged)
+                    for it, changed in zip(backups, later, strict=True)
                 ]
                 for backup, expiry in zip(backups, self._expiries(covered), strict=True):
                     if backup.expires_at != expiry:
@@ -162,3 +162,14 @@ class BackupExpiry:
         own = UUID((await self._installation.require_confirmed()).id)
         has_expired = Backup.expires_at <= UTC_NOW
         return (_IS_KEPT, has_expired, Backup.installation == own)
+
+
+def _end(created_at: datetime, unchanged_at: datetime | None, changed_at: datetime | None) -> datetime:
+    """When an instance was last found to have the data of a backup: before the next one was made.
+
+    A time of the schedule that is served late may be before the backup; one that was served while a clock was
+    ahead, after the next one.
+    """
+    if unchanged_at is None or (changed_at is not None and unchanged_at > changed_at):
+        return created_at
+    return max(created_at, unchanged_at)

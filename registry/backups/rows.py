@@ -141,7 +141,9 @@ async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: 
         case VerifyPolicy.NEVER:
             return False
         case VerifyPolicy.WEEKLY:
-            recent = Backup.verified_at > UTC_NOW - literal(_WEEK, Interval)
+            # The clock may have been set back since.
+            week = literal(_WEEK, Interval)
+            recent = Backup.verified_at.between(UTC_NOW - week, UTC_NOW + week)
             # Not one that was found damaged since.
             passed = Backup.verification == VERIFICATION_PASSED
             verified = exists().where(Backup.mark == UUID(job.mark), recent, passed)

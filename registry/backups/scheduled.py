@@ -13,7 +13,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Operation
 from registry.instances.steps import JobFactory
 from registry.schedules.frequency import BACKUP_LABEL
-from registry.schedules.participants import participants
+from registry.schedules.participants import is_credible, participants
 from registry.storage.models import Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 
@@ -65,6 +65,7 @@ class ScheduledBackups:
                 Backup.mark == DbInstance.mark,
                 Backup.kind == SCHEDULED,
                 Backup.deleted_at.is_(None),
+                is_credible(Backup.due_at),
                 is_made,
             )
             .correlate(DbInstance)

@@ -60,6 +60,7 @@ from registry.instances.status import (
 )
 from registry.instances.steps import JobFactory, job_record
 from registry.instances.versions import ReplacedDatabase, newest_version, recorded_version
+from registry.schedules.participants import is_served
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
 from registry.storage.errors import (
@@ -641,7 +642,7 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            if instance.backup_due_at is not None and instance.backup_due_at >= due_at:
+            if await is_served(session, instance.backup_due_at, due_at):
                 return None
             instance.backup_due_at = due_at
             return await self._request_backup(session, instance, SCHEDULED, due_at)
@@ -688,7 +689,7 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            if instance.snapshot_due_at is not None and instance.snapshot_due_at >= due_at:
+            if await is_served(session, instance.snapshot_due_at, due_at):
                 return None
             instance.snapshot_due_at = due_at
             return await self._request_snapshot(session, instance, None, due_at)

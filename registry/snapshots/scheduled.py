@@ -10,7 +10,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import UNDER_WAY, Operation
 from registry.instances.steps import JobFactory
 from registry.schedules.frequency import SNAPSHOT_LABEL
-from registry.schedules.participants import participants
+from registry.schedules.participants import is_credible, participants
 from registry.snapshots.rows import IS_ABANDONED
 from registry.storage.models import DbInstance, Snapshot
 from registry.storage.sessions import RegistrySessions
@@ -36,7 +36,7 @@ class ScheduledSnapshots:
         """
         last_made = (
             select(func.max(Snapshot.due_at))
-            .where(Snapshot.instance_id == DbInstance.id, ~IS_ABANDONED)
+            .where(Snapshot.instance_id == DbInstance.id, ~IS_ABANDONED, is_credible(Snapshot.due_at))
             .correlate(DbInstance)
             .scalar_subquery()
         )

@@ -26,6 +26,7 @@ KEPT = KeptBackups(daily=1)
 MONDAY = datetime.fromisoformat("2026-06-08T02:00")
 NEXT = MONDAY + timedelta(hours=6)
 TUESDAY = MONDAY + timedelta(days=1)
+AHEAD = datetime.fromisoformat("2086-01-01T02:00")
 SIGN = "what tells the database from another one"
 
 
@@ -118,6 +119,43 @@ async def test_time_is_still_due_when_a_request_was_refused(
     await tenant.jobs.finish_rename(rename, "iv|ciphertext|hmac")
     assert await is_due(tenant, job, MONDAY)
     assert await tenant.instances.request_scheduled_backup(job.instance_id, MONDAY) is not None
+
+
+async def test_schedule_goes_on_when_a_time_was_served_while_a_clock_was_years_ahead(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    await label(tenant.instances, job, backup="weekly", snapshot="weekly")
+    await made(tenant, job, AHEAD)
+    snapshot = await tenant.instances.request_scheduled_snapshot(job.instance_id, AHEAD)
+    assert snapshot is not None
+    assert (await tenant.jobs.begin(snapshot.job)).held
+    assert await tenant.snapshots.store.finish(snapshot.job, "iv|ciphertext|hmac")
+    assert await is_due(tenant, job, MONDAY)
+    assert job.instance_id in await tenant.scheduled_snapshots.due(MONDAY)
+    await made(tenant, job, MONDAY)
+    assert await tenant.instances.request_scheduled_backup(job.instance_id, MONDAY) is None
+    assert await tenant.instances.request_scheduled_snapshot(job.instance_id, MONDAY) is not None
+
+
+async def test_later_backups_stay_when_the_database_was_unchanged_while_a_clock_was_years_ahead(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    earlier = await made_at(tenant, rows, job, MONDAY)
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, earlier, AHEAD)
+    later = await made_at(tenant, rows, job, TUESDAY)
+    await expiry.compute()
+    assert await expires(tenant, earlier) == datetime.fromisoformat("2026-06-10")
+    assert await expires(tenant, later) == datetime.fromisoformat("2026-06-11")
+
+
+async def test_verification_is_due_when_the_last_one_was_made_while_a_clock_was_years_ahead(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob
+) -> None:
+    await verify(tenant, await made(tenant, job, MONDAY))
+    await rows.execute("UPDATE adminapi.backups SET verifiedat = $1", AHEAD)
+    backup = await requested(tenant.instances, job, TUESDAY)
+    await tenant.jobs.begin(backup)
+    assert (await tenant.jobs.finish_backup(backup, stored(), VerifyPolicy.WEEKLY)).verify
 
 
 @pytest.mark.parametrize("state", ["Error", "Deleted", "Delete_Failed", "Pending_Delete"])
