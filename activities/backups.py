@@ -19,7 +19,7 @@ from backups.monitoring import program_log
 from backups.snapshots import Database
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
-from databases.lookup import choose, find, require_usable
+from databases.lookup import choose, find, oid_of, require_usable
 from logs import fault_name
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
@@ -97,7 +97,8 @@ class BackupActivities:
                 )
             require_usable(found[job.database])
             await end_programs(session, program_label(UUID(job.mark)))
-        return Database(server, job.database)
+        # The store may take minutes to answer, in which names can be exchanged by hand.
+        return Database(server, job.database, oid_of(found[job.database]))
 
     async def _backup_of(self, job: InstanceJob) -> Backup:
         if job.makes_backup is None:

@@ -9,6 +9,7 @@ import asyncpg
 
 from backups.errors import BackupFaultError, ProgramFailedError
 from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.lookup import changed_meanwhile
 from databases.server import Server
 from databases.statements import fetch_rows, fetch_value
 
@@ -19,6 +20,7 @@ _LONGEST_SILENCE = "60s"
 """How long PostgreSQL keeps a session of which it hears nothing: while the transaction is open, VACUUM does
 not remove what was deleted since. A worker that was suspended does not hold it up for longer."""
 _PING_SECONDS = 10
+_OID = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
 # Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
 _LIMITS = """
 SELECT set_config(name, CASE name WHEN 'idle_in_transaction_session_timeout' THEN $1 ELSE '0' END, true)
@@ -53,10 +55,12 @@ class Database:
     Attributes:
         server: where it is.
         name: its name there.
+        oid: its OID; None if the name is a private one, which no other database gets.
     """
 
     server: Server
     name: str
+    oid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,12 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
     It is kept open by queries of this process; PostgreSQL ends it soon after these stop.
 
     Raises:
-        DatabaseFaultError: the server is away, another session locks a table for long, …
+        DatabaseFaultError: another database has got the name; the server is away, another session locks a
+            table for long, …
     """
     async with database.server.connected(database.name) as session:
+        if database.oid not in {None, await fetch_value(session, _OID)}:
+            raise changed_meanwhile(database.name)
         with translate_postgres_errors({}):
             await session.transaction(isolation="repeatable_read", readonly=True).start()
             await session.execute(_SETTINGS)

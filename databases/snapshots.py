@@ -20,7 +20,7 @@ from databases.constants import (
 from databases.copying import create_like
 from databases.dropping import drop_database, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.lookup import choose, find, require_usable
+from databases.lookup import choose, find, oid_of, require_usable
 from databases.ownership import Owner
 from databases.publishing import settings_statements
 from databases.server import Server
@@ -79,8 +79,10 @@ class SnapshotRequest:
     reader: str
 
 
-async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> bool:
-    """Make an empty private database for the copy; false if an earlier try has published the snapshot.
+async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str | None:
+    """Make an empty private database for the copy; None if an earlier try has published the snapshot.
+
+    Returns the OID of the instance's database, which is to be copied.
 
     Raises:
         NotOursError: a database has the snapshot's name and is another one.
@@ -94,7 +96,7 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> bool:
     if wanted.name in found:
         if not wanted.mark.owns(found[wanted.name]["comment"]):
             raise NotOursError(wanted.name)
-        return False
+        return None
     if choose(found, owner, [wanted.source]) is None:
         raise DatabaseFaultError(f"There is no database '{wanted.source}' with the mark of this instance.")
     require_usable(found[wanted.source])
@@ -102,7 +104,7 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> bool:
     await drop_staging(session, owner)
     await create_like(session, wanted.source, private)
     await execute(session, "REVOKE ALL ON DATABASE %I FROM PUBLIC", private)
-    return True
+    return oid_of(found[wanted.source])
 
 
 async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotRequest) -> None:

@@ -77,8 +77,9 @@ class Snapshots:
             self._tenant, job.ods_instance_id, job.mark, str(row.mark), await self._installation.id()
         )
         wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self._connection_strings.role)
-        if await snapshots.prepare(session, wanted):
-            await copy(Database(self._server, job.database), Database(self._server, owner.staging_name))
+        if (oid := await snapshots.prepare(session, wanted)) is not None:
+            source = Database(self._server, job.database, oid)
+            await copy(source, Database(self._server, owner.staging_name))
             await snapshots.publish(self._server, session, wanted)
 
     async def finish(self, job: InstanceJob) -> bool:

@@ -21,10 +21,12 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities import backups as backup_activities
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
 from backups import readiness
 from backups.client_programs import ClientProgram
+from backups.storage import BackupStore
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
@@ -34,13 +36,14 @@ from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from settings import Settings
+from tenants.known_store import known_store
 from tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.mount_points import mount, unmount
-from tests.postgres.postgres_inspection import privileges_on
+from tests.postgres.postgres_inspection import exchanging_by_hand, privileges_on
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
@@ -201,6 +204,30 @@ async def test_applications_are_not_disturbed_when_a_backup_of_their_instance_is
     managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
     assert managed["status"] == "Created"
     assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_no_other_database_is_backed_up_when_it_gets_the_name_by_hand_meanwhile(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """As while the store is slow: it would pass for a backup of the instance, for which earlier ones go."""
+    job = await created(operator, name)
+
+    async def exchange_first(tenant: Tenant) -> BackupStore:
+        async with exchanging_by_hand(admin, job.database):
+            monkeypatch.undo()
+        return await known_store(tenant)
+
+    monkeypatch.setattr(backup_activities, "known_store", exchange_first)
+    accepted = await requested(api, job)
+    try:
+        assert (await ended(api, accepted["jobId"]))["status"] == "Error"
+        assert (await backup_of(api, accepted))["status"] == "Error"
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}_aside" WITH (FORCE)')
 
 
 async def test_instance_is_called_created_when_a_backup_of_it_is_made(

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import uuid
+from typing import Any
 
 import asyncpg
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from databases import copying, snapshots
 from embedded.postgres import EmbeddedPostgres
 from registry.connection_strings.encryption import Keyring
 from registry.connection_strings.key_rotation import rotate
@@ -21,6 +23,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.postgres.postgres_inspection import exchanging_by_hand
 from tests.servers import INSTANCE_PASSWORD, service_dsn, session
 from workflows.reconcile import Reconcile
 
@@ -369,6 +372,32 @@ async def test_database_of_the_operator_is_left_when_it_has_the_name_of_a_snapsh
         assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", theirs) == oid
     finally:
         await admin.execute(f'DROP DATABASE "{theirs}"')
+
+
+async def test_no_other_database_is_copied_when_it_gets_the_name_by_hand_meanwhile(
+    operator: Operator,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Readers of the instance would see the data of another one."""
+    job = await created(operator, name, postgres)
+
+    async def exchange_first(*arguments: Any) -> None:
+        async with exchanging_by_hand(admin, job.database):
+            monkeypatch.undo()
+        await copying.create_like(*arguments)
+
+    monkeypatch.setattr(snapshots, "create_like", exchange_first)
+    late = await request_snapshot(operator, job)
+    try:
+        assert await operator.ended(late) is JobStatus.ERROR
+        await until_statuses(tenant, job, [])
+        assert await derivative(operator, tenant, job) is None
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}_aside" WITH (FORCE)')
 
 
 async def test_earlier_snapshot_stays_and_nothing_else_when_the_copy_cannot_be_made(
