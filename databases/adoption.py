@@ -6,9 +6,9 @@ from datetime import datetime
 
 import asyncpg
 
-from databases.constants import INVALID_CONNECTION_LIMIT
-from databases.errors import translate_postgres_errors
-from databases.lookup import find
+from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
+from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.lookup import changed_meanwhile, find, still_the_same
 from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
@@ -20,7 +20,8 @@ SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS managea
             THEN pg_database_size(oid) END AS size_bytes,
        (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid) AS sessions,
        shobj_description(oid, 'pg_database') AS comment,
-       datistemplate OR datname = current_database() AS needed, datconnlimit = $2 AS invalid
+       datistemplate OR datname = current_database() AS needed, datconnlimit = $2 AS invalid,
+       oid::text AS oid
 FROM pg_database WHERE datname = $1
 """
 # Two registries may name one database: the second to hold this lock finds the mark of the first.
@@ -40,6 +41,7 @@ class Candidate:
         adopted: whether it carries the instance's mark, and is the one of its databases that was asked for.
         is_of_instance: whether it carries the instance's mark, be it the one that the registry knows or not.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
+        oid: its OID.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Candidate:
     adopted: bool
     is_of_instance: bool
     obstacle: str | None
+    oid: str
 
 
 async def inspect(
@@ -81,6 +84,7 @@ async def inspect(
         adopted=owner.owns(found["comment"]),
         is_of_instance=is_of_instance,
         obstacle=_obstacle(found, database, needed, adopted=is_of_instance),
+        oid=found["oid"],
     )
 
 
@@ -103,8 +107,23 @@ async def adopt(
             if candidate is None or candidate.obstacle:
                 return candidate
             marked = await _to_mark(session, owner, candidate)
-            await execute(session, "COMMENT ON DATABASE %I IS %L", database, marked.comment)
+            await _mark(session, candidate, marked)
         return await inspect(session, marked, database, needed)
+
+
+async def _mark(session: asyncpg.Connection, candidate: Candidate, marked: Owner) -> None:
+    """Write the mark, unless another database has got the name: it may be that of another instance.
+
+    Raises:
+        DatabaseFaultError: one has, the server is away, …
+    """
+    statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
+    try:
+        await execute(session, statements, candidate.name, marked.comment, candidate.oid)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != DIVISION_BY_ZERO:
+            raise
+        raise changed_meanwhile(candidate.name) from None
 
 
 async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candidate) -> Owner:

@@ -1,5 +1,6 @@
 """What keeps a database from being handed over to an instance, one reason at a time."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,11 +10,13 @@ import pytest
 
 from databases import adoption
 from databases.adoption import Candidate
+from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
 from databases.server import Server
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from tests.ods import ods_database
+from tests.postgres.postgres_inspection import exchanging_by_hand, until, waits_for_names
 from tests.servers import MINIMAL_TEMPLATE, without_statistics
 
 _NEEDED = "or a database that this service itself needs"
@@ -31,6 +34,11 @@ async def _inspected(server: Server, owner: Owner, database: str, needed: Collec
         found = await adoption.inspect(session, owner, database, needed)
     assert found is not None
     return found
+
+
+async def _adopted(server: Server, owner: Owner, database: str) -> Candidate | None:
+    async with server.session() as session:
+        return await adoption.adopt(session, owner, database, ())
 
 
 async def test_database_may_be_handed_over_when_nothing_is_against_it(
@@ -61,6 +69,22 @@ async def test_mark_is_not_written_when_there_is_an_obstacle(
     assert found is not None
     assert (found.adopted, found.comment) == (False, None)
     assert (await _inspected(server, owner, stranger)).comment is None
+
+
+async def test_other_instance_keeps_its_mark_when_its_database_gets_the_name_by_hand_meanwhile(
+    server: Server, owner: Owner, stranger: str, admin: asyncpg.Connection
+) -> None:
+    theirs = replace(owner, mark="6b1f0f6e-1111-4222-8333-444444444444").comment
+    async with exchanging_by_hand(admin, stranger):
+        await admin.execute(f"COMMENT ON DATABASE \"{stranger}\" IS '{theirs}'")
+        adopting = asyncio.create_task(_adopted(server, owner, stranger))
+        await until(lambda: waits_for_names(admin))
+    try:
+        with pytest.raises(DatabaseFaultError, match="has changed which database"):
+            await adopting
+        assert (await _inspected(server, owner, stranger)).comment == theirs
+    finally:
+        await admin.execute(f'DROP DATABASE "{stranger}_aside"')
 
 
 async def test_nothing_is_found_when_there_is_no_such_database(server: Server, owner: Owner) -> None:
