@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -20,6 +20,8 @@ from registry.storage.sessions import RegistrySessions
 from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 
+_NUMBER = r"-(\d{1,9})$"
+"""What the id of a job ends with: how many jobs of its instance there were."""
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
 _newer = aliased(Backup)
 _HAS_INSTANCE = (
@@ -27,6 +29,16 @@ _HAS_INSTANCE = (
     .where(DbInstance.mark == Backup.mark, or_(DbInstance.is_live, DbInstance.is_in_trash))
     .correlate(Backup)
 )
+
+
+def _is_later() -> ColumnElement[bool]:
+    """Whether `_newer` was requested after `Backup`, of the same instance.
+
+    By the numbers of their jobs: of what was made while the clock was ahead, the time is later for as long.
+    What a restored registry has recorded again is of no job.
+    """
+    newer, older = (cast(func.substring(it.job_id, _NUMBER), Integer) for it in (_newer, Backup))
+    return func.coalesce(newer > older, _newer.created_at > Backup.created_at)
 
 
 def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
@@ -46,7 +58,7 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
             assert_never(policy)
     return and_(
         _newer.mark == Backup.mark,
-        _newer.created_at > Backup.created_at,
+        _is_later(),
         _newer.stored_id.is_not(None),
         _newer.deleted_at.is_(None),
         or_(_newer.verification == VERIFICATION_PASSED, is_unverified),

@@ -319,6 +319,26 @@ async def test_expired_backups_are_deleted_but_the_last_complete_one(
     assert [it.id for it in await tenant.backups.deleted()] == made_then[:2]
 
 
+async def test_last_backup_stays_when_an_earlier_one_was_made_while_the_clock_was_ahead(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    earlier = await made_at(tenant, rows, job, MONDAY)
+    await rows.execute("UPDATE adminapi.backups SET createdat = $2 WHERE id = $1", earlier, AHEAD)
+    last = await made_at(tenant, rows, job, TUESDAY)
+    assert await deleted(expiry) == []
+    assert [it.id for it in await expiry.survivors(earlier)] == [last]
+
+
+async def test_last_backup_stays_when_the_registry_has_recorded_it_again(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    earlier = await made_at(tenant, rows, job, MONDAY)
+    last = await made_at(tenant, rows, job, TUESDAY)
+    await rows.execute("UPDATE adminapi.backups SET jobid = '' WHERE id = $1", last)
+    assert await deleted(expiry) == [earlier]
+    assert await deleted(expiry) == []
+
+
 async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
