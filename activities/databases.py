@@ -149,7 +149,9 @@ class DatabaseActivities:
         """
         kept, recorded = await self._delete(
             job,
-            lambda session: trash.put(self._tenant.server, session, _trash_job(job), drop_invalid=True),
+            lambda session: trash.put(
+                self._tenant.server, session, _trash_job(job), drop_invalid=True, published=job.published
+            ),
             lambda kept: self._tenant.jobs.finish_delete(job if kept else replace(job, trash_database=None)),
         )
         return TrashResult(kept is not False, recorded)

@@ -47,7 +47,12 @@ class TrashJob:
 
 
 async def put(
-    server: Server, session: asyncpg.Connection, job: TrashJob, *, drop_invalid: bool = False
+    server: Server,
+    session: asyncpg.Connection,
+    job: TrashJob,
+    *,
+    drop_invalid: bool = False,
+    published: bool = True,
 ) -> bool:
     """Close the instance's database and give it its name in the trash; false if there is none to keep.
 
@@ -57,6 +62,7 @@ async def put(
         job: what it works on.
         drop_invalid: whether a database is dropped whose DROP was interrupted, for a delete that a client has
             requested: nothing else can be done with it.
+        published: whether the instance ever had that database, as for `databases.dropping.drop`.
 
     Raises:
         NotOursError: a database of one of the names is not the instance's.
@@ -65,7 +71,7 @@ async def put(
     """
     owner = job.owner
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)
-    database = deletable(found, owner, [*job.names, job.trash], published=True)
+    database = deletable(found, owner, [*job.names, job.trash], published=published)
     await drop_found_staging(session, owner, found)
     if database is None or database == job.trash:
         return database is not None

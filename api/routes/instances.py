@@ -142,7 +142,8 @@ async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and para
     requested = await service.delete(instance_id, way, final_backup=final_backup)
     deletion = Deletion.model_validate(requested)
     follows = following_purge(requested.job)
-    stays = requested.job.operation is Operation.TRASH and follows is None
+    # What never had a database has nothing to come back, unless the registry is wrong about that.
+    stays = requested.job.operation is Operation.TRASH and requested.job.published and follows is None
     outcome = {"purge_job_id": follows} if stays else {"purge_job_id": follows, "purge_after": None}
     return deletion.model_copy(update=outcome)
 

@@ -311,6 +311,7 @@ class JobStore:
             "name": job.final_name,
             "ods_instance_name": job.final_name,
             "database_name": job.final_database,
+            "published_at": func.coalesce(DbInstance.published_at, UTC_NOW),
             "error_message": None,
             **_NO_NEW_NAMES,
             **_NOTHING_KEPT,

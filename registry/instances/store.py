@@ -351,15 +351,16 @@ class InstanceStore:
         return refusals
 
     def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
-        """The operation that deletes a live instance: what never had a database has nothing to come back.
+        """The operation that deletes a live instance.
 
-        What is backed up before it is dropped goes to the trash first, where nothing is written to it.
+        What is backed up before it is dropped goes to the trash first, where nothing is written to it. So
+        does what never had a database by the registry, which may have been restored to before it had one.
         """
         if self.backs_up(instance, delete):
             return Operation.TRASH
         if delete.way is not None:
             return delete.way
-        return Operation.TRASH if self._trash and instance.published_at else Operation.DELETE
+        return Operation.TRASH if self._trash else Operation.DELETE
 
     def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
         """Whether a live instance that is deleted so stays in the trash."""

@@ -747,3 +747,42 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
         assert await row_of(admin, job.database) is not None
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
+async def test_database_can_come_back_when_the_registry_was_restored_to_before_its_create_had_ended(
+    activities: Activities,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+    job: InstanceJob,
+) -> None:
+    """It is closed by the operator, so that the create fails now, and a client deletes the instance."""
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    async with session(registry_dsn) as rows:
+        await rows.execute(
+            "DELETE FROM dbo.odsinstances;"
+            " UPDATE adminapi.managed_instances SET state = 'InProgress', publishedat = NULL;"
+            " UPDATE adminapi.jobstatuses SET status = 'InProgress'"
+        )
+    await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS false')
+    again = await tenant.jobs.release(job)
+    assert again is not None
+    assert (await tenant.jobs.begin(again)).held
+    with pytest.raises(ApplicationError, match="accepts no connections"):
+        await run(works.provision, again)
+    assert await tenant.jobs.fail(again, "It accepts no connections.")
+    await run(works.compensate, again)
+
+    delete = (await tenant.instances.request_delete(job.instance_id)).job
+    assert (await tenant.jobs.begin(delete)).held
+    assert (await run(works.trash, delete)).kept
+    undelete = (await tenant.instances.request_undelete(job.instance_id)).job
+    assert (await tenant.jobs.begin(undelete)).held
+    await run(works.undelete, undelete)
+    assert await tenant.jobs.finish_undelete(undelete, "iv|ciphertext|hmac")
+    try:
+        assert await row_of(admin, job.database) is not None
+        assert (await tenant.queries.instance(job.instance_id)).published_at is not None
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')

@@ -58,12 +58,12 @@ class TrashModel(Model):
         return not self.live and not self.kept
 
     def request_way(self, way: Operation | None) -> type[InstanceError] | None:
-        """A delete: to the trash if there is something to keep, or in this way."""
+        """A delete: to the trash, or in this way."""
         if not self.live and way is not None and self.kept:
             return RefusedError  # what is in the trash is not detached
         if not self.live:
             return InstanceNotFoundError
-        operation = way or ("Trash" if self.published else "Delete")
+        operation = way or "Trash"
         if self.status not in {"Completed", "Error", "Delete_Failed"}:
             return RefusedError
         if operation != "Trash" and self.published and (self.related or self.aside):
