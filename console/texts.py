@@ -308,8 +308,8 @@ _TEXTS = {
     "delete.way.Delete": "The database is dropped at once. The instance cannot come back.",
     "delete.way.NeverCreated": "It was never created: nothing is dropped. A database of that name that is not"
     " its own stays as it is.",
-    "delete.way.NotKnown": "It was never created. A database of that name is dropped at once if it carries"
-    " the mark of this instance; one that is not its own stays as it is.",
+    "delete.way.NotKnown": "It was never created. A database of that name goes with it if it carries the mark"
+    " of this instance; one that is not its own stays as it is.",
     "delete.way.Purge": "The database is dropped from the trash. The instance cannot come back.",
     "delete.way.Detach": "The database stays on the server, and this service forgets it.",
     "delete.type.delete": "Type {wanted} to delete it",

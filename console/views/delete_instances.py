@@ -19,6 +19,7 @@ from registry.instances.store import Delete
 from tenants.usage import is_without_database
 
 _LOSES_DATA = (Operation.DELETE, Operation.PURGE)
+_TAKES_DATABASE = (*_LOSES_DATA, Operation.TRASH)
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ class DeletionLine(InUse):
     def way(self) -> str:
         """What happens to its database, as the key of its text ends; empty if the delete is refused.
 
-        That of a create which has failed may be there, with its mark: then the delete drops it.
+        That of a create which has failed may be there, with its mark: then it goes with the instance.
         """
         if self.planned is None:
             return ""
         if self.never_had_database:
             return "NeverCreated"
-        if self._was_never_created and self.loses_data and isinstance(self.usage, str):
+        operation = self.planned.operation
+        if self._was_never_created and operation in _TAKES_DATABASE and isinstance(self.usage, str):
             return "NotKnown"
-        return self.planned.operation
+        return operation
 
     @property
     def _was_never_created(self) -> bool:

@@ -95,12 +95,12 @@ async def test_nothing_is_said_to_be_dropped_when_a_failed_create_has_left_no_da
     assert NOTHING_IS_DROPPED in await shown(browser, f"/instances/{failed.instance_id}/delete")
 
 
-async def test_database_is_said_to_be_dropped_when_a_failed_create_has_left_its_own(
+async def test_database_is_said_to_go_to_the_trash_when_a_failed_create_has_left_its_own(
     browser: httpx.AsyncClient, admin: asyncpg.Connection, failed: InstanceJob
 ) -> None:
     async with database(admin, failed.database, own_comment(failed)):
         page = await shown(browser, f"/instances/{failed.instance_id}/delete")
-    for words in ("The database is dropped at once.", "Purge it", "Detach it"):
+    for words in ("The database goes to the trash, closed.", "Purge it", "Detach it"):
         assert words in page
     for words in (NO_SIZE, "never created"):
         assert words not in page
@@ -111,7 +111,7 @@ async def test_both_cases_are_told_when_the_server_does_not_say_whose_the_databa
 ) -> None:
     monkeypatch.setattr(usage, "_READ_SECONDS", 0)
     page = await shown(browser, f"/instances/{failed.instance_id}/delete")
-    assert "dropped at once if it carries the mark of this instance; one that is not its own stays" in page
+    assert "goes with it if it carries the mark of this instance; one that is not its own stays" in page
     assert "nothing is dropped" not in page
 
 
