@@ -138,7 +138,7 @@ async def test_job_that_is_handed_over_is_in_the_trace_of_its_own_request(
         instance = await created(client, settings, name)
         await has_status(client, settings, instance, "Error")  # its workflow waits for a decision
         await client.delete(f"{INSTANCES}/{instance}", headers=bearer(settings))
-        await _complete(traces, "CompleteWorkflow:DeleteInstance")
+        await _complete(traces, "CompleteWorkflow:TrashInstance")
 
     (request,) = traces.named(f"DELETE {INSTANCES}/{{instance_id}}")
     *_, signal = traces.named("SignalWorkflow:hand_over")  # the sweep of the worker's start may have sent one
@@ -146,5 +146,5 @@ async def test_job_that_is_handed_over_is_in_the_trace_of_its_own_request(
     assert signal.trace_id == request.trace_id
     assert handled.trace_id != signal.trace_id
     assert [(link.trace_id, link.span_id) for link in handled.links] == [(signal.trace_id, signal.span_id)]
-    (run,) = traces.named("RunWorkflow:DeleteInstance")
+    (run,) = traces.named("RunWorkflow:TrashInstance")
     assert (run.trace_id, run.parent_span_id) == (signal.trace_id, signal.span_id)
