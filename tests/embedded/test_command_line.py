@@ -474,6 +474,7 @@ def test_organizations_are_read_when_a_refresh_is_commanded(ods: Ods, stack: Dat
     )
 
 
+@pytest.mark.long
 def test_backup_is_made_verified_fetched_restored_and_deleted_when_the_commands_are_run(
     instance: Ods, ods: Ods, stack: DataFolder, tmp_path: Path, name: str
 ) -> None:

@@ -634,6 +634,7 @@ async def _publish(server: Server, target: LoadTarget, rows: int) -> None:
         await begun.publish()
 
 
+@pytest.mark.long
 async def test_each_copy_is_a_whole_template_when_others_are_published_meanwhile(
     server: Server, target: LoadTarget, admin: asyncpg.Connection
 ) -> None:

@@ -26,6 +26,7 @@ async def test_history_replays_when_it_was_recorded_earlier(path: Path) -> None:
     await replay(history)
 
 
+@pytest.mark.long
 async def test_histories_replay_and_make_no_spans_when_workflows_are_traced() -> None:
     with tracing() as traces:
         replayer = Replayer(
