@@ -82,7 +82,11 @@ async def back_up(
             program.require_suits(moment.version)
             async with _cleaned_up(store, request.key), marked(store, request.key) as marker:
                 source = DumpSource(
-                    database, program_label(request.mark), moment.exported, moment.snapshot.tables
+                    database,
+                    program_label(request.mark),
+                    moment.exported,
+                    moment.snapshot.tables,
+                    moment.snapshot.read_only,
                 )
                 async with dumping(program, source, transform, monitor) as dump:
                     path = dump_of(request.key, encrypted=encrypted)

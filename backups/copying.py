@@ -65,7 +65,7 @@ async def copy_contents(
                 source.name,
                 target.name,
                 (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
-                dumping.SESSION_SETTINGS,
+                dumping.session_settings(read_only=opened.read_only),
             )
             async with restoring.login_lent(target) as dsn:
                 restore = await _command(

@@ -28,16 +28,9 @@ OPTIONS = (
     f"--lock-wait-timeout={LOCK_TIMEOUT}",
 )
 _CHUNK_BYTES = 1024 * 1024
-SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "statement_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
-        # libpq wants a host that takes writes: a database that is read-only would seem to be on none.
-        "default_transaction_read_only": "off",
-        **ENDS_WITH_PROGRAM,
-    }
+_SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", **ENDS_WITH_PROGRAM}
 )
-"""Parameters of the sessions of pg_dump."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +42,26 @@ class DumpSource:
         label: what it is dumped for, by which `databases.dropping.end_programs` knows pg_dump.
         snapshot: the snapshot that pg_dump reads, of a transaction that stays open.
         tables: those with rows.
+        read_only: whether a setting of the database itself makes its sessions read-only.
     """
 
     database: Database
     label: str
     snapshot: str
     tables: Sequence[Table]
+    read_only: bool
+
+
+def session_settings(*, read_only: bool) -> Mapping[str, str]:
+    """Parameters of the sessions of pg_dump.
+
+    libpq wants a host that takes writes: a database that is read-only would seem to be on none. For other
+    databases it must not be told so, or it takes a former primary that an operator has made read-only.
+
+    Args:
+        read_only: whether a setting of the database itself makes its sessions read-only.
+    """
+    return {**_SESSION_SETTINGS, **({"default_transaction_read_only": "off"} if read_only else {})}
 
 
 class Dump:
@@ -128,7 +135,9 @@ async def dumping(
         *(program.path, *OPTIONS, f"--snapshot={source.snapshot}"),
         f"--dbname={client_address(dsn, source.database.name, program_name('pg_dump', source.label))}",
     )
-    command = Command("pg_dump", arguments, client_environment(dsn, SESSION_SETTINGS))
+    command = Command(
+        "pg_dump", arguments, client_environment(dsn, session_settings(read_only=source.read_only))
+    )
     async with channel(transform) as flow:
         running = await process.start(command, monitor.log, stdout=flow.writing.fileno(), stderr=PIPE)
         flow.writing.close()

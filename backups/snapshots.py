@@ -21,6 +21,12 @@ _LONGEST_SILENCE = "60s"
 not remove what was deleted since. A worker that was suspended does not hold it up for longer."""
 _PING_SECONDS = 10
 _OID = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
+_READ_ONLY = """
+SELECT EXISTS (
+    SELECT FROM pg_settings
+    WHERE name = 'default_transaction_read_only' AND setting = 'on' AND source = 'database'
+)
+"""
 # Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
 _LIMITS = """
 SELECT set_config(name, CASE name WHEN 'idle_in_transaction_session_timeout' THEN $1 ELSE '0' END, true)
@@ -94,11 +100,13 @@ class Snapshot:
     Attributes:
         connection: of the session that sees this moment only.
         tables: those with rows; no other session changes their form until the transaction ends.
+        read_only: whether a setting of the database itself makes its sessions read-only.
         lock: held by what uses the session.
     """
 
     connection: asyncpg.Connection
     tables: Sequence[Table]
+    read_only: bool
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
@@ -131,7 +139,7 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
             names = ", ".join(table.quoted for table in tables)
             with translate_postgres_errors({}):
                 await session.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
-        opened = Snapshot(session, tables)
+        opened = Snapshot(session, tables, await fetch_value(session, _READ_ONLY))
         pinging = asyncio.create_task(_keep_alive(opened))
         try:
             yield opened
