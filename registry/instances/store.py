@@ -363,9 +363,12 @@ class InstanceStore:
         return Operation.TRASH if self._trash else Operation.DELETE
 
     def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
-        """Whether a live instance that is deleted so stays in the trash."""
+        """Whether a live instance that is deleted so stays in the trash, with the parts of its ODS instance.
+
+        Not one that was never created: an ODS instance that has its id is another product's.
+        """
         is_trashed = self.way_to_delete(instance, delete) is Operation.TRASH
-        return is_trashed and not self.backs_up(instance, delete)
+        return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
 
     def may_back_up(self, delete: Delete) -> bool:
         """Whether such a delete makes a backup of an instance that has a database."""

@@ -125,7 +125,9 @@ class OdsInstances:
             instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             delete = Delete(by=by)
-            to_trash = instance and self._instances.way_to_delete(instance, delete) is Operation.TRASH
+            # An ODS instance that has the id of one which was never created is another product's.
+            managed = instance if instance and instance.published_at else None
+            to_trash = managed and self._instances.way_to_delete(managed, delete) is Operation.TRASH
             stays = instance and self._instances.can_come_back(instance, delete)
             relations = await (lasting_relations_of if stays else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]

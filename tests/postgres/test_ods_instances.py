@@ -83,6 +83,30 @@ async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
     )
 
 
+async def test_parts_of_another_products_ods_instance_are_not_taken_when_it_has_the_id_of_a_failed_create(
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    failed = await bring_to(instances, job_store, "Error", name)
+    number = failed.ods_instance_id
+    await rows.execute("INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'Elsewhere')", number)
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+        " VALUES ($1, 'year', '2027')",
+        number,
+    )
+    with pytest.raises(InvalidError) as refused:
+        await ods_instances.delete(number)
+    assert "refer to this ODS instance" in str(refused.value.errors)
+    assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstancecontexts") == 1
+    await rows.execute("DELETE FROM dbo.odsinstancecontexts")
+    assert await ods_instances.delete(number) is not None
+    assert (await instance_of(rows, failed))["setaside"] is None
+
+
 async def test_deletion_runs_to_its_end_when_the_ods_instance_is_gone_before_it_begins(
     ods_instances: OdsInstances,
     instances: InstanceStore,
