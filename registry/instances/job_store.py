@@ -44,7 +44,7 @@ from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
 from registry.instances.row_locks import lock_instances, lock_ods_instance
-from registry.instances.set_aside import context_obstacle, give_back, set_routing_aside
+from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import (
     WAITS_FOR_NOTHING,
@@ -320,10 +320,12 @@ class JobStore:
         guard = fencing_token_of(Operation.UNDELETE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
         async with self._sessions.transaction(conflicts) as session:
-            kept = await session.scalar(select(DbInstance.set_aside).where(*guard))
+            parts = select(DbInstance.set_aside, DbInstance.reserved_contexts).where(*guard)
+            kept, reserved = (await session.execute(parts)).one_or_none() or (None, None)
             took_step = await take_step(session, job, step, restored, guard)
             if took_step:
-                if (obstacle := await context_obstacle(session, job.ods_instance_id, kept)) is not None:
+                contexts = contexts_to_come_back(kept, reserved)
+                if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
                 await start_routing(session, replace(job, name=job.final_name), connection_string)
                 await give_back(session, job.ods_instance_id, kept)
@@ -902,7 +904,10 @@ async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | N
         await require_free(session, job.final_name, job.final_database, excluding=instance)
     except NameTakenError as error:
         return str(error)
-    return await context_obstacle(session, job.ods_instance_id, instance.set_aside if instance else None)
+    if instance is None:
+        return None
+    contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+    return await context_obstacle(session, job.ods_instance_id, contexts)
 
 
 def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:

@@ -61,11 +61,23 @@ def kinds_set_aside(kept: Mapping[str, Any] | None) -> list[str]:
     return [name for name, key in kinds.items() if kept and kept[key]]
 
 
+def contexts_to_come_back(
+    kept: Mapping[str, Any] | None, reserved: Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """The contexts that an instance in the trash gets with its undelete.
+
+    Args:
+        kept: what was set aside of its ODS instance.
+        reserved: what it has wanted since its create, which has failed after it had published the database.
+    """
+    set_aside = {context["key"]: context["value"] for context in (kept or {}).get("contexts", ())}
+    return {**set_aside, **(reserved or {})}
+
+
 async def context_obstacle(
-    session: AsyncSession, ods_instance_id: int, kept: dict[str, Any] | None
+    session: AsyncSession, ods_instance_id: int, contexts: Mapping[str, str]
 ) -> str | None:
-    """Why the contexts in `kept` cannot come back; if they can, no other transaction can take them."""
-    contexts = {context["key"]: context["value"] for context in (kept or {}).get("contexts", ())}
+    """Why these contexts cannot come back; if they can, no other transaction can take them."""
     try:
         await require_free_contexts(session, contexts, ods_instance_id)
     except InvalidError as error:

@@ -48,7 +48,7 @@ from registry.instances.reservations import (
     reserved_id,
 )
 from registry.instances.row_locks import lock_instances, lock_with_source
-from registry.instances.set_aside import context_obstacle, kinds_set_aside
+from registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
@@ -506,7 +506,8 @@ class InstanceStore:
                 await require_free(session, wanted, database, excluding=instance)
             except NameTakenError as error:
                 raise _name_not_free(str(error)) from None
-            obstacle = await context_obstacle(session, instance.ods_instance_id, instance.set_aside)
+            wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+            obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
             if obstacle is not None:
                 raise _context_not_free(obstacle)
             instance.purge_follows = False

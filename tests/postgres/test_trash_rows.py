@@ -612,6 +612,29 @@ async def test_context_is_free_in_the_trash_and_kept_for_the_instance_while_it_i
     assert await contexts(rows, job) == 1
 
 
+async def test_context_is_not_given_twice_when_an_instance_comes_back_that_was_never_recorded_as_created(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    """Its create had published the database, and failed: another ODS instance had its name."""
+    year = AttributeChanges(contexts={"year": "2027"})
+    failed = (await instances.reserve(name, Template.MINIMAL, year)).job
+    await job_store.begin(failed)
+    await job_store.fail(failed, "An ODS instance has the name.")
+    delete = (await instances.request_delete(failed.instance_id)).job
+    await job_store.begin(delete)
+    assert await job_store.finish_delete(delete)
+    other = (await instances.reserve(f"{name} other", Template.MINIMAL, year)).job
+    with pytest.raises(RefusedError, match="has just these contexts: 'year' = '2027'"):
+        await instances.request_undelete(failed.instance_id)
+    await instances.change_attributes(other.instance_id, AttributeChanges(contexts={}))
+
+    undelete = (await instances.request_undelete(failed.instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    (back,) = await queries.contexts_of(failed.ods_instance_id)
+    assert (back.key, back.value) == ("year", "2027")
+
+
 async def test_purge_knows_the_job_that_has_put_the_database_into_the_trash(
     instances: InstanceStore, job_store: JobStore, trashed: InstanceJob
 ) -> None:
