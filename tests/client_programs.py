@@ -34,3 +34,22 @@ async def suspended(program: str, worker: int | None = None) -> psutil.Process:
                     process.suspend()
                     return process
             await asyncio.sleep(0.005)
+
+
+def has_ended(program: psutil.Process) -> bool:
+    """Whether the program does nothing any more, also while its parent has yet to ask how it ended."""
+    try:
+        return program.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def wait_until_ended(program: psutil.Process) -> None:
+    """Wait until the program has ended: a moment passes between the death of its parent and its own.
+
+    Raises:
+        TimeoutError: it goes on after ten seconds.
+    """
+    async with asyncio.timeout(10):
+        while not has_ended(program):
+            await asyncio.sleep(0.01)

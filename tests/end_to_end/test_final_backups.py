@@ -10,7 +10,6 @@ from typing import Any
 
 import asyncpg
 import httpx
-import psutil
 import pytest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
@@ -34,7 +33,7 @@ from settings import Settings
 from tenants.drift import DriftKind
 from tenants.known_store import known_store
 from tenants.tenant import Tenant
-from tests.client_programs import suspended
+from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator
 from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
@@ -667,7 +666,7 @@ async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
     assert (await api.post(f"/v2/jobs/{answer.json()['jobId']}/cancel")).status_code == 202
     failed = await ended(api, answer.json()["jobId"])
     assert failed["errorMessage"] == "The job was cancelled."
-    assert not dump.is_running() or dump.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(dump)
     async with asyncio.timeout(10):
         while await is_open(admin, kept):
             await asyncio.sleep(0.01)

@@ -18,7 +18,7 @@ from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus
 from settings import Settings
 from tests import preloaded
-from tests.client_programs import suspended
+from tests.client_programs import has_ended, suspended, wait_until_ended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
@@ -64,7 +64,7 @@ async def is_over(program: psutil.Process, admin: asyncpg.Connection, database: 
 
     async def nothing_goes_on() -> bool:
         sessions = await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", database)
-        return not (program.is_running() and program.status() != psutil.STATUS_ZOMBIE) and sessions == 0
+        return has_ended(program) and sessions == 0
 
     await wait_until(nothing_goes_on, 30)
 
@@ -312,7 +312,7 @@ async def test_pass_of_a_schedule_goes_on_and_requests_nothing_twice_when_its_wo
     dump = await suspended("pg_dump", first.pid)  # of one; the other waits for its place
     first.kill()
     await first.wait()
-    assert not dump.is_running() or dump.status() == psutil.STATUS_ZOMBIE
+    await wait_until_ended(dump)
     await worker_process.start(settings)
     assert (await passing.result()).endswith("0 refused, 0 unchanged.")
 
