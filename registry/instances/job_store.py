@@ -520,7 +520,7 @@ class JobStore:
         """
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
-        wanted = and_(waiting, not_(_new_deletes())) if self._moves_to_trash else waiting
+        wanted = and_(waiting, not_(self._deletes_to_keep())) if self._moves_to_trash else waiting
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
@@ -534,8 +534,36 @@ class JobStore:
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
             if self._moves_to_trash:
-                await session.execute(_deletes_to_trash(self._trash, purge_follows=self._purge_follows))
+                await session.execute(self._moved_to_trash())
             await session.execute(_deletes_recorded())
+
+    def _deletes_to_keep(self) -> ColumnElement[bool]:
+        """New deletes of an Admin API that move the database to the trash.
+
+        They are those of which `InstanceStore.way_to_delete` says so: what never had a database, by the
+        registry, goes there as well, but not to be backed up.
+        """
+        new = _new_deletes()
+        return and_(new, DbInstance.published_at.is_not(None)) if self._purge_follows else new
+
+    def _moved_to_trash(self) -> Update:
+        """Let these deletes move the databases to the trash.
+
+        For a time, or until they are backed up and dropped, which is requested once they are there.
+        """
+        mark = func.replace(cast(DbInstance.mark, Text), "-", "")
+        trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
+        kept = NEVER_BY_ITSELF if self._purge_follows else self._trash
+        return (
+            update(DbInstance)
+            .where(self._deletes_to_keep())
+            .values(
+                operation=Operation.TRASH,
+                trash_database=func.coalesce(DbInstance.trash_database, trash_name),
+                purge_after=UTC_NOW + literal(kept, Interval),
+                purge_follows=self._purge_follows,
+            )
+        )
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
@@ -835,32 +863,12 @@ def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _new_deletes() -> ColumnElement[bool]:
-    """Deletes of instances with a database that an Admin API has requested, and no job is recorded of."""
+    """Deletes of instances that an Admin API has requested, and no job is recorded of."""
     return and_(
         DbInstance.status == InstanceStatus.PENDING_DELETE,
         DbInstance.operation == Operation.DELETE,
         DbInstance.is_adopted,
-        DbInstance.published_at.is_not(None),
         ~_is_recorded(),
-    )
-
-
-def _deletes_to_trash(kept: timedelta, *, purge_follows: bool) -> Update:
-    """Lets new deletes that an Admin API has requested move the databases to the trash for this time.
-
-    Or, if `purge_follows`, until they are backed up and dropped, which is requested once they are there.
-    """
-    mark = func.replace(cast(DbInstance.mark, Text), "-", "")
-    trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
-    return (
-        update(DbInstance)
-        .where(_new_deletes())
-        .values(
-            operation=Operation.TRASH,
-            trash_database=func.coalesce(DbInstance.trash_database, trash_name),
-            purge_after=UTC_NOW + literal(NEVER_BY_ITSELF if purge_follows else kept, Interval),
-            purge_follows=purge_follows,
-        )
     )
 
 

@@ -31,10 +31,15 @@ def stores(
     policy: ExecutionPolicy = POLICY,
     tenant: str = DEFAULT_TENANT,
     trash: timedelta = timedelta(),
+    *,
+    final_backup: bool = False,
 ) -> tuple[InstanceStore, JobStore]:
     """Requests and jobs of another registry than the test's own, or of another tenant."""
     factory = JobFactory(InstallationStore(engine), policy, tenant)
-    return InstanceStore(engine, factory, trash), JobStore(engine, factory, trash)
+    return (
+        InstanceStore(engine, factory, trash, final_backup=final_backup),
+        JobStore(engine, factory, trash, final_backup=final_backup),
+    )
 
 
 async def bring_to(instances: InstanceStore, job_store: JobStore, state: str, name: str) -> InstanceJob:

@@ -208,16 +208,20 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete(
     assert row.purge_after - row.trashed_at > WEEK - timedelta(hours=1)
 
 
-async def test_database_is_dropped_when_an_admin_api_asks_for_the_delete_of_what_was_never_published(
-    ed_fi_admin: EdFiAdmin,
+@pytest.mark.parametrize(("trash", "way"), [(WEEK, Operation.TRASH), (timedelta(), Operation.DELETE)])
+async def test_failed_create_is_deleted_as_by_its_own_api_when_an_admin_api_asks_for_it(
+    ed_fi_admin: EdFiAdmin, trash: timedelta, way: Operation
 ) -> None:
+    """The registry may have been restored to before it knew of the database, which the trash keeps."""
     await ed_fi_admin.install()
-    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
-    await bring_to(instances, job_store, "Error", "Ours")
+    instances, job_store = stores(ed_fi_admin.engine, trash=trash, final_backup=True)
+    created = await bring_to(instances, job_store, "Error", "Ours")
+    row = await InstanceQueries(ed_fi_admin.engine).instance(created.instance_id)
+    assert instances.way_to_delete(row, Delete()) is way
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)
-    assert delete.operation is Operation.DELETE
+    assert (delete.operation, delete.purge_follows) == (way, False)
 
 
 @pytest.mark.parametrize("way", [Operation.TRASH, Operation.DETACH, Operation.DELETE])
