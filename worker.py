@@ -220,6 +220,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
 
 
 async def _detect_drift(temporal: Client, tenant: Tenant) -> list[Drift]:
+    await tenant.clock.observe()
     found = await tenant.drift.detect(await started_jobs(temporal, tenant.name))
     _tell_drift(tenant, (drift.kind for drift in found))
     return found

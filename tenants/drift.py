@@ -11,6 +11,7 @@ from databases import inspection
 from databases.inspection import Database
 from databases.ownership import Owner
 from databases.server import Server
+from registry.clock import RegistryClock, TimeGap
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
 from registry.instances.naming import DATABASE_PREFIX, trash_name
@@ -46,6 +47,7 @@ class DriftKind(StrEnum):
     INSTANCE_IN_TRASH = "InstanceInTrash"
     TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
+    TIME_GAP = "TimeGap"
     SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
     SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
     RESET_NOT_ENDED = "ResetNotEnded"
@@ -55,6 +57,7 @@ _SUSPICIONS = {
     DriftKind.REGISTRY_OLDER_THAN_SERVER,
     DriftKind.INSTALLATION_NOT_CONFIRMED,
     DriftKind.CLOCKS_DIFFER,
+    DriftKind.TIME_GAP,
 }
 
 
@@ -126,12 +129,14 @@ class Snapshot:
     instances whose databases are gone; `copies` are the snapshots; `last_change` is when the registry last
     changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
     `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
-    process: where registry and ODS databases are on one server, only that tells of a wrong one.
+    process: where registry and ODS databases are on one server, only that tells of a wrong one. `time_gap` is
+    what tells of it where all run on one machine.
     """
 
     installation: str
     clock_lead: timedelta
     own_lead: timedelta
+    time_gap: TimeGap | None
     obstacle: str | None
     last_change: datetime | None
     databases: Mapping[str, Database]
@@ -149,13 +154,14 @@ class Snapshot:
 class DriftDetector:
     """Compares a tenant's registry with its server, where databases of other tenants may be as well."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what is compared
         self,
         installation: InstallationCheck,
         server: Server,
         queries: InstanceQueries,
         templates: Collection[str],
         connection_strings: OdsConnectionStrings,
+        clock: RegistryClock,
     ) -> None:
         self._installation = installation
         self._tenant = installation.tenant
@@ -163,6 +169,7 @@ class DriftDetector:
         self._queries = queries
         self._templates = templates
         self._connection_strings = connection_strings
+        self._clock = clock
 
     async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
         """Every contradiction that is there twice, half a second apart: others are those of a running job.
@@ -191,6 +198,7 @@ class DriftDetector:
             installation=await self._installation.id(),
             clock_lead=registry_time - server_time,
             own_lead=registry_time - own_time,
+            time_gap=await self._clock.gap(),
             obstacle=obstacle,
             last_change=await self._queries.last_change(),
             databases={database.name: database for database in found},
@@ -214,6 +222,8 @@ class DriftDetector:
             yield _clocks_differ("registry and server", "the server of the ODS databases", seen.clock_lead)
         elif abs(seen.own_lead) > _CLOCKS_MAY_DIFFER:
             yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
+        if seen.time_gap is not None:
+            yield _time_gap(seen.time_gap)
         later = _published_later(seen, self._tenant)
         jobs = _started_later(seen)
         if later or jobs:
@@ -260,6 +270,21 @@ def _clocks_differ(subject: str, other: str, lead: timedelta) -> Drift:
         " instance in the trash is due: nothing is purged before both agree within five minutes. Let both"
         " take the time from one source (NTP).",
     )
+
+
+def _time_gap(gap: TimeGap) -> Drift:
+    return Drift(
+        DriftKind.TIME_GAP,
+        "registry",
+        f"From {_minute(gap.last_seen)} to {_minute(gap.seen_again)}, by the registry's clock, no pass ran:"
+        " no worker did, the registry was restored, or that clock was set ahead. Nothing is purged from the"
+        f" trash, and no backup expires, before {_minute(gap.forgotten_at)}. Set the clock right before then,"
+        " or undelete what must not go.",
+    )
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _published_later(seen: Snapshot, tenant: str) -> list[Database]:

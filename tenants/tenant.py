@@ -18,6 +18,7 @@ from databases.templates import TemplateInspector
 from registry.backups.expiry import BackupExpiry
 from registry.backups.records import BackupRecords
 from registry.backups.scheduled import ScheduledBackups
+from registry.clock import RegistryClock
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
@@ -66,6 +67,7 @@ class Tenant:
         installation: checks that this installation may change registry and server.
         rights: finds which rights the service's role lacks on either.
         drift: finds where the two contradict each other.
+        clock: whether time goes on steadily by the registry's clock.
         spares: its spare databases.
         snapshots: the copies of its instances that readers use.
         templates: reads what there is of its templates.
@@ -92,6 +94,7 @@ class Tenant:
     installation: InstallationCheck
     rights: RightsCheck
     drift: DriftDetector
+    clock: RegistryClock
     spares: SparePool
     snapshots: Snapshots
     templates: TemplateInspector
@@ -114,7 +117,7 @@ class Tenant:
             _restore_login(name, settings),
         )
         queries = InstanceQueries(engine)
-        own = InstallationStore(engine)
+        own, clock = InstallationStore(engine), RegistryClock(engine)
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
         trash = timedelta(days=settings.trash_days)
         templates = set(settings.template_databases.values())
@@ -143,7 +146,8 @@ class Tenant:
             connection_strings=connection_strings,
             installation=installation,
             rights=RightsCheck(engine, templates, settings.needed_memberships),
-            drift=DriftDetector(installation, server, queries, templates, connection_strings),
+            clock=clock,
+            drift=DriftDetector(installation, server, queries, templates, connection_strings, clock),
             snapshots=Snapshots(
                 SnapshotStore(engine, own, settings.snapshot_keep),
                 server,

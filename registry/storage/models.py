@@ -540,6 +540,10 @@ class Installation(Base):
     backup_stores: Mapped[dict[str, str]] = mapped_column(
         "backupstores", JSONB, server_default=text("'{}'::jsonb")
     )
+    # When a pass of the workers last ran, and the last gap between two of them.
+    pass_at: Mapped[datetime | None] = mapped_column("passat")
+    gap_from: Mapped[datetime | None] = mapped_column("gapfrom")
+    gap_to: Mapped[datetime | None] = mapped_column("gapto")
 
 
 class OdsInstance(Base):

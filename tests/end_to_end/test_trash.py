@@ -341,6 +341,32 @@ async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(
     assert "8 days" in found.explanation
 
 
+async def test_nothing_is_purged_for_a_day_when_no_pass_has_run_for_days(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """As when the clock of the one machine was set ahead: the time in the trash seems to be over."""
+    job = await created(operator, name)
+    assert "no purges" not in await reconcile(temporal, settings)
+    deletion = await deleted(operator, job)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET purgeafter = purgeafter - interval '8 days';"
+        " UPDATE adminapi.installation SET passat = passat - interval '8 days'"
+    )
+    for _ in range(2):
+        assert "no purges because of TimeGap registry" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [deletion.trash_database]
+    (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.TIME_GAP]
+    assert "Nothing is purged from the trash" in found.explanation
+    await rows.execute("UPDATE adminapi.installation SET gapto = gapto - interval '1 day'")
+    assert "1 purges" in await reconcile(temporal, settings)
+
+
 async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confirmed(
     operator: Operator,
     temporal: Client,

@@ -539,9 +539,8 @@ async def test_template_is_reported_when_it_is_missing_or_open(
     tenant: Tenant, settings: Settings, server: Server, queries: InstanceQueries, admin: asyncpg.Connection
 ) -> None:
     strings = OdsConnectionStrings.from_settings(settings)
-    detector = DriftDetector(
-        tenant.installation, server, queries, {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}, strings
-    )
+    needed = {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}
+    detector = DriftDetector(tenant.installation, server, queries, needed, strings, tenant.clock)
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_OPEN)] == [
