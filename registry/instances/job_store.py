@@ -12,11 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Interval,
     Select,
-    Text,
-    Update,
     and_,
-    case,
-    cast,
     exists,
     func,
     literal,
@@ -25,7 +21,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
@@ -34,18 +29,17 @@ from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
+from registry.instances.admin_api_deletes import AdminApiDeletes, deletes_recorded
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
-from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
-from registry.instances.naming import TRASH_PREFIX
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
 from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
 from registry.instances.row_locks import lock_instances, lock_ods_instance
 from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back, set_routing_aside
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import (
     WAITS_FOR_NOTHING,
     Guard,
@@ -72,11 +66,6 @@ _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
-
-_WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
-"""What clients call the operation of the instance's last job."""
-_JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
-"""The id of that job, as `registry.instances.jobs.job_id` makes it."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +106,7 @@ class JobStore:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
-        self._purge_follows = final_backup and not trash
-        self._moves_to_trash = bool(trash) or final_backup
+        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
 
     @property
     def installation(self) -> InstallationStore:
@@ -520,7 +508,7 @@ class JobStore:
         """
         waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
-        wanted = and_(waiting, not_(self._deletes_to_keep())) if self._moves_to_trash else waiting
+        wanted = and_(waiting, not_(self._admin_api_deletes.to_the_trash()))
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
@@ -533,37 +521,8 @@ class JobStore:
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
-            if self._moves_to_trash:
-                await session.execute(self._moved_to_trash())
-            await session.execute(_deletes_recorded())
-
-    def _deletes_to_keep(self) -> ColumnElement[bool]:
-        """New deletes of an Admin API that move the database to the trash.
-
-        They are those of which `InstanceStore.way_to_delete` says so: what never had a database, by the
-        registry, goes there as well, but not to be backed up.
-        """
-        new = _new_deletes()
-        return and_(new, DbInstance.published_at.is_not(None)) if self._purge_follows else new
-
-    def _moved_to_trash(self) -> Update:
-        """Let these deletes move the databases to the trash.
-
-        For a time, or until they are backed up and dropped, which is requested once they are there.
-        """
-        mark = func.replace(cast(DbInstance.mark, Text), "-", "")
-        trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
-        kept = NEVER_BY_ITSELF if self._purge_follows else self._trash
-        return (
-            update(DbInstance)
-            .where(self._deletes_to_keep())
-            .values(
-                operation=Operation.TRASH,
-                trash_database=func.coalesce(DbInstance.trash_database, trash_name),
-                purge_after=UTC_NOW + literal(kept, Interval),
-                purge_follows=self._purge_follows,
-            )
-        )
+            await session.execute(self._admin_api_deletes.moved_to_trash())
+            await session.execute(deletes_recorded())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
@@ -855,54 +814,6 @@ async def _begun(
     step = status.BEGIN[job.operation]
     took_step = await take_step(session, job, step, {"error_message": None, **values}, before)
     return took_step or await is_at(session, fencing_token(job), step.target)
-
-
-def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether the instance's last job has a row of its own, which fulfils the `conditions`."""
-    return exists().where(Job.job_id == _JOB_ID, *conditions)
-
-
-def _new_deletes() -> ColumnElement[bool]:
-    """Deletes of instances that an Admin API has requested, and no job is recorded of."""
-    return and_(
-        DbInstance.status == InstanceStatus.PENDING_DELETE,
-        DbInstance.operation == Operation.DELETE,
-        DbInstance.is_adopted,
-        ~_is_recorded(),
-    )
-
-
-def _deletes_recorded() -> Insert:
-    """Records the jobs of deletes that wait and are not known to, as those that an Admin API has requested.
-
-    Rows of which a job begins meanwhile are passed over.
-    """
-    waits = literal(JobStatus.PENDING.value)
-    columns = {
-        Job.job_id: _JOB_ID,
-        Job.status: waits,
-        Job.created_at: UTC_NOW,
-        Job.instance_id: DbInstance.id,
-        Job.operation: _WORD,
-        Job.database_template: DbInstance.database_template,
-    }
-    unknown = (
-        select(*columns.values())
-        .where(
-            DbInstance.status == InstanceStatus.PENDING_DELETE,
-            DbInstance.is_adopted,
-            ~_is_recorded(Job.status == JobStatus.PENDING),
-        )
-        .with_for_update(skip_locked=True)
-    )
-    return (
-        insert(Job)
-        .from_select(list(columns), unknown)
-        .on_conflict_do_update(
-            index_elements=[Job.job_id],
-            set_={"status": waits, "errormessage": None, "finishedat": None},
-        )
-    )
 
 
 async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:

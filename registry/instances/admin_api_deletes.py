@@ -1,0 +1,119 @@
+"""Deletes that an Admin API writes into the table of the instances, which it shares with this service.
+
+It sets the status of a row, and nothing else: which job that asks for is said here.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
+
+from registry.instances.final_backups import NEVER_BY_ITSELF
+from registry.instances.naming import TRASH_PREFIX
+from registry.instances.status import InstanceStatus, JobStatus, Operation, traits
+from registry.storage.models import UTC_NOW, DbInstance, Job
+
+_WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
+"""What clients call the operation of the instance's last job."""
+_JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
+"""The id of that job, as `registry.instances.jobs.job_id` makes it."""
+
+
+@dataclass(frozen=True)
+class AdminApiDeletes:
+    """How such deletes are carried out, as those that this service is asked for.
+
+    Attributes:
+        trash: how long a deleted instance can come back; zero if its database is dropped at once.
+        final_backup: whether it is backed up before it is dropped.
+    """
+
+    trash: timedelta
+    final_backup: bool
+
+    def to_the_trash(self) -> ColumnElement[bool]:
+        """Those that no job is recorded of yet, and that move the database to the trash.
+
+        They are those of which `InstanceStore.way_to_delete` says so: what never had a database, by the
+        registry, goes there as well, but not to be backed up.
+        """
+        new = and_(
+            DbInstance.status == InstanceStatus.PENDING_DELETE,
+            DbInstance.operation == Operation.DELETE,
+            DbInstance.is_adopted,
+            ~_is_recorded(),
+        )
+        if self.trash:
+            return new
+        return and_(new, DbInstance.published_at.is_not(None)) if self.final_backup else false()
+
+    def moved_to_trash(self) -> Update:
+        """Let these move the databases to the trash.
+
+        For a time, or until they are backed up and dropped, which is requested once they are there.
+        """
+        mark = func.replace(cast(DbInstance.mark, Text), "-", "")
+        trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
+        return (
+            update(DbInstance)
+            .where(self.to_the_trash())
+            .values(
+                operation=Operation.TRASH,
+                trash_database=func.coalesce(DbInstance.trash_database, trash_name),
+                purge_after=UTC_NOW + literal(self.trash or NEVER_BY_ITSELF, Interval),
+                purge_follows=not self.trash,
+            )
+        )
+
+
+def deletes_recorded() -> Insert:
+    """Records the jobs of deletes that wait and are not known to, as those that an Admin API has requested.
+
+    Rows of which a job begins meanwhile are passed over.
+    """
+    waits = literal(JobStatus.PENDING.value)
+    columns = {
+        Job.job_id: _JOB_ID,
+        Job.status: waits,
+        Job.created_at: UTC_NOW,
+        Job.instance_id: DbInstance.id,
+        Job.operation: _WORD,
+        Job.database_template: DbInstance.database_template,
+    }
+    unknown = (
+        select(*columns.values())
+        .where(
+            DbInstance.status == InstanceStatus.PENDING_DELETE,
+            DbInstance.is_adopted,
+            ~_is_recorded(Job.status == JobStatus.PENDING),
+        )
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        insert(Job)
+        .from_select(list(columns), unknown)
+        .on_conflict_do_update(
+            index_elements=[Job.job_id],
+            set_={"status": waits, "errormessage": None, "finishedat": None},
+        )
+    )
+
+
+def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the instance's last job has a row of its own, which fulfils the `conditions`."""
+    return exists().where(Job.job_id == _JOB_ID, *conditions)
