@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -247,17 +247,30 @@ async def test_pass_goes_on_where_another_one_died_between_request_and_start(
 
 @pytest.mark.usefixtures("workers")
 async def test_instance_that_another_job_works_on_gets_its_backup_afterwards(
-    operator: Operator, tenant: Tenant, requests: ScheduledRequests, name: str
+    operator: Operator,
+    tenant: Tenant,
+    requests: ScheduledRequests,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = await created(operator, name)
     rename = (await operator.instances.request_rename(job.instance_id, f"{name} B")).job
+    has_begun, due = asyncio.Event(), tenant.scheduled_backups.due
+
+    async def due_when_it_begins(due_at: datetime) -> Sequence[int]:
+        found = await due(due_at)
+        has_begun.set()
+        return found
+
+    monkeypatch.setattr(tenant.scheduled_backups, "due", due_when_it_begins)
     passing = asyncio.create_task(passed(requests, FIRST))
+    await has_begun.wait()
     other = await created(operator, f"{name} C")  # it was not there when the pass began
     assert not passing.done()
     await operator.starter.start(rename)
     assert (await passing).requested == 1
     await all_stored(tenant)
-    assert other.instance_id in await tenant.scheduled_backups.due(FIRST.replace(tzinfo=None))
+    assert other.instance_id in await due(FIRST.replace(tzinfo=None))
 
 
 @pytest.mark.usefixtures("workers")
