@@ -29,20 +29,14 @@ SELECT EXISTS (
 """
 # Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
 _LIMITS = """
-SELECT set_config(name, CASE name WHEN 'idle_in_transaction_session_timeout' THEN $1 ELSE '0' END, true)
+SELECT name, CASE name WHEN 'idle_in_transaction_session_timeout' THEN $1 ELSE '0' END AS setting
 FROM pg_settings
 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 # Counts must be of all rows; as with pg_dump, a role that may not see all of them gets an error.
-_SETTINGS = f"SET LOCAL row_security = off; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+_SETTINGS = {"row_security": "off", "lock_timeout": LOCK_TIMEOUT}
 # What an extension makes is made by it in a copy as well: pg_dump leaves it out.
-_TABLES = """
-SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname) AS quoted,
-       pg_table_size(pg_class.oid) AS bytes, (
-           SELECT attname FROM pg_attribute
-           WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-           ORDER BY attlen < 0, attlen, attnum LIMIT 1
-       ) AS narrowest
+_WITH_ROWS = """
 FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
 WHERE relkind = 'r' AND relpersistence <> 't'
   AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
@@ -50,8 +44,22 @@ WHERE relkind = 'r' AND relpersistence <> 't'
       SELECT FROM pg_depend
       WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
   )
-ORDER BY 1, 2
+ORDER BY nspname, relname
 """
+# Waits for no lock, unlike the size of a table.
+_NAMES = f"SELECT pg_class.oid, format('%I.%I', nspname, relname) AS quoted {_WITH_ROWS}"
+_TABLES = f"""
+SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname) AS quoted,
+       pg_table_size(pg_class.oid) AS bytes, (
+           SELECT attname FROM pg_attribute
+           WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+           ORDER BY attlen < 0, attlen, attnum LIMIT 1
+       ) AS narrowest
+{_WITH_ROWS}
+"""  # noqa: S608 - constants
+_TRIES_TO_LOCK = 10
+_HAS_GONE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.WrongObjectTypeError)
+"""A table was dropped or renamed, or is none any more."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +138,8 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
         if database.oid not in {None, await fetch_value(session, _OID)}:
             raise changed_meanwhile(database.name)
         with translate_postgres_errors({}):
-            await session.transaction(isolation="repeatable_read", readonly=True).start()
-            await session.execute(_SETTINGS)
-            await session.fetch(_LIMITS, _LONGEST_SILENCE)
+            await _begin(session, database.name)
         tables = [Table(*row) for row in await fetch_rows(session, _TABLES)]
-        if tables:
-            # Without the lock, a table that was emptied by TRUNCATE meanwhile would be counted as empty.
-            names = ", ".join(table.quoted for table in tables)
-            with translate_postgres_errors({}):
-                await session.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
         opened = Snapshot(session, tables, await fetch_value(session, _READ_ONLY))
         pinging = asyncio.create_task(_keep_alive(opened))
         try:
@@ -146,6 +147,36 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
+
+
+async def _begin(session: asyncpg.Connection, database: str) -> None:
+    """Begin the transaction that sees one moment, with all tables locked against changes of their form.
+
+    They are locked before the first query, at which that moment is: TRUNCATE, and the forms of ALTER TABLE
+    that write a table anew, are not MVCC-safe (PostgreSQL 13.6, "Caveats"). Who sees a moment before they
+    were committed finds the table empty.
+
+    Raises:
+        DatabaseFaultError: other sessions make, drop or rename tables all the time.
+    """
+    limits = {row["name"]: row["setting"] for row in await session.fetch(_LIMITS, _LONGEST_SILENCE)}
+    settings = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in {**_SETTINGS, **limits}.items())
+    for _ in range(_TRIES_TO_LOCK):
+        tables = await session.fetch(_NAMES)
+        transaction = session.transaction(isolation="repeatable_read", readonly=True)
+        await transaction.start()
+        await session.execute(settings)
+        with suppress(*_HAS_GONE):
+            if tables:
+                names = ", ".join(row["quoted"] for row in tables)
+                await session.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+            if await session.fetch(_NAMES) == tables:
+                return
+        await transaction.rollback()
+    raise DatabaseFaultError(
+        f"Other sessions make, drop or rename tables of '{database}' all the time. Retry when they are done.",
+        retryable=True,
+    )
 
 
 async def _keep_alive(opened: Snapshot) -> None:

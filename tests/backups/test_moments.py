@@ -1,0 +1,109 @@
+"""The moment that a backup or an online copy shows, while other sessions write tables anew."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from backups import snapshots
+from backups.snapshots import Database, snapshot
+from databases.errors import DatabaseFaultError
+from databases.server import Server
+from databases.statements import fetch_value
+from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from tests.servers import service_dsn, session
+
+_MAKE = """
+CREATE TABLE treasure AS SELECT n FROM generate_series(1, 1000) AS n;
+CREATE TABLE parted (n int) PARTITION BY RANGE (n);
+CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (2000);
+INSERT INTO parted SELECT n FROM generate_series(1, 1000) AS n
+"""
+_REWRITES = {
+    "loaded anew": "TRUNCATE treasure; INSERT INTO treasure SELECT n FROM generate_series(1, 1000) AS n",
+    "of another type": "ALTER TABLE treasure ALTER n TYPE bigint",
+    "exchanged": "CREATE TABLE fresh AS TABLE treasure; DROP TABLE treasure;"
+    " ALTER TABLE fresh RENAME TO treasure",
+    "renamed": "ALTER TABLE treasure RENAME TO kept; CREATE TABLE treasure AS TABLE kept",
+    "in partitions": "TRUNCATE parted; INSERT INTO parted SELECT n FROM generate_series(1, 1000) AS n",
+}
+_WAITS = """
+SELECT EXISTS (
+    SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = $1)
+)
+"""
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Database]:
+    """A database with these tables."""
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        await maintenance.execute("CREATE DATABASE backups_written")
+        async with session(service_dsn(postgres, "backups_written")) as inside:
+            await inside.execute(_MAKE)
+        yield Database(server, "backups_written")
+        await maintenance.execute("DROP DATABASE backups_written WITH (FORCE)")
+
+
+@pytest.fixture
+async def writer(database: Database, postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    async with session(service_dsn(postgres, database.name)) as connection:
+        yield connection
+
+
+async def counted(database: Database) -> dict[str, int]:
+    """How many rows each table has at the moment that a backup would show."""
+    async with snapshot(database) as opened, opened.session() as inside:
+        return {
+            table.relation: await fetch_value(inside, f"SELECT count(*) FROM {table.quoted}")  # noqa: S608 - as above
+            for table in opened.tables
+        }
+
+
+async def counted_while_written(
+    database: Database, writer: asyncpg.Connection, statements: str
+) -> asyncio.Task[dict[str, int]]:
+    """The count, begun while a transaction of the writer is under way, which has committed by now."""
+
+    async def waits() -> bool:
+        return bool(await writer.fetchval(_WAITS, database.name))
+
+    async with writer.transaction():
+        await writer.execute(statements)
+        counting = asyncio.create_task(counted(database))
+        await wait_until(waits, 10)
+    return counting
+
+
+@pytest.mark.parametrize("statements", _REWRITES.values(), ids=_REWRITES)
+async def test_all_rows_are_seen_when_a_table_was_written_anew_meanwhile(
+    database: Database, writer: asyncpg.Connection, statements: str
+) -> None:
+    """A moment before the other transaction has committed would show that table empty."""
+    counts = await (await counted_while_written(database, writer, statements))
+    assert counts["treasure"] == 1000
+    assert counts["part"] == 1000
+    assert counts.get("kept", 1000) == 1000
+
+
+async def test_session_that_writes_anew_waits_when_the_moment_is_shown(
+    database: Database, writer: asyncpg.Connection
+) -> None:
+    async with snapshot(database) as opened, opened.session() as inside:
+        await writer.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await writer.execute("TRUNCATE treasure")
+        assert await fetch_value(inside, "SELECT count(*) FROM public.treasure") == 1000
+
+
+async def test_moment_is_tried_again_later_when_tables_are_exchanged_all_the_time(
+    database: Database, writer: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_TRIES_TO_LOCK", 1)
+    counting = await counted_while_written(database, writer, _REWRITES["exchanged"])
+    with pytest.raises(DatabaseFaultError, match="all the time") as raised:
+        await counting
+    assert raised.value.retryable
+    assert not raised.value.outage
