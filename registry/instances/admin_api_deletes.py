@@ -18,6 +18,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    not_,
     select,
     update,
 )
@@ -80,38 +81,38 @@ class AdminApiDeletes:
             )
         )
 
+    def recorded(self) -> Insert:
+        """Records the jobs of deletes that wait and are not known to: an Admin API has requested them.
 
-def deletes_recorded() -> Insert:
-    """Records the jobs of deletes that wait and are not known to, as those that an Admin API has requested.
-
-    Rows of which a job begins meanwhile are passed over.
-    """
-    waits = literal(JobStatus.PENDING.value)
-    columns = {
-        Job.job_id: _JOB_ID,
-        Job.status: waits,
-        Job.created_at: UTC_NOW,
-        Job.instance_id: DbInstance.id,
-        Job.operation: _WORD,
-        Job.database_template: DbInstance.database_template,
-    }
-    unknown = (
-        select(*columns.values())
-        .where(
-            DbInstance.status == InstanceStatus.PENDING_DELETE,
-            DbInstance.is_adopted,
-            ~_is_recorded(Job.status == JobStatus.PENDING),
+        Rows of which a job begins meanwhile are passed over, as are those of which `moved_to_trash` is first.
+        """
+        waits = literal(JobStatus.PENDING.value)
+        columns = {
+            Job.job_id: _JOB_ID,
+            Job.status: waits,
+            Job.created_at: UTC_NOW,
+            Job.instance_id: DbInstance.id,
+            Job.operation: _WORD,
+            Job.database_template: DbInstance.database_template,
+        }
+        unknown = (
+            select(*columns.values())
+            .where(
+                DbInstance.status == InstanceStatus.PENDING_DELETE,
+                DbInstance.is_adopted,
+                ~_is_recorded(Job.status == JobStatus.PENDING),
+                not_(self.to_the_trash()),
+            )
+            .with_for_update(skip_locked=True)
         )
-        .with_for_update(skip_locked=True)
-    )
-    return (
-        insert(Job)
-        .from_select(list(columns), unknown)
-        .on_conflict_do_update(
-            index_elements=[Job.job_id],
-            set_={"status": waits, "errormessage": None, "finishedat": None},
+        return (
+            insert(Job)
+            .from_select(list(columns), unknown)
+            .on_conflict_do_update(
+                index_elements=[Job.job_id],
+                set_={"status": waits, "errormessage": None, "finishedat": None},
+            )
         )
-    )
 
 
 def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -29,7 +29,7 @@ from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
-from registry.instances.admin_api_deletes import AdminApiDeletes, deletes_recorded
+from registry.instances.admin_api_deletes import AdminApiDeletes
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
@@ -132,7 +132,7 @@ class JobStore:
         installation = await self.installation.require_confirmed()
         if job.installation not in {None, installation.id}:
             return BeginResult(held=False)
-        if (begin := _beginning_of(job)) is None:
+        if (begin := _beginning_of(job, self._admin_api_deletes)) is None:
             async with self._sessions.statement() as session:
                 return BeginResult(await _begun(session, job), refusal)
         async with self._sessions.transaction() as session:
@@ -522,7 +522,7 @@ class JobStore:
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
             await session.execute(self._admin_api_deletes.moved_to_trash())
-            await session.execute(deletes_recorded())
+            await session.execute(self._admin_api_deletes.recorded())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
@@ -594,7 +594,7 @@ class JobStore:
 _Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
 
 
-def _beginning_of(job: InstanceJob) -> _Beginning | None:
+def _beginning_of(job: InstanceJob, admin_api_deletes: AdminApiDeletes) -> _Beginning | None:
     """How a job begins that needs a transaction; None if it begins by one statement."""
     begin: _Beginning | None = None
     match job.operation:
@@ -602,7 +602,9 @@ def _beginning_of(job: InstanceJob) -> _Beginning | None:
             pass
         case Operation.COPY:
             begin = _begin_copy
-        case Operation.DELETE | Operation.DETACH | Operation.TRASH:
+        case Operation.DELETE:
+            begin = partial(_begin_drop, admin_api_deletes)
+        case Operation.DETACH | Operation.TRASH:
             begin = _begin_delete
         case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
             begin = _begin_purge
@@ -681,6 +683,22 @@ def _copied(job: InstanceJob) -> CopyOrigin | None:
             return None
         case _:
             assert_never(job.operation)
+
+
+async def _begin_drop(
+    admin_api_deletes: AdminApiDeletes, session: AsyncSession, job: InstanceJob, refusal: str | None
+) -> BeginResult:
+    """Not a delete of an Admin API's that is to move the database to the trash: it waits for the next sweep.
+
+    One that was begun or has failed, by what the Admin API has written, is put back to waiting by a retry or
+    by the reconcile pass.
+    """
+    to_the_trash = select(DbInstance.id).where(
+        DbInstance.id == job.instance_id, admin_api_deletes.to_the_trash()
+    )
+    if await session.scalar(to_the_trash) is not None:
+        return BeginResult(held=False)
+    return await _begin_delete(session, job, refusal)
 
 
 async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:

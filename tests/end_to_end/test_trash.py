@@ -27,6 +27,7 @@ from tenants.drift import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
+from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers")
@@ -71,6 +72,12 @@ async def undelete(operator: Operator, job: InstanceJob, name: str | None = None
 async def reconcile(client: Client, settings: Settings) -> str:
     return await client.execute_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def sweep(client: Client, settings: Settings) -> None:
+    await client.execute_workflow(
+        PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
     )
 
 
@@ -500,3 +507,40 @@ async def test_database_is_neither_copied_nor_dropped_when_its_delete_is_taken_b
 
 
 _OID = "SELECT oid::int8 FROM pg_database WHERE datname = $1"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["PendingDelete"],
+        ["DeleteInProgress"],
+        ["PendingDelete", "DeleteInProgress"],
+        ["PendingDelete", "DeleteInProgress", "DeleteError"],
+        ["DeleteError"],
+        ["Pending_Delete", "Delete_Failed"],
+    ],
+    ids=" ".join,
+)
+async def test_database_goes_to_the_trash_however_far_an_admin_api_says_that_its_delete_is(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+    words: list[str],
+) -> None:
+    """It has begun it and died, or failed: the reconcile pass goes on with it, or a client retries it."""
+    job = await created(operator, name)
+    for word in words:
+        await rows.execute("UPDATE adminapi.dbinstances SET status = $1 WHERE id = $2", word, job.instance_id)
+    if (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED:
+        await operator.retry(job)
+    await reconcile(temporal, settings)
+    await temporal.get_workflow_handle(job.workflow_id).result()
+    assert await names(admin, job.mark) == [job.database]
+    async with asyncio.timeout(30):
+        while (row := await operator.instance(job)).status != InstanceStatus.DELETED:
+            await sweep(temporal, settings)
+    assert (row.operation, row.is_in_trash) == (Operation.TRASH, True)
+    assert await names(admin, job.mark) == [row.trash_database]
