@@ -19,7 +19,7 @@ from backups.stored_backups import delete_backup, list_backups, load_if_readable
 from databases.scratch import remove_scratch
 from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
-from tenants.backup_store import find_elsewhere, is_whole, remove_stored
+from tenants.backup_store import find_elsewhere, load_whole, remove_stored
 from tenants.drift import Drift, is_suspect
 from tenants.known_store import known_store
 from tenants.tenant import Tenant
@@ -147,7 +147,8 @@ class BackupCleaning:
         """
         for survivor in await self._tenant.backup_expiry.survivors(backup.id):
             if survivor.id not in known:
-                known[survivor.id] = await is_whole(store, self._tenant.name, survivor)
+                stored = await load_whole(store, self._tenant.name, survivor)
+                known[survivor.id] = stored is not None
             if known[survivor.id]:
                 return survivor.id
         return None

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from backups.manifest import RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
 from databases.change_sign import read_sign
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import read_rights
@@ -17,7 +17,7 @@ from tenants.tenant import Tenant
 _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""
 _ID = "backupId"
-_ADDED = {_ID, "instanceId", "rights", "locale", _SIGN}
+_ADDED = {_ID, "instanceId", "rights", "locale", _SIGN, RECIPIENTS}
 """The members of a manifest's details that are not among those of the row."""
 
 

@@ -24,7 +24,7 @@ from registry.backups.rows import VERIFICATION_FAILED, without_zone
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from registry.storage.models import Backup
-from tenants.backup_store import is_whole, last_stored, lost_final
+from tenants.backup_store import last_stored, load_whole, lost_final
 from tenants.known_store import known_store
 from tenants.tenant import Tenant
 
@@ -112,7 +112,7 @@ async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
         DatabaseFaultError: a client has deleted the backup.
     """
     backup, store = await _backup_of(tenant, job), await known_store(tenant)
-    if not await is_whole(store, tenant.name, backup):
+    if await load_whole(store, tenant.name, backup) is None:
         raise BackupFaultError(
             f"The backup {backup.id} is not in {store.location()} any more. Nothing was dropped. Retry:"
             " another one is made."
@@ -145,7 +145,7 @@ async def _shows(store: BackupStore, tenant: Tenant, backup: Backup, state: str)
     """Whether the backup is stored, and shows the database in the trash as it is now."""
     if backup.database_state != state or backup.verification == VERIFICATION_FAILED:
         return False
-    return await is_whole(store, tenant.name, backup)
+    return await load_whole(store, tenant.name, backup) is not None
 
 
 def _deleted(job: InstanceJob) -> DatabaseFaultError:

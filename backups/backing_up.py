@@ -14,7 +14,7 @@ from backups.encryption import encrypting
 from backups.errors import BackupFaultError, translate_database_faults
 from backups.figures import count_rows, read_sequences
 from backups.layout import dump_of, manifest_of, marker_of
-from backups.manifest import FORMAT_VERSION, BackupKey, BackupRequest, Figures, Manifest
+from backups.manifest import FORMAT_VERSION, RECIPIENTS, BackupKey, BackupRequest, Figures, Manifest
 from backups.markers import marked
 from backups.monitoring import Monitor
 from backups.snapshots import Database, Snapshot, outage_if_lost, snapshot
@@ -75,7 +75,6 @@ async def back_up(
             key; the store or the server is away or refuses.
     """
     transform = encrypting(recipients) if recipients else unchanged
-    encrypted = bool(recipients)
     with translate_database_faults():
         async with _moment(database) as moment:
             program = await find_program("pg_dump", major(moment.version))
@@ -89,10 +88,10 @@ async def back_up(
                     moment.snapshot.read_only,
                 )
                 async with dumping(program, source, transform, monitor) as dump:
-                    path = dump_of(request.key, encrypted=encrypted)
+                    path = dump_of(request.key, encrypted=bool(recipients))
                     async with outage_if_lost(moment.snapshot.session):
                         figures = await _stored(store, path, dump, moment)
-                manifest = _manifest(request, moment, dump, figures, encrypted=encrypted)
+                manifest = _manifest(request, moment, dump, figures, recipients)
                 marker.require_fresh()
                 await store.write(manifest_of(request.key), manifest.to_json())
     with suppress(BackupFaultError):  # beside the manifest it says nothing
@@ -139,8 +138,11 @@ async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]
 
 
 def _manifest(
-    request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, *, encrypted: bool
+    request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, recipients: Sequence[str]
 ) -> Manifest:
+    details = dict(request.details)
+    if recipients:
+        details[RECIPIENTS] = [*sorted(set(recipients))]
     return Manifest(
         format_version=FORMAT_VERSION,
         backup_id=request.key.backup_id,
@@ -157,7 +159,7 @@ def _manifest(
         sha256=dump.sha256,
         created_at=moment.at,
         finished_at=datetime.now(UTC),
-        encrypted=encrypted,
-        details=request.details,
+        encrypted=bool(recipients),
+        details=details,
         figures=figures,
     )

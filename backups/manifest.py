@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -18,6 +18,12 @@ FORMAT_VERSION = 1
 
 TENANT_PATTERN = "^[A-Za-z0-9-]{1,50}$"
 """Of the names of tenants: they are parts of paths."""
+
+RECIPIENTS = "recipients"
+"""The member of an encrypted backup's details that has the public keys that it is encrypted to, sorted.
+
+It is there, and no field of the manifest, so that releases that do not know it read the manifest as well.
+"""
 
 _Count = Annotated[int, Field(ge=0)]
 _STRICT = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
@@ -82,6 +88,7 @@ class BackupRequest:
         kind: why it is made.
         template: the template that the instance was made of; None if that is not known.
         details: contexts, labels, a description: what the caller wants to have back; nothing here reads it.
+            If the backup is encrypted, `RECIPIENTS` is added.
     """
 
     key: BackupKey
@@ -136,6 +143,14 @@ class Manifest:
     def key(self) -> BackupKey:
         """Which backup it is."""
         return BackupKey(self.tenant, self.ods_instance_id, self.backup_id)
+
+    def is_encrypted_to(self, recipients: Sequence[str]) -> bool:
+        """Whether the dump is encrypted to just these public keys; for no keys, whether it is not encrypted.
+
+        False if that is not known: earlier releases did not write to whom they encrypted.
+        """
+        known = self.details.get(RECIPIENTS, None if self.encrypted else [])
+        return known == sorted(set(recipients))
 
     def to_json(self) -> bytes:
         """The manifest as it is stored."""

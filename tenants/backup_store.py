@@ -80,8 +80,8 @@ async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Mani
     return manifest
 
 
-async def is_whole(store: BackupStore, tenant: str, backup: Backup) -> bool:
-    """Whether manifest and dump of a backup are stored, and the manifest is the one that was recorded.
+async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
+    """The manifest of a backup; None unless manifest and dump are stored as they were recorded.
 
     Raises:
         BackupFaultError: the store is away.
@@ -91,9 +91,10 @@ async def is_whole(store: BackupStore, tenant: str, backup: Backup) -> bool:
     except BackupFaultError as fault:
         if fault.outage:
             raise
-        return False
+        return None
     folder = await store.list_objects(folder_of(manifest.key))
-    return dump_of(manifest.key, encrypted=manifest.encrypted) in {found.path for found in folder}
+    dump = dump_of(manifest.key, encrypted=manifest.encrypted)
+    return manifest if dump in {found.path for found in folder} else None
 
 
 async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:

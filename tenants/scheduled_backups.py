@@ -6,7 +6,7 @@ from backups.errors import BackupFaultError
 from databases.change_sign import is_quiet, read_sign
 from databases.errors import DatabaseFaultError
 from registry.backups.scheduled import LastBackup
-from tenants.backup_store import is_whole, open_store
+from tenants.backup_store import load_whole, open_store
 from tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)
@@ -16,15 +16,15 @@ async def is_unchanged(tenant: Tenant, last: LastBackup) -> bool:
     """Whether a backup that is made now would have the data of the last one, which is still stored.
 
     If that is not certain, it has changed: the server or the store is away, a session works in the database,
-    PostgreSQL has lost its statistics, or backups shall be encrypted and this one is not.
+    PostgreSQL has lost its statistics, or the last one is not encrypted to the recipients of now.
     """
     backup = last.backup
-    if backup.encrypted is not bool(tenant.settings.recipients):
-        return False
     try:
         async with tenant.server.connected(last.database) as session:
-            is_same = await is_quiet(session) and await read_sign(session) == backup.change_sign
-        return is_same and await is_whole(open_store(tenant.settings), tenant.name, backup)
+            if not await is_quiet(session) or await read_sign(session) != backup.change_sign:
+                return False
+        stored = await load_whole(open_store(tenant.settings), tenant.name, backup)
+        return stored is not None and stored.is_encrypted_to(tenant.settings.recipients)
     except (DatabaseFaultError, BackupFaultError) as fault:
         _logger.info("Whether %s has changed is not known: %s", backup.name, fault.reason)
         return False

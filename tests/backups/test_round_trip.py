@@ -103,6 +103,24 @@ async def test_manifest_tells_what_the_backup_is(
     assert stored["sha256"] == digest.split()[0]
 
 
+@each_encryption
+async def test_manifest_tells_to_whom_the_backup_is_encrypted_unless_an_earlier_release_has_written_it(
+    recipients: tuple[str, ...],
+    folder_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    await back_up(ods, folder_store, wanted, monitor, recipients)
+    made = await load_manifest(folder_store, wanted.key)
+    assert made.is_encrypted_to([*reversed(recipients), *recipients])
+    assert not made.is_encrypted_to([*recipients, str(pyrage.x25519.Identity.generate().to_public())])
+    assert not made.is_encrypted_to([RECIPIENT])
+    earlier = replace(made, details=wanted.details)
+    assert earlier.is_encrypted_to(recipients) is not made.encrypted
+    assert not earlier.is_encrypted_to([RECIPIENT])
+
+
 async def test_only_the_account_of_the_service_may_read_a_folder(
     folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
 ) -> None:

@@ -1,6 +1,7 @@
 """Backups of a schedule: which instances get one, how many at a time, and which backups go."""
 
 import asyncio
+import json
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import pyrage
 import pytest
 from pyrage import x25519
 from temporalio.client import Client, ScheduleBackfill, ScheduleOverlapPolicy
@@ -176,6 +178,40 @@ async def _session_in(what: str, postgres: EmbeddedPostgres, job: InstanceJob) -
     async with session(service_dsn(postgres, job.database)) as inside:
         await inside.execute("SELECT 1")
         yield
+
+
+@pytest.mark.usefixtures("workers")
+async def test_unchanged_instance_gets_a_backup_to_the_new_keys_when_they_have_changed_and_then_no_other(
+    operator: Operator,
+    tenant: Tenant,
+    requests: ScheduledRequests,
+    api: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    old, new = x25519.Identity.generate(), x25519.Identity.generate()
+    days = (FIRST + timedelta(days=day) for day in range(5))
+
+    async def passed_with(*identities: x25519.Identity) -> ScheduledReport:
+        keys = tuple(str(identity.to_public()) for identity in identities)
+        monkeypatch.setattr(Settings, "recipients", keys)
+        report = await passed(requests, next(days))
+        await all_stored(tenant)
+        return report
+
+    job = await created(operator, name)
+    assert await passed_with(old) == ScheduledReport(requested=1)
+    assert await passed_with(old, new) == ScheduledReport(requested=1)
+    assert await passed_with(new, old) == ScheduledReport(unchanged=1)
+    assert await passed_with(new) == ScheduledReport(requested=1)
+    newest, *_ = await backups_of(api, job)
+    dump = (folder_of(newest) / "database.dump.age").read_bytes()
+    assert pyrage.decrypt(dump, [new]).startswith(b"PGDMP")
+    manifest = folder_of(newest) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert content["details"].pop("recipients") == [str(new.to_public())]
+    manifest.write_text(json.dumps(content))  # as an earlier release has written it
+    assert await passed_with(new) == ScheduledReport(requested=1)
 
 
 @pytest.mark.usefixtures("workers")
