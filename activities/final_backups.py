@@ -105,17 +105,23 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
 
 
 async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
-    """Check that the backup that the purge has made is in the known store.
+    """Check that the backup that the purge has made is in the known store, and for the recipients of now.
 
     Raises:
         BackupFaultError: it is not; the store is another one, is away or refuses.
         DatabaseFaultError: a client has deleted the backup.
     """
     backup, store = await _backup_of(tenant, job), await known_store(tenant)
-    if await load_whole(store, tenant.name, backup) is None:
+    stored = await load_whole(store, tenant.name, backup)
+    if stored is None:
         raise BackupFaultError(
             f"The backup {backup.id} is not in {store.location()} any more. Nothing was dropped. Retry:"
             " another one is made."
+        )
+    if not stored.is_encrypted_to(tenant.settings.recipients):
+        raise BackupFaultError(
+            f"The backup {backup.id} is not encrypted to just the keys that ODS_BACKUP_RECIPIENTS names now."
+            " Nothing was dropped. Retry: another one is made."
         )
 
 
@@ -142,10 +148,11 @@ async def _backup_of(tenant: Tenant, job: InstanceJob) -> Backup:
 
 
 async def _shows(store: BackupStore, tenant: Tenant, backup: Backup, state: str) -> bool:
-    """Whether the backup is stored, and shows the database in the trash as it is now."""
+    """Whether the backup is stored, for the recipients of now, and shows the database as it is now."""
     if backup.database_state != state or backup.verification == VERIFICATION_FAILED:
         return False
-    return await load_whole(store, tenant.name, backup) is not None
+    stored = await load_whole(store, tenant.name, backup)
+    return stored is not None and stored.is_encrypted_to(tenant.settings.recipients)
 
 
 def _deleted(job: InstanceJob) -> DatabaseFaultError:

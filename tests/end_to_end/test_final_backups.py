@@ -4,22 +4,26 @@ import asyncio
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
+import pyrage
 import pytest
+from pyrage import x25519
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from activities import backup_verification
 from activities.databases import owner_of
 from activities.statuses import StatusActivities
-from backups import figures, readiness
+from backups import figures, readiness, restoring
 from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError
+from backups.manifest import Manifest
+from backups.storage import BackupStore
 from databases import trash
 from databases.errors import DatabaseFaultError
 from databases.trash import TrashJob
@@ -44,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("workers")
 
 FINAL = Delete(Operation.DELETE, final_backup=True)
 TREASURE = "CREATE TABLE treasure AS SELECT 42 AS answer"
+LOST, NEW = x25519.Identity.generate(), x25519.Identity.generate()
 OPEN = 'ALTER DATABASE "{}" ALLOW_CONNECTIONS {}'
 
 
@@ -518,6 +523,35 @@ async def test_nothing_is_dropped_when_the_backup_is_gone_after_its_verification
     assert await names(admin, trashed) == []
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
+
+
+@pytest.mark.parametrize("changes", [{"backup_recipients": str(LOST.to_public())}], ids=["encrypted"])
+async def test_nothing_is_dropped_without_a_backup_to_the_new_key_when_the_key_was_changed(
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    """As by an operator who finds that the private key is lost, and restarts the workers with another one."""
+    read = restoring.read_dump
+
+    async def read_and_change_the_key(store: BackupStore, manifest: Manifest) -> AsyncIterator[bytes]:
+        async for chunk in read(store, manifest):
+            yield chunk
+        monkeypatch.setattr(Settings, "recipients", (str(NEW.to_public()),))
+
+    monkeypatch.setattr(backup_verification, "read_dump", read_and_change_the_key)
+    answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    failed = await ended(api, answer.json()["jobId"])
+    assert "is not encrypted to just the keys that ODS_BACKUP_RECIPIENTS names" in failed["errorMessage"]
+    assert await names(admin, trashed) == [trashed.trash_database]
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed) == []
+    (backup,) = await final_backups(api)
+    assert (backup["encrypted"], backup["verification"]) == (True, "Completed")
+    dump = Path(backup["location"].removeprefix("file://")) / "database.dump.age"
+    assert pyrage.decrypt(dump.read_bytes(), [NEW]).startswith(b"PGDMP")
 
 
 async def test_final_backup_is_recorded_by_the_pass_when_the_registry_is_put_back_to_before_the_delete(
