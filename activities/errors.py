@@ -43,12 +43,12 @@ def as_application_error() -> Iterator[None]:
     except (InstallationNotConfirmedError, MissingRightsError) as obstacle:
         raise ApplicationError(str(obstacle), type=OUTAGE) from None
     except (*LOST, exc.SQLAlchemyError, asyncpg.PostgresError) as error:
-        if not _is_outage(error):
+        if not is_outage(error):
             raise
         raise ApplicationError(_REGISTRY_AWAY, type=OUTAGE) from None
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
     """Whether an error of the registry means that it is away; the ODS server's are `DatabaseFaultError`s."""
     if isinstance(error, exc.DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""

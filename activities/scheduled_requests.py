@@ -1,19 +1,22 @@
 """Activities that request the backups and snapshots of a schedule, a few at a time."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from sqlalchemy import exc
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.errors import as_application_error
+from activities.errors import as_application_error, is_outage
 from activities.heartbeats import heartbeats
 from activities.sweep import accepted
 from backups.readiness import require_programs
+from logs import fault_name
 from registry.backups.rows import without_zone
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import Requested
@@ -27,6 +30,8 @@ _POLL_SECONDS = 1
 _PAUSE_SECONDS = 10
 _BUSY_SECONDS = 3600
 """How long instances are waited for on which other jobs work, or that refuse for another reason."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,16 +144,24 @@ class _Pass:
             _require_going_on()
             await asyncio.sleep(_PAUSE_SECONDS)
             refused = await self._serve(refused)
-        return replace(self.report, refused=len(refused))
+        return replace(self.report, refused=self.report.refused + len(refused))
 
     async def _serve(self, instances: Sequence[int]) -> Sequence[int]:
-        """Request what is due of these instances; returns those that refuse now."""
+        """Request what is due of these instances; returns those that refuse now.
+
+        A fault of one does not keep the others from being served; it would be the same when asked again.
+        """
         refused = []
         for instance_id in instances:
             try:
                 await self._serve_one(instance_id)
             except RefusedError:
                 refused.append(instance_id)
+            except exc.SQLAlchemyError as error:
+                if is_outage(error):
+                    raise
+                _logger.warning("Nothing is requested of instance %s: %s", instance_id, fault_name(error))
+                self.report = replace(self.report, refused=self.report.refused + 1)
         return refused
 
     async def _serve_one(self, instance_id: int) -> None:

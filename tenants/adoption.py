@@ -233,7 +233,7 @@ class DatabaseAdoption:
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await self._needed())
             row = await tenant.instances.restore_lost(lost, self._database_name(database))
-        # What resets have put into the trash is recorded by that.
+        # The mark gets the number that the row has; what resets have put into the trash is recorded by that.
         return await self.adopt(row.id, database)
 
     async def _lost_instance(

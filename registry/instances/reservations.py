@@ -2,13 +2,35 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.status import Operation
 from registry.storage.errors import NameTakenError
-from registry.storage.models import FIRST_NAME, RENAMED_TABLE, DbInstance, Job, OdsInstance
+from registry.storage.models import (
+    FIRST_NAME,
+    RENAMED_TABLE,
+    Backup,
+    DbInstance,
+    InstanceVersion,
+    Job,
+    OdsInstance,
+    Snapshot,
+)
 
 _DATABASES = (DbInstance.database_name, DbInstance.new_database_name)
 _NAMES = 0x4F6453
@@ -120,6 +142,20 @@ async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
     """The id of an instance that is recorded anew: its OdsInstanceId, unless another instance has that id."""
     query = select(exists().where(DbInstance.id == ods_instance_id))
     return await reserved_id(session) if (await session.scalars(query)).one() else ods_instance_id
+
+
+async def free_job_number(session: AsyncSession, instance_id: int, ods_instance_id: int) -> int:
+    """A number above those of all jobs that the registry knows of an instance which is recorded anew.
+
+    Its row may be lost alone: jobs, backups, snapshots and versions have their numbers still.
+    """
+    pattern = rf"InstanceJob-{ods_instance_id}-(\d{{1,9}})$"
+    used = union_all(
+        *(select(cast(func.substring(it.job_id, pattern), Integer).label("number")) for it in (Job, Backup)),
+        *(select(it.job_number).where(it.instance_id == instance_id) for it in (Snapshot, InstanceVersion)),
+    ).subquery()
+    last = (await session.scalars(select(func.max(used.c.number)))).one()
+    return int(last or 0) + 1
 
 
 async def _common_number(session: AsyncSession) -> int:

@@ -41,6 +41,7 @@ from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
     database_is_taken,
     database_taken,
+    free_job_number,
     instance_id_for,
     lock_name,
     name_taken,
@@ -779,6 +780,8 @@ class InstanceStore:
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.
 
+        Its job numbers go on after all that the registry still knows of it.
+
         Raises:
             NameTakenError: a live instance has its name or its database's, or an ODS instance has its name or
                 its OdsInstanceId.
@@ -786,8 +789,9 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction(_name_conflicts(lost.name, database.name)) as session:
             await require_free(session, lost.name, database.name)
+            number = await instance_id_for(session, lost.ods_instance_id)
             instance = DbInstance(
-                id=await instance_id_for(session, lost.ods_instance_id),
+                id=number,
                 name=lost.name,
                 database_template=lost.template,
                 database_name=database.name,
@@ -795,7 +799,8 @@ class InstanceStore:
                 ods_instance_name=lost.name,
                 status=InstanceStatus.COMPLETED,
                 operation=Operation.CREATE,
-                job_number=lost.number,
+                # Ids of jobs are made of it, and which of two backups is later is told by it.
+                job_number=max(lost.number, await free_job_number(session, number, lost.ods_instance_id)),
                 attempt=lost.attempt,
                 mark=UUID(lost.mark),
                 published_at=UTC_NOW,

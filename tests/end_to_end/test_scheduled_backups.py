@@ -15,12 +15,14 @@ import httpx
 import pyrage
 import pytest
 from pyrage import x25519
+from sqlalchemy import exc
 from temporalio.client import Client, ScheduleBackfill, ScheduleOverlapPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities import scheduled_requests
+from activities.errors import OUTAGE
 from activities.scheduled_requests import ScheduledReport, ScheduledRequests
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
@@ -29,6 +31,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
 from settings import Settings
 from temporal import schedules
+from tenants.adoption import DatabaseAdoption
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
@@ -317,6 +320,68 @@ async def test_instance_is_left_to_the_next_time_when_it_stays_busy(
     await operator.instances.request_rename(job.instance_id, f"{name} B")
     monkeypatch.setattr(scheduled_requests, "_BUSY_SECONDS", 0)
     assert await passed(requests, FIRST) == ScheduledReport(refused=1)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_adopted_instance_gets_its_backup_when_its_row_alone_was_lost(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    requests: ScheduledRequests,
+    api: httpx.AsyncClient,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    assert await passed(requests, FIRST) == ScheduledReport(requested=1)
+    await all_stored(tenant)
+    await rows.execute("DELETE FROM adminapi.dbinstances WHERE id = $1", job.instance_id)
+    await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
+    adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
+    assert adopted.adopted
+    assert await passed(requests, SECOND) == ScheduledReport(requested=1)
+    await all_stored(tenant)
+    assert [backup["status"] for backup in await backups_of(api, job)] == ["Completed", "Completed"]
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+
+
+@pytest.mark.usefixtures("workers")
+async def test_pass_goes_on_when_one_instance_cannot_be_recorded(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    requests: ScheduledRequests,
+    api: httpx.AsyncClient,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = [await created(operator, f"{name} {number}") for number in range(2)]
+    first = jobs[0]
+    await rows.execute(
+        "INSERT INTO adminapi.jobstatuses (jobid, status, createdat) VALUES ($1, 'Completed', now())",
+        f"BackupInstanceJob-{first.ods_instance_id}-2",
+    )
+    assert await passed(requests, FIRST) == ScheduledReport(requested=1, refused=1)
+    (line,) = [record.getMessage() for record in caplog.records if "Nothing is requested" in record.message]
+    assert line.startswith(f"Nothing is requested of instance {first.instance_id}: IntegrityError at ")
+    await all_stored(tenant)
+    assert [len(await backups_of(api, job)) for job in jobs] == [0, 1]
+
+
+async def test_pass_fails_as_an_outage_when_the_registry_is_away(
+    tenant: Tenant, requests: ScheduledRequests, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = (await tenant.instances.reserve(name, "Minimal")).job
+    await tenant.jobs.begin(job)
+    await tenant.jobs.finish_create(job, "iv|ciphertext|hmac")
+
+    async def request(instance_id: int, due_at: datetime) -> None:
+        raise exc.OperationalError(f"{instance_id} {due_at}", None, Exception(), connection_invalidated=True)
+
+    monkeypatch.setattr(tenant.instances, "request_scheduled_backup", request)
+    with pytest.raises(ApplicationError) as raised:
+        await passed(requests, FIRST)
+    assert raised.value.type == OUTAGE
 
 
 async def test_worker_that_stops_leaves_the_rest_of_a_pass_to_another_one(

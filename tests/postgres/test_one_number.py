@@ -201,3 +201,38 @@ async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_
     restored = await instances.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.ods_instance_id == number
     assert (restored.id == number) is not used
+
+
+KNOWN = {
+    "job": (
+        "INSERT INTO adminapi.jobstatuses (jobid, status, createdat)"
+        " VALUES ('BackupInstanceJob-' || $1 || '-7', 'Completed', now())"
+    ),
+    "backup": (
+        "INSERT INTO adminapi.backups (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid,"
+        " template, createdat, details) VALUES (gen_random_uuid(), $1, $1, gen_random_uuid(),"
+        " gen_random_uuid(), 'A', 'requested', 'BackupInstanceJob-' || $1 || '-7', 'Minimal', now(), '{}')"
+    ),
+    "snapshot": (
+        "INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, status, createdat)"
+        " VALUES ($1, 7, 'EdFi_Ods_A_Snapshot', 'Completed', now())"
+    ),
+    "version": (
+        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', 'ods_trash_a', 7, 1, now(), now())"
+    ),
+}
+"""What the registry may still have of an instance whose row is lost, each of its seventh job."""
+
+
+@pytest.mark.parametrize("what", KNOWN)
+@pytest.mark.parametrize("published_by", [1, 9])
+async def test_lost_instance_goes_on_after_the_jobs_that_the_registry_and_its_database_know(
+    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str, what: str, published_by: int
+) -> None:
+    number = highest + 10
+    await rows.execute(KNOWN[what].replace("$1", str(number)))
+    await rows.execute(KNOWN["job"].replace("$1", f"1{number}").replace("-7", "-70"))  # of another one
+    lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), published_by, 1)
+    restored = await instances.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    assert restored.job_number == max(8, published_by)
