@@ -1,7 +1,8 @@
 """What the reconcile pass does about backups: what is left is removed, what waits is started."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -16,7 +17,8 @@ from backups.layout import folder_of
 from backups.manifest import BackupKey
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_if_readable, remove_unfinished
-from databases.scratch import remove_scratch
+from databases.errors import DatabaseFaultError
+from databases.scratch import find_scratch, remove_scratch
 from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
 from tenants.backup_store import find_elsewhere, load_whole, remove_stored
@@ -47,6 +49,7 @@ class CleaningReport:
         expired: scheduled backups that are deleted because their time is over.
         obstacle: why the store could not be cleaned.
         recorded: whole backups that a restored registry had no row of any more.
+        left: why something was left to the next pass, which has kept nothing else from being done.
     """
 
     removed: int = 0
@@ -55,6 +58,39 @@ class CleaningReport:
     obstacle: str | None = None
     expired: int = 0
     recorded: int = 0
+    left: str | None = None
+
+
+class _Left:
+    """What a pass cannot do: it is left to the next one, and keeps nothing else from being done.
+
+    Attributes:
+        reason: why the first of it is left; None if there is nothing.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Log why `what` is left, if the body cannot do it.
+
+        Raises:
+            BackupFaultError, DatabaseFaultError: the store or the server is away.
+        """
+        try:
+            yield
+        except (BackupFaultError, DatabaseFaultError) as fault:
+            if fault.outage:
+                raise
+            _logger.warning("%s is left to the next pass: %s", what, fault.reason)
+            self.reason = self.reason or fault.reason
+
+    @contextmanager
+    def told_of(self, key: BackupKey) -> Iterator[None]:
+        """The same for what is stored under `key`."""
+        with self.told(f"The stored backup {key.backup_id}"):
+            yield
 
 
 class BackupCleaning:
@@ -80,7 +116,7 @@ class BackupCleaning:
     async def clean_backups(self) -> CleaningReport:
         """Remove what writers that died have left, and what is deleted or has expired.
 
-        Verifications that wait are started.
+        Verifications that wait are started. What cannot be removed does not keep the rest from being done.
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
         deleted, that another try has made it, or that its job has failed. What the registry has no row of is
@@ -93,7 +129,8 @@ class BackupCleaning:
             return CleaningReport()
         with as_application_error():
             async with heartbeats():
-                dropped = await self._drop_scratch()
+                left = _Left()
+                dropped = await self._drop_scratch(left)
                 waiting = await self._tenant.backups.waiting_verifications()
                 for backup in waiting:
                     await self._start(backup.id)
@@ -101,11 +138,12 @@ class BackupCleaning:
                 try:
                     store = await known_store(self._tenant)
                     report = replace(report, expired=await self._delete_expired(store))
-                    report = replace(report, removed=await self._clean(store))
-                    superseded, recorded = await self._compare(store)
-                    return replace(report, removed=report.removed + superseded, recorded=recorded)
+                    report = replace(report, removed=await self._clean(store, left))
+                    superseded, recorded = await self._compare(store, left)
+                    report = replace(report, removed=report.removed + superseded, recorded=recorded)
                 except BackupFaultError as fault:
-                    return replace(report, obstacle=fault.reason)
+                    report = replace(report, obstacle=fault.reason)
+                return replace(report, left=left.reason)
 
     async def _delete_expired(self, store: BackupStore) -> int:
         """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
@@ -153,26 +191,33 @@ class BackupCleaning:
                 return survivor.id
         return None
 
-    async def _drop_scratch(self) -> int:
+    async def _drop_scratch(self, left: _Left) -> int:
         installation = await self._tenant.jobs.installation.require_confirmed()
         async with self._tenant.server.session() as session:
             await self._tenant.installation.require_confirmed(session)
-            return len(await remove_scratch(session, installation.id))
+            dropped = 0
+            for name in await find_scratch(session, installation.id):
+                with left.told(f"The database '{name}'"):
+                    dropped += await remove_scratch(session, name)
+            return dropped
 
-    async def _clean(self, store: BackupStore) -> int:
-        removed = len(await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept))
+    async def _clean(self, store: BackupStore, left: _Left) -> int:
+        unfinished = await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept, left.told_of)
+        removed = len(unfinished)
         deleted = await self._tenant.backups.deleted()
         elsewhere = await find_elsewhere(store, self._tenant, deleted)
         if elsewhere:
             _logger.warning(_ELSEWHERE, len(elsewhere), "are deleted")
         for backup in deleted:
-            if backup.id not in elsewhere:
+            if backup.id in elsewhere:
+                continue
+            with left.told(f"The deleted backup {backup.id}"):
                 await remove_stored(store, self._tenant, backup)
                 await self._tenant.backups.forget(backup)
                 removed += 1
         return removed
 
-    async def _compare(self, store: BackupStore) -> tuple[int, int]:
+    async def _compare(self, store: BackupStore, left: _Left) -> tuple[int, int]:
         """Remove or record the whole backups that the registry does not know; returns how many of each."""
         removed = recorded = 0
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
@@ -183,8 +228,9 @@ class BackupCleaning:
             if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
                 continue
             if await self._is_superseded(lost):
-                await delete_backup(store, key)
-                removed += 1
+                with left.told_of(key):
+                    await delete_backup(store, key)
+                    removed += 1
             elif await self._tenant.backups.record_lost(lost):
                 _logger.warning("The registry had lost the backup %s, which is recorded again.", lost.id)
                 recorded += 1

@@ -20,6 +20,7 @@ _METADATA_SERVICE = re.compile(r"//(169\.254\.169\.254|metadata\.google\.interna
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISPLACED = {errno.ENOTDIR, errno.EISDIR}
 _INSUFFICIENT_STORAGE = 507
 _OUTAGE_STATUSES = {408, 429}
 _SERVER_ERRORS = 500
@@ -86,6 +87,11 @@ def _local_fault(number: int, location: str) -> BackupFaultError:
         return _full(location)
     if number in _REFUSED:
         return _refusal(location)
+    if number in _MISPLACED:
+        return BackupFaultError(
+            f"{location} cannot be used: a file is in the place of a folder, or a folder in that of a file."
+            " Move it away."
+        )
     if number == errno.ENOENT:
         return BackupFaultError(f"{location} does not exist. Create it, mount it, or correct the address.")
     return BackupFaultError(f"The store of {location} cannot be reached.", outage=True)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -70,6 +71,7 @@ async def remove_unfinished(
     store: BackupStore,
     older_than: timedelta,
     is_kept: Callable[[BackupKey], Awaitable[bool]] | None = None,
+    removing: Callable[[BackupKey], AbstractContextManager[object]] = nullcontext,
 ) -> list[BackupKey]:
     """Remove what backups have left that were interrupted while they were written or deleted.
 
@@ -84,6 +86,7 @@ async def remove_unfinished(
         store: the store.
         older_than: `LEASE` three times at least: a writer's last step may take as long again.
         is_kept: whether what has no manifest stays all the same.
+        removing: the context in which each is removed; it may suppress the fault, and the others follow.
 
     Returns:
         The backups of which something was removed.
@@ -102,13 +105,14 @@ async def remove_unfinished(
     old = {key: it for key, it in _unfinished(objects).items() if it.modified < now - older_than}
     removed = []
     for key, it in old.items():
-        if it.is_whole:
-            await store.delete(marker_of(key))
-        elif is_kept is not None and await is_kept(key):
+        if not it.is_whole and is_kept is not None and await is_kept(key):
             continue
-        else:
-            await store.delete_folder(folder_of(key))
-        removed.append(key)
+        with removing(key):
+            if it.is_whole:
+                await store.delete(marker_of(key))
+            else:
+                await store.delete_folder(folder_of(key))
+            removed.append(key)
     return removed
 
 

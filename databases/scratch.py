@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 
 from databases import spares
-from databases.constants import SCRATCH_PREFIX
+from databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.locales import Locale, create_empty
@@ -25,6 +25,10 @@ ORDER BY datname
 """
 _SUBJECT = re.compile(r"[0-9a-f]{16}")
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+_REASONS = {
+    INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not end the sessions on this database. Grant it"
+    " pg_signal_backend, and close the sessions of superusers by hand."
+}
 # All that is restored belongs to the service's role: what other roles have made as SECURITY DEFINER would run
 # with its rights if they could connect.
 _OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
@@ -59,26 +63,30 @@ async def scratch_database(
             await execute(session, _OPEN, name)
             yield name
         finally:
-            with suppress(DatabaseFaultError):  # `remove_scratch` does it later
+            with suppress(DatabaseFaultError):  # `the reconcile pass does it later
                 await execute(session, _DROP, name)
 
 
-async def remove_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
-    """Drop such databases of the installation that no session uses; returns their names.
+async def find_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
+    """The names of such databases of the installation.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
     prefix = _prefix(installation)
     names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
-    own = [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
-    return [name for name in own if await _removed(session, name)]
+    return [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
 
 
-async def _removed(session: asyncpg.Connection, name: str) -> bool:
+async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
+    """Drop such a database, unless a session uses it; returns whether it is gone.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
     async with spares.locked(session, name) as acquired:
         if acquired:
-            await execute(session, _DROP, name)
+            await execute(session, _DROP, name, reasons=_REASONS)
         return acquired
 
 

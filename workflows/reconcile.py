@@ -118,7 +118,9 @@ async def _cleaned_backups() -> str:
     if report.obstacle is not None:
         return f", backups not cleaned: {report.obstacle.rstrip('.')}"
     removed = f", {report.removed} backups removed" if report.removed else ""
-    return f"{removed}, {report.recorded} lost backups recorded" if report.recorded else removed
+    recorded = f", {report.recorded} lost backups recorded" if report.recorded else ""
+    left = f", not all of backups cleaned: {report.left.rstrip('.')}" if report.left is not None else ""
+    return f"{removed}{recorded}{left}"
 
 
 async def _restarted(job: InstanceJob) -> bool:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import sys
+import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from backups import markers, stored_backups
 from backups.backing_up import back_up
 from backups.errors import BackupFaultError
-from backups.layout import dump_of, manifest_of, marker_of
+from backups.layout import dump_of, folder_of, manifest_of, marker_of
 from backups.manifest import BackupKey, BackupRequest
 from backups.markers import marked
 from backups.monitoring import Monitor, Progress
@@ -160,6 +161,41 @@ async def test_rest_is_removed_when_a_deletion_was_interrupted(
     os.utime(folder / dump_of(wanted.key, encrypted=False), (0, 0))
     assert await remove_unfinished(folder_store, LONG_AGO) == [wanted.key]
     assert names_in(folder) == []
+
+
+class _Stuck(BackupStore):
+    """A store that does not let one folder go."""
+
+    stuck = ""
+
+    async def delete_folder(self, folder: str) -> None:
+        if folder == self.stuck:
+            raise BackupFaultError("refused")
+        await super().delete_folder(folder)
+
+
+async def test_others_are_removed_when_the_store_does_not_let_one_go(
+    folder: Path, wanted: BackupRequest
+) -> None:
+    store, another = _Stuck(folder.as_uri()), replace(wanted.key, backup_id=uuid.UUID(int=2**128 - 1))
+    for key in (wanted.key, another):
+        await store.write(dump_of(key, encrypted=False), b"a part of a dump")
+        os.utime(folder / dump_of(key, encrypted=False), (0, 0))
+    store.stuck = folder_of(wanted.key)
+    with pytest.raises(BackupFaultError, match="refused"):
+        await remove_unfinished(store, LONG_AGO)
+    told = []
+
+    @contextmanager
+    def removing(key: BackupKey) -> Iterator[None]:
+        try:
+            yield
+        except BackupFaultError:
+            told.append(key)
+
+    await remove_unfinished(store, LONG_AGO, removing=removing)
+    assert told == [wanted.key]
+    assert [it.path for it in await store.list_objects()] == [dump_of(wanted.key, encrypted=False)]
 
 
 async def test_removal_is_refused_when_writers_may_live(folder_store: BackupStore) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from backups.backing_up import back_up
 from backups.errors import BackupFaultError
+from backups.layout import folder_of
 from backups.manifest import BackupRequest, Manifest
 from backups.monitoring import Monitor
 from backups.restoring import restore
@@ -245,3 +246,19 @@ def test_store_is_opened_when_the_url_names_another_cloud(
 @pytest.mark.parametrize(("gigabytes", "mebibytes"), [(0, 8), (50, 8), (200, 22), (1000, 32)])
 def test_parts_are_larger_when_there_would_be_too_many(gigabytes: int, mebibytes: int) -> None:
     assert part_bytes(gigabytes * 2**30) // 2**20 == mebibytes
+
+
+async def test_one_backup_alone_is_refused_when_a_file_is_in_the_place_of_its_folder(
+    folder: Path, folder_store: BackupStore, wanted: BackupRequest
+) -> None:
+    place = folder / folder_of(wanted.key)
+    place.parent.mkdir(parents=True)
+    place.write_text("in the way")
+    steps: list[Callable[[], Awaitable[object]]] = [
+        lambda: delete_backup(folder_store, wanted.key),
+        lambda: folder_store.delete_folder(folder_of(wanted.key)),
+        lambda: load_manifest(folder_store, wanted.key),
+    ]
+    for step in steps:
+        with fault("a file is in the place of a folder", outage=False):
+            await step()

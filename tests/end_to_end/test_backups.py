@@ -463,6 +463,62 @@ async def test_pass_removes_what_is_stored_when_the_store_was_away_at_the_delete
     assert await rows.fetchval("SELECT count(*) FROM adminapi.backups") == 0
 
 
+async def test_pass_goes_on_when_the_store_does_not_let_one_backup_go(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = await created(operator, name)
+    stuck, deleted, lost = [await backed_up(api, job) for _ in range(3)]
+    # A file is in the place of its folder.
+    folder_of(stuck).rename(store.with_name("aside"))
+    folder_of(stuck).write_text("in the way")
+    their = [uuid.UUID(stuck["id"]), uuid.UUID(deleted["id"])]
+    await rows.execute("UPDATE adminapi.backups SET deletedat = now() WHERE id = ANY($1)", their)
+    await rows.execute("DELETE FROM adminapi.backups WHERE id = $1", uuid.UUID(lost["id"]))
+    done = await reconcile(temporal, settings)
+    assert "1 backups removed, 1 lost backups recorded, not all of backups cleaned: file://" in done
+    assert "a file is in the place of a folder" in done
+    assert f"The deleted backup {stuck['id']} is left to the next pass: file://" in caplog.text
+    assert stored(deleted) == {}
+    assert [backup["id"] for backup in (await api.get("/v2/backups")).json()] == [lost["id"]]
+    folder_of(stuck).unlink()
+    assert "1 backups removed." in await reconcile(temporal, settings)
+
+
+async def test_pass_goes_on_when_a_superuser_uses_what_a_verification_has_left(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    await rows.execute("UPDATE adminapi.backups SET verification = 'Pending'")
+    installation = (await tenant.jobs.installation.require_confirmed()).id
+    used, free = [f"ods_scratch_{uuid.UUID(installation).hex[:16]}_{digit * 16}" for digit in "01"]
+    async with session(service_dsn(postgres, "postgres")) as maintenance:
+        for scratch in (used, free):
+            await maintenance.execute(f'CREATE DATABASE "{scratch}"')
+    async with session(postgres.dsn(used)):
+        done = await reconcile(temporal, settings)
+        assert "not all of backups cleaned: The role of ODS_MASTER_DSN may not end the sessions" in done
+        assert (await passed(api, backup))["verification"] == "Completed"
+        left = "SELECT datname FROM pg_database WHERE datname = ANY($1)"
+        assert [row["datname"] for row in await admin.fetch(left, [used, free])] == [used]
+    assert "not all" not in await reconcile(temporal, settings)
+    assert await scratches(admin) == 0
+
+
 async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_is_none(
     operator: Operator,
     api: httpx.AsyncClient,
