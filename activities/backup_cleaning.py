@@ -1,7 +1,7 @@
 """What the reconcile pass does about backups: what is left is removed, what waits is started."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,9 +19,10 @@ from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_if_readable, remove_unfinished
 from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
+from registry.backups.rows import VERIFICATION_PASSED
 from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
-from tenants.backup_store import find_elsewhere, load_whole, remove_stored
+from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
 from tenants.drift import Drift, is_suspect
 from tenants.known_store import known_store
 from tenants.tenant import Tenant
@@ -49,6 +50,7 @@ class CleaningReport:
         expired: scheduled backups that are deleted because their time is over.
         obstacle: why the store could not be cleaned.
         recorded: whole backups that a restored registry had no row of any more.
+        missing: recorded backups of this installation that are gone from the store.
         left: why something was left to the next pass, which has kept nothing else from being done.
     """
 
@@ -58,6 +60,7 @@ class CleaningReport:
     obstacle: str | None = None
     expired: int = 0
     recorded: int = 0
+    missing: int = 0
     left: str | None = None
 
 
@@ -120,7 +123,8 @@ class BackupCleaning:
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
         deleted, that another try has made it, or that its job has failed. What the registry has no row of is
-        recorded, if it is of one of its instances: it may have been restored to an earlier state.
+        recorded, if it is of one of its instances: it may have been restored to an earlier state. Of what is
+        recorded and gone, it is recorded that it is not whole.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -139,8 +143,7 @@ class BackupCleaning:
                     store = await known_store(self._tenant)
                     report = replace(report, expired=await self._delete_expired(store))
                     report = replace(report, removed=await self._clean(store, left))
-                    superseded, recorded = await self._compare(store, left)
-                    report = replace(report, removed=report.removed + superseded, recorded=recorded)
+                    report = await self._compare(store, report, left)
                 except BackupFaultError as fault:
                     report = replace(report, obstacle=fault.reason)
                 return replace(report, left=left.reason)
@@ -217,11 +220,22 @@ class BackupCleaning:
                 removed += 1
         return removed
 
-    async def _compare(self, store: BackupStore, left: _Left) -> tuple[int, int]:
+    async def _compare(self, store: BackupStore, report: CleaningReport, left: _Left) -> CleaningReport:
+        """Compare what the store has with what the registry knows; returns the report with that."""
+        own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
+        # Before the store is listed: what is stored meanwhile is not missing.
+        known = await self._tenant.backups.made_by(own)
+        keys = await list_backups(store)
+        removed, recorded = await self._take_in(store, keys, own, left)
+        missing = await self._tell_missing(store, known, set(keys))
+        return replace(report, removed=report.removed + removed, recorded=recorded, missing=missing)
+
+    async def _take_in(
+        self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left
+    ) -> tuple[int, int]:
         """Remove or record the whole backups that the registry does not know; returns how many of each."""
         removed = recorded = 0
-        own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
-        for key in await list_backups(store):
+        for key in keys:
             if key.tenant != self._tenant.name or await self._tenant.backups.knows(key.backup_id):
                 continue
             made = await load_if_readable(store, key)
@@ -235,6 +249,26 @@ class BackupCleaning:
                 _logger.warning("The registry had lost the backup %s, which is recorded again.", lost.id)
                 recorded += 1
         return removed, recorded
+
+    async def _tell_missing(
+        self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
+    ) -> int:
+        """Record and count which known backups are gone from this store: an earlier one may have its own."""
+        missing, gone = 0, []
+        for backup in known:
+            key = key_of(self._tenant.name, backup)
+            if key in stored or backup.location != store.location(folder_of(key)):
+                continue
+            if backup.verification not in {None, VERIFICATION_PASSED}:
+                missing += 1  # it is known not to be whole, or will be
+            elif await load_if_readable(store, key) is None:
+                gone.append(backup)
+        if gone:
+            await known_store(self._tenant)  # a disk that was unmounted meanwhile lacks all
+        missing += sum([await self._tenant.backups.record_gone(backup) for backup in gone])
+        if missing:
+            _logger.warning("%s backups that the registry has are gone from the store", missing)
+        return missing
 
     async def _is_kept(self, key: BackupKey) -> bool:
         """Whether a dump without a manifest stays.

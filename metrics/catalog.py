@@ -210,8 +210,8 @@ BACKUPS_UNVERIFIED = _figure(
     "ods_backups_unverified",
     ("tenant",),
     Source.API,
-    "Stored backups that were found not to be whole, or whose verification has not ended a day after they"
-    " were stored.",
+    "Stored backups that were found not to be whole or to be gone from the store, or whose verification has"
+    " not ended a day after they were stored.",
 )
 SCHEDULE_AGE = _figure(
     "ods_schedule_age_seconds",

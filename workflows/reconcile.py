@@ -119,8 +119,9 @@ async def _cleaned_backups() -> str:
         return f", backups not cleaned: {report.obstacle.rstrip('.')}"
     removed = f", {report.removed} backups removed" if report.removed else ""
     recorded = f", {report.recorded} lost backups recorded" if report.recorded else ""
+    missing = f", {report.missing} recorded backups gone" if report.missing else ""
     left = f", not all of backups cleaned: {report.left.rstrip('.')}" if report.left is not None else ""
-    return f"{removed}{recorded}{left}"
+    return f"{removed}{recorded}{missing}{left}"
 
 
 async def _restarted(job: InstanceJob) -> bool:

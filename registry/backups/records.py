@@ -295,6 +295,22 @@ class BackupRecords:
         under_way = exists().where(Job.job_id == Backup.job_id, Job.status.in_(JOB_UNDER_WAY))
         return await self._all(and_(wanted, Backup.deleted_at.is_(None), ~under_way))
 
+    async def made_by(self, installation: UUID) -> Sequence[Backup]:
+        """The stored backups that an installation has made, and that are not deleted."""
+        kept = (~_UNSTORED, Backup.deleted_at.is_(None))
+        return await self._all(and_(Backup.installation == installation, *kept))
+
+    async def record_gone(self, backup: Backup) -> bool:
+        """Record that what is stored of a backup is gone, as a verification would that has failed.
+
+        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile.
+        """
+        its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
+        same = Backup.verification.is_not_distinct_from(backup.verification)
+        gone = update(Backup).where(*its, same).values(**_verdict(f"It is gone from {backup.location}."))
+        async with self._sessions.statement() as session:
+            return await session.scalar(gone.returning(Backup.id)) is not None
+
     async def final_of(self, job: InstanceJob) -> Backup | None:
         """The backup that this purge makes before it drops; None if a client has deleted it."""
         its = (

@@ -21,14 +21,19 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities import backup_cleaning
 from activities import backups as backup_activities
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
 from backups import readiness
 from backups.client_programs import ClientProgram
+from backups.manifest import BackupKey
 from backups.storage import BackupStore
+from backups.stored_backups import list_backups
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from metrics.catalog import BACKUPS_UNVERIFIED
+from registry.figures import RegistryFigures
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
@@ -517,6 +522,60 @@ async def test_pass_goes_on_when_a_superuser_uses_what_a_verification_has_left(
         assert [row["datname"] for row in await admin.fetch(left, [used, free])] == [used]
     assert "not all" not in await reconcile(temporal, settings)
     assert await scratches(admin) == 0
+
+
+async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = await created(operator, name)
+    gone, earlier, there = [await backed_up(api, job) for _ in range(3)]
+    await verified(api, gone)
+    for backup in (gone, earlier):
+        folder_of(backup).rename(store.with_name(backup["id"]))
+    await rows.execute(
+        "UPDATE adminapi.backups SET location = 's3://earlier/' || id WHERE id = $1", uuid.UUID(earlier["id"])
+    )
+    for _ in range(2):
+        assert "0 purges, 1 recorded backups gone." in await reconcile(temporal, settings)
+    assert "1 backups that the registry has are gone from the store" in caplog.text
+    found = (await api.get(f"/v2/backups/{gone['id']}")).json()
+    assert (found["status"], found["verification"]) == ("Completed", "Error")
+    assert found["verificationError"] == f"It is gone from {gone['location']}."
+    for backup in (earlier, there):
+        assert (await api.get(f"/v2/backups/{backup['id']}")).json()["verification"] is None
+    figures = await RegistryFigures(tenant.engine, tenant.name, settings).read()
+    assert [it.value for it in figures if it.figure is BACKUPS_UNVERIFIED] == [1]
+    store.with_name(gone["id"]).rename(folder_of(gone))
+    assert "0 purges." in await reconcile(temporal, settings)
+    assert (await verified(api, gone))["verification"] == "Completed"
+
+
+async def test_no_backup_is_called_gone_when_the_disk_of_the_store_is_unmounted_in_the_middle(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+
+    async def list_unmounted(store_of_pass: BackupStore) -> list[BackupKey]:
+        unmount(store)
+        return await list_backups(store_of_pass)
+
+    monkeypatch.setattr(backup_cleaning, "list_backups", list_unmounted)
+    report = await cleaned(tenant)
+    assert (report.missing, report.obstacle is None) == (0, False)
+    assert await backup_of(api, {"backupId": backup["id"]}) == backup
 
 
 async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_is_none(
