@@ -91,7 +91,8 @@ class VerificationActivities:
     async def verify_final_backup(self, job: InstanceJob) -> None:
         """Verify, in the same way, the backup that a purge has made, and record the verdict.
 
-        Nothing is done if that was done before.
+        Nothing is done if that was done before. `verify_backup` may verify the same one meanwhile: each has a
+        database of its own.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault; also if the backup is not what it
@@ -125,14 +126,20 @@ class VerificationActivities:
 
     async def _verdict(self, backup: Backup, following: Following) -> str | None:
         try:
-            return await self._examine(backup, following)
+            return await self._examine(backup, following, backup.id)
         except BackupFaultError as fault:
             if fault.outage:
                 raise
             return fault.reason
 
-    async def _examine(self, backup: Backup, following: Following) -> str | None:
-        """Why a stored backup is not what it should be; None if it is."""
+    async def _examine(self, backup: Backup, following: Following, subject: UUID | None = None) -> str | None:
+        """Why a stored backup is not what it should be; None if it is.
+
+        Args:
+            backup: the backup.
+            following: told how far it is.
+            subject: what the database is made for that it is restored to; None for what is stored.
+        """
         store = open_store(self._tenant.settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
         if manifest.encrypted:
@@ -140,9 +147,12 @@ class VerificationActivities:
                 pass
             return None
         with program_log() as log:
-            return await self._differences(store, manifest, replace(log, report=following.report))
+            monitor = replace(log, report=following.report)
+            return await self._differences(store, manifest, monitor, subject or manifest.backup_id)
 
-    async def _differences(self, store: BackupStore, manifest: Manifest, monitor: Monitor) -> str | None:
+    async def _differences(
+        self, store: BackupStore, manifest: Manifest, monitor: Monitor, subject: UUID
+    ) -> str | None:
         server = self._tenant.server
         installation = await self._tenant.jobs.installation.require_confirmed()
         with translate_database_faults():
@@ -151,18 +161,18 @@ class VerificationActivities:
         failures = 0
         while True:
             try:
-                return await self._compared(store, manifest, monitor, installation.id)
+                return await self._compared(store, manifest, monitor, (installation.id, subject))
             except ProgramFailedError as fault:
                 failures += 1
                 if failures == _RESTORES:
                     raise BackupFaultError(fault.reason) from None
 
     async def _compared(
-        self, store: BackupStore, manifest: Manifest, monitor: Monitor, installation: str
+        self, store: BackupStore, manifest: Manifest, monitor: Monitor, scratch: tuple[str, UUID]
     ) -> str | None:
         server, locale = self._tenant.server, parse_locale(manifest.details.get("locale"))
         with translate_database_faults():
-            async with scratch_database(server, installation, manifest.backup_id, locale) as name:
+            async with scratch_database(server, *scratch, locale) as name:
                 database = Database(server, name)
                 await restore(store, manifest, database, monitor)
                 found = await verify(database, manifest.figures)

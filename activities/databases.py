@@ -27,6 +27,7 @@ from databases.errors import LOST, DatabaseFaultError
 from databases.lookup import published_by
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
+from databases.scratch import end_scratch_programs
 from databases.trash import TrashJob
 from logs import fault_name
 from metrics.job_phases import measured_job, phase
@@ -478,12 +479,20 @@ class DatabaseActivities:
             case Undo.END_BACKUP:
                 await dropping.end_programs(session, program_label(UUID(job.mark)))
                 await self._remove_private(session, job)
-            # What of a replacement is left, the row tells; what is open in the trash, its comment.
-            case Undo.NOTHING | Undo.END_REPLACEMENT | Undo.CLOSE_TRASH:
+            case Undo.CLOSE_TRASH:  # which is told from its comment
+                await self._end_verification(session, job)
+                await self._remove_private(session, job)
+            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
                 await self._remove_private(session, job)
             case unknown:
                 assert_never(unknown)
         return None
+
+    async def _end_verification(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """End the pg_restore of a purge whose worker is suspended: each DROP DATABASE would wait for it."""
+        if job.makes_backup is not None:
+            installation = await self._tenant.jobs.installation.require_confirmed()
+            await end_scratch_programs(session, installation.id, UUID(job.makes_backup))
 
     async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         """Make the row of a failed create follow its database, if that was published; true if it does now."""

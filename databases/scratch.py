@@ -43,18 +43,18 @@ async def scratch_database(
     No other role than that of the service may connect to it.
 
     An earlier use for the same subject is ended, with its programs: its process was given up, and may be
-    suspended.
+    suspended. So what may go on at the same time needs subjects of its own.
 
     Args:
         server: where it is made.
         installation: the id of the installation.
-        subject: what it is made for, one at a time.
+        subject: what it is made for, one at a time; its first half is in the name.
         locale: its encoding and locale; None for those of the server.
 
     Raises:
         DatabaseFaultError: the server is away, a right is missing, …
     """
-    name = f"{_prefix(installation)}{subject.hex[:16]}"
+    name = _name(installation, subject)
     async with server.locked(name) as session:
         await end_programs(session, name)
         await execute(session, _DROP, name)
@@ -63,8 +63,17 @@ async def scratch_database(
             await execute(session, _OPEN, name)
             yield name
         finally:
-            with suppress(DatabaseFaultError):  # `the reconcile pass does it later
+            with suppress(DatabaseFaultError):  # the reconcile pass does it later
                 await execute(session, _DROP, name)
+
+
+async def end_scratch_programs(session: asyncpg.Connection, installation: str, subject: uuid.UUID) -> None:
+    """End the programs of an earlier use for this subject, which nothing waits for any more.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    await end_programs(session, _name(installation, subject))
 
 
 async def find_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
@@ -88,6 +97,10 @@ async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
         if acquired:
             await execute(session, _DROP, name, reasons=_REASONS)
         return acquired
+
+
+def _name(installation: str, subject: uuid.UUID) -> str:
+    return f"{_prefix(installation)}{subject.hex[:16]}"
 
 
 def _prefix(installation: str) -> str:

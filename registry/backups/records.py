@@ -324,14 +324,21 @@ class BackupRecords:
     async def finish_proof(self, backup: Backup, error: str | None) -> None:
         """Record how the verification by the purge that has made the backup has ended.
 
-        Nothing is recorded if another one is stored by now.
+        Nothing is recorded if another one is stored by now. Nor is that it was passed if another verification
+        has failed meanwhile; one that still runs goes on, and its verdict counts.
 
         Args:
-            backup: the backup, as it was verified.
+            backup: the backup, as it was when the verification began.
             error: why it was not passed; None if it was.
         """
+        its = [Backup.id == backup.id, Backup.stored_id == backup.stored_id]
         outcome = _verdict(error) | {"proven_id": None if error else backup.stored_id}
-        ended = update(Backup).where(Backup.id == backup.id, Backup.stored_id == backup.stored_id)
+        if error is None:
+            runs = Backup.verification == VERIFICATION_RUNS
+            outcome["verification"] = case((runs, Backup.verification), else_=VERIFICATION_PASSED)
+            if backup.verification != VERIFICATION_FAILED:
+                its.append(Backup.verification.is_distinct_from(VERIFICATION_FAILED))
+        ended = update(Backup).where(*its)
         async with self._sessions.statement() as session:
             await session.execute(ended.values(**outcome))
 

@@ -226,7 +226,7 @@ class Undo(StrEnum):
     REMOVE_STAGING = "remove the staging database"
     RENAME_BACK = "give the database its old name back"
     BACK_TO_TRASH = "put the database into the trash again"
-    CLOSE_TRASH = "close the database in the trash, if the job has opened it"
+    CLOSE_TRASH = "close the database in the trash if the job has opened it, and end its pg_restore"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
     END_BACKUP = "end the pg_dump that goes on"
     END_REPLACEMENT = "drop what was made in its place, or record that it has taken the place"

@@ -23,6 +23,7 @@ from backups import figures, readiness, restoring
 from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError
 from backups.manifest import Manifest
+from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases import trash
 from databases.errors import DatabaseFaultError
@@ -730,6 +731,35 @@ async def test_backup_cannot_be_deleted_when_its_database_is_about_to_be_dropped
     assert (refused.status_code, "about to be dropped" in refused.json()["detail"]) == (409, True)
     (backup,) = await final_backups(api)
     assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+
+
+async def test_each_verification_goes_on_when_a_client_requests_one_while_the_purge_verifies_the_backup(
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    compare, restored_to = figures.verify, []
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_the_first(database: Database, *expected: Any) -> list[str]:
+        restored_to.append(database.name)
+        if len(restored_to) == 1:
+            reached.set()
+            await go_on.wait()
+        return await compare(database, *expected)
+
+    monkeypatch.setattr(backup_verification, "verify", hold_the_first)
+    answer = (await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")).json()
+    await asyncio.wait_for(reached.wait(), 60)
+    assert (await api.post(f"/v2/backups/{answer['backupId']}/verify")).status_code == 202
+    async with asyncio.timeout(60):
+        while (await final_backups(api))[0]["verification"] != "Completed":
+            await asyncio.sleep(0.05)
+    go_on.set()
+    assert (await ended(api, answer["jobId"]))["status"] == "Completed"
+    assert len(set(restored_to)) == len(restored_to) == 2, "one has ended the other"
+    assert await names(admin, trashed) == []
 
 
 async def test_nothing_is_dropped_when_the_backup_was_deleted_before_the_retry(

@@ -175,3 +175,14 @@ async def passes_are_over(client: Client) -> None:
             if {one.workflow_type for one in done} == {"PendingSweep", "Reconcile"} and done == passes:
                 return
             await asyncio.sleep(0.05)
+
+
+async def loads(admin: asyncpg.Connection) -> list[int]:
+    """The sessions of a pg_restore, once it loads rows."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pg_restore %' AND query LIKE 'COPY%'"
+    )
+    async with asyncio.timeout(30):
+        while not (found := await admin.fetch(query)):
+            await asyncio.sleep(0.002)
+    return [row["pid"] for row in found]

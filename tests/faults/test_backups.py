@@ -21,7 +21,7 @@ from tests import preloaded
 from tests.client_programs import has_ended, suspended, wait_until_ended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess
+from tests.faults.conftest import WorkerProcess, loads
 from tests.servers import make_settings, service_dsn, session
 from workflows.scheduled_requests import ScheduledBackups
 from workflows.verify_backup import VerifyBackup
@@ -73,17 +73,6 @@ async def waits_for_its_program(admin: asyncpg.Connection, database: str) -> boo
     """Whether a session waits for pg_dump: then each DROP DATABASE waits, of whichever database."""
     waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'ClientWrite'"
     return bool(await admin.fetch(waiting, database))
-
-
-async def loads(admin: asyncpg.Connection) -> list[int]:
-    """The sessions of a pg_restore, once it loads rows."""
-    query = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pg_restore %' AND query LIKE 'COPY%'"
-    )
-    async with asyncio.timeout(30):
-        while not (found := await admin.fetch(query)):
-            await asyncio.sleep(0.002)
-    return [row["pid"] for row in found]
 
 
 async def verification_of(

@@ -21,7 +21,7 @@ from tests import preloaded
 from tests.client_programs import suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess
+from tests.faults.conftest import WorkerProcess, loads
 from tests.servers import make_settings, service_dsn, session
 
 _WAITING = (
@@ -212,6 +212,34 @@ async def test_database_is_closed_when_the_purge_is_cancelled_while_no_worker_li
 
     await wait_until(is_closed, 30)
     assert await rows.fetchval(_STORED) is None
+    assert await names(admin, trashed) == [trashed.trash_database]
+
+
+async def test_no_session_of_a_suspended_worker_is_left_when_the_purge_is_cancelled(
+    first: preloaded.Process,
+    trashed: InstanceJob,
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    admin: asyncpg.Connection,
+) -> None:
+    """Otherwise each DROP DATABASE on the server would wait for that of its pg_restore."""
+    purge = await purge_of(operator, trashed)
+    loading = await loads(admin)
+    first.send_signal(signal.SIGSTOP)
+    await operator.client.get_workflow_handle(purge.workflow_id).cancel()
+    await worker_process.start(settings)
+    assert await operator.ended(purge, 60) is JobStatus.ERROR
+
+    async def no_session_is_left() -> bool:
+        return not await admin.fetch("SELECT FROM pg_stat_activity WHERE pid = ANY($1)", loading)
+
+    try:
+        await wait_until(no_session_is_left, 30)
+    finally:  # nothing could be dropped otherwise
+        first.send_signal(signal.SIGCONT)
+    first.terminate()
+    assert await asyncio.wait_for(first.wait(), 20) == 0
     assert await names(admin, trashed) == [trashed.trash_database]
 
 

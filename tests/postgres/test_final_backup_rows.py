@@ -283,6 +283,10 @@ async def test_database_is_known_to_be_backed_up_when_what_is_stored_was_verifie
     assert again is not None
     await backups.finish_proof(again, "A table is missing.")
     assert await state() is None
+    await backups.finish_proof(again, None)  # of one that was begun before that
+    assert await state() is None
+    again = await backups.final_of(purge)
+    assert again is not None
     await backups.finish_proof(again, None)
     assert await state() == "16384 760"
     await backups.request_verification(again.id)
@@ -290,6 +294,25 @@ async def test_database_is_known_to_be_backed_up_when_what_is_stored_was_verifie
     assert await state() == "16384 760"
     await backups.finish_verification(again.id, "It is damaged.")  # as a client has requested it
     assert await state() is None
+
+
+async def test_verdict_of_another_verification_counts_when_the_purge_has_verified_the_backup_meanwhile(
+    job_store: JobStore, tenant: Tenant, rows: asyncpg.Connection, purge: InstanceJob
+) -> None:
+    """As one that a client has requested, or that the pass had begun before the purge was retried."""
+    assert await job_store.record_final_backup(purge, stored(), "16384 750")
+    as_verified = await tenant.backups.final_of(purge)
+    assert as_verified is not None
+    assert await tenant.backups.begin_verification(as_verified.id) is not None
+    await tenant.backups.finish_proof(as_verified, None)
+    proven = await tenant.backups.final_of(purge)
+    assert proven is not None
+    assert (proven.verification, proven_state(proven)) == ("InProgress", "16384 750")
+    await tenant.backups.finish_verification(as_verified.id, "It is damaged.")
+    damaged = await tenant.backups.final_of(purge)
+    assert damaged is not None
+    assert proven_state(damaged) is None
+    await rows.execute("DELETE FROM adminapi.backups")
 
 
 async def test_backup_is_not_recorded_when_the_purge_has_moved_on_or_the_backup_is_deleted(
