@@ -16,7 +16,13 @@ from backups.errors import BackupFaultError
 from backups.layout import folder_of
 from backups.manifest import BackupKey
 from backups.storage import BackupStore
-from backups.stored_backups import delete_backup, list_backups, load_if_readable, remove_unfinished
+from backups.stored_backups import (
+    delete_backup,
+    has_dump,
+    list_backups,
+    load_if_readable,
+    remove_unfinished,
+)
 from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
 from registry.backups.rows import VERIFICATION_PASSED
@@ -245,6 +251,8 @@ class BackupCleaning:
                 with left.told_of(key):
                     await delete_backup(store, key)
                     removed += 1
+            elif not await has_dump(store, made):
+                _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
             elif await self._tenant.backups.record_lost(lost):
                 _logger.warning("The registry had lost the backup %s, which is recorded again.", lost.id)
                 recorded += 1

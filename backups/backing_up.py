@@ -59,9 +59,9 @@ async def back_up(
 ) -> Manifest:
     """Make a backup of a database, which goes on being used.
 
-    If this raises or is cancelled, there is no backup; what may be left is for `remove_unfinished`. Only a
-    store that goes away with the last step may keep a backup, which is whole. A backup has one writer at a
-    time.
+    If this raises or is cancelled, there is no backup; what may be left is for `remove_unfinished`. Only if
+    that happens during the last step, there may be one, which is whole: a store can carry out the request for
+    the manifest later. A backup has one writer at a time.
 
     Args:
         database: what is backed up.
@@ -93,7 +93,8 @@ async def back_up(
                         figures = await _stored(store, path, dump, moment)
                 manifest = _manifest(request, moment, dump, figures, recipients)
                 marker.require_fresh()
-                await store.write(manifest_of(request.key), manifest.to_json())
+            # What fails now cleans nothing up: the manifest could come to be after its dump was deleted.
+            await store.write(manifest_of(request.key), manifest.to_json())
     with suppress(BackupFaultError):  # beside the manifest it says nothing
         await store.delete(marker_of(request.key))
     return manifest

@@ -72,10 +72,12 @@ class StoredObject:
     Attributes:
         path: below the URL of the store.
         modified: when it was written last, by the clock of the store.
+        size_bytes: how much it holds.
     """
 
     path: str
     modified: datetime
+    size_bytes: int
 
 
 class BackupStore:
@@ -181,7 +183,7 @@ class BackupStore:
         """
         with self._translated(folder):
             found = await obstore.list(self._store, folder or None).collect_async()
-            return [StoredObject(it["path"], it["last_modified"]) for it in found]
+            return [StoredObject(it["path"], it["last_modified"], it["size"]) for it in found]
 
     async def delete(self, path: str) -> None:
         """Delete an object; one that is not there counts as deleted.

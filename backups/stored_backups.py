@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backups.errors import BackupFaultError, MissingObjectError
-from backups.layout import TIME_OF_STORE, Part, folder_of, manifest_of, marker_of, part_at
+from backups.layout import TIME_OF_STORE, Part, dump_of, folder_of, manifest_of, marker_of, part_at
 from backups.manifest import BackupKey, Manifest, read_manifest
 from backups.markers import LEASE
 from backups.storage import BackupStore, StoredObject
@@ -55,6 +55,19 @@ async def load_if_readable(store: BackupStore, key: BackupKey) -> Manifest | Non
         if fault.outage:
             raise
         return None
+
+
+async def has_dump(store: BackupStore, manifest: Manifest) -> bool:
+    """Whether the dump of a backup is stored, with the size that its manifest tells.
+
+    A store may have written the manifest late, after the dump was deleted; or the dump was deleted by hand.
+
+    Raises:
+        BackupFaultError: the store is away or refuses.
+    """
+    wanted = (dump_of(manifest.key, encrypted=manifest.encrypted), manifest.size_bytes)
+    found = await store.list_objects(folder_of(manifest.key))
+    return wanted in {(it.path, it.size_bytes) for it in found}
 
 
 async def delete_backup(store: BackupStore, key: BackupKey) -> None:

@@ -5,10 +5,10 @@ from operator import attrgetter
 from uuid import UUID
 
 from backups.errors import BackupFaultError, MissingObjectError
-from backups.layout import dump_of, folder_of, instance_folder, part_at
+from backups.layout import folder_of, instance_folder, part_at
 from backups.manifest import BackupKey, BackupKind, Manifest
 from backups.storage import BackupStore, StoreTimeouts
-from backups.stored_backups import delete_backup, list_backups, load_if_readable, load_manifest
+from backups.stored_backups import delete_backup, has_dump, list_backups, load_if_readable, load_manifest
 from registry.storage.models import Backup
 from settings import Settings
 from tenants.tenant import Tenant
@@ -92,9 +92,7 @@ async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifes
         if fault.outage:
             raise
         return None
-    folder = await store.list_objects(folder_of(manifest.key))
-    dump = dump_of(manifest.key, encrypted=manifest.encrypted)
-    return manifest if dump in {found.path for found in folder} else None
+    return manifest if await has_dump(store, manifest) else None
 
 
 async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
@@ -125,7 +123,8 @@ async def _stored(store: BackupStore, tenant: str, backup: Backup) -> list[Manif
     """The whole backups of the instance that are stored; one that is damaged must not stop new ones."""
     keys = await list_backups(store, instance_folder(tenant, backup.ods_instance_id))
     found = [await load_if_readable(store, key) for key in keys]
-    return [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
+    its = [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
+    return [manifest for manifest in its if await has_dump(store, manifest)]
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:

@@ -25,7 +25,7 @@ from backups.monitoring import Monitor, Progress
 from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore, StoredObject
-from backups.stored_backups import list_backups, load_manifest, remove_unfinished
+from backups.stored_backups import has_dump, list_backups, load_manifest, remove_unfinished
 from embedded.polling import wait_until
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import names_in
@@ -237,6 +237,28 @@ async def test_nothing_is_left_when_a_backup_is_cancelled(
     assert names_in(folder) == []
     assert [it.name() for it in psutil.Process().children() if it.name() == "pg_dump"] == []
     await no_sessions(admin, large)
+
+
+class _LateManifests(BackupStore):
+    """A store that carries out the request for a manifest only when its writer has given up."""
+
+    async def write(self, path: str, content: bytes) -> None:
+        if not path.endswith("manifest.json"):
+            return await super().write(path, content)
+        try:
+            raise asyncio.CancelledError
+        finally:
+            self.late = asyncio.create_task(super().write(path, content))
+
+
+async def test_backup_is_whole_when_it_is_cancelled_and_the_store_writes_its_manifest_all_the_same(
+    folder: Path, ods: Database, wanted: BackupRequest, monitor: Monitor
+) -> None:
+    store = _LateManifests(folder.as_uri())
+    with pytest.raises(asyncio.CancelledError):
+        await back_up(ods, store, wanted, monitor)
+    await store.late
+    assert await has_dump(store, await load_manifest(store, wanted.key))
 
 
 async def test_no_upload_is_left_when_a_backup_is_cancelled(

@@ -664,6 +664,60 @@ async def test_whole_backup_stays_and_is_recorded_when_the_registry_is_put_back_
     assert files_in(store) == ["database.dump", "manifest.json"]
 
 
+@pytest.mark.parametrize("kept", [0, -1], ids=["none", "a_part"])
+async def test_another_backup_is_made_when_the_dump_of_an_earlier_try_is_not_whole(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    rows: asyncpg.Connection,
+    name: str,
+    kept: int,
+) -> None:
+    """As when the store has written the manifest of that try after its dump was deleted."""
+    job = await created(operator, name)
+    made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    (first,) = (await api.get("/v2/backups", params={"instanceId": job.instance_id})).json()
+    lose_dump(first, kept)
+    await rows.execute(_UNRECORDED, first["id"])
+    await rows.execute("UPDATE adminapi.jobstatuses SET status = 'Pending' WHERE jobid = $1", made.job_id)
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Pending', attempt = 0 WHERE id = $1", job.instance_id
+    )
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    second = (await api.get(f"/v2/backups/{first['id']}")).json()
+    assert second["location"] != first["location"]
+    assert stored(second)["database.dump"] == second["sizeBytes"]
+
+
+def lose_dump(backup: dict[str, Any], kept: int) -> None:
+    """Leave a part of the dump, or none of it."""
+    dump = folder_of(backup) / "database.dump"
+    content = dump.read_bytes()[:kept]
+    dump.unlink()
+    if content:
+        dump.write_bytes(content)
+
+
+@pytest.mark.parametrize("kept", [0, -1], ids=["none", "a_part"])
+async def test_lost_backup_is_not_recorded_when_its_dump_is_not_whole(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+    kept: int,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    lose_dump(backup, kept)
+    await rows.execute("DELETE FROM adminapi.backups")
+    assert "lost backups recorded" not in await reconcile(temporal, settings)
+    assert (await api.get(f"/v2/backups/{backup['id']}")).status_code == 404
+    assert "manifest.json" in stored(backup)
+
+
 async def test_whole_backup_stays_when_the_registry_is_put_back_to_before_the_retry_that_made_it(
     operator: Operator,
     api: httpx.AsyncClient,
