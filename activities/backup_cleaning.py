@@ -247,7 +247,7 @@ class BackupCleaning:
             made = await load_if_readable(store, key)
             if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
                 continue
-            if await self._is_superseded(lost):
+            if await self._is_given_up(lost):
                 with left.told_of(key):
                     await delete_backup(store, key)
                     removed += 1
@@ -291,9 +291,9 @@ class BackupCleaning:
         _logger.warning("The manifest of the stored backup %s is gone. Its dump stays.", key.backup_id)
         return True
 
-    async def _is_superseded(self, found: LostBackup) -> bool:
-        """Whether the registry knows that what is stored is none of its backups."""
-        return await self._tenant.backups.superseded(
+    async def _is_given_up(self, found: LostBackup) -> bool:
+        """Whether the registry has recorded that what is stored is none of its backups, and never will be."""
+        return await self._tenant.backups.give_up(
             found.id,
             found.mark,
             found.installation,

@@ -35,7 +35,7 @@ def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> Bac
 
 
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
-    """Remove what is stored of a deleted backup, unless another installation has made it.
+    """Remove what is stored of a deleted backup, of any try, unless another installation has made it.
 
     A copy of a registry knows the backups of the original, which are not its to remove.
 
@@ -43,8 +43,10 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
         BackupFaultError: the store is away or refuses.
     """
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
-    if backup.stored_id is not None and backup.installation == own:
-        await delete_backup(store, key_of(tenant.name, backup))
+    if backup.installation != own:
+        return
+    for stored_id in filter(None, [*backup.given_up, backup.stored_id]):
+        await delete_backup(store, BackupKey(tenant.name, backup.ods_instance_id, stored_id))
 
 
 async def find_elsewhere(store: BackupStore, tenant: Tenant, backups: Collection[Backup]) -> set[UUID]:
@@ -98,11 +100,19 @@ async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifes
 async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
     """The last whole backup that a try at this one has stored, be it recorded or not; None if there is none.
 
+    Not one that was given up: it may be about to be removed.
+
+    Args:
+        store: the store.
+        tenant: the tenant's name.
+        backup: the backup, read since its job began.
+
     Raises:
         BackupFaultError: the store is away or refuses.
     """
     found = await _stored(store, tenant, backup)
-    its = [one for one in found if one.details.get("backupId") == str(backup.id)]
+    tries = [one for one in found if one.details.get("backupId") == str(backup.id)]
+    its = [one for one in tries if one.backup_id not in backup.given_up]
     return max(its, key=_finished_at, default=None)
 
 
@@ -115,7 +125,9 @@ async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Mani
         BackupFaultError: the store is away or refuses.
     """
     finals = [one for one in await _stored(store, tenant.name, backup) if one.kind is BackupKind.FINAL]
-    lost = [one for one in finals if not await tenant.backups.knows(one.backup_id)]
+    given_up = await tenant.backups.given_up(backup.mark)
+    left = [one for one in finals if one.backup_id not in given_up]
+    lost = [one for one in left if not await tenant.backups.knows(one.backup_id)]
     return max(lost, key=_finished_at, default=None)
 
 

@@ -6,7 +6,20 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    any_,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
@@ -168,13 +181,17 @@ class BackupRecords:
             return state.backup
 
     async def forget(self, backup: Backup) -> None:
-        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that."""
+        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that.
+
+        It stays if a try has been given up meanwhile.
+        """
         path, title = f"/v2/backups/{backup.id}", f"Removed a backup of {backup.name}"
         entry = AuditEntry(
             "worker", self._tenant, "REMOVE", path, backup.instance_id, backup.job_id, HTTPStatus.OK, title
         )
         async with self._sessions.transaction() as session:
-            gone = delete(Backup).where(Backup.id == backup.id, Backup.deleted_at.is_not(None))
+            its = (Backup.id == backup.id, Backup.given_up == backup.given_up)
+            gone = delete(Backup).where(*its, Backup.deleted_at.is_not(None))
             if await session.scalar(gone.returning(Backup.id)) is not None:
                 await session.execute(insertion(entry))
 
@@ -217,10 +234,13 @@ class BackupRecords:
             )
             return True
 
-    async def superseded(
+    async def give_up(
         self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime
     ) -> bool:
-        """Whether what is stored under this id is none of the backup, and never will be.
+        """Record that what is stored under this id is none of the backup, and never will be.
+
+        Only then may it be removed: a worker that is about to do so may be suspended while the job is
+        retried, which would otherwise take what is stored for its own. Returns whether it is recorded.
 
         So it is if another try has made the backup, or its job has failed since. A job that had failed before
         was tried again then: the registry, which does not know that, was restored to an earlier state. So was
@@ -233,23 +253,23 @@ class BackupRecords:
             stored_id: the id.
             finished_at: when what is stored was whole.
         """
-        finished = without_zone(finished_at)
-        failed_since = Job.finished_at >= finished
-        is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= finished)
         its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
-        query = (
-            select(Backup.id)
-            .join(Job, Job.job_id == Backup.job_id)
-            .where(
-                its,
-                or_(
-                    and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier),
-                    and_(_UNSTORED, Job.status == JobStatus.ERROR, failed_since),
-                ),
-            )
-        )
+        job = select(Job.id).join(Backup, Job.job_id == Backup.job_id).where(its)
+        is_none = or_(literal(stored_id) == any_(Backup.given_up), _superseded(stored_id, finished_at))
+        backup = select(Backup).join(Job, Job.job_id == Backup.job_id).where(its, is_none)
+        async with self._sessions.transaction() as session:
+            # A retry waits until this is committed, and sees it then; as all others, it locks the job first.
+            await session.execute(job.with_for_update(of=Job))
+            found = await session.scalar(backup.with_for_update(of=Backup))
+            if found is not None and stored_id not in found.given_up:
+                found.given_up = [*found.given_up, stored_id]
+            return found is not None
+
+    async def given_up(self, mark: UUID) -> set[UUID]:
+        """The ids under which something was stored for the instance that is none of its backups any more."""
         async with self._sessions.statement() as session:
-            return await session.scalar(query) is not None
+            rows = await session.scalars(select(Backup.given_up).where(Backup.mark == mark))
+            return {stored_id for ids in rows for stored_id in ids}
 
     async def request_verification(self, backup_id: UUID) -> BackupState:
         """Record that a backup shall be verified, unless one is about to be already.
@@ -361,6 +381,16 @@ def proven_state(backup: Backup) -> str | None:
     """
     is_proven = backup.stored_id is not None and backup.proven_id == backup.stored_id
     return backup.database_state if is_proven and backup.verification != VERIFICATION_FAILED else None
+
+
+def _superseded(stored_id: UUID, finished_at: datetime) -> ColumnElement[bool]:
+    """What is stored under an id is none of the backup, in a query with its job."""
+    finished = without_zone(finished_at)
+    is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= finished)
+    return or_(
+        and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier),
+        and_(_UNSTORED, Job.status == JobStatus.ERROR, Job.finished_at >= finished),
+    )
 
 
 def _verdict(error: str | None) -> dict[str, object]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import backup_cleaning
 from activities import backups as backup_activities
+from activities.backup_cleaning import CleaningReport
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
 from backups import readiness
+from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
-from backups.manifest import BackupKey
+from backups.manifest import BackupKey, Manifest
 from backups.storage import BackupStore
-from backups.stored_backups import list_backups
+from backups.stored_backups import delete_backup, list_backups
+from databases.errors import DatabaseFaultError
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from metrics.catalog import BACKUPS_UNVERIFIED
@@ -733,6 +737,76 @@ async def test_whole_backup_stays_when_the_registry_is_put_back_to_before_the_re
     await rows.execute(f"{failed} WHERE jobid = $1", backup["jobId"])
     assert "backups removed" not in await reconcile(temporal, settings)
     assert files_in(store) == ["database.dump", "manifest.json"]
+
+
+@pytest.fixture
+async def failed(operator: Operator, monkeypatch: pytest.MonkeyPatch, name: str) -> InstanceJob:
+    """A backup whose job has failed after it had stored a whole one."""
+
+    async def store_and_fail(*arguments: Any) -> Manifest:
+        await back_up(*arguments)
+        raise DatabaseFaultError("The worker was cut off.", retryable=False)
+
+    job = await created(operator, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_activities, "back_up", store_and_fail)
+        made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+        await operator.starter.start(made)
+        assert await operator.ended(made) is JobStatus.ERROR
+    return made
+
+
+@pytest.fixture
+async def held_pass(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, failed: InstanceJob
+) -> AsyncIterator[Callable[[], Awaitable[CleaningReport]]]:
+    """A pass that is held when it is about to remove what the failed job has stored; let it go on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(store: BackupStore, key: BackupKey) -> None:
+        reached.set()
+        await go_on.wait()
+        await delete_backup(store, key)
+
+    async def let_go() -> CleaningReport:
+        go_on.set()
+        return await passing
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_cleaning, "delete_backup", hold)
+        passing = asyncio.create_task(cleaned(tenant))
+        await asyncio.wait_for(reached.wait(), 20)
+    yield let_go
+    await let_go()
+
+
+async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_that_of_the_failed_try(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    temporal: Client,
+    failed: InstanceJob,
+    held_pass: Callable[[], Awaitable[CleaningReport]],
+) -> None:
+    await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
+    await operator.reached(failed, {JobStatus.COMPLETED})
+    assert (await held_pass()).removed == 1
+    backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
+    assert stored(backup)["database.dump"] == backup["sizeBytes"]
+    assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_nothing_is_recorded_again_when_a_failed_backup_is_deleted_while_a_pass_removes_it(
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    failed: InstanceJob,
+    held_pass: Callable[[], Awaitable[CleaningReport]],
+) -> None:
+    assert (await api.delete(f"/v2/backups/{failed.makes_backup}")).status_code == 204
+    assert (await cleaned(tenant)).recorded == 0
+    await held_pass()
+    assert files_in(store) == []
+    assert (await api.get("/v2/backups")).json() == []
 
 
 async def test_backup_stays_whole_when_its_deletion_cannot_be_committed(

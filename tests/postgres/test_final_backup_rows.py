@@ -360,5 +360,5 @@ async def test_later_try_is_not_removed_when_the_registry_was_put_back_to_an_ear
     first = stored()
     assert await job_store.record_final_backup(purge, first, "5 7")
     its = (UUID(purge.makes_backup), UUID(purge.mark), UUID(purge.installation), uuid4())
-    assert await tenant.backups.superseded(*its, first.finished_at - timedelta(minutes=1))
-    assert not await tenant.backups.superseded(*its, first.finished_at + timedelta(minutes=1))
+    assert not await tenant.backups.give_up(*its, first.finished_at + timedelta(minutes=1))
+    assert await tenant.backups.give_up(*its, first.finished_at - timedelta(minutes=1))
