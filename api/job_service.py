@@ -1,7 +1,9 @@
 """What clients may do with jobs: look at them, cancel one that waits or runs, abandon one that has failed."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, TypeVar, assert_never
 
 from fastapi import Depends, Query
@@ -12,15 +14,18 @@ from api.dependencies import (
     JobCancellerDep,
     JobExecutionsDep,
     RefreshJobsDep,
+    ServerDep,
 )
 from api.http import temporal_calls
 from api.http.audit_context import AuditContextDep
 from api.http.paging import words_of
 from api.http.parsing import Count
 from api.http.problems import ProblemError, found, in_words
+from databases.errors import DatabaseFaultError
 from registry.education_organizations.refreshes import Scope
 from registry.instances.cancelling import refusal
 from registry.instances.job_list import JobFilter
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import JOB_WORDS, REFRESH, JobStatus
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import Job
@@ -72,6 +77,10 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
         ) from None
 
 
+class _MovedOnError(Exception):
+    """The instance is no longer at the attempt that was to be cancelled."""
+
+
 class JobService:
     """Cancels and abandons jobs. A request that cannot be granted raises an error that says why.
 
@@ -86,6 +95,7 @@ class JobService:
         refreshes: RefreshJobsDep,
         canceller: JobCancellerDep,
         executions: JobExecutionsDep,
+        server: ServerDep,
         audit: AuditContextDep,
     ) -> None:
         self._queries = queries
@@ -93,6 +103,7 @@ class JobService:
         self._refreshes = refreshes
         self._canceller = canceller
         self._executions = executions
+        self._server = server
         self._audit = audit
 
     async def get(self, job_id: str) -> Job:
@@ -169,7 +180,7 @@ class JobService:
             case JobStatus.PENDING:
                 if job.operation == REFRESH:
                     return await self._refreshes.cancel(job.job_id, status)
-                return await self._cancellations.cancel_waiting(job)
+                return await self._cancel_waiting(job)
             case JobStatus.IN_PROGRESS:
                 if job.operation == REFRESH:
                     return await self._cancel_refresh(job)
@@ -197,9 +208,50 @@ class JobService:
             case CancelOutcome.MOVED_ON:
                 return False
             case CancelOutcome.NO_WORKFLOW:
-                return await self._cancellations.cancel_lost(attempt)
+                return await self._cancel_in_registry(
+                    attempt,
+                    partial(self._cancellations.running_attempt, job),
+                    partial(self._cancellations.cancel_lost, attempt),
+                )
             case _:
                 assert_never(outcome)
+
+    async def _cancel_waiting(self, job: Job) -> bool:
+        find = partial(self._cancellations.waiting_attempt, job)
+        attempt = await find()
+        if attempt is None:
+            return False
+        return await self._cancel_in_registry(attempt, find, partial(self._cancellations.cancel_waiting, job))
+
+    async def _cancel_in_registry(
+        self,
+        attempt: InstanceJob,
+        find: Callable[[], Awaitable[InstanceJob | None]],
+        cancel: Callable[[], Awaitable[bool]],
+    ) -> bool:
+        """Cancel an attempt past its workflow, behind the fence of its instance; false if it has moved on.
+
+        A worker that was suspended in an earlier attempt may hold the fence, and would drop the database when
+        it goes on: its session is ended first. While the server is away the attempt is cancelled all the
+        same, for otherwise it would be carried out as soon as the server is back.
+
+        Args:
+            attempt: the attempt.
+            find: finds it anew, before another session that holds the fence is ended.
+            cancel: records that it was cancelled; false if it has moved on.
+        """
+
+        async def require_attempt() -> None:
+            if await find() != attempt:
+                raise _MovedOnError
+
+        async with AsyncExitStack() as fence:
+            try:
+                with suppress(DatabaseFaultError):
+                    await fence.enter_async_context(self._server.locked(attempt.mark, require_attempt))
+            except _MovedOnError:
+                return False
+            return await cancel()
 
 
 JobServiceDep = Annotated[JobService, Depends()]

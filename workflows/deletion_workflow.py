@@ -6,9 +6,13 @@ from typing import Any
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from activities.databases import DatabaseActivities
     from registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
+
+_ENDS_LATE_SESSIONS = "ends-the-session-of-a-failed-delete"
+"""Patch: workflows that were started before it leave a session of a failed delete to itself."""
 
 
 class DeletionWorkflow(JobWorkflow):
@@ -33,5 +37,15 @@ class DeletionWorkflow(JobWorkflow):
         )
 
     async def clean_up(self) -> bool:
-        """Undo nothing: a retry does what could not be done now."""
+        """End the session of a worker that is suspended, which would drop the database when it goes on.
+
+        Nothing is undone: a retry does what could not be done now.
+        """
+        if workflow.patched(_ENDS_LATE_SESSIONS):
+            job = self.job
+            await workflow.execute_activity_method(
+                DatabaseActivities.compensate,
+                job,
+                **options.clean_up(job.policy, f"End what still works on the database of {job.name}"),
+            )
         return False

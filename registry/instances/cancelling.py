@@ -63,6 +63,14 @@ class JobCancellations:
             return None
         return self._factory.last_attempt(instance)
 
+    async def waiting_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that waits; None if it has begun, or its instance has moved on."""
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        if instance is None or instance.status not in {InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE}:
+            return None
+        return self._factory.next_attempt(instance)
+
     async def failed_attempt(self, job: Job) -> InstanceJob | None:
         """The attempt at `job` that has failed; None if it has not, or its instance has moved on."""
         if job.status != JobStatus.ERROR:

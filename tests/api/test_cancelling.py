@@ -7,10 +7,14 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 
+from databases.errors import DatabaseFaultError, translate_postgres_errors
 from registry.education_organizations.refreshes import Scope
+from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
+from registry.storage.models import Job
 from settings import Settings
 from temporal.client import data_converter
 from temporal.job_starter import JobStarter
@@ -65,6 +69,50 @@ async def test_waiting_job_is_cancelled_when_temporal_is_away(
     assert answer.json()["finishedAt"]
     instance = (await api.get(f"/v2/dbInstances/{job.instance_id}")).json()
     assert (instance["status"], instance["errorMessage"]) == (status, message)
+    assert not (await job_store.begin(job)).held
+
+
+async def test_session_of_an_earlier_attempt_is_ended_before_a_waiting_job_is_cancelled(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, tenant: Tenant
+) -> None:
+    failed = await bring_to(instances, job_store, "Delete_Failed", "Retried")
+    retried = (await instances.request_retry(failed.instance_id)).job
+    with pytest.raises(DatabaseFaultError):
+        async with tenant.server.locked(retried.mark) as late:
+            assert (await cancel(api, retried.job_id)).json()["status"] == "Error"
+            with translate_postgres_errors({}):
+                await late.execute("SELECT 1")
+
+
+async def test_session_of_a_job_goes_on_when_it_has_begun_before_it_was_cancelled(
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", "Beginning")
+    find = JobCancellations.waiting_attempt
+
+    async def find_and_begin(cancellations: JobCancellations, row: Job) -> InstanceJob | None:
+        found = await find(cancellations, row)
+        await job_store.begin(job)
+        return found
+
+    monkeypatch.setattr(JobCancellations, "waiting_attempt", find_and_begin)
+    async with tenant.server.locked(job.mark) as at_work:
+        assert (await cancel(api, job.job_id)).status_code == 503, "Temporal is away, and would be needed"
+        await at_work.execute("SELECT 1")
+    assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["status"] == "InProgress"
+
+
+async def test_waiting_job_is_cancelled_when_the_server_is_away(
+    settings: Settings, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Pending_Delete", "Waiting")
+    away = settings.model_copy(update={"master_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/postgres")})
+    async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as client:
+        assert (await cancel(client, job.job_id)).json()["status"] == "Error"
     assert not (await job_store.begin(job)).held
 
 

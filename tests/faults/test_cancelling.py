@@ -1,7 +1,9 @@
-"""A job that is cancelled in the middle of its work, by a worker process that then may be killed."""
+"""A job that is cancelled in the middle of its work, by a worker process that may be killed or suspended."""
 
+import signal
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 import asyncpg
 import httpx
@@ -9,11 +11,22 @@ import pytest
 from temporalio.client import Client
 
 from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
+from registry.instances.store import Delete
 from settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
+from tests.preloaded import Process
+from tests.servers import session
+
+_LATE = """
+SELECT pid FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND query ~ ('ALTER DATABASE.*' || $1)
+"""
+_NAMES = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1"
 
 
 @pytest.fixture
@@ -99,3 +112,119 @@ async def _step_waits(admin: asyncpg.Connection, database: str) -> None:
         return bool(await admin.fetch(query, f'ALTER DATABASE "{database}" %'))
 
     await wait_until(waits, 20)
+
+
+@pytest.mark.parametrize(
+    "operation", [Operation.DELETE, Operation.TRASH, Operation.DETACH, Operation.PURGE], ids=str
+)
+async def test_database_is_left_when_a_suspended_worker_goes_on_after_the_job_was_cancelled(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    operation: Operation,
+) -> None:
+    first = await worker_process.start(settings)
+    created = await _completed(operator, name, operation)
+    async with _suspended(operator, first, postgres, admin, created, operation) as (job, late, database):
+        await worker_process.start(settings)
+        assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
+        assert await operator.ended(job) is JobStatus.ERROR
+        await wait_until(partial(_is_gone, admin, late), 15)
+        assert await _names(admin, created) == [database]
+    instance = await operator.instance(created)
+    failed = (InstanceStatus.DELETE_FAILED, "The job was cancelled.")
+    assert (instance.status, instance.error_message) == failed
+    again = await (
+        _started(operator, created, Operation.UNDELETE)
+        if operation is Operation.PURGE
+        else operator.retry(created)
+    )
+    assert await operator.ended(again) is JobStatus.COMPLETED
+    if operation is Operation.DETACH:
+        await admin.execute(f'DROP DATABASE "{created.database}"')
+
+
+@pytest.mark.parametrize("is_released", [False, True], ids=["lost", "waiting"])
+@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.PURGE, Operation.RESET], ids=str)
+async def test_late_session_has_ended_when_the_answer_tells_that_a_job_without_a_workflow_is_cancelled(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    own_temporal: Client,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    operation: Operation,
+    *,
+    is_released: bool,
+) -> None:
+    first = await worker_process.start(settings)
+    created = await _completed(operator, name, operation)
+    async with _suspended(operator, first, postgres, admin, created, operation) as (job, late, database):
+        await own_temporal.get_workflow_handle(job.workflow_id).terminate()
+        if is_released:
+            assert await operator.jobs.release(job), "as the reconcile pass does it"
+        answer = await api.post(f"/v2/jobs/{job.job_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (202, JobStatus.ERROR)
+        assert await _is_gone(admin, late)
+        assert database in await _names(admin, created)
+
+
+async def _completed(operator: Operator, name: str, operation: Operation) -> InstanceJob:
+    """An instance on which `operation` can be requested."""
+    created = await operator.create(name)
+    assert await operator.ended(created) is JobStatus.COMPLETED
+    if operation is Operation.PURGE:
+        assert await operator.ended(await operator.delete(created)) is JobStatus.COMPLETED
+    return created
+
+
+@asynccontextmanager
+async def _suspended(
+    operator: Operator,
+    worker: Process,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    created: InstanceJob,
+    operation: Operation,
+) -> AsyncIterator[tuple[InstanceJob, int, str]]:
+    """A job, the backend of its worker, which is suspended in the middle of it, and the database's name."""
+    (database,) = await _names(admin, created)
+    async with session(postgres.dsn()) as other, other.transaction():
+        await other.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
+        job = await _started(operator, created, operation)
+        await wait_until(partial(admin.fetchval, _LATE, database), 20)
+        late = await admin.fetchval(_LATE, database)
+        worker.send_signal(signal.SIGSTOP)
+    try:
+        yield job, late, database
+    finally:
+        worker.send_signal(signal.SIGCONT)
+
+
+async def _started(operator: Operator, created: InstanceJob, operation: Operation) -> InstanceJob:
+    instances, identifier = operator.instances, created.instance_id
+    match operation:
+        case Operation.UNDELETE:
+            requested = await instances.request_undelete(identifier)
+        case Operation.RESET:
+            requested = await instances.request_reset(identifier)
+        case _:
+            way = {Operation.TRASH: None, Operation.PURGE: Operation.DELETE}.get(operation, operation)
+            requested = await instances.request_delete(identifier, Delete(way))
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def _names(admin: asyncpg.Connection, created: InstanceJob) -> list[str]:
+    """The names of the databases that carry the mark of the instance."""
+    return [row["datname"] for row in await admin.fetch(_NAMES, f"%{created.mark}%")]
+
+
+async def _is_gone(admin: asyncpg.Connection, backend: int) -> bool:
+    return not await admin.fetchval("SELECT 1 FROM pg_stat_activity WHERE pid = $1", backend)

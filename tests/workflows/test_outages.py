@@ -236,7 +236,7 @@ async def test_delete_ends_and_is_not_tried_again_when_it_is_cancelled_during_it
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     assert isinstance(failed.value.cause, CancelledError), "it does not wait for a decision"
-    assert script.calls == ["begin", "drop", "fail"]
+    assert script.calls == ["begin", "drop", "fail", "discard"]
     assert (script.reasons, script.outages) == ([reason], [False]), "an outage would have it tried again"
     await keep(f"delete-cancelled-in-last-try-{kind}", handle)
 

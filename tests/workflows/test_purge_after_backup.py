@@ -190,5 +190,5 @@ async def test_no_purge_is_requested_when_the_delete_has_failed(
     handle = await start(trash)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "trash", "fail"]
+    assert script.calls == ["begin", "trash", "fail", "discard"]
     await keep("trash-that-failed-before-its-purge", handle)

@@ -1,10 +1,12 @@
 """The workflows of the trash: into it, out of it, what is dropped from there; and deletes that leave all."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
@@ -25,9 +27,6 @@ STEPS = {
 }
 DONE = dict.fromkeys(STEPS, "Deleted") | {Operation.UNDELETE: "Completed"}
 FAILED = dict.fromkeys(STEPS, "Delete_Failed") | {Operation.UNDELETE: "Deleted"}
-UNDONE: dict[Operation, list[str]] = {operation: [] for operation in STEPS} | {
-    Operation.UNDELETE: ["discard"]
-}
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "fail", *UNDONE[operation]]
+    assert script.calls == ["begin", "fail", "discard"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == FAILED[operation]
     await keep(f"{operation.lower()}-refused", handle)
 
@@ -101,11 +100,10 @@ async def test_job_is_undone_and_can_be_retried_when_a_step_has_failed(
     step, last = STEPS[operation]
     script.faults[step] = [refused("Sessions of a superuser do not end.")]
     handle = await start(operation)
-    undone = UNDONE[operation] or ["fail"]
-    await until(lambda: undone[-1] in script.calls)
+    await until(lambda: "discard" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", step, "fail", *UNDONE[operation], "begin", step, last]
+    assert script.calls == ["begin", step, "fail", "discard", "begin", step, last]
     assert script.attempts == [1, 2]
     await keep(f"{operation.lower()}-retried", handle)
 
@@ -119,7 +117,7 @@ async def test_job_fails_when_every_attempt_has_failed(
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *[step] * 3, "fail", *UNDONE[operation]]
+    assert script.calls == ["begin", *[step] * 3, "fail", "discard"]
     await keep(f"{operation.lower()}-failed", handle)
 
 
@@ -133,6 +131,28 @@ async def test_status_is_written_in_the_end_when_the_registry_is_away(
     await handle.result()
     assert script.calls.count(last) == 6
     await keep(f"{operation.lower()}-registry-away", handle)
+
+
+@pytest.mark.parametrize("operation", STEPS)
+async def test_late_session_is_ended_when_the_job_is_cancelled(
+    start: Start, script: Script, keep: Keep, operation: Operation
+) -> None:
+    step = STEPS[operation][0]
+
+    async def work() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(0.05)
+
+    script.holds[step] = work
+    handle = await start(operation)
+    await until(lambda: step in script.calls)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert script.calls == ["begin", step, "fail", "discard"]
+    assert script.reasons == ["The job was cancelled."]
+    await keep(f"{operation.lower()}-cancelled", handle)
 
 
 async def test_database_goes_back_to_the_trash_when_its_name_was_taken_before_the_undelete_ended(
@@ -154,7 +174,7 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
 ) -> None:
     script.faults["purge"] = [refused("It carries another comment.")]
     handle = await start(Operation.PURGE)
-    await until(lambda: "fail" in script.calls)
+    await until(lambda: "discard" in script.calls)
     undelete = replace(job_of(Operation.UNDELETE), number=3)
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
