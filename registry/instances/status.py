@@ -254,7 +254,7 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
         case Operation.RENAME:
             return AfterFailure(Undo.RENAME_BACK, usable=True)
         # The ODS/API does not route to it any more, and a retry goes on. What is to be purged is in the
-        # trash, closed, whole or half dropped.
+        # trash, closed, whole or half dropped. A session that is late is ended all the same.
         case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
             return AfterFailure(Undo.NOTHING, usable=False)
         case Operation.UNDELETE:
