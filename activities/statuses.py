@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from typing import TypeAlias, assert_never
 
 import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import owner_of
+from activities.databases import SupersededError, owner_of
 from activities.errors import as_application_error
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
@@ -21,7 +21,7 @@ from registry.backups.stored import FinishedBackup, RecordedBackup
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
-from registry.instances.status import Operation
+from registry.instances.status import FAIL, InstanceStatus, Operation
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import ContextTakenError, NameTakenError
 from settings import VerifyPolicy
@@ -32,6 +32,9 @@ _BACKUP_FIRST = (
 )
 _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
+
+_LATE_SESSION = "300ms"
+"""How long the session of a step that was given up may go on: all of it is within a try to record that."""
 
 _Obstacle: TypeAlias = Callable[[asyncpg.Connection, Owner, list[str]], Awaitable[str | None]]
 
@@ -118,8 +121,30 @@ class StatusActivities:
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
-        """Record `Error` or `Delete_Failed`, with the reason."""
-        return await self._jobs.fail(failure.job, failure.reason, outage=failure.outage)
+        """Record `Error` or `Delete_Failed`, with the reason.
+
+        That of a delete or purge is recorded behind the fence, if the server answers in time: a worker that
+        was suspended in the middle of it drops nothing after clients have read that it has failed.
+        """
+        job = failure.job
+        async with AsyncExitStack() as fence:
+            if FAIL[job.operation].target is InstanceStatus.DELETE_FAILED:
+                with suppress(DatabaseFaultError, SupersededError, TimeoutError):
+                    async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
+                        await fence.enter_async_context(self._fence_of_given_up(job))
+            return await self._jobs.fail(job, failure.reason, outage=failure.outage)
+
+    def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[object]:
+        """The fence of an instance whose job has given up: another session that holds it is ended soon.
+
+        Not if the instance has moved on to another job or attempt, whose session that may be.
+        """
+
+        async def require_job() -> None:
+            if not await self._jobs.holds(job, InstanceStatus.IN_PROGRESS):
+                raise SupersededError
+
+        return self._server.locked(job.mark, require_job, _LATE_SESSION)
 
     @activity.defn
     async def record_wait(self, wait: JobWait) -> None:

@@ -185,9 +185,17 @@ class Server:
 
     @asynccontextmanager
     async def locked(
-        self, key: str, before_waiting: Callable[[], Awaitable[object]] | None = None
+        self,
+        key: str,
+        before_waiting: Callable[[], Awaitable[object]] | None = None,
+        longest_wait: str | None = None,
     ) -> AsyncIterator[asyncpg.Connection]:
         """A session that holds the advisory lock of `key`; another session that holds it for long is ended.
+
+        Args:
+            key: what is locked.
+            before_waiting: as for `fenced`.
+            longest_wait: how long another session may go on holding it; None: as long as a fence.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
@@ -197,7 +205,7 @@ class Server:
                 if before_waiting is not None:
                     await before_waiting()
                 with translate_postgres_errors({}):
-                    await _take_fence(session, key)
+                    await _take_fence(session, key, longest_wait or _FENCE_TIMEOUT)
             yield session
 
     @asynccontextmanager
@@ -272,8 +280,8 @@ async def _keep_alive(connection: asyncpg.Connection) -> None:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
 
 
-async def _take_fence(connection: asyncpg.Connection, key: str) -> None:
-    await connection.execute(f"SET lock_timeout = '{_FENCE_TIMEOUT}'")
+async def _take_fence(connection: asyncpg.Connection, key: str, longest_wait: str) -> None:
+    await connection.execute(f"SET lock_timeout = '{longest_wait}'")
     for _ in range(_FENCE_ATTEMPTS):
         try:
             await connection.execute(_TAKE_FENCE, key)

@@ -77,10 +77,11 @@ async def test_session_of_an_earlier_attempt_is_ended_before_a_waiting_job_is_ca
     failed = await bring_to(instances, job_store, "Delete_Failed", "Retried")
     retried = (await instances.request_retry(failed.instance_id)).job
     async with tenant.server.locked(retried.mark) as late:
+        backend = late.get_server_pid()
         assert (await cancel(api, retried.job_id)).json()["status"] == "Error"
         async with tenant.server.session() as other:
             query = "SELECT 1 FROM pg_stat_activity WHERE pid = $1"
-            assert not await other.fetchval(query, late.get_server_pid())
+            assert not await other.fetchval(query, backend)
 
 
 async def test_session_of_a_job_goes_on_when_it_has_begun_before_it_was_cancelled(

@@ -1,4 +1,4 @@
-"""The first step of a delete asks the server, which may say nothing."""
+"""The first step of a delete asks the server, which may say nothing, and so does the record of its failure."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,8 +16,9 @@ from activities.statuses import StatusActivities
 from databases import trash
 from databases.server import Server
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import JobFailure
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import Operation, Template
+from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import Delete, InstanceStore
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
@@ -50,6 +51,35 @@ async def test_outage_is_told_soon_and_the_delete_waits_when_the_server_says_not
             await ActivityEnvironment().run(activities.begin, job)
     assert (raised.value.type, raised.value.non_retryable) == (OUTAGE, False)
     assert await job_store.is_due(job)
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+async def test_late_session_is_ended_before_a_failed_delete_is_told_unless_the_job_was_retried_since(
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, name: str, *, is_retried: bool
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress_Delete", name)
+    if is_retried:
+        await job_store.fail(job, "It could not be deleted.")
+        await job_store.begin((await instances.request_retry(job.instance_id)).job)
+    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    async with tenant.server.locked(job.mark) as held:
+        backend = held.get_server_pid()
+        recorded = await ActivityEnvironment().run(statuses.fail, JobFailure(job, "It was cancelled."))
+        async with tenant.server.session() as other:
+            query = "SELECT 1 FROM pg_stat_activity WHERE pid = $1"
+            is_at_work = await other.fetchval(query, backend) is not None
+    assert (recorded, is_at_work) == (not is_retried, is_retried)
+    assert await job_store.holds(job, InstanceStatus.DELETE_FAILED) is not is_retried
+
+
+async def test_failed_delete_is_told_in_time_when_the_server_says_nothing(
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, silent_server: Server, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress_Delete", name)
+    statuses = StatusActivities(job_store, tenant.connection_strings, silent_server)
+    async with asyncio.timeout(job.policy.heartbeat_timeout):
+        assert await ActivityEnvironment().run(statuses.fail, JobFailure(job, "It was cancelled."))
+    assert await job_store.holds(job, InstanceStatus.DELETE_FAILED)
 
 
 @pytest.mark.parametrize("is_marked", [False, True])
