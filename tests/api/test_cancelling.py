@@ -110,7 +110,7 @@ async def test_waiting_job_is_cancelled_when_the_server_is_away(
     settings: Settings, instances: InstanceStore, job_store: JobStore
 ) -> None:
     job = await bring_to(instances, job_store, "Pending_Delete", "Waiting")
-    away = settings.model_copy(update={"master_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/postgres")})
+    away = settings.model_copy(update={"master_dsn": SecretStr("postgresql://ods@127.0.0.1:1/postgres")})
     async with running(away, NOBODY) as app, client_of(app, headers=bearer(away)) as client:
         assert (await cancel(client, job.job_id)).json()["status"] == "Error"
     assert not (await job_store.begin(job)).held

@@ -1,4 +1,4 @@
-"""The first step of a delete asks the server, which may say nothing, and so does the record of its failure."""
+"""The steps of a delete that write its status also ask the server, which may say nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
