@@ -187,17 +187,21 @@ async def drop_unknown(session: asyncpg.Connection, owner: Owner, *, deleted: bo
 
     It was restored to before the request. Such a database has never had another name than its private one;
     the registry says that no reset is under way, and the instance's own database must be there, unless the
-    instance is `deleted`.
+    instance is `deleted`. What the registry calls the instance's stays: the server was restored to before the
+    exchange.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner)
-    if not deleted and not any(owner.owns(row["comment"]) for row in found.values()):
+    own = {name for name, row in found.items() if owner.owns(row["comment"])}
+    if not deleted and all(is_reset_name(name) for name in own):
         return
     for name, row in found.items():
         marked = Owner.read(row["comment"])
-        if is_reset_name(name) and marked and owner.shares_instance(marked) and marked.number == 0:
+        if name in own or not is_reset_name(name):
+            continue
+        if marked and owner.shares_instance(marked) and marked.number == 0:
             await drop_database(session, name, invalid=_is_invalid(row))
 
 

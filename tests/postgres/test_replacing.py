@@ -381,6 +381,17 @@ async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
     assert await exists(admin, exchange.database)
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_instances_own_stays_when_the_server_is_of_before_the_exchange(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection, *, deleted: bool
+) -> None:
+    """The registry has recorded the reset: the database under the private name is the one that it knows."""
+    async with server.fenced(exchange.successor) as fenced:
+        await replacing.drop_unknown(fenced, exchange.successor, deleted=deleted)
+    assert await exists(admin, exchange.other)
+    assert await exists(admin, exchange.database)
+
+
 @pytest.mark.timed
 async def test_creates_are_not_held_up_when_an_exchange_waits_for_sessions(
     server: Server,
