@@ -136,7 +136,9 @@ class DatabaseActivities:
         _require(Operation.DELETE, job)
         _, recorded = await self._delete(
             job,
-            lambda session: dropping.drop(session, owner_of(job), job.databases, published=job.published),
+            lambda session: dropping.drop(
+                session, owner_of(job), job.databases, job.number, published=job.published
+            ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
         return recorded

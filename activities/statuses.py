@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import asyncpg
@@ -180,7 +181,10 @@ class StatusActivities:
             # The ODS/API goes on using the database until another one is there.
             case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
                 return None
-            case Operation.DELETE | Operation.TRASH:
+            case Operation.DELETE:
+                obstacle = partial(drop_obstacle, dropped_by=job.number)
+                return await self._obstacle(job, obstacle) if job.published else None
+            case Operation.TRASH:
                 return await self._obstacle(job, drop_obstacle) if job.published else None
             case Operation.DETACH:
                 return await self._obstacle(job, let_go_obstacle) if job.published else None

@@ -42,7 +42,9 @@ WHERE pg_has_role(usesysid, 'USAGE') AND application_name = ANY($1::text[])
 """
 
 
-async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool) -> None:
+async def drop(
+    session: asyncpg.Connection, owner: Owner, names: list[str], number: int, *, published: bool
+) -> None:
     """Drop the instance's database with the sessions on it, and what a clone may have left.
 
     Only for a delete that a client has requested, and that the registry records under the instance's mark.
@@ -51,16 +53,18 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
         session: a fenced session.
         owner: the instance, at the attempt at the delete.
         names: what the registry calls the database, the name that decides first.
+        number: the number of the delete.
         published: whether the instance ever had that database. If not, a database of the first name that does
             not carry the mark is the reason why the instance never came to be, and is left alone.
 
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
-        DisagreementError: the database was published later than the registry knows, or has another name.
+        DisagreementError: the database was published, or put into the trash, later than the registry knows,
+            or has another name.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, *names, owner.staging_name)
-    database = deletable(found, owner, names, published=published)
+    database = deletable(found, owner, names, published=published, dropped_by=number)
     await drop_found_staging(session, owner, found)
     if database is not None:
         row = found[database]
@@ -68,15 +72,23 @@ async def drop(session: asyncpg.Connection, owner: Owner, names: list[str], *, p
         await drop_database(session, database, invalid=invalid, oid=oid_of(row))
 
 
-async def drop_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
+async def drop_obstacle(
+    session: asyncpg.Connection, owner: Owner, names: list[str], *, dropped_by: int | None = None
+) -> str | None:
     """Why a delete would refuse the published database of these names; None if it would not.
+
+    Args:
+        session: a session on the maintenance database.
+        owner: the instance, and the latest attempt that can have published its database.
+        names: what the registry calls the database.
+        dropped_by: the number of the delete if it drops the database; None if that can come back, or stays.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner, *names)
     try:
-        deletable(found, owner, names, published=True)
+        deletable(found, owner, names, published=True, dropped_by=dropped_by)
     except (NotOursError, DisagreementError) as refusal:
         return refusal.reason
     return None
@@ -153,15 +165,26 @@ async def _close(
         raise changed_meanwhile(database) from None
 
 
-def deletable(found: DatabaseRows, owner: Owner, names: list[str], *, published: bool) -> str | None:
+def deletable(
+    found: DatabaseRows, owner: Owner, names: list[str], *, published: bool, dropped_by: int | None = None
+) -> str | None:
     """The database that a delete may drop, move to the trash or let go; None if the instance has none.
 
     What is in the trash, under the very name that the registry has given it there, was put there by this
-    delete or by one that failed before it.
+    delete or by one that failed before it. One that drops puts nothing there: if its number, or a later one,
+    has done so, the registry was restored to before that.
+
+    Args:
+        found: the databases of these names, and all that carry the mark.
+        owner: the instance, and the latest attempt that can have published its database.
+        names: what the registry calls the database, the name that decides first.
+        published: whether the instance ever had that database.
+        dropped_by: the number of the delete if it drops the database; None if that can come back, or stays.
 
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
-        DisagreementError: the database was published later than the registry knows, or has another name.
+        DisagreementError: the database was published, or put into the trash, later than the registry knows,
+            or has another name.
     """
     database = choose(found, owner, names)
     if database is None:
@@ -171,15 +194,21 @@ def deletable(found: DatabaseRows, owner: Owner, names: list[str], *, published:
         return None
     latest = Owner.read(found[database]["comment"])
     if latest and latest.trashed_name is not None and is_trash_name(database):
+        if dropped_by is not None and latest.number >= dropped_by:
+            raise _is_later(database, latest, "moved to the trash")
         return database
     # A comment of version 1 does not contain the attempt: it may be later than the registry knows.
     is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
     if latest and is_outdated:
-        raise DisagreementError(
-            database,
-            f"The database '{database}' was published by {latest.job_id}, attempt {latest.attempt}, which is"
-            " later than the registry knows: it was restored to an earlier state. Nothing was dropped."
-            f" `ods drift` tells more; `ods instance adopt {owner.ods_instance_id} --database {database}`"
-            " makes the registry's word count again, then retry.",
-        )
+        raise _is_later(database, latest, "published")
     return database
+
+
+def _is_later(database: str, latest: Owner, change: str) -> DisagreementError:
+    return DisagreementError(
+        database,
+        f"The database '{database}' was {change} by {latest.job_id}, attempt {latest.attempt}, which is later"
+        " than the registry knows: it was restored to an earlier state. Nothing was dropped. `ods drift`"
+        f" tells more; `ods instance adopt {latest.ods_instance_id} --database {database}` makes the"
+        " registry's word count again, then retry.",
+    )

@@ -310,8 +310,8 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
 def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     """Whether a database was published, or moved to the trash, later than its instance's row knows."""
-    if database.name == instance.trash_database:
-        return False  # by a delete that the row knows, which may not have recorded it
+    if database.name == instance.trash_database:  # by a delete that may not have recorded it
+        return owner.publication > (instance.job_number, instance.attempt)
     by_delete = database.name == trash_name(owner.mark, owner.number)
     if database.trash and not by_delete and owner.database_mark != _database_mark(instance):
         return False  # it was replaced before: what the instance has now tells whether that is known

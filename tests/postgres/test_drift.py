@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import asyncpg
 import pytest
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities, owner_of
+from activities.statuses import StatusActivities
 from databases import provisioning
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest
@@ -486,6 +488,39 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete
         assert "ods instance adopt ID --database NAME" in drift.explanation
         await adoption.adopt(trashed.ods_instance_id, trashed.database)
     assert _about(await detector.detect(), trashed.database, trashed.name) == []
+
+
+@pytest.mark.usefixtures("without_leftovers")
+async def test_advice_can_be_followed_when_a_delete_would_drop_what_a_later_one_has_moved_to_the_trash(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+) -> None:
+    """A move to the trash failed; the registry was restored to when a purge was requested after that."""
+    failed = (await instances.request_delete(completed.instance_id)).job
+    await tenant.jobs.begin(failed)
+    await tenant.jobs.fail(failed, "Sessions do not end.")
+    drop = (await instances.request_delete(completed.instance_id, Delete(Operation.DELETE))).job
+    later = replace(owner_of(drop), number=drop.number + 1, trashed_name=completed.database)
+    await admin.execute(f'ALTER DATABASE "{completed.database}" RENAME TO "{drop.trash_database}"')
+    await _commented(admin, str(drop.trash_database), later.comment)
+    (drift,) = await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    assert f"'{drop.trash_database}' (OdsInstanceId {drop.ods_instance_id})" in drift.explanation
+
+    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    assert "Nothing was dropped" in str((await ActivityEnvironment().run(statuses.begin, drop)).refusal)
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    with pytest.raises(ApplicationError, match=f"adopt {drop.ods_instance_id} --database"):
+        await ActivityEnvironment().run(activities.drop, drop)
+    await tenant.jobs.fail(drop, "It was moved to the trash later than the registry knows.")
+    await DatabaseAdoption(tenant).adopt(drop.ods_instance_id, drop.trash_database)
+    assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    again = (await instances.request_retry(completed.instance_id)).job
+    assert (await tenant.jobs.begin(again)).held
+    assert await ActivityEnvironment().run(activities.drop, again)
+    assert not await admin.fetchval(_EXISTS, completed.database)
 
 
 async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_database_came_back(

@@ -31,7 +31,7 @@ async def provisioned(server: Server, wanted: CloneRequest) -> None:
 
 async def dropped(server: Server, wanted: CloneRequest, *, published: bool = True) -> None:
     async with server.fenced(wanted.owner) as fenced:
-        await drop(fenced, wanted.owner, [wanted.database], published=published)
+        await drop(fenced, wanted.owner, [wanted.database], 2, published=published)
 
 
 async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(

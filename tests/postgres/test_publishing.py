@@ -198,7 +198,7 @@ async def test_database_is_given_away_and_still_managed_when_the_settings_name_i
     async with server.fenced(wanted.owner) as fenced:
         await rename(server, fenced, wanted.owner, wanted.database, renamed)
         assert await admin.fetchval(owner, renamed) == role
-        await drop(fenced, wanted.owner, [renamed], published=True)
+        await drop(fenced, wanted.owner, [renamed], 2, published=True)
     assert not await exists(admin, renamed)
 
 

@@ -74,7 +74,7 @@ async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_f
         await provision(fenced, replace(wanted, owner=published), TemplateSizes())
         await rename(server, fenced, replace(wanted.owner, number=2), wanted.database, new_name)
         with pytest.raises(DisagreementError, match="later than the registry knows"):
-            await drop(fenced, replace(wanted.owner, number=2), [new_name], published=True)
+            await drop(fenced, replace(wanted.owner, number=2), [new_name], 3, published=True)
     assert await exists(admin, new_name)
 
 

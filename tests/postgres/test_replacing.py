@@ -352,8 +352,8 @@ async def test_operator_is_not_told_to_remove_the_only_database_when_the_registr
     before = await row_of(admin, database)
     async with server.fenced(owner) as fenced:
         jobs = {
-            "drop": dropping.drop(fenced, owner, [database], published=True),
-            "drop of what was never there": dropping.drop(fenced, owner, [database], published=False),
+            "drop": dropping.drop(fenced, owner, [database], 3, published=True),
+            "drop of what was never there": dropping.drop(fenced, owner, [database], 3, published=False),
             "trash": trash.put(server, fenced, TrashJob(owner, 2, 1, [database], exchange.replaced)),
             "rename": renaming.rename(server, fenced, owner, database, f"{database}_b"),
             "undelete": trash.take_out(server, fenced, owner, exchange.replaced, database),

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from databases import trash
-from databases.dropping import drop
+from databases.dropping import drop, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
@@ -360,7 +360,7 @@ async def test_delete_drops_nothing_when_the_registry_is_of_before_the_trash(
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="carries its mark"):
-            await drop(fenced, job.owner, job.names, published=True)
+            await drop(fenced, job.owner, job.names, 3, published=True)
     assert await exists(admin, job.trash)
 
 
@@ -369,8 +369,23 @@ async def test_delete_drops_what_a_failed_one_has_left_in_the_trash(
 ) -> None:
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
-        await drop(fenced, job.owner, [*job.names, job.trash], published=True)
+        await drop(fenced, job.owner, [*job.names, job.trash], 3, published=True)
     assert not await exists(admin, job.trash)
+
+
+@pytest.mark.parametrize("number", [3, 4])
+async def test_delete_drops_nothing_when_a_later_one_has_moved_the_database_to_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, number: int
+) -> None:
+    """It is the third, after one to the trash that has failed, by a registry that was restored to before."""
+    assert await put(server, replace(job, number=number))
+    names = [*job.names, job.trash]
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DisagreementError, match=r"moved to the trash by .* Nothing was dropped"):
+            await drop(fenced, job.owner, names, 3, published=True)
+        assert await drop_obstacle(fenced, job.owner, names, dropped_by=3) is not None
+        assert await drop_obstacle(fenced, job.owner, names) is None  # where it can come back from
+    assert await exists(admin, job.trash)
 
 
 async def test_nothing_is_done_when_two_databases_carry_the_mark(
@@ -511,7 +526,7 @@ async def test_nothing_passes_for_missing_when_the_instance_has_a_later_database
         await purge(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="_aside"):
-            await drop(fenced, job.owner, job.names, published=True)
+            await drop(fenced, job.owner, job.names, 3, published=True)
     assert await exists(admin, f"{name}_aside")
 
 

@@ -76,7 +76,7 @@ async def test_delete_does_not_wait_when_the_tables_are_being_read(
     reading: "asyncio.Task[object]",
 ) -> None:
     async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
-        await drop(fenced, provisioned.owner, [provisioned.database], published=True)
+        await drop(fenced, provisioned.owner, [provisioned.database], 2, published=True)
     with pytest.raises(DatabaseFaultError) as caught:
         await reading
     assert caught.value.outage
