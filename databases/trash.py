@@ -76,8 +76,7 @@ async def put(
     if database is None or database == job.trash:
         return database is not None
     if job.trash in found:
-        is_ours = owner.owns(found[job.trash]["comment"])
-        raise _two(database, job.trash) if is_ours else NotOursError(job.trash)
+        raise _in_the_way(found[job.trash], owner, database)
     if drop_invalid and _is_invalid(found, database):
         await drop_database(session, database, invalid=True)
         return False
@@ -274,6 +273,22 @@ def _elsewhere(database: str, trash: str) -> DisagreementError:
         database,
         f"The registry has the instance's database in the trash, as '{trash}', but '{database}' carries its"
         " mark. Nothing was done to it. `ods drift` tells how it comes back.",
+    )
+
+
+def _in_the_way(row: asyncpg.Record, owner: Owner, database: str) -> DatabaseFaultError:
+    """Why the database cannot get the name in the trash that another one has."""
+    trash = row["datname"]
+    if owner.owns(row["comment"]):
+        return _two(database, trash)
+    if not shares_instance(row, owner):
+        return NotOursError(trash)
+    return DisagreementError(
+        trash,
+        f"'{database}' was to be moved to the trash as '{trash}', but another database of this instance has"
+        " that name: the registry was restored to an earlier state. Nothing was done to either. Give that one"
+        " another number at the end of its name (ALTER DATABASE … RENAME TO …), then retry. `ods drift` tells"
+        " how it is kept.",
     )
 
 

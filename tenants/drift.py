@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from uuid import UUID
 
 from databases import inspection
 from databases.inspection import Database
@@ -14,7 +15,7 @@ from databases.server import Server
 from registry.clock import RegistryClock, TimeGap
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
-from registry.instances.naming import DATABASE_PREFIX, trash_name
+from registry.instances.naming import DATABASE_PREFIX, TRASH_PREFIX
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
 from registry.snapshots.rows import SnapshotStatus
@@ -293,11 +294,13 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
     It knows an earlier publication of their instances, or not even the instances, which it never removes.
     """
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
+    versions = {row.database_name: (row.job_number, row.attempt) for row in seen.versions}
     return [
         database
         for name, database in sorted(seen.databases.items())
         if (owner := database.owner) is not None
         and not database.reset  # never the database of an instance
+        and owner.publication != versions.get(name)  # recorded, perhaps by an adoption
         and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
@@ -312,7 +315,7 @@ def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     """Whether a database was published, or moved to the trash, later than its instance's row knows."""
     if database.name == instance.trash_database:  # by a delete that may not have recorded it
         return owner.publication > (instance.job_number, instance.attempt)
-    by_delete = database.name == trash_name(owner.mark, owner.number)
+    by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
     if database.trash and not by_delete and owner.database_mark != _database_mark(instance):
         return False  # it was replaced before: what the instance has now tells whether that is known
     return owner.publication > instance.publication

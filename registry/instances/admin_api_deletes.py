@@ -9,11 +9,9 @@ from datetime import timedelta
 from sqlalchemy import (
     ColumnElement,
     Interval,
-    Text,
     Update,
     and_,
     case,
-    cast,
     exists,
     false,
     func,
@@ -25,8 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from registry.instances.final_backups import NEVER_BY_ITSELF
-from registry.instances.naming import TRASH_PREFIX
 from registry.instances.status import InstanceStatus, JobStatus, Operation, traits
+from registry.instances.versions import name_in_trash
 from registry.storage.models import UTC_NOW, DbInstance, Job
 
 _WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
@@ -68,14 +66,12 @@ class AdminApiDeletes:
 
         For a time, or until they are backed up and dropped, which is requested once they are there.
         """
-        mark = func.replace(cast(DbInstance.mark, Text), "-", "")
-        trash_name = func.concat(TRASH_PREFIX, mark, "_", DbInstance.job_number)
         return (
             update(DbInstance)
             .where(self.to_the_trash())
             .values(
                 operation=Operation.TRASH,
-                trash_database=func.coalesce(DbInstance.trash_database, trash_name),
+                trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
                 purge_after=UTC_NOW + literal(self.trash or NEVER_BY_ITSELF, Interval),
                 purge_follows=not self.trash,
             )

@@ -60,7 +60,7 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.instances.versions import ReplacedDatabase, newest_version, recorded_version
+from registry.instances.versions import ReplacedDatabase, name_in_trash, newest_version, recorded_version
 from registry.schedules.participants import is_served
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
@@ -399,7 +399,7 @@ class InstanceStore:
         instance.purge_follows = self.backs_up(instance, delete)
         if way is Operation.TRASH:
             if instance.trash_database is None:
-                instance.trash_database = trash_name(str(instance.mark), instance.job_number + 1)
+                instance.trash_database = name_in_trash(DbInstance.job_number + 1)
             kept = NEVER_BY_ITSELF if instance.purge_follows else self._trash
             instance.purge_after = UTC_NOW + literal(kept, Interval)
         return await self._next_job(session, instance, way, status.REQUEST_DELETE)

@@ -9,11 +9,26 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, delete, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Interval,
+    SQLColumnExpression,
+    Text,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
 from registry.instances.status import AT_REST
 from registry.instances.steps import JobFactory
@@ -202,6 +217,22 @@ def _is_claimed(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
         InstanceVersion.database_name == purge.database,
         InstanceVersion.purging_since.is_not(None),
     )
+
+
+def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
+    """The name that a delete gives the database of an instance in the trash, as `naming.trash_name` makes it.
+
+    With the number of the job, unless a version has that or a later one in its name: a registry that was
+    restored gives numbers of jobs again, and what a forgotten delete has named can be a version since.
+
+    Args:
+        job_number: that of the delete, in a statement on the instance's row.
+    """
+    number = cast(func.substring(InstanceVersion.database_name, "_([0-9]{1,9})$"), Integer)
+    its = InstanceVersion.instance_id == DbInstance.id
+    last = select(func.max(number)).where(its).correlate(DbInstance).scalar_subquery()
+    mark = func.replace(cast(DbInstance.mark, Text), "-", "")
+    return func.concat(TRASH_PREFIX, mark, "_", func.greatest(job_number, last + 1))
 
 
 async def newest_version(session: AsyncSession, instance_id: int) -> InstanceVersion | None:

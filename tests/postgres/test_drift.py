@@ -523,6 +523,36 @@ async def test_advice_can_be_followed_when_a_delete_would_drop_what_a_later_one_
     assert not await admin.fetchval(_EXISTS, completed.database)
 
 
+@pytest.mark.usefixtures("without_leftovers")
+async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and_a_delete(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+) -> None:
+    """The earlier database is the instance's; what was deleted is kept, under the name of the next delete."""
+    forgotten = trash_name(completed.mark, completed.number + 1)
+    later = replace(owner_of(completed), number=2, database_mark=str(uuid.uuid4()))
+    later = replace(later, trashed_name=completed.database)
+    await admin.execute(f'CREATE DATABASE "{forgotten}" ALLOW_CONNECTIONS false')
+    try:
+        await _commented(admin, forgotten, later.comment)
+        assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+        await DatabaseAdoption(tenant).adopt(completed.instance_id, completed.database)
+        assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+        delete = (await instances.request_delete(completed.instance_id)).job
+        assert delete.trash_database == trash_name(completed.mark, completed.number + 2)
+        await tenant.jobs.begin(delete)
+        activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+        assert (await ActivityEnvironment().run(activities.trash, delete)).kept
+        assert await admin.fetchval(_EXISTS, forgotten)
+        assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+    finally:
+        for name in (forgotten, trash_name(completed.mark, 3)):
+            await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
 async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_database_came_back(
     detector: DriftDetector,
     tenant: Tenant,

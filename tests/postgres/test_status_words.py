@@ -1,5 +1,6 @@
 """The status of an instance, in the words of this service and of an Admin API that shares the table."""
 
+import uuid
 from dataclasses import replace
 from datetime import timedelta
 
@@ -258,6 +259,30 @@ async def test_delete_is_a_new_job_when_an_admin_api_asks_for_it_after_one_that_
     assert (delete.operation, delete.number) == (Operation.TRASH, cancelled.number + 1)
     assert delete.publication == cancelled.publication
     assert delete.trash_database == trash_name(delete.mark, delete.number)
+
+
+async def test_name_in_the_trash_is_free_when_an_admin_api_asks_for_a_delete_of_a_restored_instance(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """What a delete has named that the registry has forgotten is a version of the instance since."""
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    before = await bring_to(instances, job_store, "Completed", "Ours")
+    other = await bring_to(instances, job_store, "Completed", "Other")
+    forgotten = trash_name(before.mark, before.number + 1)
+    for version in (forgotten, trash_name(str(uuid.uuid4()), before.number)):
+        await ed_fi_admin.sql.execute(
+            "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+            " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now())",
+            before.instance_id,
+            version,
+        )
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
+    await job_store.follow_admin_api()
+    deletes = {job.instance_id: job for job in await job_store.waiting_jobs(0, 10)}
+    assert deletes[before.instance_id].number == before.number + 1
+    assert deletes[before.instance_id].trash_database == trash_name(before.mark, before.number + 2)
+    assert deletes[other.instance_id].trash_database == trash_name(other.mark, other.number + 1)
 
 
 # What the sweep follows

@@ -273,6 +273,20 @@ async def test_both_are_untouched_when_a_foreign_database_has_the_name_in_the_tr
     assert [await fingerprint(admin, name) for name in (*job.names, job.trash)] == before
 
 
+async def test_both_are_untouched_when_an_earlier_database_of_the_instance_has_the_name_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    """It holds what the instance had by a registry that was restored since: it must not be removed."""
+    await make_foreign(admin, postgres.dsn(), job.trash)
+    earlier = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=job.names[0])
+    await comment(admin, job.trash, earlier.comment)
+    before = [await fingerprint(admin, name) for name in (*job.names, job.trash)]
+    with pytest.raises(DisagreementError, match="another number at the end of its name") as told:
+        await put(server, job)
+    assert "emove" not in told.value.reason.replace("moved", "")
+    assert [await fingerprint(admin, name) for name in (*job.names, job.trash)] == before
+
+
 async def test_database_is_gone_when_it_is_purged(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
