@@ -28,6 +28,8 @@ from programs.postgres import client_address, client_environment, client_program
 from tests.backups.stores import names_in
 from tests.servers import POSTGRES_VERSION
 
+pytestmark = pytest.mark.long
+
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
 OTHER = pyrage.x25519.Identity.generate()

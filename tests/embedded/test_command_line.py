@@ -15,6 +15,8 @@ from embedded.data_folder import DataFolder
 from embedded.polling import wait_until
 from embedded.ports import free_port
 
+pytestmark = pytest.mark.long
+
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 
 _numbers = count(1)
@@ -474,7 +476,6 @@ def test_organizations_are_read_when_a_refresh_is_commanded(ods: Ods, stack: Dat
     )
 
 
-@pytest.mark.long
 def test_backup_is_made_verified_fetched_restored_and_deleted_when_the_commands_are_run(
     instance: Ods, ods: Ods, stack: DataFolder, tmp_path: Path, name: str
 ) -> None:

@@ -12,7 +12,7 @@ from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists
 from tests.servers import service_dsn, session
 
-pytestmark = pytest.mark.usefixtures("workers")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 INSTANCES = "/v2/dbInstances"
 

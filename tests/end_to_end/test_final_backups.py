@@ -45,7 +45,7 @@ from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
 
-pytestmark = pytest.mark.usefixtures("workers")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 FINAL = Delete(Operation.DELETE, final_backup=True)
 TREASURE = "CREATE TABLE treasure AS SELECT 42 AS answer"

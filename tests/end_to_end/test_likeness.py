@@ -17,7 +17,7 @@ from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_backups import backed_up, ended, verified
 from tests.servers import make_settings, service_dsn, session
 
-pytestmark = pytest.mark.usefixtures("workers")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 _SERVICE = "ods_service"
 _OTHER = "A vendor's role"

@@ -40,7 +40,7 @@ from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
 from workflows.reconcile import Reconcile
 
-pytestmark = pytest.mark.usefixtures("workers")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 _MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
 

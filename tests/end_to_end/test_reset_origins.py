@@ -40,7 +40,7 @@ from tests.postgres.postgres_inspection import privileges_on
 from tests.servers import make_settings, service_dsn, session
 from workflows.reconcile import Reconcile
 
-pytestmark = pytest.mark.usefixtures("workers")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 ORIGINS = ("online", "closed", "backup")
 _MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
@@ -346,7 +346,6 @@ async def held(
     yield job, await suspended("pg_restore")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["online", "backup"])
 async def test_old_data_are_served_and_no_program_goes_on_when_the_job_is_cancelled(
     operator: Operator,

@@ -37,6 +37,8 @@ from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session
 
+pytestmark = pytest.mark.long
+
 FIRST = datetime(2026, 6, 8, 2, tzinfo=UTC)
 SECOND = FIRST + timedelta(days=1)
 

@@ -27,7 +27,7 @@ from tests.postgres.postgres_inspection import exchanging_by_hand
 from tests.servers import INSTANCE_PASSWORD, service_dsn, session
 from workflows.reconcile import Reconcile
 
-pytestmark = pytest.mark.usefixtures("workers", "ods_api")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers", "ods_api")]
 
 
 async def created(operator: Operator, name: str, postgres: EmbeddedPostgres) -> InstanceJob:

@@ -620,7 +620,7 @@ async def test_directory_without_database_is_reported_where_the_role_may_look(
     detector: DriftDetector, admin: asyncpg.Connection
 ) -> None:
     # COPY … TO PROGRAM makes the directory as the server's own user.
-    await admin.execute("COPY (SELECT 1) TO PROGRAM 'mkdir base/4000000000'")
+    await admin.execute("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; mkdir base/4000000000'")
     try:
         assert await _found(detector, DriftKind.ORPHAN_DIRECTORY) == []
         await admin.execute(f"GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO {seeding.SERVICE_ROLE}")
