@@ -11,7 +11,7 @@ from types import MappingProxyType
 from backups.channels import Channel, Transform, channel
 from backups.client_programs import ClientProgram
 from backups.monitoring import Monitor, Progress
-from backups.snapshots import LOCK_TIMEOUT, Database, Table
+from backups.snapshots import Database, Table
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from programs import process
@@ -25,7 +25,8 @@ OPTIONS = (
     "--no-privileges",
     "--verbose",
     "--no-password",
-    f"--lock-wait-timeout={LOCK_TIMEOUT}",
+    # The tables are locked already, so it waits only for a session that waits for ours, and for no end.
+    "--lock-wait-timeout=10s",
 )
 _CHUNK_BYTES = 1024 * 1024
 _SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(

@@ -13,7 +13,16 @@ from databases.statements import fetch_rows
 # Only of these is it certain that a later value is a greater one.
 _SEQUENCES = """
 SELECT schemaname || '.' || sequencename AS name, last_value
-FROM pg_sequences WHERE increment_by > 0 AND NOT cycle ORDER BY 1
+FROM pg_sequences
+WHERE increment_by > 0 AND NOT cycle
+  AND NOT EXISTS (  -- one that an extension has made is in no dump
+      SELECT FROM pg_depend
+      JOIN pg_class ON pg_class.oid = objid
+      JOIN pg_namespace AS ns ON ns.oid = relnamespace
+      WHERE classid = 'pg_class'::regclass AND deptype = 'e'
+        AND nspname = schemaname AND relname = sequencename
+  )
+ORDER BY 1
 """
 
 

@@ -13,8 +13,9 @@ from databases.lookup import changed_meanwhile
 from databases.server import Server
 from databases.statements import fetch_rows, fetch_value
 
-LOCK_TIMEOUT = "5min"
-"""How long a session that changes a table may keep a dump waiting."""
+_LOCK_TIMEOUT = "2min"
+"""How long a session that changes a table may keep a dump waiting. A try at the job that takes no longer than
+`workflows.options.LONGEST_OUTAGE_TRY` counts as one that waits, so that the job gives up some day."""
 
 _LONGEST_SILENCE = "60s"
 """How long PostgreSQL keeps a session of which it hears nothing: while the transaction is open, VACUUM does
@@ -34,20 +35,25 @@ FROM pg_settings
 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 # Counts must be of all rows; as with pg_dump, a role that may not see all of them gets an error.
-_SETTINGS = {"row_security": "off", "lock_timeout": LOCK_TIMEOUT}
-# What an extension makes is made by it in a copy as well: pg_dump leaves it out.
-_WITH_ROWS = """
+_SETTINGS = {"row_security": "off", "lock_timeout": _LOCK_TIMEOUT}
+_OWN = """
 FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
-WHERE relkind = 'r' AND relpersistence <> 't'
-  AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
-  AND NOT EXISTS (
-      SELECT FROM pg_depend
-      WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
-  )
-ORDER BY nspname, relname
+WHERE relpersistence <> 't' AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
 """
-# Waits for no lock, unlike the size of a table.
-_NAMES = f"SELECT pg_class.oid, format('%I.%I', nspname, relname) AS quoted {_WITH_ROWS}"
+# What an extension makes is made by it in a copy as well: pg_dump leaves it out.
+_OF_NO_EXTENSION = """
+NOT EXISTS (
+    SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+)
+"""
+# All that pg_dump locks: also the rows that users have added to an extension's tables of configuration, and
+# partitioned tables. Waits for no lock, unlike the size of a table.
+_NAMES = f"""
+SELECT pg_class.oid, format('%I.%I', nspname, relname) AS quoted
+{_OWN} AND relkind IN ('r', 'p')
+   AND ({_OF_NO_EXTENSION} OR pg_class.oid IN (SELECT unnest(extconfig) FROM pg_extension))
+ORDER BY nspname, relname
+"""  # noqa: S608 - constants
 _TABLES = f"""
 SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname) AS quoted,
        pg_table_size(pg_class.oid) AS bytes, (
@@ -55,7 +61,8 @@ SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname)
            WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
            ORDER BY attlen < 0, attlen, attnum LIMIT 1
        ) AS narrowest
-{_WITH_ROWS}
+{_OWN} AND relkind = 'r' AND {_OF_NO_EXTENSION}
+ORDER BY nspname, relname
 """  # noqa: S608 - constants
 _TRIES_TO_LOCK = 10
 _HAS_GONE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.WrongObjectTypeError)

@@ -14,7 +14,8 @@ from registry.storage.models import UTC_NOW, Installation
 from registry.storage.sessions import RegistrySessions
 
 _GAP = timedelta(days=1)
-"""How long no pass may have run. The passes are minutes apart."""
+"""How long no pass may have run, unless the settings let them be further apart."""
+_PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
 
@@ -42,14 +43,16 @@ class RegistryClock:
 
     Args:
         engine: the connections to the registry.
+        interval: the time between two passes.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, interval: timedelta) -> None:
         self._sessions = RegistrySessions(engine)
+        self._longest = max(_GAP, _PASSES_MISSED * interval)
 
     async def observe(self) -> None:
         """Record that a pass runs now; and a gap, if the last one ran too long ago."""
-        is_gap = Installation.pass_at < UTC_NOW - literal(_GAP, Interval)
+        is_gap = Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
         seen = {
             "pass_at": UTC_NOW,
             "gap_from": case((is_gap, Installation.pass_at), else_=Installation.gap_from),

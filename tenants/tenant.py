@@ -117,7 +117,8 @@ class Tenant:
             _restore_login(name, settings),
         )
         queries = InstanceQueries(engine)
-        own, clock = InstallationStore(engine), RegistryClock(engine)
+        own = InstallationStore(engine)
+        clock = RegistryClock(engine, timedelta(seconds=settings.reconcile_interval))
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
         trash = timedelta(days=settings.trash_days)
         templates = set(settings.template_databases.values())

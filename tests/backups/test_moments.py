@@ -7,6 +7,12 @@ import asyncpg
 import pytest
 
 from backups import snapshots
+from backups.channels import unchanged
+from backups.client_programs import find_program
+from backups.dumping import DumpSource, dumping
+from backups.errors import ProgramFailedError
+from backups.figures import read_figures
+from backups.monitoring import Monitor
 from backups.snapshots import Database, snapshot
 from databases.errors import DatabaseFaultError
 from databases.server import Server
@@ -107,3 +113,44 @@ async def test_moment_is_tried_again_later_when_tables_are_exchanged_all_the_tim
         await counting
     assert raised.value.retryable
     assert not raised.value.outage
+
+
+async def test_table_of_configuration_is_locked_and_a_sequence_of_an_extension_is_not_counted(
+    database: Database, writer: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    """pg_dump dumps the rows that users have added to the one, and does not know the other."""
+    await writer.execute(
+        "CREATE TABLE configured (n int); CREATE SEQUENCE counted; SELECT nextval('counted')"
+    )
+    async with session(postgres.dsn(database.name)) as superuser:
+        await superuser.execute(
+            "ALTER EXTENSION plpgsql ADD TABLE configured; ALTER EXTENSION plpgsql ADD SEQUENCE counted;"
+            " UPDATE pg_extension"
+            " SET extconfig = ARRAY['configured'::regclass::oid], extcondition = ARRAY['']"
+        )
+    assert (await read_figures(database)).sequences == {}
+    async with snapshot(database):
+        await writer.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await writer.execute("TRUNCATE configured")
+
+
+async def test_session_waits_only_for_seconds_when_pg_dump_waits_for_it_and_it_for_the_moment(
+    database: Database, writer: asyncpg.Connection, monitor: Monitor
+) -> None:
+    """No deadlock to PostgreSQL: the session that shows the moment is idle. The next try takes another."""
+
+    async def waits() -> bool:
+        async with database.server.connected("postgres") as maintenance:
+            return bool(await fetch_value(maintenance, _WAITS, database.name))
+
+    async with snapshot(database) as opened, opened.session() as inside:
+        exported = await fetch_value(inside, "SELECT pg_export_snapshot()")
+        emptying = asyncio.create_task(writer.execute("TRUNCATE treasure"))
+        await wait_until(waits, 10)
+        program = await find_program("pg_dump", inside.get_server_version().major)
+        source = DumpSource(database, "test", exported, opened.tables, read_only=False)
+        async with asyncio.timeout(30), dumping(program, source, unchanged, monitor) as dump:
+            with pytest.raises(ProgramFailedError):
+                [chunk async for chunk in dump.chunks()]
+    await emptying

@@ -55,7 +55,7 @@ _BEFORE = {
 }
 """What holds up a job in a step, by the name of that."""
 _WAIT = {
-    "lock": "pg_table_size|LOCK TABLE",
+    "lock": "LOCK TABLE",
     "clone": "DATABASE",
     "exchange": "ALTER DATABASE.*RENAME",
     "publish": "ALTER DATABASE|COMMENT ON DATABASE",

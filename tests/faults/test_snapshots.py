@@ -71,7 +71,7 @@ async def _held(
         else:
             await operator.starter.start(requested)
         if step == STEPS[0]:
-            await _until(admin, _WAITING, "pg_table_size")
+            await _until(admin, _WAITING, "^LOCK TABLE")
         if step in STEPS[1:3]:
             await _until(admin, _RESTORING)
         if step == STEPS[2]:

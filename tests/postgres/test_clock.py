@@ -1,5 +1,6 @@
 """Gaps between the passes of the workers, by the registry's clock."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import asyncpg
@@ -9,9 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from registry.clock import RegistryClock
 
 
+@pytest.fixture(autouse=True)
+async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
+    """The registry is shared with other tests, for which nothing shall be withheld."""
+    yield
+    await rows.execute("UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL")
+
+
 @pytest.fixture
 def clock(engine: AsyncEngine) -> RegistryClock:
-    return RegistryClock(engine)
+    return RegistryClock(engine, timedelta(minutes=5))
 
 
 async def set_back(rows: asyncpg.Connection, column: str, interval: str) -> None:
@@ -62,3 +70,14 @@ async def test_gap_is_forgotten_when_the_clock_was_put_right_and_found_again_whe
     await set_back(rows, "passat", "8 days")
     await clock.observe()
     assert await clock.gap() is not None
+
+
+async def test_there_is_no_gap_when_the_settings_let_passes_be_days_apart(
+    engine: AsyncEngine, rows: asyncpg.Connection
+) -> None:
+    clock = RegistryClock(engine, timedelta(days=2))
+    await clock.observe()
+    for ago, is_gap in (("5 days", False), ("7 days", True)):
+        await set_back(rows, "passat", ago)
+        await clock.observe()
+        assert (await clock.gap() is not None) is is_gap
