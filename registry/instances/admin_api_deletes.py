@@ -23,7 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from registry.instances.final_backups import NEVER_BY_ITSELF
-from registry.instances.status import InstanceStatus, JobStatus, Operation, traits
+from registry.instances.status import JOB_UNDER_WAY, InstanceStatus, JobStatus, Operation, traits
+from registry.instances.steps import job_values
 from registry.instances.versions import name_in_trash
 from registry.storage.models import UTC_NOW, DbInstance, Job
 
@@ -109,6 +110,21 @@ class AdminApiDeletes:
                 set_={"status": waits, "errormessage": None, "finishedat": None},
             )
         )
+
+
+def overtaken_jobs_ended() -> Update:
+    """Records as failed the jobs that an Admin API has overtaken with a delete: no worker can record it.
+
+    An instance has one job at a time, and each step of another one is refused.
+    """
+    is_overtaken = and_(
+        Job.instance_id == DbInstance.id,
+        DbInstance.is_adopted,
+        Job.job_id.regexp_match(r"^[A-Za-z]+InstanceJob-\d+-\d+$"),
+        Job.job_id != _JOB_ID,
+    )
+    ended = job_values(JobStatus.ERROR, "Another product has requested a delete of the instance meanwhile.")
+    return update(Job).where(Job.status.in_(JOB_UNDER_WAY), is_overtaken).values(**ended)
 
 
 def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

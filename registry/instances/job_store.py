@@ -29,7 +29,7 @@ from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
-from registry.instances.admin_api_deletes import AdminApiDeletes
+from registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
@@ -516,13 +516,14 @@ class JobStore:
 
         After it has given the table its newer name, the statuses are written in its words; a delete that it
         has written into a row gets the job that clients ask for, and moves the database to the trash if there
-        is one. Safe to repeat.
+        is one; a job that it has overtaken has failed. Safe to repeat.
         """
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
             await session.execute(self._admin_api_deletes.moved_to_trash())
             await session.execute(self._admin_api_deletes.recorded())
+            await session.execute(overtaken_jobs_ended())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.

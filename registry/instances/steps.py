@@ -202,6 +202,11 @@ async def is_at(session: AsyncSession, guard: Guard, status: InstanceStatus) -> 
 
 def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
     """The statement that records which status `job` has reached, and why it failed, in the job's own row."""
+    return update(Job).where(Job.job_id == job.job_id).values(**job_values(reached, error))
+
+
+def job_values(reached: JobStatus, error: object = None) -> Mapping[str, Any]:
+    """The columns of a job that has reached this status, and why it failed."""
     values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING, **_NO_PROGRESS}
     match reached:
         case JobStatus.PENDING:
@@ -212,4 +217,4 @@ def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Up
             values |= {"finished_at": UTC_NOW}
         case _:
             assert_never(reached)
-    return update(Job).where(Job.job_id == job.job_id).values(**values)
+    return values

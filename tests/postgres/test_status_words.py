@@ -209,6 +209,37 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete(
     assert row.purge_after - row.trashed_at > WEEK - timedelta(hours=1)
 
 
+async def job_states(ed_fi_admin: EdFiAdmin) -> dict[str, str]:
+    """The status of each job, by its id."""
+    rows = await ed_fi_admin.sql.fetch("SELECT jobid, status FROM adminapi.jobstatuses")
+    return {row["jobid"]: row["status"] for row in rows}
+
+
+@pytest.mark.parametrize("state", ["InProgress", "Pending_Rename", "InProgress_Rename"])
+async def test_job_has_failed_when_an_admin_api_has_overtaken_it_with_a_delete(
+    ed_fi_admin: EdFiAdmin, state: str
+) -> None:
+    """No worker can record its end, for each step is refused: clients would wait for it for ever."""
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    overtaken = await bring_to(instances, job_store, state, "Ours")
+    other = await bring_to(instances, job_store, "InProgress", "Ours as well")
+    await job_store.follow_admin_api()
+    before = await job_states(ed_fi_admin)
+    assert {before[it.job_id] for it in (overtaken, other)} <= {"Pending", "InProgress"}
+    await ed_fi_admin.sql.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE name = 'Ours'"
+    )
+    await job_store.follow_admin_api()
+    (delete,) = await job_store.waiting_jobs(0, 10)
+    after = await job_states(ed_fi_admin)
+    assert after == before | {overtaken.job_id: "Error", delete.job_id: "Pending"}
+    ended = await InstanceQueries(ed_fi_admin.engine).job(overtaken.job_id)
+    assert ended is not None
+    assert ended.finished_at is not None
+    assert "Another product has requested a delete" in str(ended.error_message)
+
+
 @pytest.mark.parametrize(("trash", "way"), [(WEEK, Operation.TRASH), (timedelta(), Operation.DELETE)])
 async def test_failed_create_is_deleted_as_by_its_own_api_when_an_admin_api_asks_for_it(
     ed_fi_admin: EdFiAdmin, trash: timedelta, way: Operation
