@@ -51,7 +51,8 @@ class BackupActivities:
 
         Each try stores under an id of its own, so that one which was given up, but is not dead, writes into
         no other. What it leaves is removed by `BackupCleaning`. If an earlier try has stored a whole backup,
-        that is the job's: a registry that was restored may have lost its record only.
+        that is the job's: a registry that was restored may have lost its record only, and the database may be
+        gone by now.
 
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
@@ -59,11 +60,12 @@ class BackupActivities:
         following = Following()
         with as_application_error():
             async with heartbeats(following.details):
-                database = await self._database_of(job)
+                await self._require_due(job)
                 backup = await self._backup_of(job)
                 store = await known_store(self._tenant)
                 if (earlier := await last_stored(store, self._tenant.name, backup)) is not None:
                     return stored_backup(earlier, store.location(folder_of(earlier.key)))
+                database = await self._database_of(job)
                 request = await backup_request(self._tenant, backup, job.database)
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
@@ -97,7 +99,7 @@ class BackupActivities:
                 )
             require_usable(found[job.database])
             await end_programs(session, program_label(UUID(job.mark)))
-        # The store may take minutes to answer, in which names can be exchanged by hand.
+        # Names can be exchanged by hand from now on.
         return Database(server, job.database, oid_of(found[job.database]))
 
     async def _backup_of(self, job: InstanceJob) -> Backup:

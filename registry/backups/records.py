@@ -8,10 +8,12 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Select,
     and_,
     any_,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -25,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import (
     FINAL,
+    JOB_NUMBER,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -234,17 +237,25 @@ class BackupRecords:
             )
             return True
 
-    async def give_up(
-        self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime
+    async def give_up(  # noqa: PLR0913 - what the manifest tells, and what the server has
+        self,
+        backup_id: UUID,
+        mark: UUID,
+        installation: UUID,
+        stored_id: UUID,
+        finished_at: datetime,
+        *,
+        source: int | None = None,
     ) -> bool:
         """Record that what is stored under this id is none of the backup, and never will be.
 
         Only then may it be removed: a worker that is about to do so may be suspended while the job is
         retried, which would otherwise take what is stored for its own. Returns whether it is recorded.
 
-        So it is if another try has made the backup, or its job has failed since. A job that had failed before
-        was tried again then: the registry, which does not know that, was restored to an earlier state. So was
-        one that has an earlier try of a purge: what is stored may be all that is left of the database.
+        So it is if another try has made the backup, or its job has failed since, and another one can be made
+        of the same database: or else what is stored may be all that is left of that. A job that had failed
+        before was tried again then: the registry, which does not know that, was restored to an earlier state.
+        So was one that has an earlier try of a purge.
 
         Args:
             backup_id: the backup.
@@ -252,10 +263,14 @@ class BackupRecords:
             installation: the one that has made it.
             stored_id: the id.
             finished_at: when what is stored was whole.
+            source: the number of the job that has published the database of which another backup can be made,
+                or has put it into the trash; None if there is none, or that is not known.
         """
         its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
         job = select(Job.id).join(Backup, Job.job_id == Backup.job_id).where(its)
-        is_none = or_(literal(stored_id) == any_(Backup.given_up), _superseded(stored_id, finished_at))
+        is_none = or_(
+            literal(stored_id) == any_(Backup.given_up), _superseded(stored_id, finished_at, source)
+        )
         backup = select(Backup).join(Job, Job.job_id == Backup.job_id).where(its, is_none)
         async with self._sessions.transaction() as session:
             # A retry waits until this is committed, and sees it then; as all others, it locks the job first.
@@ -383,14 +398,17 @@ def proven_state(backup: Backup) -> str | None:
     return backup.database_state if is_proven and backup.verification != VERIFICATION_FAILED else None
 
 
-def _superseded(stored_id: UUID, finished_at: datetime) -> ColumnElement[bool]:
+def _superseded(stored_id: UUID, finished_at: datetime, source: int | None) -> ColumnElement[bool]:
     """What is stored under an id is none of the backup, in a query with its job."""
     finished = without_zone(finished_at)
     is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= finished)
-    return or_(
-        and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier),
-        and_(_UNSTORED, Job.status == JobStatus.ERROR, Job.finished_at >= finished),
-    )
+    is_superseded = and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier)
+    if source is None:
+        return is_superseded
+    # A later job of the instance may have given it a database with other data, as by a reset.
+    is_of_it = cast(func.substring(Job.job_id, JOB_NUMBER), Integer) > source
+    has_failed = and_(Job.status == JobStatus.ERROR, Job.finished_at >= finished)
+    return or_(is_superseded, and_(_UNSTORED, has_failed, is_of_it))
 
 
 def _verdict(error: str | None) -> dict[str, object]:

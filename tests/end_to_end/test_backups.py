@@ -25,12 +25,13 @@ from temporalio.testing import ActivityEnvironment
 from activities import backup_cleaning
 from activities import backups as backup_activities
 from activities.backup_cleaning import CleaningReport
+from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
 from backups import readiness
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
-from backups.manifest import BackupKey, Manifest
+from backups.manifest import BackupKey, BackupRequest, Manifest
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups
 from databases.errors import DatabaseFaultError
@@ -43,9 +44,8 @@ from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
-from registry.storage.models import DbInstance
+from registry.storage.models import Backup, DbInstance
 from settings import Settings
-from tenants.known_store import known_store
 from tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
@@ -222,15 +222,15 @@ async def test_no_other_database_is_backed_up_when_it_gets_the_name_by_hand_mean
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """As while the store is slow: it would pass for a backup of the instance, for which earlier ones go."""
+    """It would pass for a backup of the instance, for which earlier ones go."""
     job = await created(operator, name)
 
-    async def exchange_first(tenant: Tenant) -> BackupStore:
+    async def exchange_first(tenant: Tenant, backup: Backup, database: str) -> BackupRequest:
         async with exchanging_by_hand(admin, job.database):
             monkeypatch.undo()
-        return await known_store(tenant)
+        return await backup_request(tenant, backup, database)
 
-    monkeypatch.setattr(backup_activities, "known_store", exchange_first)
+    monkeypatch.setattr(backup_activities, "backup_request", exchange_first)
     accepted = await requested(api, job)
     try:
         assert (await ended(api, accepted["jobId"]))["status"] == "Error"
@@ -668,6 +668,35 @@ async def test_whole_backup_stays_and_is_recorded_when_the_registry_is_put_back_
     assert files_in(store) == ["database.dump", "manifest.json"]
 
 
+async def test_stored_backup_is_the_job_s_when_its_database_and_the_record_of_it_are_gone(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    admin: asyncpg.Connection,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """As when the registry is put back to before the end of the job, which the pass starts again."""
+    job = await created(operator, name)
+    made = (await operator.instances.request_backup(job.instance_id, "requested")).job
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    (backup,) = (await api.get("/v2/backups", params={"instanceId": job.instance_id})).json()
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+    await rows.execute(_UNRECORDED, backup["id"])
+    await rows.execute("UPDATE adminapi.jobstatuses SET status = 'Pending' WHERE jobid = $1", made.job_id)
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET state = 'Pending', attempt = 0 WHERE id = $1", job.instance_id
+    )
+    await operator.starter.start(made)
+    assert await operator.ended(made) is JobStatus.COMPLETED
+    again = (await api.get(f"/v2/backups/{backup['id']}")).json()
+    assert (again["status"], again["location"]) == ("Completed", backup["location"])
+    assert (await cleaned(tenant)).removed == 0
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+
 @pytest.mark.parametrize("kept", [0, -1], ids=["none", "a_part"])
 async def test_another_backup_is_made_when_the_dump_of_an_earlier_try_is_not_whole(
     operator: Operator,
@@ -793,6 +822,23 @@ async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_that_of_th
     backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
     assert stored(backup)["database.dump"] == backup["sizeBytes"]
     assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_whole_backup_of_a_failed_job_stays_when_no_other_can_be_made_of_its_database(
+    operator: Operator,
+    store: Path,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    failed: InstanceJob,
+) -> None:
+    await admin.execute(f'DROP DATABASE "{failed.database}" WITH (FORCE)')
+    assert (await cleaned(tenant)).removed == 0
+    assert files_in(store) == ["database.dump", "manifest.json"]
+    await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
+    await operator.reached(failed, {JobStatus.COMPLETED})
+    assert (await cleaned(tenant)).removed == 0
+    assert files_in(store) == ["database.dump", "manifest.json"]
 
 
 async def test_nothing_is_recorded_again_when_a_failed_backup_is_deleted_while_a_pass_removes_it(

@@ -17,9 +17,11 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from activities import backup_verification
+from activities import final_backups as final_backup_steps
 from activities.databases import owner_of
 from activities.statuses import StatusActivities
 from backups import figures, readiness, restoring
+from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
 from backups.errors import BackupFaultError
 from backups.manifest import Manifest
@@ -39,7 +41,7 @@ from tenants.drift import DriftKind
 from tenants.known_store import known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
-from tests.end_to_end.conftest import Operator
+from tests.end_to_end.conftest import Operator, cleaned
 from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
@@ -434,6 +436,34 @@ async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be
         while (await final_backups(api))[0]["verification"] != "Completed":
             await asyncio.sleep(0.05)
     assert await restored(operator, postgres, backup) == 42
+
+
+@pytest.mark.parametrize("state", ["there", "gone", "half dropped"])
+async def test_backup_of_a_failed_purge_stays_when_no_other_can_be_made_of_its_database(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    tenant: Tenant,
+    trashed: InstanceJob,
+    state: str,
+) -> None:
+    async def store_and_fail(*arguments: Any) -> Manifest:
+        await back_up(*arguments)
+        raise DatabaseFaultError("The worker was cut off.", retryable=False)
+
+    monkeypatch.setattr(final_backup_steps, "back_up", store_and_fail)
+    requested = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    assert (await ended(api, requested.json()["jobId"]))["status"] == "Error"
+    monkeypatch.undo()
+    if state == "half dropped":
+        half_dropped = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+        await admin.execute(half_dropped, trashed.trash_database)
+    elif state == "gone":
+        await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
+    await cleaned(tenant)
+    assert len(manifests(store)) == (1 if state != "there" else 0)
 
 
 async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_purge_that_has_made_it(
