@@ -25,6 +25,7 @@ from backups.stored_backups import (
 )
 from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
+from registry.backups.records import is_recorded_gone
 from registry.backups.rows import FINAL, VERIFICATION_PASSED
 from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
@@ -131,7 +132,8 @@ class BackupCleaning:
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
         deleted, that another try has made it, or that its job has failed and another one can be made of its
         database. What the registry has no row of is recorded, if it is of one of its instances: it may have
-        been restored to an earlier state. Of what is recorded and gone, it is recorded that it is not whole.
+        been restored to an earlier state. Of what is recorded and gone, it is recorded that it is not whole;
+        what is back is verified anew.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -235,6 +237,7 @@ class BackupCleaning:
         keys = await list_backups(store)
         removed, recorded = await self._take_in(store, keys, own, left)
         missing = await self._tell_missing(store, known, set(keys))
+        await self._verify_those_back(store, known, set(keys))
         return replace(report, removed=report.removed + removed, recorded=recorded, missing=missing)
 
     async def _take_in(
@@ -278,6 +281,19 @@ class BackupCleaning:
         if missing:
             _logger.warning("%s backups that the registry has are gone from the store", missing)
         return missing
+
+    async def _verify_those_back(
+        self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
+    ) -> None:
+        """Have backups verified that were gone and are whole again, as when a folder was moved."""
+        for backup in known:
+            if not is_recorded_gone(backup) or key_of(self._tenant.name, backup) not in stored:
+                continue
+            if await load_whole(store, self._tenant.name, backup) is None:
+                continue
+            if await self._tenant.backups.record_back(backup):
+                _logger.warning("The backup %s, which was gone, is in the store again.", backup.id)
+                await self._start(backup.id)
 
     async def _is_kept(self, key: BackupKey) -> bool:
         """Whether a dump without a manifest stays.

@@ -49,13 +49,12 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
     """Whether `_newer` is one for which `Backup` may go, of the same instance and of whichever kind.
 
     Not while its verification waits or runs, for it may fail; nor, if backups are verified, one that is not
-    to be verified for one that was.
+    to be verified for one that ever passed: a later verdict on that may be wrong, as when the disk was full.
     """
     is_unverified: ColumnElement[bool] = _newer.verification.is_(None)
     match policy:
         case VerifyPolicy.ALWAYS | VerifyPolicy.WEEKLY:
-            is_worth_no_more = or_(Backup.verified_at.is_(None), Backup.verification == VERIFICATION_FAILED)
-            is_unverified = and_(is_unverified, is_worth_no_more)
+            is_unverified = and_(is_unverified, Backup.verified_at.is_(None))
         case VerifyPolicy.NEVER:
             pass
         case _:

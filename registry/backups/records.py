@@ -342,9 +342,21 @@ class BackupRecords:
         """
         its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
         same = Backup.verification.is_not_distinct_from(backup.verification)
-        gone = update(Backup).where(*its, same).values(**_verdict(f"It is gone from {backup.location}."))
+        gone = update(Backup).where(*its, same).values(**_verdict(_gone_from(backup)))
         async with self._sessions.statement() as session:
             return await session.scalar(gone.returning(Backup.id)) is not None
+
+    async def record_back(self, backup: Backup) -> bool:
+        """Record that a backup which was gone is stored again, and shall be verified.
+
+        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile.
+        """
+        its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
+        same = (Backup.verification == VERIFICATION_FAILED, Backup.verification_error == _gone_from(backup))
+        waits = {"verification": VERIFICATION_WAITS, "verification_error": None}
+        back = update(Backup).where(*its, *same).values(**waits)
+        async with self._sessions.statement() as session:
+            return await session.scalar(back.returning(Backup.id)) is not None
 
     async def final_of(self, job: InstanceJob) -> Backup | None:
         """The backup that this purge makes before it drops; None if a client has deleted it."""
@@ -396,6 +408,15 @@ def proven_state(backup: Backup) -> str | None:
     """
     is_proven = backup.stored_id is not None and backup.proven_id == backup.stored_id
     return backup.database_state if is_proven and backup.verification != VERIFICATION_FAILED else None
+
+
+def is_recorded_gone(backup: Backup) -> bool:
+    """Whether the last that is known of a backup is that it was gone from the store."""
+    return backup.verification == VERIFICATION_FAILED and backup.verification_error == _gone_from(backup)
+
+
+def _gone_from(backup: Backup) -> str:
+    return f"It is gone from {backup.location}."
 
 
 def _superseded(stored_id: UUID, finished_at: datetime, source: int | None) -> ColumnElement[bool]:

@@ -377,6 +377,19 @@ async def test_verified_backup_stays_until_a_later_one_is_verified(
     assert await deleted(expiry) == [verified]
 
 
+async def test_verified_backup_stays_when_a_later_verdict_on_it_may_be_wrong(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    """As when its folder was away for a pass, or the disk was full."""
+    verified = await made_at(tenant, rows, job, MONDAY)
+    await verify(tenant, verified)
+    await verify(tenant, verified, "No space left on device.")
+    later = await made_at(tenant, rows, job, TUESDAY)
+    assert await deleted(expiry) == []
+    await verify(tenant, later)
+    assert await deleted(expiry) == [verified]
+
+
 async def test_verified_backup_goes_for_another_one_when_none_is_verified_any_more(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, engine: AsyncEngine
 ) -> None:
