@@ -1,6 +1,8 @@
 """Backups ask the registry, while they hold the fence, whether they are still wanted."""
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -29,8 +31,11 @@ async def test_late_attempt_ends_no_programs_of_the_next_one(
     server: Server,
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
+    tmp_path: Path,
     name: str,
 ) -> None:
+    settings = tenant.settings.model_copy(update={"backup_url": tmp_path.as_uri()})
+    with_store = replace(tenant, settings=settings)
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_backup(created.instance_id, "requested")).job
     assert (await job_store.begin(job)).held
@@ -39,7 +44,7 @@ async def test_late_attempt_ends_no_programs_of_the_next_one(
         server_settings={"application_name": program_name("pg_dump", program_label(UUID(job.mark)))},
     )
     async with server.fenced(owner_of(job)):  # as the next attempt
-        late = asyncio.create_task(ActivityEnvironment().run(BackupActivities(tenant).back_up, job))
+        late = asyncio.create_task(ActivityEnvironment().run(BackupActivities(with_store).back_up, job))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
         await job_store.fail(job, "The job was cancelled.")
     with pytest.raises(ApplicationError) as refusal:
