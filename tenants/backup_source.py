@@ -1,13 +1,14 @@
 """Whether another backup can be made in place of one whose job has failed: its database must be there."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError
 from databases.lookup import find
 from databases.ownership import Owner
-from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
+from tenants.usage import owner_of
 
 
 async def find_source(tenant: Tenant, mark: UUID, installation: UUID, *, in_trash: bool) -> int | None:
@@ -26,7 +27,7 @@ async def find_source(tenant: Tenant, mark: UUID, installation: UUID, *, in_tras
     if instance is None or instance.is_in_trash != in_trash:
         return None
     name = (instance.trash_database if in_trash else instance.database_name) or ""
-    owner = _owner_of(tenant, instance, installation)
+    owner = replace(owner_of(tenant, instance), installation=str(installation))
     try:
         async with tenant.server.session() as session:
             found = (await find(session, owner, name)).get(name)
@@ -37,11 +38,3 @@ async def find_source(tenant: Tenant, mark: UUID, installation: UUID, *, in_tras
     marked = Owner.read(found["comment"])
     is_there = marked is not None and (marked.trashed_name is not None) == in_trash
     return marked.number if marked is not None and is_there else None
-
-
-def _owner_of(tenant: Tenant, instance: DbInstance, installation: UUID) -> Owner:
-    return Owner(
-        *(tenant.name, instance.ods_instance_id, "", str(instance.mark)),
-        installation=str(installation),
-        database_mark=None if instance.database_mark is None else str(instance.database_mark),
-    )
