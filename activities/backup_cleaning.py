@@ -57,7 +57,7 @@ class CleaningReport:
         started: verifications that had not been started.
         expired: scheduled backups that are deleted because their time is over.
         obstacle: why the store could not be cleaned.
-        recorded: whole backups that a restored registry had no row of any more.
+        recorded: whole backups that the registry did not know: it was restored, or their jobs had failed.
         missing: recorded backups of this installation that are gone from the store.
         left: why something was left to the next pass, which has kept nothing else from being done.
     """
@@ -131,9 +131,9 @@ class BackupCleaning:
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
         deleted, that another try has made it, or that its job has failed and another one can be made of its
-        database. What the registry has no row of is recorded, if it is of one of its instances: it may have
-        been restored to an earlier state. Of what is recorded and gone, it is recorded that it is not whole;
-        what is back is verified anew.
+        database. What the registry does not know is recorded, if it is of one of its instances: it may have
+        been restored to an earlier state. So is what a failed job has left that stays. Of what is recorded
+        and gone, it is recorded that it is not whole; what is back is verified anew.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -258,7 +258,7 @@ class BackupCleaning:
             elif not await has_dump(store, made):
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
             elif await self._tenant.backups.record_lost(lost):
-                _logger.warning("The registry had lost the backup %s, which is recorded again.", lost.id)
+                _logger.warning("The registry did not know the backup %s, which is recorded now.", lost.id)
                 recorded += 1
         return removed, recorded
 

@@ -37,7 +37,8 @@ def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> Bac
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
     """Remove what is stored of a deleted backup, of any try, unless another installation has made it.
 
-    A copy of a registry knows the backups of the original, which are not its to remove.
+    A copy of a registry knows the backups of the original, which are not its to remove. A try that the
+    registry does not know is removed as well: the pass would record it again once the row is gone.
 
     Raises:
         BackupFaultError: the store is away or refuses.
@@ -45,7 +46,8 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.installation != own:
         return
-    for stored_id in filter(None, [*backup.given_up, backup.stored_id]):
+    tries = {one.backup_id for one in await _tries(store, tenant.name, backup)}
+    for stored_id in filter(None, {*tries, *backup.given_up, backup.stored_id}):
         await delete_backup(store, BackupKey(tenant.name, backup.ods_instance_id, stored_id))
 
 
@@ -110,10 +112,9 @@ async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manife
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    found = await _stored(store, tenant, backup)
-    tries = [one for one in found if one.details.get("backupId") == str(backup.id)]
-    its = [one for one in tries if one.backup_id not in backup.given_up]
-    return max(its, key=_finished_at, default=None)
+    tries = [one for one in await _tries(store, tenant, backup) if one.backup_id not in backup.given_up]
+    left = [one for one in tries if await has_dump(store, one)]
+    return max(left, key=_finished_at, default=None)
 
 
 async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
@@ -124,19 +125,24 @@ async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Mani
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    finals = [one for one in await _stored(store, tenant.name, backup) if one.kind is BackupKind.FINAL]
+    finals = [one for one in await _manifests(store, tenant.name, backup) if one.kind is BackupKind.FINAL]
     given_up = await tenant.backups.given_up(backup.mark)
-    left = [one for one in finals if one.backup_id not in given_up]
+    left = [one for one in finals if one.backup_id not in given_up and await has_dump(store, one)]
     lost = [one for one in left if not await tenant.backups.knows(one.backup_id)]
     return max(lost, key=_finished_at, default=None)
 
 
-async def _stored(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
-    """The whole backups of the instance that are stored; one that is damaged must not stop new ones."""
+async def _tries(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
+    """What the tries at a backup have stored, as far as there are manifests."""
+    found = await _manifests(store, tenant, backup)
+    return [one for one in found if one.details.get("backupId") == str(backup.id)]
+
+
+async def _manifests(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
+    """Those of the backups of the instance; one that is damaged must not stop new ones."""
     keys = await list_backups(store, instance_folder(tenant, backup.ods_instance_id))
     found = [await load_if_readable(store, key) for key in keys]
-    its = [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
-    return [manifest for manifest in its if await has_dump(store, manifest)]
+    return [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -209,33 +210,49 @@ class BackupRecords:
             return await session.scalar(query) is not None
 
     async def record_lost(self, lost: LostBackup) -> bool:
-        """Record a stored backup of which there is no row, so that it can be seen, used and deleted.
+        """Record a stored backup that the registry does not know, so that it can be seen, used and deleted.
 
-        A final one, of which the database may be gone, is verified by the pass. Returns whether it is
-        recorded: not if there is a row, or the instance is none of this registry's.
+        There is no row of it, or none of its tries is recorded, and its job has failed or is lost. A final
+        one, of which the database may be gone, is verified by the pass.
+
+        Returns whether it is recorded: not if a job under way may record it, if another try is recorded, or
+        if the instance is none of this registry's.
         """
-        its = select(DbInstance).where(DbInstance.mark == lost.mark).limit(1)
+        values = stored_values(lost.stored, verify=lost.kind == FINAL)
         async with self._sessions.transaction() as session:
-            instance = await session.scalar(its)
-            if instance is None or await session.get(Backup, lost.id) is not None:
+            # A retry waits until this is committed; as all others, it locks the job first.
+            its_job = select(Job.status).join(Backup, Job.job_id == Backup.job_id).where(Backup.id == lost.id)
+            status = await session.scalar(its_job.with_for_update(of=Job))
+            row = await session.get(Backup, lost.id, with_for_update=True)
+            if row is None:
+                return await self._add_lost(session, lost, values)
+            is_its = (row.mark, row.installation) == (lost.mark, lost.installation)
+            if not is_its or row.stored_id or row.deleted_at or status not in {None, JobStatus.ERROR}:
                 return False
-            session.add(
-                Backup(
-                    id=lost.id,
-                    instance_id=instance.id,
-                    ods_instance_id=lost.ods_instance_id,
-                    mark=lost.mark,
-                    installation=lost.installation,
-                    name=lost.name,
-                    kind=lost.kind,
-                    job_id="",
-                    template=lost.template or instance.database_template,
-                    created_at=without_zone(lost.stored.taken_at),
-                    details=lost.details,
-                    **stored_values(lost.stored, verify=lost.kind == FINAL),
-                )
-            )
+            await session.execute(update(Backup).where(Backup.id == lost.id).values(**values))
             return True
+
+    async def _add_lost(self, session: AsyncSession, lost: LostBackup, values: dict[str, Any]) -> bool:
+        instance = await session.scalar(select(DbInstance).where(DbInstance.mark == lost.mark).limit(1))
+        if instance is None:
+            return False
+        session.add(
+            Backup(
+                id=lost.id,
+                instance_id=instance.id,
+                ods_instance_id=lost.ods_instance_id,
+                mark=lost.mark,
+                installation=lost.installation,
+                name=lost.name,
+                kind=lost.kind,
+                job_id="",
+                template=lost.template or instance.database_template,
+                created_at=without_zone(lost.stored.taken_at),
+                details=lost.details,
+                **values,
+            )
+        )
+        return True
 
     async def give_up(  # noqa: PLR0913 - what the manifest tells, and what the server has
         self,

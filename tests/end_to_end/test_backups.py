@@ -825,8 +825,9 @@ async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_that_of_th
     assert (await verified(api, backup))["verification"] == "Completed"
 
 
-async def test_whole_backup_of_a_failed_job_stays_when_no_other_can_be_made_of_its_database(
+async def test_whole_backup_of_a_failed_job_is_recorded_when_no_other_can_be_made_of_its_database(
     operator: Operator,
+    api: httpx.AsyncClient,
     store: Path,
     tenant: Tenant,
     admin: asyncpg.Connection,
@@ -834,8 +835,11 @@ async def test_whole_backup_of_a_failed_job_stays_when_no_other_can_be_made_of_i
     failed: InstanceJob,
 ) -> None:
     await admin.execute(f'DROP DATABASE "{failed.database}" WITH (FORCE)')
-    assert (await cleaned(tenant)).removed == 0
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 1)
     assert files_in(store) == ["database.dump", "manifest.json"]
+    backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
+    assert (await verified(api, backup))["verification"] == "Completed"
     await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
     await operator.reached(failed, {JobStatus.COMPLETED})
     assert (await cleaned(tenant)).removed == 0

@@ -438,32 +438,69 @@ async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be
     assert await restored(operator, postgres, backup) == 42
 
 
-@pytest.mark.parametrize("state", ["there", "gone", "half dropped"])
-async def test_backup_of_a_failed_purge_stays_when_no_other_can_be_made_of_its_database(
-    operator: Operator,
-    api: httpx.AsyncClient,
-    admin: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
-    store: Path,
-    tenant: Tenant,
-    trashed: InstanceJob,
-    state: str,
-) -> None:
+@pytest.fixture
+async def failed(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, trashed: InstanceJob
+) -> dict[str, Any]:
+    """A purge that has failed after it had stored a whole backup."""
+
     async def store_and_fail(*arguments: Any) -> Manifest:
         await back_up(*arguments)
         raise DatabaseFaultError("The worker was cut off.", retryable=False)
 
-    monkeypatch.setattr(final_backup_steps, "back_up", store_and_fail)
-    requested = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
-    assert (await ended(api, requested.json()["jobId"]))["status"] == "Error"
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(final_backup_steps, "back_up", store_and_fail)
+        requested = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        accepted: dict[str, Any] = requested.json()
+        assert (await ended(api, accepted["jobId"]))["status"] == "Error"
+    return accepted
+
+
+async def test_backup_of_a_failed_purge_is_removed_when_another_one_can_be_made(
+    api: httpx.AsyncClient, store: Path, tenant: Tenant, failed: dict[str, Any]
+) -> None:
+    assert (await cleaned(tenant)).removed == 1
+    assert manifests(store) == []
+    (backup,) = await final_backups(api)
+    assert (backup["id"], backup["status"]) == (failed["backupId"], "Error")
+
+
+@pytest.mark.parametrize("state", ["gone", "half dropped"])
+async def test_backup_of_a_failed_purge_can_be_used_when_no_other_can_be_made_of_its_database(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    tenant: Tenant,
+    trashed: InstanceJob,
+    failed: dict[str, Any],
+    state: str,
+) -> None:
     if state == "half dropped":
         half_dropped = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
         await admin.execute(half_dropped, trashed.trash_database)
-    elif state == "gone":
+    else:
         await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
-    await cleaned(tenant)
-    assert len(manifests(store)) == (1 if state != "there" else 0)
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 1)
+    (backup,) = await final_backups(api)
+    found = (backup["id"], backup["status"], backup["verification"])
+    assert found == (failed["backupId"], "Completed", "Pending")
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_backup_does_not_come_back_when_it_is_deleted_and_several_tries_have_stored_one(
+    api: httpx.AsyncClient, store: Path, tenant: Tenant, trashed: InstanceJob, failed: dict[str, Any]
+) -> None:
+    """A purge that is tried again backs the database up again: it may have changed."""
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, failed["jobId"]))["status"] == "Completed"
+    assert len(manifests(store)) == 2
+    assert (await api.delete(f"/v2/backups/{failed['backupId']}")).status_code == 204
+    assert manifests(store) == []
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 0)
+    assert await final_backups(api) == []
 
 
 async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_purge_that_has_made_it(

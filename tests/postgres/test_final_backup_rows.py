@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from backups.manifest import BackupKind
 from registry.backups.records import proven_state
 from registry.backups.rows import FINAL
-from registry.backups.stored import StoredBackup
+from registry.backups.stored import LostBackup, StoredBackup
 from registry.installation import InstallationStore
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation
+from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.steps import JobFactory
 from registry.instances.store import Delete, InstanceStore
 from registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
@@ -374,3 +374,28 @@ async def test_backup_of_a_failed_job_is_given_up_only_when_its_database_was_pub
     assert not await tenant.backups.give_up(*its)
     assert not await tenant.backups.give_up(*its, source=purge.number)
     assert await tenant.backups.give_up(*its, source=purge.number - 1)
+
+
+async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_failed_and_only_then(
+    job_store: JobStore, tenant: Tenant, purge: InstanceJob
+) -> None:
+    lost = LostBackup(
+        UUID(purge.makes_backup),
+        purge.ods_instance_id or 0,
+        UUID(purge.mark),
+        "An instance",
+        FINAL,
+        None,
+        {},
+        UUID(purge.installation),
+        stored(),
+    )
+    assert not await tenant.backups.record_lost(lost)
+    await job_store.fail(purge, "The worker was cut off.")
+    assert not await tenant.backups.record_lost(replace(lost, installation=uuid4()))
+    assert not await tenant.backups.record_lost(replace(lost, mark=uuid4()))
+    assert await tenant.backups.record_lost(lost)
+    state = await tenant.backups.get(lost.id)
+    assert (state.status, state.backup.job_id) == (JobStatus.COMPLETED, purge.job_id)
+    assert [waiting.id for waiting in await tenant.backups.waiting_verifications()] == [lost.id]
+    assert not await tenant.backups.record_lost(replace(lost, stored=stored()))
