@@ -60,7 +60,7 @@ async def drop(
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
         DisagreementError: the database was published, or put into the trash, later than the registry knows,
-            or has another name.
+            or has another name; or the registry does not know that it was published.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, *names, owner.staging_name)
@@ -184,7 +184,7 @@ def deletable(
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
         DisagreementError: the database was published, or put into the trash, later than the registry knows,
-            or has another name.
+            or has another name; or it shall be dropped, and the registry does not know that it was published.
     """
     database = choose(found, owner, names)
     if database is None:
@@ -197,6 +197,8 @@ def deletable(
         if dropped_by is not None and latest.number >= dropped_by:
             raise _is_later(database, latest, "moved to the trash")
         return database
+    if latest and dropped_by is not None and not published:
+        raise _is_unrecorded(database, latest)
     # A comment of version 1 does not contain the attempt: it may be later than the registry knows.
     is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
     if latest and is_outdated:
@@ -211,4 +213,15 @@ def _is_later(database: str, latest: Owner, change: str) -> DisagreementError:
         " than the registry knows: it was restored to an earlier state. Nothing was dropped. `ods drift`"
         f" tells more; `ods instance adopt {latest.ods_instance_id} --database {database}` makes the"
         " registry's word count again, then retry.",
+    )
+
+
+def _is_unrecorded(database: str, latest: Owner) -> DisagreementError:
+    return DisagreementError(
+        database,
+        f"The database '{database}' was published by {latest.job_id}, attempt {latest.attempt}, but the"
+        " registry knows nothing of that: the job failed when it was to be recorded, or the registry was"
+        " restored to an earlier state, and the database may have been used since. Nothing was dropped."
+        " Delete the instance without purge, which moves the database to the trash, where it can come back"
+        " from; or detach it, which leaves it.",
     )

@@ -460,6 +460,41 @@ async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
     assert not [drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject]
 
 
+async def test_live_database_is_not_dropped_when_the_registry_is_of_before_its_create(
+    operator: Operator,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    """Cancelled before it begins by the registry, the create has failed there, and a purge would follow."""
+    job = (await operator.instances.reserve(name, "Minimal")).job
+    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await rows.execute("CREATE TABLE earlier_jobs AS TABLE adminapi.jobstatuses")
+    await operator.starter.start(job)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    await rows.execute(
+        "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
+        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
+        " INSERT INTO adminapi.jobstatuses SELECT * FROM earlier_jobs"
+    )
+    assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
+    purge = (await operator.instances.request_delete(job.instance_id, PURGE)).job
+    await operator.starter.start(purge)
+    assert await operator.ended(purge) is JobStatus.ERROR
+    assert "knows nothing of that" in str((await operator.instance(job)).error_message)
+    assert await names(admin, job.mark) == [job.database]
+
+    trashed = await deleted(operator, job)
+    assert await names(admin, job.mark) == [trashed.trash_database]
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, job.database)) as inside:
+        assert await inside.fetchval("SELECT answer FROM treasure") == 42
+
+
 async def test_database_in_the_trash_is_reported_and_kept_when_the_registry_has_lost_its_instance(
     operator: Operator,
     tenant: Tenant,

@@ -8,7 +8,7 @@ import pytest
 
 from databases import dropping
 from databases.dropping import drop
-from databases.errors import DatabaseFaultError, NotOursError
+from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
@@ -43,16 +43,25 @@ async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(
         assert not await exists(admin, wanted.database)
 
 
-@pytest.mark.parametrize("published", [True, False])
 async def test_own_database_is_removed_when_it_is_there(
-    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, *, published: bool
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> None:
     await provisioned(server, wanted)
     await admin.execute(f'CREATE DATABASE "{wanted.owner.staging_name}" OWNER ods_service')
     later = replace(wanted, owner=replace(wanted.owner, job_id="DeleteInstanceJob-1-2"))
-    await dropped(server, later, published=published)
+    await dropped(server, later)
     assert not await exists(admin, wanted.database)
     assert not await exists(admin, wanted.owner.staging_name)
+
+
+async def test_own_database_stays_when_the_registry_does_not_know_that_it_was_published(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    """The registry was restored to before that: the database may have been used since."""
+    await provisioned(server, wanted)
+    with pytest.raises(DisagreementError, match=r"knows nothing of that.*Nothing was dropped"):
+        await dropped(server, wanted, published=False)
+    assert await exists(admin, wanted.database)
 
 
 @pytest.mark.parametrize("published", [True, False])
