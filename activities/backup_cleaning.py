@@ -26,10 +26,9 @@ from backups.stored_backups import (
 from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
 from registry.backups.records import is_recorded_gone
-from registry.backups.rows import FINAL, VERIFICATION_PASSED
+from registry.backups.rows import VERIFICATION_PASSED
 from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
-from tenants.backup_source import find_source
 from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
 from tenants.drift import Drift, is_suspect
 from tenants.known_store import known_store
@@ -130,10 +129,9 @@ class BackupCleaning:
         Verifications that wait are started. What cannot be removed does not keep the rest from being done.
 
         A whole backup is removed only if the registry knows it under the instance's mark, and that it is
-        deleted, that another try has made it, or that its job has failed and another one can be made of its
-        database. What the registry does not know is recorded, if it is of one of its instances: it may have
-        been restored to an earlier state. So is what a failed job has left that stays. Of what is recorded
-        and gone, it is recorded that it is not whole; what is back is verified anew.
+        deleted, or that another try has made it. What the registry does not know is recorded, if it is of one
+        of its instances: it may have been restored to an earlier state. So is what a failed job has left. Of
+        what is recorded and gone, it is recorded that it is not whole; what is back is verified anew.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -310,13 +308,6 @@ class BackupCleaning:
 
     async def _is_given_up(self, found: LostBackup) -> bool:
         """Whether the registry has recorded that what is stored is none of its backups, and never will be."""
-        in_trash = found.kind == FINAL
-        source = await find_source(self._tenant, found.mark, found.installation, in_trash=in_trash)
         return await self._tenant.backups.give_up(
-            found.id,
-            found.mark,
-            found.installation,
-            UUID(found.stored.stored_id),
-            found.stored.finished_at,
-            source=source,
+            found.id, found.mark, found.installation, UUID(found.stored.stored_id), found.stored.finished_at
         )

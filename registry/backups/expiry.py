@@ -13,19 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
 from registry.backups.retention import Covered, expiries
-from registry.backups.rows import (
-    JOB_NUMBER,
-    SCHEDULED,
-    VERIFICATION_FAILED,
-    VERIFICATION_PASSED,
-    restore_under_way,
-)
+from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, VERIFICATION_PASSED, restore_under_way
 from registry.installation import InstallationStore
 from registry.storage.models import UTC_NOW, Backup, DbInstance
 from registry.storage.sessions import RegistrySessions
 from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 
+_NUMBER = r"-(\d{1,9})$"
+"""What the id of a job ends with: how many jobs of its instance there were."""
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
 _newer = aliased(Backup)
 _HAS_INSTANCE = (
@@ -41,7 +37,7 @@ def _is_later() -> ColumnElement[bool]:
     By the numbers of their jobs: of what was made while the clock was ahead, the time is later for as long.
     What a restored registry has recorded again is of no job.
     """
-    newer, older = (cast(func.substring(it.job_id, JOB_NUMBER), Integer) for it in (_newer, Backup))
+    newer, older = (cast(func.substring(it.job_id, _NUMBER), Integer) for it in (_newer, Backup))
     return func.coalesce(newer > older, _newer.created_at > Backup.created_at)
 
 

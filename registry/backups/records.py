@@ -9,12 +9,10 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
     Select,
     and_,
     any_,
     case,
-    cast,
     delete,
     exists,
     func,
@@ -28,7 +26,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import (
     FINAL,
-    JOB_NUMBER,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -254,25 +251,16 @@ class BackupRecords:
         )
         return True
 
-    async def give_up(  # noqa: PLR0913 - what the manifest tells, and what the server has
-        self,
-        backup_id: UUID,
-        mark: UUID,
-        installation: UUID,
-        stored_id: UUID,
-        finished_at: datetime,
-        *,
-        source: int | None = None,
+    async def give_up(
+        self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime
     ) -> bool:
         """Record that what is stored under this id is none of the backup, and never will be.
 
         Only then may it be removed: a worker that is about to do so may be suspended while the job is
         retried, which would otherwise take what is stored for its own. Returns whether it is recorded.
 
-        So it is if another try has made the backup, or its job has failed since, and another one can be made
-        of the same database: or else what is stored may be all that is left of that. A job that had failed
-        before was tried again then: the registry, which does not know that, was restored to an earlier state.
-        So was one that has an earlier try of a purge.
+        So it is if another try has made the backup. What a job has left that failed may be all that is left
+        of the database as it was, whatever the registry tells: that may have been restored to before a retry.
 
         Args:
             backup_id: the backup.
@@ -280,19 +268,17 @@ class BackupRecords:
             installation: the one that has made it.
             stored_id: the id.
             finished_at: when what is stored was whole.
-            source: the number of the job that has published the database of which another backup can be made,
-                or has put it into the trash; None if there is none, or that is not known.
         """
         its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
         job = select(Job.id).join(Backup, Job.job_id == Backup.job_id).where(its)
-        is_none = or_(
-            literal(stored_id) == any_(Backup.given_up), _superseded(stored_id, finished_at, source)
-        )
-        backup = select(Backup).join(Job, Job.job_id == Backup.job_id).where(its, is_none)
+        # A later try at a final backup shows a database that was changed since, or proves more.
+        is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= without_zone(finished_at))
+        is_superseded = and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier)
+        is_none = or_(literal(stored_id) == any_(Backup.given_up), is_superseded)
         async with self._sessions.transaction() as session:
             # A retry waits until this is committed, and sees it then; as all others, it locks the job first.
             await session.execute(job.with_for_update(of=Job))
-            found = await session.scalar(backup.with_for_update(of=Backup))
+            found = await session.scalar(select(Backup).where(its, is_none).with_for_update())
             if found is not None and stored_id not in found.given_up:
                 found.given_up = [*found.given_up, stored_id]
             return found is not None
@@ -434,19 +420,6 @@ def is_recorded_gone(backup: Backup) -> bool:
 
 def _gone_from(backup: Backup) -> str:
     return f"It is gone from {backup.location}."
-
-
-def _superseded(stored_id: UUID, finished_at: datetime, source: int | None) -> ColumnElement[bool]:
-    """What is stored under an id is none of the backup, in a query with its job."""
-    finished = without_zone(finished_at)
-    is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= finished)
-    is_superseded = and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier)
-    if source is None:
-        return is_superseded
-    # A later job of the instance may have given it a database with other data, as by a reset.
-    is_of_it = cast(func.substring(Job.job_id, JOB_NUMBER), Integer) > source
-    has_failed = and_(Job.status == JobStatus.ERROR, Job.finished_at >= finished)
-    return or_(is_superseded, and_(_UNSTORED, has_failed, is_of_it))
 
 
 def _verdict(error: str | None) -> dict[str, object]:

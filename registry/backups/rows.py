@@ -28,9 +28,6 @@ VERIFICATION_RUNS = "InProgress"
 VERIFICATION_PASSED = "Completed"
 VERIFICATION_FAILED = "Error"
 
-JOB_NUMBER = r"-(\d{1,9})$"
-"""What the id of a job ends with: how many jobs of its instance there were."""
-
 _WEEK = timedelta(days=7)
 
 

@@ -19,7 +19,6 @@ from sqlalchemy import (
     func,
     literal,
     null,
-    or_,
     select,
     union_all,
 )
@@ -217,12 +216,6 @@ class InstanceQueries:
         """The live instance with this mark; None if there is none."""
         its = DbInstance.mark == UUID(mark)
         return await self._one(select(DbInstance).where(its, DbInstance.is_live))
-
-    async def kept_instance(self, mark: str) -> DbInstance | None:
-        """The instance with this mark, be it live or in the trash; None if there is none."""
-        its = DbInstance.mark == UUID(mark)
-        is_kept = or_(DbInstance.is_live, DbInstance.is_in_trash)
-        return await self._one(select(DbInstance).where(its, is_kept))
 
     async def instance_behind(self, ods_instance_id: int) -> DbInstance | None:
         """The live instance with this OdsInstanceId; None if there is none."""

@@ -583,6 +583,16 @@ async def test_no_backup_is_called_gone_when_the_disk_of_the_store_is_unmounted_
     assert await backup_of(api, {"backupId": backup["id"]}) == backup
 
 
+def store_again(store: Path) -> None:
+    """Let another try at the one backup have stored the same."""
+    (manifest,) = store.rglob("manifest.json")
+    folder = manifest.parent
+    other = folder.with_name(str(uuid.uuid4()))
+    shutil.copytree(folder, other)
+    manifest = other / manifest.name
+    manifest.write_text(manifest.read_text().replace(folder.name, other.name, 1))
+
+
 async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_is_none(
     operator: Operator,
     api: httpx.AsyncClient,
@@ -593,15 +603,9 @@ async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_
     name: str,
 ) -> None:
     """As one that was given up has stored it, and one that a restored registry does not know."""
-    job = await created(operator, name)
-    backup = await backed_up(api, job)
-    folder, other = folder_of(backup), uuid.uuid4()
-    for path in (folder, folder.with_name(str(other))):
-        if path != folder:
-            shutil.copytree(folder, path)
-            manifest = path / "manifest.json"
-            manifest.write_text(manifest.read_text().replace(folder.name, str(other), 1))
-    damaged = folder.with_name(str(uuid.UUID(int=0)))  # the first that is read
+    backup = await backed_up(api, await created(operator, name))
+    store_again(store)
+    damaged = folder_of(backup).with_name(str(uuid.UUID(int=0)))  # the first that is read
     damaged.mkdir()
     (damaged / "manifest.json").write_text("{}")
     assert "1 backups removed" in await reconcile(temporal, settings)
@@ -786,11 +790,38 @@ async def failed(operator: Operator, monkeypatch: pytest.MonkeyPatch, name: str)
     return made
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["there", "gone"])
+async def test_whole_backup_of_a_failed_job_is_recorded(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    failed: InstanceJob,
+    *,
+    is_there: bool,
+) -> None:
+    """Whether its database is there: that may be another one by now, or as it was earlier."""
+    if not is_there:
+        await admin.execute(f'DROP DATABASE "{failed.database}" WITH (FORCE)')
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 1)
+    assert files_in(store) == ["database.dump", "manifest.json"]
+    backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
+    assert (await verified(api, backup))["verification"] == "Completed"
+    await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
+    await operator.reached(failed, {JobStatus.COMPLETED})
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 0)
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+
 @pytest.fixture
 async def held_pass(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, failed: InstanceJob
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, store: Path, failed: InstanceJob
 ) -> AsyncIterator[Callable[[], Awaitable[CleaningReport]]]:
-    """A pass that is held when it is about to remove what the failed job has stored; let it go on."""
+    """A pass that is held when it is about to remove what another try has stored; let it go on."""
     reached, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(store: BackupStore, key: BackupKey) -> None:
@@ -802,6 +833,8 @@ async def held_pass(
         go_on.set()
         return await passing
 
+    assert (await cleaned(tenant)).recorded == 1
+    store_again(store)
     with monkeypatch.context() as patched:
         patched.setattr(backup_cleaning, "delete_backup", hold)
         passing = asyncio.create_task(cleaned(tenant))
@@ -810,7 +843,7 @@ async def held_pass(
     await let_go()
 
 
-async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_that_of_the_failed_try(
+async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_what_another_try_has_stored(
     operator: Operator,
     api: httpx.AsyncClient,
     temporal: Client,
@@ -825,28 +858,7 @@ async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_that_of_th
     assert (await verified(api, backup))["verification"] == "Completed"
 
 
-async def test_whole_backup_of_a_failed_job_is_recorded_when_no_other_can_be_made_of_its_database(
-    operator: Operator,
-    api: httpx.AsyncClient,
-    store: Path,
-    tenant: Tenant,
-    admin: asyncpg.Connection,
-    temporal: Client,
-    failed: InstanceJob,
-) -> None:
-    await admin.execute(f'DROP DATABASE "{failed.database}" WITH (FORCE)')
-    done = await cleaned(tenant)
-    assert (done.removed, done.recorded) == (0, 1)
-    assert files_in(store) == ["database.dump", "manifest.json"]
-    backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
-    assert (await verified(api, backup))["verification"] == "Completed"
-    await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
-    await operator.reached(failed, {JobStatus.COMPLETED})
-    assert (await cleaned(tenant)).removed == 0
-    assert files_in(store) == ["database.dump", "manifest.json"]
-
-
-async def test_nothing_is_recorded_again_when_a_failed_backup_is_deleted_while_a_pass_removes_it(
+async def test_nothing_is_recorded_again_when_a_backup_is_deleted_while_a_pass_removes_another_try(
     api: httpx.AsyncClient,
     store: Path,
     tenant: Tenant,

@@ -364,21 +364,10 @@ async def test_later_try_is_not_removed_when_the_registry_was_put_back_to_an_ear
     assert await tenant.backups.give_up(*its, first.finished_at - timedelta(minutes=1))
 
 
-async def test_backup_of_a_failed_job_is_given_up_only_when_its_database_was_published_before_the_job(
-    job_store: JobStore, tenant: Tenant, purge: InstanceJob
-) -> None:
-    """What a later job has published may have other data."""
-    await job_store.fail(purge, "The worker was cut off.")
-    before = datetime(2026, 1, 1, tzinfo=UTC)
-    its = (UUID(purge.makes_backup), UUID(purge.mark), UUID(purge.installation), uuid4(), before)
-    assert not await tenant.backups.give_up(*its)
-    assert not await tenant.backups.give_up(*its, source=purge.number)
-    assert await tenant.backups.give_up(*its, source=purge.number - 1)
-
-
 async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_failed_and_only_then(
     job_store: JobStore, tenant: Tenant, purge: InstanceJob
 ) -> None:
+    """What it has stored is not given up: it may be all that is left of the database."""
     lost = LostBackup(
         UUID(purge.makes_backup),
         purge.ods_instance_id or 0,
@@ -392,6 +381,8 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     )
     assert not await tenant.backups.record_lost(lost)
     await job_store.fail(purge, "The worker was cut off.")
+    its = (lost.id, lost.mark, lost.installation)
+    assert not await tenant.backups.give_up(*its, uuid4(), datetime(2026, 1, 1, tzinfo=UTC))
     assert not await tenant.backups.record_lost(replace(lost, installation=uuid4()))
     assert not await tenant.backups.record_lost(replace(lost, mark=uuid4()))
     assert await tenant.backups.record_lost(lost)
