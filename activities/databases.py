@@ -23,8 +23,8 @@ from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import LOST, DatabaseFaultError
-from databases.lookup import published_by
+from databases.errors import LOST, DatabaseFaultError, DisagreementError
+from databases.lookup import has_database, published_by
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
 from databases.scratch import end_scratch_programs
@@ -37,6 +37,7 @@ from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
 from registry.instances.versions import VersionPurge
 from registry.storage.errors import NameTakenError
+from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
@@ -311,6 +312,9 @@ class DatabaseActivities:
     async def purge_version(self, purge: VersionPurge) -> None:
         """Drop a database that an instance had before a reset from the trash.
 
+        Not while the instance is in use by the registry, and its own database is gone: the version is then
+        all that is left of it.
+
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
         """
@@ -326,8 +330,11 @@ class DatabaseActivities:
                 self._tenant.server.fenced(owner, before_waiting=_leave_to_job) as session,
             ):
                 await self._tenant.installation.require_confirmed(session)
-                if not await self._tenant.versions.is_claimed(purge):
+                instance = await self._tenant.versions.instance_of(purge)
+                if instance is None:
                     return
+                if instance.is_live:
+                    await _require_own(session, owner, instance)
                 dropped = await trash.purge(session, owner, purge.database, replaced=True)
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
 
@@ -392,6 +399,7 @@ class DatabaseActivities:
                 async with heartbeats(following.details), self._fenced(job) as session:
                     exchange = exchange_of(job)
                     if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
+                        await replacing.require_current(session, exchange)
                         await make(session, job, exchange, following)
                     exchanged = await replacing.take_place(self._tenant.server, session, exchange)
             except SupersededError:
@@ -600,6 +608,22 @@ async def _leave_to_job() -> None:
         DatabaseFaultError: always.
     """
     raise DatabaseFaultError("A job works on the instance.", retryable=True)
+
+
+async def _require_own(session: asyncpg.Connection, version: Owner, instance: DbInstance) -> None:
+    """Refuse to drop a version of an instance whose own database is gone.
+
+    Raises:
+        DisagreementError: no database carries the mark of its own.
+        DatabaseFaultError: the server is away, …
+    """
+    mark = None if instance.database_mark is None else str(instance.database_mark)
+    if not await has_database(session, replace(version, database_mark=mark)):
+        raise DisagreementError(
+            instance.database_name,
+            f"The database '{instance.database_name}' of the instance does not exist, so what it had before"
+            f" a reset is not dropped. `ods instance adopt {instance.id} --database NAME` brings that back.",
+        )
 
 
 def _trash_job(job: InstanceJob) -> TrashJob:

@@ -139,6 +139,15 @@ def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
     return other is not None and owner.shares_instance(other)
 
 
+async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
+    """Whether a database carries the mark of the instance's own, whatever its name and its state.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return any(owner.owns(row["comment"]) for row in (await find(session, owner)).values())
+
+
 async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:
     """The attempt that published the instance's database of that name; None if it has none that is usable.
 

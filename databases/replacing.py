@@ -132,6 +132,18 @@ async def stage(session: asyncpg.Connection, exchange: Exchange) -> Stage:
     return _stage(await _found(session, exchange), exchange)
 
 
+async def require_current(session: asyncpg.Connection, exchange: Exchange) -> None:
+    """Refuse, before anything is made to take its place, if the instance's database cannot be replaced.
+
+    Raises:
+        NotOursError: a database of its name is not the instance's.
+        DisagreementError: it is missing, was published later than the registry knows, is closed or half
+            dropped; or the name in the trash is in use.
+        DatabaseFaultError: the server is away, …
+    """
+    _require_current(await _found(session, exchange), exchange)
+
+
 async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Exchanged:
     """Exchange the databases, unless that is done; the sessions on the instance's database are ended.
 
@@ -241,27 +253,35 @@ def _exchanged(found: DatabaseRows, exchange: Exchange) -> Exchanged:
     return Exchanged(marked.template_generation if marked else None)
 
 
-def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
-    """Refuse an exchange if registry and server do not agree about each of both databases."""
-    database, other = exchange.database, exchange.other
+def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
+    """Refuse an exchange if registry and server do not agree about the instance's database."""
+    database = exchange.database
     if database not in found:
         raise DisagreementError(
-            other,
+            database,
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."
-            " Restore it, or delete the instance.",
+            f" Restore it, bring back what it had before a reset (`ods instance adopt"
+            f" {exchange.current.ods_instance_id} --database NAME`), or delete the instance.",
         )
     if not exchange.current.owns(found[database]["comment"]):
         raise refusal(found[database], exchange.current)
     require_usable(found[database])
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)
+    now = Owner.read(found[database]["comment"])
+    if now is None or now.publication > exchange.current.publication:
+        raise _is_outdated(database)
+
+
+def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
+    """Refuse an exchange if registry and server do not agree about each of both databases."""
+    _require_current(found, exchange)
+    other = exchange.other
     if _is_invalid(found[other]):
         raise DisagreementError(
             other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
         )
-    now, back = Owner.read(found[database]["comment"]), Owner.read(found[other]["comment"])
-    if now is None or now.publication > exchange.current.publication:
-        raise _is_outdated(database)
+    back = Owner.read(found[other]["comment"])
     if back is None or back.publication > exchange.successor.publication:
         raise _is_outdated(other)
     if exchange.from_trash and back.trashed_name is None:

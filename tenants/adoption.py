@@ -11,6 +11,7 @@ import asyncpg
 
 from databases import adoption
 from databases.adoption import Candidate
+from databases.lookup import has_database
 from databases.ownership import Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
@@ -144,7 +145,10 @@ class DatabaseAdoption:
             return await self._adopted(session, row, name, found)
 
     async def _take_out(self, instance: DbInstance, trash: str) -> AdoptionCandidate:
-        """Give a live instance its database back from the trash: the registry was restored to before that."""
+        """Give a live instance its database back from the trash.
+
+        The registry was restored to before that, or its own is gone, and it had this one before a reset.
+        """
         tenant = self._tenant
         async with tenant.instances.adopting(instance.id, marked=True):
             pass  # before the fence is taken, as above
@@ -303,7 +307,8 @@ class DatabaseAdoption:
         """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
 
         On a server may be the registries of other tenants, of the same role: none shall be dropped as a
-        database. Nor is it one that the instance had before a reset, or that is to take the place of its own.
+        database. Nor is it one that is to take the place of its own; nor one that it had before a reset,
+        unless its own is gone.
         """
         if found is not None and (obstacle := await self._version_obstacle(found, instance)) is not None:
             return replace(found, obstacle=found.obstacle or obstacle)
@@ -317,6 +322,9 @@ class DatabaseAdoption:
         versions = await self._tenant.queries.versions()
         if found.name not in {version.database_name for version in versions}:
             return None
+        async with self._tenant.server.session() as session:
+            if not await has_database(session, self._owner(instance)):
+                return None  # it is all that is left, and nothing can be exchanged with it
         return (
             f"The instance had the database '{found.name}' before a reset. `ods instance undo-reset"
             f" {instance.id}` brings back the one that was replaced last."

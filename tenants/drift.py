@@ -418,6 +418,11 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
         database = seen.databases.get(instance.database_name)
         if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
+            if database is None and (before := _newest_version(seen, instance)) is not None:
+                words += (
+                    f" What it had before a reset is in the trash: `ods instance adopt {instance.id}"
+                    f" --database {before.database_name}` brings that back."
+                )
             remedy = None if database is None else _adoption_of(database, instance)
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
@@ -425,6 +430,13 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
                 f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
             )
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
+    """The database that the instance had last before a reset, and that is there; None if there is none."""
+    its = [version for version in seen.versions if version.instance_id == instance.id]
+    there = [version for version in its if version.database_name in seen.databases]
+    return max(there, key=lambda version: version.replaced_at, default=None)
 
 
 def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:

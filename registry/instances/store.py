@@ -60,7 +60,13 @@ from registry.instances.status import (
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
-from registry.instances.versions import ReplacedDatabase, name_in_trash, newest_version, recorded_version
+from registry.instances.versions import (
+    ReplacedDatabase,
+    forget_version,
+    name_in_trash,
+    newest_version,
+    recorded_version,
+)
 from registry.schedules.participants import is_served
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
@@ -764,6 +770,7 @@ class InstanceStore:
             if database is not None:  # before the database is marked: it may be another instance's
                 await self._call_database(session, instance, database)
             yield instance
+            await forget_version(session, instance)
 
     def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
         """Record, in the block of `adopting`, databases in the trash that the instance had before resets.

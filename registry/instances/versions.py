@@ -183,11 +183,11 @@ class VersionStore:
             policy=self._factory.policy,
         )
 
-    async def is_claimed(self, purge: VersionPurge) -> bool:
-        """Whether the version is still to be dropped: not if that is done."""
+    async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
+        """The instance whose version is still to be dropped; None if that is done, or it has come back."""
         query = (
-            select(InstanceVersion.id)
-            .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
+            select(DbInstance)
+            .join(InstanceVersion, DbInstance.id == InstanceVersion.instance_id)
             .where(
                 *_is_claimed(purge),
                 DbInstance.mark == UUID(purge.mark),
@@ -195,7 +195,7 @@ class VersionStore:
             )
         )
         async with self._sessions.statement() as session:
-            return await session.scalar(query) is not None
+            return await session.scalar(query)
 
     async def finish_purge(self, purge: VersionPurge, *, dropped: bool = True) -> None:
         """Record that the version is gone, in the audit trail as well. Safe to repeat.
@@ -315,6 +315,12 @@ def recorded_version(
             replaced_at + literal(trash, Interval), UTC_NOW + literal(at_least, Interval)
         ),
     )
+
+
+async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
+    """Forget that the instance had its database before a reset: it has it again."""
+    mark = InstanceVersion.database_mark.is_not_distinct_from(instance.database_mark)
+    await session.execute(delete(InstanceVersion).where(InstanceVersion.instance_id == instance.id, mark))
 
 
 async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:

@@ -416,6 +416,59 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     assert kept in entry["title"]
 
 
+async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_gone(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """It is all that is left of the instance then, and nothing can be exchanged with it."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    back = await undo(operator, job)
+    assert await operator.ended(back) is JobStatus.ERROR
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert "0 purges" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [kept]
+
+    drift = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE]
+    assert f"`ods instance adopt {job.instance_id} --database {kept}` brings that back" in drift.explanation
+    adopted = await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
+    assert (adopted.database_name, adopted.adopted) == (job.database, True)
+    assert await read(postgres, job) == ["old"]
+    assert await operator.queries.versions() == []
+    assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
+    assert "0 purges" in await reconcile(temporal, settings)
+    again = await reset(operator, job)
+    assert await operator.ended(again) is JobStatus.COMPLETED
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_nothing_is_made_and_the_instance_can_be_deleted_when_a_reset_finds_no_database(
+    operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    lost = await reset(operator, job)
+    assert await operator.ended(lost) is JobStatus.ERROR
+    error = await reason(operator, lost)
+    assert "does not exist, so nothing can be put in its place" in error
+    await reconcile(temporal, settings)
+    assert (await operator.instance(job)).replacement is None
+    assert await names(admin, job.mark) == []
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+
+
 async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
 ) -> None:

@@ -317,10 +317,10 @@ async def test_oldest_versions_are_due_at_once_when_there_are_too_many(
     ]
     assert len(await of_instance(queries, completed)) == MOST_VERSIONS + 2
     for purge in claimed:
-        assert await versions.is_claimed(purge)
+        assert await versions.instance_of(purge) is not None
         for _ in range(2):
             await versions.finish_purge(purge)
-        assert not await versions.is_claimed(purge)
+        assert await versions.instance_of(purge) is None
     assert len(await of_instance(queries, completed)) == MOST_VERSIONS
 
 
@@ -525,7 +525,7 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
     left: int,
 ) -> None:
     replaced_at = None if since is None else datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, None, None, replaced_at)
+    found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, str(uuid.uuid4()), None, replaced_at)
     store = InstanceStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
         store.keep_replaced(instance, [found])
