@@ -354,10 +354,13 @@ class DatabaseActivities:
                 deleted = reached is InstanceStatus.DELETED
                 if job.replacement is not None:
                     return await self._end_replacement(session, job, deleted=deleted)
+                followed = None
                 if reached == FAIL[job.operation].target:
-                    return await self._compensate(session, job)
-                await self._remove_private(session, job, deleted=deleted)
-                return None
+                    followed = await self._compensate(session, job)
+                else:
+                    await self._remove_private(session, job, deleted=deleted)
+                await self._tenant.jobs.end_undo(job)
+                return followed
 
     async def _delete(
         self,
@@ -480,6 +483,7 @@ class DatabaseActivities:
                 await renaming.rename_back(
                     self._tenant.server, session, owner_of(job), job.database, job.final_database
                 )
+                await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
                 await trash.put(self._tenant.server, session, _trash_job(job))
                 await trash_backup.close_opened(session, owner_of(job), _trash_database(job))

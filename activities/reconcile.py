@@ -172,6 +172,7 @@ class ReconcileActivities:
             staged = {one.mark for one in found if one.mark is not None and _is_private(one)}
             named = {(one.mark, one.name) for one in found}
             failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, named)]
+            failed += await self._job_store.jobs_to_undo()
             staging = await self._job_store.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
         page = [left[number] for number in sorted(left)[:_MAX_RESULTS]]
@@ -233,8 +234,6 @@ def _is_private(database: Database) -> bool:
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
     """Whether a failed job has left a database under a name that `after_failure` does not want it to have."""
-    if job.replacement is not None:
-        return True
     match after_failure(job.operation).undo:
         case Undo.REMOVE_STAGING:  # the instance follows a database that was published
             return (job.mark, job.database) in named

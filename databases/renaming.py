@@ -13,7 +13,13 @@ from typing import Any
 
 import asyncpg
 
-from databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
+from databases.constants import (
+    DIVISION_BY_ZERO,
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_CONNECTION_LIMIT,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+)
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
 from databases.lookup import changed_meanwhile, choose, find, oid_of, refusal, still_the_same
@@ -73,16 +79,19 @@ async def rename_back(
 ) -> None:
     """Undo a rename to `target` that failed: give the database the name `database` that the registry knows.
 
+    Nothing is done if it does not have the name `target`, or a DROP of it was interrupted.
+
     Raises:
         NotOursError: a database has that name and is not the instance's.
-        DisagreementError: only a database of a third name carries the mark.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, database, target)
-    if database != target and choose(found, owner, [database, target]) == target:
-        if database in found:
-            raise NotOursError(database)
-        await _rename(server, session, owner, found[target], database)
+    its = {name: row for name, row in found.items() if owner.owns(row["comment"])}
+    if target not in its or database in its or its[target]["datconnlimit"] == INVALID_CONNECTION_LIMIT:
+        return
+    if database in found:
+        raise NotOursError(database)
+    await _rename(server, session, owner, found[target], database)
 
 
 def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:

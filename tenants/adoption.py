@@ -174,7 +174,8 @@ class DatabaseAdoption:
         marked = Owner.read(candidate.comment)
         row.template_generation = marked.template_generation if marked else None
         row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
-        row.replacement = None  # whatever a reset has begun, this is the database now
+        # Whatever a reset or a rename has begun, this is the database now, and this its name.
+        row.replacement, row.undo_due = None, False
         known = {version.database_name for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, self._owner(row), database)
         self._tenant.instances.keep_replaced(

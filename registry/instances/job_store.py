@@ -63,7 +63,7 @@ from settings import VerifyPolicy
 _RETRIES_AFTER_OUTAGES = 5
 """How often a delete that an outage ended is tried again without the operator."""
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
-_NO_NEW_NAMES = {"new_name": None, "new_database_name": None}
+_NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
 
@@ -259,7 +259,7 @@ class JobStore:
         if job.operation not in _DELETES:
             return False
         step = status.FINISH[job.operation]
-        outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT}
+        outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
         if job.operation is Operation.TRASH and job.trash_database is not None:
             outcome = {
                 **_NO_NEW_NAMES,
@@ -442,6 +442,16 @@ class JobStore:
         async with self._sessions.statement() as session:
             await session.execute(ended)
 
+    async def end_undo(self, job: InstanceJob) -> None:
+        """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.
+
+        Safe to repeat; nothing is changed if the instance has moved on.
+        """
+        ended = (DbInstance.undo_due, DbInstance.status.in_(status.AT_REST))
+        undone = update(DbInstance).where(*fencing_token(job), *ended)
+        async with self._sessions.statement() as session:
+            await session.execute(undone.values(undo_due=False))
+
     async def is_replaced(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a reset, or of its undo, is recorded as done."""
         step = status.FINISH[job.operation]
@@ -562,16 +572,22 @@ class JobStore:
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
 
-        Those that ended in `Error`, and undeletes that ended in the trash. Of all instances, also the last
-        jobs of those for which a replacement was made, or begun, in vain.
+        Those that ended in `Error`, and undeletes that ended in the trash.
         """
         failed = or_(
             DbInstance.status == InstanceStatus.ERROR,
             and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
         )
-        replacing = and_(DbInstance.replacement.is_not(None), DbInstance.status.in_(status.AT_REST))
+        return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
+
+    async def jobs_to_undo(self) -> Sequence[InstanceJob]:
+        """The last jobs of the instances of which the registry knows that an earlier one was not undone.
+
+        A replacement was made, or begun, in vain, or a rename or an undelete has begun that is not done.
+        """
+        is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due)
         return await self._last_attempts(
-            select(DbInstance).where(or_(replacing, and_(failed, has_mark(marks))))
+            select(DbInstance).where(is_due, DbInstance.status.in_(status.AT_REST))
         )
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
@@ -726,7 +742,7 @@ async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | N
 
 
 async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    held = await _begun(session, job, DbInstance.new_name == job.new_name)
+    held = await _begun(session, job, DbInstance.new_name == job.new_name, undo_due=True)
     if held:
         refusal = refusal or await rename_obstacle(session, job)
     return BeginResult(held, refusal)
@@ -738,7 +754,8 @@ async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str 
     if obstacle and await is_at(session, before, InstanceStatus.DELETED):
         return BeginResult(held=False)
     # Not the undelete under another name that had the number before the registry was restored.
-    held = await _begun(session, job, DbInstance.new_name.is_not_distinct_from(job.new_name))
+    its_names = DbInstance.new_name.is_not_distinct_from(job.new_name)
+    held = await _begun(session, job, its_names, undo_due=True)
     return BeginResult(held, refusal or obstacle)
 
 

@@ -224,7 +224,7 @@ class Undo(StrEnum):
     """What is undone after a job has given up; each may be repeated, also where nothing was done."""
 
     REMOVE_STAGING = "remove the staging database"
-    RENAME_BACK = "give the database its old name back"
+    RENAME_BACK = "give the database its old name back that a rename has taken from it"
     BACK_TO_TRASH = "put the database into the trash again"
     CLOSE_TRASH = "close the database in the trash if the job has opened it, and end its pg_restore"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
@@ -255,8 +255,11 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
             return AfterFailure(Undo.RENAME_BACK, usable=True)
         # The ODS/API does not route to it any more, and a retry goes on. What is to be purged is in the
         # trash, closed, whole or half dropped. A session that is late is ended all the same.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH | Operation.PURGE:
+        case Operation.PURGE:
             return AfterFailure(Undo.NOTHING, usable=False)
+        # Also if it was refused before it began: it may have overtaken a rename, and the ODS/API goes on.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+            return AfterFailure(Undo.RENAME_BACK, usable=False)
         case Operation.UNDELETE:
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)
         case Operation.PURGE_AFTER_BACKUP:  # what was stored stays; the next try uses it, or makes another

@@ -107,6 +107,7 @@ _PURGE_IS_DUE = (
     or_(DbInstance.purge_after <= UTC_NOW, DbInstance.purge_follows),
     ~DbInstance.is_protected,
     DbInstance.replacement.is_(None),
+    ~DbInstance.undo_due,
 )
 
 
@@ -866,7 +867,7 @@ class InstanceStore:
         step: Step,
         replacement: Replacement | None = None,
     ) -> Requested:
-        require_granted(_unended_reset_refusals(instance))
+        require_granted([*_unended_reset_refusals(instance), *_not_undone_refusals(instance, operation)])
         if replacement is not None:
             instance.replacement = replacement.column
         if not traits(operation).publishes:  # its number would pass for that of a later publication
@@ -1008,6 +1009,22 @@ def _unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
     reason = "What a failed or cancelled reset has done is not undone yet."
     next_step = (
         "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
+
+
+def _not_undone_refusals(instance: DbInstance, operation: Operation) -> list[RefusedError]:
+    """Why each request must wait that would forget which other name the database may have.
+
+    A delete of a live instance keeps it, and looks for the database under both.
+    """
+    deletes = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
+    if not instance.undo_due or instance.status not in status.AT_REST or operation in deletes:
+        return []
+    reason = "What a failed or cancelled job has done to the database's name is not undone yet."
+    next_step = (
+        "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
+        " Or retry that job."
     )
     return [RefusedError(instance.status, reason, next_step)]
 

@@ -120,6 +120,7 @@ class DbInstance(_HasOrigin, Base):
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
+        Index("ix_dbinstances_undodue", "id", postgresql_where=text("undodue")),
         Index("ix_dbinstances_modified", "lastmodifieddate"),
         {"schema": "adminapi"},
     )
@@ -146,6 +147,9 @@ class DbInstance(_HasOrigin, Base):
     # instance is live, until it is done or something else is asked.
     new_name: Mapped[str | None] = mapped_column("newname", String(100))
     new_database_name: Mapped[str | None] = mapped_column("newdatabasename", String(255))
+    # Since a rename or an undelete began: its database may have another name than it has here, until that job
+    # is done or undone.
+    undo_due: Mapped[bool] = mapped_column("undodue", server_default=text("false"))
     # The attempt at the job before a delete: the latest that can have published the database.
     known_number: Mapped[int | None] = mapped_column("knownnumber")
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")

@@ -188,5 +188,8 @@ async def test_failed_rename_can_be_retried_and_taken_back_when_its_instance_is_
     (due,) = await job_store.waiting_jobs(0, 9)
     await job_store.begin(due)
     await job_store.fail(due, "Again.")
+    early = await api.put(f"{INSTANCES}/{job.instance_id}", json={"name": "Before"})
+    assert (early.status_code, "not undone yet" in early.json()["detail"]) == (409, True)
+    await job_store.end_undo(due)
     back = await api.put(f"{INSTANCES}/{job.instance_id}", json={"name": "Before"})
     assert (back.status_code, back.json()["jobId"]) == (202, f"RenameInstanceJob-{job.ods_instance_id}-3")

@@ -1,12 +1,23 @@
 """Renames on real servers: what is renamed, and what stays when it cannot be."""
 
+import uuid
+
 import asyncpg
 import pytest
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus
+from registry.storage.errors import RefusedError
+from settings import Settings
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
+from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -61,3 +72,75 @@ async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_de
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert await _names(admin, job.mark) == [deletion.trash_database]
     assert await operator.queries.ods_instance(job.ods_instance_id) is None
+
+
+async def renamed_on_the_server(operator: Operator, tenant: Tenant, created: InstanceJob) -> InstanceJob:
+    """A rename that is done on the server and is not recorded."""
+    job = (await operator.instances.request_rename(created.instance_id, f"{created.name} new")).job
+    assert (await tenant.jobs.begin(job)).held
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).rename, job)
+    return job
+
+
+async def reconcile(client: Client, settings: Settings) -> str:
+    return await client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def routed_to(tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob) -> str | None:
+    its = "SELECT connectionstring FROM dbo.odsinstances WHERE odsinstanceid = $1"
+    return tenant.connection_strings.local_database(await rows.fetchval(its, job.ods_instance_id))
+
+
+async def test_next_rename_waits_until_a_failed_one_is_undone(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """The undo has found no server: the next rename would forget which name the database has."""
+    created = await operator.create(name)
+    await operator.ended(created)
+    job = await renamed_on_the_server(operator, tenant, created)
+    assert await tenant.jobs.fail(job, "The job was cancelled.")
+    with pytest.raises(RefusedError, match="not undone yet"):
+        await operator.instances.request_rename(job.instance_id, f"{name} other")
+    assert "1 leftovers removed" in await reconcile(temporal, settings)
+    assert await _names(admin, job.mark) == [created.database]
+    other = await operator.rename(job, f"{name} other")
+    assert await operator.ended(other) is JobStatus.COMPLETED
+    assert await _names(admin, job.mark) == [other.final_database]
+    assert await routed_to(tenant, rows, job) == other.final_database
+    assert "0 leftovers removed" in await reconcile(temporal, settings)
+
+
+async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_and_is_refused(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    created = await operator.create(name)
+    await operator.ended(created)
+    protected = "UPDATE adminapi.managed_instances SET isprotected = true WHERE id = $1"
+    await rows.execute(protected, created.instance_id)
+    job = await renamed_on_the_server(operator, tenant, created)
+    requested = "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1"
+    await rows.execute(requested, created.instance_id)
+    connection_string = tenant.connection_strings.encrypted(job.final_database)
+    assert not await tenant.jobs.finish_rename(job, connection_string)
+    await tenant.jobs.follow_admin_api()
+    (delete,) = await tenant.jobs.waiting_jobs(0, 10)
+    await operator.starter.start(delete)
+    assert await operator.ended(delete) is JobStatus.ERROR
+    await reconcile(temporal, settings)
+    assert await _names(admin, job.mark) == [created.database]
+    assert await routed_to(tenant, rows, job) == created.database
+    assert "0 leftovers removed" in await reconcile(temporal, settings)

@@ -19,7 +19,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
-from registry.storage.errors import InstallationNotConfirmedError
+from registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tenants.adoption import DatabaseAdoption
@@ -160,9 +160,9 @@ async def test_database_goes_back_to_the_trash_when_the_name_is_taken_before_the
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.ERROR
     async with asyncio.timeout(10):
-        while await names(admin, job.mark) != [deletion.trash_database]:
+        while (row := await operator.instance(job)).undo_due:
             await asyncio.sleep(0.01)
-    row = await operator.instance(job)
+    assert await names(admin, job.mark) == [deletion.trash_database]
     assert (row.is_in_trash, "already exists" in (row.error_message or "")) == (True, True)
     await rows.execute("DELETE FROM dbo.odsinstances")
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
@@ -179,9 +179,9 @@ async def test_database_goes_back_to_the_trash_when_an_undelete_under_another_na
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.ERROR
     async with asyncio.timeout(10):
-        while await names(admin, job.mark) != [deletion.trash_database]:
+        while (row := await operator.instance(job)).undo_due:
             await asyncio.sleep(0.01)
-    row = await operator.instance(job)
+    assert await names(admin, job.mark) == [deletion.trash_database]
     assert (row.is_in_trash, row.name, row.database_name) == (True, name, job.database)
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     assert await names(admin, job.mark) == [job.database]
@@ -274,6 +274,51 @@ async def test_live_database_stays_when_a_purge_was_meant_for_the_trash(
     assert await names(admin, job.mark) == []
     assert (await api.delete(f"/v2/trash/{job.instance_id}")).status_code == 404
     assert (await api.delete("/v2/trash/987654")).status_code == 404
+
+
+@pytest.mark.parametrize("new_name", [None, "another name"], ids=["its name", "another name"])
+async def test_next_request_waits_until_an_undelete_is_undone_that_was_cancelled(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    name: str,
+    new_name: str | None,
+) -> None:
+    """The database is out of the trash by then: a purge would leave it open, or its name be forgotten."""
+    job = await created(operator, name)
+    trashed = await deleted(operator, job)
+    lost = (await operator.instances.request_undelete(job.instance_id, new_name)).job
+    assert (await operator.jobs.begin(lost)).held
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).undelete, lost)
+    assert await tenant.cancellations.cancel_lost(lost)
+    with pytest.raises(RefusedError, match="not undone yet"):
+        await operator.instances.request_purge(job.instance_id)
+    with pytest.raises(RefusedError, match="not undone yet"):
+        await operator.instances.request_undelete(job.instance_id)
+    assert "1 leftovers removed" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [trashed.trash_database]
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    assert await names(admin, job.mark) == [job.database]
+
+
+async def test_instance_is_not_in_the_trash_when_an_admin_api_has_deleted_it_without_a_database(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+) -> None:
+    """Its database in the trash was dropped by hand, and an undelete has failed for that."""
+    job = await created(operator, name)
+    trashed = await deleted(operator, job)
+    await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.ERROR
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
+    )
+    await tenant.jobs.follow_admin_api()
+    (due,) = await tenant.jobs.waiting_jobs(0, 10)
+    await operator.starter.start(due)
+    assert await operator.ended(due) is JobStatus.COMPLETED
+    assert not (await operator.instance(job)).is_in_trash
 
 
 async def test_trash_is_listed_with_size_client_and_time(

@@ -98,9 +98,14 @@ async def test_database_is_left_when_the_worker_is_killed_after_the_job_was_canc
     expected = InstanceStatus.ERROR if renames else InstanceStatus.DELETE_FAILED
     assert (instance.status, instance.error_message) == (expected, "The job was cancelled.")
     assert await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", created.database)
+    await wait_until(partial(is_undone, operator, job), 20)
     again = await (operator.rename(created, f"{name} newer") if renames else operator.delete(created))
     assert await operator.ended(again) is JobStatus.COMPLETED
     assert not await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", created.database)
+
+
+async def is_undone(operator: Operator, job: InstanceJob) -> bool:
+    return not (await operator.instance(job)).undo_due
 
 
 async def _step_waits(admin: asyncpg.Connection, database: str) -> None:

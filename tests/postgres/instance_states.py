@@ -84,4 +84,5 @@ async def _bring_to_rename(
         await job_store.finish_rename(job, CONNECTION_STRING)
     elif state == "Error_Rename":
         await job_store.fail(job, "It could not be renamed.")
+        await job_store.end_undo(job)
     return job

@@ -202,9 +202,9 @@ async def test_instance_is_completed_and_takes_no_request_when_a_failed_reset_is
     for request in requests:
         with pytest.raises(RefusedError, match="not undone yet"):
             await request
-    assert [left.job_id for left in await job_store.failed_jobs([])] == [job.job_id]
+    assert [left.job_id for left in await job_store.jobs_to_undo()] == [job.job_id]
     await job_store.end_replacement(job)
-    assert await job_store.failed_jobs([]) == []
+    assert await job_store.jobs_to_undo() == []
     await instances.request_rename(job.instance_id, f"{job.name} b")
 
 
@@ -266,7 +266,7 @@ async def test_what_was_begun_is_kept_in_the_row_when_the_reset_was_cancelled_wi
     assert (await job_store.begin(job)).held
     assert await JobCancellations(engine, factory).cancel_lost(job)
     assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
-    (left,) = await job_store.failed_jobs([])
+    (left,) = await job_store.jobs_to_undo()
     assert left.replacement == job.replacement
     assert await job_store.follow_exchange(left)  # the databases were exchanged before
     after = await row(queries, completed)
@@ -295,7 +295,7 @@ async def test_exchange_is_recorded_when_another_product_has_requested_a_delete_
     assert not await job_store.follow_exchange(delete)  # it is about to begin
     assert (await job_store.begin(delete)).held
     await job_store.fail(delete, "It carries another mark.")
-    (left,) = await job_store.failed_jobs([])
+    (left,) = await job_store.jobs_to_undo()
     assert await job_store.follow_exchange(left)
     after = await row(queries, completed)
     assert (after.status, after.replacement) == ("Delete_Failed", None)

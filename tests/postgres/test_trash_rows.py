@@ -312,6 +312,9 @@ async def test_instance_has_its_old_name_when_its_undelete_under_another_one_cam
     if ends == "fails":  # the database may still have the other name
         (left,) = await job_store.failed_jobs([undelete.mark])
         assert left.final_database == undelete.final_database
+        with pytest.raises(RefusedError, match="not undone yet"):
+            await instances.request_purge(trashed.instance_id)
+        await job_store.end_undo(undelete)
     await instances.reserve(f"{name} back", Template.MINIMAL)  # free again
     with pytest.raises(RefusedError, match="already exists"):
         await instances.request_undelete(trashed.instance_id)
@@ -507,6 +510,7 @@ async def test_protected_instance_is_not_purged_when_it_was_protected_while_it_w
     await instances.change_attributes(number, PROTECTED)
     await job_store.begin(undelete)
     await job_store.fail(undelete, "The server is away.")
+    await job_store.end_undo(undelete)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
     assert not await instances.is_purge_due()
     assert await instances.request_due_purges(20) == []
@@ -595,6 +599,7 @@ async def test_context_is_free_in_the_trash_and_kept_for_the_instance_while_it_i
     with pytest.raises(InvalidError):
         await instances.change_attributes(other.instance_id, year)
     await job_store.fail(undelete, "The server is away.")
+    await job_store.end_undo(undelete)
     await instances.change_attributes(other.instance_id, year)
     again = replace(undelete, attempt=2)
     assert not (await job_store.begin(again)).held
@@ -653,6 +658,8 @@ async def test_instance_is_not_purged_when_it_was_requested_back_in_vain(
     await job_store.fail(undelete, "The server is away.")
     assert not await instances.is_purge_due()
     assert not await instances.request_due_purges(10)
+    await job_store.end_undo(undelete)
+    assert not await instances.is_purge_due()
     assert (await instances.request_delete(trashed.instance_id, PURGE)).job.operation is Operation.PURGE
 
 
