@@ -17,7 +17,6 @@ from backups.layout import folder_of
 from backups.manifest import BackupKey
 from backups.storage import BackupStore
 from backups.stored_backups import (
-    delete_backup,
     has_dump,
     list_backups,
     load_if_readable,
@@ -27,7 +26,6 @@ from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
 from registry.backups.records import is_recorded_gone
 from registry.backups.rows import VERIFICATION_PASSED
-from registry.backups.stored import LostBackup
 from registry.storage.models import Backup
 from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
 from tenants.drift import Drift, is_suspect
@@ -128,10 +126,10 @@ class BackupCleaning:
 
         Verifications that wait are started. What cannot be removed does not keep the rest from being done.
 
-        A whole backup is removed only if the registry knows it under the instance's mark, and that it is
-        deleted, or that another try has made it. What the registry does not know is recorded, if it is of one
-        of its instances: it may have been restored to an earlier state. So is what a failed job has left. Of
-        what is recorded and gone, it is recorded that it is not whole; what is back is verified anew.
+        A whole backup is removed only if it was deleted, or has expired. What the registry does not know is
+        recorded, if it is of one of its instances: the registry may have been restored to an earlier state,
+        or the job has failed. Of what is recorded and gone, it is recorded that it is not whole; what is back
+        is verified anew.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -150,7 +148,7 @@ class BackupCleaning:
                     store = await known_store(self._tenant)
                     report = replace(report, expired=await self._delete_expired(store))
                     report = replace(report, removed=await self._clean(store, left))
-                    report = await self._compare(store, report, left)
+                    report = await self._compare(store, report)
                 except BackupFaultError as fault:
                     report = replace(report, obstacle=fault.reason)
                 return replace(report, left=left.reason)
@@ -227,38 +225,32 @@ class BackupCleaning:
                 removed += 1
         return removed
 
-    async def _compare(self, store: BackupStore, report: CleaningReport, left: _Left) -> CleaningReport:
+    async def _compare(self, store: BackupStore, report: CleaningReport) -> CleaningReport:
         """Compare what the store has with what the registry knows; returns the report with that."""
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
         # Before the store is listed: what is stored meanwhile is not missing.
         known = await self._tenant.backups.made_by(own)
         keys = await list_backups(store)
-        removed, recorded = await self._take_in(store, keys, own, left)
+        recorded = await self._take_in(store, keys, own)
         missing = await self._tell_missing(store, known, set(keys))
         await self._verify_those_back(store, known, set(keys))
-        return replace(report, removed=report.removed + removed, recorded=recorded, missing=missing)
+        return replace(report, recorded=recorded, missing=missing)
 
-    async def _take_in(
-        self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left
-    ) -> tuple[int, int]:
-        """Remove or record the whole backups that the registry does not know; returns how many of each."""
-        removed = recorded = 0
+    async def _take_in(self, store: BackupStore, keys: Sequence[BackupKey], own: UUID) -> int:
+        """Record the whole backups that the registry does not know; returns how many."""
+        recorded = 0
         for key in keys:
             if key.tenant != self._tenant.name or await self._tenant.backups.knows(key.backup_id):
                 continue
             made = await load_if_readable(store, key)
             if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
                 continue
-            if await self._is_given_up(lost):
-                with left.told_of(key):
-                    await delete_backup(store, key)
-                    removed += 1
-            elif not await has_dump(store, made):
+            if not await has_dump(store, made):
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
             elif await self._tenant.backups.record_lost(lost):
                 _logger.warning("The registry did not know the backup %s, which is recorded now.", lost.id)
                 recorded += 1
-        return removed, recorded
+        return recorded
 
     async def _tell_missing(
         self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
@@ -305,9 +297,3 @@ class BackupCleaning:
             return False
         _logger.warning("The manifest of the stored backup %s is gone. Its dump stays.", key.backup_id)
         return True
-
-    async def _is_given_up(self, found: LostBackup) -> bool:
-        """Whether the registry has recorded that what is stored is none of its backups, and never will be."""
-        return await self._tenant.backups.give_up(
-            found.id, found.mark, found.installation, UUID(found.stored.stored_id), found.stored.finished_at
-        )

@@ -63,7 +63,7 @@ class BackupActivities:
                 await self._require_due(job)
                 backup = await self._backup_of(job)
                 store = await known_store(self._tenant)
-                if (earlier := await last_stored(store, self._tenant.name, backup)) is not None:
+                if (earlier := await last_stored(store, self._tenant, backup)) is not None:
                     return stored_backup(earlier, store.location(folder_of(earlier.key)))
                 database = await self._database_of(job)
                 request = await backup_request(self._tenant, backup, job.database)

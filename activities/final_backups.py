@@ -134,7 +134,7 @@ async def _record_last_try(tenant: Tenant, job: InstanceJob) -> None:
     if (backup := await tenant.backups.final_of(job)) is None:
         return
     store = await known_store(tenant)
-    last = await last_stored(store, tenant.name, backup) or await lost_final(store, tenant, backup)
+    last = await last_stored(store, tenant, backup) or await lost_final(store, tenant, backup)
     if last is None or (backup.finished_at and backup.finished_at >= without_zone(last.finished_at)):
         return
     stored = stored_backup(last, store.location(folder_of(last.key)))

@@ -1,6 +1,6 @@
 """The store of a tenant's backups, as its settings name it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 from uuid import UUID
 
@@ -37,8 +37,9 @@ def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> Bac
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
     """Remove what is stored of a deleted backup, of any try, unless another installation has made it.
 
-    A copy of a registry knows the backups of the original, which are not its to remove. A try that the
-    registry does not know is removed as well: the pass would record it again once the row is gone.
+    A copy of a registry knows the backups of the original, which are not its to remove. What another try has
+    stored is removed as well, unless it is recorded as a backup of its own: once the row is gone, the pass
+    would record it again.
 
     Raises:
         BackupFaultError: the store is away or refuses.
@@ -46,8 +47,8 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.installation != own:
         return
-    tries = {one.backup_id for one in await _tries(store, tenant.name, backup)}
-    for stored_id in filter(None, {*tries, *backup.given_up, backup.stored_id}):
+    tries = {one.backup_id for one in await _tries(store, tenant, backup)}
+    for stored_id in filter(None, {*tries, backup.stored_id}):
         await delete_backup(store, BackupKey(tenant.name, backup.ods_instance_id, stored_id))
 
 
@@ -99,22 +100,20 @@ async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifes
     return manifest if await has_dump(store, manifest) else None
 
 
-async def last_stored(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
+async def last_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
     """The last whole backup that a try at this one has stored, be it recorded or not; None if there is none.
 
-    Not one that was given up: it may be about to be removed.
+    Not one that is recorded as a backup of its own.
 
     Args:
         store: the store.
-        tenant: the tenant's name.
+        tenant: the tenant.
         backup: the backup, read since its job began.
 
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    tries = [one for one in await _tries(store, tenant, backup) if one.backup_id not in backup.given_up]
-    left = [one for one in tries if await has_dump(store, one)]
-    return max(left, key=_finished_at, default=None)
+    return await _last_whole(store, await _tries(store, tenant, backup))
 
 
 async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
@@ -125,23 +124,33 @@ async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Mani
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    finals = [one for one in await _manifests(store, tenant.name, backup) if one.kind is BackupKind.FINAL]
-    given_up = await tenant.backups.given_up(backup.mark)
-    left = [one for one in finals if one.backup_id not in given_up and await has_dump(store, one)]
-    lost = [one for one in left if not await tenant.backups.knows(one.backup_id)]
-    return max(lost, key=_finished_at, default=None)
+    lost = await _manifests(store, tenant, backup)
+    return await _last_whole(store, [one for one in lost if one.kind is BackupKind.FINAL])
 
 
-async def _tries(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
+async def _last_whole(store: BackupStore, manifests: Sequence[Manifest]) -> Manifest | None:
+    left = [manifest for manifest in manifests if await has_dump(store, manifest)]
+    return max(left, key=_finished_at, default=None)
+
+
+async def _tries(store: BackupStore, tenant: Tenant, backup: Backup) -> list[Manifest]:
     """What the tries at a backup have stored, as far as there are manifests."""
     found = await _manifests(store, tenant, backup)
     return [one for one in found if one.details.get("backupId") == str(backup.id)]
 
 
-async def _manifests(store: BackupStore, tenant: str, backup: Backup) -> list[Manifest]:
-    """Those of the backups of the instance; one that is damaged must not stop new ones."""
-    keys = await list_backups(store, instance_folder(tenant, backup.ods_instance_id))
-    found = [await load_if_readable(store, key) for key in keys]
+async def _manifests(store: BackupStore, tenant: Tenant, backup: Backup) -> list[Manifest]:
+    """Those of a backup, and those of the same instance that no other backup is recorded to have.
+
+    One that is damaged must not stop new ones.
+    """
+    keys = await list_backups(store, instance_folder(tenant.name, backup.ods_instance_id))
+    free = [
+        key
+        for key in keys
+        if key.backup_id == backup.stored_id or not await tenant.backups.knows(key.backup_id)
+    ]
+    found = [await load_if_readable(store, key) for key in free]
     return [manifest for manifest in found if manifest is not None and manifest.mark == backup.mark]
 
 

@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from http import HTTPStatus
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
-    any_,
     case,
     delete,
     exists,
     func,
-    literal,
-    or_,
     select,
     update,
 )
@@ -182,17 +177,13 @@ class BackupRecords:
             return state.backup
 
     async def forget(self, backup: Backup) -> None:
-        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that.
-
-        It stays if a try has been given up meanwhile.
-        """
+        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that."""
         path, title = f"/v2/backups/{backup.id}", f"Removed a backup of {backup.name}"
         entry = AuditEntry(
             "worker", self._tenant, "REMOVE", path, backup.instance_id, backup.job_id, HTTPStatus.OK, title
         )
         async with self._sessions.transaction() as session:
-            its = (Backup.id == backup.id, Backup.given_up == backup.given_up)
-            gone = delete(Backup).where(*its, Backup.deleted_at.is_not(None))
+            gone = delete(Backup).where(Backup.id == backup.id, Backup.deleted_at.is_not(None))
             if await session.scalar(gone.returning(Backup.id)) is not None:
                 await session.execute(insertion(entry))
 
@@ -209,33 +200,36 @@ class BackupRecords:
     async def record_lost(self, lost: LostBackup) -> bool:
         """Record a stored backup that the registry does not know, so that it can be seen, used and deleted.
 
-        There is no row of it, or none of its tries is recorded, and its job has failed or is lost. A final
+        There is no row of it, or its job has failed or is lost before it was recorded. If another try is
+        recorded by now, this one becomes a backup of its own: its data are those of another moment. A final
         one, of which the database may be gone, is verified by the pass.
 
-        Returns whether it is recorded: not if a job under way may record it, if another try is recorded, or
-        if the instance is none of this registry's.
+        Returns whether it is recorded: not if a job under way may do so, if a client has deleted the backup,
+        or if the instance is none of this registry's.
         """
-        values = stored_values(lost.stored, verify=lost.kind == FINAL)
         async with self._sessions.transaction() as session:
             # A retry waits until this is committed; as all others, it locks the job first.
             its_job = select(Job.status).join(Backup, Job.job_id == Backup.job_id).where(Backup.id == lost.id)
-            status = await session.scalar(its_job.with_for_update(of=Job))
+            if await session.scalar(its_job.with_for_update(of=Job)) in JOB_UNDER_WAY:
+                return False
             row = await session.get(Backup, lost.id, with_for_update=True)
             if row is None:
-                return await self._add_lost(session, lost, values)
-            is_its = (row.mark, row.installation) == (lost.mark, lost.installation)
-            if not is_its or row.stored_id or row.deleted_at or status not in {None, JobStatus.ERROR}:
+                return await self._add_lost(session, lost, lost.id)
+            if (row.mark, row.installation) != (lost.mark, lost.installation) or row.deleted_at is not None:
                 return False
+            if row.stored_id is not None:
+                return await self._add_lost(session, lost, UUID(lost.stored.stored_id))
+            values = stored_values(lost.stored, verify=lost.kind == FINAL)
             await session.execute(update(Backup).where(Backup.id == lost.id).values(**values))
             return True
 
-    async def _add_lost(self, session: AsyncSession, lost: LostBackup, values: dict[str, Any]) -> bool:
+    async def _add_lost(self, session: AsyncSession, lost: LostBackup, backup_id: UUID) -> bool:
         instance = await session.scalar(select(DbInstance).where(DbInstance.mark == lost.mark).limit(1))
         if instance is None:
             return False
         session.add(
             Backup(
-                id=lost.id,
+                id=backup_id,
                 instance_id=instance.id,
                 ods_instance_id=lost.ods_instance_id,
                 mark=lost.mark,
@@ -246,48 +240,10 @@ class BackupRecords:
                 template=lost.template or instance.database_template,
                 created_at=without_zone(lost.stored.taken_at),
                 details=lost.details,
-                **values,
+                **stored_values(lost.stored, verify=lost.kind == FINAL),
             )
         )
         return True
-
-    async def give_up(
-        self, backup_id: UUID, mark: UUID, installation: UUID, stored_id: UUID, finished_at: datetime
-    ) -> bool:
-        """Record that what is stored under this id is none of the backup, and never will be.
-
-        Only then may it be removed: a worker that is about to do so may be suspended while the job is
-        retried, which would otherwise take what is stored for its own. Returns whether it is recorded.
-
-        So it is if another try has made the backup. What a job has left that failed may be all that is left
-        of the database as it was, whatever the registry tells: that may have been restored to before a retry.
-
-        Args:
-            backup_id: the backup.
-            mark: of its instance.
-            installation: the one that has made it.
-            stored_id: the id.
-            finished_at: when what is stored was whole.
-        """
-        its = and_(Backup.id == backup_id, Backup.mark == mark, Backup.installation == installation)
-        job = select(Job.id).join(Backup, Job.job_id == Backup.job_id).where(its)
-        # A later try at a final backup shows a database that was changed since, or proves more.
-        is_earlier = or_(Backup.kind != FINAL, Backup.finished_at >= without_zone(finished_at))
-        is_superseded = and_(Backup.stored_id.is_not(None), Backup.stored_id != stored_id, is_earlier)
-        is_none = or_(literal(stored_id) == any_(Backup.given_up), is_superseded)
-        async with self._sessions.transaction() as session:
-            # A retry waits until this is committed, and sees it then; as all others, it locks the job first.
-            await session.execute(job.with_for_update(of=Job))
-            found = await session.scalar(select(Backup).where(its, is_none).with_for_update())
-            if found is not None and stored_id not in found.given_up:
-                found.given_up = [*found.given_up, stored_id]
-            return found is not None
-
-    async def given_up(self, mark: UUID) -> set[UUID]:
-        """The ids under which something was stored for the instance that is none of its backups any more."""
-        async with self._sessions.statement() as session:
-            rows = await session.scalars(select(Backup.given_up).where(Backup.mark == mark))
-            return {stored_id for ids in rows for stored_id in ids}
 
     async def request_verification(self, backup_id: UUID) -> BackupState:
         """Record that a backup shall be verified, unless one is about to be already.

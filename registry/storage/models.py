@@ -382,8 +382,6 @@ class Backup(Base):
     change_sign: Mapped[str | None] = mapped_column("changesign", Text)
     unchanged_at: Mapped[datetime | None] = mapped_column("unchangedat")
     expires_at: Mapped[datetime | None] = mapped_column("expiresat")
-    # Other ids under which tries have stored a whole one: they are removed, and never the backup's again.
-    given_up: Mapped[list[uuid.UUID]] = mapped_column("givenup", ARRAY(Uuid), server_default=text("'{}'"))
     # A client has deleted it; what is stored is removed, and then the row.
     deleted_at: Mapped[datetime | None] = mapped_column("deletedat")
 

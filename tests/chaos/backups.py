@@ -135,7 +135,7 @@ def _final(
 def _unknown(
     known: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Stored], history: History
 ) -> Iterator[Violation]:
-    """What is stored without a row that knows it was made by a try that was given up, and is removed."""
+    """What is stored without a row that knows it should have been recorded by a pass."""
     for found in stored.values():
         if found.id not in known and found.mark not in history.changed:
             yield Violation(Kind.UNKNOWN_BACKUP, f"{found.id} of the mark {found.mark}")

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import backup_cleaning
 from activities import backups as backup_activities
-from activities.backup_cleaning import CleaningReport
 from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
@@ -33,7 +31,7 @@ from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
 from backups.manifest import BackupKey, BackupRequest, Manifest
 from backups.storage import BackupStore
-from backups.stored_backups import delete_backup, list_backups
+from backups.stored_backups import list_backups
 from databases.errors import DatabaseFaultError
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
@@ -593,29 +591,27 @@ def store_again(store: Path) -> None:
     manifest.write_text(manifest.read_text().replace(folder.name, other.name, 1))
 
 
-async def test_pass_removes_a_whole_backup_only_when_the_registry_knows_that_it_is_none(
-    operator: Operator,
-    api: httpx.AsyncClient,
-    store: Path,
-    temporal: Client,
-    settings: Settings,
-    rows: asyncpg.Connection,
-    name: str,
+async def test_what_another_try_has_stored_is_a_backup_of_its_own(
+    operator: Operator, api: httpx.AsyncClient, store: Path, tenant: Tenant, name: str
 ) -> None:
-    """As one that was given up has stored it, and one that a restored registry does not know."""
+    """As when it could not be read when the job was tried again; it may have the data of a better moment."""
     backup = await backed_up(api, await created(operator, name))
     store_again(store)
     damaged = folder_of(backup).with_name(str(uuid.UUID(int=0)))  # the first that is read
     damaged.mkdir()
     (damaged / "manifest.json").write_text("{}")
-    assert "1 backups removed" in await reconcile(temporal, settings)
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 1)
     assert damaged.exists()
-    shutil.rmtree(damaged)
-    assert files_in(store) == ["database.dump", "manifest.json"]
-    assert stored(backup)
-    await rows.execute("DELETE FROM adminapi.backups")
-    assert "backups removed" not in await reconcile(temporal, settings)
-    assert stored(backup)
+    listed = (await api.get("/v2/backups", params={"instanceId": backup["instanceId"]})).json()
+    assert [one["status"] for one in listed] == ["Completed", "Completed"]
+    (other,) = [one for one in listed if one["id"] != backup["id"]]
+    assert (await verified(api, other))["verification"] == "Completed"
+
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+    assert stored(other)["database.dump"] == other["sizeBytes"]
+    done = await cleaned(tenant)
+    assert (done.removed, done.recorded) == (0, 0)
 
 
 async def test_dump_stays_when_its_manifest_is_lost(
@@ -815,61 +811,6 @@ async def test_whole_backup_of_a_failed_job_is_recorded(
     done = await cleaned(tenant)
     assert (done.removed, done.recorded) == (0, 0)
     assert files_in(store) == ["database.dump", "manifest.json"]
-
-
-@pytest.fixture
-async def held_pass(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, store: Path, failed: InstanceJob
-) -> AsyncIterator[Callable[[], Awaitable[CleaningReport]]]:
-    """A pass that is held when it is about to remove what another try has stored; let it go on."""
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def hold(store: BackupStore, key: BackupKey) -> None:
-        reached.set()
-        await go_on.wait()
-        await delete_backup(store, key)
-
-    async def let_go() -> CleaningReport:
-        go_on.set()
-        return await passing
-
-    assert (await cleaned(tenant)).recorded == 1
-    store_again(store)
-    with monkeypatch.context() as patched:
-        patched.setattr(backup_cleaning, "delete_backup", hold)
-        passing = asyncio.create_task(cleaned(tenant))
-        await asyncio.wait_for(reached.wait(), 20)
-    yield let_go
-    await let_go()
-
-
-async def test_retried_backup_is_whole_when_a_pass_is_about_to_remove_what_another_try_has_stored(
-    operator: Operator,
-    api: httpx.AsyncClient,
-    temporal: Client,
-    failed: InstanceJob,
-    held_pass: Callable[[], Awaitable[CleaningReport]],
-) -> None:
-    await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
-    await operator.reached(failed, {JobStatus.COMPLETED})
-    assert (await held_pass()).removed == 1
-    backup = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
-    assert stored(backup)["database.dump"] == backup["sizeBytes"]
-    assert (await verified(api, backup))["verification"] == "Completed"
-
-
-async def test_nothing_is_recorded_again_when_a_backup_is_deleted_while_a_pass_removes_another_try(
-    api: httpx.AsyncClient,
-    store: Path,
-    tenant: Tenant,
-    failed: InstanceJob,
-    held_pass: Callable[[], Awaitable[CleaningReport]],
-) -> None:
-    assert (await api.delete(f"/v2/backups/{failed.makes_backup}")).status_code == 204
-    assert (await cleaned(tenant)).recorded == 0
-    await held_pass()
-    assert files_in(store) == []
-    assert (await api.get("/v2/backups")).json() == []
 
 
 async def test_backup_stays_whole_when_its_deletion_cannot_be_committed(

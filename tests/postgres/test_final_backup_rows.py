@@ -353,21 +353,10 @@ async def test_waiting_verification_is_the_pass_s_when_the_purge_has_ended(
     await rows.execute("DELETE FROM adminapi.backups")
 
 
-async def test_later_try_is_not_removed_when_the_registry_was_put_back_to_an_earlier_one(
-    job_store: JobStore, tenant: Tenant, purge: InstanceJob
-) -> None:
-    """Its database may be dropped by then."""
-    first = stored()
-    assert await job_store.record_final_backup(purge, first, "5 7")
-    its = (UUID(purge.makes_backup), UUID(purge.mark), UUID(purge.installation), uuid4())
-    assert not await tenant.backups.give_up(*its, first.finished_at + timedelta(minutes=1))
-    assert await tenant.backups.give_up(*its, first.finished_at - timedelta(minutes=1))
-
-
 async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_failed_and_only_then(
     job_store: JobStore, tenant: Tenant, purge: InstanceJob
 ) -> None:
-    """What it has stored is not given up: it may be all that is left of the database."""
+    """What another try has stored is a backup of its own: it may be all that is left of the database."""
     lost = LostBackup(
         UUID(purge.makes_backup),
         purge.ods_instance_id or 0,
@@ -381,12 +370,15 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     )
     assert not await tenant.backups.record_lost(lost)
     await job_store.fail(purge, "The worker was cut off.")
-    its = (lost.id, lost.mark, lost.installation)
-    assert not await tenant.backups.give_up(*its, uuid4(), datetime(2026, 1, 1, tzinfo=UTC))
     assert not await tenant.backups.record_lost(replace(lost, installation=uuid4()))
     assert not await tenant.backups.record_lost(replace(lost, mark=uuid4()))
     assert await tenant.backups.record_lost(lost)
     state = await tenant.backups.get(lost.id)
     assert (state.status, state.backup.job_id) == (JobStatus.COMPLETED, purge.job_id)
     assert [waiting.id for waiting in await tenant.backups.waiting_verifications()] == [lost.id]
+    other = replace(lost, stored=stored())
+    assert await tenant.backups.record_lost(other)
+    own = await tenant.backups.get(UUID(other.stored.stored_id))
+    assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, "")
+    await tenant.backups.mark_deleted(lost.id)
     assert not await tenant.backups.record_lost(replace(lost, stored=stored()))
