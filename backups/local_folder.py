@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _OWNER_ONLY = 0o700
+_TRIES = 10
+"""How often `remove`, in another process, may remove a folder above that is empty before it is used."""
 
 
 def prepare(root: Path, file: Path) -> None:
@@ -14,8 +16,16 @@ def prepare(root: Path, file: Path) -> None:
     Raises:
         OSError: one of them cannot be made.
     """
-    for folder in reversed([it for it in file.parents if it.is_relative_to(root) and it != root]):
-        folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+    folders = [it for it in file.parents if it.is_relative_to(root) and it != root]
+    for left in reversed(range(_TRIES)):
+        try:
+            for folder in reversed(folders):
+                folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+        except FileNotFoundError:
+            if not left or not root.is_dir():
+                raise
+        else:
+            return
 
 
 def make_durable(root: Path, file: Path) -> None:

@@ -4,9 +4,11 @@ import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backups import local_folder
 from backups.backing_up import back_up
 from backups.errors import BackupFaultError
 from backups.layout import folder_of
@@ -204,6 +206,22 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_folder_is_made_when_a_pass_removes_the_empty_one_above_it_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+
+    def make_late(folder: Path, **arguments: Any) -> None:
+        if folder.name == "backup":
+            monkeypatch.undo()
+            local_folder.remove(tmp_path, folder)
+        make(folder, **arguments)
+
+    monkeypatch.setattr(Path, "mkdir", make_late)
+    local_folder.prepare(tmp_path, tmp_path / "tenant" / "instance" / "backup" / "being-written")
+    assert (tmp_path / "tenant" / "instance" / "backup").is_dir()
 
 
 async def test_reason_says_so_when_the_folder_is_gone(
