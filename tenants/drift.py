@@ -20,7 +20,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import AT_REST, InstanceStatus, Operation, is_usable
 from registry.snapshots.rows import SnapshotStatus
 from registry.storage import models
-from registry.storage.models import DbInstance, InstanceVersion, OdsInstance
+from registry.storage.models import DbInstance, InstanceVersion, OdsInstance, OdsInstanceDerivative
 from tenants.installation_check import InstallationCheck
 
 _RECHECK_SECONDS = 0.5
@@ -36,6 +36,7 @@ class DriftKind(StrEnum):
     INSTANCE_WITHOUT_DATABASE = "InstanceWithoutDatabase"
     INSTANCE_WITHOUT_ODS_INSTANCE = "InstanceWithoutOdsInstance"
     ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
+    DERIVATIVE_OF_OTHER_INSTANCE = "DerivativeOfOtherInstance"
     INVALID_DATABASE = "InvalidDatabase"
     TEMPLATE_MISSING = "TemplateMissing"
     TEMPLATE_OPEN = "TemplateOpen"
@@ -148,6 +149,7 @@ class Snapshot:
     with_versions: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
+    derivatives: Collection[OdsInstanceDerivative]
     copies: Collection[models.Snapshot]
     started: Sequence[StartedJob]
 
@@ -212,6 +214,7 @@ class DriftDetector:
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
             ods_instances=await self._queries.all_ods_instances(),
+            derivatives=await self._queries.all_derivatives(),
             copies=await self._queries.all_snapshots(),
             started=started,
         )
@@ -237,6 +240,7 @@ class DriftDetector:
         yield from _resets_not_ended(seen)
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
+        yield from self._derivatives_of_other_instances(seen)
         yield from _unexpected_databases(
             seen, self._tenant, {*self._templates, *(database.name for database in later)}
         )
@@ -254,6 +258,25 @@ class DriftDetector:
                     f"{ods_instance.ods_instance_id} {ods_instance.name}",
                     f"The ODS/API routes to the database '{database}', which does not exist.",
                 )
+
+    def _derivatives_of_other_instances(self, seen: Snapshot) -> Iterator[Drift]:
+        names = {row.ods_instance_id: row.name for row in seen.instances}
+        with_names = {row.database_name: row for row in seen.instances if row.has_names}
+        for derivative in seen.derivatives:
+            database = self._connection_strings.local_database(derivative.connection_string)
+            other = with_names.get(database or "")
+            own_name = names.get(derivative.ods_instance_id)
+            # ODS instances that are no instances may lead where the operator wants.
+            if other is None or own_name is None or other.ods_instance_id == derivative.ods_instance_id:
+                continue
+            yield Drift(
+                DriftKind.DERIVATIVE_OF_OTHER_INSTANCE,
+                f"{derivative.ods_instance_id} {own_name} {derivative.derivative_type}",
+                f"The derivative {derivative.id} of this instance leads to '{database}', the database of the"
+                f" instance {other.id} '{other.name}': clients of the one read the data of the other. Give it"
+                f" another connection string, or remove it (PUT or DELETE"
+                f" /v2/odsInstanceDerivatives/{derivative.id}).",
+            )
 
 
 def _own_time() -> datetime:

@@ -59,6 +59,18 @@ class OdsConnectionStrings:
         """
         return ConnectionString.parse(self._keys.decrypt(encrypted or ""))
 
+    def renamed(self, old: str, new: str, encrypted: str | None) -> str | None:
+        """The encrypted connection string with the database `new`, if it names `old`, on whatever server.
+
+        Others are returned as they are: also what cannot be read, and what its column would be too short for.
+        """
+        try:
+            found = self.decrypted(encrypted)
+        except (UndecipherableError, InvalidConnectionStringError):
+            return encrypted
+        text = str(found.with_database(new))
+        return self.encrypted_text(text) if found.database == old and fits_column(text) else encrypted
+
     def are_alike(self, one: str | None, other: str | None) -> bool:
         """Whether two encrypted connection strings are equal when decrypted: their IVs or keys may differ."""
         try:

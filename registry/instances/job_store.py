@@ -68,6 +68,10 @@ _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None,
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
 
 
+def _leave_as_it_is(_old: str, _new: str, text: str | None) -> str | None:
+    return text
+
+
 @dataclass(frozen=True)
 class Position:
     """Where an instance is at an attempt of a job.
@@ -93,6 +97,8 @@ class JobStore:
         trash: how long an instance can come back that an Admin API has deleted; zero if its database is
             dropped at once.
         final_backup: whether it is backed up before it is dropped.
+        renaming: of a database's old name, its new one, and an encrypted connection string of a derivative:
+            makes that with the new name, if it has the old one. Without it, they stay as they are.
     """
 
     def __init__(
@@ -102,10 +108,12 @@ class JobStore:
         trash: timedelta = timedelta(),
         *,
         final_backup: bool = False,
+        renaming: Callable[[str, str, str | None], str | None] = _leave_as_it_is,
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
+        self._renaming = renaming
         self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
 
     @property
@@ -224,6 +232,8 @@ class JobStore:
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
 
+        Its derivatives follow, if they name the database.
+
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
 
         Args:
@@ -245,7 +255,7 @@ class JobStore:
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, renamed, guard)
             if took_step:
-                await change_routing(session, job, connection_string)
+                await change_routing(session, job, connection_string, self._renamed(job))
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_delete(self, job: InstanceJob) -> bool:
@@ -316,8 +326,12 @@ class JobStore:
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
                 await start_routing(session, replace(job, name=job.final_name), connection_string)
-                await give_back(session, job.ods_instance_id, kept)
+                await give_back(session, job.ods_instance_id, kept, self._renamed(job))
             return took_step or await is_at(session, guard, step.target)
+
+    def _renamed(self, job: InstanceJob) -> Callable[[str | None], str | None]:
+        """Makes of a derivative's connection string what it is after the job."""
+        return partial(self._renaming, job.database, job.final_database)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
         """Record that the instance has no database in the trash any more, in the audit trail as well.

@@ -1,8 +1,8 @@
 """How the ODS/API is routed to an instance's database: the instance's row of `dbo.odsinstances`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,7 +13,7 @@ from registry.instances.relations import relations_of
 from registry.instances.reservations import lock_name, name_taken, ods_instance_has_name, ods_instances_have
 from registry.instances.row_locks import lock_ods_instance
 from registry.storage.errors import NameTakenError
-from registry.storage.models import OdsInstance
+from registry.storage.models import OdsInstance, OdsInstanceDerivative
 
 
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
@@ -44,8 +44,22 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
     await publish_contexts(session, job)
 
 
-async def change_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+async def change_routing(
+    session: AsyncSession,
+    job: InstanceJob,
+    connection_string: str,
+    renamed: Callable[[str | None], str | None],
+) -> None:
     """Give the ODS instance its new name, and the connection string of the renamed database.
+
+    Derivatives that name the database get its new name as well, whichever server they lead to: a physical
+    replica has the databases of its primary. Snapshots have names of their own.
+
+    Args:
+        session: the transaction.
+        job: the rename.
+        connection_string: what routes to the renamed database, encrypted.
+        renamed: makes of a derivative's connection string, encrypted, what it is by the database's new name.
 
     Raises:
         NameTakenError: it cannot have the name.
@@ -57,6 +71,11 @@ async def change_routing(session: AsyncSession, job: InstanceJob, connection_str
         .where(OdsInstance.ods_instance_id == job.ods_instance_id)
         .values(name=job.final_name, connection_string=connection_string)
     )
+    derivatives = select(OdsInstanceDerivative).where(
+        OdsInstanceDerivative.ods_instance_id == job.ods_instance_id
+    )
+    for derivative in await session.scalars(derivatives.with_for_update()):
+        derivative.connection_string = renamed(derivative.connection_string)
 
 
 async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:

@@ -246,6 +246,10 @@ class InstanceQueries:
         """Every ODS instance, by id."""
         return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
 
+    async def all_derivatives(self) -> Sequence[OdsInstanceDerivative]:
+        """Every derivative of an ODS instance, by id."""
+        return await self._all(select(OdsInstanceDerivative).order_by(OdsInstanceDerivative.id))
+
     async def all_snapshots(self) -> Sequence[Snapshot]:
         """Every snapshot of an instance, by id."""
         return await self._all(select(Snapshot).order_by(Snapshot.id))

@@ -3,7 +3,7 @@
 It is kept in the instance's row, as JSON; the connection strings of derivatives stay encrypted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -85,10 +85,21 @@ async def context_obstacle(
     return None
 
 
-async def give_back(session: AsyncSession, ods_instance_id: int, kept: dict[str, Any] | None) -> None:
+async def give_back(
+    session: AsyncSession,
+    ods_instance_id: int,
+    kept: dict[str, Any] | None,
+    renamed: Callable[[str | None], str | None],
+) -> None:
     """Add what was kept to the ODS instance, which the caller has added; rows get their ids back.
 
     An id that another row has by now, as after sequences were set by hand, is replaced by a new one.
+
+    Args:
+        session: the transaction.
+        ods_instance_id: the ODS instance.
+        kept: what was set aside of it.
+        renamed: makes of a derivative's connection string, encrypted, what it is by the database's new name.
     """
     if kept is None:
         return
@@ -104,7 +115,7 @@ async def give_back(session: AsyncSession, ods_instance_id: int, kept: dict[str,
         replica = OdsInstanceDerivative(
             ods_instance_id=ods_instance_id,
             derivative_type=derivative["type"],
-            connection_string=derivative["connectionString"],
+            connection_string=renamed(derivative["connectionString"]),
         )
         if await session.get(OdsInstanceDerivative, derivative["id"]) is None:
             replica.id = derivative["id"]

@@ -242,6 +242,35 @@ async def test_ods_instance_on_another_server_is_none_of_our_business(
     assert drift.subject.endswith(" local")
 
 
+async def test_derivative_is_reported_when_it_leads_to_the_database_of_another_instance(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    rows: asyncpg.Connection,
+    completed: InstanceJob,
+    name: str,
+) -> None:
+    other = await bring_to(instances, tenant.jobs, "Completed", f"{name} other")
+    by_hand = await rows.fetchval(
+        "INSERT INTO dbo.odsinstances (name) VALUES ('by hand') RETURNING odsinstanceid"
+    )
+    its = tenant.connection_strings.encrypted(completed.database)
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstancederivatives"
+        " (odsinstance_odsinstanceid, derivativetype, connectionstring) VALUES ($1, $2, $3)",
+        [
+            (completed.ods_instance_id, "ReadReplica", its),
+            (by_hand, "ReadReplica", its),
+            (other.ods_instance_id, "ReadReplica", its),
+            (other.ods_instance_id, "Snapshot", "iv|ciphertext|hmac"),
+        ],
+    )
+    (drift,) = await _found(detector, DriftKind.DERIVATIVE_OF_OTHER_INSTANCE)
+    assert drift.subject == f"{other.ods_instance_id} {other.name} ReadReplica"
+    assert f"'{completed.database}'" in drift.explanation
+    assert f"{completed.instance_id} '{completed.name}'" in drift.explanation
+
+
 @pytest.mark.parametrize("marked", [True, False])
 async def test_database_is_reported_when_no_instance_has_it(
     detector: DriftDetector, admin: asyncpg.Connection, owner: Owner, *, marked: bool

@@ -5,10 +5,12 @@ import asyncio
 import asyncpg
 import pytest
 
+from registry.connection_strings.encryption import fits_column
 from registry.instances.job_store import JobStore
 from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError, RefusedError
+from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
 
 RENAMABLE = {"Completed", "Completed_Rename", "Error_Rename"}
@@ -70,6 +72,76 @@ async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_
         *(new, "Minimal", "new|connection|string", "Completed"),
     )
     assert (await instances.reserve(name, Template.MINIMAL)).job.database == job.database
+
+
+async def _add_derivative(rows: asyncpg.Connection, ods_instance_id: int, kind: str, text: str) -> None:
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancederivatives"
+        " (odsinstance_odsinstanceid, derivativetype, connectionstring) VALUES ($1, $2, $3)",
+        *(ods_instance_id, kind, text),
+    )
+
+
+async def _derivatives(rows: asyncpg.Connection) -> dict[str, str]:
+    found = await rows.fetch("SELECT derivativetype, connectionstring FROM dbo.odsinstancederivatives")
+    return {row["derivativetype"]: row["connectionstring"] for row in found}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "replica.example"])
+async def test_derivative_leads_to_the_renamed_database_and_keeps_all_else_on_whatever_server(
+    tenant: Tenant, instances: InstanceStore, rows: asyncpg.Connection, name: str, host: str
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "InProgress_Rename", name)
+    strings = tenant.connection_strings
+    text = f'host={host};Db={{}};port=6432;username=ods_api;password="a;b";application name=mine'
+    snapshot = strings.encrypted(f"{job.database}_Snapshot_20260131")
+    await _add_derivative(
+        rows, job.ods_instance_id, "ReadReplica", strings.encrypted_text(text.format(job.database))
+    )
+    await _add_derivative(rows, job.ods_instance_id, "Snapshot", snapshot)
+    assert await tenant.jobs.finish_rename(job, CONNECTION_STRING)
+    found = await _derivatives(rows)
+    replica = strings.decrypted(found["ReadReplica"])
+    assert replica.database == job.new_database
+    assert (replica.endpoints, replica.login) == (((host, 6432),), ("ods_api", "a;b"))
+    assert ("application name", "mine") in replica.pairs
+    assert found["Snapshot"] == snapshot
+
+
+async def test_derivative_stays_as_it_is_when_it_is_unreadable_leads_elsewhere_or_has_no_room(
+    tenant: Tenant, instances: InstanceStore, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "InProgress_Rename", name)
+    other = await bring_to(instances, tenant.jobs, "Completed", f"{name} other")
+    strings = tenant.connection_strings
+    long = f"host=h;database={job.database};options="
+    while fits_column(f"{long}xxx"):
+        long += "xxx"
+    kept = {
+        "unreadable": "iv|ciphertext|hmac",
+        "elsewhere": strings.encrypted("another database"),
+        "no host": strings.encrypted_text(f"database={job.database}"),
+        "no room": strings.encrypted_text(long),
+    }
+    for kind, text in kept.items():
+        await _add_derivative(rows, job.ods_instance_id, kind, text)
+    kept["of another"] = strings.encrypted(job.database)
+    await _add_derivative(rows, other.ods_instance_id, "of another", kept["of another"])
+    assert await tenant.jobs.finish_rename(job, CONNECTION_STRING)
+    assert await _derivatives(rows) == kept
+
+
+async def test_derivative_stays_as_it_is_when_the_rename_cannot_be_finished(
+    tenant: Tenant, instances: InstanceStore, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "InProgress_Rename", name)
+    text = tenant.connection_strings.encrypted(job.database)
+    await _add_derivative(rows, job.ods_instance_id, "ReadReplica", text)
+    await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.new_name)
+    with pytest.raises(NameTakenError):
+        await tenant.jobs.finish_rename(job, CONNECTION_STRING)
+    await tenant.jobs.fail(job, "The name was taken.")
+    assert await _derivatives(rows) == {"ReadReplica": text}
 
 
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Error_Rename"])

@@ -331,6 +331,28 @@ async def test_instance_has_its_old_name_when_its_undelete_under_another_one_cam
     assert (row.name, row.new_name, row.new_database_name) == (name, None, None)
 
 
+@pytest.mark.parametrize("new_name", [None, "back"])
+async def test_derivative_leads_to_the_database_of_its_instance_after_an_undelete(
+    tenant: Tenant, instances: InstanceStore, rows: asyncpg.Connection, name: str, new_name: str | None
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "Completed", name)
+    await rows.execute(_DERIVATIVE, job.ods_instance_id)
+    strings = tenant.connection_strings
+    await rows.execute(
+        "UPDATE dbo.odsinstancederivatives SET connectionstring = $1", strings.encrypted(job.database)
+    )
+    deletion = (await instances.request_delete(job.instance_id)).job
+    await tenant.jobs.begin(deletion)
+    await tenant.jobs.finish_delete(deletion)
+    if new_name is not None:
+        await instances.reserve(name, Template.MINIMAL)
+    undelete = (await instances.request_undelete(job.instance_id, new_name)).job
+    await tenant.jobs.begin(undelete)
+    assert await tenant.jobs.finish_undelete(undelete, CONNECTION_STRING)
+    text = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
+    assert strings.local_database(text) == undelete.final_database
+
+
 async def test_new_name_of_an_undelete_is_free_for_a_rename_when_it_has_failed(
     instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, name: str
 ) -> None:
