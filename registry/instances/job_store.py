@@ -33,6 +33,7 @@ from registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs
 from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
+from registry.instances.left_names import leave_name, take_name_back
 from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
 from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
@@ -232,7 +233,7 @@ class JobStore:
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
 
-        Its derivatives follow, if they name the database.
+        Its derivatives follow, if they name the database. The name that the database leaves stays reserved.
 
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
 
@@ -256,6 +257,7 @@ class JobStore:
             took_step = await take_step(session, job, step, renamed, guard)
             if took_step:
                 await change_routing(session, job, connection_string, self._renamed(job))
+                await leave_name(session, job)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_delete(self, job: InstanceJob) -> bool:
@@ -327,6 +329,7 @@ class JobStore:
                     raise ContextTakenError(obstacle)
                 await start_routing(session, replace(job, name=job.final_name), connection_string)
                 await give_back(session, job.ods_instance_id, kept, self._renamed(job))
+                await take_name_back(session, job)
             return took_step or await is_at(session, guard, step.target)
 
     def _renamed(self, job: InstanceJob) -> Callable[[str | None], str | None]:

@@ -1,5 +1,7 @@
 """Reservation of the names and ids that only one instance, or ODS instance, can have."""
 
+import math
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -19,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from registry.instances.left_names import reserved_for
 from registry.instances.status import Operation
 from registry.storage.errors import NameTakenError
 from registry.storage.models import (
@@ -64,20 +67,37 @@ async def require_free(
         excluding: an instance that may have them already, or be about to get them.
 
     Raises:
-        NameTakenError: an ODS instance or a live instance has one of them, or is about to get it.
+        NameTakenError: an ODS instance or a live instance has one of them, or is about to get it; or another
+            instance has left the name of the database by a rename just now.
     """
     await lock_name(session, name, database)
-    query = select(_name_in_use(name, excluding), _live_instance_has(_DATABASES, database, excluding))
-    name_used, database_used = (await session.execute(query)).one()
+    database_used = _live_instance_has(_DATABASES, database, excluding)
+    query = select(_name_in_use(name, excluding), database_used, reserved_for(database, excluding))
+    name_used, used, reserved = (await session.execute(query)).one()
     if name_used:
         raise name_taken(name)
-    if database_used:
+    _require_free_database(database, used=used, reserved=reserved)
+
+
+async def require_free_database(session: AsyncSession, database: str, excluding: DbInstance) -> None:
+    """The same for the name of a database alone.
+
+    Raises:
+        NameTakenError: a live instance other than `excluding` has it, or is about to get it; or such an
+            instance has left it by a rename just now.
+    """
+    await lock_name(session, database)
+    database_used = _live_instance_has(_DATABASES, database, excluding)
+    query = select(database_used, reserved_for(database, excluding))
+    used, reserved = (await session.execute(query)).one()
+    _require_free_database(database, used=used, reserved=reserved)
+
+
+def _require_free_database(database: str, *, used: bool, reserved: timedelta | None) -> None:
+    if used:
         raise database_taken(database)
-
-
-async def database_is_taken(session: AsyncSession, database: str, excluding: DbInstance) -> bool:
-    """Whether a live instance other than `excluding` has a database of that name, or is about to get it."""
-    return (await session.scalars(select(_live_instance_has(_DATABASES, database, excluding)))).one()
+    if reserved is not None and reserved > timedelta():
+        raise _database_left(database, reserved)
 
 
 def name_taken(name: str) -> NameTakenError:
@@ -89,6 +109,16 @@ def database_taken(database: str) -> NameTakenError:
     """The refusal of a name whose database name another instance has."""
     return NameTakenError(
         f"An instance whose database is named '{database}' already exists. Choose another name."
+    )
+
+
+def _database_left(database: str, reserved: timedelta) -> NameTakenError:
+    """The refusal of a name whose database name another instance had until its rename."""
+    minutes = math.ceil(reserved / timedelta(minutes=1))
+    return NameTakenError(
+        f"Until its rename, the database of another instance was named '{database}'. The ODS/API may still"
+        " have that in its cache, and would have clients of that instance write into this one's database."
+        f" Wait {minutes} {'minute' if minutes == 1 else 'minutes'}, or choose another name."
     )
 
 

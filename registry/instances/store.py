@@ -39,13 +39,13 @@ from registry.instances.origins import (
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
-    database_is_taken,
     database_taken,
     free_job_number,
     instance_id_for,
     lock_name,
     name_taken,
     require_free,
+    require_free_database,
     reserved_id,
 )
 from registry.instances.row_locks import lock_instances, lock_with_source
@@ -613,7 +613,8 @@ class InstanceStore:
         Raises:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: a job is under way, or the instance was never created.
-            NameTakenError: another live instance or ODS instance has the name, or the database name.
+            NameTakenError: another live instance or ODS instance has the name, or the database name, or has
+                left that just now.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -830,9 +831,7 @@ class InstanceStore:
 
         Also if the row that routed it was removed by hand, as long as the instance is in use.
         """
-        await lock_name(session, database.name)
-        if await database_is_taken(session, database.name, instance):
-            raise database_taken(database.name)
+        await require_free_database(session, database.name, instance)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
         routed = await session.scalars(

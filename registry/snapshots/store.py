@@ -11,6 +11,7 @@ from registry.installation import InstallationStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import FINISH, Operation
 from registry.instances.steps import fencing_token_of, take_step
+from registry.ods_api_cache import CACHED
 from registry.snapshots import derivative
 from registry.snapshots.rows import IS_ABANDONED, SnapshotStatus, of_job
 from registry.storage.errors import InstanceNotFoundError, RefusedError, RowNotFoundError
@@ -19,11 +20,8 @@ from registry.storage.sessions import RegistrySessions
 
 SNAPSHOT = "snapshot"
 """What clients call a snapshot."""
-CACHED = timedelta(minutes=10)
-"""How long a copy stays after it was deleted, or a newer one has taken its place: the ODS/API may go on using
-what it has cached of its configuration."""
 LONGEST_USE = timedelta(hours=1)
-"""How long sessions may keep a copy from being dropped after that."""
+"""How long sessions may keep a copy from being dropped when no cache of the ODS/API leads to it any more."""
 
 _IS_DUE = or_(IS_ABANDONED, (Snapshot.status == SnapshotStatus.REMOVING) & (Snapshot.remove_after <= UTC_NOW))
 

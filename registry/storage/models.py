@@ -258,6 +258,17 @@ class InstanceVersion(_HasOrigin, Base):
     purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
 
 
+class LeftDatabaseName(Base):
+    """The name of a database that a rename of its instance has left, and since when."""
+
+    __tablename__ = "leftdatabasenames"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    database_name: Mapped[str] = mapped_column("databasename", String(255), primary_key=True)
+    instance_id: Mapped[int] = mapped_column("instanceid", primary_key=True, autoincrement=False)
+    left_at: Mapped[datetime] = mapped_column("leftat")
+
+
 @dataclass(frozen=True)
 class Wait:
     """What a running job waits for; times are UTC, without a zone.

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from embedded.polling import wait_until
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, let_time_pass
 from tests.servers import session
 
 INSTANCES = "/v2/dbInstances"
@@ -166,6 +166,31 @@ async def test_name_is_refused_when_another_instance_or_ods_instance_has_it(
         answer = await api.put(f"{surface}/{job.instance_id}", json={"name": occupied})
         assert answer.status_code == 400
         assert "already exists" in answer.json()["errors"]["Name"][0]
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+async def test_name_is_refused_until_no_cache_has_it_when_a_rename_has_left_it(
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    surface: str,
+) -> None:
+    await bring_to(instances, job_store, "Completed_Rename", "Before")
+    other = await bring_to(instances, job_store, "Completed", "Other")
+    requests = (
+        ("POST", surface, {"name": "Before", "databaseTemplate": "Minimal"}),
+        ("PUT", f"{surface}/{other.instance_id}", {"name": "Before"}),
+    )
+    for method, path, body in requests:
+        answer = await api.request(method, path, json=body)
+        assert answer.status_code == 400
+        (reason,) = answer.json()["errors"]["Name"]
+        assert "'EdFi_Ods_Before_Minimal'" in reason
+        assert reason.endswith("Wait 10 minutes, or choose another name.")
+    await let_time_pass(rows)
+    answer = await api.put(f"{surface}/{other.instance_id}", json={"name": "Before"})
+    assert answer.status_code == 202
 
 
 @pytest.mark.parametrize(("surface", "resource"), [(INSTANCES, "dbInstance"), (MANAGE, "odsInstanceManage")])

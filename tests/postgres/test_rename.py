@@ -1,17 +1,20 @@
 """Requesting and finishing renames in the registry: whose a name is, and what changes with it."""
 
 import asyncio
+from collections.abc import Mapping
 
 import asyncpg
 import pytest
 
 from registry.connection_strings.encryption import fits_column
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.naming import database_name
 from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError, RefusedError
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
+from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, let_time_pass, status_in
 
 RENAMABLE = {"Completed", "Completed_Rename", "Error_Rename"}
 
@@ -71,7 +74,92 @@ async def test_everything_has_the_new_name_and_no_more_the_old_when_a_rename_is_
         *("Completed", new, new, job.new_database, None, None, None),
         *(new, "Minimal", "new|connection|string", "Completed"),
     )
+    await let_time_pass(rows)
     assert (await instances.reserve(name, Template.MINIMAL)).job.database == job.database
+
+
+async def _require_reserved(
+    instances: InstanceStore, name: str, others: Mapping[str, InstanceJob], words: str
+) -> None:
+    """No other instance can have the name: not a new one, one that is renamed, nor one from the trash."""
+    with pytest.raises(NameTakenError, match=words):
+        await instances.reserve(name, Template.MINIMAL)
+    with pytest.raises(NameTakenError, match=words):
+        await instances.request_rename(others["live"].instance_id, name)
+    with pytest.raises(RefusedError, match=words) as refused:
+        await instances.request_undelete(others["trashed"].instance_id, name)
+    assert refused.value.next_step.startswith("Undelete the instance under another name")
+
+
+async def _finish_rename(instances: InstanceStore, jobs: JobStore, job: InstanceJob, name: str) -> None:
+    renaming = (await instances.request_rename(job.instance_id, name)).job
+    assert (await jobs.begin(renaming)).held
+    assert await jobs.finish_rename(renaming, CONNECTION_STRING)
+
+
+async def test_each_name_that_renames_have_left_is_reserved_until_no_cache_of_the_ods_api_has_it(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    """Clients of the renamed instance would write into the database of another one."""
+    others = {
+        "live": await bring_to(instances, job_store, "Completed", f"{name} live"),
+        "trashed": await bring_to(instances, job_store, "Deleted", f"{name} trashed"),
+    }
+    job = await bring_to(instances, job_store, "Completed", name)
+    await _finish_rename(instances, job_store, job, f"{name} once")
+    await let_time_pass(rows, 7)
+    await _finish_rename(instances, job_store, job, f"{name} twice")
+    await _require_reserved(instances, name, others, r"Wait 3 minutes, or choose another name\.")
+    await _require_reserved(instances, f"{name} once", others, "Wait 10 minutes")
+    await let_time_pass(rows, 2)
+    await _require_reserved(instances, name, others, "Wait 1 minute,")
+    await let_time_pass(rows, 1)
+    await instances.reserve(name, Template.MINIMAL)
+    await _require_reserved(instances, f"{name} once", others, "Wait 7 minutes")
+    await _finish_rename(instances, job_store, others["live"], f"{name} moved")
+    left = await rows.fetch("SELECT databasename FROM adminapi.leftdatabasenames ORDER BY leftat")
+    words = (f"{name} once", f"{name} live")
+    assert [row["databasename"] for row in left] == [database_name(it, Template.MINIMAL) for it in words]
+
+
+async def test_name_with_another_database_is_free_when_a_rename_has_left_it(
+    instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    await bring_to(instances, job_store, "Completed_Rename", name)
+    await instances.reserve(name, Template.SAMPLE)
+
+
+@pytest.mark.parametrize("way", ["rename", "undelete"])
+async def test_instance_takes_back_the_name_that_it_has_left_and_a_delete_frees_it(
+    tenant: Tenant, instances: InstanceStore, name: str, way: str
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "Completed_Rename", name)
+    if way == "undelete":
+        await _delete(instances, tenant.jobs, job)
+        undelete = (await instances.request_undelete(job.instance_id, name)).job
+        assert (await tenant.jobs.begin(undelete)).refusal is None
+        assert await tenant.jobs.finish_undelete(undelete, CONNECTION_STRING)
+    else:
+        await _finish_rename(instances, tenant.jobs, job, name)
+    with pytest.raises(NameTakenError, match="already exists"):
+        await instances.reserve(name, Template.MINIMAL)
+    await _delete(instances, tenant.jobs, job)
+    await instances.reserve(name, Template.MINIMAL)
+
+
+async def _delete(instances: InstanceStore, jobs: JobStore, job: InstanceJob) -> None:
+    deletion = (await instances.request_delete(job.instance_id)).job
+    await jobs.begin(deletion)
+    assert await jobs.finish_delete(deletion)
+
+
+async def test_no_name_is_reserved_when_the_database_keeps_its_own_or_the_rename_fails(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    await _finish_rename(instances, job_store, job, name.replace(" ", "_"))  # the same name of the database
+    await bring_to(instances, job_store, "Error_Rename", f"{name} failed")
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.leftdatabasenames") == 0
 
 
 async def _add_derivative(rows: asyncpg.Connection, ods_instance_id: int, kind: str, text: str) -> None:

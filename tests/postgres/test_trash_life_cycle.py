@@ -14,7 +14,7 @@ from registry.instances.status import Operation, Template
 from registry.instances.store import Delete
 from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, stores
+from tests.postgres.instance_states import CONNECTION_STRING, let_time_pass, stores
 from tests.postgres.test_life_cycle import EDGES, Model, Token, Walk, token_of
 
 TRASH_EDGES = EDGES | {
@@ -205,6 +205,7 @@ class TrashWalk(Walk):
     async def new_instance(self) -> None:
         """The one before is gone for good, and its name is free."""
         await self.rows.execute("DELETE FROM dbo.odsinstancecontexts; DELETE FROM dbo.odsinstances")
+        await let_time_pass(self.rows)
         for model in self.models:
             model.routed = model.related = False
         job = (await self.instances.reserve(self.name, Template.MINIMAL)).job

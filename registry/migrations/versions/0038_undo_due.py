@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0038"
-down_revision = "0036"
+down_revision = "0037"
 
 _STATEMENTS = (
     "ALTER TABLE adminapi.dbinstances ADD COLUMN undodue boolean NOT NULL DEFAULT false",

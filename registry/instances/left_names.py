@@ -1,0 +1,44 @@
+"""Names of databases that renames have left: for a while, no other instance can have them.
+
+The ODS/API may have a connection string with such a name in its cache. Clients of the instance that had it
+would write into the database of another instance that gets it too soon.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import Interval, ScalarSelect, delete, func, insert, literal, or_, select, type_coerce
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.instances.jobs import InstanceJob
+from registry.ods_api_cache import CACHED
+from registry.storage.models import UTC_NOW, DbInstance, LeftDatabaseName
+
+
+async def leave_name(session: AsyncSession, job: InstanceJob) -> None:
+    """Record that the instance of a rename has left the name of its database; forget what is over."""
+    its = LeftDatabaseName.instance_id == job.instance_id
+    is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
+    is_replaced = its & LeftDatabaseName.database_name.in_([job.database, job.final_database])
+    await session.execute(delete(LeftDatabaseName).where(or_(is_over, is_replaced)))
+    if job.database != job.final_database:
+        values = {"database_name": job.database, "instance_id": job.instance_id, "left_at": UTC_NOW}
+        await session.execute(insert(LeftDatabaseName).values(values))
+
+
+async def take_name_back(session: AsyncSession, job: InstanceJob) -> None:
+    """Forget that the instance of an undelete has left the name that its database has again."""
+    its = LeftDatabaseName.instance_id == job.instance_id
+    has_it = LeftDatabaseName.database_name == job.final_database
+    await session.execute(delete(LeftDatabaseName).where(its, has_it))
+
+
+def reserved_for(database: str, excluding: DbInstance | None) -> ScalarSelect[timedelta]:
+    """How long an instance other than `excluding` still reserves the name; null if none has left it.
+
+    Not positive if that is over.
+    """
+    remaining = func.max(LeftDatabaseName.left_at) + literal(CACHED, Interval) - UTC_NOW
+    query = select(type_coerce(remaining, Interval)).where(LeftDatabaseName.database_name == database)
+    if excluding is not None:
+        query = query.where(LeftDatabaseName.instance_id != excluding.id)
+    return query.scalar_subquery()
