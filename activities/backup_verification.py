@@ -128,7 +128,7 @@ class VerificationActivities:
         try:
             return await self._examine(backup, following, backup.id)
         except BackupFaultError as fault:
-            if fault.outage:
+            if fault.retryable:
                 raise
             return fault.reason
 

@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
-from backups.errors import BackupFaultError, ProgramFailedError
+from backups.errors import BackupFaultError
 from databases.errors import LOST, DatabaseFaultError, means_outage
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
@@ -38,8 +38,7 @@ def as_application_error() -> Iterator[None]:
         raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
     except BackupFaultError as fault:
         kind = OUTAGE if fault.outage else type(fault).__name__
-        is_final = not fault.outage and not isinstance(fault, ProgramFailedError)
-        raise ApplicationError(fault.reason, type=kind, non_retryable=is_final) from None
+        raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
     except (InstallationNotConfirmedError, MissingRightsError) as obstacle:
         raise ApplicationError(str(obstacle), type=OUTAGE) from None
     except (*LOST, exc.SQLAlchemyError, asyncpg.PostgresError) as error:

@@ -5,19 +5,21 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from backups.channels import unchanged
 from backups.client_programs import find_program, major
 from backups.dumping import Dump, DumpSource, dumping
 from backups.encryption import encrypting
-from backups.errors import BackupFaultError, translate_database_faults
+from backups.errors import BackupFaultError, explained_by, translate_database_faults
 from backups.figures import count_rows, read_sequences
+from backups.forms import read_form, require_same_form
 from backups.layout import dump_of, manifest_of, marker_of
 from backups.manifest import FORMAT_VERSION, RECIPIENTS, BackupKey, BackupRequest, Figures, Manifest
 from backups.markers import marked
 from backups.monitoring import Monitor
-from backups.snapshots import Database, Snapshot, outage_if_lost, snapshot
+from backups.snapshots import Database, Snapshot, snapshot
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup
 from databases.statements import fetch_rows
@@ -40,6 +42,7 @@ class _Moment:
         version: of the server.
         size_bytes: of the database.
         sequences: the last value of each.
+        form: what had a form.
     """
 
     snapshot: Snapshot
@@ -48,6 +51,7 @@ class _Moment:
     version: str
     size_bytes: int
     sequences: Mapping[str, int | None]
+    form: frozenset[str]
 
 
 async def back_up(
@@ -72,7 +76,7 @@ async def back_up(
 
     Raises:
         BackupFaultError: pg_dump is missing, older than the server, or has failed; a recipient is no public
-            key; the store or the server is away or refuses.
+            key; the store or the server is away or refuses; the form of the database has changed meanwhile.
     """
     transform = encrypting(recipients) if recipients else unchanged
     with translate_database_faults():
@@ -88,9 +92,11 @@ async def back_up(
                     moment.snapshot.read_only,
                 )
                 async with dumping(program, source, transform, monitor) as dump:
+                    same_form = partial(require_same_form, database, moment.form)
                     path = dump_of(request.key, encrypted=bool(recipients))
-                    async with outage_if_lost(moment.snapshot.session):
+                    async with explained_by(moment.snapshot.require_open, same_form):
                         figures = await _stored(store, path, dump, moment)
+                    await same_form()
                 manifest = _manifest(request, moment, dump, figures, recipients)
                 marker.require_fresh()
             # What fails now cleans nothing up: the manifest could come to be after its dump was deleted.
@@ -111,8 +117,9 @@ async def _moment(database: Database) -> AsyncIterator[_Moment]:
         at = datetime.now(UTC)
         async with opened.session() as session:
             (facts,) = await fetch_rows(session, _FACTS)
+            form = await read_form(session)
         sequences = await read_sequences(opened)
-        yield _Moment(opened, facts["snapshot"], at, facts["version"], facts["bytes"], sequences)
+        yield _Moment(opened, facts["snapshot"], at, facts["version"], facts["bytes"], sequences, form)
 
 
 async def _stored(store: BackupStore, path: str, dump: Dump, moment: _Moment) -> Figures:

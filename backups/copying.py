@@ -8,13 +8,15 @@ import os
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from backups import dumping, restoring
 from backups.client_programs import find_program, major
-from backups.errors import translate_database_faults
+from backups.errors import explained_by, translate_database_faults
+from backups.forms import read_form, require_same_form
 from backups.monitoring import Monitor, Progress
-from backups.snapshots import Database, outage_if_lost, snapshot
+from backups.snapshots import Database, snapshot
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from databases.statements import fetch_value
@@ -48,7 +50,8 @@ async def copy_contents(
 
     Raises:
         ProgramFailedError: one of the programs has failed.
-        BackupFaultError: a program is missing, or older than the server; a server is away.
+        BackupFaultError: a program is missing, or older than the server; a server is away; the form of
+            `source` has changed meanwhile.
     """
     # The login that restores may give nothing to another role.
     keeps_owners = with_owners and target.server.restore_login is None
@@ -58,6 +61,7 @@ async def copy_contents(
             async with opened.session() as session:
                 exported = await fetch_value(session, "SELECT pg_export_snapshot()")
                 version = session.get_server_version()
+                same_form = partial(require_same_form, source, await read_form(session))
             dump = await _command(
                 "pg_dump",
                 f"{version.major}.{version.minor}",
@@ -80,8 +84,9 @@ async def copy_contents(
                 progress = TableProgress(opened.tables)
                 reporting = asyncio.create_task(_report(progress, monitor))
                 try:
-                    async with outage_if_lost(opened.session):
+                    async with explained_by(opened.require_open, same_form):
                         await _pipe(dump, restore, monitor, progress)
+                    await same_form()
                 finally:
                     reporting.cancel()
                     await asyncio.gather(reporting, return_exceptions=True)

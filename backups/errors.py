@@ -1,7 +1,7 @@
 """The one error of backups: why a step failed, and whether that says anything about the step."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from databases.errors import DatabaseFaultError
 
@@ -12,13 +12,15 @@ class BackupFaultError(Exception):
     Attributes:
         reason: what is wrong and what to do about it. It holds no credentials, and no text of a library, of a
             program or of a store.
+        retryable: whether the same step may succeed later by itself.
         outage: whether this says nothing about the step: the store or the server is away or too slow, and the
             same step may succeed later.
     """
 
-    def __init__(self, reason: str, *, outage: bool = False) -> None:
+    def __init__(self, reason: str, *, retryable: bool = False, outage: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.retryable = retryable or outage
         self.outage = outage
 
 
@@ -28,6 +30,9 @@ class MissingObjectError(BackupFaultError):
 
 class ProgramFailedError(BackupFaultError):
     """pg_dump or pg_restore has ended with an error; if its session alone was ended, it may succeed later."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retryable=True)
 
 
 @contextmanager
@@ -40,4 +45,28 @@ def translate_database_faults() -> Iterator[None]:
     try:
         yield
     except DatabaseFaultError as fault:
-        raise BackupFaultError(fault.reason, outage=fault.outage) from None
+        raise BackupFaultError(fault.reason, retryable=fault.retryable, outage=fault.outage) from None
+
+
+@asynccontextmanager
+async def explained_by(*proofs: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """If the body fails, and what it needs of the database is not as it must be, that is why.
+
+    Args:
+        proofs: each raises a `DatabaseFaultError` if something is not; the first one that tells why counts.
+
+    Raises:
+        BackupFaultError: what is not as it must be may be so later.
+        ProgramFailedError: a program has failed, and all is as it must be.
+        DatabaseFaultError: a statement has failed, and so has the server, or all is as it must be.
+    """
+    try:
+        yield
+    except (ProgramFailedError, DatabaseFaultError) as failure:
+        for prove in () if failure.outage else proofs:
+            try:
+                await prove()
+            except DatabaseFaultError as fault:
+                if fault.retryable:
+                    raise BackupFaultError(fault.reason, retryable=True, outage=fault.outage) from None
+        raise

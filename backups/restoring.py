@@ -2,7 +2,8 @@
 
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
 
@@ -11,11 +12,11 @@ import asyncpg
 from backups.channels import Channel, channel, unchanged
 from backups.client_programs import ClientProgram, find_program, major
 from backups.encryption import decrypting
-from backups.errors import BackupFaultError, translate_database_faults
+from backups.errors import BackupFaultError, explained_by, translate_database_faults
 from backups.layout import dump_of
 from backups.manifest import Manifest
 from backups.monitoring import Monitor, Progress
-from backups.snapshots import Database, outage_if_lost
+from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.constants import program_name
 from databases.errors import translate_postgres_errors
@@ -71,7 +72,7 @@ async def restore(
             await _require_empty(session, database)
             async with (
                 login_lent(database) as dsn,
-                outage_if_lost(lambda: nullcontext(session)),
+                explained_by(partial(fetch_value, session, "SELECT 1")),
                 _loading(program, dsn, database.name, flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):

@@ -1,13 +1,12 @@
 """Sessions that see a database as it was at one moment, and let pg_dump see the same."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import asyncpg
 
-from backups.errors import BackupFaultError, ProgramFailedError
 from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.lookup import changed_meanwhile
 from databases.server import Server
@@ -130,6 +129,15 @@ class Snapshot:
         async with self.lock:
             yield self.connection
 
+    async def require_open(self) -> None:
+        """Check that the transaction is open: the server ends all sessions when it stops or crashes.
+
+        Raises:
+            DatabaseFaultError: it is not.
+        """
+        async with self.session() as session:
+            await fetch_value(session, "SELECT 1")
+
 
 @asynccontextmanager
 async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
@@ -191,32 +199,4 @@ async def _keep_alive(opened: Snapshot) -> None:
     with suppress(DatabaseFaultError):
         while True:
             await asyncio.sleep(_PING_SECONDS)
-            async with opened.session() as session:
-                await fetch_value(session, "SELECT 1")
-
-
-@asynccontextmanager
-async def outage_if_lost(
-    session: Callable[[], AbstractAsyncContextManager[asyncpg.Connection]],
-) -> AsyncIterator[None]:
-    """If a program fails in the body, and the server has ended a session as well, that is an outage.
-
-    The server ends all sessions when it stops or crashes.
-
-    Args:
-        session: gives the session for one statement, when nothing else uses it.
-
-    Raises:
-        ProgramFailedError: the program has failed, and the session is alive.
-        BackupFaultError: an outage.
-    """
-    try:
-        yield
-    except ProgramFailedError:
-        try:
-            async with session() as still_open:
-                await fetch_value(still_open, "SELECT 1")
-        except DatabaseFaultError as fault:
-            if fault.outage:
-                raise BackupFaultError(fault.reason, outage=True) from None
-        raise
+            await opened.require_open()

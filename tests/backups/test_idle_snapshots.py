@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from backups import snapshots
-from backups.errors import BackupFaultError, ProgramFailedError
-from backups.snapshots import Database, outage_if_lost, snapshot
+from backups.errors import BackupFaultError, ProgramFailedError, explained_by
+from backups.snapshots import Database, snapshot
 from databases.server import Server
 from databases.statements import fetch_value
 from embedded.polling import wait_until
@@ -37,7 +37,7 @@ async def test_session_is_ended_when_nothing_is_heard_of_its_process(
 
         await wait_until(has_ended, 10)
         with pytest.raises(BackupFaultError) as raised:
-            async with outage_if_lost(opened.session):
+            async with explained_by(opened.require_open):
                 raise ProgramFailedError("pg_dump has failed.")
         assert raised.value.outage
 

@@ -6,6 +6,7 @@ from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import OUTAGE, as_application_error
+from backups.errors import BackupFaultError
 from databases.errors import DatabaseFaultError, NotOursError
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
@@ -71,10 +72,13 @@ def test_error_passes_unchanged_when_it_is_no_outage(error: Exception) -> None:
     assert raised.value is error
 
 
+@pytest.mark.parametrize("kind", [DatabaseFaultError, BackupFaultError])
 @pytest.mark.parametrize("retryable", [True, False])
-def test_answer_about_the_job_keeps_its_reason_and_whether_it_may_change(*, retryable: bool) -> None:
-    told = translated(DatabaseFaultError("the template is in use", retryable=retryable))
-    assert (told.type, told.message) == ("DatabaseFaultError", "the template is in use")
+def test_answer_about_the_job_keeps_its_reason_and_whether_it_may_change(
+    kind: type[DatabaseFaultError | BackupFaultError], *, retryable: bool
+) -> None:
+    told = translated(kind("the template is in use", retryable=retryable))
+    assert (told.type, told.message) == (kind.__name__, "the template is in use")
     assert told.non_retryable is not retryable
 
 
