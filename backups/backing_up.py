@@ -13,7 +13,7 @@ from backups.client_programs import find_program, major
 from backups.dumping import Dump, DumpSource, dumping
 from backups.encryption import encrypting
 from backups.errors import BackupFaultError, explained_by, translate_database_faults
-from backups.figures import count_rows, read_sequences
+from backups.figures import count_rows, lower_values, read_sequences
 from backups.forms import read_form, require_same_form
 from backups.layout import dump_of, manifest_of, marker_of
 from backups.manifest import FORMAT_VERSION, RECIPIENTS, BackupKey, BackupRequest, Figures, Manifest
@@ -127,7 +127,9 @@ async def _stored(store: BackupStore, path: str, dump: Dump, moment: _Moment) ->
     counting = asyncio.create_task(count_rows(moment.snapshot))
     try:
         await store.write_stream(path, dump.chunks(), moment.size_bytes)
-        return Figures(await counting, moment.sequences)
+        rows = await counting
+        # pg_dump has read them between the two: each may have been set back, or have given further values.
+        return Figures(rows, lower_values(moment.sequences, await read_sequences(moment.snapshot)))
     finally:
         counting.cancel()
         await asyncio.gather(counting, return_exceptions=True)

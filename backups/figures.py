@@ -60,6 +60,13 @@ async def read_sequences(moment: Snapshot) -> Mapping[str, int | None]:
         return {row["name"]: row["last_value"] for row in await fetch_rows(session, _SEQUENCES)}
 
 
+def lower_values(
+    first: Mapping[str, int | None], second: Mapping[str, int | None]
+) -> Mapping[str, int | None]:
+    """The lower of two values of each sequence that has both."""
+    return {name: _lower(value, second[name]) for name, value in first.items() if name in second}
+
+
 async def count_rows(moment: Snapshot) -> Mapping[str, int]:
     """The number of rows of each table, at that moment, without those of tables that inherit from it.
 
@@ -96,6 +103,11 @@ async def _count_of(session: asyncpg.Connection, table: Table) -> int:
     return count
 
 
+def _lower(first: int | None, second: int | None) -> int | None:
+    """None is the lowest: it has given no value."""
+    return None if first is None or second is None else min(first, second)
+
+
 def _differences(expected: Figures, found: Figures) -> Iterator[str]:
     for name in sorted(expected.tables.keys() | found.tables.keys()):
         if name not in found.tables:
@@ -114,6 +126,6 @@ def _differences(expected: Figures, found: Figures) -> Iterator[str]:
 def _is_behind(found: int | None, expected: int | None) -> bool:
     """Whether a copy of a sequence would give values again that were given.
 
-    It may be ahead: sequences go on between the figures and the dump.
+    It may be ahead: sequences go on until pg_dump reads them.
     """
     return expected is not None and (found is None or found < expected)

@@ -153,6 +153,33 @@ async def test_no_backup_is_made_but_tried_again_when_the_form_changes_meanwhile
     assert await folder_store.list_objects() == []
 
 
+async def test_backup_is_whole_when_sequences_are_set_back_meanwhile(
+    make_backup: Callable[[], Awaitable[Manifest]],
+    folder_store: BackupStore,
+    empty: Database,
+    monitor: Monitor,
+    writer: asyncpg.Connection,
+    changes: list[str],
+) -> None:
+    """They are in no snapshot: pg_dump reads them after the figures were read."""
+    await writer.execute("SELECT setval('first', 70), setval('second', 70)")
+    changes += ("SELECT setval('first', 7), setval('second', 1, false)",)
+    made = await make_backup()
+    assert (made.figures.sequences["public.first"], made.figures.sequences["public.second"]) == (7, None)
+    await restore(folder_store, made, empty, monitor)
+    assert await verify(empty, made.figures) == []
+
+
+async def test_lower_value_is_expected_when_a_sequence_has_gone_on_meanwhile(
+    make_backup: Callable[[], Awaitable[Manifest]], writer: asyncpg.Connection, changes: list[str]
+) -> None:
+    """pg_dump may have read it before."""
+    await writer.execute("SELECT setval('first', 7)")
+    changes += ("SELECT setval('first', 70), nextval('second')",)
+    sequences = (await make_backup()).figures.sequences
+    assert (sequences["public.first"], sequences["public.second"]) == (7, None)
+
+
 @pytest.mark.parametrize("change", _CHANGES_OF_COPIES.values(), ids=_CHANGES_OF_COPIES)
 async def test_no_copy_is_made_but_tried_again_when_the_form_changes_meanwhile(
     database: Database,
