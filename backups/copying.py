@@ -81,10 +81,11 @@ async def copy_contents(
                     _without(left_out, restoring.OPTIONS),
                     restoring.SESSION_SETTINGS,
                 )
+                can_write = partial(restoring.require_writes, target, dsn)
                 progress = TableProgress(opened.tables)
                 reporting = asyncio.create_task(_report(progress, monitor))
                 try:
-                    async with explained_by(opened.require_open, same_form):
+                    async with explained_by(opened.require_open, same_form, can_write):
                         await _pipe(dump, restore, monitor, progress)
                     await same_form()
                 finally:

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
+from uuid import uuid4
 
 import asyncpg
 
@@ -20,10 +21,12 @@ from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.constants import program_name
 from databases.errors import translate_postgres_errors
+from databases.restore_login import NOT_ADMITTED
 from databases.statements import fetch_value
 from programs import process
 from programs.postgres import ENDS_WITH_PROGRAM, LOAD_SETTINGS, client_address, client_environment
 from programs.process import Command
+from registry.storage.connecting import connect
 
 OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
 _READS_AS_WRITTEN = {"array_nulls": "on", "transform_null_equals": "off"}
@@ -33,6 +36,14 @@ SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
 """Parameters of the sessions of pg_restore.
 
 They hold whatever settings the role has: code that another restore runs at the same time can give it some.
+"""
+_CONNECT_TIMEOUT = 10
+# 16 MB, not compressed. A login that was lent a database may make no temporary tables in it.
+_WRITE = """
+BEGIN;
+CREATE SCHEMA {schema};
+CREATE TABLE {schema}.written AS SELECT repeat('-', 1000) FROM generate_series(1, 14000);
+ROLLBACK
 """
 _HAS_TABLES = """
 SELECT EXISTS (
@@ -72,7 +83,9 @@ async def restore(
             await _require_empty(session, database)
             async with (
                 login_lent(database) as dsn,
-                explained_by(partial(fetch_value, session, "SELECT 1")),
+                explained_by(
+                    partial(fetch_value, session, "SELECT 1"), partial(require_writes, database, dsn)
+                ),
                 _loading(program, dsn, database.name, flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):
@@ -100,6 +113,26 @@ async def login_lent(database: Database) -> AsyncIterator[str]:
     yield login.dsn
     async with database.server.connected(database.name) as inside:
         await login.take_back(inside, database.name)
+
+
+async def require_writes(database: Database, dsn: str) -> None:
+    """Check that the login which fills the database can do so now, by some megabytes that are not kept.
+
+    Else it was the server that has failed pg_restore: what PostgreSQL tells a program can only be read by
+    people.
+
+    Raises:
+        DatabaseFaultError: as an outage, the disk is full, no connection is free, the login is refused, …
+    """
+    reasons = {} if database.server.restore_login is None else NOT_ADMITTED
+    with translate_postgres_errors(reasons):
+        session = await connect(
+            dsn, database=database.name, timeout=_CONNECT_TIMEOUT, settings={"search_path": "pg_catalog"}
+        )
+        try:
+            await session.execute(_WRITE.format(schema=f"ods_proof_{uuid4().hex}"))
+        finally:
+            await session.close(timeout=_CONNECT_TIMEOUT)
 
 
 async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[bytes, None]:

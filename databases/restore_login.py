@@ -7,7 +7,9 @@ but in the private database that is lent to it. What it has made belongs to a ro
 a role may change its own password, so code that runs as a login could let others in.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Self
 
 import asyncpg
@@ -76,13 +78,13 @@ _TAKE_REST = (
     "ALTER SCHEMA public OWNER TO pg_database_owner;"
     "REVOKE ALL ON DATABASE %1$I FROM %2$I, %3$I"
 )
-_NOT_ADMITTED = ("28000", "28P01")
-"""SQLSTATEs of a login that the server refuses."""
 _REFUSED = (
     "The server refuses the login of ODS_RESTORE_DSN: its password is another one, which code of a restored"
     " database may have set. Nothing that was restored is used. Have a superuser set the password again, then"
     " retry."
 )
+NOT_ADMITTED: Mapping[str, str] = MappingProxyType(dict.fromkeys(("28000", "28P01"), _REFUSED))
+"""SQLSTATEs of a login that the server refuses, and what that means."""
 _CONNECT_TIMEOUT = 10
 _BATCH = 50
 """Tables whose owner is changed in one transaction: it locks their indexes as well, and a server has room for
@@ -169,7 +171,7 @@ class RestoreLogin:
             with translate_postgres_errors({}):
                 proof = await connect(self.dsn, database=database, timeout=_CONNECT_TIMEOUT)
         except DatabaseFaultError as fault:
-            if fault.sqlstate in _NOT_ADMITTED:
+            if fault.sqlstate in NOT_ADMITTED:
                 raise DatabaseFaultError(_REFUSED, outage=outage, sqlstate=fault.sqlstate) from None
             if fault.sqlstate != INSUFFICIENT_PRIVILEGE:  # as it may not enter the database any more
                 raise
