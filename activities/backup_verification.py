@@ -8,7 +8,12 @@ from temporalio import activity
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from backups.errors import BackupFaultError, ProgramFailedError, translate_database_faults
+from backups.errors import (
+    BackupFaultError,
+    ProgramFailedError,
+    UnsuitableProgramError,
+    translate_database_faults,
+)
 from backups.figures import verify
 from backups.manifest import Manifest
 from backups.monitoring import Monitor, program_log
@@ -162,6 +167,8 @@ class VerificationActivities:
         while True:
             try:
                 return await self._compared(store, manifest, monitor, (installation.id, subject))
+            except UnsuitableProgramError as unsuitable:  # another worker may have the right one
+                raise BackupFaultError(unsuitable.reason, outage=True) from None
             except ProgramFailedError as fault:
                 failures += 1
                 if failures == _RESTORES:

@@ -5,7 +5,7 @@ import re
 from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 
-from backups.errors import BackupFaultError
+from backups.errors import UnsuitableProgramError
 from programs.postgres import ProgramMissingError, client_program
 
 _NEEDS_NEWER_SERVER = 17
@@ -29,15 +29,15 @@ class ClientProgram:
         """Check that what the program writes and reads suits a server of this version.
 
         Raises:
-            BackupFaultError: it does not; the reason says what to install.
+            UnsuitableProgramError: it does not; the reason says what to install.
         """
         if major(self.version) < major(server):
-            raise BackupFaultError(
+            raise UnsuitableProgramError(
                 f"{self.path} is of PostgreSQL {self.version}, older than the server: {server}. Install the"
                 f" client programs of PostgreSQL {major(server)} or newer."
             )
         if major(server) < _NEEDS_NEWER_SERVER <= major(self.version):
-            raise BackupFaultError(
+            raise UnsuitableProgramError(
                 f"What {self.path} of PostgreSQL {self.version} writes cannot be restored on the server,"
                 f" which is older: {server}. Install the client programs of PostgreSQL {major(server)}."
             )
@@ -46,10 +46,10 @@ class ClientProgram:
         """Check that the program reads what a pg_dump of this version has written.
 
         Raises:
-            BackupFaultError: it may not; the reason says what to install.
+            UnsuitableProgramError: it may not; the reason says what to install.
         """
         if major(self.version) < major(dump):
-            raise BackupFaultError(
+            raise UnsuitableProgramError(
                 f"{self.path} is of PostgreSQL {self.version}, older than the pg_dump that made the backup:"
                 f" {dump}. Install the client programs of PostgreSQL {major(dump)} or newer."
             )
@@ -59,18 +59,18 @@ async def find_program(name: str, preferred: int) -> ClientProgram:
     """The program of this name: of the preferred major version if it is installed, or else of the newest.
 
     Raises:
-        BackupFaultError: there is none, or it does not say its version.
+        UnsuitableProgramError: there is none, or it does not say its version.
     """
     try:
         path = client_program(name, preferred)
     except ProgramMissingError as missing:
-        raise BackupFaultError(str(missing)) from None
+        raise UnsuitableProgramError(str(missing)) from None
     asked = await asyncio.create_subprocess_exec(
         path, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
     )
     answer, _ = await asked.communicate()
     if (found := _VERSION.search(answer)) is None:
-        raise BackupFaultError(f"{path} does not say which version of PostgreSQL it is of.")
+        raise UnsuitableProgramError(f"{path} does not say which version of PostgreSQL it is of.")
     return ClientProgram(path, (found[1] + found[2]).decode())
 
 

@@ -28,6 +28,10 @@ class MissingObjectError(BackupFaultError):
     """The store has no such object."""
 
 
+class UnsuitableProgramError(BackupFaultError):
+    """pg_dump or pg_restore is missing, or does not suit the server or the backup."""
+
+
 class ProgramFailedError(BackupFaultError):
     """pg_dump or pg_restore has ended with an error; if its session alone was ended, it may succeed later."""
 

@@ -73,6 +73,7 @@ async def restore(
 
     Raises:
         ProgramFailedError: pg_restore has failed.
+        UnsuitableProgramError: pg_restore is missing, or older than the server or the dump.
         BackupFaultError: the backup cannot be read or decrypted, or is damaged; the database is not empty;
             the store or the server is away.
     """

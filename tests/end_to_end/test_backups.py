@@ -26,7 +26,7 @@ from activities import backups as backup_activities
 from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
-from backups import readiness
+from backups import readiness, restoring
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
 from backups.manifest import BackupKey, BackupRequest, Manifest
@@ -356,6 +356,52 @@ async def test_verification_waits_for_the_login_that_restores_when_it_was_change
     assert refused.value.type == OUTAGE
     assert await ActivityEnvironment().run(verify, waiting) is None
     assert await scratches(admin) == 0
+
+
+async def test_verification_waits_for_the_client_programs_when_they_do_not_suit_the_backup(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    async def older(program: str, _: int) -> ClientProgram:
+        return ClientProgram(program, "9.6.24")
+
+    backup = await backed_up(api, await created(operator, name))
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    verify = VerificationActivities(tenant).verify_backup
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring, "find_program", older)
+        with pytest.raises(ApplicationError, match="Install the client programs") as refused:
+            await ActivityEnvironment().run(verify, waiting)
+    assert refused.value.type == OUTAGE
+    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await scratches(admin) == 0
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53300", "28000"])
+async def test_verification_waits_for_the_server_when_that_takes_no_writes(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    sqlstate: str,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    verify = VerificationActivities(tenant).verify_backup
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring, "OPTIONS", (*restoring.OPTIONS, "--no-such-option"))
+        patched.setattr(restoring, "_WRITE", f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+        with pytest.raises(ApplicationError) as refused:
+            await ActivityEnvironment().run(verify, waiting)
+    assert refused.value.type == OUTAGE
+    assert await ActivityEnvironment().run(verify, waiting) is None
 
 
 async def test_backup_is_not_whole_when_rows_are_missing_in_it(
