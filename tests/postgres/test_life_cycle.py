@@ -67,6 +67,7 @@ class Model:
     related: bool = False
     new_name: str | None = None
     stolen: str | None = None
+    undo_due: bool = False
     begun: set[int] = field(default_factory=set)
     past: dict[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -96,6 +97,8 @@ class Model:
             return RefusedError
         if name == self.stolen:
             return NameTakenError
+        if self.undo_due:
+            return RefusedError
         self.past[self.number] = (self.operation, self.job)
         self.status, self.operation, self.job = "Pending", "Rename", "Pending"
         self.number, self.attempt, self.new_name = self.number + 1, 0, name
@@ -117,6 +120,7 @@ class Model:
         if token == due and self.status in starts[self.operation]:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
+            self.undo_due = self.undo_due or self.operation == "Rename"
         held = self.is_at(token) and self.status == "InProgress"
         if held and self.operation == "Delete" and not self.related:
             self.routed = False
@@ -132,7 +136,7 @@ class Model:
                     return NameTakenError
                 self.published = self.routed = True
                 self.name = self.new_name or self.name
-            self.new_name = None
+            self.new_name, self.undo_due = None, False
             self.status, self.job = target, "Completed"
         return self.status == target
 
@@ -168,6 +172,10 @@ class Model:
             self.attempt += 1
         return True
 
+    def end_undo(self, token: Token) -> None:
+        if self.is_at(token) and self.status in {"Completed", "Error", "Deleted", "Delete_Failed"}:
+            self.undo_due = False
+
     def cancel_lost(self, token: Token) -> bool:
         if not self.is_at(token) or self.status != "InProgress":
             return False
@@ -196,7 +204,7 @@ class Walk:
             *(self.request_delete, self.request_retry, self.request_rename, self.begin, self.begin),
             *(self.finish_create, self.finish_delete, self.finish_rename),
             *(self.fail, self.fail, self.release, self.interfere),
-            *(self.cancel, self.cancel_lost),
+            *(self.cancel, self.cancel_lost, self.end_undo),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -318,6 +326,11 @@ class Walk:
         expected = self.model_of(job).cancel_lost(token_of(job))
         assert await self.cancellations.cancel_lost(job) is expected
 
+    async def end_undo(self) -> None:
+        job = self.token()
+        self.model_of(job).end_undo(token_of(job))
+        await self.jobs.end_undo(job)
+
     async def interfere(self) -> None:
         """Rows of other instances come and go."""
         if self.model.routed and not self.model.related:
@@ -342,7 +355,7 @@ class Walk:
     async def compare(self, model: Model) -> None:
         row = await self.rows.fetchrow(
             "SELECT i.status, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,"
-            " i.name, i.newname,"
+            " i.undodue, i.name, i.newname,"
             " (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid)"
             " FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j"
             " ON j.jobid = format('%sInstanceJob-%s-%s', i.operation, i.odsinstanceid, i.jobnumber)"
@@ -352,7 +365,7 @@ class Walk:
         assert row is not None
         state = (model.status, model.operation, model.number, model.attempt, model.job)
         names = (model.name, model.new_name, model.name if model.routed else None)
-        assert tuple(row) == (*state, model.published, *names)
+        assert tuple(row) == (*state, model.published, model.undo_due, *names)
 
 
 @pytest.mark.long

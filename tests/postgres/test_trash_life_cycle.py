@@ -76,6 +76,8 @@ class TrashModel(Model):
             return InstanceNotFoundError
         if self.live or self.status not in {"Deleted", "Delete_Failed"} or name == self.stolen:
             return RefusedError
+        if self.undo_due:
+            return RefusedError
         self.next_job("Undelete", "Pending")
         self.new_name = None if name == self.name else name
         return None
@@ -83,7 +85,7 @@ class TrashModel(Model):
     def request_purge(self, operation: str) -> type[InstanceError] | None:
         if self.not_found():
             return InstanceNotFoundError
-        if self.live or self.status not in {"Deleted", "Delete_Failed"}:
+        if self.live or self.status not in {"Deleted", "Delete_Failed"} or self.undo_due:
             return RefusedError
         self.next_job(operation, "Pending_Delete")
         return None
@@ -116,6 +118,7 @@ class TrashModel(Model):
         if token == due and self.status in starts and not waits_in_vain:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
+            self.undo_due = self.undo_due or self.operation in {"Rename", "Undelete"}
         held = self.is_at(token) and self.status == "InProgress"
         if held and self.operation == "Trash" and self.routed:
             self.aside, self.related, self.routed = self.related, False, False
@@ -139,7 +142,7 @@ class TrashModel(Model):
                 self.kept = self.aside = False
             if operation == "Trash":
                 self.kept = True
-            self.new_name = None
+            self.new_name, self.undo_due = None, False
             self.status, self.job = target, "Completed"
         return self.status == _ENDS.get(operation, "Deleted")
 
@@ -190,7 +193,7 @@ class TrashWalk(Walk):
             *(self.request_delete, self.request_delete, self.request_undelete, self.request_undelete),
             *(self.request_retry, self.request_rename, self.request_purge),
             *(self.begin, self.begin, self.begin, self.finish, self.finish),
-            *(self.fail, self.release, self.interfere, self.cancel, self.cancel_lost),
+            *(self.fail, self.release, self.interfere, self.cancel, self.cancel_lost, self.end_undo),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -259,11 +262,15 @@ class TrashWalk(Walk):
         names = (model.name, model.new_name, model.name if model.routed else None)
         is_aside = model.aside or None  # set aside without a context is as good as nothing
         found = (*tuple(row)[:-1], row["aside"] or None)
-        assert found == (*state, model.published, *names, model.kept, model.related, is_aside)
+        assert found == (
+            *(*state, model.published, model.undo_due, *names),
+            *(model.kept, model.related, is_aside),
+        )
 
 
 _STATE = """
-SELECT i.state, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL, i.name, i.newname,
+SELECT i.state, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,
+       i.undodue, i.name, i.newname,
        (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid),
        i.trashedat IS NOT NULL AND i.purgedat IS NULL,
        EXISTS (SELECT FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = i.odsinstanceid),
