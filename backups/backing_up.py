@@ -16,10 +16,18 @@ from backups.errors import BackupFaultError, explained_by, translate_database_fa
 from backups.figures import count_rows, lower_values, read_sequences
 from backups.forms import read_form, require_same_form
 from backups.layout import dump_of, manifest_of, marker_of
-from backups.manifest import FORMAT_VERSION, RECIPIENTS, BackupKey, BackupRequest, Figures, Manifest
+from backups.manifest import (
+    FORMAT_VERSION,
+    RECIPIENTS,
+    BackupKey,
+    BackupKind,
+    BackupRequest,
+    Figures,
+    Manifest,
+)
 from backups.markers import marked
 from backups.monitoring import Monitor
-from backups.snapshots import Database, Snapshot, snapshot
+from backups.snapshots import Database, Snapshot, Table, snapshot
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup
 from databases.statements import fetch_rows
@@ -95,7 +103,7 @@ async def back_up(
                     same_form = partial(require_same_form, database, moment.form)
                     path = dump_of(request.key, encrypted=bool(recipients))
                     async with explained_by(moment.snapshot.require_open, same_form):
-                        figures = await _stored(store, path, dump, moment)
+                        figures = await _stored(store, path, dump, moment, _counted(moment, request.kind))
                     await same_form()
                 manifest = _manifest(request, moment, dump, figures, recipients)
                 marker.require_fresh()
@@ -122,9 +130,21 @@ async def _moment(database: Database) -> AsyncIterator[_Moment]:
         yield _Moment(opened, facts["snapshot"], at, facts["version"], facts["bytes"], sequences, form)
 
 
-async def _stored(store: BackupStore, path: str, dump: Dump, moment: _Moment) -> Figures:
-    """Store the dump, and count meanwhile what is in it."""
-    counting = asyncio.create_task(count_rows(moment.snapshot))
+def _counted(moment: _Moment, kind: BackupKind) -> Sequence[Table]:
+    """The tables whose rows a copy must have: also those of extensions, if nothing else will be left.
+
+    pg_dump leaves the rows of these out but for those that the extension keeps for users. If there are others
+    than the extension makes itself, the verification tells the difference.
+    """
+    tables = moment.snapshot.tables
+    return [*tables, *moment.snapshot.extension_tables] if kind is BackupKind.FINAL else tables
+
+
+async def _stored(
+    store: BackupStore, path: str, dump: Dump, moment: _Moment, counted: Sequence[Table]
+) -> Figures:
+    """Store the dump, and count meanwhile the rows of these tables."""
+    counting = asyncio.create_task(count_rows(moment.snapshot, counted))
     try:
         await store.write_stream(path, dump.chunks(), moment.size_bytes)
         rows = await counting

@@ -1,6 +1,6 @@
 """Counting what is in a database, and comparing a copy with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import asyncpg
 
@@ -35,11 +35,15 @@ async def verify(database: Database, expected: Figures) -> list[str]:
     Raises:
         BackupFaultError: the server is away, …
     """
-    return list(_differences(expected, await read_figures(database)))
+    return list(_differences(expected, await read_figures(database, expected.tables)))
 
 
-async def read_figures(database: Database) -> Figures:
+async def read_figures(database: Database, also: Collection[str] = ()) -> Figures:
     """Count what is in a database, at one moment.
+
+    Args:
+        database: the database.
+        also: which tables of extensions are counted as well.
 
     Raises:
         BackupFaultError: the server is away, …
@@ -47,7 +51,8 @@ async def read_figures(database: Database) -> Figures:
     with translate_database_faults():
         async with snapshot(database) as moment:
             sequences = await read_sequences(moment)
-            return Figures(await count_rows(moment), sequences)
+            of_extensions = [table for table in moment.extension_tables if table.name in also]
+            return Figures(await count_rows(moment, [*moment.tables, *of_extensions]), sequences)
 
 
 async def read_sequences(moment: Snapshot) -> Mapping[str, int | None]:
@@ -67,8 +72,8 @@ def lower_values(
     return {name: _lower(value, second[name]) for name, value in first.items() if name in second}
 
 
-async def count_rows(moment: Snapshot) -> Mapping[str, int]:
-    """The number of rows of each table, at that moment, without those of tables that inherit from it.
+async def count_rows(moment: Snapshot, tables: Iterable[Table]) -> Mapping[str, int]:
+    """The number of rows of each of these tables then, without those of tables that inherit from it.
 
     Not by a query: to plan one, PostgreSQL calls functions of indexes on the table, which its owner has
     made, with the rights of the session.
@@ -77,7 +82,7 @@ async def count_rows(moment: Snapshot) -> Mapping[str, int]:
         DatabaseFaultError: the server is away, …
     """
     counts: dict[str, int] = {}
-    for table in moment.tables:
+    for table in tables:
         async with moment.session() as session:
             counts[table.name] = await _count_of(session, table)
     return counts

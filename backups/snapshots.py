@@ -59,8 +59,8 @@ SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname)
            SELECT attname FROM pg_attribute
            WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
            ORDER BY attlen < 0, attlen, attnum LIMIT 1
-       ) AS narrowest
-{_OWN} AND relkind = 'r' AND {_OF_NO_EXTENSION}
+       ) AS narrowest, NOT ({_OF_NO_EXTENSION}) AS of_extension
+{_OWN} AND relkind = 'r'
 ORDER BY nspname, relname
 """  # noqa: S608 - constants
 _TRIES_TO_LOCK = 10
@@ -93,6 +93,8 @@ class Table:
         quoted: both, as they stand in SQL.
         size_bytes: what it takes on the server.
         narrowest: the name of a stored column whose values are short; None if it has no such column.
+        of_extension: whether an extension has made it, or was given it. In a dump are none of its rows then,
+            or those that the extension keeps for users.
     """
 
     schema: str
@@ -100,6 +102,7 @@ class Table:
     quoted: str
     size_bytes: int
     narrowest: str | None
+    of_extension: bool
 
     @property
     def name(self) -> str:
@@ -113,13 +116,15 @@ class Snapshot:
 
     Attributes:
         connection: of the session that sees this moment only.
-        tables: those with rows; no other session changes their form until the transaction ends.
+        tables: those that a dump has; no other session changes their form until the transaction ends.
+        extension_tables: those of extensions.
         read_only: whether a setting of the database itself makes its sessions read-only.
         lock: held by what uses the session.
     """
 
     connection: asyncpg.Connection
     tables: Sequence[Table]
+    extension_tables: Sequence[Table]
     read_only: bool
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -154,8 +159,10 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
             raise changed_meanwhile(database.name)
         with translate_postgres_errors({}):
             await _begin(session, database.name)
-        tables = [Table(*row) for row in await fetch_rows(session, _TABLES)]
-        opened = Snapshot(session, tables, await fetch_value(session, _READ_ONLY))
+        found = [Table(*row) for row in await fetch_rows(session, _TABLES)]
+        tables = [table for table in found if not table.of_extension]
+        of_extensions = [table for table in found if table.of_extension]
+        opened = Snapshot(session, tables, of_extensions, await fetch_value(session, _READ_ONLY))
         pinging = asyncio.create_task(_keep_alive(opened))
         try:
             yield opened

@@ -410,6 +410,24 @@ async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds
     assert await restored(operator, postgres, backup) == 42
 
 
+async def test_nothing_is_dropped_when_a_table_of_an_extension_has_rows_that_no_dump_has(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    job: InstanceJob,
+) -> None:
+    async with session(postgres.dsn(job.database)) as superuser:
+        await superuser.execute("ALTER EXTENSION plpgsql ADD TABLE treasure")
+    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    await operator.starter.start(deletion)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
+    failed = await ended(api, answer.json()["jobId"])
+    assert "The table public.treasure is missing. Nothing was dropped." in failed["errorMessage"]
+    assert await names(admin, job) == [deletion.trash_database]
+
+
 async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be_done(
     operator: Operator,
     api: httpx.AsyncClient,
