@@ -24,7 +24,7 @@ from activities.snapshot_copies import make_snapshot
 from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import LOST, DatabaseFaultError, DisagreementError
-from databases.lookup import has_database, published_by
+from databases.lookup import find_own, has_database, published_by
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
 from databases.scratch import end_scratch_programs
@@ -485,7 +485,8 @@ class DatabaseActivities:
                 )
                 await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
-                await trash.put(self._tenant.server, session, _trash_job(job))
+                if await find_own(session, owner_of(job)):
+                    await trash.put(self._tenant.server, session, _trash_job(job))
                 await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)

@@ -139,13 +139,23 @@ def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
     return other is not None and owner.shares_instance(other)
 
 
-async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
-    """Whether a database carries the mark of the instance's own, whatever its name and its state.
+async def find_own(session: asyncpg.Connection, owner: Owner) -> list[asyncpg.Record]:
+    """The databases that carry the mark of the instance's own, whatever their names and states.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    return any(owner.owns(row["comment"]) for row in (await find(session, owner)).values())
+    return [row for row in (await find(session, owner)).values() if owner.owns(row["comment"])]
+
+
+async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
+    """Whether the instance has its own database, under whatever name: not if a DROP of it was interrupted.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    own = await find_own(session, owner)
+    return any(row["datconnlimit"] != INVALID_CONNECTION_LIMIT for row in own)
 
 
 async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:

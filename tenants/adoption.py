@@ -11,7 +11,8 @@ import asyncpg
 
 from databases import adoption
 from databases.adoption import Candidate
-from databases.lookup import has_database
+from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.lookup import find_own
 from databases.ownership import Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
@@ -324,8 +325,12 @@ class DatabaseAdoption:
         if found.name not in {version.database_name for version in versions}:
             return None
         async with self._tenant.server.session() as session:
-            if not await has_database(session, self._owner(instance)):
-                return None  # it is all that is left, and nothing can be exchanged with it
+            own = await find_own(session, self._owner(instance))
+        if not own:
+            return None  # it is all that is left, and nothing can be exchanged with it
+        if all(row["datconnlimit"] == INVALID_CONNECTION_LIMIT for row in own):
+            name = own[0]["datname"]
+            return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
         return (
             f"The instance had the database '{found.name}' before a reset. `ods instance undo-reset"
             f" {instance.id}` brings back the one that was replaced last."

@@ -459,6 +459,7 @@ class InstanceStore:
 
     async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
         """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
+        require_granted(_not_undone_refusals(instance))
         if instance.purge_follows:
             instance.purge_follows, instance.purge_after = False, UTC_NOW
         if not self.backs_up(instance, delete):
@@ -518,6 +519,9 @@ class InstanceStore:
             obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
             if obstacle is not None:
                 raise _context_not_free(obstacle)
+            last = (instance.operation, instance.new_name or instance.name)
+            if last != (Operation.UNDELETE, wanted):
+                require_granted(_not_undone_refusals(instance))
             instance.purge_follows = False
             instance.new_name = instance.new_database_name = None
             if wanted != instance.name:
@@ -624,6 +628,8 @@ class InstanceStore:
             await require_not_copied(session, instance)
             database = database_name(name, instance.database_template)
             await require_free(session, name, database, excluding=instance)
+            if (instance.operation, instance.new_name) != (Operation.RENAME, name):
+                require_granted(_not_undone_refusals(instance))
             instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
 
@@ -866,7 +872,7 @@ class InstanceStore:
         step: Step,
         replacement: Replacement | None = None,
     ) -> Requested:
-        require_granted([*_unended_reset_refusals(instance), *_not_undone_refusals(instance, operation)])
+        require_granted(_unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
         if not traits(operation).publishes:  # its number would pass for that of a later publication
@@ -1012,18 +1018,17 @@ def _unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
     return [RefusedError(instance.status, reason, next_step)]
 
 
-def _not_undone_refusals(instance: DbInstance, operation: Operation) -> list[RefusedError]:
-    """Why each request must wait that would forget which other name the database may have.
+def _not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why a request must wait that would forget which other name the database may have.
 
-    A delete of a live instance keeps it, and looks for the database under both.
+    A delete, or the same again, looks for it under that name as well.
     """
-    deletes = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
-    if not instance.undo_due or instance.status not in status.AT_REST or operation in deletes:
+    if not instance.undo_due or instance.status not in status.AT_REST:
         return []
     reason = "What a failed or cancelled job has done to the database's name is not undone yet."
     next_step = (
         "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
-        " Or retry that job."
+        " Or request the same again."
     )
     return [RefusedError(instance.status, reason, next_step)]
 

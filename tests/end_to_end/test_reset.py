@@ -454,6 +454,33 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert await read(postgres, job) == ["old"]
 
 
+async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_interrupted(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert "0 purges" in await reconcile(temporal, settings)
+    adoption = DatabaseAdoption(tenant)
+    with pytest.raises(AdoptionRefusedError, match="Drop it again, by hand"):
+        await adoption.adopt(job.instance_id, kept)
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    assert (await adoption.adopt(job.instance_id, kept)).adopted
+    assert await read(postgres, job) == ["old"]
+
+
 async def test_nothing_is_made_and_the_instance_can_be_deleted_when_a_reset_finds_no_database(
     operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> None:

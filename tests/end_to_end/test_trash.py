@@ -276,6 +276,16 @@ async def test_live_database_stays_when_a_purge_was_meant_for_the_trash(
     assert (await api.delete("/v2/trash/987654")).status_code == 404
 
 
+async def lost_undelete(
+    operator: Operator, tenant: Tenant, job: InstanceJob, name: str | None = None
+) -> InstanceJob:
+    """An undelete that is done on the server and not recorded; its worker is gone."""
+    lost = (await operator.instances.request_undelete(job.instance_id, name)).job
+    assert (await operator.jobs.begin(lost)).held
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).undelete, lost)
+    return lost
+
+
 @pytest.mark.parametrize("new_name", [None, "another name"], ids=["its name", "another name"])
 async def test_next_request_waits_until_an_undelete_is_undone_that_was_cancelled(
     operator: Operator,
@@ -289,18 +299,43 @@ async def test_next_request_waits_until_an_undelete_is_undone_that_was_cancelled
     """The database is out of the trash by then: a purge would leave it open, or its name be forgotten."""
     job = await created(operator, name)
     trashed = await deleted(operator, job)
-    lost = (await operator.instances.request_undelete(job.instance_id, new_name)).job
-    assert (await operator.jobs.begin(lost)).held
-    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).undelete, lost)
-    assert await tenant.cancellations.cancel_lost(lost)
+    assert await tenant.cancellations.cancel_lost(await lost_undelete(operator, tenant, job, new_name))
     with pytest.raises(RefusedError, match="not undone yet"):
         await operator.instances.request_purge(job.instance_id)
     with pytest.raises(RefusedError, match="not undone yet"):
-        await operator.instances.request_undelete(job.instance_id)
+        await operator.instances.request_undelete(job.instance_id, "a third name")
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [trashed.trash_database]
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     assert await names(admin, job.mark) == [job.database]
+
+
+@pytest.mark.parametrize("new_name", [None, "another name"], ids=["its name", "another name"])
+async def test_same_undelete_goes_on_with_one_that_was_cancelled(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str, new_name: str | None
+) -> None:
+    """It needs no undo, which can be impossible, as where the registry was put back since."""
+    job = await created(operator, name)
+    await deleted(operator, job)
+    lost = await lost_undelete(operator, tenant, job, new_name)
+    assert await tenant.cancellations.cancel_lost(lost)
+    assert await operator.ended(await undelete(operator, job, new_name)) is JobStatus.COMPLETED
+    assert await names(admin, job.mark) == [lost.final_database]
+
+
+async def test_instance_without_a_database_can_be_purged_when_its_undelete_has_failed(
+    operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
+) -> None:
+    """And another instance has its name by then: nothing is there that could be put into the trash again."""
+    job = await created(operator, name)
+    trashed = await deleted(operator, job)
+    await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
+    await created(operator, name)
+    assert await operator.ended(await undelete(operator, job, f"{name} back")) is JobStatus.ERROR
+    await reconcile(temporal, settings)
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(purge)
+    assert await operator.ended(purge) is JobStatus.COMPLETED
 
 
 async def test_instance_is_not_in_the_trash_when_an_admin_api_has_deleted_it_without_a_database(
