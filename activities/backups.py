@@ -15,12 +15,14 @@ from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from backups.backing_up import back_up, program_label
 from backups.layout import folder_of
+from backups.manifest import Manifest
 from backups.monitoring import program_log
 from backups.snapshots import Database
 from databases.dropping import end_programs
 from databases.errors import DatabaseFaultError
 from databases.lookup import choose, find, oid_of, require_usable
 from logs import fault_name
+from registry.backups.rows import without_zone
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus
@@ -50,9 +52,9 @@ class BackupActivities:
         """Store a backup of the instance's database, which goes on being used.
 
         Each try stores under an id of its own, so that one which was given up, but is not dead, writes into
-        no other. What it leaves is removed by `BackupCleaning`. If an earlier try has stored a whole backup,
-        that is the job's: a registry that was restored may have lost its record only, and the database may be
-        gone by now.
+        no other. What it leaves is removed by `BackupCleaning`. If an earlier try of the same attempt has
+        stored a whole backup, that is the job's. So is one of an earlier attempt if there is no database any
+        more that could be backed up; otherwise the client who has the job tried again wants the data of now.
 
         Raises:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
@@ -63,9 +65,15 @@ class BackupActivities:
                 await self._require_due(job)
                 backup = await self._backup_of(job)
                 store = await known_store(self._tenant)
-                if (earlier := await last_stored(store, self._tenant, backup)) is not None:
+                earlier = await last_stored(store, self._tenant, backup)
+                if earlier is not None and await self._is_of_attempt(job, earlier):
                     return stored_backup(earlier, store.location(folder_of(earlier.key)))
-                database = await self._database_of(job)
+                try:
+                    database = await self._database_of(job)
+                except DatabaseFaultError as fault:
+                    if earlier is None or fault.outage:
+                        raise
+                    return stored_backup(earlier, store.location(folder_of(earlier.key)))
                 request = await backup_request(self._tenant, backup, job.database)
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
@@ -76,6 +84,12 @@ class BackupActivities:
     async def _require_due(self, job: InstanceJob) -> None:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
             raise SupersededError
+
+    async def _is_of_attempt(self, job: InstanceJob, stored: Manifest) -> bool:
+        """Whether a backup has the data of a moment since the attempt at the job began."""
+        row = await self._tenant.queries.job(job.job_id)
+        begun_at = None if row is None else row.started_at
+        return begun_at is not None and without_zone(stored.created_at) >= begun_at
 
     async def _database_of(self, job: InstanceJob) -> Database:
         """The instance's database, which carries its mark; no program of an earlier try works on it any more.

@@ -35,10 +35,10 @@ def _is_later() -> ColumnElement[bool]:
     """Whether `_newer` was requested after `Backup`, of the same instance.
 
     By the numbers of their jobs: of what was made while the clock was ahead, the time is later for as long.
-    What a restored registry has recorded again is of no job.
+    What the pass has recorded is of no job; of such a one the moment counts whose data it has.
     """
     newer, older = (cast(func.substring(it.job_id, _NUMBER), Integer) for it in (_newer, Backup))
-    return func.coalesce(newer > older, _newer.created_at > Backup.created_at)
+    return func.coalesce(newer > older, _newer.taken_at > Backup.taken_at)
 
 
 def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:

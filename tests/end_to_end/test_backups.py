@@ -708,11 +708,12 @@ async def test_whole_backup_stays_and_is_recorded_when_the_registry_is_put_back_
     await operator.starter.start(made)
     assert await operator.ended(made) is JobStatus.COMPLETED
     again = (await api.get(f"/v2/backups/{backup['id']}")).json()
-    assert {key: again[key] for key in ("location", "sha256", "takenAt")} == {
-        key: backup[key] for key in ("location", "sha256", "takenAt")
-    }
-    assert "backups removed" not in await reconcile(temporal, settings)
-    assert files_in(store) == ["database.dump", "manifest.json"]
+    assert again["takenAt"] > backup["takenAt"]
+    assert "1 lost backups recorded" in await reconcile(temporal, settings)
+    (first,) = [one for one in (await api.get("/v2/backups")).json() if one["id"] != backup["id"]]
+    same = ("location", "sha256", "takenAt")
+    assert {key: first[key] for key in same} == {key: backup[key] for key in same}
+    assert stored(first)["database.dump"] == first["sizeBytes"]
 
 
 async def test_stored_backup_is_the_job_s_when_its_database_and_the_record_of_it_are_gone(
@@ -854,9 +855,12 @@ async def test_whole_backup_of_a_failed_job_is_recorded(
     assert (await verified(api, backup))["verification"] == "Completed"
     await temporal.get_workflow_handle(failed.workflow_id).signal(JobWorkflow.retry)
     await operator.reached(failed, {JobStatus.COMPLETED})
+    retried = (await api.get(f"/v2/backups/{failed.makes_backup}")).json()
+    # Of the data of now, if there are some; then the earlier one is a backup of its own.
+    assert (retried["takenAt"] > backup["takenAt"]) is is_there
     done = await cleaned(tenant)
-    assert (done.removed, done.recorded) == (0, 0)
-    assert files_in(store) == ["database.dump", "manifest.json"]
+    assert (done.removed, done.recorded) == (0, int(is_there))
+    assert files_in(store) == sorted(["database.dump", "manifest.json"] * (1 + is_there))
 
 
 async def test_backup_stays_whole_when_its_deletion_cannot_be_committed(

@@ -339,6 +339,20 @@ async def test_last_backup_stays_when_the_registry_has_recorded_it_again(
     assert await deleted(expiry) == []
 
 
+async def test_last_backup_stays_when_what_an_earlier_try_has_stored_is_a_backup_of_its_own(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    """It was recorded later, but its data are older."""
+    last = await made_at(tenant, rows, job, MONDAY)
+    other = await made_at(tenant, rows, job, TUESDAY)
+    await rows.execute(
+        "UPDATE adminapi.backups SET jobid = '', takenat = takenat - interval '1 hour' WHERE id = $1", other
+    )
+    assert last not in await deleted(expiry)
+    assert await expiry.survivors(last) == []
+    assert [it.id for it in await expiry.survivors(other)] == [last]
+
+
 async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
