@@ -14,7 +14,7 @@ from backups.dumping import Dump, DumpSource, dumping
 from backups.encryption import encrypting
 from backups.errors import BackupFaultError, explained_by, translate_database_faults
 from backups.figures import count_rows, lower_values, read_sequences
-from backups.forms import read_form, require_same_form
+from backups.forms import Form, read_form, require_same_form
 from backups.layout import dump_of, manifest_of, marker_of
 from backups.manifest import (
     FORMAT_VERSION,
@@ -59,7 +59,7 @@ class _Moment:
     version: str
     size_bytes: int
     sequences: Mapping[str, int | None]
-    form: frozenset[str]
+    form: Form
 
 
 async def back_up(

@@ -6,74 +6,98 @@ definitions: as they are when it asks. Of a function that was dropped meanwhile 
 writes a statement without it, which pg_restore refuses.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import asyncpg
 
 from backups.snapshots import Database
 from databases.errors import DatabaseFaultError
 from databases.statements import fetch_rows
 
+_OF_OWN_SCHEMA = "IN (SELECT oid FROM own)"
 # Each object that a session can rename, replace or drop although the tables are locked, as their row types,
-# indexes, columns and most constraints are with them. `xmin` tells another version of a row. Left out are
-# temporary objects, and catalogues that maintenance writes to. Loads disable triggers and enable them again,
-# and a sequence that begins anew is the same one: of these, no version counts.
-_FORM = """
+# columns and most constraints are with them: the catalogue, which of its rows, and the columns that do not
+# count. These are the owners and privileges, which no dump has; what maintenance writes; and whether triggers
+# are enabled, since loads disable them and enable them again. A sequence that begins anew is the same one.
+_OBJECTS = (
+    ("pg_type", "oid IN (SELECT oid FROM types)", "typowner, typacl"),
+    ("pg_proc", "oid IN (SELECT oid FROM functions)", "proowner, proacl"),
+    ("pg_aggregate", "aggfnoid IN (SELECT oid FROM functions)", ""),
+    ("pg_operator", f"oprnamespace {_OF_OWN_SCHEMA}", "oprowner"),
+    ("pg_collation", f"collnamespace {_OF_OWN_SCHEMA}", "collowner, collversion"),
+    ("pg_ts_config", f"cfgnamespace {_OF_OWN_SCHEMA}", "cfgowner"),
+    ("pg_ts_dict", f"dictnamespace {_OF_OWN_SCHEMA}", "dictowner"),
+    ("pg_statistic_ext", f"stxnamespace {_OF_OWN_SCHEMA}", "stxowner"),
+    ("pg_constraint", f"connamespace {_OF_OWN_SCHEMA} AND (contypid <> 0 OR NOT convalidated)", ""),
+    ("pg_rewrite", "ev_class IN (SELECT oid FROM relations)", ""),
+    (
+        "pg_attribute",
+        "attrelid IN (SELECT oid FROM relations WHERE relkind IN ('v', 'm', 'c'))",
+        "attacl",
+    ),
+    ("pg_trigger", "tgrelid IN (SELECT oid FROM relations) AND NOT tgisinternal", "tgenabled"),
+    ("relations", "relkind IN ('i', 'I', 'S')", ""),  # indexes and sequences: their names
+)
+# What rows are read by, or written as: here it counts also whether the row of the catalogue was written anew, as
+# `xmin` tells. Temporary objects are left out.
+_NAMES = """
 WITH own AS (
-    SELECT oid, xmin FROM pg_namespace
+    SELECT oid, nspname, xmin::text AS version, concat(nspowner, nspacl) AS rights FROM pg_namespace
     WHERE nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
 ), relations AS (
     SELECT pg_class.oid, relname, relnamespace, relkind FROM pg_class JOIN own ON own.oid = relnamespace
+), functions AS (
+    SELECT pg_proc.oid FROM pg_proc JOIN own ON own.oid = pronamespace
 ), types AS (
-    SELECT pg_type.oid, pg_type.xmin FROM pg_type JOIN own ON own.oid = typnamespace
+    SELECT pg_type.oid FROM pg_type JOIN own ON own.oid = typnamespace
     WHERE typcategory <> 'A' AND typrelid NOT IN (SELECT oid FROM relations WHERE relkind IN ('r', 'p'))
 )
-SELECT format('schema %s %s', oid, xmin) AS object FROM own
+SELECT format('schema %s %s', oid, nspname) AS object, version, rights FROM own
 UNION ALL
-SELECT format('type %s %s', oid, xmin) FROM types
-UNION ALL
-SELECT format('label %s %s', pg_enum.oid, pg_enum.xmin) FROM pg_enum JOIN types ON types.oid = enumtypid
-UNION ALL
-SELECT format('function %s %s', pg_proc.oid, pg_proc.xmin) FROM pg_proc JOIN own ON own.oid = pronamespace
-UNION ALL
-SELECT format('operator %s %s', pg_operator.oid, pg_operator.xmin)
-FROM pg_operator JOIN own ON own.oid = oprnamespace
-UNION ALL
-SELECT format('collation %s %s', pg_collation.oid, pg_collation.xmin)
-FROM pg_collation JOIN own ON own.oid = collnamespace
-UNION ALL
-SELECT format('statistics %s %s', pg_statistic_ext.oid, pg_statistic_ext.xmin)
-FROM pg_statistic_ext JOIN own ON own.oid = stxnamespace
-UNION ALL
-SELECT format('constraint %s %s', pg_constraint.oid, pg_constraint.xmin)
-FROM pg_constraint JOIN own ON own.oid = connamespace
-WHERE contypid <> 0 OR NOT convalidated
-UNION ALL
-SELECT format('rule %s %s', pg_rewrite.oid, pg_rewrite.xmin)
-FROM pg_rewrite JOIN relations ON relations.oid = ev_class
-UNION ALL
-SELECT format('column %s %s %s', attrelid, attnum, pg_attribute.xmin)
-FROM pg_attribute JOIN relations ON relations.oid = attrelid
-WHERE relkind IN ('v', 'm', 'c')
-UNION ALL
-SELECT format('trigger %s', pg_trigger.oid)
-FROM pg_trigger JOIN relations ON relations.oid = tgrelid
-WHERE NOT tgisinternal
-UNION ALL
-SELECT format('sequence %s %s %s', oid, relnamespace, hashtextextended(relname, 0))
-FROM relations
-WHERE relkind = 'S'
+SELECT format('label %s %s', oid, enumlabel), xmin::text, NULL FROM pg_enum
+WHERE enumtypid IN (SELECT oid FROM types)
 """
+_HASHES = (
+    f"""
+UNION ALL
+SELECT format(
+    '{catalogue} %s', hashtextextended((to_jsonb({catalogue}) - '{{{left_out}}}'::text[])::text, 0)
+), NULL, NULL
+FROM {catalogue} WHERE {which}
+"""  # noqa: S608 - constants
+    for catalogue, which, left_out in _OBJECTS
+)
+_FORM = "".join((_NAMES, *_HASHES))
 
 
-async def read_form(session: asyncpg.Connection) -> frozenset[str]:
-    """Each object that has a form as the session sees it, in whatever words.
+class _Written(NamedTuple):
+    """When the row of a schema or label was written; of other objects, this is not compared.
+
+    Attributes:
+        version: the transaction that did.
+        rights: the owner and privileges of a schema.
+    """
+
+    version: str | None
+    rights: str | None
+
+
+Form = Mapping[str, _Written]
+"""Each object that has a form, in whatever words."""
+
+
+async def read_form(session: asyncpg.Connection) -> Form:
+    """The form as the session sees it.
 
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    return frozenset(row["object"] for row in await fetch_rows(session, _FORM))
+    rows = await fetch_rows(session, _FORM)
+    return {row["object"]: _Written(row["version"], row["rights"]) for row in rows}
 
 
-async def require_same_form(database: Database, form: frozenset[str]) -> None:
+async def require_same_form(database: Database, form: Form) -> None:
     """Check that all that had this form at a moment has it still, once everything of that moment was read.
 
     What is made meanwhile does not matter: it is in no dump of that moment.
@@ -83,10 +107,21 @@ async def require_same_form(database: Database, form: frozenset[str]) -> None:
             Or the server is away, …
     """
     async with database.server.connected(database.name) as session:
-        if not form <= await read_form(session):
-            raise DatabaseFaultError(
-                f"While '{database.name}' was read, another session has renamed, replaced or dropped a"
-                " schema, a function, a type, a view, a sequence or the like. What was read may not fit"
-                " together, and is not used. Retry when such changes are done.",
-                retryable=True,
-            )
+        now = await read_form(session)
+    if not all(name in now and _is_same(written, now[name]) for name, written in form.items()):
+        raise DatabaseFaultError(
+            f"While '{database.name}' was read, another session has renamed, replaced or dropped a"
+            " schema, a function, a type, a view, an index, a sequence or the like. What was read may not fit"
+            " together, and is not used. A GRANT on a schema that changes nothing cannot be told from"
+            " that. Retry when such statements are done.",
+            retryable=True,
+        )
+
+
+def _is_same(then: _Written, now: _Written) -> bool:
+    """Whether a schema or label that has a name has had it all the time.
+
+    If it was exchanged for another one and back, rows of the other may have been read, or this one's written
+    with the wrong label. Its row is another version then; of a schema, new rights explain that as well.
+    """
+    return then.version == now.version or then.rights != now.rights

@@ -34,7 +34,15 @@ ALTER TABLE felt ADD CONSTRAINT has_other CHECK (other > 0) NOT VALID;
 CREATE STATISTICS fitting ON amount, other FROM felt;
 CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42';
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION touch_again() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER touched BEFORE UPDATE ON felt FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE AGGREGATE total (int) (SFUNC = int4pl, STYPE = int);
+CREATE INDEX felt_other ON felt (other);
+CREATE TABLE parted (n int) PARTITION BY LIST (n);
+CREATE TABLE part PARTITION OF parted FOR VALUES IN (1);
+CREATE INDEX parted_n ON parted (n);
+CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple);
+CREATE TEXT SEARCH CONFIGURATION searching (COPY = simple);
 CREATE VIEW seen AS SELECT n FROM live.loaded;
 CREATE MATERIALIZED VIEW summed AS SELECT count(*) FROM live.loaded
 """
@@ -43,20 +51,39 @@ _EXCHANGED = (
     "ALTER SCHEMA later RENAME TO live",
     "ALTER SCHEMA kept RENAME TO later",
 )
+_LABELS_EXCHANGED = (
+    "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+    "ALTER TYPE mood RENAME VALUE 'glad' TO 'sad'",
+    "ALTER TYPE mood RENAME VALUE 'blue' TO 'glad'",
+)
 _CHANGES = {
     "schemas exchanged": _EXCHANGED,
     "schemas exchanged and back": _EXCHANGED + _EXCHANGED,
+    "schemas exchanged and back, with a right on one": (
+        *_EXCHANGED,
+        *_EXCHANGED,
+        "GRANT USAGE ON SCHEMA live TO PUBLIC",
+    ),
     "schema renamed": ("ALTER SCHEMA live RENAME TO earlier",),
     "function made anew": (
         "DROP FUNCTION answer()",
         "CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 7'",
     ),
     "function replaced": ("CREATE OR REPLACE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 7'",),
+    "aggregate replaced": ("CREATE OR REPLACE AGGREGATE total (int) (SFUNC = int4mul, STYPE = int)",),
+    "trigger replaced": (
+        "CREATE OR REPLACE TRIGGER touched BEFORE UPDATE ON felt FOR EACH ROW EXECUTE FUNCTION touch_again()",
+    ),
+    "index renamed": ("ALTER INDEX felt_other RENAME TO felt_another",),
+    "index of a partitioned table renamed": ("ALTER INDEX parted_n RENAME TO parted_number",),
+    "dictionary renamed": ("ALTER TEXT SEARCH DICTIONARY words RENAME TO terms",),
+    "configuration renamed": ("ALTER TEXT SEARCH CONFIGURATION searching RENAME TO finding",),
     "view made anew": ("DROP VIEW seen", "CREATE VIEW seen AS SELECT n FROM live.loaded"),
     "view replaced": ("CREATE OR REPLACE VIEW seen AS SELECT n FROM later.loaded",),
     "view renamed": ("ALTER VIEW seen RENAME TO shown",),
     "column of a view renamed": ("ALTER VIEW seen RENAME n TO number",),
     "label renamed": ("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",),
+    "labels exchanged and back": _LABELS_EXCHANGED + _LABELS_EXCHANGED,
     "domain without its constraint": ("ALTER DOMAIN small DROP CONSTRAINT is_small",),
     "constraint validated": ("ALTER TABLE felt VALIDATE CONSTRAINT has_other",),
     "statistics dropped": ("DROP STATISTICS fitting",),
@@ -79,6 +106,22 @@ _HARMLESS = {
     "triggers off and on": (
         "ALTER TABLE felt DISABLE TRIGGER touched",
         "ALTER TABLE felt ENABLE TRIGGER touched",
+    ),
+    "rights and owners": (
+        "GRANT USAGE ON SCHEMA live TO PUBLIC",
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC",
+        "GRANT USAGE ON TYPE mood TO PUBLIC",
+        "GRANT SELECT ON seen TO PUBLIC",
+        "GRANT SELECT (n) ON seen TO PUBLIC",
+        "ALTER FUNCTION answer() OWNER TO CURRENT_USER",
+        "ALTER VIEW seen OWNER TO CURRENT_USER",
+        "ALTER TEXT SEARCH DICTIONARY words OWNER TO CURRENT_USER",
+    ),
+    "replaced by the same": (
+        "CREATE OR REPLACE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42'",
+        "CREATE OR REPLACE AGGREGATE total (int) (SFUNC = int4pl, STYPE = int)",
+        "CREATE OR REPLACE VIEW seen AS SELECT n FROM live.loaded",
+        "CREATE OR REPLACE TRIGGER touched BEFORE UPDATE ON felt FOR EACH ROW EXECUTE FUNCTION touch()",
     ),
     "objects made": (
         "CREATE TABLE more (id serial PRIMARY KEY, felt int REFERENCES felt)",
