@@ -312,8 +312,8 @@ class DatabaseActivities:
     async def purge_version(self, purge: VersionPurge) -> None:
         """Drop a database that an instance had before a reset from the trash.
 
-        Not while the instance is in use by the registry, and its own database is gone: the version is then
-        all that is left of it.
+        Not while the instance is in use by the registry, or in the trash, and its own database is gone: the
+        version is then all that is left of it.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -333,7 +333,7 @@ class DatabaseActivities:
                 instance = await self._tenant.versions.instance_of(purge)
                 if instance is None:
                     return
-                if instance.is_live:
+                if instance.is_live or instance.is_in_trash:
                     await _require_own(session, owner, instance)
                 dropped = await trash.purge(session, owner, purge.database, replaced=True)
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
@@ -627,7 +627,8 @@ async def _require_own(session: asyncpg.Connection, version: Owner, instance: Db
         raise DisagreementError(
             instance.database_name,
             f"The database '{instance.database_name}' of the instance does not exist, so what it had before"
-            f" a reset is not dropped. `ods instance adopt {instance.id} --database NAME` brings that back.",
+            f" a reset is not dropped. `ods instance adopt {instance.id} --database NAME` brings that back;"
+            " when an instance in the trash is purged, it is dropped.",
         )
 
 

@@ -39,8 +39,8 @@ _OBJECTS = (
     ("pg_trigger", "tgrelid IN (SELECT oid FROM relations) AND NOT tgisinternal", "tgenabled"),
     ("relations", "relkind IN ('i', 'I', 'S')", ""),  # indexes and sequences: their names
 )
-# What rows are read by, or written as: here it counts also whether the row of the catalogue was written anew, as
-# `xmin` tells. Temporary objects are left out.
+# What rows are read by, or written as: here it counts also whether the row of the catalogue was written anew,
+# as `xmin` tells. Temporary objects are left out.
 _NAMES = """
 WITH own AS (
     SELECT oid, nspname, xmin::text AS version, concat(nspowner, nspacl) AS rights FROM pg_namespace

@@ -175,8 +175,9 @@ class DatabaseAdoption:
         marked = Owner.read(candidate.comment)
         row.template_generation = marked.template_generation if marked else None
         row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
-        # Whatever a reset or a rename has begun, this is the database now, and this its name.
-        row.replacement, row.undo_due = None, False
+        # Whatever a reset or a rename has begun, this is the database now, and this its name. A delete that
+        # an outage has ended is not tried again without a client: it would drop what was handed over.
+        row.replacement, row.undo_due, row.outages = None, False, 0
         known = {version.database_name for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, self._owner(row), database)
         self._tenant.instances.keep_replaced(
@@ -286,7 +287,8 @@ class DatabaseAdoption:
         return None if self._named(database) else _NO_INSTANCES_NAME
 
     def _database_name(self, database: str) -> DatabaseName:
-        return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
+        strings = self._tenant.connection_strings
+        return DatabaseName(database, strings.encrypted(database), strings.renamed)
 
     def _owner(self, instance: DbInstance) -> Owner:
         """The instance, at the latest attempt that the registry knows to have published its database."""

@@ -34,7 +34,14 @@ from registry.instances.cancelling import ending_before_begin
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.left_names import leave_name, take_name_back
-from registry.instances.ods_routing import change_routing, end_routing, rename_obstacle, start_routing
+from registry.instances.ods_routing import (
+    Renaming,
+    change_routing,
+    end_routing,
+    leave_as_it_is,
+    rename_obstacle,
+    start_routing,
+)
 from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
 from registry.instances.reservations import name_taken, require_free
@@ -67,10 +74,6 @@ _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
 _NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
-
-
-def _leave_as_it_is(_old: str, _new: str, text: str | None) -> str | None:
-    return text
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class JobStore:
         trash: timedelta = timedelta(),
         *,
         final_backup: bool = False,
-        renaming: Callable[[str, str, str | None], str | None] = _leave_as_it_is,
+        renaming: Renaming = leave_as_it_is,
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
@@ -257,7 +260,7 @@ class JobStore:
             took_step = await take_step(session, job, step, renamed, guard)
             if took_step:
                 await change_routing(session, job, connection_string, self._renamed(job))
-                await leave_name(session, job)
+                await leave_name(session, job.instance_id, job.database, job.final_database)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_delete(self, job: InstanceJob) -> bool:

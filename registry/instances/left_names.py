@@ -1,4 +1,4 @@
-"""Names of databases that renames have left: for a while, no other instance can have them.
+"""Names of databases that instances have left: for a while, no other instance can have them.
 
 The ODS/API may have a connection string with such a name in its cache. Clients of the instance that had it
 would write into the database of another instance that gets it too soon.
@@ -14,14 +14,14 @@ from registry.ods_api_cache import CACHED
 from registry.storage.models import UTC_NOW, DbInstance, LeftDatabaseName
 
 
-async def leave_name(session: AsyncSession, job: InstanceJob) -> None:
-    """Record that the instance of a rename has left the name of its database; forget what is over."""
-    its = LeftDatabaseName.instance_id == job.instance_id
+async def leave_name(session: AsyncSession, instance_id: int, left: str, taken: str) -> None:
+    """Record that an instance has `left` a name of its database for another; forget what is over."""
+    its = LeftDatabaseName.instance_id == instance_id
     is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
-    is_replaced = its & LeftDatabaseName.database_name.in_([job.database, job.final_database])
+    is_replaced = its & LeftDatabaseName.database_name.in_([left, taken])
     await session.execute(delete(LeftDatabaseName).where(or_(is_over, is_replaced)))
-    if job.database != job.final_database:
-        values = {"database_name": job.database, "instance_id": job.instance_id, "left_at": UTC_NOW}
+    if left != taken:
+        values = {"database_name": left, "instance_id": instance_id, "left_at": UTC_NOW}
         await session.execute(insert(LeftDatabaseName).values(values))
 
 

@@ -1,6 +1,7 @@
 """How the ODS/API is routed to an instance's database: the instance's row of `dbo.odsinstances`."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +15,14 @@ from registry.instances.reservations import lock_name, name_taken, ods_instance_
 from registry.instances.row_locks import lock_ods_instance
 from registry.storage.errors import NameTakenError
 from registry.storage.models import OdsInstance, OdsInstanceDerivative
+
+Renaming: TypeAlias = Callable[[str, str, str | None], str | None]
+"""Of a database's old name, its new one, and an encrypted connection string: what that is by the new name."""
+
+
+def leave_as_it_is(_old: str, _new: str, text: str | None) -> str | None:
+    """A `Renaming` of those who cannot read connection strings."""
+    return text
 
 
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
@@ -71,8 +80,15 @@ async def change_routing(
         .where(OdsInstance.ods_instance_id == job.ods_instance_id)
         .values(name=job.final_name, connection_string=connection_string)
     )
+    await rename_in_derivatives(session, job.ods_instance_id, renamed)
+
+
+async def rename_in_derivatives(
+    session: AsyncSession, ods_instance_id: int, renamed: Callable[[str | None], str | None]
+) -> None:
+    """Give the derivatives of an ODS instance their connection strings by the database's new name."""
     derivatives = select(OdsInstanceDerivative).where(
-        OdsInstanceDerivative.ods_instance_id == job.ods_instance_id
+        OdsInstanceDerivative.ods_instance_id == ods_instance_id
     )
     for derivative in await session.scalars(derivatives.with_for_update()):
         derivative.connection_string = renamed(derivative.connection_string)

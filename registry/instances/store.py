@@ -26,8 +26,15 @@ from registry.instances.copies import (
 )
 from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import InstanceJob, Replacement
+from registry.instances.left_names import leave_name
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
-from registry.instances.ods_routing import relations_reason, start_routing
+from registry.instances.ods_routing import (
+    Renaming,
+    leave_as_it_is,
+    relations_reason,
+    rename_in_derivatives,
+    start_routing,
+)
 from registry.instances.origins import (
     FROM_TEMPLATE,
     BackupOrigin,
@@ -113,10 +120,18 @@ _PURGE_IS_DUE = (
 
 @dataclass(frozen=True)
 class DatabaseName:
-    """The name of an instance's database, and the encrypted string that routes the ODS/API to it."""
+    """The name that an instance's database has, unlike what the registry knows.
+
+    Attributes:
+        name: the name.
+        connection_string: what routes the ODS/API to it, encrypted.
+        renaming: of the old name, the new one, and an encrypted connection string of a derivative: what that
+            is by the new name.
+    """
 
     name: str
     connection_string: str
+    renaming: Renaming = leave_as_it_is
 
 
 @dataclass(frozen=True)
@@ -838,6 +853,10 @@ class InstanceStore:
         Also if the row that routed it was removed by hand, as long as the instance is in use.
         """
         await require_free_database(session, database.name, instance)
+        left = instance.database_name
+        await leave_name(session, instance.id, left, database.name)
+        renamed = partial(database.renaming, left, database.name)
+        await rename_in_derivatives(session, instance.ods_instance_id, renamed)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
         routed = await session.scalars(

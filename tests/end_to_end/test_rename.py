@@ -12,8 +12,9 @@ from activities.databases import DatabaseActivities
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus
-from registry.storage.errors import RefusedError
+from registry.storage.errors import NameTakenError, RefusedError
 from settings import Settings
+from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
@@ -144,3 +145,27 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     assert await _names(admin, job.mark) == [created.database]
     assert await routed_to(tenant, rows, job) == created.database
     assert "0 leftovers removed" in await reconcile(temporal, settings)
+
+
+async def test_derivatives_follow_and_the_old_name_is_reserved_when_a_database_is_adopted_by_another_name(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await operator.create(name)
+    await operator.ended(created)
+    replica = tenant.connection_strings.encrypted(created.database)
+    await rows.execute(
+        "INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)"
+        " VALUES ($1, 'ReadReplica', $2)",
+        created.ods_instance_id,
+        replica,
+    )
+    other = f"EdFi_Ods_{name} by hand_Minimal".replace(" ", "_")
+    await admin.execute(f'ALTER DATABASE "{created.database}" RENAME TO "{other}"')
+    assert (await DatabaseAdoption(tenant).adopt(created.instance_id, other)).adopted
+    assert await routed_to(tenant, rows, created) == other
+    string = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
+    assert tenant.connection_strings.local_database(string) == other
+    await rows.execute("UPDATE adminapi.dbinstances SET name = $2 WHERE id = $1", created.instance_id, "else")
+    await rows.execute("UPDATE dbo.odsinstances SET name = 'else'")
+    with pytest.raises(NameTakenError, match=r"may still have that in its cache"):
+        await operator.instances.reserve(name, "Minimal")

@@ -454,6 +454,55 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert await read(postgres, job) == ["old"]
 
 
+async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [first.replacement.replaced]
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(purge)
+    assert await operator.ended(purge) is JobStatus.COMPLETED
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == []
+
+
+async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_of_the_instance(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    """The pass would try it again: it would drop what was handed over meanwhile."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    assert (await tenant.jobs.begin(purge)).held
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    assert await tenant.jobs.fail(purge, "The registry was away.", outage=True)
+    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, first.replacement.replaced)).adopted
+    assert "0 jobs restarted" in await reconcile(temporal, settings)
+    assert await read(postgres, job) == ["old"]
+
+
 async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_interrupted(
     operator: Operator,
     temporal: Client,
