@@ -217,6 +217,8 @@ class BackupRecords:
                 return await self._add_lost(session, lost, lost.id)
             if (row.mark, row.installation) != (lost.mark, lost.installation) or row.deleted_at is not None:
                 return False
+            if row.stored_id == UUID(lost.stored.stored_id):  # the job has recorded it meanwhile
+                return False
             if row.stored_id is not None:
                 return await self._add_lost(session, lost, UUID(lost.stored.stored_id))
             values = stored_values(lost.stored, verify=lost.kind == FINAL)

@@ -145,6 +145,8 @@ async def ending_before_begin(
     if await _is_as_before(session, instance):
         return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
     values: dict[str, object] = {"error_message": reason, "outages": 0}
+    if operation is Operation.UNDELETE:  # the attempt is counted, and has published nothing
+        values |= {"known_number": instance.job_number, "known_attempt": instance.attempt}
     if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
         values["replacement"] = None
     return status.CANCEL[operation], values

@@ -868,7 +868,10 @@ async def _begun(
         *conditions,
     )
     step = status.BEGIN[job.operation]
-    took_step = await take_step(session, job, step, {"error_message": None, **values}, before)
+    begun: dict[str, object] = {"error_message": None, **values}
+    if status.traits(job.operation).publishes:  # this attempt can, whatever an earlier one could
+        begun |= {"known_number": None, "known_attempt": None}
+    took_step = await take_step(session, job, step, begun, before)
     return took_step or await is_at(session, fencing_token(job), step.target)
 
 

@@ -235,17 +235,20 @@ def last_publication(
 
     A delete publishes nothing, nor does a purge. It has a number of its own, which would pass for that of a
     later publication in a registry that was restored to an earlier state; so the attempt before the first
-    delete counts, or that which has put the database into the trash.
+    delete counts, or that which has put the database into the trash. Nor does an undelete that was cancelled
+    before its attempt began: then the attempt before that counts.
 
     Args:
         operation: that of the instance's last job.
         number: which job of the instance that is.
         attempt: the last attempt at it.
         known_number: of a delete, the job before the first delete; of what is in the trash, the job that has
-            put it there; None if the delete was requested before this was recorded.
+            put it there; of a cancelled undelete, itself. None if the delete was requested before this was
+            recorded.
         known_attempt: the last attempt at that job.
     """
-    if traits(operation).publishes or known_number is None:
+    is_cancelled = known_number == number
+    if known_number is None or (traits(operation).publishes and not is_cancelled):
         return number, attempt
     return known_number, known_attempt or 0
 

@@ -14,13 +14,13 @@ from registry.ods_api_cache import CACHED
 from registry.storage.models import UTC_NOW, DbInstance, LeftDatabaseName
 
 
-async def leave_name(session: AsyncSession, instance_id: int, left: str, taken: str) -> None:
-    """Record that an instance has `left` a name of its database for another; forget what is over."""
+async def leave_name(session: AsyncSession, instance_id: int, left: str, new: str) -> None:
+    """Record that an instance has `left` a name of its database for a new one; forget what is over."""
     its = LeftDatabaseName.instance_id == instance_id
     is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
-    is_replaced = its & LeftDatabaseName.database_name.in_([left, taken])
+    is_replaced = its & LeftDatabaseName.database_name.in_([left, new])
     await session.execute(delete(LeftDatabaseName).where(or_(is_over, is_replaced)))
-    if left != taken:
+    if left != new:
         values = {"database_name": left, "instance_id": instance_id, "left_at": UTC_NOW}
         await session.execute(insert(LeftDatabaseName).values(values))
 

@@ -32,7 +32,7 @@ from metrics.catalog import JOB_SECONDS, JOBS
 from registry.backups.rows import count_failure
 from registry.installation import InstallationStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import when_committed
 from settings import DEFAULT_TENANT
@@ -76,6 +76,8 @@ class JobFactory:
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
         operation = Operation(instance.operation)
+        # An attempt that is due can publish, whatever became of the one before.
+        is_known = attempt == instance.attempt or not traits(operation).publishes
         is_backed_up = operation in {Operation.BACKUP, Operation.PURGE_AFTER_BACKUP}
         makes_backup = instance.makes_backup if is_backed_up else None
         return InstanceJob(
@@ -94,8 +96,8 @@ class JobFactory:
             new_name=instance.new_name,
             new_database=instance.new_database_name,
             installation=self.installation.known_id,
-            known_number=instance.known_number,
-            known_attempt=instance.known_attempt,
+            known_number=instance.known_number if is_known else None,
+            known_attempt=instance.known_attempt if is_known else None,
             trash_database=instance.trash_database,
             copy_of=instance.copy_origin,
             backup_id=instance.backup_id,

@@ -323,6 +323,49 @@ async def test_same_undelete_goes_on_with_one_that_was_cancelled(
     assert await names(admin, job.mark) == [lost.final_database]
 
 
+@pytest.mark.parametrize("restored", ["before the request", "after the request"])
+async def test_live_database_stays_when_the_undelete_that_a_restored_registry_has_again_is_cancelled(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    name: str,
+    restored: str,
+) -> None:
+    """It was done, and people use the instance; the job of that number has not begun in the registry."""
+    job = await created(operator, name)
+    await deleted(operator, job)
+    save = (
+        "CREATE TABLE earlier AS TABLE adminapi.dbinstances; CREATE TABLE jobs AS TABLE adminapi.jobstatuses"
+    )
+    if restored == "before the request":
+        await rows.execute(save)
+    requested = (await operator.instances.request_undelete(job.instance_id)).job
+    if restored == "after the request":
+        await rows.execute(save)
+    await operator.starter.start(requested)
+    assert await operator.ended(requested) is JobStatus.COMPLETED
+    await rows.execute(
+        "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
+        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
+        " INSERT INTO adminapi.jobstatuses SELECT * FROM jobs"
+    )
+    if restored == "before the request":
+        assert (await operator.instances.request_undelete(job.instance_id)).job == requested
+    row = await operator.queries.job(requested.job_id)
+    assert row is not None
+    assert await tenant.cancellations.cancel_waiting(row)
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [job.database]
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(purge)
+    assert await operator.ended(purge) is JobStatus.ERROR
+    assert await names(admin, job.mark) == [job.database]
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+
+
 async def test_instance_without_a_database_can_be_purged_when_its_undelete_has_failed(
     operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
 ) -> None:

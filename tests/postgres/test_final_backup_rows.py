@@ -376,6 +376,7 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     state = await tenant.backups.get(lost.id)
     assert (state.status, state.backup.job_id) == (JobStatus.COMPLETED, purge.job_id)
     assert [waiting.id for waiting in await tenant.backups.waiting_verifications()] == [lost.id]
+    assert not await tenant.backups.record_lost(lost)
     other = replace(lost, stored=stored())
     assert await tenant.backups.record_lost(other)
     own = await tenant.backups.get(UUID(other.stored.stored_id))

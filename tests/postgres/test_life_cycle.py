@@ -97,7 +97,7 @@ class Model:
             return RefusedError
         if name == self.stolen:
             return NameTakenError
-        if self.undo_due:
+        if self.undo_due and (self.operation, self.new_name) != ("Rename", name):
             return RefusedError
         self.past[self.number] = (self.operation, self.job)
         self.status, self.operation, self.job = "Pending", "Rename", "Pending"

@@ -76,7 +76,7 @@ class TrashModel(Model):
             return InstanceNotFoundError
         if self.live or self.status not in {"Deleted", "Delete_Failed"} or name == self.stolen:
             return RefusedError
-        if self.undo_due:
+        if self.undo_due and (self.operation, self.final_name) != ("Undelete", name):
             return RefusedError
         self.next_job("Undelete", "Pending")
         self.new_name = None if name == self.name else name
