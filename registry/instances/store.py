@@ -1046,8 +1046,8 @@ def _not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
         return []
     reason = "What a failed or cancelled job has done to the database's name is not undone yet."
     next_step = (
-        "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
-        " Or request the same again."
+        "It is undone within minutes, once the PostgreSQL server answers. Or request the same again, which"
+        " goes on with it."
     )
     return [RefusedError(instance.status, reason, next_step)]
 
