@@ -8,7 +8,7 @@ import asyncpg
 
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, translate_postgres_errors
-from databases.lookup import changed_meanwhile, find, still_the_same
+from databases.lookup import changed_meanwhile, find, is_invalid, still_the_same
 from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
@@ -173,7 +173,7 @@ async def replaced_databases(session: asyncpg.Connection, owner: Owner, database
     replaced = []
     for name, row in (await find(session, owner)).items():
         marked = Owner.read(row["comment"])
-        closed = not row["datallowconn"] and row["datconnlimit"] != INVALID_CONNECTION_LIMIT
+        closed = not row["datallowconn"] and not is_invalid(row)
         if name == database or not is_trash_name(name) or not closed or marked is None:
             continue
         is_other = owner.shares_instance(marked) and marked.database_mark != owner.database_mark

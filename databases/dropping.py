@@ -13,7 +13,6 @@ import asyncpg
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
-    INVALID_CONNECTION_LIMIT,
     OBJECT_IN_USE,
     PROGRAMS,
     program_name,
@@ -25,6 +24,7 @@ from databases.lookup import (
     changed_meanwhile,
     choose,
     find,
+    is_invalid,
     oid_of,
     require_no_other,
     still_the_same,
@@ -68,8 +68,7 @@ async def drop(
     await drop_found_staging(session, owner, found)
     if database is not None:
         row = found[database]
-        invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
-        await drop_database(session, database, invalid=invalid, oid=oid_of(row))
+        await drop_database(session, database, invalid=is_invalid(row), oid=oid_of(row))
 
 
 async def drop_obstacle(

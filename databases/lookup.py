@@ -86,6 +86,11 @@ def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
     )
 
 
+def is_invalid(row: asyncpg.Record) -> bool:
+    """Whether a DROP of the database was interrupted: then it can only be dropped."""
+    return bool(row["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+
+
 def oid_of(row: asyncpg.Record) -> str:
     """The OID of a database that was found: another database of its name has another one."""
     return str(row["state"].split()[0])
@@ -155,7 +160,7 @@ async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
         DatabaseFaultError: the server is away, …
     """
     own = await find_own(session, owner)
-    return any(row["datconnlimit"] != INVALID_CONNECTION_LIMIT for row in own)
+    return any(not is_invalid(row) for row in own)
 
 
 async def published_by(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:
@@ -177,7 +182,7 @@ def require_usable(found: asyncpg.Record) -> None:
         DisagreementError: it is one of these.
     """
     name = found["datname"]
-    if found["datconnlimit"] == INVALID_CONNECTION_LIMIT:
+    if is_invalid(found):
         raise DisagreementError(
             name,
             f"A DROP of the instance's database '{name}' was interrupted, so it cannot be used. Delete the"
@@ -192,4 +197,4 @@ def require_usable(found: asyncpg.Record) -> None:
 
 
 def _is_usable(found: asyncpg.Record) -> bool:
-    return bool(found["datallowconn"]) and found["datconnlimit"] != INVALID_CONNECTION_LIMIT
+    return bool(found["datallowconn"]) and not is_invalid(found)

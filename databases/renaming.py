@@ -16,13 +16,12 @@ import asyncpg
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
-    INVALID_CONNECTION_LIMIT,
     NAME_IN_USE,
     OBJECT_IN_USE,
 )
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import changed_meanwhile, choose, find, oid_of, refusal, still_the_same
+from databases.lookup import changed_meanwhile, choose, find, is_invalid, oid_of, refusal, still_the_same
 from databases.ownership import Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -87,7 +86,7 @@ async def rename_back(
     """
     found = await find(session, owner, database, target)
     its = {name: row for name, row in found.items() if owner.owns(row["comment"])}
-    if target not in its or database in its or its[target]["datconnlimit"] == INVALID_CONNECTION_LIMIT:
+    if target not in its or database in its or is_invalid(its[target]):
         return
     if database in found:
         raise NotOursError(database)

@@ -19,7 +19,6 @@ import asyncpg
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
-    INVALID_CONNECTION_LIMIT,
     NAME_IN_USE,
     OBJECT_IN_USE,
     UNDEFINED_DATABASE,
@@ -27,7 +26,7 @@ from databases.constants import (
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
-from databases.lookup import DatabaseRows, find, oid_of, refusal, require_usable
+from databases.lookup import DatabaseRows, find, is_invalid, oid_of, refusal, require_usable
 from databases.ownership import Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
@@ -214,7 +213,7 @@ async def drop_unknown(session: asyncpg.Connection, owner: Owner, *, deleted: bo
         if name in own or not is_reset_name(name):
             continue
         if marked and owner.shares_instance(marked) and marked.number == 0:
-            await drop_database(session, name, invalid=_is_invalid(row))
+            await drop_database(session, name, invalid=is_invalid(row))
 
 
 async def _found(session: asyncpg.Connection, exchange: Exchange) -> DatabaseRows:
@@ -277,7 +276,7 @@ def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
     """Refuse an exchange if registry and server do not agree about each of both databases."""
     _require_current(found, exchange)
     other = exchange.other
-    if _is_invalid(found[other]):
+    if is_invalid(found[other]):
         raise DisagreementError(
             other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
         )
@@ -340,11 +339,7 @@ async def _drop_private(
             f"No database carries the mark of the instance's own, so '{other}', which was made to take its"
             " place, was not dropped. Restore the one that is missing.",
         )
-    await drop_database(session, other, invalid=_is_invalid(found[other]))
-
-
-def _is_invalid(row: asyncpg.Record) -> bool:
-    return bool(row["datconnlimit"] == INVALID_CONNECTION_LIMIT)
+    await drop_database(session, other, invalid=is_invalid(found[other]))
 
 
 def _is_outdated(database: str) -> DisagreementError:

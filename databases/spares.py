@@ -17,8 +17,9 @@ from typing import Self
 
 import asyncpg
 
-from databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX
+from databases.constants import SPARE_PREFIX
 from databases.errors import DatabaseFaultError
+from databases.lookup import is_invalid
 from databases.statements import fetch_row, fetch_rows, fetch_value
 from databases.template_marks import generation_in
 
@@ -200,6 +201,6 @@ def _is_ours(database: str, prefix: str) -> bool:
 def _spare(row: asyncpg.Record, installation: str) -> Spare:
     """A spare with the comment of another installation, or that a DROP has damaged, counts as unfinished."""
     mark = SpareMark.read(row["comment"])
-    invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
+    invalid = is_invalid(row)
     is_finished = mark is not None and mark.installation == installation and not invalid
     return Spare(row["datname"], mark if is_finished else None, invalid)

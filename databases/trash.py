@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 import asyncpg
 
-from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, find, refusal, require_no_other, shares_instance
+from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
 from databases.ownership import Owner, opened_by
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
@@ -77,7 +76,7 @@ async def put(
         return database is not None
     if job.trash in found:
         raise _in_the_way(found[job.trash], owner, database)
-    if drop_invalid and _is_invalid(found, database):
+    if drop_invalid and is_invalid(found[database]):
         await drop_database(session, database, invalid=True)
         return False
     trashing = replace(owner, number=job.number, attempt=job.attempt, trashed_name=database)
@@ -130,7 +129,7 @@ async def take_out(
     current, *others = its
     if others:
         raise _two(current, others[0])
-    if _is_invalid(found, current):
+    if is_invalid(found[current]):
         raise DisagreementError(
             current, f"A DROP of the database '{current}' was interrupted: nothing can come back. Purge it."
         )
@@ -198,7 +197,7 @@ async def find_in_trash(
             " dropped. Undelete the instance, then delete it again.",
         )
     is_opened = found[trash]["datallowconn"] and not opened_by(found[trash]["comment"])
-    if is_opened and not _is_invalid(found, trash):
+    if is_opened and not is_invalid(found[trash]):
         raise DisagreementError(
             trash,
             f"The database '{trash}' in the trash was opened, and may be in use. Nothing was dropped."
@@ -233,7 +232,7 @@ async def let_go(
     database = deletable(found, owner, names, published=published)
     if database is None:
         return
-    if _is_invalid(found, database):
+    if is_invalid(found[database]):
         raise DisagreementError(
             database, f"A DROP of the database '{database}' was interrupted. Delete the instance with it."
         )
@@ -257,15 +256,6 @@ def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
     """Whether an earlier try has removed the mark: no database carries it, and that one has no comment."""
     is_marked = any(owner.owns(row["comment"]) for row in found.values())
     return not is_marked and database in found and found[database]["comment"] is None
-
-
-def is_invalid(row: asyncpg.Record) -> bool:
-    """Whether a DROP of the database was interrupted."""
-    return bool(row["datconnlimit"] == INVALID_CONNECTION_LIMIT)
-
-
-def _is_invalid(found: DatabaseRows, database: str) -> bool:
-    return is_invalid(found[database])
 
 
 def _elsewhere(database: str, trash: str) -> DisagreementError:

@@ -19,11 +19,11 @@ import asyncpg
 from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError
-from databases.lookup import find
+from databases.lookup import find, is_invalid
 from databases.ownership import Owner, opened_by, with_opening
 from databases.renaming import END_SESSIONS
 from databases.statements import execute, fetch_rows, fetch_value
-from databases.trash import find_in_trash, is_invalid
+from databases.trash import find_in_trash
 
 _OPEN = "ALTER DATABASE %1$I ALLOW_CONNECTIONS true; COMMENT ON DATABASE %1$I IS %2$L"
 _CLOSE = "ALTER DATABASE %1$I ALLOW_CONNECTIONS false; COMMENT ON DATABASE %1$I IS %2$L"

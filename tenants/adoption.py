@@ -11,8 +11,7 @@ import asyncpg
 
 from databases import adoption
 from databases.adoption import Candidate
-from databases.constants import INVALID_CONNECTION_LIMIT
-from databases.lookup import find_own
+from databases.lookup import find_own, is_invalid
 from databases.ownership import Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
@@ -330,7 +329,7 @@ class DatabaseAdoption:
             own = await find_own(session, self._owner(instance))
         if not own:
             return None  # it is all that is left, and nothing can be exchanged with it
-        if all(row["datconnlimit"] == INVALID_CONNECTION_LIMIT for row in own):
+        if all(is_invalid(row) for row in own):
             name = own[0]["datname"]
             return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
         return (
