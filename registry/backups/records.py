@@ -37,7 +37,6 @@ from registry.storage.listing import Page
 from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 
-_UNSTORED = Backup.stored_id.is_(None)
 _STATUS = case(
     (Backup.stored_id.is_not(None), JobStatus.COMPLETED), else_=func.coalesce(Job.status, JobStatus.ERROR)
 )
@@ -293,7 +292,7 @@ class BackupRecords:
 
     async def made_by(self, installation: UUID) -> Sequence[Backup]:
         """The stored backups that an installation has made, and that are not deleted."""
-        kept = (~_UNSTORED, Backup.deleted_at.is_(None))
+        kept = (Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
         return await self._all(and_(Backup.installation == installation, *kept))
 
     async def record_gone(self, backup: Backup) -> bool:
