@@ -10,9 +10,18 @@ import typer
 
 from cli.api_access import connect
 from cli.client import AdminApi, Json
-from cli.following import follow
 from cli.instance_csv import Sheet, plan, read_sheet
 from cli.instance_csv import create as create_all
+from cli.instance_output import (
+    show_accepted,
+    show_instance,
+    show_instances,
+    show_made,
+    show_noticed,
+    show_plan,
+    show_reset_plan,
+    show_usage,
+)
 from cli.key_values import key_values, label_changes
 from cli.options import (
     DEFAULT_DATA_DIR,
@@ -26,7 +35,7 @@ from cli.options import (
     Wait,
     Yes,
 )
-from cli.output import say, show_ids, show_json, show_list, show_members
+from cli.output import say, show_ids, show_members
 from cli.progress_bar import Show, progress_bar
 from cli.several import for_each
 from embedded.errors import CommandError
@@ -35,33 +44,7 @@ from registry.instances.status import Template
 
 app = typer.Typer(no_args_is_help=True)
 
-_COLUMNS = {
-    "id": "ID",
-    "name": "NAME",
-    "databaseTemplate": "TEMPLATE",
-    "status": "STATUS",
-    "protected": "PROTECTED",
-    "odsInstanceId": "ODS INSTANCE",
-    "databaseName": "DATABASE",
-}
-_PLAN_COLUMNS = {
-    "line": "LINE",
-    "name": "NAME",
-    "databaseTemplate": "TEMPLATE",
-    "copyOf": "COPY OF",
-    "backupId": "BACKUP",
-    "databaseName": "DATABASE",
-    "sizeBytes": "BYTES",
-    "estimatedSeconds": "SECONDS",
-    "jobId": "REQUESTED BEFORE",
-}
-_REQUESTED_COLUMNS = {"line": "LINE", "id": "ID", "name": "NAME", "jobId": "JOB"}
-_MADE_COLUMNS = {**_REQUESTED_COLUMNS, "status": "STATUS"}
 _DROPPED = "Its database will be dropped, and cannot come back."
-_RESET_COLUMNS = {key: head for key, head in _PLAN_COLUMNS.items() if key not in {"line", "jobId"}}
-_SESSION_COLUMNS = {"applicationName": "SESSIONS OF", "state": "STATE", "count": "COUNT"}
-_TABLE_COLUMNS = {"name": "LARGEST TABLES", "bytes": "BYTES", "rowsEstimated": "ROWS"}
-
 CopyOf = Annotated[
     str | None,
     typer.Option(
@@ -143,7 +126,7 @@ def create(  # noqa: PLR0913 - a command line's options
             sheet = read_sheet(from_csv, api.id_named)
             rows = plan(api, sheet)
             if dry_run:
-                _show_plan(rows, as_json=as_json)
+                show_plan(rows, as_json=as_json)
             else:
                 _create_all(api, sheet, wait=wait, as_json=as_json)
         return
@@ -157,7 +140,7 @@ def create(  # noqa: PLR0913 - a command line's options
     }
     with connect(api_url, data_dir) as api:
         origin = _origin(api, {"databaseTemplate": template, "backupId": backup, "mode": mode}, copy_of)
-        _show_noticed(api, api.create(name, None, attributes | origin), wait=wait, as_json=as_json)
+        show_noticed(api, api.create(name, None, attributes | origin), wait=wait, as_json=as_json)
 
 
 @app.command("list")
@@ -186,10 +169,8 @@ def list_all(  # noqa: PLR0913 - a command line's options
         rows = [row for row in found if protected in {None, row["protected"]}]
     if ids:
         show_ids(rows)
-    elif as_json:
-        show_json(rows)
     else:
-        show_list(rows, _COLUMNS)
+        show_instances(rows, as_json=as_json)
 
 
 @app.command()
@@ -202,7 +183,7 @@ def show(
 ) -> None:
     """Show everything about an instance."""
     with connect(api_url, data_dir) as api:
-        _show(api.instance(api.id_named(instance)), as_json=as_json)
+        show_instance(api.instance(api.id_named(instance)), as_json=as_json)
 
 
 @app.command()
@@ -216,13 +197,7 @@ def usage(
     """Show how an instance is used: size, sessions, last activity, tables, applications."""
     with connect(api_url, data_dir) as api:
         found = api.usage(api.id_named(instance))
-    if as_json:
-        show_json(found)
-        return
-    sessions, tables = found.pop("sessions"), found.pop("largestTables")
-    show_members(found)
-    show_list(sessions, _SESSION_COLUMNS)
-    show_list(tables, _TABLE_COLUMNS)
+    show_usage(found, as_json=as_json)
 
 
 @app.command()
@@ -237,7 +212,7 @@ def rename(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Give an instance another name, and its database and its ODS instance with it."""
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.rename(api.id_named(instance), name), wait=wait, as_json=as_json)
+        show_accepted(api, api.rename(api.id_named(instance), name), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -281,7 +256,7 @@ def label(
     """Set labels of an instance, or remove them; the others stay."""
     labels = label_changes(changes)
     with connect(api_url, data_dir) as api:
-        _show(api.change(api.id_named(instance), {"labels": labels}), as_json=as_json)
+        show_instance(api.change(api.id_named(instance), {"labels": labels}), as_json=as_json)
 
 
 @app.command()
@@ -298,7 +273,7 @@ def contexts(
     """Replace the contexts of an instance; while it has any, `purge` and `detach` are refused."""
     replaced = _contexts(key_values(wanted or []))
     with connect(api_url, data_dir) as api:
-        _show(api.change(api.id_named(instance), {"contexts": replaced}), as_json=as_json)
+        show_instance(api.change(api.id_named(instance), {"contexts": replaced}), as_json=as_json)
 
 
 @app.command()
@@ -321,7 +296,7 @@ def delete(  # noqa: PLR0913 - a command line's options
             return api.delete(number)
 
         def finish(accepted: Json) -> None:
-            _show_accepted(api, accepted, wait=wait, as_json=as_json, briefly=len(instances) > 1)
+            show_accepted(api, accepted, wait=wait, as_json=as_json, briefly=len(instances) > 1)
             if accepted["purgeAfter"] and not as_json:
                 undelete_it = f"`ods instance undelete {accepted['id']}`"
                 say(f"It can come back until {accepted['purgeAfter']}: {undelete_it}.")
@@ -351,7 +326,7 @@ def undelete(  # noqa: PLR0913 - a command line's options
         for_each(
             instances,
             lambda instance: api.undelete(instance, name),
-            partial(_show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
+            partial(show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
         )
 
 
@@ -381,11 +356,11 @@ def reset(  # noqa: PLR0913 - a command line's options
         number = api.id_named(instance)
         origin = _named_origin(api, {"databaseTemplate": template, "backupId": backup, "mode": mode}, copy_of)
         if dry_run:
-            _show_reset_plan(api.plan_reset(number, origin), as_json=as_json)
+            show_reset_plan(api.plan_reset(number, origin), as_json=as_json)
             return
         if not yes:
             _require_name(_row(api, number), "All that was written into the instance is replaced.")
-        _show_noticed(api, api.reset(number, origin), wait=wait, as_json=as_json)
+        show_noticed(api, api.reset(number, origin), wait=wait, as_json=as_json)
 
 
 @app.command("undo-reset")
@@ -403,7 +378,7 @@ def undo_reset(  # noqa: PLR0913 - a command line's options
         number = api.id_named(instance)
         if not yes:
             _require_name(_row(api, number), "All that was written since the reset is replaced.")
-        _show_accepted(api, api.undo_reset(number), wait=wait, as_json=as_json)
+        show_accepted(api, api.undo_reset(number), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -438,7 +413,7 @@ def purge(  # noqa: PLR0913 - a command line's options
         for_each(
             instances,
             request,
-            partial(_show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
+            partial(show_accepted, api, wait=wait, as_json=as_json, briefly=len(instances) > 1),
         )
 
 
@@ -457,7 +432,7 @@ def detach(  # noqa: PLR0913 - a command line's options
         number = api.id_named(instance)
         if not yes:
             _require_name(_row(api, number), "The instance cannot come back; its database stays.")
-        _show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
+        show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -471,7 +446,7 @@ def retry(
 ) -> None:
     """Do an instance's failed job again."""
     with connect(api_url, data_dir) as api:
-        _show_accepted(api, api.retry(api.id_named(instance)), wait=wait, as_json=as_json)
+        show_accepted(api, api.retry(api.id_named(instance)), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -499,7 +474,7 @@ def adopt(  # noqa: PLR0913 - a command line's options
             if not yes:
                 _ask_whether_to_adopt(found, quietly=as_json)
             found = api.adopt(instance, database)
-        _show(found, as_json=as_json)
+        show_instance(found, as_json=as_json)
 
 
 def _origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
@@ -552,31 +527,6 @@ def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:
     typer.confirm(f"{question} Deleting the instance will drop it.", abort=True, err=True)
 
 
-def _show_plan(rows: Sequence[Json], *, as_json: bool) -> None:
-    if as_json:
-        show_json(rows)
-        return
-    show_list([dict.fromkeys(_PLAN_COLUMNS) | row for row in rows], _PLAN_COLUMNS)
-    requested = sum("jobId" in row for row in rows)
-    say(f"{len(rows) - requested} instances would be made; {requested} were requested by an earlier run.")
-
-
-def _show_reset_plan(plan: Json, *, as_json: bool) -> None:
-    """Show what a reset would do.
-
-    Raises:
-        CommandError: it would be refused: everything for which it would be.
-    """
-    if plan["errors"]:
-        raise CommandError("\n".join(reason for reasons in plan["errors"].values() for reason in reasons))
-    if as_json:
-        show_json(plan)
-        return
-    show_list(plan["instances"], _RESET_COLUMNS)
-    if plan["freeBytes"] is not None:
-        say(f"{plan['freeBytes']} bytes are free on the server.")
-
-
 def _create_all(api: AdminApi, sheet: Sheet, *, wait: bool, as_json: bool) -> None:
     """Request the instances of a file, and show them, also those that were requested before a failure."""
     made: list[Json] = []
@@ -588,7 +538,7 @@ def _create_all(api: AdminApi, sheet: Sheet, *, wait: bool, as_json: bool) -> No
         if wait:
             _wait_for_all(api, made, quietly=as_json)
     finally:
-        _show_made(made, as_json=as_json)
+        show_made(made, as_json=as_json)
     if failed := [row for row in made if row.get("status") == "Error"]:
         raise CommandError(f"{len(failed)} of {len(made)} jobs ended in an error; `ods job show` says why.")
 
@@ -605,51 +555,13 @@ def _counted(total: int, what: str, *, quietly: bool) -> AbstractContextManager[
     return nullcontext(lambda _: None) if quietly else progress_bar(what, total)
 
 
-def _show_made(made: Sequence[Json], *, as_json: bool) -> None:
-    if as_json:
-        show_json(made)
-    elif made:
-        columns = _MADE_COLUMNS if "status" in made[0] else _REQUESTED_COLUMNS
-        show_list([dict.fromkeys(columns) | row for row in made], columns)
-
-
 def _change_each(api: AdminApi, instances: Sequence[str], attributes: Json, *, as_json: bool) -> None:
     """Change attributes of each instance, and show it."""
     for_each(
         instances,
         lambda instance: api.change(api.id_named(instance), attributes),
-        lambda row: _show(row, as_json=as_json, briefly=len(instances) > 1),
+        lambda row: show_instance(row, as_json=as_json, briefly=len(instances) > 1),
     )
-
-
-def _show_noticed(api: AdminApi, accepted: Json, *, wait: bool, as_json: bool) -> None:
-    """Show what was accepted, after what becomes of the instance that is copied."""
-    if accepted.get("notice") and not as_json:
-        say(accepted["notice"])
-    _show_accepted(api, accepted, wait=wait, as_json=as_json)
-
-
-def _show_accepted(
-    api: AdminApi, accepted: Json, *, wait: bool, as_json: bool, briefly: bool = False
-) -> None:
-    if not wait:
-        _show(accepted, as_json=as_json, briefly=briefly)
-        return
-    follow(api, accepted, quietly=as_json)
-    (row,) = api.instances(id=accepted["id"])
-    _show(row, as_json=as_json, briefly=briefly)
-
-
-def _show(row: Json, *, as_json: bool, briefly: bool = False) -> None:
-    """Print an instance: as JSON, in a line (`briefly`), or each member in a line."""
-    if as_json:
-        show_json(row)
-        return
-    if briefly:
-        say(f"{row['id']} {row['name']}: {row['status']}")
-        return
-    contexts = {it["contextKey"]: it["contextValue"] for it in row.get("contexts", [])}
-    show_members(row | {"contexts": contexts})
 
 
 def _contexts(values: Mapping[str, str]) -> list[Json]:
