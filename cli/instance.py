@@ -45,6 +45,11 @@ from registry.instances.status import Template
 app = typer.Typer(no_args_is_help=True)
 
 _DROPPED = "Its database will be dropped, and cannot come back."
+_NOT_DELETED = (
+    "The instance {id} ({name}) is not in the trash: it was not deleted, or has come back. Nothing was"
+    " dropped. Delete it first (`ods instance delete {id}`), or drop the database that it has now by --live."
+    " What a reset has replaced goes by itself, when `ods trash` says."
+)
 CopyOf = Annotated[
     str | None,
     typer.Option(
@@ -392,21 +397,29 @@ def purge(  # noqa: PLR0913 - a command line's options
             help="Back the database up first, and drop it only if the backup is complete and verified.",
         ),
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also of instances that were not deleted, past the trash.")
+    ] = False,
     yes: Yes = False,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Drop the databases of instances for good: of live ones, or by their ids of those in the trash."""
+    """Drop the databases of deleted instances for good, named by their ids from `ods trash`.
+
+    With `--live`, also those of instances that were not deleted.
+    """
     with connect(api_url, data_dir) as api:
 
         def request(instance: str) -> Json:
             row = _row(api, api.id_named(instance))
-            if not yes:
-                _require_name(row, _DROPPED)
             # If another client brings it back meanwhile, this is refused.
             is_deleted = row["status"] == "Deleted" or row["operation"] == "Purge"
+            if not (is_deleted or live):
+                raise CommandError(_NOT_DELETED.format(**row))
+            if not yes:
+                _require_name(row, _DROPPED)
             purge_it = api.purge_trash if is_deleted else api.purge
             return purge_it(row["id"], final_backup=final_backup)
 

@@ -148,7 +148,7 @@ def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, na
     assert labelled["labels"] == {"stage": "live", "new": "1"}
     assert "must be a key and a value" in error(instance("label", number, "stage"))
     assert content(instance("unprotect", number, "--json"))["protected"] is False
-    assert "OdsInstanceContexts" in error(instance("purge", number, "--yes"))
+    assert "OdsInstanceContexts" in error(instance("purge", number, "--live", "--yes"))
     assert content(instance("contexts", number, "--json"))["contexts"] == []
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
 
@@ -212,8 +212,9 @@ def test_instance_comes_back_and_is_purged_when_commanded(
     listed = json.loads(ods("trash", "--json", "--data-dir", stack.path).stdout)
     assert [one["name"] for one in listed if one["id"] == created["id"]] == [name]
     assert content(instance("undelete", number, "--wait", "--json"))["status"] == "Completed"
-    for command in ("purge", "detach"):  # the name is asked for, and there is no terminal to give it
-        assert instance(command, number).returncode == 1
+    assert "is not in the trash" in error(instance("purge", number, "--yes"))  # it has come back meanwhile
+    for command in (["purge", "--live"], ["detach"]):  # the name is asked for, and no terminal can give it
+        assert instance(*command, number).returncode == 1
     assert content(instance("show", number, "--json"))["status"] == "Completed"
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
     assert instance("purge", number, "--wait", "--yes").returncode == 0
@@ -227,7 +228,7 @@ def test_instance_is_backed_up_and_purged_when_commanded(
     instance: Ods, ods: Ods, stack: DataFolder, name: str
 ) -> None:
     created = content(instance("create", name, "--wait", "--json"))
-    purged = content(instance("purge", name, "--final-backup", "--yes", "--wait", "--json"))
+    purged = content(instance("purge", name, "--live", "--final-backup", "--yes", "--wait", "--json"))
     assert (purged["status"], purged["operation"]) == ("Deleted", "Purge")
     kept = ods("backup", "list", "--kind", "final", "--json", "--data-dir", stack.path)
     (backup,) = [one for one in json.loads(kept.stdout) if one["instanceId"] == created["id"]]

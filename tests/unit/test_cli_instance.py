@@ -82,9 +82,13 @@ def api(monkeypatch: pytest.MonkeyPatch) -> _Api:
     return api
 
 
+_LIVE = {"purge": ["--live"]}
+"""Options without which a command does nothing to an instance that was not deleted."""
+
+
 @pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset"])
 def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str) -> None:
-    answer = CliRunner().invoke(instance.app, [command, "7"], input="grand bend\n")
+    answer = CliRunner().invoke(instance.app, [command, "7", *_LIVE.get(command, [])], input="grand bend\n")
     assert isinstance(answer.exception, CommandError)
     assert "has another name" in str(answer.exception)
     assert api.done == []
@@ -95,8 +99,19 @@ def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str
 def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
     api: _Api, command: str, options: list[str], given: str
 ) -> None:
-    assert CliRunner().invoke(instance.app, [command, "7", *options], input=given).exit_code == 0
+    words = [command, "7", *_LIVE.get(command, []), *options]
+    assert CliRunner().invoke(instance.app, words, input=given).exit_code == 0
     assert api.done == [f"{command} 7"]
+
+
+@pytest.mark.parametrize("given", ["7", "Grand Bend"])
+def test_instance_that_was_not_deleted_is_not_purged_unless_live_ones_are_meant(
+    api: _Api, given: str
+) -> None:
+    refused = CliRunner().invoke(instance.app, ["purge", given, "--yes"])
+    assert "7 (Grand Bend) is not in the trash" in str(refused.exception)
+    assert "--live" in str(refused.exception)
+    assert api.done == []
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,8 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
 @pytest.mark.parametrize("status", ["Completed", "Deleted"])
 def test_backup_is_made_first_when_a_purge_is_to_have_one(api: _Api, status: str) -> None:
     api.row |= {"status": status}
-    assert CliRunner().invoke(instance.app, ["purge", "7", "--yes", "--final-backup"]).exit_code == 0
+    words = ["purge", "7", "--yes", "--live", "--final-backup"]
+    assert CliRunner().invoke(instance.app, words).exit_code == 0
     place = "the trash 7" if status == "Deleted" else "7"
     assert api.done == [f"purge {place} after a backup"]
 
@@ -150,7 +166,7 @@ def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -
 
 def test_others_are_purged_when_the_name_of_one_is_wrong_or_unknown(api: _Api) -> None:
     given = "Grand Bend\nanother\n"
-    answer = CliRunner().invoke(instance.app, ["purge", "7", "Grand Bend", "8"], input=given)
+    answer = CliRunner().invoke(instance.app, ["purge", "--live", "7", "Grand Bend", "8"], input=given)
     assert str(answer.exception).splitlines() == [
         "Grand Bend: The instance 7 has another name. Nothing was done.",
         "8: There is no instance 8.",
