@@ -142,8 +142,8 @@ class InstallationStore:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
 
         All instances get new marks, so that no job, no database and no backup of the original is taken for
-        theirs. What the original has in its trash is not in this one's, and what a reset has begun there is
-        not gone on with.
+        theirs. What the original has in its trash is not in this one's, and what a reset or a rename has
+        begun there is neither gone on with nor undone.
         """
         state = await self._read()
         identifier = str(uuid4())
@@ -154,7 +154,12 @@ class InstallationStore:
             "server_system": None,
             "neighbours": [],
         }
-        no_database = {"mark": func.gen_random_uuid(), "database_mark": None, "replacement": None}
+        no_database = {
+            "mark": func.gen_random_uuid(),
+            "database_mark": None,
+            "replacement": None,
+            "undo_due": False,
+        }
         marked = update(DbInstance).where(~DbInstance.is_in_trash).values(**no_database).cte("marked")
         emptied = (
             update(DbInstance)

@@ -113,10 +113,12 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
             " operation) VALUES ('Theirs', 7, 'Completed', 'Minimal', 'EdFi_Ods_Theirs_Minimal', 'Create'),"
             " ('Gone', 8, 'Deleted', 'Minimal', 'EdFi_Ods_Gone_Minimal', 'Delete')"
         )
+        await rows.execute("UPDATE adminapi.managed_instances SET undodue = true")
         marks = "SELECT mark FROM adminapi.dbinstances"
         before = {row["mark"] for row in await rows.fetch(marks)}
         identifier = await store.renew()
         assert not before & {row["mark"] for row in await rows.fetch(marks)}  # theirs are in backups as well
+        assert not await rows.fetchval("SELECT count(*) FROM adminapi.managed_instances WHERE undodue")
     state = await store.require_confirmed()
     assert state.id == identifier
     assert state.id != (await tenant.instances.installation.state()).id
