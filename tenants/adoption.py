@@ -286,8 +286,7 @@ class DatabaseAdoption:
         return None if self._named(database) else _NO_INSTANCES_NAME
 
     def _database_name(self, database: str) -> DatabaseName:
-        strings = self._tenant.connection_strings
-        return DatabaseName(database, strings.encrypted(database), strings.renamed)
+        return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
 
     def _owner(self, instance: DbInstance) -> Owner:
         """The instance, at the latest attempt that the registry knows to have published its database."""

@@ -37,6 +37,7 @@ class DriftKind(StrEnum):
     INSTANCE_WITHOUT_ODS_INSTANCE = "InstanceWithoutOdsInstance"
     ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
     DERIVATIVE_OF_OTHER_INSTANCE = "DerivativeOfOtherInstance"
+    ODS_INSTANCE_OF_OTHER_INSTANCE = "OdsInstanceOfOtherInstance"
     INVALID_DATABASE = "InvalidDatabase"
     TEMPLATE_MISSING = "TemplateMissing"
     TEMPLATE_OPEN = "TemplateOpen"
@@ -241,6 +242,7 @@ class DriftDetector:
         yield from _instances_without(seen, {database.mark for database in later})
         yield from self._ods_instances_without_database(seen)
         yield from self._derivatives_of_other_instances(seen)
+        yield from self._ods_instances_of_other_instances(seen)
         yield from _unexpected_databases(
             seen, self._tenant, {*self._templates, *(database.name for database in later)}
         )
@@ -276,6 +278,23 @@ class DriftDetector:
                 f" instance {other.id} '{other.name}': clients of the one read the data of the other. Give it"
                 f" another connection string, or remove it (PUT or DELETE"
                 f" /v2/odsInstanceDerivatives/{derivative.id}).",
+            )
+
+    def _ods_instances_of_other_instances(self, seen: Snapshot) -> Iterator[Drift]:
+        with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
+        for ods_instance in seen.ods_instances:
+            database = self._connection_strings.local_database(ods_instance.connection_string)
+            instance = with_names.get(database or "")
+            if instance is None or instance.ods_instance_id == ods_instance.ods_instance_id:
+                continue
+            number = ods_instance.ods_instance_id
+            yield Drift(
+                DriftKind.ODS_INSTANCE_OF_OTHER_INSTANCE,
+                f"{number} {ods_instance.name}",
+                f"The ODS instance {number} '{ods_instance.name}' leads to '{database}', the database of the"
+                f" instance {instance.id} '{instance.name}': its clients read and write the data of that"
+                " instance, which another one may have had when it was added. Unless that is meant, give it"
+                f" another connection string, or delete it (PUT or DELETE /v2/odsInstances/{number}).",
             )
 
 

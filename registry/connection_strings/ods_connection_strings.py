@@ -1,6 +1,7 @@
 """The connection strings that the ODS/API reads from `dbo.odsinstances`: their database, their encryption."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Self
 
 from registry.connection_strings.connection_string import ConnectionString, InvalidConnectionStringError
@@ -8,13 +9,20 @@ from registry.connection_strings.encryption import COLUMN_LENGTH, Keyring, Undec
 from registry.connection_strings.npgsql import can_read
 from settings import MAX_DATABASE_NAME_BYTES, AnySettings, InvalidSettingsError, Settings
 
+_KNOWN_AT_MOST = 20_000
+"""Encrypted connection strings whose databases are kept in memory: some 600 bytes each."""
+
 
 class OdsConnectionStrings:
     """Makes the encrypted connection string of any ODS database from the configured shape."""
 
     def __init__(self, shape: ConnectionString, keys: Keyring) -> None:
         self._shape = shape
+        self._endpoints = set(shape.endpoints)
         self._keys = keys
+        # Deletes ask of every ODS instance which database it leads to, of which there may be thousands. What
+        # is kept are names of databases; each encryption has an IV of its own, and the keys stay.
+        self._known_local_database = lru_cache(_KNOWN_AT_MOST)(self._local_database)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -83,9 +91,12 @@ class OdsConnectionStrings:
 
         None as well for one that cannot be read: this service did not write it.
         """
+        return self._known_local_database(encrypted)
+
+    def _local_database(self, encrypted: str | None) -> str | None:
         try:
             found = self.decrypted(encrypted)
-            is_local = set(found.endpoints) == set(self._shape.endpoints)
+            is_local = set(found.endpoints) == self._endpoints
         except (UndecipherableError, InvalidConnectionStringError):
             return None
         return found.database if is_local else None

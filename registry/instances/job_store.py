@@ -35,10 +35,13 @@ from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.left_names import leave_name, take_name_back
 from registry.instances.ods_routing import (
-    Renaming,
+    OTHERS_NEXT_STEP,
+    UNREADABLE,
+    ConnectionStrings,
     change_routing,
     end_routing,
-    leave_as_it_is,
+    others_leading_to,
+    others_reason,
     rename_obstacle,
     start_routing,
 )
@@ -101,8 +104,8 @@ class JobStore:
         trash: how long an instance can come back that an Admin API has deleted; zero if its database is
             dropped at once.
         final_backup: whether it is backed up before it is dropped.
-        renaming: of a database's old name, its new one, and an encrypted connection string of a derivative:
-            makes that with the new name, if it has the old one. Without it, they stay as they are.
+        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
+            as they are, and keep nothing from being deleted.
     """
 
     def __init__(
@@ -112,12 +115,12 @@ class JobStore:
         trash: timedelta = timedelta(),
         *,
         final_backup: bool = False,
-        renaming: Renaming = leave_as_it_is,
+        strings: ConnectionStrings = UNREADABLE,
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
         self._trash = trash
-        self._renaming = renaming
+        self._strings = strings
         self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
 
     @property
@@ -144,7 +147,7 @@ class JobStore:
         installation = await self.installation.require_confirmed()
         if job.installation not in {None, installation.id}:
             return BeginResult(held=False)
-        if (begin := _beginning_of(job, self._admin_api_deletes)) is None:
+        if (begin := _beginning_of(job, self._admin_api_deletes, self._strings)) is None:
             async with self._sessions.statement() as session:
                 return BeginResult(await _begun(session, job), refusal)
         async with self._sessions.transaction() as session:
@@ -236,7 +239,8 @@ class JobStore:
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
 
-        Its derivatives follow, if they name the database. The name that the database leaves stays reserved.
+        Its derivatives and other ODS instances follow, if they name the database. The name that that leaves
+        stays reserved.
 
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
 
@@ -259,7 +263,7 @@ class JobStore:
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, renamed, guard)
             if took_step:
-                await change_routing(session, job, connection_string, self._renamed(job))
+                await change_routing(session, job, connection_string, self._strings)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
             return took_step or await is_at(session, guard, step.target)
 
@@ -331,13 +335,10 @@ class JobStore:
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
                 await start_routing(session, replace(job, name=job.final_name), connection_string)
-                await give_back(session, job.ods_instance_id, kept, self._renamed(job))
+                renamed = partial(self._strings.renamed, job.database, job.final_database)
+                await give_back(session, job.ods_instance_id, kept, renamed)
                 await take_name_back(session, job)
             return took_step or await is_at(session, guard, step.target)
-
-    def _renamed(self, job: InstanceJob) -> Callable[[str | None], str | None]:
-        """Makes of a derivative's connection string what it is after the job."""
-        return partial(self._renaming, job.database, job.final_database)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
         """Record that the instance has no database in the trash any more, in the audit trail as well.
@@ -631,7 +632,9 @@ class JobStore:
 _Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
 
 
-def _beginning_of(job: InstanceJob, admin_api_deletes: AdminApiDeletes) -> _Beginning | None:
+def _beginning_of(
+    job: InstanceJob, admin_api_deletes: AdminApiDeletes, strings: ConnectionStrings
+) -> _Beginning | None:
     """How a job begins that needs a transaction; None if it begins by one statement."""
     begin: _Beginning | None = None
     match job.operation:
@@ -640,9 +643,9 @@ def _beginning_of(job: InstanceJob, admin_api_deletes: AdminApiDeletes) -> _Begi
         case Operation.COPY:
             begin = _begin_copy
         case Operation.DELETE:
-            begin = partial(_begin_drop, admin_api_deletes)
+            begin = partial(_begin_drop, admin_api_deletes, strings)
         case Operation.DETACH | Operation.TRASH:
-            begin = _begin_delete
+            begin = partial(_begin_delete, strings)
         case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
             begin = _begin_purge
         case Operation.RENAME:
@@ -723,7 +726,11 @@ def _copied(job: InstanceJob) -> CopyOrigin | None:
 
 
 async def _begin_drop(
-    admin_api_deletes: AdminApiDeletes, session: AsyncSession, job: InstanceJob, refusal: str | None
+    admin_api_deletes: AdminApiDeletes,
+    strings: ConnectionStrings,
+    session: AsyncSession,
+    job: InstanceJob,
+    refusal: str | None,
 ) -> BeginResult:
     """Not a delete of an Admin API's that is to move the database to the trash: it waits for the next sweep.
 
@@ -735,23 +742,34 @@ async def _begin_drop(
     )
     if await session.scalar(to_the_trash) is not None:
         return BeginResult(held=False)
-    return await _begin_delete(session, job, refusal)
+    return await _begin_delete(strings, session, job, refusal)
 
 
-async def _begin_delete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+async def _begin_delete(
+    strings: ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
+) -> BeginResult:
     begun = await _begin_purge(session, job, refusal)
     if not begun.held or not job.published or begun.refusal is not None:
         return begun
     async with session.begin_nested() as savepoint:
         await lock_ods_instance(session, job.ods_instance_id)
         await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
-        if job.operation is Operation.TRASH:
+        refusal = await _others_obstacle(strings, session, job)
+        if refusal is None and job.operation is Operation.TRASH:
             refusal = await set_routing_aside(session, job)
-        else:
+        elif refusal is None:
             refusal = await end_routing(session, job.ods_instance_id)
         if refusal is not None:
             await savepoint.rollback()
     return BeginResult(begun.held, refusal)
+
+
+async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the database cannot go: other ODS instances lead there. A detach leaves it to them."""
+    if job.operation is Operation.DETACH:
+        return None
+    others = await others_leading_to(session, job.ods_instance_id, job.database, strings)
+    return f"{others_reason(others)} {OTHERS_NEXT_STEP}" if others else None
 
 
 async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:

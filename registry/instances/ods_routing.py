@@ -1,7 +1,7 @@
 """How the ODS/API is routed to an instance's database: the instance's row of `dbo.odsinstances`."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -16,13 +16,30 @@ from registry.instances.row_locks import lock_ods_instance
 from registry.storage.errors import NameTakenError
 from registry.storage.models import OdsInstance, OdsInstanceDerivative
 
-Renaming: TypeAlias = Callable[[str, str, str | None], str | None]
-"""Of a database's old name, its new one, and an encrypted connection string: what that is by the new name."""
+
+class ConnectionStrings(Protocol):
+    """Reads the encrypted connection strings of the registry, as `OdsConnectionStrings` does."""
+
+    def renamed(self, old: str, new: str, encrypted: str | None) -> str | None:
+        """The connection string with the database `new`, if it names `old`; others as they are."""
+
+    def local_database(self, encrypted: str | None) -> str | None:
+        """The database that it names, if that is on the server of the ODS databases."""
 
 
-def leave_as_it_is(_old: str, _new: str, text: str | None) -> str | None:
-    """A `Renaming` of those who cannot read connection strings."""
-    return text
+class UnreadableConnectionStrings:
+    """Those of a process that has no keys: they stay as they are."""
+
+    def renamed(self, _old: str, _new: str, encrypted: str | None) -> str | None:
+        """The same."""
+        return encrypted
+
+    def local_database(self, _encrypted: str | None) -> str | None:
+        """It is not known."""
+        return None
+
+
+UNREADABLE = UnreadableConnectionStrings()
 
 
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
@@ -57,18 +74,17 @@ async def change_routing(
     session: AsyncSession,
     job: InstanceJob,
     connection_string: str,
-    renamed: Callable[[str | None], str | None],
+    strings: ConnectionStrings,
 ) -> None:
     """Give the ODS instance its new name, and the connection string of the renamed database.
 
-    Derivatives that name the database get its new name as well, whichever server they lead to: a physical
-    replica has the databases of its primary. Snapshots have names of their own.
+    What else leads to the database follows.
 
     Args:
         session: the transaction.
         job: the rename.
         connection_string: what routes to the renamed database, encrypted.
-        renamed: makes of a derivative's connection string, encrypted, what it is by the database's new name.
+        strings: reads the connection strings of others.
 
     Raises:
         NameTakenError: it cannot have the name.
@@ -80,18 +96,59 @@ async def change_routing(
         .where(OdsInstance.ods_instance_id == job.ods_instance_id)
         .values(name=job.final_name, connection_string=connection_string)
     )
-    await rename_in_derivatives(session, job.ods_instance_id, renamed)
+    await follow_database(session, job.ods_instance_id, job.database, job.final_database, strings)
 
 
-async def rename_in_derivatives(
-    session: AsyncSession, ods_instance_id: int, renamed: Callable[[str | None], str | None]
+async def follow_database(
+    session: AsyncSession, ods_instance_id: int, old: str, new: str, strings: ConnectionStrings
 ) -> None:
-    """Give the derivatives of an ODS instance their connection strings by the database's new name."""
-    derivatives = select(OdsInstanceDerivative).where(
-        OdsInstanceDerivative.ods_instance_id == ods_instance_id
-    )
+    """Have what leads to an instance's database lead to its new name, except for its own ODS instance.
+
+    Those are other ODS instances that lead there, and the derivatives of all these that name the database,
+    on whichever server: a physical replica has the databases of its primary. Snapshots have names of their
+    own.
+    """
+    others = await others_leading_to(session, ods_instance_id, old, strings)
+    rows = select(OdsInstance).where(OdsInstance.ods_instance_id.in_(others))
+    rows = rows.order_by(OdsInstance.ods_instance_id).with_for_update(key_share=True)
+    following = [ods_instance_id]
+    for other in await session.scalars(rows):
+        if strings.local_database(other.connection_string) == old:  # perhaps not any more
+            other.connection_string = strings.renamed(old, new, other.connection_string)
+            following.append(other.ods_instance_id)
+    derivatives = select(OdsInstanceDerivative).where(OdsInstanceDerivative.ods_instance_id.in_(following))
     for derivative in await session.scalars(derivatives.with_for_update()):
-        derivative.connection_string = renamed(derivative.connection_string)
+        derivative.connection_string = strings.renamed(old, new, derivative.connection_string)
+
+
+async def others_leading_to(
+    session: AsyncSession, ods_instance_id: int, database: str, strings: ConnectionStrings
+) -> Mapping[int, str]:
+    """The other ODS instances that lead to the instance's database, by id; their names.
+
+    Clients add such. None of the rows is locked: there may be thousands.
+    """
+    others = select(OdsInstance.ods_instance_id, OdsInstance.name, OdsInstance.connection_string).where(
+        OdsInstance.ods_instance_id != ods_instance_id
+    )
+    return {
+        number: name
+        for number, name, text in await session.execute(others)
+        if strings.local_database(text) == database
+    }
+
+
+def others_reason(others: Mapping[int, str]) -> str:
+    """Why the database of an instance stays to which these other ODS instances lead."""
+    named = ", ".join(f"{number} '{name}'" for number, name in sorted(others.items()))
+    return f"Other ODS instances lead to its database: {named}."
+
+
+OTHERS_NEXT_STEP = (
+    "Delete them, or give them other connection strings (DELETE or PUT /v2/odsInstances/{id}), then delete"
+    " it. Or detach it, which leaves the database to them."
+)
+"""What can be done about `others_reason`."""
 
 
 async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:

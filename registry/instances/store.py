@@ -29,10 +29,13 @@ from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.left_names import leave_name
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from registry.instances.ods_routing import (
-    Renaming,
-    leave_as_it_is,
+    OTHERS_NEXT_STEP,
+    UNREADABLE,
+    ConnectionStrings,
+    follow_database,
+    others_leading_to,
+    others_reason,
     relations_reason,
-    rename_in_derivatives,
     start_routing,
 )
 from registry.instances.origins import (
@@ -125,13 +128,10 @@ class DatabaseName:
     Attributes:
         name: the name.
         connection_string: what routes the ODS/API to it, encrypted.
-        renaming: of the old name, the new one, and an encrypted connection string of a derivative: what that
-            is by the new name.
     """
 
     name: str
     connection_string: str
-    renaming: Renaming = leave_as_it_is
 
 
 @dataclass(frozen=True)
@@ -204,9 +204,11 @@ class InstanceStore:
         trash: how long a deleted instance can come back; zero if its database is dropped at once.
         protect_new: whether new instances are protected, unless the request for them says otherwise.
         final_backup: whether a backup is made before a database is dropped, also without a request for it.
+        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
+            as they are, and keep nothing from being deleted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the operator has set, beside the registry
         self,
         engine: AsyncEngine,
         factory: JobFactory,
@@ -214,6 +216,7 @@ class InstanceStore:
         *,
         protect_new: bool = False,
         final_backup: bool = False,
+        strings: ConnectionStrings = UNREADABLE,
     ) -> None:
         self._engine = engine
         self._sessions = RegistrySessions(engine)
@@ -221,6 +224,7 @@ class InstanceStore:
         self._trash = trash
         self._protect_new = protect_new
         self._final_backup = final_backup
+        self._strings = strings
 
     @property
     def installation(self) -> InstallationStore:
@@ -338,7 +342,8 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such live instance, nor one in the trash that can be purged.
-            RefusedError: it is protected, a job is under way, or other rows refer to the ODS instance.
+            RefusedError: it is protected, a job is under way, other rows refer to the ODS instance, or other
+                ODS instances lead to its database.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -371,7 +376,22 @@ class InstanceStore:
         if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
             next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
             refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
+        if others := await self.others_in_the_way(session, instance, delete):
+            refusals.append(RefusedError(instance.status, others_reason(others), OTHERS_NEXT_STEP))
         return refusals
+
+    async def others_in_the_way(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> Mapping[int, str]:
+        """Other ODS instances that lead to the instance's database, by id; none for a detach: it stays.
+
+        Their clients would lose it, and be led to that of the next instance of the name. What was never
+        created has no database: one that has the name is another product's.
+        """
+        if not instance.published_at or self.way_to_delete(instance, delete) is Operation.DETACH:
+            return {}
+        number, database = instance.ods_instance_id, instance.database_name
+        return await others_leading_to(session, number, database, self._strings)
 
     def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
         """The operation that deletes a live instance.
@@ -855,8 +875,6 @@ class InstanceStore:
         await require_free_database(session, database.name, instance)
         left = instance.database_name
         await leave_name(session, instance.id, left, database.name)
-        renamed = partial(database.renaming, left, database.name)
-        await rename_in_derivatives(session, instance.ods_instance_id, renamed)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
         routed = await session.scalars(
@@ -865,6 +883,7 @@ class InstanceStore:
             .values(connection_string=database.connection_string)
             .returning(OdsInstance.ods_instance_id)
         )
+        await follow_database(session, instance.ods_instance_id, left, database.name, self._strings)
         if not routed.all() and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
             job = self._factory.last_attempt(instance)
             await start_routing(session, job, database.connection_string)

@@ -16,6 +16,7 @@ from registry.education_organizations.store import forget
 from registry.instances import status
 from registry.instances.copies import hold_refusal
 from registry.instances.naming import name_errors
+from registry.instances.ods_routing import OTHERS_NEXT_STEP, others_reason
 from registry.instances.protection import protection_refusal
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import lock_name, name_is_taken, reserved_id
@@ -119,7 +120,8 @@ class OdsInstances:
 
         Raises:
             RowNotFoundError: there is no such ODS instance.
-            InvalidError: other rows refer to it, a job of its instance is under way, or that is protected.
+            InvalidError: other rows refer to it, a job of its instance is under way, that is protected, or
+                other ODS instances lead to its database.
         """
         async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_of(session, ods_instance_id)
@@ -135,6 +137,7 @@ class OdsInstances:
                 _job_errors(instance, "deleted")
                 + _protection_errors(instance)
                 + await _hold_errors(session, instance, "deleted")
+                + await self._others_errors(session, instance, delete)
             )
             require_valid({"Id": in_use + obstacles})
             if instance:
@@ -144,6 +147,12 @@ class OdsInstances:
             await session.delete(row)
             await forget(session, ods_instance_id)
             return await self._instances.request_delete_in(session, instance, delete) if instance else None
+
+    async def _others_errors(
+        self, session: AsyncSession, instance: DbInstance | None, delete: Delete
+    ) -> list[str]:
+        others = instance and await self._instances.others_in_the_way(session, instance, delete)
+        return [f"{others_reason(others)} Can not be deleted. {OTHERS_NEXT_STEP}"] if others else []
 
     def _filled(self, row: OdsInstance, draft: OdsInstanceDraft) -> OdsInstance:
         row.instance_type = draft.instance_type

@@ -147,7 +147,7 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     assert "0 leftovers removed" in await reconcile(temporal, settings)
 
 
-async def test_derivatives_follow_and_the_old_name_is_reserved_when_a_database_is_adopted_by_another_name(
+async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_another_name_is_adopted(
     operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
 ) -> None:
     created = await operator.create(name)
@@ -159,13 +159,19 @@ async def test_derivatives_follow_and_the_old_name_is_reserved_when_a_database_i
         created.ods_instance_id,
         replica,
     )
+    await rows.execute(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ('by a client', $1)", replica
+    )
     other = f"EdFi_Ods_{name} by hand_Minimal".replace(" ", "_")
     await admin.execute(f'ALTER DATABASE "{created.database}" RENAME TO "{other}"')
     assert (await DatabaseAdoption(tenant).adopt(created.instance_id, other)).adopted
     assert await routed_to(tenant, rows, created) == other
-    string = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
-    assert tenant.connection_strings.local_database(string) == other
+    for leading in (
+        "SELECT connectionstring FROM dbo.odsinstancederivatives",
+        "SELECT connectionstring FROM dbo.odsinstances WHERE name = 'by a client'",
+    ):
+        assert tenant.connection_strings.local_database(await rows.fetchval(leading)) == other
     await rows.execute("UPDATE adminapi.dbinstances SET name = $2 WHERE id = $1", created.instance_id, "else")
-    await rows.execute("UPDATE dbo.odsinstances SET name = 'else'")
+    await rows.execute("UPDATE dbo.odsinstances SET name = 'else' WHERE name <> 'by a client'")
     with pytest.raises(NameTakenError, match=r"may still have that in its cache"):
         await operator.instances.reserve(name, "Minimal")

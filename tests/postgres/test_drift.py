@@ -271,6 +271,30 @@ async def test_derivative_is_reported_when_it_leads_to_the_database_of_another_i
     assert f"{completed.instance_id} '{completed.name}'" in drift.explanation
 
 
+async def test_ods_instance_is_reported_when_it_leads_to_the_database_of_an_instance_and_is_not_its_own(
+    detector: DriftDetector,
+    tenant: Tenant,
+    instances: InstanceStore,
+    rows: asyncpg.Connection,
+    completed: InstanceJob,
+    name: str,
+) -> None:
+    failed = await bring_to(instances, tenant.jobs, "Error", f"{name} failed")
+    its = tenant.connection_strings.encrypted(completed.database)
+    await rows.execute("UPDATE dbo.odsinstances SET connectionstring = $1", its)
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ($1, $2)",
+        [
+            ("by a client", its),
+            ("of another product", tenant.connection_strings.encrypted(failed.database)),
+            ("unreadable", "iv|ciphertext|hmac"),
+        ],
+    )
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_OF_OTHER_INSTANCE)
+    assert drift.subject.endswith(" by a client")
+    assert f"{completed.instance_id} '{completed.name}'" in drift.explanation
+
+
 @pytest.mark.parametrize("marked", [True, False])
 async def test_database_is_reported_when_no_instance_has_it(
     detector: DriftDetector, admin: asyncpg.Connection, owner: Owner, *, marked: bool

@@ -13,11 +13,12 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
-from registry.instances.store import InstanceStore
+from registry.instances.store import Delete, InstanceStore
 from registry.ods_instances.parts import ContextDraft, Contexts
 from registry.ods_instances.store import OdsInstanceDraft, OdsInstances
-from registry.storage.errors import InvalidError, NameTakenError, RowNotFoundError
+from registry.storage.errors import InvalidError, NameTakenError, RefusedError, RowNotFoundError
 from settings import Settings
+from tenants.tenant import Tenant
 from tests.ods_api import decrypt
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
 from tests.servers import ENCRYPTION_KEY
@@ -105,6 +106,81 @@ async def test_parts_of_another_products_ods_instance_are_not_taken_when_it_has_
     await rows.execute("DELETE FROM dbo.odsinstancecontexts")
     assert await ods_instances.delete(number) is not None
     assert (await instance_of(rows, failed))["setaside"] is None
+
+
+async def add_another(
+    ods_instances: OdsInstances, strings: OdsConnectionStrings, job: InstanceJob, database: str | None = None
+) -> int:
+    """A client adds another ODS instance, which leads to the instance's database, or to that of this name."""
+    added = await ods_instances.create(draft(f"{job.name} too", "Minimal", "host=h;database=d"))
+    await lead(ods_instances, strings, added.ods_instance_id, database or job.database)
+    return added.ods_instance_id
+
+
+async def lead(
+    ods_instances: OdsInstances, strings: OdsConnectionStrings, number: int, database: str
+) -> None:
+    """A client has an ODS instance lead to a database."""
+    name = f"Leads to {database}"
+    await ods_instances.update(number, draft(name, None, str(strings.decrypted(strings.encrypted(database)))))
+
+
+@pytest.mark.parametrize("way", [None, Operation.DELETE])
+@pytest.mark.parametrize("remedy", ["delete it", "lead it elsewhere", "detach"])
+async def test_delete_waits_until_no_other_ods_instance_leads_to_the_database(
+    ods_instances: OdsInstances, tenant: Tenant, name: str, way: Operation | None, remedy: str
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
+    other = await add_another(ods_instances, tenant.connection_strings, job)
+    with pytest.raises(RefusedError) as refused:
+        await tenant.instances.request_delete(job.instance_id, Delete(way))
+    assert f"{other} 'Leads to {job.database}'" in refused.value.reason
+    with pytest.raises(InvalidError) as invalid:
+        await ods_instances.delete(job.ods_instance_id)
+    (reason,) = invalid.value.errors["Id"]
+    assert f"{other} 'Leads to {job.database}'" in reason
+    match remedy:
+        case "delete it":
+            await ods_instances.delete(other)
+        case "lead it elsewhere":
+            await lead(ods_instances, tenant.connection_strings, other, "another")
+        case _:
+            way = Operation.DETACH
+    deletion = (await tenant.instances.request_delete(job.instance_id, Delete(way))).job
+    begun = await tenant.jobs.begin(deletion)
+    assert (begun.held, begun.refusal) == (True, None)
+
+
+@pytest.mark.parametrize("state", ["Error", "Completed"])
+async def test_delete_does_not_wait_for_ods_instances_that_lead_to_no_database_of_the_instance(
+    ods_instances: OdsInstances, tenant: Tenant, rows: asyncpg.Connection, name: str, state: str
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, state, name)
+    database = job.database if state == "Error" else f"{job.database}_2"  # of a create that has made none
+    await add_another(ods_instances, tenant.connection_strings, job, database)
+    elsewhere = tenant.connection_strings.encrypted_text(f"host=elsewhere;database={job.database}")
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ($1, $2)",
+        [("on another server", elsewhere), ("unreadable", CONNECTION_STRING), ("none", None)],
+    )
+    await tenant.instances.request_delete(job.instance_id)
+
+
+async def test_deletion_fails_and_can_be_retried_when_a_client_adds_an_ods_instance_for_the_database(
+    ods_instances: OdsInstances, tenant: Tenant, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Pending_Delete", name)
+    other = await add_another(ods_instances, tenant.connection_strings, job)
+    begun = await tenant.jobs.begin(job)
+    assert begun.held
+    assert f"{other} 'Leads to {job.database}'" in str(begun.refusal)
+    assert await ods_instance_of(rows, job) is not None
+    assert await tenant.jobs.fail(job, str(begun.refusal))
+    await ods_instances.delete(other)
+    again = (await tenant.instances.request_retry(job.instance_id)).job
+    begun = await tenant.jobs.begin(again)
+    assert (begun.held, begun.refusal) == (True, None)
+    assert await ods_instance_of(rows, job) is None
 
 
 async def test_deletion_runs_to_its_end_when_the_ods_instance_is_gone_before_it_begins(

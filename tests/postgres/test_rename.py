@@ -232,6 +232,47 @@ async def test_derivative_stays_as_it_is_when_the_rename_cannot_be_finished(
     assert await _derivatives(rows) == {"ReadReplica": text}
 
 
+async def _add_ods_instance(rows: asyncpg.Connection, name: str, text: str) -> int:
+    added = "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ($1, $2) RETURNING odsinstanceid"
+    return int(await rows.fetchval(added, name, text))
+
+
+async def _ods_instances(rows: asyncpg.Connection) -> dict[str, str]:
+    found = await rows.fetch("SELECT name, connectionstring FROM dbo.odsinstances")
+    return {row["name"]: row["connectionstring"] for row in found}
+
+
+async def test_other_ods_instance_and_its_derivatives_follow_when_it_leads_to_the_renamed_database(
+    tenant: Tenant, instances: InstanceStore, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(instances, tenant.jobs, "InProgress_Rename", name)
+    other = await bring_to(instances, tenant.jobs, "Completed", f"{name} other")
+    strings = tenant.connection_strings
+    replica = strings.encrypted_text(f"host=replica.example;database={job.database}")
+    kept = {
+        "unreadable": CONNECTION_STRING,
+        "elsewhere": strings.encrypted(other.database),
+        "on another server": replica,
+    }
+    for kind, text in kept.items():
+        await _add_derivative(rows, await _add_ods_instance(rows, kind, text), kind, text)
+    following = {"by a client": await _add_ods_instance(rows, "by a client", strings.encrypted(job.database))}
+    await rows.execute(
+        "UPDATE dbo.odsinstances SET connectionstring = $2 WHERE odsinstanceid = $1",
+        *(other.ods_instance_id, strings.encrypted(job.database)),
+    )
+    following[other.name] = other.ods_instance_id
+    for kind, number in following.items():
+        await _add_derivative(rows, number, kind, replica)
+    assert await tenant.jobs.finish_rename(job, CONNECTION_STRING)
+    found, derivatives = await _ods_instances(rows), await _derivatives(rows)
+    for kind in following:
+        assert strings.local_database(found[kind]) == job.new_database
+        assert strings.decrypted(derivatives[kind]).database == job.new_database
+    assert {kind: found[kind] for kind in kept} == kept
+    assert {kind: derivatives[kind] for kind in kept} == kept
+
+
 @pytest.mark.parametrize("state", ["Pending_Rename", "InProgress_Rename", "Error_Rename"])
 async def test_both_names_are_taken_when_a_rename_is_not_done(
     instances: InstanceStore, job_store: JobStore, name: str, state: str
