@@ -292,8 +292,8 @@ class DriftDetector:
                 DriftKind.ODS_INSTANCE_OF_OTHER_INSTANCE,
                 f"{number} {ods_instance.name}",
                 f"The ODS instance {number} '{ods_instance.name}' leads to '{database}', the database of the"
-                f" instance {instance.id} '{instance.name}': its clients read and write the data of that"
-                " instance, which another one may have had when it was added. Unless that is meant, give it"
+                f" instance {instance.id} '{instance.name}': its clients read and write its data. It may"
+                " have been added for another instance that had the name. Unless that is meant, give it"
                 f" another connection string, or delete it (PUT or DELETE /v2/odsInstances/{number}).",
             )
 
