@@ -23,7 +23,8 @@ from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import LOST, DatabaseFaultError, DisagreementError
+from databases.errors import LOST, DatabaseFaultError, DisagreementError, NotOursError
+from databases.left_names import record_left
 from databases.lookup import find_own, has_database, published_by
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
@@ -327,7 +328,7 @@ class DatabaseActivities:
             async with (
                 heartbeats(),
                 self._limit.slot(),
-                self._tenant.server.fenced(owner, before_waiting=_leave_to_job) as session,
+                self._tenant.server.fenced(owner, before_waiting=leave_to_job) as session,
             ):
                 await self._tenant.installation.require_confirmed(session)
                 instance = await self._tenant.versions.instance_of(purge)
@@ -359,6 +360,7 @@ class DatabaseActivities:
                     followed = await self._compensate(session, job)
                 else:
                     await self._remove_private(session, job, deleted=deleted)
+                await record_left(session, owner_of(job), None if deleted else job.database)
                 await self._tenant.jobs.end_undo(job)
                 return followed
 
@@ -480,9 +482,7 @@ class DatabaseActivities:
                 await dropping.drop_staging(session, owner_of(job))
                 return await self._follow_database(session, job)
             case Undo.RENAME_BACK:
-                await renaming.rename_back(
-                    self._tenant.server, session, owner_of(job), job.database, job.final_database
-                )
+                await self._rename_back(session, job)
                 await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
                 if await find_own(session, owner_of(job)):
@@ -502,6 +502,31 @@ class DatabaseActivities:
             case unknown:
                 assert_never(unknown)
         return None
+
+    async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Undo a rename; if another database has the old name by now, record the new one instead.
+
+        The ODS/API would be led to that other database otherwise.
+        """
+        owner, server = owner_of(job), self._tenant.server
+        try:
+            await renaming.rename_back(server, session, owner, job.database, job.final_database)
+        except NotOursError:
+            connection_string = self._tenant.connection_strings.encrypted(job.final_database)
+            if not await self._tenant.jobs.follow_rename(job, connection_string):
+                raise
+            await record_left(session, owner, job.final_database)
+            _logger.warning(
+                "%s was not undone, for another database is named '%s': the instance's is '%s' from now on.",
+                *(job.job_id, job.database, job.final_database),
+            )
+            if job.operation is Operation.RENAME:
+                await self._tenant.jobs.explain_failure(
+                    job,
+                    f"The rename failed after it had named the database '{job.final_database}'. That stays,"
+                    f" for another database is named '{job.database}' by now. The ODS/API is led to the"
+                    " instance's own. Retry the rename, or rename the instance otherwise.",
+                )
 
     async def _end_verification(self, session: asyncpg.Connection, job: InstanceJob) -> None:
         """End the pg_restore of a purge whose worker is suspended: each DROP DATABASE would wait for it."""
@@ -606,7 +631,7 @@ def _require(operation: Operation, job: InstanceJob) -> None:
         raise SupersededError
 
 
-async def _leave_to_job() -> None:
+async def leave_to_job() -> None:
     """Do not end the session of a job that works on the instance, as waiting for its fence would.
 
     Raises:

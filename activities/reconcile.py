@@ -160,9 +160,9 @@ class ReconcileActivities:
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         """Ended jobs, of instances with ids above `after`, that have left something on the server.
 
-        Those are failed jobs that were not undone, staging databases on which no job works, and databases in
-        the trash that a job has left open. With the first page, what loads of templates have left is removed
-        as well.
+        Those are failed jobs that were not undone, staging databases on which no job works, databases in the
+        trash that a job has left open, and databases whose comments do not say yet that their renames were
+        recorded. With the first page, what loads of templates have left is removed as well.
         """
         with as_application_error():
             if after is None:
@@ -229,7 +229,8 @@ class ReconcileActivities:
 
 def _is_private(database: Database) -> bool:
     """Whether it is as no database is that no job works on."""
-    return database.staging or database.reset or database.opened_by is not None
+    is_leaving = database.owner is not None and any(one.since is None for one in database.owner.left)
+    return database.staging or database.reset or database.opened_by is not None or is_leaving
 
 
 def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:

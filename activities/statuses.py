@@ -10,10 +10,11 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import SupersededError, owner_of
+from activities.databases import SupersededError, leave_to_job, owner_of
 from activities.errors import as_application_error
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
+from databases.left_names import record_left
 from databases.ownership import Owner
 from databases.server import Server
 from databases.trash import let_go_obstacle
@@ -24,7 +25,7 @@ from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import FAIL, InstanceStatus, Operation
 from registry.rights.missing import MissingRightsError
-from registry.storage.errors import ContextTakenError, NameTakenError
+from registry.storage.errors import ContextTakenError, InstallationNotConfirmedError, NameTakenError
 from settings import VerifyPolicy
 
 _BACKUP_FIRST = (
@@ -87,7 +88,9 @@ class StatusActivities:
     async def finish_rename(self, job: InstanceJob) -> bool:
         """Record `Completed` under the new names and route the ODS/API to the renamed database."""
         with _end_of(job):
-            return await self._jobs.finish_rename(job, self._connection_strings.encrypted(job.final_database))
+            connection_string = self._connection_strings.encrypted(job.final_database)
+            recorded = await self._jobs.finish_rename(job, connection_string)
+        return recorded and await self._left(job)
 
     @activity.defn
     async def finish_delete(self, job: InstanceJob) -> bool:
@@ -100,7 +103,21 @@ class StatusActivities:
         """Record `Completed`, and route the ODS/API to the database that was in the trash."""
         with _end_of(job):
             connection_string = self._connection_strings.encrypted(job.final_database)
-            return await self._jobs.finish_undelete(job, connection_string)
+            recorded = await self._jobs.finish_undelete(job, connection_string)
+        return recorded and await self._left(job)
+
+    async def _left(self, job: InstanceJob) -> bool:
+        """Write on the database that the registry has its new name, if the server answers in time.
+
+        A pass does it otherwise (`ReconcileActivities.find_leftovers`); until then the old name is reserved.
+        """
+        with suppress(DatabaseFaultError, InstallationNotConfirmedError, TimeoutError):
+            async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
+                await self._jobs.installation.require_confirmed()
+                async with self._server.fenced(owner_of(job), before_waiting=leave_to_job) as session:
+                    if await self._jobs.holds(job, InstanceStatus.COMPLETED):  # and no other rename since
+                        await record_left(session, owner_of(job), job.final_database)
+        return True
 
     @activity.defn
     async def finish_purge(self, job: InstanceJob) -> bool:

@@ -7,7 +7,8 @@ from datetime import datetime
 import asyncpg
 
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
-from databases.errors import DatabaseFaultError, translate_postgres_errors
+from databases.errors import DatabaseFaultError, NameLeftError, translate_postgres_errors
+from databases.left_names import require_not_left
 from databases.lookup import changed_meanwhile, find, is_invalid, still_the_same
 from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
@@ -75,6 +76,7 @@ async def inspect(
     known = Owner.read(found["comment"])
     # Whichever of its databases: a registry that was restored may know another one.
     is_of_instance = known is not None and owner.shares_instance(known)
+    obstacle = _obstacle(found, database, needed, adopted=is_of_instance)
     return Candidate(
         name=database,
         owner=found["owner"],
@@ -83,9 +85,17 @@ async def inspect(
         comment=found["comment"],
         adopted=owner.owns(found["comment"]),
         is_of_instance=is_of_instance,
-        obstacle=_obstacle(found, database, needed, adopted=is_of_instance),
+        obstacle=obstacle or await _left_obstacle(session, owner, database),
         oid=found["oid"],
     )
+
+
+async def _left_obstacle(session: asyncpg.Connection, owner: Owner, database: str) -> str | None:
+    try:
+        await require_not_left(session, owner, database)
+    except NameLeftError as refusal:
+        return refusal.reason
+    return None
 
 
 async def adopt(
@@ -135,7 +145,12 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
     known = Owner.read(candidate.comment)
     if known is None:
         return owner
-    marked = replace(owner, template_generation=known.template_generation, database_mark=known.database_mark)
+    marked = replace(
+        owner,
+        template_generation=known.template_generation,
+        database_mark=known.database_mark,
+        left=(*known.left, *owner.left),
+    )
     for name, row in (await find(session, owner)).items():
         if name != candidate.name and is_trash_name(name) and marked.owns(row["comment"]):
             return replace(marked, database_mark=owner.database_mark)

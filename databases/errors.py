@@ -54,6 +54,23 @@ class NotOursError(DatabaseFaultError):
         )
 
 
+class NameLeftError(DatabaseFaultError):
+    """Another instance's database had the wanted name until a rename, and the ODS/API may not know that yet.
+
+    Args:
+        name: the wanted name.
+        database: the name that the other database has now.
+        wait: until when the name is reserved, in words.
+    """
+
+    def __init__(self, name: str, database: str, wait: str) -> None:
+        super().__init__(
+            f"Until its rename, the database '{database}' of another instance was named '{name}'. The ODS/API"
+            " may still have that in its cache, and would have clients of that instance write into this one's"
+            f" database. Nothing was done. {wait}"
+        )
+
+
 class DisagreementError(DatabaseFaultError):
     """Registry and server say different things of an instance's database; nothing was done to it.
 

@@ -9,7 +9,7 @@ is not ours: it is never dropped, renamed or written to.
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -20,7 +20,22 @@ from databases.template_marks import generation_in
 _VERSION = 2
 _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
+_LEFT = "left"
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
+
+
+@dataclass(frozen=True)
+class LeftName:
+    """A name that a database had until it was renamed.
+
+    Attributes:
+        name: the name.
+        since: when it was known that the registry has the new name, by the clock of the server; None: as long
+            as that is not known, the ODS/API may be led to the name.
+    """
+
+    name: str
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Owner:
         trashed_name: of a database in the trash, the name that it had before; None if it is not there.
         database_mark: the UUID of the database alone, which tells it from the others that the instance has
             had; None if it is the one that the instance was created with.
+        left: the names that renames of the instance have taken from its database.
     """
 
     tenant: str
@@ -52,6 +68,7 @@ class Owner:
     template_generation: int | None = None
     trashed_name: str | None = None
     database_mark: str | None = None
+    left: tuple[LeftName, ...] = ()
 
     @property
     def staging_name(self) -> str:
@@ -87,6 +104,7 @@ class Owner:
                 "publishedAt": now,
                 **own_mark,
                 **in_trash,
+                **_left_fields(self.left),
             }
         )
 
@@ -122,6 +140,7 @@ class Owner:
                 template_generation=generation_in(fields.get("templateGeneration")),
                 trashed_name=_text(fields.get("name")) if _TRASHED_AT in fields else None,
                 database_mark=_own_mark(fields),
+                left=_left_names(fields.get(_LEFT)),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -139,6 +158,12 @@ def with_opening(comment: str, job_id: str | None) -> str:
     return json.dumps(fields | ({_OPENED_BY: job_id} if job_id else {}))
 
 
+def with_left(comment: str, left: Collection[LeftName]) -> str:
+    """The comment with these names that the database has left, and otherwise as it is."""
+    fields = {name: value for name, value in _fields(comment).items() if name != _LEFT}
+    return json.dumps(fields | _left_fields(left))
+
+
 def published_at(comment: str | None) -> datetime | None:
     """When the database with this comment was published; None if the comment does not say."""
     return _time(comment, "publishedAt")
@@ -150,11 +175,26 @@ def trashed_at(comment: str | None) -> datetime | None:
 
 
 def _time(comment: str | None, field: str) -> datetime | None:
+    return _as_time(_fields(comment).get(field))
+
+
+def _as_time(value: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(_fields(comment)[field])
-    except (KeyError, TypeError, ValueError):
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
         return None
-    return at if at.tzinfo else None
+    return at if at is not None and at.tzinfo else None
+
+
+def _left_fields(left: Collection[LeftName]) -> dict[str, object]:
+    names = {one.name: None if one.since is None else one.since.isoformat() for one in left}
+    return {_LEFT: names} if names else {}
+
+
+def _left_names(value: object) -> tuple[LeftName, ...]:
+    if not isinstance(value, dict):
+        return ()
+    return tuple(LeftName(name, _as_time(since)) for name, since in value.items())
 
 
 def _text(value: object) -> str | None:

@@ -13,6 +13,7 @@ import asyncpg
 
 from databases import spares
 from databases.constants import (
+    DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     NAME_IN_USE,
@@ -21,7 +22,8 @@ from databases.constants import (
 )
 from databases.dropping import drop_found_staging, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
-from databases.lookup import choose, find, require_usable
+from databases.left_names import require_not_left
+from databases.lookup import changed_meanwhile, choose, find, require_usable
 from databases.ownership import Owner
 from databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
 from databases.rights import grants_named
@@ -142,6 +144,7 @@ async def already_made(session: asyncpg.Connection, request: CloneRequest) -> Pr
 
     Raises:
         NotOursError: a database has the wanted name and is not the instance's.
+        NameLeftError: another instance's database has left that name just now.
         DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
         DatabaseFaultError: the server is away, …
     """
@@ -156,6 +159,7 @@ async def already_made(session: asyncpg.Connection, request: CloneRequest) -> Pr
         )
     if request.database in found:
         raise NotOursError(request.database)
+    await require_not_left(session, owner, request.database)  # before hours are spent on it
     await drop_found_staging(session, owner, found)
     return None
 
@@ -269,14 +273,17 @@ async def publish_made(
 
     Raises:
         NotOursError: another session has made a database of that name meanwhile.
+        NameLeftError: another instance's database has left that name meanwhile.
         DatabaseFaultError: a right or a role is missing, the server is away, …
     """
     owner = replace(request.owner, template_generation=generation)
     publication = Publication(request.template, private_name, owner.comment, request.database, request.access)
     try:
         with phase("publish"):
-            await publish(session, publication)
+            await publish(session, publication, await require_not_left(session, owner, request.database))
     except DatabaseFaultError as fault:
+        if fault.sqlstate == DIVISION_BY_ZERO:
+            raise changed_meanwhile(request.database) from None
         if fault.sqlstate not in NAME_IN_USE:
             raise
         # Another session has made a database of that name while the clone ran.

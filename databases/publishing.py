@@ -118,8 +118,13 @@ class Publication:
     access: DatabaseAccess
 
 
-async def publish(session: asyncpg.Connection, publication: Publication) -> None:
+async def publish(session: asyncpg.Connection, publication: Publication, guard: str) -> None:
     """Mark the clone, let roles use it as they may use its template, open and rename it: all or nothing.
+
+    Args:
+        session: a session on the maintenance database.
+        publication: the clone, and what it becomes.
+        guard: a statement that is run after all that, and undoes it if it fails.
 
     Raises:
         DatabaseFaultError: the name is in use, a right or a role is missing, the server is away, …
@@ -142,7 +147,7 @@ async def publish(session: asyncpg.Connection, publication: Publication) -> None
             retryable=True,
         )
     with translate_postgres_errors(_reasons(access)):
-        await session.execute(statements)
+        await session.execute(f"{statements}; {guard}")
 
 
 async def access_statements(session: asyncpg.Connection, template: str, database: str) -> str:

@@ -20,9 +20,10 @@ from databases.constants import (
     OBJECT_IN_USE,
 )
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.left_names import back, leaving, require_not_left
 from databases.lock_holders import name_lock_holder
 from databases.lookup import changed_meanwhile, choose, find, is_invalid, oid_of, refusal, still_the_same
-from databases.ownership import Owner
+from databases.ownership import LeftName, Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
 
@@ -40,6 +41,8 @@ async def rename(
 ) -> None:
     """Give the instance's database the name `target`; sessions on it are ended.
 
+    The name that it leaves is in its comment from then on, and reserved: see `databases.left_names`.
+
     Args:
         server: the server.
         session: a fenced session.
@@ -49,6 +52,7 @@ async def rename(
 
     Raises:
         NotOursError: a database has the target name and is not the instance's.
+        NameLeftError: another instance's database has left the target name just now.
         DisagreementError: both names belong to databases with the mark, or only another one has it.
         DatabaseFaultError: the instance has no database, sessions cannot be ended, the server is away, …
     """
@@ -61,7 +65,10 @@ async def rename(
             "No database carries the mark of this instance, so there is none to rename. Restore it, or delete"
             " the instance."
         )
+    left = leaving(owner_to_mark(owner, found[database]).left, current)
     if database == target:
+        if current != target and left[-1] not in owner_to_mark(owner, found[database]).left:
+            await _rename(server, session, owner, found[target], target, left)
         return
     if target in found:
         raise DisagreementError(
@@ -70,7 +77,8 @@ async def rename(
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    await _rename(server, session, owner, found[current], target)
+    not_left = await require_not_left(session, owner, target)
+    await _rename(server, session, owner, found[current], target, left, not_left)
 
 
 async def rename_back(
@@ -82,6 +90,7 @@ async def rename_back(
 
     Raises:
         NotOursError: a database has that name and is not the instance's.
+        DisagreementError: it is another database of the instance.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await find(session, owner, database, target)
@@ -89,8 +98,9 @@ async def rename_back(
     if target not in its or database in its or is_invalid(its[target]):
         return
     if database in found:
-        raise NotOursError(database)
-    await _rename(server, session, owner, found[target], database)
+        raise refusal(found[database], owner)
+    left = back(owner_to_mark(owner, found[target]).left, database)
+    await _rename(server, session, owner, found[target], database, left)
 
 
 def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
@@ -103,17 +113,24 @@ def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
     marked = Owner.read(found["comment"])
     if marked is None:
         return owner
-    owner = replace(owner, template_generation=marked.template_generation)
+    owner = replace(owner, template_generation=marked.template_generation, left=marked.left)
     if marked.publication <= owner.publication:
         return owner
     return replace(owner, job_id=marked.job_id, number=marked.number, attempt=marked.attempt)
 
 
-async def _rename(
-    server: Server, session: asyncpg.Connection, owner: Owner, found: asyncpg.Record, target: str
+async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    owner: Owner,
+    found: asyncpg.Record,
+    target: str,
+    left: tuple[LeftName, ...],
+    *guards: str,
 ) -> None:
-    comment = ("COMMENT ON DATABASE %2$I IS %3$L",)
-    await change_name(server, session, found, target, comment, owner_to_mark(owner, found).comment)
+    statements = ["COMMENT ON DATABASE %2$I IS %3$L", *(guard.replace("%", "%%") for guard in guards)]
+    marked = replace(owner_to_mark(owner, found), left=left)
+    await change_name(server, session, found, target, statements, marked.comment)
 
 
 async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database

@@ -27,7 +27,7 @@ from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
 from databases.lookup import DatabaseRows, find, is_invalid, oid_of, refusal, require_usable
-from databases.ownership import Owner
+from databases.ownership import LeftName, Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -101,7 +101,9 @@ class Exchange:
     replaced: str
     from_trash: bool
 
-    def marked(self, owner: Owner, comment: str, trashed_name: str | None = None) -> Owner:
+    def marked(
+        self, owner: Owner, comment: str, trashed_name: str | None = None, left: tuple[LeftName, ...] = ()
+    ) -> Owner:
         """The owner that one of both databases, with this comment so far, is marked with."""
         known = Owner.read(comment)
         return replace(
@@ -111,6 +113,7 @@ class Exchange:
             attempt=self.attempt,
             template_generation=known.template_generation if known else None,
             trashed_name=trashed_name,
+            left=left,
         )
 
 
@@ -294,6 +297,8 @@ async def _exchange(
 ) -> None:
     database, other, replaced = exchange.database, exchange.other, exchange.replaced
     now, later = found[database], found[other]
+    marked = Owner.read(now["comment"])
+    left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
     oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
@@ -309,7 +314,7 @@ async def _exchange(
                 *(database, other, replaced),
                 *(now["state"], later["state"], now["comment"], later["comment"]),
                 exchange.marked(exchange.current, now["comment"], database).comment,
-                exchange.marked(exchange.successor, later["comment"]).comment,
+                exchange.marked(exchange.successor, later["comment"], left=left).comment,
                 json.dumps(oids),
                 reasons=reasons,
             )

@@ -14,6 +14,7 @@ import asyncpg
 
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from databases.left_names import require_not_left
 from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
 from databases.ownership import Owner, opened_by
 from databases.renaming import change_name, owner_to_mark
@@ -81,6 +82,8 @@ async def put(
         return False
     trashing = replace(owner, number=job.number, attempt=job.attempt, trashed_name=database)
     marked = owner_to_mark(trashing, found[database])
+    # The ODS/API is led to none of its names any more: one that a rename had begun to leave is free at once.
+    marked = replace(marked, left=tuple(one for one in marked.left if one.since is not None))
     await change_name(server, session, found[database], job.trash, _CLOSE, marked.comment)
     return True
 
@@ -102,6 +105,7 @@ async def take_out(
 
     Raises:
         NotOursError: a database of that name is not the instance's.
+        NameLeftError: another instance's database has left that name just now.
         DisagreementError: that is another database of the instance, two databases carry the mark, one of
             another kind of name does, or a DROP has begun.
         DatabaseFaultError: there is no such database, the server is away, …
@@ -138,7 +142,9 @@ async def take_out(
     if current == database and row["datallowconn"] and marked and marked.trashed_name is None:
         return
     comment = replace(owner_to_mark(owner, row), trashed_name=None).comment
-    await change_name(server, session, row, database, _OPEN, comment)
+    guards = [] if current == database else [await require_not_left(session, owner, database)]
+    statements = [*_OPEN, *(guard.replace("%", "%%") for guard in guards)]
+    await change_name(server, session, row, database, statements, comment)
 
 
 async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False) -> bool:

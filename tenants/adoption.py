@@ -12,7 +12,7 @@ import asyncpg
 from databases import adoption
 from databases.adoption import Candidate
 from databases.lookup import find_own, is_invalid
-from databases.ownership import Owner
+from databases.ownership import LeftName, Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
@@ -141,7 +141,8 @@ class DatabaseAdoption:
             tenant.instances.adopting(instance.id, recorded, marked=marked) as row,
         ):
             await tenant.installation.require_confirmed(session)
-            found = await adoption.adopt(session, self._owner(row), name, needed)
+            left = () if name == instance.database_name else (LeftName(instance.database_name),)
+            found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
 
     async def _take_out(self, instance: DbInstance, trash: str) -> AdoptionCandidate:

@@ -40,6 +40,7 @@ from registry.instances.ods_routing import (
     ConnectionStrings,
     change_routing,
     end_routing,
+    move_routing,
     others_leading_to,
     others_reason,
     rename_obstacle,
@@ -266,6 +267,28 @@ class JobStore:
                 await change_routing(session, job, connection_string, self._strings)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
             return took_step or await is_at(session, guard, step.target)
+
+    async def follow_rename(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record that the database keeps the name that a failed rename has given it: the old one is taken.
+
+        The instance keeps its own name, and its status. Safe to repeat. Returns whether that is recorded.
+
+        Args:
+            job: the instance's last job, at its last attempt, with the names of the rename.
+            connection_string: what routes the ODS/API to the database by its new name, encrypted.
+        """
+        is_its = DbInstance.new_database_name == job.final_database
+        guard = (*fencing_token(job), is_its, DbInstance.status.in_(status.AT_REST))
+        moved = update(DbInstance).where(*guard, DbInstance.database_name == job.database)
+        async with self._sessions.transaction() as session:
+            followed = moved.values(database_name=job.final_database, last_modified=UTC_NOW)
+            if await session.scalar(followed.returning(DbInstance.id)) is None:
+                has_it = exists().where(*guard, DbInstance.database_name == job.final_database)
+                return bool(await session.scalar(select(has_it)))
+            names = (job.database, job.final_database)
+            await move_routing(session, job.ods_instance_id, names, connection_string, self._strings)
+            await leave_name(session, job.instance_id, job.database, job.final_database)
+            return True
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`: in the trash, if the job has moved its database there.

@@ -99,6 +99,35 @@ async def change_routing(
     await follow_database(session, job.ods_instance_id, job.database, job.final_database, strings)
 
 
+async def move_routing(
+    session: AsyncSession,
+    ods_instance_id: int,
+    names: tuple[str, str],
+    connection_string: str,
+    strings: ConnectionStrings,
+) -> bool:
+    """Route the ODS instance to its database by another name; what else leads there follows.
+
+    Args:
+        session: the transaction.
+        ods_instance_id: the ODS instance.
+        names: the name that the database had, and the one that it has now.
+        connection_string: what routes to it by its new name, encrypted.
+        strings: reads the connection strings of others.
+
+    Returns:
+        Whether there is such an ODS instance.
+    """
+    routed = await session.scalars(
+        update(OdsInstance)
+        .where(OdsInstance.ods_instance_id == ods_instance_id)
+        .values(connection_string=connection_string)
+        .returning(OdsInstance.ods_instance_id)
+    )
+    await follow_database(session, ods_instance_id, *names, strings)
+    return bool(routed.all())
+
+
 async def follow_database(
     session: AsyncSession, ods_instance_id: int, old: str, new: str, strings: ConnectionStrings
 ) -> None:

@@ -1,6 +1,5 @@
 """Reservation of the names and ids that only one instance, or ODS instance, can have."""
 
-import math
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.left_names import reserved_for
 from registry.instances.status import Operation
+from registry.ods_api_cache import in_minutes
 from registry.storage.errors import NameTakenError
 from registry.storage.models import (
     FIRST_NAME,
@@ -114,11 +114,10 @@ def database_taken(database: str) -> NameTakenError:
 
 def _database_left(database: str, reserved: timedelta) -> NameTakenError:
     """The refusal of a name whose database name another instance had until its rename."""
-    minutes = math.ceil(reserved / timedelta(minutes=1))
     return NameTakenError(
         f"Until its rename, the database of another instance was named '{database}'. The ODS/API may still"
         " have that in its cache, and would have clients of that instance write into this one's database."
-        f" Wait {minutes} {'minute' if minutes == 1 else 'minutes'}, or choose another name."
+        f" Wait {in_minutes(reserved)}, or choose another name."
     )
 
 

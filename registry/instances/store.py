@@ -8,7 +8,7 @@ from functools import partial
 from typing import assert_never
 from uuid import UUID, uuid4
 
-from sqlalchemy import Interval, func, insert, literal, or_, select, update
+from sqlalchemy import Interval, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
@@ -32,7 +32,7 @@ from registry.instances.ods_routing import (
     OTHERS_NEXT_STEP,
     UNREADABLE,
     ConnectionStrings,
-    follow_database,
+    move_routing,
     others_leading_to,
     others_reason,
     relations_reason,
@@ -98,7 +98,6 @@ from registry.storage.models import (
     UTC_NOW,
     DbInstance,
     Job,
-    OdsInstance,
     Snapshot,
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
@@ -877,14 +876,11 @@ class InstanceStore:
         await leave_name(session, instance.id, left, database.name)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
-        routed = await session.scalars(
-            update(OdsInstance)
-            .where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-            .values(connection_string=database.connection_string)
-            .returning(OdsInstance.ods_instance_id)
+        names = (left, database.name)
+        routed = await move_routing(
+            session, instance.ods_instance_id, names, database.connection_string, self._strings
         )
-        await follow_database(session, instance.ods_instance_id, left, database.name, self._strings)
-        if not routed.all() and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
+        if not routed and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
             job = self._factory.last_attempt(instance)
             await start_routing(session, job, database.connection_string)
 

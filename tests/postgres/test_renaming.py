@@ -12,7 +12,7 @@ from databases import renaming
 from databases.dropping import drop
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lookup import DatabaseRows, find
-from databases.ownership import Owner
+from databases.ownership import LeftName, Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.renaming import rename, rename_back
 from databases.server import Server
@@ -62,7 +62,10 @@ async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_ba
             after = await row_of(admin, name)
             assert after is not None
             assert {**after, "datname": provisioned.database, "comment": before["comment"]} == dict(before)
-            assert Owner.read(after["comment"]) == Owner.read(before["comment"])  # but for the time
+            marked, marked_before = Owner.read(after["comment"]), Owner.read(before["comment"])
+            assert marked is not None
+            assert marked.left[-1] == LeftName(other)  # the second time as well
+            assert replace(marked, left=()) == marked_before  # but for the time
             assert not await exists(admin, other)
 
 

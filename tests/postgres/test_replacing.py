@@ -6,13 +6,14 @@ import signal
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 
 from databases import dropping, renaming, replacing, trash
 from databases.errors import DatabaseFaultError, DisagreementError
-from databases.ownership import Owner
+from databases.ownership import LeftName, Owner, with_left
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.replacing import Exchange, Stage
 from databases.server import Server
@@ -118,6 +119,21 @@ async def test_names_are_exchanged_and_marks_kept_when_a_database_takes_the_plac
     assert exchange.successor.owns(now["comment"])
     assert exchange.current.owns(before["comment"])
     assert not exchange.current.owns(now["comment"])
+
+
+async def test_names_that_renames_have_left_stay_reserved_by_the_database_that_takes_the_place(
+    server: Server, exchange: Exchange, admin: asyncpg.Connection
+) -> None:
+    """The other one may be dropped soon."""
+    row = await row_of(admin, exchange.database)
+    assert row is not None
+    left = (LeftName("EdFi_Ods_Left_Minimal", datetime(2026, 1, 31, tzinfo=UTC)),)
+    await comment(admin, exchange.database, with_left(row["comment"], left))
+    for step in (exchange, undone(exchange)):
+        await take_place(server, step)
+        rows = [await row_of(admin, name) for name in (step.database, step.replaced)]
+        owners = [Owner.read(one["comment"]) for one in rows if one is not None]
+        assert [one.left for one in owners if one is not None] == [left, ()]
 
 
 async def test_databases_are_as_before_when_the_exchange_is_undone(

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -14,9 +16,11 @@ from activities.databases import DatabaseActivities, owner_of
 from activities.errors import OUTAGE
 from activities.statuses import StatusActivities
 from databases import trash
+from databases.lookup import find_own
+from databases.ownership import Owner
 from databases.server import Server
 from registry.instances.job_store import JobStore
-from registry.instances.jobs import JobFailure
+from registry.instances.jobs import InstanceJob, JobFailure
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import Delete, InstanceStore
@@ -70,6 +74,51 @@ async def test_late_session_is_ended_before_a_failed_delete_is_told_unless_the_j
             is_at_work = await other.fetchval(query, backend) is not None
     assert (recorded, is_at_work) == (not is_retried, is_retried)
     assert await job_store.holds(job, InstanceStatus.DELETE_FAILED) is not is_retried
+
+
+async def test_rename_is_recorded_in_time_when_the_server_says_nothing(
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, silent_server: Server, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress_Rename", name)
+    statuses = StatusActivities(job_store, tenant.connection_strings, silent_server)
+    async with asyncio.timeout(job.policy.heartbeat_timeout):
+        assert await ActivityEnvironment().run(statuses.finish_rename, job)
+    assert await job_store.holds(job, InstanceStatus.COMPLETED)
+
+
+async def test_time_of_a_left_name_does_not_begin_when_the_next_rename_is_under_way(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that was suspended after it had recorded a rename, and goes on now."""
+    earlier = await bring_to(instances, job_store, "InProgress", name)
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    await ActivityEnvironment().run(activities.provision, earlier)
+    renamings = []
+    for new in ("once", "twice"):
+        renamings.append((await instances.request_rename(earlier.instance_id, f"{name} {new}")).job)
+        assert (await job_store.begin(renamings[-1])).held
+        await ActivityEnvironment().run(activities.rename, renamings[-1])
+        if new == "once":
+            assert await job_store.finish_rename(renamings[-1], "any")
+    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    with monkeypatch.context() as suspended:
+        suspended.setattr(job_store, "finish_rename", AsyncMock(return_value=True))
+        await ActivityEnvironment().run(statuses.finish_rename, renamings[0])
+    assert await _since(tenant, renamings[1]) == [None, None]
+    assert await ActivityEnvironment().run(statuses.finish_rename, renamings[1])
+    assert None not in await _since(tenant, renamings[1])
+
+
+async def _since(tenant: Tenant, job: InstanceJob) -> list[datetime | None]:
+    async with tenant.server.session() as session:
+        (row,) = await find_own(session, owner_of(job))
+    marked = Owner.read(row["comment"])
+    assert marked is not None
+    return [one.since for one in marked.left]
 
 
 async def test_failed_delete_is_told_in_time_when_the_server_says_nothing(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databases.ownership import Owner, published_at
+from databases.ownership import LeftName, Owner, published_at, with_left
 
 OWNER = Owner("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444")
 WRITTEN = {
@@ -28,10 +28,18 @@ owners = st.builds(
     attempt=st.integers(0),
     installation=st.none() | st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),
+    left=st.lists(
+        st.builds(
+            LeftName,
+            st.text(),
+            st.none() | st.datetimes(datetime(2026, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - Hypothesis adds the zone
+        ),
+        unique_by=lambda one: one.name,
+    ).map(tuple),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, "other"]), inner),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, "left", "other"]), inner),
 )
 
 
@@ -39,6 +47,13 @@ json_values = st.recursive(
 def test_owner_is_read_back_when_the_comment_was_written(owner: Owner) -> None:
     assert Owner.read(owner.comment) == owner
     assert owner.owns(owner.comment)
+
+
+@given(owners, owners)
+def test_the_rest_of_a_comment_stays_when_names_that_were_left_are_written(
+    owner: Owner, other: Owner
+) -> None:
+    assert Owner.read(with_left(owner.comment, other.left)) == replace(owner, left=other.left)
 
 
 def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_written() -> None:
