@@ -336,7 +336,8 @@ class DatabaseActivities:
                     return
                 if instance.is_live or instance.is_in_trash:
                     await _require_own(session, owner, instance)
-                dropped = await trash.purge(session, owner, purge.database, replaced=True)
+                known = replace(owner, requests=instance.known_requests)
+                dropped = await trash.purge(session, known, purge.database, replaced=True)
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
 
     @activity.defn(name="discard")
@@ -486,7 +487,7 @@ class DatabaseActivities:
                 await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
                 if await find_own(session, owner_of(job)):
-                    await trash.put(self._tenant.server, session, _trash_job(job))
+                    await trash.put(self._tenant.server, session, replace(_trash_job(job), put_back=True))
                 await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
@@ -679,6 +680,8 @@ def owner_of(job: InstanceJob) -> Owner:
     return Owner(
         *(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation),
         database_mark=job.database_mark,
+        request=job.request,
+        requests=job.requests,
     )
 
 

@@ -193,13 +193,13 @@ def deletable(
         return None
     latest = Owner.read(found[database]["comment"])
     if latest and latest.trashed_name is not None and is_trash_name(database):
-        if dropped_by is not None and latest.number >= dropped_by:
+        if dropped_by is not None and (latest.number >= dropped_by or latest.put_back):
             raise _is_later(database, latest, "moved to the trash")
         return database
     if latest and dropped_by is not None and not published:
         raise _is_unrecorded(database, latest)
     # A comment of version 1 does not contain the attempt: it may be later than the registry knows.
-    is_outdated = latest and (latest.publication > owner.publication or not (published or latest.attempt))
+    is_outdated = latest and (latest.is_unknown_to(owner) or not (published or latest.attempt))
     if latest and is_outdated:
         raise _is_later(database, latest, "published")
     return database

@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from databases.template_marks import generation_in
 _VERSION = 2
 _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
+_PUT_BACK = "putBack"
 _LEFT = "left"
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
 
@@ -55,6 +56,11 @@ class Owner:
         trashed_name: of a database in the trash, the name that it had before; None if it is not there.
         database_mark: the UUID of the database alone, which tells it from the others that the instance has
             had; None if it is the one that the instance was created with.
+        request: the UUID of the request whose job published the database, or of the adoption; it is never
+            given again, as numbers are. None if that was a create, or a job of an earlier release.
+        put_back: of a database in the trash, whether an undelete that did not end has published it before: by
+            a registry that has forgotten that end, it may have been in use since.
+        requests: those requests that the registry knows; a comment does not tell them.
         left: the names that renames of the instance have taken from its database.
     """
 
@@ -68,6 +74,9 @@ class Owner:
     template_generation: int | None = None
     trashed_name: str | None = None
     database_mark: str | None = None
+    request: str | None = None
+    put_back: bool = False
+    requests: tuple[str, ...] = field(default=(), compare=False)
     left: tuple[LeftName, ...] = ()
 
     @property
@@ -77,19 +86,29 @@ class Owner:
 
     @property
     def publication(self) -> tuple[int, int]:
-        """Grows with every attempt at a job of the instance.
-
-        A comment with a later one than the registry knows shows that the registry was restored to an earlier
-        state: it may be wrong about everything that cannot be undone.
-        """
+        """Grows with every attempt at a job of the instance, as long as its registry is not restored."""
         return (self.number, self.attempt)
+
+    def is_unknown_to(self, known: Self) -> bool:
+        """Whether the registry knows nothing of the publication that this comment tells.
+
+        Then the registry was restored to an earlier state: it may be wrong about everything that cannot be
+        undone. It gives numbers of jobs again, so that an earlier publication may be another job's as well.
+
+        Args:
+            known: the instance, and the latest publication that the registry knows.
+        """
+        is_later = self.publication > known.publication
+        return is_later or self.request not in {None, *known.requests}
 
     @property
     def comment(self) -> str:
         """The comment that this owner's job publishes its database with, or puts it into the trash."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         own_mark = {"databaseMark": self.database_mark} if self.database_mark else {}
+        request = {"request": self.request} if self.request else {}
         in_trash = {_TRASHED_AT: now, "name": self.trashed_name} if self.trashed_name else {}
+        put_back = {_PUT_BACK: True} if self.put_back else {}
         return json.dumps(
             {
                 "version": _VERSION,
@@ -103,7 +122,9 @@ class Owner:
                 "templateGeneration": self.template_generation,
                 "publishedAt": now,
                 **own_mark,
+                **request,
                 **in_trash,
+                **put_back,
                 **_left_fields(self.left),
             }
         )
@@ -139,7 +160,9 @@ class Owner:
                 installation=_text(fields.get("installation")),
                 template_generation=generation_in(fields.get("templateGeneration")),
                 trashed_name=_text(fields.get("name")) if _TRASHED_AT in fields else None,
-                database_mark=_own_mark(fields),
+                database_mark=_uuid(fields, "databaseMark"),
+                request=_uuid(fields, "request"),
+                put_back=_PUT_BACK in fields,
                 left=_left_names(fields.get(_LEFT)),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -203,9 +226,9 @@ def _text(value: object) -> str | None:
     raise TypeError
 
 
-def _own_mark(fields: Mapping[str, Any]) -> str | None:
-    """The mark of the database alone, if the comment says one."""
-    return str(uuid.UUID(str(fields["databaseMark"]))) if "databaseMark" in fields else None
+def _uuid(fields: Mapping[str, Any], field_name: str) -> str | None:
+    """The UUID of this field, if the comment has one."""
+    return str(uuid.UUID(str(fields[field_name]))) if field_name in fields else None
 
 
 def _number(job: str) -> int:

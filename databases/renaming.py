@@ -106,17 +106,18 @@ async def rename_back(
 def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
     """The owner that the renamed database is marked with.
 
-    The publication in a comment never goes back: a later one shows that the registry was restored to an
-    earlier state, and keeps the database from being dropped until the operator has made registry and server
-    agree.
+    The publication in a comment never goes back: one that the registry does not know shows that it was
+    restored to an earlier state, and keeps the database from being dropped until the operator has made
+    registry and server agree.
     """
     marked = Owner.read(found["comment"])
     if marked is None:
         return owner
     owner = replace(owner, template_generation=marked.template_generation, left=marked.left)
-    if marked.publication <= owner.publication:
+    if not marked.is_unknown_to(owner):
         return owner
-    return replace(owner, job_id=marked.job_id, number=marked.number, attempt=marked.attempt)
+    number, attempt = marked.publication
+    return replace(owner, job_id=marked.job_id, number=number, attempt=attempt, request=marked.request)
 
 
 async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database

@@ -271,7 +271,7 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)
     now = Owner.read(found[database]["comment"])
-    if now is None or now.publication > exchange.current.publication:
+    if now is None or now.is_unknown_to(exchange.current):
         raise _is_outdated(database)
 
 
@@ -284,7 +284,7 @@ def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
             other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
         )
     back = Owner.read(found[other]["comment"])
-    if back is None or back.publication > exchange.successor.publication:
+    if back is None or back.is_unknown_to(exchange.successor):
         raise _is_outdated(other)
     if exchange.from_trash and back.trashed_name is None:
         raise DisagreementError(

@@ -37,6 +37,7 @@ class TrashJob:
         attempt: the attempt at it.
         names: what the registry calls the database, the name that decides first; not that in the trash.
         trash: its name in the trash.
+        put_back: whether it was there before, and the job, which did not end, has taken it out.
     """
 
     owner: Owner
@@ -44,6 +45,7 @@ class TrashJob:
     attempt: int
     names: list[str]
     trash: str
+    put_back: bool = False
 
 
 async def put(
@@ -80,7 +82,9 @@ async def put(
     if drop_invalid and is_invalid(found[database]):
         await drop_database(session, database, invalid=True)
         return False
-    trashing = replace(owner, number=job.number, attempt=job.attempt, trashed_name=database)
+    trashing = replace(
+        owner, number=job.number, attempt=job.attempt, trashed_name=database, put_back=job.put_back
+    )
     marked = owner_to_mark(trashing, found[database])
     # The ODS/API is led to none of its names any more: one that a rename had begun to leave is free at once.
     marked = replace(marked, left=tuple(one for one in marked.left if one.since is not None))
@@ -161,12 +165,24 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replac
     Raises:
         NotOursError: the database of that name is not the instance's.
         DisagreementError: it is not in the trash by its comment, was put there later than the registry knows,
-            or is open; or only a database of another name carries the mark.
+            or by an undelete that did not end, or is open; or only a database of another name carries the
+            mark.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     row = await find_in_trash(session, owner, trash, replaced=replaced)
     if row is None:
         return False
+    marked = Owner.read(row["comment"])
+    if (
+        marked is not None and marked.put_back and not is_invalid(row)
+    ):  # what is half dropped cannot come back
+        raise DisagreementError(
+            trash,
+            f"The database '{trash}' was put back into the trash by {marked.job_id}, which had opened it"
+            " and did not end: if the registry was restored to an earlier state, it may have been used since."
+            " Nothing was dropped. Undelete the instance, then delete it again; or purge it with a final"
+            " backup.",
+        )
     await drop_database(session, trash, invalid=is_invalid(row))
     return True
 
@@ -195,7 +211,7 @@ async def find_in_trash(
     if not owner.owns(found[trash]["comment"]):
         raise NotOursError(trash)
     marked = Owner.read(found[trash]["comment"])
-    if marked is None or marked.trashed_name is None or marked.publication > owner.publication:
+    if marked is None or marked.trashed_name is None or marked.is_unknown_to(owner):
         raise DisagreementError(
             trash,
             f"The registry has the database '{trash}' in the trash, but its comment says otherwise: the"

@@ -5,7 +5,7 @@ comment that names an owner), owner and name of the database on the other.
 """
 
 from dataclasses import dataclass, replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -142,6 +142,7 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             left = () if name == instance.database_name else (LeftName(instance.database_name),)
+            row.add_requests(uuid4())
             found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
 
@@ -158,6 +159,7 @@ class DatabaseAdoption:
             tenant.instances.adopting(instance.id, marked=True) as row,
         ):
             await tenant.installation.require_confirmed(session)
+            row.add_requests(uuid4())
             marked = await adoption.owner_of(session, trash)
             its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
             await take_out(tenant.server, session, its, trash, row.database_name)
@@ -179,7 +181,11 @@ class DatabaseAdoption:
         # an outage has ended is not tried again without a client: it would drop what was handed over.
         row.replacement, row.undo_due, row.outages = None, False, 0
         known = {version.database_name for version in await self._tenant.queries.versions()}
-        replaced = await adoption.replaced_databases(session, self._owner(row), database)
+        replaced = [
+            one
+            for one in await adoption.replaced_databases(session, self._owner(row), database)
+            if one.name not in known
+        ]
         self._tenant.instances.keep_replaced(
             row,
             [
@@ -190,9 +196,12 @@ class DatabaseAdoption:
                     None if one.since is None else without_zone(one.since),
                 )
                 for one in replaced
-                if one.name not in known
             ],
         )
+        row.requests = [
+            *(UUID(one.owner.request) for one in replaced if one.owner.request),
+            *(row.requests or ()),
+        ]
         return candidate
 
     async def _instance(
@@ -301,6 +310,8 @@ class DatabaseAdoption:
             attempt,
             self._tenant.instances.installation.known_id,
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
+            request=instance.known_requests[-1] if instance.requests else None,
+            requests=instance.known_requests,
         )
 
     def _named(self, database: str) -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -337,12 +337,14 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
     """
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     versions = {row.database_name: (row.job_number, row.attempt) for row in seen.versions}
+    requests = {mark: {None, *row.known_requests} for mark, row in known.items()}
     return [
         database
         for name, database in sorted(seen.databases.items())
         if (owner := database.owner) is not None
         and not database.reset  # never the database of an instance
-        and owner.publication != versions.get(name)  # recorded, perhaps by an adoption
+        # It is recorded, perhaps by an adoption.
+        and not (owner.publication == versions.get(name) and owner.request in requests.get(owner.mark, ()))
         and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
@@ -355,12 +357,14 @@ def _published_later(seen: Snapshot, tenant: str) -> list[Database]:
 
 def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     """Whether a database was published, or moved to the trash, later than its instance's row knows."""
+    number, attempt = instance.publication
     if database.name == instance.trash_database:  # by a delete that may not have recorded it
-        return owner.publication > (instance.job_number, instance.attempt)
+        number, attempt = instance.job_number, instance.attempt
     by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
     if database.trash and not by_delete and owner.database_mark != _database_mark(instance):
         return False  # it was replaced before: what the instance has now tells whether that is known
-    return owner.publication > instance.publication
+    known = replace(owner, number=number, attempt=attempt, requests=instance.known_requests)
+    return owner.is_unknown_to(known)
 
 
 def _started_later(seen: Snapshot) -> list[StartedJob]:
@@ -668,6 +672,8 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         installation=seen.installation,
         trashed_name=instance.database_name,
         database_mark=_database_mark(instance),
+        request=instance.known_requests[-1] if instance.requests else None,
+        requests=instance.known_requests,
     )
     if owner is None or not its.owns(owner.comment):
         comment = its.comment.replace("'", "''")
@@ -681,17 +687,29 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
             f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
             f" `ods instance purge {instance.id}` removes it."
         )
-    if owner.trashed_name is None:
-        return f"The comment of its database '{name}' does not say that it is in the trash. {_KEPT} {back}"
-    if owner.publication > instance.publication:
-        return (
-            f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
-            f" to an earlier state. {_KEPT} {back}"
-        )
+    if (contradiction := _contradiction(name, owner, its)) is not None:
+        return f"{contradiction} {_KEPT} {back}"
     if database.open and database.opened_by is None:  # what a job has left open, the pass closes
         return (
             f"Its database '{name}' in the trash was opened, and may be in use. {_KEPT} Close it (ALTER"
             f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'
+        )
+    return None
+
+
+def _contradiction(name: str, owner: Owner, its: Owner) -> str | None:
+    """What the comment of a database in the trash says against its instance's row; None if nothing."""
+    if owner.trashed_name is None:
+        return f"The comment of its database '{name}' does not say that it is in the trash."
+    if owner.put_back:
+        return (
+            f"Its database '{name}' was put back into the trash by an undelete that had opened it and did not"
+            " end: if the registry was restored to an earlier state, it may have been used since."
+        )
+    if owner.is_unknown_to(its):
+        return (
+            f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
+            " to an earlier state."
         )
     return None
 

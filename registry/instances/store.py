@@ -909,7 +909,9 @@ class InstanceStore:
         require_granted(_unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
-        if not traits(operation).publishes:  # its number would pass for that of a later publication
+        if traits(operation).publishes:
+            instance.add_requests(uuid4())
+        else:  # its number would pass for that of a later publication
             instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation
         instance.job_number += 1

@@ -185,6 +185,19 @@ class DbInstance(_HasOrigin, Base):
     snapshot_due_at: Mapped[datetime | None] = mapped_column("snapshotdueat")
     # The database that takes its place (`registry.instances.jobs.Replacement`), until that is done or undone.
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
+    # Of each request whose job can publish its database, but for its creation, and of each adoption: a UUID
+    # that is never given again, as numbers of jobs are by a registry that was restored. All are kept: the
+    # comment of its database, or of a version, may have any.
+    requests: Mapped[list[uuid.UUID] | None] = mapped_column("publishrequests", ARRAY(Uuid))
+
+    @property
+    def known_requests(self) -> tuple[str, ...]:
+        """Its `requests`, in their order, as jobs and comments have them."""
+        return tuple(str(request) for request in self.requests or ())
+
+    def add_requests(self, *requests: uuid.UUID) -> None:
+        """Know these from now on as well, the last as the latest."""
+        self.requests = [*(self.requests or ()), *requests]
 
     @hybrid_property
     def is_adopted(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from typing import Literal
 
 import asyncpg
 import httpx
@@ -23,7 +24,7 @@ from registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import DriftKind
+from tenants.drift import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
@@ -323,8 +324,25 @@ async def test_same_undelete_goes_on_with_one_that_was_cancelled(
     assert await names(admin, job.mark) == [lost.final_database]
 
 
-@pytest.mark.parametrize("restored", ["before the request", "after the request"])
-async def test_live_database_stays_when_the_undelete_that_a_restored_registry_has_again_is_cancelled(
+async def purge_ended(operator: Operator, job: InstanceJob) -> JobStatus:
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(purge)
+    return await operator.ended(purge)
+
+
+_Restored = Literal["before the request", "after the request", "while it ran"]
+
+
+@pytest.mark.parametrize(
+    ("restored", "ends"),
+    [
+        ("before the request", "cancelled"),
+        ("before the request", "failed"),
+        ("after the request", "cancelled"),
+        ("while it ran", "cancelled"),
+    ],
+)
+async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_comes_to_nothing(
     operator: Operator,
     temporal: Client,
     settings: Settings,
@@ -332,9 +350,10 @@ async def test_live_database_stays_when_the_undelete_that_a_restored_registry_ha
     rows: asyncpg.Connection,
     admin: asyncpg.Connection,
     name: str,
-    restored: str,
+    restored: _Restored,
+    ends: str,
 ) -> None:
-    """It was done, and people use the instance; the job of that number has not begun in the registry."""
+    """It was done, and people use the instance, but the registry has forgotten that."""
     job = await created(operator, name)
     await deleted(operator, job)
     save = (
@@ -343,7 +362,9 @@ async def test_live_database_stays_when_the_undelete_that_a_restored_registry_ha
     if restored == "before the request":
         await rows.execute(save)
     requested = (await operator.instances.request_undelete(job.instance_id)).job
-    if restored == "after the request":
+    if restored == "while it ran":
+        assert (await tenant.jobs.begin(requested)).held
+    if restored != "before the request":
         await rows.execute(save)
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.COMPLETED
@@ -353,17 +374,39 @@ async def test_live_database_stays_when_the_undelete_that_a_restored_registry_ha
         " INSERT INTO adminapi.jobstatuses SELECT * FROM jobs"
     )
     if restored == "before the request":
-        assert (await operator.instances.request_undelete(job.instance_id)).job == requested
+        requested = (await operator.instances.request_undelete(job.instance_id)).job
     row = await operator.queries.job(requested.job_id)
     assert row is not None
-    assert await tenant.cancellations.cancel_waiting(row)
+    if ends == "failed":
+        assert (await tenant.jobs.begin(requested)).held
+        assert await tenant.jobs.fail(requested, "The server was away.", outage=True)
+    elif (running := await tenant.cancellations.running_attempt(row)) is not None:
+        assert await tenant.cancellations.cancel_lost(running)
+    else:
+        assert await tenant.cancellations.cancel_waiting(row)
     await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == [job.database]
-    purge = (await operator.instances.request_purge(job.instance_id)).job
-    await operator.starter.start(purge)
-    assert await operator.ended(purge) is JobStatus.ERROR
-    assert await names(admin, job.mark) == [job.database]
+    there = await names(admin, job.mark)
+    # What was done since is told from a crash only by the one that has begun twice.
+    assert there == [requested.trash_database if restored == "while it ran" else job.database]
+    if ends == "failed":  # what it may have done is never undone: the publication is another job's
+        with pytest.raises(RefusedError):
+            await operator.instances.request_purge(job.instance_id)
+    else:
+        assert await purge_ended(operator, job) is JobStatus.ERROR
+    assert await names(admin, job.mark) == there
+    remedies = [found.remedy for found in await tenant.drift.detect()]
+    assert Remedy(RemedyAction.UNDELETE, job.instance_id) in remedies
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    assert await names(admin, job.mark) == [job.database]
+    if restored == "before the request":  # its publication is one that the registry does not know
+        assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
+        await DatabaseAdoption(tenant).adopt(job.instance_id)
+        retried = (await operator.instances.request_retry(job.instance_id)).job
+        await operator.starter.start(retried)
+        assert await operator.ended(retried) is JobStatus.COMPLETED
+    else:
+        await deleted(operator, job)
+    assert await purge_ended(operator, job) is JobStatus.COMPLETED
 
 
 async def test_instance_without_a_database_can_be_purged_when_its_undelete_has_failed(

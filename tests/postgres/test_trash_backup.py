@@ -298,6 +298,38 @@ async def test_backup_still_counts_when_the_drop_could_not_begin(
     assert not await exists(admin, kept)
 
 
+@pytest.fixture
+async def put_back(owner: Owner, server: Server, wanted: CloneRequest, kept: str) -> Owner:
+    """The instance, after an undelete that did not end: its database is in the trash again."""
+    undelete = replace(owner, number=3)
+    again = TrashJob(undelete, 3, 1, [wanted.database], kept, put_back=True)
+    async with server.fenced(owner) as fenced:
+        await trash.take_out(server, fenced, undelete, kept, wanted.database)
+        assert await trash.put(server, fenced, again)
+    return undelete
+
+
+async def test_database_is_dropped_only_after_a_backup_when_an_undelete_has_put_it_back(
+    server: Server, put_back: Owner, kept: str, admin: asyncpg.Connection
+) -> None:
+    """By a registry that has forgotten how that ended, people may have used it since."""
+    with pytest.raises(DisagreementError, match=r"put back.*Nothing was dropped.*final backup"):
+        async with server.fenced(put_back) as fenced:
+            await trash.purge(fenced, put_back, kept)
+    assert await purge(server, put_back, kept, await back_up(server, put_back, kept))
+    assert not await exists(admin, kept)
+
+
+async def test_database_that_was_put_back_is_dropped_when_a_drop_of_it_was_interrupted(
+    server: Server, put_back: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    """Nothing else can be done with it."""
+    await interrupt_drop(admin, postgres, kept)
+    async with server.fenced(put_back) as fenced:
+        assert await trash.purge(fenced, put_back, kept)
+    assert not await exists(admin, kept)
+
+
 @pytest.mark.parametrize("known", [1, 0])
 async def test_nothing_is_opened_when_the_registry_knows_an_earlier_delete(
     server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, known: int

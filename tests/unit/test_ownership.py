@@ -28,6 +28,7 @@ owners = st.builds(
     attempt=st.integers(0),
     installation=st.none() | st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),
+    request=st.none() | st.uuids().map(str),
     left=st.lists(
         st.builds(
             LeftName,
@@ -70,6 +71,21 @@ def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_
         "attempt": 3,
         "templateGeneration": 2,
     }
+
+
+@pytest.mark.parametrize(("request_of_comment", "is_unknown"), [(None, False), (OURS, False), (OTHERS, True)])
+def test_publication_is_unknown_when_another_request_had_its_number(
+    request_of_comment: str | None, *, is_unknown: bool
+) -> None:
+    known = replace(OWNER, number=3, attempt=1, request=OURS, requests=(OURS,))
+    published = replace(OWNER, number=2, attempt=1, request=request_of_comment)
+    assert published.is_unknown_to(known) is is_unknown
+    assert replace(published, number=3, attempt=2).is_unknown_to(known)
+
+
+def test_database_is_put_back_when_its_comment_says_so() -> None:
+    owner = replace(OWNER, trashed_name="EdFi_Ods_A_Minimal", put_back=True)
+    assert Owner.read(owner.comment) == owner
 
 
 def test_comment_of_version_1_is_understood_when_it_is_read() -> None:
