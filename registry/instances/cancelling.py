@@ -8,7 +8,7 @@ instance is what it was, its status does not let the job begin.
 from collections.abc import Mapping
 from typing import assert_never
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.instances import status
@@ -16,7 +16,7 @@ from registry.instances.jobs import InstanceJob, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
 from registry.storage.errors import JobRefusedError
-from registry.storage.models import DbInstance, Job, OdsInstance
+from registry.storage.models import UTC_NOW, DbInstance, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -152,6 +152,23 @@ async def ending_before_begin(
     return status.CANCEL[operation], values
 
 
+async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
+    """Let an instance be `Completed` again whose delete was cancelled or refused before it began.
+
+    Args:
+        session: the transaction, which has written to the instance.
+        instance: the instance, which works as it did before the delete was requested, if it still does.
+    """
+    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    ended_before = exists().where(Job.job_id == last, Job.status == JobStatus.ERROR, Job.started_at.is_(None))
+    has_failed = instance.status == InstanceStatus.DELETE_FAILED
+    if has_failed and await session.scalar(select(ended_before)) and await _is_as_before(session, instance):
+        kept = {**_KEPT, "error_message": instance.error_message, "status": InstanceStatus.COMPLETED}
+        await session.execute(
+            update(DbInstance).where(DbInstance.id == instance.id).values(**kept, last_modified=UTC_NOW)
+        )
+
+
 async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """Whether an instance whose job waits works as it did before the job was requested.
 
@@ -173,7 +190,7 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
         # These end the routing when they begin, and touch no database before.
         case Operation.DELETE | Operation.TRASH | Operation.DETACH:
             its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-            is_whole = instance.published_at is not None and instance.new_name is None
+            is_whole = instance.published_at is not None and not instance.undo_due
             return is_whole and bool(await session.scalar(select(exists(its))))
         case _:
             assert_never(operation)

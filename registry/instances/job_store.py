@@ -30,7 +30,7 @@ from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
-from registry.instances.cancelling import ending_before_begin
+from registry.instances.cancelling import ending_before_begin, keep_if_refused
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.left_names import leave_name, take_name_back
@@ -133,8 +133,9 @@ class JobStore:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
         A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
-        instance, which another product may have requested: the job has failed then without the instance being
-        held, and an instance that the ODS/API routes to is `Completed` again. An undelete that has failed
+        instance, and a delete of one that applications use, which another product may have requested: the job
+        has failed then without the instance being held, and an instance that the ODS/API routes to is
+        `Completed` again. An undelete that has failed
         does not begin again if its names or contexts were taken since; nor does a copy that has failed, or a
         reset to one, if its source cannot be copied any more.
 
@@ -489,12 +490,16 @@ class JobStore:
     async def end_undo(self, job: InstanceJob) -> None:
         """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.
 
+        An instance whose delete was refused before it began is `Completed` again: what it had to wait for was
+        that its database has its name back.
+
         Safe to repeat; nothing is changed if the instance has moved on.
         """
         ended = (DbInstance.undo_due, DbInstance.status.in_(status.AT_REST))
-        undone = update(DbInstance).where(*fencing_token(job), *ended)
-        async with self._sessions.statement() as session:
-            await session.execute(undone.values(undo_due=False))
+        undone = update(DbInstance).where(*fencing_token(job), *ended).values(undo_due=False)
+        async with self._sessions.transaction() as session:
+            if await session.scalar(undone.returning(DbInstance.id)) is not None:
+                await keep_if_refused(session, await session.get_one(DbInstance, job.instance_id))
 
     async def is_replaced(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a reset, or of its undo, is recorded as done."""
@@ -771,20 +776,29 @@ async def _begin_drop(
 async def _begin_delete(
     strings: ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
 ) -> BeginResult:
-    begun = await _begin_purge(session, job, refusal)
-    if not begun.held or not job.published or begun.refusal is not None:
-        return begun
+    # Before the savepoint: what is locked after it is let go if that is rolled back.
+    await lock_instances(session, [job.instance_id])
+    await lock_ods_instance(session, job.ods_instance_id)
     async with session.begin_nested() as savepoint:
-        await lock_ods_instance(session, job.ods_instance_id)
-        await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
-        refusal = await _others_obstacle(strings, session, job)
-        if refusal is None and job.operation is Operation.TRASH:
-            refusal = await set_routing_aside(session, job)
-        elif refusal is None:
-            refusal = await end_routing(session, job.ods_instance_id)
-        if refusal is not None:
-            await savepoint.rollback()
-    return BeginResult(begun.held, refusal)
+        begun = await _begin_purge(session, job, refusal)
+        if not begun.held or not job.published or begun.refusal is not None:
+            return begun
+        if (obstacle := await _routing_ended(strings, session, job)) is None:
+            return begun
+        await savepoint.rollback()
+    if await _refused(session, job, obstacle):
+        return BeginResult(held=False)
+    return BeginResult(await _begun(session, job), obstacle)
+
+
+async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+    """End the routing for a delete that has begun; returns why it goes on, if the instance is in use."""
+    await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
+    if (obstacle := await _others_obstacle(strings, session, job)) is not None:
+        return obstacle
+    if job.operation is Operation.TRASH:
+        return await set_routing_aside(session, job)
+    return await end_routing(session, job.ods_instance_id)
 
 
 async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:

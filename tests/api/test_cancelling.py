@@ -178,14 +178,20 @@ async def test_instance_is_not_completed_when_its_rename_is_cancelled_after_one_
     assert (instance["status"], instance["errorMessage"]) == ("Error", BEFORE), "it may have the new name"
 
 
-async def test_instance_is_not_completed_when_its_delete_is_cancelled_after_a_failed_rename(
-    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+async def test_instance_is_completed_only_once_a_failed_rename_is_undone_when_its_delete_is_cancelled(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, registry_dsn: str
 ) -> None:
     failed = await bring_to(instances, job_store, "Error_Rename", "Renamed in vain")
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.dbinstances SET undodue = true")
     deletion = (await instances.request_delete(failed.instance_id)).job
     assert (await cancel(api, deletion.job_id)).status_code == 202
     instance = (await api.get(f"/v2/dbInstances/{failed.instance_id}")).json()
     assert instance["status"] == "Delete_Failed", "its database may still have the new name"
+    (undone,) = await job_store.jobs_to_undo()
+    await job_store.end_undo(undone)
+    instance = (await api.get(f"/v2/dbInstances/{failed.instance_id}")).json()
+    assert (instance["status"], instance["name"]) == ("Completed", "Renamed in vain")
 
 
 @pytest.mark.parametrize("state", ["InProgress", "InProgress_Delete", "InProgress_Rename"])

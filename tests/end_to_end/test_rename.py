@@ -119,6 +119,14 @@ async def test_next_rename_waits_until_a_failed_one_is_undone(
     assert "0 leftovers removed" in await reconcile(temporal, settings)
 
 
+_IN_THE_WAY = {
+    "protected": "UPDATE adminapi.managed_instances SET isprotected = true WHERE id = $1",
+    "in use": "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
+    " SELECT 1, odsinstanceid FROM adminapi.dbinstances WHERE id = $1",
+}
+
+
+@pytest.mark.parametrize("why", _IN_THE_WAY)
 async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_and_is_refused(
     operator: Operator,
     tenant: Tenant,
@@ -127,11 +135,11 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
     name: str,
+    why: str,
 ) -> None:
     created = await operator.create(name)
     await operator.ended(created)
-    protected = "UPDATE adminapi.managed_instances SET isprotected = true WHERE id = $1"
-    await rows.execute(protected, created.instance_id)
+    await rows.execute(_IN_THE_WAY[why], created.instance_id)
     job = await renamed_on_the_server(operator, tenant, created)
     requested = "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1"
     await rows.execute(requested, created.instance_id)
@@ -145,6 +153,11 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     assert await _names(admin, job.mark) == [created.database]
     assert await routed_to(tenant, rows, job) == created.database
     assert "0 leftovers removed" in await reconcile(temporal, settings)
+    row = await operator.instance(job)
+    assert (row.status, row.new_name) == (InstanceStatus.COMPLETED, None)
+    assert why in (row.error_message or "")
+    again = await operator.rename(job, f"{name} again")
+    assert await operator.ended(again) is JobStatus.COMPLETED
 
 
 async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_another_name_is_adopted(

@@ -164,7 +164,11 @@ async def test_delete_is_refused_when_a_client_got_the_instance_meanwhile_and_re
         begin = asyncio.create_task(job_store.begin(deletion))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done
-    assert "in use by Applications" in ((await begin).refusal or "")
+    assert not (await begin).held
+    refused = await bare.fetchval(
+        "SELECT errormessage FROM adminapi.jobstatuses WHERE jobid = $1", deletion.job_id
+    )
+    assert "in use by Applications" in refused
     assert await bare.fetchval("SELECT count(*) FROM dbo.apiclientodsinstances") == 2
 
 

@@ -503,11 +503,12 @@ async def test_deletion_is_refused_and_routing_stays_when_a_relation_appeared_me
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_delete(created.instance_id, Delete(Operation.DELETE))).job
     await rows.execute(RELATIONS[kind], job.ods_instance_id)
-    begun = await job_store.begin(job)
-    assert (begun.held, begun.refusal) == (True, f"The ODS instance is in use by {kind}.")
+    assert not (await job_store.begin(job)).held
     assert await queries.ods_instance(job.ods_instance_id) is not None
-    assert await job_store.fail(job, begun.refusal or "")
-    assert await status_of(queries, job) == "Delete_Failed"
+    assert await status_of(queries, job) == "Completed"  # it is backed up again, and can be renamed
+    refused = await queries.job(job.job_id)
+    assert refused is not None
+    assert (refused.status, refused.error_message) == ("Error", f"The ODS instance is in use by {kind}.")
 
 
 async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_ods_instance(
@@ -521,12 +522,15 @@ async def test_deletion_is_refused_when_rows_of_an_unknown_table_refer_to_the_od
     await rows.execute("CREATE TABLE dbo.extension (odsinstanceid int REFERENCES dbo.odsinstances)")
     await rows.execute("INSERT INTO dbo.extension VALUES ($1)", job.ods_instance_id)
     for _ in range(2):
-        begun = await job_store.begin(job)
-        assert (begun.held, begun.refusal) == (True, "The ODS instance is in use by rows of another table.")
-    assert await status_of(queries, job) == "InProgress"
+        assert not (await job_store.begin(job)).held
+    row = await queries.job(job.job_id)
+    assert row is not None
+    assert row.error_message == "The ODS instance is in use by rows of another table."
+    assert await status_of(queries, job) == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
     await rows.execute("DROP TABLE dbo.extension")
-    assert (await job_store.begin(job)).refusal is None
+    again = (await instances.request_delete(job.instance_id)).job
+    assert (await job_store.begin(again)).held
     assert await queries.ods_instance(job.ods_instance_id) is None
 
 

@@ -117,6 +117,9 @@ class Model:
         made, deleted = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
         starts = {"Create": made, "Rename": made, "Delete": deleted}
         due = (self.instance_id, self.operation, self.number, self.attempt + 1)
+        if token == due and self.is_refused:
+            self.cancel()
+            return False
         if token == due and self.status in starts[self.operation]:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
@@ -161,7 +164,7 @@ class Model:
         if self.status == "Pending":
             works = self.operation == "Rename" and self.attempt == 0 and not self.has_failed_rename
         elif self.status == "Pending_Delete":
-            works = self.routed and self.published and self.new_name is None
+            works = self.is_whole
         else:
             return False
         self.job = "Error"
@@ -172,9 +175,23 @@ class Model:
             self.attempt += 1
         return True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether an instance whose delete has not begun works as before."""
+        return self.routed and self.published and not self.undo_due
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the delete that waits does not begin, since others use the instance."""
+        in_use = self.related and self.published and self.operation in {"Delete", "Detach"}
+        return in_use and self.status == "Pending_Delete"
+
     def end_undo(self, token: Token) -> None:
         if self.is_at(token) and self.status in {"Completed", "Error", "Deleted", "Delete_Failed"}:
-            self.undo_due = False
+            was_due, self.undo_due = self.undo_due, False
+            has_begun = self.number in self.begun
+            if was_due and self.status == "Delete_Failed" and not has_begun and self.is_whole:
+                self.status, self.new_name = "Completed", None
 
     def cancel_lost(self, token: Token) -> bool:
         if not self.is_at(token) or self.status != "InProgress":

@@ -115,6 +115,9 @@ class TrashModel(Model):
         due = (self.instance_id, self.operation, self.number, self.attempt + 1)
         waits_in_vain = self.operation == "Undelete" and self.status == "Deleted" and self.obstacle
         starts = _STARTS.get(self.operation, _DELETED)
+        if token == due and self.is_refused:
+            self.cancel()
+            return False
         if token == due and self.status in starts and not waits_in_vain:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)

@@ -91,9 +91,11 @@ async def test_parts_stay_when_the_ods_instance_is_in_use_by_rows_of_another_tab
     await rows.execute("INSERT INTO dbo.extension VALUES ($1)", job.ods_instance_id)
     begun = await job_store.begin(job)
     await rows.execute("DROP TABLE dbo.extension")
-    assert (begun.held, begun.refusal) == (True, "The ODS instance is in use by rows of another table.")
+    assert not begun.held
     assert await contexts(rows, job) == 1
-    assert (await row_of(queries, job)).set_aside is None
+    row = await row_of(queries, job)
+    assert (row.status, row.set_aside) == ("Completed", None)
+    assert row.error_message == "The ODS instance is in use by rows of another table."
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
 
