@@ -551,7 +551,8 @@ class DatabaseActivities:
             await jobs.explain_failure(
                 job,
                 f"{error} The database '{job.database}' of this instance is there and was left. Retry when"
-                " the name is free, or delete the instance together with its database.",
+                " the name is free; or detach the instance, which leaves the database; or, unless"
+                " ODS_TRASH_DAYS is 0, delete it, which moves the database to the trash.",
             )
             return None
         if followed:

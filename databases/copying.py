@@ -130,7 +130,6 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
         " of superusers by hand. Then retry.",
     }
     strategy = strategy_for(request.copy, await size_of(session, source) or 0)
-    copying = copy_files(session, request.copy, strategy, reasons)
     async with server.session() as other, name_lock_holder(other, source):
 
         async def keep_out() -> None:
@@ -138,7 +137,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
             with suppress(DatabaseFaultError):  # some of them only a superuser may end
                 await fetch_rows(other, _END_WAITING, source)
 
-        await end_sessions_until_done(copying, keep_out)
+        await end_sessions_until_done(copy_files(session, request.copy, strategy, reasons), keep_out)
 
 
 async def create_like(

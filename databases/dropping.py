@@ -221,6 +221,6 @@ def _is_unrecorded(database: str, latest: Owner) -> DisagreementError:
         f"The database '{database}' was published by {latest.job_id}, attempt {latest.attempt}, but the"
         " registry knows nothing of that: the job failed when it was to be recorded, or the registry was"
         " restored to an earlier state, and the database may have been used since. Nothing was dropped."
-        " Delete the instance without purge, which moves the database to the trash, where it can come back"
-        " from; or detach it, which leaves it.",
+        " Detach the instance, which leaves the database; or, unless ODS_TRASH_DAYS is 0, delete it without"
+        " purge, which moves the database to the trash, where it can come back from.",
     )

@@ -479,6 +479,38 @@ async def test_version_stays_when_its_instance_is_in_the_trash_without_a_databas
     assert await names(admin, job.mark) == []
 
 
+async def test_version_comes_back_when_its_instance_is_in_the_trash_without_a_database(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """By hand, as `docs/operations/restoring-a-server.md` says."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
+    version = first.replacement.replaced
+    await admin.execute(f'ALTER DATABASE "{version}" RENAME TO "{deletion.trash_database}"')
+    told = (await drifts_of(tenant, name))[DriftKind.TRASH_CHANGED].explanation
+    await admin.execute(told[told.index("COMMENT ON") : told.rindex("'") + 1])
+    undelete = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(undelete)
+    assert await operator.ended(undelete) is JobStatus.COMPLETED
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert "1 purges" in await reconcile(temporal, settings)  # of the version, which is gone
+    assert await read(postgres, job) == ["old"]
+    assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
+
+
 async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_of_the_instance(
     operator: Operator,
     temporal: Client,

@@ -1,6 +1,7 @@
 """Copies of instances on PostgreSQL: what they hold, and what the source is meanwhile and afterwards."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,9 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from backups import copying as contents
 from databases import copying
+from databases.errors import DatabaseFaultError
+from databases.provisioning import CloneRequest
+from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
@@ -416,3 +420,18 @@ async def test_copy_is_found_again_when_its_outcome_did_not_reach_temporal(
     published = await row_of(admin, job.database)
     assert (await provision(activities, job)).finished
     assert await row_of(admin, job.database) == published
+
+
+async def test_no_copy_is_left_waiting_when_its_second_session_does_not_begin(
+    server: Server, wanted: CloneRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the job is cancelled then: Python would warn of a copy that was never begun."""
+
+    def away() -> None:
+        raise DatabaseFaultError("The server is away.", outage=True)
+
+    async with server.session() as own:
+        monkeypatch.setattr(server, "session", away)
+        with pytest.raises(DatabaseFaultError, match="is away"):
+            await copying.copy_closed(server, own, wanted)
+    gc.collect()

@@ -11,6 +11,7 @@ from databases.dropping import drop
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
+from databases.trash import let_go
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
@@ -59,8 +60,11 @@ async def test_own_database_stays_when_the_registry_does_not_know_that_it_was_pu
 ) -> None:
     """The registry was restored to before that: the database may have been used since."""
     await provisioned(server, wanted)
-    with pytest.raises(DisagreementError, match=r"knows nothing of that.*Nothing was dropped"):
+    with pytest.raises(DisagreementError, match=r"knows nothing of that.*Nothing was dropped.*Detach"):
         await dropped(server, wanted, published=False)
+    assert await exists(admin, wanted.database)
+    async with server.fenced(wanted.owner) as session:  # as it says, also where the trash is off
+        await let_go(server, session, wanted.owner, [wanted.database], published=False)
     assert await exists(admin, wanted.database)
 
 

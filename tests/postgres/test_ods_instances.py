@@ -166,18 +166,18 @@ async def test_delete_does_not_wait_for_ods_instances_that_lead_to_no_database_o
     await tenant.instances.request_delete(job.instance_id)
 
 
-async def test_deletion_fails_and_can_be_retried_when_a_client_adds_an_ods_instance_for_the_database(
+async def test_deletion_is_refused_and_can_be_asked_again_when_a_client_adds_an_ods_instance_for_the_database(
     ods_instances: OdsInstances, tenant: Tenant, rows: asyncpg.Connection, name: str
 ) -> None:
     job = await bring_to(tenant.instances, tenant.jobs, "Pending_Delete", name)
     other = await add_another(ods_instances, tenant.connection_strings, job)
-    begun = await tenant.jobs.begin(job)
-    assert begun.held
-    assert f"{other} 'Leads to {job.database}'" in str(begun.refusal)
+    assert not (await tenant.jobs.begin(job)).held
+    refused = await tenant.queries.instance(job.instance_id)
+    assert refused.status == "Completed"
+    assert f"{other} 'Leads to {job.database}'" in str(refused.error_message)
     assert await ods_instance_of(rows, job) is not None
-    assert await tenant.jobs.fail(job, str(begun.refusal))
     await ods_instances.delete(other)
-    again = (await tenant.instances.request_retry(job.instance_id)).job
+    again = (await tenant.instances.request_delete(job.instance_id)).job
     begun = await tenant.jobs.begin(again)
     assert (begun.held, begun.refusal) == (True, None)
     assert await ods_instance_of(rows, job) is None
