@@ -6,8 +6,6 @@ lost its session has lost the fence, and can run no more DDL.
 """
 
 import asyncio
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
@@ -19,6 +17,7 @@ from databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from databases.restore_login import RestoreLogin
 from registry.storage.connecting import (
+    PROBES_OF_THE_CLIENT,
     connect,
     ends_sessions,
     question,
@@ -40,11 +39,6 @@ _FENCE_TIMEOUT = "2s"
 """How long another session may go on holding a fence before it is ended: its activity has been given up."""
 _FENCE_ATTEMPTS = 3
 
-_KEEPALIVE_IDLE = 30
-_KEEPALIVE_INTERVAL = 10
-_KEEPALIVE_COUNT = 3
-"""Seconds, seconds, probes: without them, a clone on a server that lost its power would wait for ever."""
-
 _APPLICATION = {"application_name": APPLICATION_NAME}
 # Set once a session is open: in the first message, poolers accept the name only.
 #
@@ -58,10 +52,7 @@ _SESSION_SETTINGS = {
     "client_connection_check_interval": "500ms",
     # A lock of another session does not hold up the jobs behind this one: the step fails, and is tried again.
     "lock_timeout": "3s",
-    # Network routers drop connections without traffic, as during a long clone.
-    "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
-    "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
-    "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
+    **PROBES_OF_THE_CLIENT,
 }
 _TRY_FENCE = """
 SELECT CASE WHEN current_setting('transaction_read_only') = 'off'
@@ -160,7 +151,6 @@ class Server:
                 read_only_database=True,
                 server_settings=_APPLICATION,
             )
-            await _keep_alive(connection)
         try:
             yield connection
         finally:
@@ -232,7 +222,6 @@ class Server:
                 min_size=0,
                 max_size=_MAX_SESSIONS,
                 max_inactive_connection_lifetime=_IDLE_SECONDS,
-                init=_keep_alive,
                 reset=_reset,
             )
         return await self._pool
@@ -267,17 +256,6 @@ async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
 async def _reset(session: asyncpg.Connection) -> None:
     """Release all locks, and reset all settings but those that every session here has."""
     await session.execute(f"{session.get_reset_query()}\n{setting_statements(_SESSION_SETTINGS)}")
-
-
-async def _keep_alive(connection: asyncpg.Connection) -> None:
-    """Have the kernel probe the server while no data arrive."""
-    transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg offers no other way
-    connected: socket.socket = transport.get_extra_info("socket")
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if connected.family in {socket.AF_INET, socket.AF_INET6} and sys.platform == "linux":
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
 
 
 async def _take_fence(connection: asyncpg.Connection, key: str, longest_wait: str) -> None:

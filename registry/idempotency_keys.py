@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from registry.storage.errors import KeyInUseError, KeyOfAnotherRequestError
 from registry.storage.models import UTC_NOW, IdempotencyKey
 from registry.storage.sessions import RegistrySessions
-from registry.storage.unit_of_work import limited_pause, unit_of_work
+from registry.storage.unit_of_work import unit_of_work
 
 LONGEST_KEY = 255
 """Characters of a key."""
@@ -144,8 +144,7 @@ def _answer(row: Row[bytes, int, dict[str, str], bytes] | None, request: KeyedRe
 def _locked(request: KeyedRequest) -> Select[bool]:
     """Whether the key is free; then it is this transaction's."""
     name = f"{len(request.client)}:{request.client}{request.key}"
-    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(name, _LOCKS))
-    return select(lock).select_from(limited_pause())
+    return select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, _LOCKS)))
 
 
 def _stored(request: KeyedRequest) -> Select[bytes, int, dict[str, str], bytes]:

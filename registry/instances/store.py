@@ -101,7 +101,7 @@ from registry.storage.models import (
     Snapshot,
 )
 from registry.storage.sessions import Conflicts, RegistrySessions
-from registry.storage.unit_of_work import limited_pause, unit_of_work
+from registry.storage.unit_of_work import unit_of_work
 
 _TOGETHER = 0x4F644254
 """The lock of a transaction with several requests."""
@@ -289,8 +289,7 @@ class InstanceStore:
         Such blocks follow each other: two of them cannot wait for names that the other one has.
         """
         async with unit_of_work(self._engine) as connection:
-            lock = select(func.pg_advisory_xact_lock(_TOGETHER))
-            await connection.execute(lock.select_from(limited_pause()))
+            await connection.execute(select(func.pg_advisory_xact_lock(_TOGETHER)))
             yield
 
     async def lock_parts(

@@ -5,6 +5,8 @@ by `target_session_attrs`, only a session that can write is given out, so that a
 """
 
 import asyncio
+import socket
+import sys
 from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +19,22 @@ import asyncpg
 from tracing import statements
 
 _READ_WRITE = "read-write"
+_KEEPALIVE_IDLE = 30
+_KEEPALIVE_INTERVAL = 10
+_KEEPALIVE_COUNT = 3
+"""Seconds, seconds, probes: without them, a statement on a server that lost its power waits for ever."""
+PROBES_OF_THE_CLIENT = MappingProxyType(
+    {
+        "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
+        "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
+        "tcp_keepalives_count": str(_KEEPALIVE_COUNT),
+    }
+)
+"""Parameters of a session by which its server notices as soon that the client has lost its power.
+
+Network routers drop connections without traffic, as during a long clone.
+"""
+
 _NEXT_HOST_SECONDS = 0.5
 """After this time the next host is tried as well: one that has lost its power does not even refuse."""
 
@@ -127,11 +145,23 @@ async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> a
         raise read_only() from None
     statements.observe(session)
     try:
+        _keep_alive(session)
         await require_usable(session, greeting)
     except BaseException:
         session.terminate()
         raise
     return session
+
+
+def _keep_alive(session: asyncpg.Connection) -> None:
+    """Have the kernel probe the server while no data arrive."""
+    transport = session._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg offers no other way
+    connected: socket.socket = transport.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if connected.family in {socket.AF_INET, socket.AF_INET6} and sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
 
 
 async def _first_success(

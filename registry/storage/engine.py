@@ -13,7 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
-from registry.storage.connecting import connect, ends_sessions, question, require_usable
+from registry.storage.connecting import (
+    PROBES_OF_THE_CLIENT,
+    connect,
+    ends_sessions,
+    question,
+    require_usable,
+)
 from secret_files import DsnSource, current
 from tracing import provider, statements
 
@@ -24,6 +30,9 @@ _CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection: that a registry cannot be reached is reported soon."""
 _STATEMENT_TIMEOUT = 10
 """Seconds to wait for an answer: a registry that does not answer counts as one that cannot be reached."""
+
+_LONGEST_PAUSE = "60s"
+"""How long a process may do something else within a transaction: one that hangs gives its locks back."""
 
 _ANSWER_TIMEOUT = 2
 """Seconds to wait for the answer of a connection that was idle: its server may have lost its power."""
@@ -50,10 +59,15 @@ def create_registry_engine(
 
     A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
     replaced when a write is refused because the server is a standby now, or the server ends a connection.
+    A process that hangs in a transaction has it rolled back after a minute, and can commit nothing then.
     """
 
     async def connected() -> asyncpg.Connection:
-        return await connect(current(dsn), timeout=_CONNECT_TIMEOUT, command_timeout=statement_timeout)
+        # Set with the statement that checks the session: no transaction has to.
+        settings = {"idle_in_transaction_session_timeout": _LONGEST_PAUSE, **PROBES_OF_THE_CLIENT}
+        return await connect(
+            current(dsn), timeout=_CONNECT_TIMEOUT, settings=settings, command_timeout=statement_timeout
+        )
 
     engine = create_async_engine(
         "postgresql+asyncpg://",

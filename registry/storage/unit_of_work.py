@@ -12,15 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import FromClause, func
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from registry.storage.engine import POOL_SIZE
 
 Action = Callable[[], Awaitable[None]]
 
-_LONGEST_PAUSE = "60s"
-"""How long a process may do something else within the transaction: one that hangs gives its locks back."""
 _MOST_AT_ONCE = POOL_SIZE // 2
 """Transactions of this kind on one registry: each holds a connection while it waits for the lock of another
 one, or for a server, and other requests need some as well."""
@@ -61,11 +58,6 @@ async def unit_of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         finally:
             _open.reset(token)
     await asyncio.gather(*(action() for action in unit.actions))
-
-
-def limited_pause() -> FromClause:
-    """What a unit of work selects from with its first lock: from then on it may not hang for long."""
-    return func.set_config("idle_in_transaction_session_timeout", _LONGEST_PAUSE, True).alias("limited")
 
 
 def joined(engine: AsyncEngine) -> AsyncSession | None:

@@ -387,8 +387,10 @@ async def test_bulk_requests_go_on_when_the_process_of_one_hangs(
     api: httpx.AsyncClient, app: FastAPI, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Longer than a request pauses by itself on a busy machine.
-    monkeypatch.setattr("registry.storage.unit_of_work._LONGEST_PAUSE", "1s")
-    instances = next(iter(app.state.tenancy)).tenant.instances
+    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "1s")
+    tenant = next(iter(app.state.tenancy)).tenant
+    await tenant.engine.dispose()  # what has another limit
+    instances = tenant.instances
     outside = copy_context()
 
     async def hanging() -> None:

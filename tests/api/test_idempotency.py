@@ -200,8 +200,10 @@ async def test_nothing_is_made_and_the_key_is_free_when_the_process_is_killed_be
 
 
 async def test_key_becomes_free_when_a_process_hangs(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.storage.unit_of_work._LONGEST_PAUSE", "100ms")
-    keys = IdempotencyKeys(next(iter(app.state.tenancy)).tenant.engine)
+    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "100ms")
+    engine = next(iter(app.state.tenancy)).tenant.engine
+    await engine.dispose()  # what has another limit
+    keys = IdempotencyKeys(engine)
     request = KeyedRequest("a-client", "a key", b"digest")
     answer = StoredAnswer(202, {}, b"")
     outside = copy_context()

@@ -1,4 +1,4 @@
-"""A session that runs DDL notices within a minute that its server has lost its power."""
+"""A session notices within a minute that its server has lost its power, and its server that the client has."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from databases.server import Server
 
@@ -44,9 +46,22 @@ async def test_server_is_probed_when_it_is_silent(server: Server, kind: str) -> 
     assert ticks <= _PROBED_AFTER_SECONDS * _TICKS_PER_SECOND
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems show no timers")
+async def test_registry_is_probed_when_it_is_silent(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        timer, ticks = _timer(await connection.scalar(text("SELECT inet_client_port()")) or 0)
+    assert timer == _KEEPALIVE
+    assert ticks <= _PROBED_AFTER_SECONDS * _TICKS_PER_SECOND
+
+
+_PROBES = [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")]
+
+
 async def test_server_probes_the_client_too_when_it_runs_ddl(server: Server) -> None:
     async with server.session() as session:
-        told = [
-            await session.fetchval(f"SHOW tcp_keepalives_{name}") for name in ("idle", "interval", "count")
-        ]
-    assert told == ["30", "10", "3"]
+        assert [(name, await session.fetchval(f"SHOW {name}")) for name, _ in _PROBES] == _PROBES
+
+
+async def test_registry_probes_the_client_too(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        assert [(name, await connection.scalar(text(f"SHOW {name}"))) for name, _ in _PROBES] == _PROBES

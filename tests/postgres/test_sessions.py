@@ -1,11 +1,14 @@
 """The three kinds of sessions that stores use."""
 
+import asyncio
+
 import asyncpg
 import pytest
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.storage.engine import create_registry_engine
 from registry.storage.models import OdsInstance
 from registry.storage.sessions import INTEGRITY_VIOLATION, UNIQUE_VIOLATION, RegistrySessions
 
@@ -51,6 +54,31 @@ async def test_nothing_stays_when_the_block_of_a_transaction_raises(
         await given_up()
     async with sessions.statement() as session:
         assert await session.scalar(COUNT) == 0
+
+
+@pytest.mark.parametrize("kind", ["transaction", "snapshot"])
+async def test_locks_are_given_back_when_the_process_hangs_in_a_transaction(
+    registry_dsn: str, rows: asyncpg.Connection, name: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "100ms")
+    engine = create_registry_engine(registry_dsn)
+
+    async def hanging() -> None:
+        async with getattr(RegistrySessions(engine), kind)() as session:
+            await session.scalar(COUNT)
+            if kind == "transaction":
+                await session.execute(insert(OdsInstance).values(name=name))
+            async with asyncio.timeout(10), rows.transaction():
+                await rows.execute("LOCK TABLE dbo.odsinstances IN ACCESS EXCLUSIVE MODE")
+            await session.scalar(COUNT)
+
+    try:
+        with pytest.raises(DBAPIError):
+            await hanging()
+        async with RegistrySessions(engine).statement() as session:  # by another connection
+            assert await session.scalar(COUNT) == 0
+    finally:
+        await engine.dispose()
 
 
 async def test_row_keeps_its_values_when_the_session_that_read_it_has_ended(
