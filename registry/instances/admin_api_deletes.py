@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     literal,
     not_,
+    or_,
     select,
     update,
 )
@@ -65,11 +66,13 @@ class AdminApiDeletes:
     def moved_to_trash(self) -> Update:
         """Let these move the databases to the trash.
 
-        For a time, or until they are backed up and dropped, which is requested once they are there.
+        For a time, or until they are backed up and dropped, which is requested once they are there. Rows that
+        another session has locked are left to the next sweep; no job begins of them before.
         """
+        chosen = select(DbInstance.id).where(self.to_the_trash()).with_for_update(skip_locked=True)
         return (
             update(DbInstance)
-            .where(self.to_the_trash())
+            .where(DbInstance.id.in_(chosen))
             .values(
                 operation=Operation.TRASH,
                 trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
@@ -81,7 +84,8 @@ class AdminApiDeletes:
     def recorded(self) -> Insert:
         """Records the jobs of deletes that wait and are not known to: an Admin API has requested them.
 
-        Rows of which a job begins meanwhile are passed over, as are those of which `moved_to_trash` is first.
+        Rows that another session has locked, as one in which a job begins, are left to the next sweep, as are
+        those of which `moved_to_trash` is first.
         """
         waits = literal(JobStatus.PENDING.value)
         columns = {
@@ -92,12 +96,14 @@ class AdminApiDeletes:
             Job.operation: _WORD,
             Job.database_template: DbInstance.database_template,
         }
+        known = select(Job.id).where(Job.job_id == _JOB_ID, Job.status != JobStatus.PENDING)
+        ended = exists(known.correlate(DbInstance).with_for_update(skip_locked=True))
         unknown = (
             select(*columns.values())
             .where(
                 DbInstance.status == InstanceStatus.PENDING_DELETE,
                 DbInstance.is_adopted,
-                ~_is_recorded(Job.status == JobStatus.PENDING),
+                or_(~_is_recorded(), ended),
                 not_(self.to_the_trash()),
             )
             .with_for_update(skip_locked=True)
@@ -115,16 +121,22 @@ class AdminApiDeletes:
 def overtaken_jobs_ended() -> Update:
     """Records as failed the jobs that an Admin API has overtaken with a delete: no worker can record it.
 
-    An instance has one job at a time, and each step of another one is refused.
+    An instance has one job at a time, and each step of another one is refused. Rows that another session has
+    locked are left to the next sweep.
     """
-    is_overtaken = and_(
-        Job.instance_id == DbInstance.id,
-        DbInstance.is_adopted,
-        Job.job_id.regexp_match(r"^[A-Za-z]+InstanceJob-\d+-\d+$"),
-        Job.job_id != _JOB_ID,
+    overtaken = (
+        select(Job.id)
+        .join(DbInstance, Job.instance_id == DbInstance.id)
+        .where(
+            Job.status.in_(JOB_UNDER_WAY),
+            DbInstance.is_adopted,
+            Job.job_id.regexp_match(r"^[A-Za-z]+InstanceJob-\d+-\d+$"),
+            Job.job_id != _JOB_ID,
+        )
+        .with_for_update(of=Job, skip_locked=True)
     )
     ended = job_values(JobStatus.ERROR, "Another product has requested a delete of the instance meanwhile.")
-    return update(Job).where(Job.status.in_(JOB_UNDER_WAY), is_overtaken).values(**ended)
+    return update(Job).where(Job.id.in_(overtaken)).values(**ended)
 
 
 def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

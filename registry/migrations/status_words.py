@@ -124,12 +124,16 @@ SELECT EXISTS (SELECT FROM adminapi.{{table}} WHERE status <> adminapi.state_of_
             AND encode(tgargs, 'escape') LIKE '{Words.MANAGE}%'
     )
 """  # noqa: S608 - constants
-_WRITE_ANEW = """
-UPDATE adminapi.{table} SET status = adminapi.managed_status(state, operation)
-WHERE status = adminapi.state_of_status(status) AND status <> adminapi.managed_status(state, operation)
-"""
+_HAS_OTHER_WORD = (
+    "status = adminapi.state_of_status(status) AND status <> adminapi.managed_status(state, operation)"
+)
+_WRITE_ANEW = f"""
+UPDATE adminapi.{{table}} SET status = adminapi.managed_status(state, operation)
+WHERE {_HAS_OTHER_WORD}
+"""  # noqa: S608 - constants
 # For the service, between the rename of the table and the next `ods migrate`. Its role needs no right on the
-# table: that has no name which the right could be granted on beforehand.
+# table: that has no name which the right could be granted on beforehand. A row that another session has
+# locked follows at the next sweep.
 _FOLLOW_RENAME = f"""
 CREATE OR REPLACE FUNCTION adminapi.follow_rename() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -139,7 +143,10 @@ BEGIN
         WHERE tgrelid = to_regclass('adminapi.{RENAMED_TABLE}') AND tgname = '{TRIGGER}'
             AND encode(tgargs, 'escape') NOT LIKE '{Words.MANAGE}%'
     ) THEN
-        {_WRITE_ANEW.format(table=RENAMED_TABLE).strip()};
+        UPDATE adminapi.{RENAMED_TABLE} SET status = adminapi.managed_status(state, operation)
+        WHERE id IN (
+            SELECT id FROM adminapi.{RENAMED_TABLE} WHERE {_HAS_OTHER_WORD} FOR UPDATE SKIP LOCKED
+        );
     END IF;
 END $$
 """

@@ -1,5 +1,6 @@
 """The status of an instance, in the words of this service and of an Admin API that shares the table."""
 
+import asyncio
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -374,6 +375,26 @@ async def test_rows_have_the_words_of_an_admin_api_when_a_sweep_follows_its_rena
     await job_store.follow_admin_api()
     await ed_fi_admin.migrate_again()
     assert await ed_fi_admin.sql.fetch(states) == before
+
+
+async def test_other_rows_follow_the_rename_when_another_session_has_locked_one(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine)
+    for name in ("A", "B"):
+        await bring_to(instances, job_store, "InProgress_Rename", name)
+    await ed_fi_admin.rename_script()
+    async with session(ed_fi_admin.dsn) as forgotten, forgotten.transaction():
+        await forgotten.execute("SELECT FROM adminapi.odsinstancemanages WHERE name = 'A' FOR UPDATE")
+        async with asyncio.timeout(5):
+            await job_store.follow_admin_api()
+        assert [await ed_fi_admin.status(name) for name in ("A", "B")] == [
+            "InProgress",
+            managed_status(InstanceStatus.IN_PROGRESS, Operation.RENAME),
+        ]
+    await job_store.follow_admin_api()
+    assert await ed_fi_admin.status("A") == await ed_fi_admin.status("B")
 
 
 async def test_other_table_is_left_alone_when_the_service_follows_and_both_are_there(

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from datetime import timedelta
 from typing import Any, cast
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
@@ -14,9 +16,10 @@ from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import Template
+from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, stores
+from tests.servers import session
 
 
 class Starts:
@@ -78,6 +81,56 @@ async def test_admin_api_is_followed_when_a_sweep_begins(
         created.instance_id,
     )
     assert tuple(job or ()) == (*starts.started, "Pending")
+
+
+@pytest.mark.parametrize("table", ["dbinstances", "jobstatuses"])
+@pytest.mark.parametrize("trash", [timedelta(days=7), timedelta()])
+async def test_other_rows_are_followed_and_started_when_another_session_has_locked_one(
+    engine: AsyncEngine, rows: asyncpg.Connection, registry_dsn: str, name: str, trash: timedelta, table: str
+) -> None:
+    instances, job_store = stores(engine, trash=trash)
+    way = {timedelta(): Operation.DELETE}.get(trash, Operation.TRASH)
+    locked = await bring_to(instances, job_store, "Delete_Failed", f"{name} A")  # whose job has a row
+    overtaken = await bring_to(instances, job_store, "InProgress_Rename", f"{name} B")
+    other = await bring_to(instances, job_store, "InProgress_Rename", f"{name} C")
+    waiting = (await instances.reserve(f"{name} D", Template.MINIMAL)).job
+    starts = Starts()
+    sweep = SweepActivities(job_store, starts.start)
+    deletes = [(one.instance_id, way) for one in (overtaken, other)]
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id <> $1", waiting.instance_id
+    )
+    async with session(registry_dsn) as forgotten, forgotten.transaction():
+        column = "id" if table == "dbinstances" else "dbinstanceid"
+        await forgotten.execute(
+            f"SELECT FROM adminapi.{table} WHERE {column} = ANY($1) FOR UPDATE",  # noqa: S608 - a constant
+            [locked.instance_id, overtaken.instance_id],
+        )
+        async with asyncio.timeout(5):
+            await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
+        assert waiting.job_id in starts.started
+        due = {one.instance_id: one for one in await job_store.waiting_jobs(0, 10)}
+        assert due[other.instance_id].operation is way
+        assert await job_status(rows, due[other.instance_id]) == "Pending"
+        assert await job_status(rows, other) == "Error"
+        assert await job_status(rows, overtaken) == ("InProgress" if table == "jobstatuses" else "Error")
+        assert await job_status(rows, locked) == "Error"
+
+    await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
+    due = {one.instance_id: one for one in await job_store.waiting_jobs(0, 10)}
+    assert [(number, due[number].operation) for number, _ in deletes] == deletes
+    for number in (locked.instance_id, *dict(deletes)):
+        assert await job_status(rows, due[number]) == "Pending"
+        assert due[number].job_id in starts.started
+    assert await job_status(rows, overtaken) == "Error"
+
+
+async def job_status(rows: asyncpg.Connection, job: InstanceJob) -> str | None:
+    """What the row of a job says."""
+    found: str | None = await rows.fetchval(
+        "SELECT status FROM adminapi.jobstatuses WHERE jobid = $1", job.job_id
+    )
+    return found
 
 
 @pytest.mark.parametrize(
