@@ -12,6 +12,7 @@ from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
 from backups.errors import BackupFaultError
+from databases.constants import LOCK_NOT_AVAILABLE
 from databases.errors import LOST, DatabaseFaultError, means_outage
 from registry.rights.missing import MissingRightsError
 from registry.storage.errors import InstallationNotConfirmedError
@@ -45,6 +46,11 @@ def as_application_error() -> Iterator[None]:
         if not is_outage(error):
             raise
         raise ApplicationError(_REGISTRY_AWAY, type=OUTAGE) from None
+
+
+def is_locked(error: exc.SQLAlchemyError) -> bool:
+    """Whether another session has locked a row: the registry is there, and others can be worked on."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 def is_outage(error: Exception) -> bool:

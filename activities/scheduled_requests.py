@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.errors import as_application_error, is_outage
+from activities.errors import as_application_error, is_locked, is_outage
 from activities.heartbeats import heartbeats
 from activities.sweep import accepted
 from backups.readiness import require_programs
@@ -149,7 +149,8 @@ class _Pass:
     async def _serve(self, instances: Sequence[int]) -> Sequence[int]:
         """Request what is due of these instances; returns those that refuse now.
 
-        A fault of one does not keep the others from being served; it would be the same when asked again.
+        A fault of one does not keep the others from being served; it would be the same when asked again. One
+        whose row another session has locked is asked again.
         """
         refused = []
         for instance_id in instances:
@@ -158,6 +159,9 @@ class _Pass:
             except RefusedError:
                 refused.append(instance_id)
             except exc.SQLAlchemyError as error:
+                if is_locked(error):
+                    refused.append(instance_id)
+                    continue
                 if is_outage(error):
                     raise
                 _logger.warning("Nothing is requested of instance %s: %s", instance_id, fault_name(error))

@@ -115,14 +115,19 @@ class ScheduledBackups:
         That backup is kept as if it had been made again. Returns whether it could be recorded: not if the
         backup was deleted meanwhile, or a job works on the instance.
 
+        Does not wait for the locks of other sessions.
+
         Args:
             instance_id: the instance.
             backup_id: its last scheduled backup.
             due_at: the time of the schedule, in UTC without a zone.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: another session has locked one of the rows (SQLSTATE 55P03), …
         """
         async with self._sessions.transaction() as session:
-            instance = await session.get(DbInstance, instance_id, with_for_update=True)
-            backup = await session.get(Backup, backup_id, with_for_update=True)
+            instance = await session.get(DbInstance, instance_id, with_for_update={"nowait": True})
+            backup = await session.get(Backup, backup_id, with_for_update={"nowait": True})
             if instance is None or instance.status != InstanceStatus.COMPLETED:
                 return False
             if backup is None or backup.deleted_at is not None or backup.mark != instance.mark:

@@ -691,10 +691,11 @@ class InstanceStore:
         Raises:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: a job is under way, or has failed; or its files are being copied.
+            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await _locked(session, instance_id, nowait=True)
             if await is_served(session, instance.backup_due_at, due_at):
                 return None
             instance.backup_due_at = due_at
@@ -738,10 +739,11 @@ class InstanceStore:
         Raises:
             InstanceNotFoundError: there is no such live instance.
             RefusedError: as of `request_snapshot`.
+            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await _locked(session, instance_id, nowait=True)
             if await is_served(session, instance.snapshot_due_at, due_at):
                 return None
             instance.snapshot_due_at = due_at
@@ -1098,13 +1100,18 @@ async def _require_new(
     return source
 
 
-async def _locked(session: AsyncSession, instance_id: int, *, in_trash: bool = False) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it."""
-    return await _found(session, instance_id, in_trash=in_trash, lock=True)
+async def _locked(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
+) -> DbInstance:
+    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it.
+
+    With `nowait`, PostgreSQL refuses at once if another session has locked the row.
+    """
+    return await _found(session, instance_id, in_trash=in_trash, lock={"nowait": nowait})
 
 
 async def _found(
-    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: bool = False
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: Mapping[str, bool] | None = None
 ) -> DbInstance:
     instance = await session.get(DbInstance, instance_id, with_for_update=lock)
     if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):

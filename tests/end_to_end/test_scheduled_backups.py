@@ -370,6 +370,28 @@ async def test_pass_goes_on_when_one_instance_cannot_be_recorded(
     assert [len(await backups_of(api, job)) for job in jobs] == [0, 1]
 
 
+@pytest.mark.usefixtures("workers", "ods_api")
+@pytest.mark.parametrize("kind", ["request_scheduled_backups", "request_scheduled_snapshots"])
+async def test_others_are_served_while_another_session_has_locked_the_row_of_one_and_then_that_one(
+    operator: Operator, requests: ScheduledRequests, registry_dsn: str, name: str, kind: str
+) -> None:
+    locked, other = [await created(operator, f"{name} {number}") for number in range(2)]
+
+    async def is_served() -> bool:
+        return (await operator.instance(other)).job_number == other.number + 1
+
+    async with session(registry_dsn) as forgotten:
+        async with forgotten.transaction():
+            its = "SELECT FROM adminapi.dbinstances WHERE id = $1 FOR UPDATE"
+            await forgotten.execute(its, locked.instance_id)
+            passing = asyncio.create_task(ActivityEnvironment().run(getattr(requests, kind), FIRST))
+            await wait_until(is_served, 5)
+            assert not passing.done()
+        assert await passing == ScheduledReport(requested=2)
+    jobs = [(await operator.instance(job)).job_number for job in (locked, other)]
+    assert jobs == [locked.number + 1, other.number + 1]
+
+
 async def test_pass_fails_as_an_outage_when_the_registry_is_away(
     tenant: Tenant, requests: ScheduledRequests, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
