@@ -165,6 +165,18 @@ def sweep_page(summary: str) -> ActivityConfig:
     )
 
 
+def restart(summary: str) -> ActivityConfig:
+    """Options of restarting a job: one that cannot be restarted now is left to the next pass.
+
+    Another session may have locked the row of its instance, which is no reason to stop for the others.
+    """
+    return ActivityConfig(
+        start_to_close_timeout=timedelta(minutes=1),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=summary,
+    )
+
+
 def comparison(summary: str) -> ActivityConfig:
     """Options of comparing registry and server: what cannot be done now is left to the next pass."""
     return ActivityConfig(

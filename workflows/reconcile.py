@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.backup_cleaning import BackupCleaning
@@ -29,6 +29,8 @@ _REMOVES_OLD_ANSWERS = "removes-old-answers"
 """Patch: passes that were started before it leave the answers under idempotency keys to the next one."""
 _CLEANS_BACKUPS = "cleans-backups"
 """Patch: passes that were started before it end with the purges."""
+_LEAVES_JOBS = "leaves-jobs"
+"""Patch: passes that were started before it try to restart a job until they can."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,19 @@ async def _cleaned_backups() -> str:
 
 
 async def _restarted(job: InstanceJob) -> bool:
-    return await workflow.execute_activity_method(
-        ReconcileActivities.restart, job, **options.sweep_page(f"Restart {job.job_id}")
-    )
+    summary = f"Restart {job.job_id}"
+    if not workflow.patched(_LEAVES_JOBS):
+        return await workflow.execute_activity_method(
+            ReconcileActivities.restart, job, **options.sweep_page(summary)
+        )
+    try:
+        return await workflow.execute_activity_method(
+            ReconcileActivities.restart, job, **options.restart(summary)
+        )
+    except ActivityError as error:
+        if is_cancelled_exception(error):
+            raise
+        return False  # another session has locked its row, or the registry is away: the next pass tries again
 
 
 async def _purged(purge: VersionPurge) -> bool:

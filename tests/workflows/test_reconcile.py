@@ -67,6 +67,20 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
     await keep("reconcile-in-pages", handle)
 
 
+async def test_other_jobs_are_restarted_when_one_cannot_be(
+    start: Start, script: Script, keep: Keep, job: InstanceJob
+) -> None:
+    other = replace(job, instance_id=8)
+    script.stuck = [StuckPage([job, other], 150), StuckPage([], None)]
+    script.faults[f"restart {job.instance_id}"] = [OSError("its row is locked")] * 3
+    handle = await start()
+    assert await handle.result() == "1 jobs restarted, 0 leftovers removed, 0 contradictions, 0 purges."
+    restarts = [call for call in script.calls if call.startswith("restart")]
+    assert restarts == [f"restart {job.instance_id}"] * 3 + [f"restart {other.instance_id}"]
+    assert script.calls[-1] == "clean_backups"
+    await keep("reconcile-job-left", handle)
+
+
 async def test_pass_fails_when_the_server_cannot_be_looked_at(
     start: Start, script: Script, keep: Keep
 ) -> None:
