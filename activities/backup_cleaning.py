@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
+from sqlalchemy import exc
 from temporalio import activity
 
 from activities.backup_requests import lost_backup
-from activities.errors import as_application_error
+from activities.errors import as_application_error, is_locked
 from activities.heartbeats import heartbeats
 from backups.errors import BackupFaultError
 from backups.layout import folder_of
@@ -84,15 +85,22 @@ class _Left:
         """Log why `what` is left, if the body cannot do it.
 
         Raises:
-            BackupFaultError, DatabaseFaultError: the store or the server is away.
+            BackupFaultError, DatabaseFaultError, DBAPIError: the store, server or registry is away.
         """
         try:
             yield
         except (BackupFaultError, DatabaseFaultError) as fault:
             if fault.outage:
                 raise
-            _logger.warning("%s is left to the next pass: %s", what, fault.reason)
-            self.reason = self.reason or fault.reason
+            self._note(what, fault.reason)
+        except exc.DBAPIError as error:
+            if not is_locked(error):
+                raise
+            self._note(what, "Another session has locked its row in the registry.")
+
+    def _note(self, what: str, reason: str) -> None:
+        _logger.warning("%s is left to the next pass: %s", what, reason)
+        self.reason = self.reason or reason
 
     @contextmanager
     def told_of(self, key: BackupKey) -> Iterator[None]:
@@ -148,7 +156,7 @@ class BackupCleaning:
                     store = await known_store(self._tenant)
                     report = replace(report, expired=await self._delete_expired(store))
                     report = replace(report, removed=await self._clean(store, left))
-                    report = await self._compare(store, report)
+                    report = await self._compare(store, report, left)
                 except BackupFaultError as fault:
                     report = replace(report, obstacle=fault.reason)
                 return replace(report, left=left.reason)
@@ -160,8 +168,8 @@ class BackupCleaning:
         is there unless a later one is whole in the store.
         """
         expiry, expired, stay = self._tenant.backup_expiry, 0, 0
-        await expiry.compute()
-        due = await expiry.due()
+        unwritten = await expiry.compute()
+        due = [one for one in await expiry.due() if one.backup.id not in unwritten]
         if due and (suspicion := is_suspect(await self._detect())) is not None:
             _logger.warning("Backups have expired, but none is deleted: %s", suspicion.explanation)
             return 0
@@ -225,18 +233,18 @@ class BackupCleaning:
                 removed += 1
         return removed
 
-    async def _compare(self, store: BackupStore, report: CleaningReport) -> CleaningReport:
+    async def _compare(self, store: BackupStore, report: CleaningReport, left: _Left) -> CleaningReport:
         """Compare what the store has with what the registry knows; returns the report with that."""
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
         # Before the store is listed: what is stored meanwhile is not missing.
         known = await self._tenant.backups.made_by(own)
         keys = await list_backups(store)
-        recorded = await self._take_in(store, keys, own)
+        recorded = await self._take_in(store, keys, own, left)
         missing = await self._tell_missing(store, known, set(keys))
         await self._verify_those_back(store, known, set(keys))
         return replace(report, recorded=recorded, missing=missing)
 
-    async def _take_in(self, store: BackupStore, keys: Sequence[BackupKey], own: UUID) -> int:
+    async def _take_in(self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left) -> int:
         """Record the whole backups that the registry does not know; returns how many."""
         recorded = 0
         for key in keys:
@@ -247,9 +255,11 @@ class BackupCleaning:
                 continue
             if not await has_dump(store, made):
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
-            elif await self._tenant.backups.record_lost(lost):
-                _logger.warning("The registry did not know the backup %s, which is recorded now.", lost.id)
-                recorded += 1
+                continue
+            with left.told_of(key):
+                if await self._tenant.backups.record_lost(lost):
+                    _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
+                    recorded += 1
         return recorded
 
     async def _tell_missing(

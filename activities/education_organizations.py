@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.heartbeats import heartbeats
+from databases.constants import LOCK_NOT_AVAILABLE
 from databases.education_organizations import Address, UnreadableError, education_organizations, reading
 from logs import fault_name
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
@@ -104,9 +105,12 @@ class EducationOrganizationActivities:
                 reason = str(error)
             except (SQLAlchemyError, OSError) as error:
                 state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-                if not state.startswith(_DATA_CLASSES):
+                if state == LOCK_NOT_AVAILABLE:
+                    reason = "another session has locked its row in the registry"
+                elif state.startswith(_DATA_CLASSES):
+                    reason = f"the registry cannot hold what is there (SQLSTATE {state})"
+                else:
                     raise
-                reason = f"the registry cannot hold what is there (SQLSTATE {state})"
             except Exception as error:  # noqa: BLE001 - one database shall not keep the others from being read
                 _logger.warning("ODS instance %s: %s", source.ods_instance_id, fault_name(error))
                 reason = "what is there was not understood"

@@ -121,6 +121,7 @@ class IdempotencyKeys:
             select(IdempotencyKey.client, IdempotencyKey.key)
             .where(IdempotencyKey.created_at < UTC_NOW - KEPT)
             .limit(_PRUNED_AT_ONCE)
+            .with_for_update(skip_locked=True)
             .subquery()
         )
         outdated = delete(IdempotencyKey).where(

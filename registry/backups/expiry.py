@@ -1,6 +1,6 @@
 """Which scheduled backups have expired, and may be deleted."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -13,7 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
 from registry.backups.retention import Covered, expiries
-from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, VERIFICATION_PASSED, restore_under_way
+from registry.backups.rows import (
+    SCHEDULED,
+    VERIFICATION_FAILED,
+    VERIFICATION_PASSED,
+    restore_under_way,
+    unlocked,
+)
 from registry.installation import InstallationStore
 from registry.storage.models import UTC_NOW, Backup, DbInstance
 from registry.storage.sessions import RegistrySessions
@@ -99,8 +105,13 @@ class BackupExpiry:
         self._kept = kept
         self._survives = _survives(policy)
 
-    async def compute(self) -> None:
-        """Write to each scheduled backup when it expires, as the setting says now. Safe to repeat."""
+    async def compute(self) -> Collection[UUID]:
+        """Write to each scheduled backup when it expires, as the setting says now. Safe to repeat.
+
+        Returns those to which it was not written, as another session has locked them: they expire later than
+        is recorded, or earlier.
+        """
+        unwritten = set()
         is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         wanted = (Backup.id, Backup.mark, Backup.created_at, Backup.unchanged_at, Backup.expires_at)
         kept = select(*wanted, is_damaged).where(_IS_KEPT).order_by(Backup.mark, Backup.created_at, Backup.id)
@@ -115,8 +126,11 @@ class BackupExpiry:
                 ]
                 for backup, expiry in zip(backups, self._expiries(covered), strict=True):
                     if backup.expires_at != expiry:
-                        row = update(Backup).where(Backup.id == backup.id)
-                        await session.execute(row.values(expires_at=expiry))
+                        row = update(Backup).where(Backup.id.in_(unlocked(Backup.id == backup.id)))
+                        written = row.values(expires_at=expiry).returning(Backup.id)
+                        if await session.scalar(written) is None:
+                            unwritten.add(backup.id)
+        return unwritten
 
     def _expiries(self, backups: Sequence[Covered]) -> Sequence[datetime | None]:
         return [None] * len(backups) if self._kept is None else expiries(backups, self._kept)
@@ -140,7 +154,8 @@ class BackupExpiry:
     async def delete(self, backup_id: UUID, survivor_id: UUID | None) -> bool:
         """Record that a backup is deleted, if it has still expired; what is stored is for `BackupCleaning`.
 
-        Not while an instance is being restored from it.
+        Not while an instance is being restored from it, nor while another session has locked the row of one
+        of the two.
 
         Args:
             backup_id: the backup.
@@ -149,7 +164,7 @@ class BackupExpiry:
         conditions = await self._conditions()
         async with self._sessions.transaction() as session:
             its = select(Backup).where(Backup.id == backup_id, *conditions)
-            backup = await session.scalar(its.with_for_update(of=Backup))
+            backup = await session.scalar(its.with_for_update(of=Backup, skip_locked=True))
             if backup is None or await restore_under_way(session, backup_id) is not None:
                 return False
             if not await self._may_go(session, backup_id, survivor_id):
@@ -163,7 +178,9 @@ class BackupExpiry:
             return not await session.scalar(select(is_needed))
         # It must stay until this is committed; a client may delete it afterwards.
         survivor = self._survivors(backup_id).where(_newer.id == survivor_id)
-        return await session.scalar(survivor.with_for_update(read=True, of=_newer)) is not None
+        return (
+            await session.scalar(survivor.with_for_update(read=True, of=_newer, skip_locked=True)) is not None
+        )
 
     def _survivors(self, backup_id: UUID) -> Select[Backup]:
         later = select(_newer).join(Backup, Backup.id == backup_id).where(self._survives)

@@ -27,6 +27,7 @@ from registry.backups.rows import (
     VERIFICATION_WAITS,
     restore_under_way,
     stored_values,
+    unlocked,
     without_zone,
 )
 from registry.backups.stored import LostBackup
@@ -176,13 +177,17 @@ class BackupRecords:
             return state.backup
 
     async def forget(self, backup: Backup) -> None:
-        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that."""
+        """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that.
+
+        If another session has locked it, the next pass does that.
+        """
         path, title = f"/v2/backups/{backup.id}", f"Removed a backup of {backup.name}"
         entry = AuditEntry(
             "worker", self._tenant, "REMOVE", path, backup.instance_id, backup.job_id, HTTPStatus.OK, title
         )
         async with self._sessions.transaction() as session:
-            gone = delete(Backup).where(Backup.id == backup.id, Backup.deleted_at.is_not(None))
+            its = unlocked(Backup.id == backup.id, Backup.deleted_at.is_not(None))
+            gone = delete(Backup).where(Backup.id.in_(its))
             if await session.scalar(gone.returning(Backup.id)) is not None:
                 await session.execute(insertion(entry))
 
@@ -205,13 +210,16 @@ class BackupRecords:
 
         Returns whether it is recorded: not if a job under way may do so, if a client has deleted the backup,
         or if the instance is none of this registry's.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: another session has locked the row of job or backup (SQLSTATE 55P03), …
         """
         async with self._sessions.transaction() as session:
             # A retry waits until this is committed; as all others, it locks the job first.
             its_job = select(Job.status).join(Backup, Job.job_id == Backup.job_id).where(Backup.id == lost.id)
-            if await session.scalar(its_job.with_for_update(of=Job)) in JOB_UNDER_WAY:
+            if await session.scalar(its_job.with_for_update(of=Job, nowait=True)) in JOB_UNDER_WAY:
                 return False
-            row = await session.get(Backup, lost.id, with_for_update=True)
+            row = await session.get(Backup, lost.id, with_for_update={"nowait": True})
             if row is None:
                 return await self._add_lost(session, lost, lost.id)
             if (row.mark, row.installation) != (lost.mark, lost.installation) or row.deleted_at is not None:
@@ -298,23 +306,27 @@ class BackupRecords:
     async def record_gone(self, backup: Backup) -> bool:
         """Record that what is stored of a backup is gone, as a verification would that has failed.
 
-        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile.
+        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
+        if another session has locked its row.
         """
         its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
         same = Backup.verification.is_not_distinct_from(backup.verification)
-        gone = update(Backup).where(*its, same).values(**_verdict(_gone_from(backup)))
+        gone = (
+            update(Backup).where(Backup.id.in_(unlocked(*its, same))).values(**_verdict(_gone_from(backup)))
+        )
         async with self._sessions.statement() as session:
             return await session.scalar(gone.returning(Backup.id)) is not None
 
     async def record_back(self, backup: Backup) -> bool:
         """Record that a backup which was gone is stored again, and shall be verified.
 
-        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile.
+        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
+        if another session has locked its row.
         """
         its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
         same = (Backup.verification == VERIFICATION_FAILED, Backup.verification_error == _gone_from(backup))
         waits = {"verification": VERIFICATION_WAITS, "verification_error": None}
-        back = update(Backup).where(*its, *same).values(**waits)
+        back = update(Backup).where(Backup.id.in_(unlocked(*its, *same))).values(**waits)
         async with self._sessions.statement() as session:
             return await session.scalar(back.returning(Backup.id)) is not None
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, and_, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, Select, and_, exists, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics.catalog import BACKUPS
@@ -176,6 +176,14 @@ async def hold_backup(session: AsyncSession, backup_id: str) -> None:
     kept = select(Backup.id).where(Backup.id == UUID(backup_id), Backup.deleted_at.is_(None))
     if await session.scalar(kept.with_for_update(read=True)) is None:
         raise InvalidError({"BackupId": [f"There is no backup {backup_id}."]})
+
+
+def unlocked(*conditions: ColumnElement[bool]) -> Select[UUID]:
+    """The ids of the backups that fulfil the conditions and that no other session has locked; locks them.
+
+    For passes over many backups: one that is missing here is there all the same, and left to the next pass.
+    """
+    return select(Backup.id).where(*conditions).with_for_update(skip_locked=True)
 
 
 async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstance | None:

@@ -11,6 +11,8 @@ from registry.storage.models import UTC_NOW, EducationOrganization, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
 _LOCK = select(func.pg_advisory_xact_lock(text("hashtext('education organizations')"), text(":id")))
+_WAIT_BRIEFLY = select(func.set_config("lock_timeout", "3s", True))
+"""Then PostgreSQL refuses a lock that another session holds: other ODS instances are to be read as well."""
 _COLUMNS = (
     EducationOrganization.instance_id,
     EducationOrganization.instance_name,
@@ -76,10 +78,14 @@ class EducationOrganizations:
             source: the ODS instance, as it was listed.
             database: the name of its database; None if its connection string has none.
             read: reads the education organizations of that database.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: another session has locked the ODS instance (SQLSTATE 55P03), …
         """
         async with self._sessions.transaction() as session:
             await session.execute(_LOCK, {"id": source.ods_instance_id})
             found = await read()
+            await session.execute(_WAIT_BRIEFLY)
             if await self._is_still(session, source):
                 await _replace(session, source, database, found)
 

@@ -6,7 +6,18 @@ would write into the database of another instance that gets it too soon.
 
 from datetime import timedelta
 
-from sqlalchemy import Interval, ScalarSelect, delete, func, insert, literal, or_, select, type_coerce
+from sqlalchemy import (
+    Interval,
+    ScalarSelect,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.instances.jobs import InstanceJob
@@ -15,11 +26,17 @@ from registry.storage.models import UTC_NOW, DbInstance, LeftDatabaseName
 
 
 async def leave_name(session: AsyncSession, instance_id: int, left: str, new: str) -> None:
-    """Record that an instance has `left` a name of its database for a new one; forget what is over."""
+    """Record that an instance has `left` a name of its database for a new one; forget what is over.
+
+    What another session forgets is left to that: no rename waits for another one's end.
+    """
     its = LeftDatabaseName.instance_id == instance_id
     is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
     is_replaced = its & LeftDatabaseName.database_name.in_([left, new])
-    await session.execute(delete(LeftDatabaseName).where(or_(is_over, is_replaced)))
+    row = tuple_(LeftDatabaseName.database_name, LeftDatabaseName.instance_id)
+    over = select(LeftDatabaseName.database_name, LeftDatabaseName.instance_id).where(is_over)
+    forgotten = row.in_(over.with_for_update(skip_locked=True))
+    await session.execute(delete(LeftDatabaseName).where(or_(forgotten, is_replaced)))
     if left != new:
         values = {"database_name": left, "instance_id": instance_id, "left_at": UTC_NOW}
         await session.execute(insert(LeftDatabaseName).values(values))

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID, uuid4
 
 from sqlalchemy import Interval, func, insert, literal, or_, select
@@ -1111,7 +1111,7 @@ async def _locked(
 
 
 async def _found(
-    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: Mapping[str, bool] | None = None
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
 ) -> DbInstance:
     instance = await session.get(DbInstance, instance_id, with_for_update=lock)
     if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):

@@ -153,7 +153,7 @@ class VersionStore:
                 InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
             )
             .limit(limit)
-            .with_for_update(of=DbInstance, skip_locked=True)
+            .with_for_update(skip_locked=True)
         )
         async with self._sessions.transaction() as session:
             instances = {row[0]: row[1] for row in await session.execute(due)}

@@ -149,7 +149,7 @@ BEGIN
         );
     END IF;
 END $$
-"""
+"""  # noqa: S608 - constants
 
 
 def create_functions(connection: Connection) -> None:

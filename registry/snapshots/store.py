@@ -199,14 +199,21 @@ class SnapshotStore:
             return await session.scalar(query) is not None
 
     async def forget(self, removal: SnapshotRemoval) -> None:
-        """Remove the row of a snapshot whose database is gone, unless its job has begun again."""
+        """Remove the row of a snapshot whose database is gone, unless its job has begun again.
+
+        If another session has locked the row of the instance, it is left to the next pass, as the snapshot is
+        due as before.
+        """
         async with self._sessions.transaction() as session:
             snapshot = await session.get(Snapshot, removal.id)
             if snapshot is None:
                 return
             # A job that begins locks this row first.
-            await session.get(DbInstance, snapshot.instance_id, with_for_update=True)
-            if await session.scalar(select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)):
+            its = select(DbInstance.id).where(DbInstance.id == snapshot.instance_id)
+            if await session.scalar(its.with_for_update(skip_locked=True)) is None:
+                return
+            still_due = select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)
+            if await session.scalar(still_due.with_for_update(of=Snapshot, skip_locked=True)):
                 await session.delete(snapshot)
 
 

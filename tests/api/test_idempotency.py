@@ -277,6 +277,19 @@ async def test_old_answers_are_removed_when_the_pass_comes_by(
     assert await rows.fetchval("SELECT string_agg(key, ',') FROM adminapi.idempotencykeys") == "new"
 
 
+async def test_other_old_answers_are_removed_when_another_session_has_locked_one(
+    app: FastAPI, api: httpx.AsyncClient, rows: asyncpg.Connection, registry_dsn: str
+) -> None:
+    for key in ("locked", "old"):
+        await api.post(INSTANCES, json=body(key), headers=keyed(key))
+    await rows.execute("UPDATE adminapi.idempotencykeys SET createdat = createdat - interval '24 hours'")
+    keys = IdempotencyKeys(next(iter(app.state.tenancy)).tenant.engine)
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        await forgotten.execute("SELECT FROM adminapi.idempotencykeys WHERE key = 'locked' FOR UPDATE")
+        assert not await keys.prune()
+    assert await rows.fetchval("SELECT string_agg(key, ',') FROM adminapi.idempotencykeys") == "locked"
+
+
 @pytest.mark.parametrize("headers", [[""], ["k" * 256], ["one", "two"]], ids=["empty", "long", "two"])
 async def test_request_is_refused_when_its_key_is_none(
     api: httpx.AsyncClient, rows: asyncpg.Connection, headers: list[str]

@@ -660,6 +660,32 @@ async def test_what_another_try_has_stored_is_a_backup_of_its_own(
     assert (done.removed, done.recorded) == (0, 0)
 
 
+async def test_other_backups_are_removed_and_recorded_when_another_session_has_locked_one(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    registry_dsn: str,
+    name: str,
+) -> None:
+    kept = await backed_up(api, await created(operator, name))
+    store_again(store)  # to be recorded, for which the row of the first is looked at
+    deleted = [await backed_up(api, await created(operator, f"{name} {it}")) for it in "AB"]
+    ids = [one["id"] for one in deleted]
+    await rows.execute("UPDATE adminapi.backups SET deletedat = now() WHERE id = ANY($1)", ids)
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(8):
+        its = "SELECT FROM adminapi.backups WHERE id = ANY($1) FOR UPDATE"
+        await forgotten.execute(its, [kept["id"], deleted[0]["id"]])
+        done = await cleaned(tenant)
+    assert (done.recorded, done.left) == (0, "Another session has locked its row in the registry.")
+    of_deleted = "SELECT array_agg(id::text) FROM adminapi.backups WHERE deletedat IS NOT NULL"
+    assert await rows.fetchval(of_deleted) == ids[:1]
+    done = await cleaned(tenant)
+    assert (done.recorded, done.left) == (1, None)
+    assert await rows.fetchval(of_deleted) is None
+
+
 async def test_dump_stays_when_its_manifest_is_lost(
     operator: Operator, api: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
 ) -> None:

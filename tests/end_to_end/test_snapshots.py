@@ -243,6 +243,29 @@ async def test_others_are_dropped_when_one_may_not_be(
     await admin.execute(f'DROP DATABASE "{theirs}"')
 
 
+async def test_others_are_dropped_and_forgotten_when_another_session_has_locked_the_row_of_one(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    name: str,
+) -> None:
+    locked, other = [await created(operator, f"{name} {it}", postgres) for it in "AB"]
+    for job in (locked, other):
+        await snapshotted(operator, job)
+        for listed in await tenant.snapshots.store.snapshots_of(job.instance_id):
+            await tenant.snapshots.store.request_removal(job.instance_id, listed.snapshot.id)
+    await rows.execute("UPDATE adminapi.snapshots SET removeafter = removeafter - interval '10 minutes'")
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(8):
+        its = "SELECT FROM adminapi.dbinstances WHERE id = $1 FOR UPDATE"
+        await forgotten.execute(its, locked.instance_id)
+        assert await tenant.snapshots.remove_due() == 2
+    assert [await statuses(tenant, job) for job in (locked, other)] == [["Removing"], []]
+    assert await tenant.snapshots.remove_due() == 1
+    assert await statuses(tenant, locked) == []
+
+
 async def test_deleted_copy_stays_as_long_as_the_ods_api_may_have_it_in_its_cache(
     operator: Operator,
     tenant: Tenant,

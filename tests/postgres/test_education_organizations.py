@@ -365,6 +365,19 @@ async def test_only_one_is_skipped_when_the_registry_cannot_hold_what_is_there(
     assert page.read == 1
 
 
+async def test_only_one_is_skipped_when_another_session_has_locked_its_row(
+    read: Read, postgres: EmbeddedPostgres, rows: asyncpg.Connection, registry_dsn: str, north: str
+) -> None:
+    locked = await add_ods_instance(rows, "North", connection_string(postgres.port, north))
+    await add_ods_instance(rows, "South", connection_string(postgres.port, north))
+    async with session(registry_dsn) as forgotten, forgotten.transaction():
+        its = "SELECT FROM dbo.odsinstances WHERE odsinstanceid = $1 FOR UPDATE"
+        await forgotten.execute(its, locked)
+        page = await read()
+    reason = "another session has locked its row in the registry"
+    assert (page.faults, page.read) == ([f"'North' (id {locked}): {reason}"], 1)
+
+
 async def test_only_one_is_skipped_when_something_unforeseen_happens(
     read: Read,
     postgres: EmbeddedPostgres,

@@ -1,4 +1,4 @@
-"""A session notices within a minute that its server has lost its power, and its server that the client has."""
+"""Within a minute, a session notices that its server has lost its power, and a server that its client has."""
 
 import sys
 from collections.abc import Callable

@@ -15,6 +15,7 @@ from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError, RefusedError
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, let_time_pass, status_in
+from tests.servers import session
 
 RENAMABLE = {"Completed", "Completed_Rename", "Error_Rename"}
 
@@ -120,6 +121,20 @@ async def test_each_name_that_renames_have_left_is_reserved_until_no_cache_of_th
     left = await rows.fetch("SELECT databasename FROM adminapi.leftdatabasenames ORDER BY leftat")
     words = (f"{name} once", f"{name} live")
     assert [row["databasename"] for row in left] == [database_name(it, Template.MINIMAL) for it in words]
+
+
+async def test_rename_ends_when_another_session_has_locked_a_name_that_is_free_again(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, registry_dsn: str, name: str
+) -> None:
+    """As a process that hangs at the end of the rename of another instance, which forgets such names."""
+    first, second = [await bring_to(instances, job_store, "Completed", f"{name} {it}") for it in "AB"]
+    await _finish_rename(instances, job_store, first, f"{name} C")
+    await let_time_pass(rows)
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        await forgotten.execute("SELECT FROM adminapi.leftdatabasenames FOR UPDATE")
+        await _finish_rename(instances, job_store, second, f"{name} D")
+    left = await rows.fetch("SELECT databasename FROM adminapi.leftdatabasenames ORDER BY leftat")
+    assert [row["databasename"] for row in left] == [first.database, second.database]
 
 
 async def test_name_with_another_database_is_free_when_a_rename_has_left_it(

@@ -25,6 +25,7 @@ from registry.storage.errors import InstanceNotFoundError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
+from tests.servers import session
 
 PROTECTED = AttributeChanges(protected=True)
 TRASH = timedelta(days=7)
@@ -322,6 +323,22 @@ async def test_oldest_versions_are_due_at_once_when_there_are_too_many(
             await versions.finish_purge(purge)
         assert await versions.instance_of(purge) is None
     assert len(await of_instance(queries, completed)) == MOST_VERSIONS
+
+
+async def test_other_versions_are_claimed_when_another_session_has_locked_one(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    registry_dsn: str,
+) -> None:
+    resets = [await reset(instances, job_store, completed) for _ in range(MOST_VERSIONS + 2)]
+    due = [job.replacement.replaced for job in resets[:2] if job.replacement is not None]
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        its = "SELECT FROM adminapi.instanceversions WHERE databasename = $1 FOR UPDATE"
+        await forgotten.execute(its, due[0])
+        assert [one.database for one in await versions.claim_due(20)] == due[1:]
+    assert {one.database for one in await versions.claim_due(20)} == set(due)
 
 
 async def test_latest_version_stays_and_comes_back_first_when_the_clock_was_set_back(

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.backups.expiry import BackupExpiry
@@ -21,6 +22,7 @@ from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
+from tests.servers import session
 
 KEPT = KeptBackups(daily=1)
 MONDAY = datetime.fromisoformat("2026-06-08T02:00")
@@ -317,6 +319,45 @@ async def test_expired_backups_are_deleted_but_the_last_complete_one(
     with pytest.raises(BackupNotFoundError):
         await tenant.backups.get(made_then[0])
     assert [it.id for it in await tenant.backups.deleted()] == made_then[:2]
+
+
+@pytest.mark.parametrize("which", ["expired", "survivor"])
+async def test_other_backups_are_deleted_when_another_session_has_locked_one(
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    registry_dsn: str,
+    job: InstanceJob,
+    expiry: BackupExpiry,
+    which: str,
+) -> None:
+    days = [await made_at(tenant, rows, job, MONDAY + timedelta(days=day)) for day in range(3)]
+    locked = days[0] if which == "expired" else days[2]
+    async with session(registry_dsn) as forgotten, forgotten.transaction():
+        await forgotten.execute("SELECT FROM adminapi.backups WHERE id = $1 FOR UPDATE", locked)
+        async with asyncio.timeout(5):
+            assert locked in await expiry.compute()
+            assert await deleted(expiry) == ([days[1]] if which == "expired" else [])
+    assert await deleted(expiry) == ([days[0]] if which == "expired" else days[:2])
+
+
+async def test_passes_leave_a_backup_alone_when_another_session_has_locked_it(
+    tenant: Tenant, rows: asyncpg.Connection, registry_dsn: str, job: InstanceJob
+) -> None:
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    its = (await tenant.backups.get(backup_id)).backup
+    unchanged = (job.instance_id, backup_id, TUESDAY)
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        await forgotten.execute("SELECT FROM adminapi.backups WHERE id = $1 FOR UPDATE", backup_id)
+        assert not await tenant.backups.record_gone(its)
+        with pytest.raises(DBAPIError, match="could not obtain lock"):
+            await tenant.scheduled_backups.record_unchanged(*unchanged)
+    assert await tenant.scheduled_backups.record_unchanged(*unchanged)
+    assert await tenant.backups.record_gone(its)
+    gone = (await tenant.backups.get(backup_id)).backup
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        await forgotten.execute("SELECT FROM adminapi.backups WHERE id = $1 FOR UPDATE", backup_id)
+        assert not await tenant.backups.record_back(gone)
+    assert await tenant.backups.record_back(gone)
 
 
 async def test_last_backup_stays_when_an_earlier_one_was_made_while_the_clock_was_ahead(

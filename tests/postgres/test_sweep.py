@@ -103,7 +103,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
     async with session(registry_dsn) as forgotten, forgotten.transaction():
         column = "id" if table == "dbinstances" else "dbinstanceid"
         await forgotten.execute(
-            f"SELECT FROM adminapi.{table} WHERE {column} = ANY($1) FOR UPDATE",  # noqa: S608 - a constant
+            f"SELECT FROM adminapi.{table} WHERE {column} = ANY($1) FOR UPDATE",
             [locked.instance_id, overtaken.instance_id],
         )
         async with asyncio.timeout(5):
