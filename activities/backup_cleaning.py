@@ -218,8 +218,18 @@ class BackupCleaning:
             return dropped
 
     async def _clean(self, store: BackupStore, left: _Left) -> int:
-        unfinished = await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept, left.told_of)
-        removed = len(unfinished)
+        """Remove what is deleted, then what is unfinished; returns of how many backups something was removed.
+
+        In this order: a store that is full may have no room for the object that tells its time.
+        """
+        removed = await self._remove_deleted(store, left)
+        with left.told("What unfinished backups have left"):
+            unfinished = await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept, left.told_of)
+            removed += len(unfinished)
+        return removed
+
+    async def _remove_deleted(self, store: BackupStore, left: _Left) -> int:
+        removed = 0
         deleted = await self._tenant.backups.deleted()
         elsewhere = await find_elsewhere(store, self._tenant, deleted)
         if elsewhere:

@@ -1,6 +1,5 @@
 """Stores that are away, slow, full, missing or closed to us: what is said, and that nothing looks whole."""
 
-import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from backups.stored_backups import delete_backup, list_backups, load_manifest
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import SHORT, names_in
+from tests.quotas import largest_file
 
 pytestmark = pytest.mark.faults
 
@@ -195,17 +195,6 @@ async def test_nothing_is_left_when_the_disk_is_full(
     with fault("is full", outage=False), largest_file(_ROOM):
         await back_up(large, folder_store, wanted, monitor)
     assert names_in(folder) == []
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond this size: what a quota does."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_folder_is_made_when_a_pass_removes_the_empty_one_above_it_meanwhile(

@@ -51,6 +51,7 @@ from tests.dumps import filling
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.mount_points import mount, unmount
 from tests.postgres.postgres_inspection import exchanging_by_hand, privileges_on
+from tests.quotas import largest_file
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 from workflows.reconcile import Reconcile
@@ -542,6 +543,29 @@ async def test_pass_goes_on_when_the_store_does_not_let_one_backup_go(
     assert [backup["id"] for backup in (await api.get("/v2/backups")).json()] == [lost["id"]]
     folder_of(stuck).unlink()
     assert "1 backups removed." in await reconcile(temporal, settings)
+
+
+async def test_deleted_backups_are_removed_when_the_store_is_full_and_has_an_unfinished_one(
+    operator: Operator, api: httpx.AsyncClient, tenant: Tenant, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    kept, deleted = [await backed_up(api, job) for _ in range(2)]
+    unfinished = folder_of(kept).with_name(str(uuid.uuid4()))
+    unfinished.mkdir()
+    for file in (unfinished / "being-written", unfinished / "database.dump"):
+        file.write_text("of a worker that was killed")
+        os.utime(file, (0, 0))
+    await rows.execute("UPDATE adminapi.backups SET deletedat = now() WHERE id::text = $1", deleted["id"])
+    with largest_file(0):
+        done = await cleaned(tenant)
+    assert (done.removed, done.obstacle) == (1, None)
+    assert done.left is not None
+    assert "is full" in done.left
+    assert stored(deleted) == {}
+    assert unfinished.exists()
+    assert (await cleaned(tenant)).removed == 1
+    assert not unfinished.exists()
+    assert stored(kept) != {}
 
 
 async def test_pass_goes_on_when_a_superuser_uses_what_a_verification_has_left(
