@@ -211,7 +211,7 @@ BACKUPS_UNVERIFIED = _figure(
     ("tenant",),
     Source.API,
     "Stored backups that were found not to be whole or to be gone from the store, or whose verification has"
-    " not ended a day after they were stored.",
+    " not ended a day after they were stored or their instances last found unchanged.",
 )
 SCHEDULE_AGE = _figure(
     "ods_schedule_age_seconds",

@@ -41,6 +41,8 @@ _AWAY = {
 """What a job waits for, by words of the reason that is recorded of it."""
 _OTHER = "other"
 
+_A_DAY_AGO = "(timezone('utc', now()) - interval '1 day')"
+
 # Instances by status, and how many of them are stuck; then what jobs wait for, the oldest job that waits to
 # begin, the newest backup, and how many backups are not known to be whole though they should be.
 _STATEMENT = text(f"""
@@ -68,7 +70,9 @@ UNION ALL
 SELECT 'unverified', NULL, count(*), 0 FROM adminapi.backups
 WHERE verification IN ('{VERIFICATION_WAITS}', '{VERIFICATION_RUNS}', '{VERIFICATION_FAILED}') -- its index
   AND storedid IS NOT NULL AND deletedat IS NULL
-  AND (verification = '{VERIFICATION_FAILED}' OR finishedat < timezone('utc', now()) - interval '1 day')
+  AND (verification = '{VERIFICATION_FAILED}'
+       OR finishedat < {_A_DAY_AGO}
+          AND (unchangedat BETWEEN {_A_DAY_AGO} AND {_A_DAY_AGO} + interval '2 days') IS NOT TRUE)
 """)  # noqa: S608 - constants
 
 

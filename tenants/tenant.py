@@ -147,7 +147,7 @@ class Tenant:
             queries=queries,
             sizes=SizeHistory(engine),
             backups=BackupRecords(engine, name),
-            scheduled_backups=ScheduledBackups(engine, factory),
+            scheduled_backups=ScheduledBackups(engine, factory, settings.backup_verify),
             backup_expiry=BackupExpiry(engine, own, settings.kept_backups, settings.backup_verify),
             scheduled_snapshots=ScheduledSnapshots(engine, factory),
             server=server,

@@ -28,7 +28,10 @@ VERIFICATION_RUNS = "InProgress"
 VERIFICATION_PASSED = "Completed"
 VERIFICATION_FAILED = "Error"
 
-_WEEK = timedelta(days=7)
+_LATELY = timedelta(days=6, hours=12)
+"""Within it, a verification counts as one of this week. It has ended some time after the time of the schedule
+for which it was due, and seven days after that time there is to be another one.
+"""
 
 
 async def add_backup(  # noqa: PLR0913, PLR0917 - what its row holds
@@ -141,15 +144,43 @@ async def _is_verification_due(session: AsyncSession, job: InstanceJob, policy: 
         case VerifyPolicy.NEVER:
             return False
         case VerifyPolicy.WEEKLY:
-            # The clock may have been set back since.
-            week = literal(_WEEK, Interval)
-            recent = Backup.verified_at.between(UTC_NOW - week, UTC_NOW + week)
-            # Not one that was found damaged since.
-            passed = Backup.verification == VERIFICATION_PASSED
-            verified = exists().where(Backup.mark == UUID(job.mark), recent, passed)
-            return not await session.scalar(select(verified))
+            return not await _has_passed_lately(session, Backup.mark == UUID(job.mark))
         case _:
             assert_never(policy)
+
+
+async def wait_for_due_verification(session: AsyncSession, backup: Backup, policy: VerifyPolicy) -> None:
+    """Record that a backup shall be verified which stands for one that is not made, if that is due.
+
+    What is stored may be damaged at any time. `always` is for what is stored anew: this one is verified once
+    in seven days.
+
+    Args:
+        session: the transaction.
+        backup: the backup, which is locked, and has not failed its last verification.
+        policy: which backups are verified.
+    """
+    match policy:
+        case VerifyPolicy.ALWAYS:
+            its = Backup.id == backup.id
+        case VerifyPolicy.WEEKLY:
+            its = Backup.mark == backup.mark
+        case VerifyPolicy.NEVER:
+            return
+        case _:
+            assert_never(policy)
+    is_idle = backup.verification in {None, VERIFICATION_PASSED}
+    if is_idle and not await _has_passed_lately(session, its):
+        backup.verification = VERIFICATION_WAITS
+
+
+async def _has_passed_lately(session: AsyncSession, its: ColumnElement[bool]) -> bool:
+    """Whether one of these backups has passed a verification this week, and was not found damaged since."""
+    # The clock may have been set back since.
+    lately = literal(_LATELY, Interval)
+    recent = Backup.verified_at.between(UTC_NOW - lately, UTC_NOW + lately)
+    passed = exists().where(its, recent, Backup.verification == VERIFICATION_PASSED)
+    return bool(await session.scalar(select(passed)))
 
 
 async def details_of(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:

@@ -8,7 +8,12 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.backups.rows import SCHEDULED, VERIFICATION_FAILED, details_of
+from registry.backups.rows import (
+    SCHEDULED,
+    VERIFICATION_FAILED,
+    details_of,
+    wait_for_due_verification,
+)
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Operation
 from registry.instances.steps import JobFactory
@@ -16,6 +21,7 @@ from registry.schedules.frequency import BACKUP_LABEL
 from registry.schedules.participants import is_credible, participants
 from registry.storage.models import Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
+from settings import VerifyPolicy
 
 IS_COMPLETE: ColumnElement[bool] = and_(
     Backup.stored_id.is_not(None),
@@ -44,11 +50,13 @@ class ScheduledBackups:
     Args:
         engine: the connections to the tenant's registry.
         factory: makes the jobs that the queries return.
+        policy: which backups are verified.
     """
 
-    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+    def __init__(self, engine: AsyncEngine, factory: JobFactory, policy: VerifyPolicy) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self._policy = policy
 
     async def due(self, due_at: datetime) -> Sequence[int]:
         """The ids of the instances of which a backup is due at a time of the schedule.
@@ -112,8 +120,9 @@ class ScheduledBackups:
     async def record_unchanged(self, instance_id: int, backup_id: UUID, due_at: datetime) -> bool:
         """Record that an instance needs no backup at a time of the schedule: its last one has the same data.
 
-        That backup is kept as if it had been made again. Returns whether it could be recorded: not if the
-        backup was deleted meanwhile, or a job works on the instance.
+        That backup is kept as if it had been made again, and is verified again if that is due. Returns
+        whether it could be recorded: not if the backup was deleted meanwhile or has not passed its
+        verification, or a job works on the instance.
 
         Does not wait for the locks of other sessions.
 
@@ -132,6 +141,9 @@ class ScheduledBackups:
                 return False
             if backup is None or backup.deleted_at is not None or backup.mark != instance.mark:
                 return False
+            if backup.verification == VERIFICATION_FAILED:
+                return False
+            await wait_for_due_verification(session, backup, self._policy)
             backup.unchanged_at = due_at
             instance.backup_due_at = due_at
             return True

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session
+from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.long
 
@@ -44,12 +45,18 @@ SECOND = FIRST + timedelta(days=1)
 
 
 @pytest.fixture
-def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path) -> Settings:
+def verify() -> str:
+    """Which backups are verified without a request."""
+    return "never"
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str) -> Settings:
     return make_settings(
         postgres,
         registry_dsn,
         backup_url=store.as_uri(),
-        backup_verify="never",
+        backup_verify=verify,
         backup_cron="0 2 * * *",
         backup_keep="daily=1",
     )
@@ -159,6 +166,48 @@ async def test_instance_gets_another_backup_when_it_is_not_certain_that_the_last
         await all_stored(tenant)
     newest, *_ = await backups_of(api, job)
     assert newest["status"] == "Completed", newest
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("verify", ["weekly"])
+async def test_unchanged_instance_gets_another_backup_when_its_only_one_was_damaged_in_the_store(
+    operator: Operator,
+    tenant: Tenant,
+    settings: Settings,
+    temporal: Client,
+    requests: ScheduledRequests,
+    api: httpx.AsyncClient,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await passed(requests, FIRST)
+    await all_stored(tenant)
+    await wait_until(_is_verified(api, job, "Completed"), 60)
+    (backup,) = await backups_of(api, job)
+    dump = folder_of(backup) / "database.dump"
+    dump.write_bytes(bytes(dump.stat().st_size))
+    assert await passed(requests, SECOND) == ScheduledReport(unchanged=1)
+    assert await _is_verified(api, job, "Completed")()
+    await rows.execute("UPDATE adminapi.backups SET verifiedat = verifiedat - interval '7 days'")
+    assert await passed(requests, SECOND + timedelta(days=6)) == ScheduledReport(unchanged=1)
+    await temporal.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+    await wait_until(_is_verified(api, job, "Error"), 60)
+    assert await passed(requests, SECOND + timedelta(days=7)) == ScheduledReport(requested=1)
+    await all_stored(tenant)
+    await wait_until(_is_verified(api, job, "Completed"), 60)
+
+
+def _is_verified(api: httpx.AsyncClient, job: InstanceJob, verdict: str) -> Callable[[], Awaitable[bool]]:
+    """Asks whether the verification of the newest backup has ended so."""
+
+    async def is_verified() -> bool:
+        newest, *_ = await backups_of(api, job)
+        return bool(newest["verification"] == verdict)
+
+    return is_verified
 
 
 @asynccontextmanager

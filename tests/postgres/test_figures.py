@@ -224,15 +224,18 @@ async def test_backup_is_counted_by_how_it_ended_and_tells_its_age(tenant: Tenan
 
 _BACKUPS = """
 INSERT INTO adminapi.backups (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template,
-                              createdat, details, storedid, finishedat, verification, deletedat)
+                              createdat, details, storedid, finishedat, verification, deletedat, unchangedat)
 SELECT gen_random_uuid(), 1, 1, gen_random_uuid(), gen_random_uuid(), 'A', 'requested', 'a job', 'Minimal',
-       at, '{}', gen_random_uuid(), at, verification, deletedat
-FROM (SELECT timezone('utc', now()) - age, verification, deletedat FROM (VALUES
-    (interval '30 days', 'Completed', NULL), (interval '30 days', NULL, NULL),
-    (interval '1 hour', 'Pending', NULL), (interval '1 hour', 'Error', NULL),
-    (interval '2 days', 'Pending', NULL), (interval '2 days', 'InProgress', NULL),
-    (interval '2 days', 'Error', timestamp '2026-01-01')
-) AS row (age, verification, deletedat)) AS row (at, verification, deletedat)
+       at, '{}', gen_random_uuid(), at, verification, deletedat, unchangedat
+FROM (SELECT timezone('utc', now()) - age, verification, deletedat, unchangedat FROM (VALUES
+    (interval '30 days', 'Completed', NULL, NULL), (interval '30 days', NULL, NULL, NULL),
+    (interval '1 hour', 'Pending', NULL, NULL), (interval '1 hour', 'Error', NULL, NULL),
+    (interval '2 days', 'Pending', NULL, NULL), (interval '2 days', 'InProgress', NULL, NULL),
+    (interval '2 days', 'Error', timestamp '2026-01-01', NULL),
+    (interval '2 days', 'Pending', NULL, timezone('utc', now()) - interval '1 hour'),
+    (interval '9 days', 'Pending', NULL, timezone('utc', now()) - interval '2 days'),
+    (interval '9 days', 'Pending', NULL, timestamp '2086-01-01')
+) AS row (age, verification, deletedat, unchangedat)) AS row (at, verification, deletedat, unchangedat)
 """
 
 
@@ -241,7 +244,7 @@ async def test_backups_are_told_that_are_not_whole_or_not_verified_in_time(
 ) -> None:
     async with session(registry_dsn) as registry:
         await registry.execute(_BACKUPS)
-    assert values(await read(engine, settings), BACKUPS_UNVERIFIED) == {("default",): 3}
+    assert values(await read(engine, settings), BACKUPS_UNVERIFIED) == {("default",): 5}
 
 
 async def test_few_rows_are_read_when_there_are_many_backups(

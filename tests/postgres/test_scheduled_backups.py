@@ -12,16 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.backups.expiry import BackupExpiry
 from registry.backups.records import BackupRecords
+from registry.backups.scheduled import ScheduledBackups
 from registry.backups.stored import StoredBackup
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
+from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupNotFoundError, RefusedError
 from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import POLICY, bring_to
 from tests.servers import session
 
 KEPT = KeptBackups(daily=1)
@@ -276,13 +278,73 @@ async def test_backup_does_not_expire_earlier_when_a_pass_is_late_and_the_databa
     assert await expires(tenant, backup_id) == expected
 
 
-@pytest.mark.parametrize("what", ["deleted", "busy", "of another"])
+def scheduled_backups(tenant: Tenant, policy: VerifyPolicy) -> ScheduledBackups:
+    """Those of the tenant, of which others are verified."""
+    factory = JobFactory(tenant.instances.installation, POLICY, tenant.name)
+    return ScheduledBackups(tenant.engine, factory, policy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "days", "expected"),
+    [
+        (VerifyPolicy.WEEKLY, 6, "Completed"),
+        (VerifyPolicy.WEEKLY, 6.9, "Pending"),  # it ended some time after its time of the schedule
+        (VerifyPolicy.WEEKLY, 300, "Pending"),
+        (VerifyPolicy.ALWAYS, 6, "Completed"),
+        (VerifyPolicy.ALWAYS, 6.9, "Pending"),
+        (VerifyPolicy.NEVER, 300, "Completed"),
+    ],
+)
+async def test_backup_of_an_unchanged_database_is_verified_again_after_a_week(
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+    policy: VerifyPolicy,
+    days: float,
+    expected: str,
+) -> None:
+    backup_id = await made(tenant, job, MONDAY)
+    await verify(tenant, backup_id)
+    ago = timedelta(days=days)
+    await rows.execute("UPDATE adminapi.backups SET verifiedat = verifiedat - $1::interval", ago)
+    scheduled = scheduled_backups(tenant, policy)
+    assert await scheduled.record_unchanged(job.instance_id, backup_id, TUESDAY)
+    assert (await tenant.backups.get(backup_id)).backup.verification == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [(VerifyPolicy.WEEKLY, None), (VerifyPolicy.ALWAYS, "Pending"), (VerifyPolicy.NEVER, None)],
+)
+async def test_backup_of_an_unchanged_database_is_not_verified_weekly_when_another_one_of_it_is(
+    tenant: Tenant, job: InstanceJob, policy: VerifyPolicy, expected: str | None
+) -> None:
+    await verify(tenant, await made(tenant, job, MONDAY))
+    backup_id = await made(tenant, job, NEXT)
+    scheduled = scheduled_backups(tenant, policy)
+    assert await scheduled.record_unchanged(job.instance_id, backup_id, TUESDAY)
+    assert (await tenant.backups.get(backup_id)).backup.verification == expected
+
+
+async def test_verification_goes_on_when_the_database_is_found_unchanged_meanwhile(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    backup_id = await made(tenant, job, MONDAY)
+    await tenant.backups.request_verification(backup_id)
+    assert await tenant.backups.begin_verification(backup_id) is not None
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, backup_id, TUESDAY)
+    assert (await tenant.backups.get(backup_id)).backup.verification == "InProgress"
+
+
+@pytest.mark.parametrize("what", ["deleted", "damaged", "busy", "of another"])
 async def test_database_does_not_count_as_unchanged_when_its_backup_or_state_changed_meanwhile(
     tenant: Tenant, job: InstanceJob, name: str, what: str
 ) -> None:
     backup_id, instance = await made(tenant, job, MONDAY), job
     if what == "deleted":
         await tenant.backups.mark_deleted(backup_id)
+    elif what == "damaged":
+        await verify(tenant, backup_id, "A table is missing.")
     elif what == "busy":
         await tenant.instances.request_rename(job.instance_id, f"{name} B")
     else:
@@ -344,6 +406,7 @@ async def test_passes_leave_a_backup_alone_when_another_session_has_locked_it(
     tenant: Tenant, rows: asyncpg.Connection, registry_dsn: str, job: InstanceJob
 ) -> None:
     backup_id = await made_at(tenant, rows, job, MONDAY)
+    await verify(tenant, backup_id)
     its = (await tenant.backups.get(backup_id)).backup
     unchanged = (job.instance_id, backup_id, TUESDAY)
     async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
