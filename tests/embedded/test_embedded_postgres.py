@@ -146,6 +146,27 @@ async def test_data_move_to_a_reachable_folder_when_the_system_user_cannot_reach
 
 
 @needs_root
+async def test_data_are_not_moved_to_where_systemd_removes_what_is_old(closed_folder: Path) -> None:
+    data = closed_folder / "data"
+    async with unsafe_postgres(data, PASSWORD):
+        assert not data.readlink().is_relative_to("/var/tmp")  # noqa: S108 - nothing is written there
+        assert not data.readlink().is_relative_to("/tmp")  # noqa: S108 - nor there
+
+
+async def test_no_new_data_are_made_when_those_that_were_moved_are_gone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(CommandError, match=r"are not in \S+/unmounted any more"):
+        await unsafe_postgres(data, PASSWORD).initialise()
+    assert data.is_symlink()
+    assert not data.exists()
+    data.unlink()
+    server = unsafe_postgres(data, PASSWORD)
+    await server.initialise()
+    server.remove()
+
+
+@needs_root
 async def test_data_folder_is_refused_when_it_holds_files_only_root_can_reach(closed_folder: Path) -> None:
     data = closed_folder / "data"
     data.mkdir()
