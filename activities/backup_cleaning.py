@@ -164,8 +164,8 @@ class BackupCleaning:
     async def _delete_expired(self, store: BackupStore) -> int:
         """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
 
-        None while the registry may be of yesterday, or a copy, as with purges; and none of an instance that
-        is there unless a later one is whole in the store.
+        None while the registry may be of yesterday, or a copy, as with purges; and none unless a later one is
+        whole in the store, or the instance has long been gone.
         """
         expiry, expired, stay = self._tenant.backup_expiry, 0, 0
         unwritten = await expiry.compute()
@@ -182,8 +182,8 @@ class BackupCleaning:
                 break
             if one.backup.id in elsewhere:
                 continue
-            survivor = await self._survivor(store, one.backup, known) if one.has_instance else None
-            if one.has_instance and survivor is None:
+            survivor = await self._survivor(store, one.backup, known) if one.needs_survivor else None
+            if one.needs_survivor and survivor is None:
                 stay += 1
             else:
                 expired += await expiry.delete(one.backup.id, survivor)

@@ -2,13 +2,27 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Integer, Select, and_, cast, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Interval,
+    Select,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -21,6 +35,7 @@ from registry.backups.rows import (
     unlocked,
 )
 from registry.installation import InstallationStore
+from registry.instances.status import InstanceStatus
 from registry.storage.models import UTC_NOW, Backup, DbInstance
 from registry.storage.sessions import RegistrySessions
 from schedule_settings import KeptBackups
@@ -30,11 +45,22 @@ _NUMBER = r"-(\d{1,9})$"
 """What the id of a job ends with: how many jobs of its instance there were."""
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
 _newer = aliased(Backup)
-_HAS_INSTANCE = (
+_KEPT_AFTER_INSTANCE = timedelta(days=90)
+"""How long the last complete backup of an instance stays at least when that has ended.
+
+Long enough for a delete that was wrong, or of an instance whose database was lost, to be noticed.
+"""
+_INSTANCE_IS_LONG_GONE = (
     exists()
-    .where(DbInstance.mark == Backup.mark, or_(DbInstance.is_live, DbInstance.is_in_trash))
+    .where(
+        DbInstance.mark == Backup.mark,
+        DbInstance.status == InstanceStatus.DELETED,
+        not_(DbInstance.is_in_trash),
+        DbInstance.last_modified < UTC_NOW - literal(_KEPT_AFTER_INSTANCE, Interval),
+    )
     .correlate(Backup)
 )
+"""Not of an instance without a row: the registry was restored to before its create, and cannot tell."""
 
 
 def _is_later() -> ColumnElement[bool]:
@@ -76,11 +102,11 @@ class ExpiredBackup:
 
     Attributes:
         backup: its row.
-        has_instance: whether its instance is there, be it in the trash: then another backup of it must stay.
+        needs_survivor: whether a later backup of its instance must stay: not if that has long been gone.
     """
 
     backup: Backup
-    has_instance: bool
+    needs_survivor: bool
 
 
 class BackupExpiry:
@@ -138,11 +164,11 @@ class BackupExpiry:
     async def due(self) -> Sequence[ExpiredBackup]:
         """The backups that have expired, the oldest first.
 
-        Not one of an instance that is there, be it in the trash, without a survivor.
+        Not one without a survivor, unless its instance was deleted for good long ago.
         """
         has_survivor = exists().where(self._survives).correlate(Backup)
-        query = select(Backup, _HAS_INSTANCE).where(*await self._conditions())
-        due = query.where(or_(has_survivor, ~_HAS_INSTANCE)).order_by(Backup.expires_at, Backup.id)
+        query = select(Backup, not_(_INSTANCE_IS_LONG_GONE)).where(*await self._conditions())
+        due = query.where(or_(has_survivor, _INSTANCE_IS_LONG_GONE)).order_by(Backup.expires_at, Backup.id)
         async with self._sessions.statement() as session:
             return [ExpiredBackup(*row) for row in (await session.execute(due)).all()]
 
@@ -159,7 +185,7 @@ class BackupExpiry:
 
         Args:
             backup_id: the backup.
-            survivor_id: one of its survivors, which is stored; None if its instance is gone.
+            survivor_id: one of its survivors, which is stored; None if its instance has long been gone.
         """
         conditions = await self._conditions()
         async with self._sessions.transaction() as session:
@@ -174,8 +200,8 @@ class BackupExpiry:
 
     async def _may_go(self, session: AsyncSession, backup_id: UUID, survivor_id: UUID | None) -> bool:
         if survivor_id is None:
-            is_needed = exists().where(Backup.id == backup_id, _HAS_INSTANCE)
-            return not await session.scalar(select(is_needed))
+            may_go = exists().where(Backup.id == backup_id, _INSTANCE_IS_LONG_GONE)
+            return bool(await session.scalar(select(may_go)))
         # It must stay until this is committed; a client may delete it afterwards.
         survivor = self._survivors(backup_id).where(_newer.id == survivor_id)
         return (

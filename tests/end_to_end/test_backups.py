@@ -443,9 +443,9 @@ async def test_nothing_is_left_when_a_backup_is_deleted(
 
 
 _EXPIRED = """
-UPDATE adminapi.backups
-SET deletedat = NULL, kind = 'scheduled', createdat = '2020-01-01', mark = gen_random_uuid()
--- Of an instance that is gone: none of its backups must stay.
+UPDATE adminapi.backups SET deletedat = NULL, kind = 'scheduled', createdat = '2020-01-01';
+-- Of an instance that has long been gone, none must stay.
+UPDATE adminapi.dbinstances SET state = 'Deleted', lastmodifieddate = '2020-01-01'
 """
 
 

@@ -363,7 +363,7 @@ async def deleted(expiry: BackupExpiry) -> list[UUID]:
     gone = []
     for expired in await expiry.due():
         backup_id = expired.backup.id
-        survivors = await expiry.survivors(backup_id) if expired.has_instance else []
+        survivors = await expiry.survivors(backup_id) if expired.needs_survivor else []
         if await expiry.delete(backup_id, survivors[0].id if survivors else None):
             gone.append(backup_id)
     return gone
@@ -560,20 +560,52 @@ async def test_last_backup_goes_when_a_client_has_requested_a_later_one(
     assert await expires(tenant, UUID(own.makes_backup)) is None
 
 
-async def test_last_backup_goes_when_its_instance_is_gone(
+async def end_earlier(rows: asyncpg.Connection, by: timedelta) -> None:
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET lastmodifieddate = lastmodifieddate - $1::interval", by
+    )
+
+
+async def test_last_backup_goes_when_its_instance_has_been_gone_for_ninety_days(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
-    backup_id = await made_at(tenant, rows, job, MONDAY)
+    earlier, backup_id = [await made_at(tenant, rows, job, at) for at in (MONDAY, TUESDAY)]
+    assert await deleted(expiry) == [earlier]
     delete = (await tenant.instances.request_delete(job.instance_id)).job
     await tenant.jobs.begin(delete)
     assert await deleted(expiry) == []
     await tenant.jobs.finish_delete(replace(delete, trash_database="ods_trash_x"))
+    await end_earlier(rows, timedelta(days=91))
     assert await deleted(expiry) == []  # it may come back
     purge = (await tenant.instances.request_purge(job.instance_id)).job
     await tenant.jobs.begin(purge)
     assert await deleted(expiry) == []
     await tenant.jobs.finish_purge(purge)
+    await end_earlier(rows, timedelta(days=89))
+    assert await deleted(expiry) == []  # the purge may have been wrong
+    await end_earlier(rows, timedelta(days=2))
     assert await deleted(expiry) == [backup_id]
+
+
+async def test_last_backup_stays_when_its_instance_is_deleted_whose_database_was_lost(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    earlier, last = [await made_at(tenant, rows, job, at) for at in (MONDAY, TUESDAY)]
+    delete = (await tenant.instances.request_delete(job.instance_id)).job
+    await tenant.jobs.begin(delete)
+    assert await tenant.jobs.finish_delete(replace(delete, trash_database=None))
+    assert await deleted(expiry) == [earlier]
+    assert not await expiry.delete(last, None)
+
+
+async def test_last_backup_stays_when_the_registry_does_not_know_its_instance_any_more(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    """The registry was restored to before the create, and the pass has recorded what is in the store."""
+    earlier, last = [await made_at(tenant, rows, job, at) for at in (MONDAY, TUESDAY)]
+    await rows.execute("DELETE FROM adminapi.dbinstances WHERE mark = $1", UUID(job.mark))
+    assert await deleted(expiry) == [earlier]
+    assert not await expiry.delete(last, None)
 
 
 async def test_backup_stays_while_an_instance_is_being_restored_from_it(
