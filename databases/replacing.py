@@ -262,8 +262,9 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
         raise DisagreementError(
             database,
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."
-            f" Restore it, bring back what it had before a reset (`ods instance adopt"
-            f" {exchange.current.ods_instance_id} --database NAME`), or delete the instance.",
+            f" Bring back what it had before a reset (`ods instance adopt"
+            f" {exchange.current.ods_instance_id} --database NAME`); or make another instance of a backup"
+            " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`).",
         )
     if not exchange.current.owns(found[database]["comment"]):
         raise refusal(found[database], exchange.current)

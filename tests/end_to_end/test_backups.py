@@ -44,6 +44,7 @@ from registry.instances.store import Delete, Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import Backup, DbInstance
 from settings import Settings
+from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
@@ -1083,6 +1084,49 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
 
 def operator_job(row: DbInstance, job: InstanceJob) -> InstanceJob:
     return replace(job, instance_id=row.id)
+
+
+async def test_instance_gets_what_its_backup_holds_as_the_reason_says_when_its_database_was_lost(
+    operator: Operator,
+    tenant: Tenant,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    backup = await backed_up(api, job)
+    context = {"odsInstanceId": job.ods_instance_id, "contextKey": "districtId", "contextValue": name}
+    assert (await api.post("/v2/odsInstanceContexts", json=context)).status_code == 201
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    body = {"backupId": backup["id"]}
+    refused = await api.post(f"/v2/dbInstances/{job.instance_id}/reset", json=body)
+    reason = (await ended(api, refused.json()["jobId"]))["errorMessage"]
+    assert "`ods backup restore`" in reason
+    assert "delete" not in reason
+
+    restored = (await api.post("/v2/dbInstances", json={"name": f"{name} restored", **body})).json()
+    assert (await ended(api, restored["jobId"]))["status"] == "Completed"
+    database = (await api.get(f"/v2/dbInstances/{restored['id']}")).json()["databaseName"]
+    detached = await api.delete(f"/v2/dbInstances/{restored['id']}?detach=true")
+    assert (await ended(api, detached.json()["jobId"]))["status"] == "Completed"
+    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, database)).adopted
+    instance = (await api.get(f"/v2/dbInstances/{job.instance_id}")).json()
+    assert (instance["databaseName"], instance["odsInstanceId"]) == (database, job.ods_instance_id)
+    (routed,) = await rows.fetch(
+        "SELECT connectionstring FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id
+    )
+    assert tenant.connection_strings.decrypted(routed["connectionstring"]).database == database
+    async with session(service_dsn(postgres, database)) as inside:
+        assert await inside.fetchval("SELECT answer FROM treasure") == 42
+    assert not [found for found in await tenant.drift.detect() if name in found.subject]
+    contexts = "SELECT count(*) FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = $1"
+    assert await rows.fetchval(contexts, job.ods_instance_id) == 1
+    again = await api.post(f"/v2/dbInstances/{job.instance_id}/reset", json=body)
+    assert (await ended(api, again.json()["jobId"]))["status"] == "Completed"
 
 
 async def test_nothing_is_published_when_the_backup_that_is_restored_is_damaged(
