@@ -55,9 +55,23 @@ _PUBLISH = (
     "%5$s"
     "COMMENT ON DATABASE %1$I IS %3$L;"
     "GRANT CONNECT ON DATABASE %1$I TO %4$I;"
-    "ALTER DATABASE %1$I SET default_transaction_read_only = on;"
     "ALTER DATABASE %1$I RENAME TO %2$I"
 )
+# Only a role itself, or an administrator of it, may set what its sessions begin with.
+_READ_ONLY = """
+SELECT CASE
+    WHEN $1 = current_user THEN 'ALTER ROLE %4$I IN DATABASE %1$I SET default_transaction_read_only = on;'
+    WHEN has_database_privilege($1, current_database(), 'CREATE') OR EXISTS (
+        SELECT FROM pg_class
+        WHERE relkind IN ('r', 'p') AND has_table_privilege($1, oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
+        THEN 'ALTER DATABASE %1$I SET default_transaction_read_only = on;'
+    ELSE '' END
+"""
+"""The statement that lets sessions of the role $1 begin as read-only; none if its rights let it read alone.
+
+If possible not one for all roles: what pg_dumpall writes sets that before it fills the database, so that psql
+can load neither this database nor those after it.
+"""
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str |
 
 
 async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotRequest) -> None:
-    """Let the reader read the private database, then mark it, make it read-only and name it: all or nothing.
+    """Let the reader read the private database and no more, then mark it and name it: all or nothing.
 
     Raises:
         NotOursError: another session has made a database of the snapshot's name.
@@ -126,10 +140,11 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
         if wanted.reader != await fetch_value(inside, "SELECT current_user"):
             statements = await fetch_value(inside, _READING, wanted.reader)
             await execute(inside, "%s", statements, reasons=reasons)
+        read_only = await fetch_value(inside, _READ_ONLY, wanted.reader, reasons=reasons)
     settings = await settings_statements(session, wanted.source, private)
     names = (private, wanted.name, wanted.mark.comment, wanted.reader, settings)
     try:
-        await execute(session, _PUBLISH, *names, reasons=reasons)
+        await execute(session, read_only + _PUBLISH, *names, reasons=reasons)
     except DatabaseFaultError as fault:
         if fault.sqlstate not in NAME_IN_USE:
             raise

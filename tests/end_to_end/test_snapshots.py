@@ -1,8 +1,11 @@
 """Snapshots for readers, on real servers: through the API, by workers, and by the reconcile pass."""
 
 import asyncio
+import os
 import re
+import subprocess
 import uuid
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from databases import copying, snapshots
-from embedded.postgres import EmbeddedPostgres
+from embedded import seeding
+from embedded.postgres import SUPERUSER, EmbeddedPostgres
+from embedded.postgres_binaries import binaries_of, installed
 from registry.connection_strings.encryption import Keyring
 from registry.connection_strings.key_rotation import rotate
 from registry.instances.jobs import InstanceJob
@@ -24,7 +29,16 @@ from tenants.drift import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.postgres.postgres_inspection import exchanging_by_hand
-from tests.servers import INSTANCE_PASSWORD, service_dsn, session
+from tests.servers import (
+    INSTANCE_PASSWORD,
+    POSTGRES_VERSION,
+    SERVICE_PASSWORD,
+    SUPERUSER_PASSWORD,
+    server_folder,
+    service_dsn,
+    session,
+    unsafe_postgres,
+)
 from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers", "ods_api")]
@@ -98,11 +112,9 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     reader = address(postgres, str(database))
     async with session(reader) as reading:
         assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
-        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-            await reading.execute("DELETE FROM treasure")
-        await reading.execute("SET default_transaction_read_only = off")
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await reading.execute("DELETE FROM treasure")
+        for write in ("DELETE FROM treasure", "CREATE TABLE other ()", "CREATE TEMPORARY TABLE other ()"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reading.execute(write)
     async with session(service_dsn(postgres, job.database)) as inside:
         await inside.execute("DELETE FROM treasure")
     async with session(reader) as reading:
@@ -110,6 +122,111 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
     instance = await operator.instance(job)
     assert (instance.status, instance.operation) == (InstanceStatus.COMPLETED, Operation.SNAPSHOT)
     assert not [found for found in await tenant.drift.detect() if name in found.subject]
+
+
+@pytest.mark.parametrize(
+    ("role", "group"),
+    [
+        (seeding.SERVICE_ROLE, None),
+        (SUPERUSER, None),
+        ("a_member", seeding.SERVICE_ROLE),
+        ("a_member", seeding.RESTORED_OWNER),
+        ("a_member", "pg_write_all_data"),
+    ],
+)
+async def test_reader_begins_read_only_when_its_rights_would_let_it_write(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    role: str,
+    group: str | None,
+) -> None:
+    monkeypatch.setattr(type(tenant.connection_strings), "role", role)
+    if group is not None:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{SERVICE_PASSWORD}' IN ROLE {group}")
+    job = await created(operator, name, postgres)
+    await snapshotted(operator, job)
+    snapshot = str(await derivative(operator, tenant, job))
+    dsn = postgres.dsn(snapshot) if role == SUPERUSER else service_dsn(postgres, snapshot)
+    async with session(dsn.replace(seeding.SERVICE_ROLE, role)) as reading:
+        assert await reading.fetchval("SELECT current_user") == role
+        assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await reading.execute("DELETE FROM treasure")
+    if group is not None:
+        await admin.execute(f'DROP DATABASE "{snapshot}"')
+        await admin.execute(f"DROP ROLE {role}")
+
+
+PAGES = {"restoring-a-server.md": ("OLD_SERVER", "ODS_SERVER"), "staging-copy.md": ("SERVER", "STAGING")}
+PLAIN = 'pg_dumpall --dbname "$FROM/postgres" --file all.sql && psql --dbname "$TO/postgres" --file all.sql'
+
+
+def documented(page: str) -> str:
+    """The commands by which the page copies all databases to another server."""
+    text = (Path(__file__).parents[2] / "docs" / "operations" / page).read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return next(str(block) for block in blocks if "pg_dumpall" in block)
+
+
+async def copied(
+    commands: str, addresses: dict[str, EmbeddedPostgres], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """How these commands end, as an operator runs them with the addresses of the two servers."""
+    programs = installed(POSTGRES_VERSION) / binaries_of(POSTGRES_VERSION).programs
+    variables = {name: server.dsn().removesuffix("/postgres") for name, server in addresses.items()}
+    return await asyncio.to_thread(
+        subprocess.run,
+        ["/bin/bash", "-c", commands],
+        cwd=folder,
+        env={"PATH": f"{programs}:{os.defpath}", "PGPASSWORD": SUPERUSER_PASSWORD, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def counted(server: EmbeddedPostgres, database: str) -> int:
+    async with session(server.dsn(database)) as inside:
+        count: int = await inside.fetchval("SELECT count(*) FROM treasure")
+    return count
+
+
+@pytest.mark.parametrize("page", ["", *PAGES])
+async def test_all_databases_are_on_another_server_when_they_are_copied_by_dumps_with_snapshots(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    page: str,
+) -> None:
+    """By any dump; by the commands of the pages, also snapshots of earlier releases, which are read-only."""
+    first = await created(operator, name, postgres)
+    await snapshotted(operator, first)
+    second = await created(operator, f"{name} B", postgres)
+    monkeypatch.setattr(type(tenant.connection_strings), "role", seeding.SERVICE_ROLE)
+    await snapshotted(operator, second)
+    last = await created(operator, f"{name} C", postgres)
+    copies = [str(await derivative(operator, tenant, job)) for job in (first, second)]
+    commands = documented(page) if page else PLAIN
+    if page:
+        for copy in copies:
+            await admin.execute(f'ALTER DATABASE "{copy}" SET default_transaction_read_only = on')
+    with server_folder() as folder:
+        async with unsafe_postgres(folder / "data", SUPERUSER_PASSWORD) as other:
+            names = PAGES.get(page, ("FROM", "TO"))
+            done = await copied(commands, dict(zip(names, (postgres, other), strict=True)), tmp_path)
+            assert done.returncode == 0, done.stderr[-2000:]
+            for database in (*copies, *(job.database for job in (first, second, last))):
+                assert await counted(other, database) == 42
+            async with session(service_dsn(other, copies[1])) as reading:
+                assert await reading.fetchval("SHOW default_transaction_read_only") == "on"
 
 
 async def test_list_tells_that_readers_see_the_data_of_before_a_reset_until_that_is_undone(

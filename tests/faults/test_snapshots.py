@@ -78,7 +78,7 @@ async def _held(
             blocker = await stack.enter_async_context(session(postgres.dsn()))
             await stack.enter_async_context(blocker.transaction())
             await blocker.execute(f'COMMENT ON DATABASE "{owner.staging_name}" IS NULL')
-            await _until(admin, _WAITING, "default_transaction_read_only")
+            await _until(admin, _WAITING, "GRANT CONNECT ON DATABASE")
         yield requested
 
 
