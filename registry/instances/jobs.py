@@ -68,6 +68,8 @@ class Replacement:
         keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
         copy_of: the instance that it is a copy of; None if it is none.
         backup_id: the backup that it is restored from; None if it is from none.
+        kept_seconds: how long what is replaced can come back at least, as the settings said at the request;
+            None if it was requested before that was recorded.
     """
 
     mark: str | None
@@ -82,6 +84,7 @@ class Replacement:
     keeps: bool = True
     copy_of: CopyOrigin | None = None
     backup_id: str | None = None
+    kept_seconds: int | None = None
 
     @property
     def origin(self) -> Origin:
@@ -90,9 +93,9 @@ class Replacement:
 
     @property
     def column(self) -> dict[str, Any]:
-        """As rows hold it. Those of a template look as they did before there were other origins."""
-        origins = {"copy_of", "backup_id"}
-        return {key: value for key, value in asdict(self).items() if key not in origins or value is not None}
+        """As rows hold it: as before there were other origins and promises, where it has none of these."""
+        later = {"copy_of", "backup_id", "kept_seconds"}
+        return {key: value for key, value in asdict(self).items() if key not in later or value is not None}
 
     @classmethod
     def read(cls, column: Mapping[str, Any]) -> Self:

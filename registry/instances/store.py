@@ -641,7 +641,11 @@ class InstanceStore:
         # was restored counts these anew, and would take it for the name of a delete.
         replaced = trash_name(str(uuid4()), instance.job_number + 1)
         return Replacement(
-            mark, template, database, replaced, *instance.publication, by=by, keeps=bool(self._trash)
+            *(mark, template, database, replaced),
+            *instance.publication,
+            by=by,
+            keeps=bool(self._trash),
+            kept_seconds=int(self._trash.total_seconds()) or None,
         )
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:

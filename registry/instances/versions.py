@@ -324,9 +324,12 @@ async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
 
 
 async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
-    """Let the versions of an instance that is deleted be purged with it, or at once if it is not `kept`."""
+    """Let the versions of an instance that is deleted be purged with it, or at once if it is not `kept`.
+
+    Those that are kept for longer stay for that: with the instance, they can come back.
+    """
     with_it = select(DbInstance.purge_after).where(DbInstance.id == instance_id).scalar_subquery()
-    values = {"purge_after": func.coalesce(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
+    values = {"purge_after": func.greatest(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
     its = InstanceVersion.instance_id == instance_id
     await session.execute(update(InstanceVersion).where(its).values(values))
 
@@ -334,7 +337,9 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
 def _version(
     job: InstanceJob, replacement: Replacement, generation: int | None, trash: timedelta
 ) -> InstanceVersion:
-    kept = trash if replacement.keeps else timedelta()
+    # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
+    promised = timedelta(seconds=replacement.kept_seconds or 0)
+    kept = max(trash, promised) if replacement.keeps else timedelta()
     # Later than all others, also after the clock was set back: the latest comes back first, and the earliest
     # ones are dropped.
     earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(

@@ -442,6 +442,25 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
     assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
 
 
+async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_another_setting(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+) -> None:
+    await reset(instances, job_store, completed)
+    (before,) = await of_instance(queries, completed)
+    day = timedelta(days=1)
+    trash = (await InstanceStore(engine, factory, day).request_delete(completed.instance_id)).job
+    worker = JobStore(engine, factory, day)
+    assert (await worker.begin(trash)).held
+    assert await worker.finish_delete(trash)
+    (version,) = await of_instance(queries, completed)
+    assert version.purge_after == before.purge_after
+
+
 async def test_version_is_due_at_once_when_there_is_no_trash(
     engine: AsyncEngine,
     factory: JobFactory,
@@ -460,6 +479,59 @@ async def test_version_is_due_at_once_when_there_is_no_trash(
         await instances.request_undo_reset(completed.instance_id)
     kept = await reset(instances, job_store, completed)
     assert await versions.claim_replaced(kept) == []
+
+
+@pytest.mark.parametrize("outcome", ["done", "followed"])
+@pytest.mark.parametrize("days", [0, 1, 30])
+async def test_version_is_kept_as_long_as_at_the_request_when_the_worker_has_another_setting(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    instances: InstanceStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    days: int,
+    outcome: str,
+) -> None:
+    worker = JobStore(engine, factory, timedelta(days=days))
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert (await worker.begin(job)).held
+    if outcome == "followed":
+        await worker.fail(job, "The connection broke.")
+        assert await worker.follow_exchange(job)
+    else:
+        assert await worker.finish_replacement(job)
+    (version,) = await of_instance(queries, completed)
+    kept = max(TRASH, timedelta(days=days))
+    assert abs(version.purge_after - version.replaced_at - kept) < timedelta(seconds=5)
+    assert await versions.claim_replaced(job) == []
+    back = (await instances.request_undo_reset(completed.instance_id)).job
+    assert (await worker.begin(back)).held
+    assert await worker.finish_replacement(back)
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - kept) < timedelta(seconds=5)
+
+
+async def test_reset_goes_on_when_it_was_requested_before_rows_said_how_long_a_version_is_kept(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    job = (await instances.request_reset(completed.instance_id)).job
+    assert job.replacement is not None
+    old = replace(job, replacement=replace(job.replacement, kept_seconds=None))
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET replacement = replacement - 'kept_seconds' WHERE id = $1",
+        job.instance_id,
+    )
+    (waiting,) = [one for one in await job_store.waiting_jobs(0, 100) if one.instance_id == job.instance_id]
+    assert waiting == old
+    assert (await job_store.begin(old)).held
+    assert await job_store.finish_replacement(old)
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - TRASH) < timedelta(seconds=5)
 
 
 async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_place(
