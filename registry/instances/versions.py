@@ -35,9 +35,6 @@ from registry.instances.steps import JobFactory
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
-MOST_VERSIONS = 3
-"""How many databases that an instance had before are kept; the oldest ones beyond are due at once."""
-
 _NEXT = timedelta(microseconds=1)
 
 _IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
@@ -280,14 +277,6 @@ async def record_exchange(
         back = (its, InstanceVersion.database_name == replacement.database)
         await session.execute(delete(InstanceVersion).where(*back))
     session.add(_version(job, replacement, replaced_generation, trash))
-    await session.flush()
-    newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
-    beyond = select(InstanceVersion.id).where(its).order_by(*newest).offset(MOST_VERSIONS).scalar_subquery()
-    await session.execute(
-        update(InstanceVersion)
-        .where(InstanceVersion.id.in_(beyond))
-        .values(purge_after=func.least(InstanceVersion.purge_after, UTC_NOW))
-    )
 
 
 def recorded_version(
@@ -340,8 +329,7 @@ def _version(
     # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
     promised = timedelta(seconds=replacement.kept_seconds or 0)
     kept = max(trash, promised) if replacement.keeps else timedelta()
-    # Later than all others, also after the clock was set back: the latest comes back first, and the earliest
-    # ones are dropped.
+    # Later than all others, also after the clock was set back: the latest comes back first.
     earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
         InstanceVersion.instance_id == job.instance_id
     )

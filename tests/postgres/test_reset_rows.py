@@ -20,7 +20,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import Delete, InstanceStore
-from registry.instances.versions import MOST_VERSIONS, ReplacedDatabase, VersionStore
+from registry.instances.versions import ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
@@ -29,6 +29,8 @@ from tests.servers import session
 
 PROTECTED = AttributeChanges(protected=True)
 TRASH = timedelta(days=7)
+_SOME = 3
+_MANY = 5
 
 
 @pytest.fixture
@@ -303,26 +305,32 @@ async def test_exchange_is_recorded_when_another_product_has_requested_a_delete_
     assert len(await of_instance(queries, completed)) == 1
 
 
-async def test_oldest_versions_are_due_at_once_when_there_are_too_many(
+async def test_each_version_is_kept_for_its_time_when_many_resets_follow_each_other(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
     versions: VersionStore,
     completed: InstanceJob,
+    rows: asyncpg.Connection,
 ) -> None:
-    resets = [await reset(instances, job_store, completed) for _ in range(MOST_VERSIONS + 2)]
-    assert await versions.is_purge_due()
-    claimed = await versions.claim_due(20)
-    assert [one.database for one in claimed] == [
-        job.replacement.replaced for job in resets[:2] if job.replacement is not None
-    ]
-    assert len(await of_instance(queries, completed)) == MOST_VERSIONS + 2
-    for purge in claimed:
-        assert await versions.instance_of(purge) is not None
-        for _ in range(2):
-            await versions.finish_purge(purge)
-        assert await versions.instance_of(purge) is None
-    assert len(await of_instance(queries, completed)) == MOST_VERSIONS
+    """As by a double click: what the instance had before the first is the one that holds data."""
+    resets = [await reset(instances, job_store, completed) for _ in range(_MANY)]
+    assert not await versions.is_purge_due()
+    assert await versions.claim_due(20) == []
+    assert len(await of_instance(queries, completed)) == _MANY
+    replaced = [job.replacement.replaced for job in resets if job.replacement is not None]
+    await rows.execute(
+        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day' WHERE databasename = $1",
+        replaced[1],
+    )
+    (purge,) = await versions.claim_due(20)
+    assert purge.database == replaced[1]
+    assert await versions.instance_of(purge) is not None
+    for _ in range(2):
+        await versions.finish_purge(purge)
+    assert await versions.instance_of(purge) is None
+    left = {version.database_name for version in await of_instance(queries, completed)}
+    assert left == {*replaced} - {replaced[1]}
 
 
 async def test_other_versions_are_claimed_when_another_session_has_locked_one(
@@ -330,10 +338,16 @@ async def test_other_versions_are_claimed_when_another_session_has_locked_one(
     job_store: JobStore,
     versions: VersionStore,
     completed: InstanceJob,
+    rows: asyncpg.Connection,
     registry_dsn: str,
 ) -> None:
-    resets = [await reset(instances, job_store, completed) for _ in range(MOST_VERSIONS + 2)]
+    resets = [await reset(instances, job_store, completed) for _ in range(3)]
     due = [job.replacement.replaced for job in resets[:2] if job.replacement is not None]
+    await rows.execute(
+        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'"
+        " WHERE databasename = ANY ($1)",
+        due,
+    )
     async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
         its = "SELECT FROM adminapi.instanceversions WHERE databasename = $1 FOR UPDATE"
         await forgotten.execute(its, due[0])
@@ -344,7 +358,7 @@ async def test_other_versions_are_claimed_when_another_session_has_locked_one(
         await versions.finish_purge(purge)
 
 
-async def test_latest_version_stays_and_comes_back_first_when_the_clock_was_set_back(
+async def test_latest_version_comes_back_first_when_the_clock_was_set_back(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
@@ -353,7 +367,7 @@ async def test_latest_version_stays_and_comes_back_first_when_the_clock_was_set_
     rows: asyncpg.Connection,
 ) -> None:
     """The earlier ones have later times: it must not pass for the oldest."""
-    for _ in range(MOST_VERSIONS):
+    for _ in range(_SOME):
         await reset(instances, job_store, completed)
     await rows.execute(
         "UPDATE adminapi.instanceversions"
@@ -361,11 +375,7 @@ async def test_latest_version_stays_and_comes_back_first_when_the_clock_was_set_
     )
     latest = (await row(queries, completed)).database_mark
     await reset(instances, job_store, completed)
-    claimed = await versions.claim_due(20)
-    assert str(latest) not in [one.database_mark for one in claimed]
-    for purge in claimed:
-        await versions.finish_purge(purge)
-    assert len(claimed) == 1
+    assert await versions.claim_due(20) == []
     await undo(instances, job_store, completed)
     assert (await row(queries, completed)).database_mark == latest
 
@@ -552,15 +562,15 @@ async def test_each_version_is_claimed_when_the_oldest_cannot_be_dropped(
     rows: asyncpg.Connection,
 ) -> None:
     await rows.execute("DELETE FROM adminapi.instanceversions")
-    for _ in range(MOST_VERSIONS):
+    for _ in range(_SOME):
         await reset(instances, job_store, completed)
     await due(rows)
-    claims = [(await versions.claim_due(1))[0] for _ in range(2 * MOST_VERSIONS)]
+    claims = [(await versions.claim_due(1))[0] for _ in range(2 * _SOME)]
     claimed = [purge.database for purge in claims]
     for purge in claims:
         await versions.finish_purge(purge)
-    assert len(set(claimed[:MOST_VERSIONS])) == MOST_VERSIONS
-    assert claimed[MOST_VERSIONS:] == claimed[:MOST_VERSIONS]
+    assert len(set(claimed[:_SOME])) == _SOME
+    assert claimed[_SOME:] == claimed[:_SOME]
 
 
 async def test_another_version_stays_when_it_has_the_id_of_one_that_was_dropped(
