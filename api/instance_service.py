@@ -98,6 +98,14 @@ class _ResetInstanceBody(OriginBody):
     )
 
 
+class _UndoneResetBody(BaseModel):
+    database: str | None = Field(
+        None,
+        description="The name in the trash of the database that comes back, as `GET /v2/trash` tells it;"
+        " without it, the one that was replaced last.",
+    )
+
+
 class _RenamedInstanceBody(_NamedBody):
     databaseTemplate: str | None = Field(  # noqa: N815 - on the wire
         None,
@@ -130,6 +138,7 @@ NEW_INSTANCES_BODY = documented_list("instances", _NewInstanceBody.model_json_sc
 NEW_MANAGED_INSTANCE_BODY = documented_body(_NewManagedInstanceBody)
 RENAMED_INSTANCE_BODY = documented_body(_RenamedInstanceBody)
 RESET_INSTANCE_BODY = documented_body(_ResetInstanceBody, required=False)
+UNDONE_RESET_BODY = documented_body(_UndoneResetBody, required=False)
 UNDELETED_INSTANCE_BODY = documented_body(_UndeletedInstanceBody, required=False)
 
 
@@ -337,10 +346,16 @@ class InstanceService:
         wanted = None if name is None else str(name).strip()
         return await self.launched(await self._instances.request_undelete(instance_id, wanted))
 
-    async def undo_reset(self, instance_id: int) -> Requested:
-        """Request that the database which was replaced last is the instance's again."""
+    async def undo_reset(self, instance_id: int, body: Properties[Any]) -> Requested:
+        """Request that the database in `body` is the instance's again, or the one that was replaced last."""
+        self._audit.instance = instance_id
+        database = body.get("database")
+        if database is not None and not isinstance(database, str):
+            await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
+            require_valid({"Database": ["'Database' must be text."]})
         return await self.change(
-            instance_id, partial(self._instances.request_undo_reset, by=self._audit.client)
+            instance_id,
+            partial(self._instances.request_undo_reset, by=self._audit.client, database=database),
         )
 
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:

@@ -161,9 +161,9 @@ class AdminApi:
         """What `reset` would do: a plan."""
         return self._object("POST", f"/v2/dbInstances/{instance}/reset?dryRun=true", json=origin)
 
-    def undo_reset(self, instance: int) -> Json:
-        """Request that an instance gets the database back which the last reset has replaced."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/reset/undo")
+    def undo_reset(self, instance: int, database: str | None) -> Json:
+        """Request that an instance gets a database back that was replaced: this one, or the last."""
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset/undo", json={"database": database})
 
     def undelete(self, instance: int, name: str | None) -> Json:
         """Request that an instance comes back from the trash, under another `name` if there is one."""

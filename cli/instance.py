@@ -372,18 +372,26 @@ def reset(  # noqa: PLR0913 - a command line's options
 def undo_reset(  # noqa: PLR0913 - a command line's options
     instance: NameOrId,
     *,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="The name in the trash of the database that comes back, as `ods trash` tells it; unless"
+            " given, the one that was replaced last.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Yes = False,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Bring back the database which the last reset has replaced, in place of the one of now."""
+    """Bring back a database that a reset has replaced, by default the last, in place of the one of now."""
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
             _require_name(_row(api, number), "All that was written since the reset is replaced.")
-        show_accepted(api, api.undo_reset(number), wait=wait, as_json=as_json)
+        show_accepted(api, api.undo_reset(number, database), wait=wait, as_json=as_json)
 
 
 @app.command()

@@ -17,7 +17,7 @@ _COLUMNS = {
 
 
 def trash(*, as_json: AsJson = False, api_url: ApiUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """List what can come back, by `ods instance undelete`, or `undo-reset` if it was there before a reset."""
+    """List what can come back, by `ods instance undelete`; what a reset replaced, by `undo-reset`."""
     with connect(api_url, data_dir) as api:
         rows = list(api.trash())
     if as_json:

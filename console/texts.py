@@ -395,19 +395,20 @@ _TEXTS = {
     "templates.state.replaced": "replaced by a newer one",
     # Reset
     "reset.link": "Reset",
-    "reset.undo_link": "Bring the last one back",
+    "reset.undo_link": "Bring it back",
+    "reset.undo_link_for": "Bring {name} back",
     "reset.heading.reset": "Reset {name}",
     "reset.heading.undo": "Undo the reset of {name}",
     "reset.what.reset": "Another database takes the place of its own. All that was written into the instance"
     " is gone from it, and its sessions are ended; name, contexts and applications stay.",
-    "reset.what.undo": "The database that was replaced last is the instance's again. All that was written"
-    " since the reset is gone from it, and its sessions are ended.",
+    "reset.what.undo": "A database that was replaced is the instance's again. All that was written since is"
+    " gone from it, and its sessions are ended.",
     "reset.kept": "The present database is kept in the trash for {number} days, and can come back.",
     "reset.kept.one": "The present database is kept in the trash for 1 day, and can come back.",
     "reset.lost": "The present database is dropped, and cannot come back.",
     "reset.version": "What comes back",
     "reset.replaced": "replaced",
-    "reset.no_version": "Nothing: it was never reset, or the time is over",
+    "reset.no_version": "Nothing: it was never reset, or the time of that database is over",
     "reset.origin": "Reset to",
     "reset.check": "Check without resetting",
     "reset.type.reset": "Type {wanted} to reset it",

@@ -334,7 +334,8 @@ class DatabaseAdoption:
         if is_reset_name(found.name):
             return f"The database '{found.name}' was made for a reset that did not end. It is removed."
         versions = await self._tenant.queries.versions()
-        if found.name not in {version.database_name for version in versions}:
+        version = next((one for one in versions if one.database_name == found.name), None)
+        if version is None:
             return None
         async with self._tenant.server.session() as session:
             own = await find_own(session, self._owner(instance))
@@ -343,9 +344,11 @@ class DatabaseAdoption:
         if all(is_invalid(row) for row in own):
             name = own[0]["datname"]
             return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
+        had = f"The instance {version.instance_id} had the database '{found.name}' before a reset."
+        if version.purging_since is not None:
+            return f"{had} Its time is over, and it is being dropped."
         return (
-            f"The instance had the database '{found.name}' before a reset. `ods instance undo-reset"
-            f" {instance.id}` brings back the one that was replaced last."
+            f"{had} `ods instance undo-reset {version.instance_id} --database {found.name}` brings it back."
         )
 
     async def _needed(self) -> set[str]:

@@ -558,7 +558,8 @@ def _recording(instance: DbInstance) -> str:
     return (
         f"`ods instance adopt {instance.id} --database {instance.database_name}` confirms the database of the"
         " instance, and records closed ones in the trash as those that it had before resets: they can come"
-        " back (`ods instance undo-reset`), and are dropped when their time is over."
+        f" back (`ods instance undo-reset {instance.id} --database NAME`), and are dropped when their time is"
+        " over."
     )
 
 

@@ -23,6 +23,7 @@ from api.instance_service import (
     RENAMED_INSTANCE_BODY,
     RESET_INSTANCE_BODY,
     UNDELETED_INSTANCE_BODY,
+    UNDONE_RESET_BODY,
     USAGE,
     CreateRequestReaderDep,
     IncludedDep,
@@ -189,11 +190,12 @@ async def reset_instance(
     "/{instance_id}/reset/undo",
     status_code=HTTPStatus.ACCEPTED,
     dependencies=[STARTS_A_JOB],
-    responses=problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT),
+    openapi_extra=UNDONE_RESET_BODY,
+    responses=problems.documented(*RENAME_REFUSALS, HTTPStatus.CONFLICT),
 )
-async def undo_reset(instance_id: InstanceId, service: InstanceServiceDep) -> Accepted:
-    """Request that the database which the last reset has replaced is the instance's again."""
-    return Accepted.model_validate(await service.undo_reset(instance_id))
+async def undo_reset(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
+    """Request that a database which was replaced is the instance's again; by default, the last one."""
+    return Accepted.model_validate(await service.undo_reset(instance_id, body))
 
 
 @router.post(

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import Request, Response
 
 from api.http.audit_context import AuditContextDep
-from api.http.parsing import Form
+from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
 from api.reset_service import ResetServiceDep
 from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
@@ -67,22 +67,29 @@ async def show_plan(
 
 @router.get("/instances/{instance_id}/undo-reset")
 async def show_undo(
-    request: Request, instance_id: InstanceId, acting: ActingDep, view: ResetViewDep
+    request: Request,
+    instance_id: InstanceId,
+    acting: ActingDep,
+    view: ResetViewDep,
+    database: str | None = None,
 ) -> Response:
-    """The page before a reset is undone."""
-    return _page(request, "undo", await view.page(instance_id), await shown_form(request, acting))
+    """The page before a database comes back that a reset has replaced, by default the last one."""
+    form = await shown_form(request, acting)
+    page = await view.page(instance_id, database or form.value("database") or None)
+    return _page(request, "undo", page, form)
 
 
 @router.post("/instances/{instance_id}/undo-reset")
 async def undo(
     request: Request, instance_id: InstanceId, form: Form, view: ResetViewDep, service: InstanceServiceDep
 ) -> Response:
-    """Request that the database which was replaced last is the instance's again."""
-    page = await view.page(instance_id)
+    """Request that the database which the page has shown is the instance's again."""
+    body = Properties({"database": form.get("database")})
+    page = await view.page(instance_id, form.get("database"))
     if errors := mistyped(form, page.one.row.name):
         return _page(request, "undo", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
-        await service.undo_reset(instance_id)
+        await service.undo_reset(instance_id, body)
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, {})
         return _page(request, "undo", page, refused, status)

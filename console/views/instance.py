@@ -110,11 +110,6 @@ class InstanceCopies:
     snapshots: Sequence[ListedSnapshot]
     versions: Sequence[InstanceVersion]
 
-    @property
-    def can_undo_reset(self) -> bool:
-        """Whether the database before can come back."""
-        return self.can.reset and any(version.purging_since is None for version in self.versions)
-
 
 @dataclass(frozen=True)
 class InstanceContexts:

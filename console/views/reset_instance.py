@@ -25,7 +25,7 @@ class ResetPage:
         protection: why its data must stay; None if it is not protected.
         choices: what it can be reset to.
         days: how long the database that is replaced can come back; 0 if it cannot.
-        version: the database that it had before, which would come back; None if none can.
+        version: the database that it had before, which would come back; None if it cannot, or none can.
     """
 
     one: InUse
@@ -52,8 +52,12 @@ class ResetView:
         self._usage = usage
         self._settings = settings
 
-    async def page(self, instance_id: int) -> ResetPage:
+    async def page(self, instance_id: int, database: str | None = None) -> ResetPage:
         """What a reset, or the undoing of one, would do to the instance.
+
+        Args:
+            instance_id: the instance.
+            database: the name of the version that would come back; None: the one that was replaced last.
 
         Raises:
             ProblemError: 404, there is no such instance.
@@ -66,7 +70,7 @@ class ResetView:
             None if refusal is None else refusal.reason,
             await self._origins.choices(instance_id),
             self._settings.trash_days,
-            next((one for one in versions if one.purging_since is None), None),
+            next((one for one in versions if _can_come_back(one, database)), None),
         )
 
     async def request(self, form: Mapping[str, str]) -> Properties[Any]:
@@ -82,6 +86,10 @@ class ResetView:
         plan = await self._resets.plan(instance_id, await self.request(form))
         database = (await self._queries.instance(instance_id)).database_name or ""
         return chosen_plan(DryRun(plan, database), form)
+
+
+def _can_come_back(version: InstanceVersion, database: str | None) -> bool:
+    return version.purging_since is None and database in {None, version.database_name}
 
 
 ResetViewDep = Annotated[ResetView, Depends()]

@@ -74,8 +74,8 @@ from registry.instances.versions import (
     ReplacedDatabase,
     forget_version,
     name_in_trash,
-    newest_version,
     recorded_version,
+    version_to_bring_back,
 )
 from registry.schedules.participants import is_served
 from registry.snapshots import derivative
@@ -538,7 +538,7 @@ class InstanceStore:
         async with self._sessions.transaction(_UNDELETE_CONFLICTS) as session:
             instance = await _locked(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
-                raise _refusal(instance, "undeleted")
+                raise _not_deleted(instance)
             _require(instance, status.REQUEST_UNDELETE.sources, "undeleted")
             wanted = instance.name if name is None else name
             database = instance.database_name
@@ -603,24 +603,26 @@ class InstanceStore:
         async with self._sessions.transaction() as session:
             await _require_resettable(session, instance_id, origin)
 
-    async def request_undo_reset(self, instance_id: int, by: str | None = None) -> Requested:
-        """Record that the database which was replaced last shall be the instance's again.
+    async def request_undo_reset(
+        self, instance_id: int, by: str | None = None, database: str | None = None
+    ) -> Requested:
+        """Record that a database which was replaced shall be the instance's again.
+
+        Args:
+            instance_id: the instance.
+            by: the client that requests it; None if it is not known.
+            database: the name of the version in the trash; None: the one that was replaced last.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
-            RefusedError: no such database is kept, or the instance is protected, or its state does not allow
-                it.
+            InvalidError: no database of this name is kept that the instance had.
+            RefusedError: none is kept, or it is being dropped; or the instance is protected, or its state
+                does not allow it.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            version = await newest_version(session, instance.id)
-            if version is None:
-                raise RefusedError(
-                    instance.status,
-                    "No earlier database of the instance is kept: it was never reset, or their time is over.",
-                    "Nothing can be brought back.",
-                )
+            version = await version_to_bring_back(session, instance, database)
             mark = None if version.database_mark is None else str(version.database_mark)
             replacement = replace(
                 self._replacement(instance, mark, version.database_template, version.database_name, by),
@@ -1199,6 +1201,16 @@ def _refusal(instance: DbInstance, verb: str) -> RefusedError:
     current = InstanceStatus(instance.status)
     reason = f"An instance in state {current} cannot be {verb}."
     return RefusedError(current, reason, status.next_step(current))
+
+
+def _not_deleted(instance: DbInstance) -> RefusedError:
+    """Why an instance cannot be undeleted that is not in the trash; what it had before a reset may be."""
+    refusal = _refusal(instance, "undeleted")
+    back = (
+        f"What it had before a reset comes back by `ods instance undo-reset {instance.id} --database NAME`"
+        f" (POST /v2/dbInstances/{instance.id}/reset/undo)."
+    )
+    return RefusedError(instance.status, refusal.reason, f"{refusal.next_step} {back}")
 
 
 def _advance(instance: DbInstance, step: Step) -> None:

@@ -4,6 +4,7 @@ A version is brought back by an exchange with the instance's database, or claime
 each locks the row of the instance first, so that it is one or the other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -32,9 +33,12 @@ from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
 from registry.instances.status import AT_REST
 from registry.instances.steps import JobFactory
+from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
+_LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
+_NOT_ITS_VERSION = f"No database of this name is kept that the instance had before a reset: see {_LIST}."
 _NEXT = timedelta(microseconds=1)
 
 _IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
@@ -232,15 +236,50 @@ def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
     return func.concat(TRASH_PREFIX, mark, "_", func.greatest(job_number, last + 1))
 
 
-async def newest_version(session: AsyncSession, instance_id: int) -> InstanceVersion | None:
-    """The version of the instance that was replaced last and can come back; None if there is none."""
-    query = (
-        select(InstanceVersion)
-        .where(InstanceVersion.instance_id == instance_id, InstanceVersion.purging_since.is_(None))
-        .order_by(InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
-        .limit(1)
+async def version_to_bring_back(
+    session: AsyncSession, instance: DbInstance, database: str | None
+) -> InstanceVersion:
+    """The version that is to be the instance's database again; the caller has locked the row of the instance.
+
+    Args:
+        session: the transaction.
+        instance: the instance.
+        database: the name of the version in the trash; None: the one that was replaced last and can come
+            back.
+
+    Raises:
+        InvalidError: the instance has no such version.
+        RefusedError: it is being dropped, or none can come back.
+    """
+    newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
+    query = select(InstanceVersion).where(InstanceVersion.instance_id == instance.id).order_by(*newest)
+    versions = (await session.scalars(query)).all()
+    if database is not None:
+        return _named_version(instance, versions, database)
+    for version in versions:
+        if version.purging_since is None:
+            return version
+    raise RefusedError(
+        instance.status,
+        "No earlier database of the instance is kept: it was never reset, or their time is over.",
+        "Nothing can be brought back.",
     )
-    return (await session.scalars(query)).one_or_none()
+
+
+def _named_version(
+    instance: DbInstance, versions: Sequence[InstanceVersion], database: str
+) -> InstanceVersion:
+    # Compared here, and not repeated: not every text that a client may send is one for others.
+    version = next((one for one in versions if one.database_name == database), None)
+    if version is None:
+        raise InvalidError({"Database": [_NOT_ITS_VERSION]})
+    if version.purging_since is not None:
+        raise RefusedError(
+            instance.status,
+            f"The database '{database}' is being dropped: its time is over.",
+            f"Bring back another one, if one is kept: see {_LIST}.",
+        )
+    return version
 
 
 async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
@@ -255,7 +294,10 @@ async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str |
     )
     if await session.scalar(select(exists().where(*its))):
         return None
-    return f"The database '{replacement.database}' is not kept any more: it was dropped, or is about to be."
+    return (
+        f"The database '{replacement.database}' is not kept any more: it was dropped, or is about to be."
+        f" Another one may be: see {_LIST}."
+    )
 
 
 async def record_exchange(

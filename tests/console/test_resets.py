@@ -36,11 +36,64 @@ async def test_what_was_reset_by_mistake_comes_back_when_the_reset_is_undone(
     await page.get_by_role("button", name="Reset Ashgrove 2027").click()
     await expect(page.get_by_role("region", name="Earlier databases")).to_contain_text("Minimal")
     await has_status(page, "Completed")
-    await page.get_by_role("link", name="Bring the last one back").click()
+    await page.get_by_role("region", name="Earlier databases").get_by_role("link").click()
     await page.get_by_label("Type Ashgrove 2027").fill("Ashgrove 2027")
     await page.get_by_role("button", name="Undo the reset").click()
     await expect(page.get_by_role("region", name="Earlier databases")).to_contain_text("Sample")
     await has_status(page, "Completed")
+
+
+async def test_the_first_of_several_databases_comes_back_when_its_button_is_pressed(
+    person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    replaced = []
+    for _ in range(3):
+        reset = (await instances.request_reset(job.instance_id)).job
+        assert (await job_store.begin(reset)).held
+        assert await job_store.finish_replacement(reset)
+        assert reset.replacement is not None
+        replaced.append(reset.replacement.replaced)
+    first, second, _ = replaced
+    claimed = "UPDATE adminapi.instanceversions SET purgingsince = now() WHERE databasename = $1"
+    await registry.execute(claimed, second)
+    await page.goto(f"/console/instances/{job.instance_id}")
+    versions = page.get_by_role("region", name="Earlier databases")
+    await expect(versions.get_by_role("row")).to_have_count(4)
+    await expect(versions.get_by_role("link")).to_have_count(2)  # not of the one that is being dropped
+    await versions.get_by_role("link", name=f"Bring {first} back").click()
+    await expect(page.get_by_role("main")).to_contain_text(first)
+    await require_accessible(page)
+    await page.get_by_role("button", name="Undo the reset").click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not Glendale")
+    await expect(page.get_by_role("main")).to_contain_text(first)
+    await page.get_by_label("Type Glendale").fill("Glendale")
+    await page.get_by_role("button", name="Undo the reset").click()
+    await person.sees_heading("Glendale")
+    asked = "SELECT replacement ->> 'database' FROM adminapi.dbinstances WHERE id = $1"
+    assert await registry.fetchval(asked, job.instance_id) == first
+
+
+async def test_nothing_comes_back_when_the_database_that_a_page_has_shown_is_being_dropped(
+    person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    for _ in range(2):
+        reset = (await instances.request_reset(job.instance_id)).job
+        assert (await job_store.begin(reset)).held
+        assert await job_store.finish_replacement(reset)
+    assert reset.replacement is not None
+    named = reset.replacement.replaced
+    await page.goto(f"/console/instances/{job.instance_id}/undo-reset")
+    await expect(page.get_by_role("main")).to_contain_text(named)
+    claimed = "UPDATE adminapi.instanceversions SET purgingsince = now() WHERE databasename = $1"
+    await registry.execute(claimed, named)
+    await page.get_by_label("Type Glendale").fill("Glendale")
+    await page.get_by_role("button", name="Undo the reset").click()
+    await expect(page.get_by_role("alert")).to_contain_text("is being dropped")
+    await expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
 
 
 async def test_a_protected_instance_is_not_reset_and_the_way_out_is_shown(

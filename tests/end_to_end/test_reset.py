@@ -1,6 +1,7 @@
 """Resets on real servers: through the API, by workers, and by the reconcile pass."""
 
 import asyncio
+import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,8 +77,8 @@ async def reset(operator: Operator, job: InstanceJob, template: str | None = Non
     return requested.job
 
 
-async def undo(operator: Operator, job: InstanceJob) -> InstanceJob:
-    requested = await operator.instances.request_undo_reset(job.instance_id)
+async def undo(operator: Operator, job: InstanceJob, database: str | None = None) -> InstanceJob:
+    requested = await operator.instances.request_undo_reset(job.instance_id, database=database)
     await operator.starter.start(requested.job)
     return requested.job
 
@@ -208,6 +209,90 @@ async def test_request_is_refused_when_an_instance_cannot_be_reset_to_that(
     assert list(answer.json()["errors"]) == [member]
     assert (await operator.instance(job)).operation == Operation.CREATE
     assert (await api.post("/v2/dbInstances/999999/reset", json=body)).status_code == 404
+
+
+async def test_first_database_comes_back_when_an_instance_was_reset_twice(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    name: str,
+) -> None:
+    """As by a double click; each refusal of what an operator may try tells the way, which is granted."""
+    job = await created(operator, name)
+    await write(postgres, job, "a year")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == []  # what the first reset has made
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+
+    with pytest.raises(AdoptionRefusedError) as refused:
+        await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
+    command = f"`ods instance undo-reset {job.instance_id} --database {kept}`"
+    assert command in refused.value.obstacle
+    path = f"/v2/dbInstances/{job.instance_id}"
+    undelete = await api.post(f"{path}/undelete")
+    assert undelete.status_code == 409
+    assert f"undo-reset {job.instance_id} --database" in undelete.json()["nextStep"]
+    assert kept in {one["databaseName"] for one in (await api.get("/v2/trash")).json()}
+
+    request = partial(api.post, f"{path}/reset/undo", headers={"Idempotency-Key": kept})
+    answer = await request(json={"database": kept})
+    assert answer.status_code == 202, answer.text
+    await wait_until_completed(operator, job)
+    assert await read(postgres, job) == ["a year"]
+    assert (await request(json={"database": kept})).json() == answer.json()
+    assert (await request()).status_code == 422
+    assert (await request(json={"database": "another"})).status_code == 422
+    assert await read(postgres, job) == ["a year"]
+    again = await api.post(f"{path}/reset/undo", json={"database": kept})
+    assert again.status_code == 400
+    assert list(again.json()["errors"]) == ["Database"]
+
+
+@pytest.mark.parametrize("database", [7, ["ods_trash_1"], "", "ods_trash_1", "a\0b", "\ud800", "ö" * 99])
+async def test_undo_is_refused_when_its_body_names_no_database_of_the_instance(
+    operator: Operator, api: httpx.AsyncClient, name: str, database: object
+) -> None:
+    job = await created(operator, name)
+    assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    content, headers = json.dumps({"database": database}), {"Content-Type": "application/json"}
+    request = partial(api.post, content=content, headers=headers)
+    answer = await request(f"/v2/dbInstances/{job.instance_id}/reset/undo")
+    assert answer.status_code == 400
+    assert list(answer.json()["errors"]) == ["Database"]
+    assert (await request("/v2/dbInstances/999999/reset/undo")).status_code == 404
+    empty = await api.post(f"/v2/dbInstances/{job.instance_id}/reset/undo", json={"database": None})
+    assert empty.status_code == 202
+
+
+async def test_another_version_comes_back_when_the_one_that_was_named_is_half_dropped_or_gone(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    """As after an operator's DROP, of which the registry knows nothing."""
+    job = await created(operator, name)
+    resets = []
+    for text in ("old", "damaged", "gone"):
+        await write(postgres, job, text)
+        resets.append(await reset(operator, job))
+        assert await operator.ended(resets[-1]) is JobStatus.COMPLETED
+    await write(postgres, job, "now")
+    old, damaged, gone = [str(one.replacement and one.replacement.replaced) for one in resets]
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", damaged)
+    await admin.execute(f'DROP DATABASE "{gone}"')
+    for database, why in ((damaged, "was interrupted"), (gone, "There is no database"), (None, gone)):
+        refused = await undo(operator, job, database)
+        assert await operator.ended(refused) is JobStatus.ERROR
+        assert why in await reason(operator, refused)
+        async with asyncio.timeout(20):
+            while (await operator.instance(job)).replacement is not None:
+                await asyncio.sleep(0.01)
+        assert await read(postgres, job) == ["now"]
+    assert await operator.ended(await undo(operator, job, old)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
 
 
 async def test_applications_find_one_of_the_databases_when_they_keep_working_during_resets(
@@ -677,7 +762,7 @@ async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_in
 
 
 async def test_adoption_and_drift_leave_a_version_alone(
-    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
 ) -> None:
     job = await created(operator, name)
     first = await reset(operator, job)
@@ -687,11 +772,15 @@ async def test_adoption_and_drift_leave_a_version_alone(
     assert not [drift for drift in await tenant.drift.detect() if first.replacement.replaced in drift.subject]
     adoption = DatabaseAdoption(tenant)
     found = await adoption.inspect(job.instance_id, first.replacement.replaced)
-    assert "ods instance undo-reset" in str(found.obstacle)
+    command = f"`ods instance undo-reset {job.instance_id} --database {first.replacement.replaced}`"
+    assert command in str(found.obstacle)
     before = await names(admin, job.mark)
     with pytest.raises(AdoptionRefusedError):
         await adoption.adopt(job.instance_id, first.replacement.replaced)
     assert await names(admin, job.mark) == before
+    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
+    with pytest.raises(AdoptionRefusedError, match="is being dropped"):
+        await adoption.adopt(job.instance_id, first.replacement.replaced)
 
 
 async def test_versions_stay_and_come_back_when_the_instance_was_deleted_and_undeleted(

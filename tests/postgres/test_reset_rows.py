@@ -21,7 +21,7 @@ from registry.instances.status import InstanceStatus, JobStatus, Operation, Temp
 from registry.instances.steps import JobFactory
 from registry.instances.store import Delete, InstanceStore
 from registry.instances.versions import ReplacedDatabase, VersionStore
-from registry.storage.errors import InstanceNotFoundError, RefusedError
+from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
@@ -69,9 +69,11 @@ async def reset(instances: InstanceStore, job_store: JobStore, job: InstanceJob)
     return requested
 
 
-async def undo(instances: InstanceStore, job_store: JobStore, job: InstanceJob) -> InstanceJob:
+async def undo(
+    instances: InstanceStore, job_store: JobStore, job: InstanceJob, database: str | None = None
+) -> InstanceJob:
     """An undo that is done."""
-    requested = (await instances.request_undo_reset(job.instance_id)).job
+    requested = (await instances.request_undo_reset(job.instance_id, database=database)).job
     assert (await job_store.begin(requested)).held
     assert await job_store.finish_replacement(requested)
     return requested
@@ -356,6 +358,89 @@ async def test_other_versions_are_claimed_when_another_session_has_locked_one(
     assert {one.database for one in claimed} == set(due)
     for purge in claimed:
         await versions.finish_purge(purge)
+
+
+async def test_each_version_can_be_brought_back_when_it_is_named(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    resets = [await reset(instances, job_store, completed) for _ in range(_SOME)]
+    marks = {
+        version.database_name: version.database_mark for version in await of_instance(queries, completed)
+    }
+    last = (await row(queries, completed)).database_mark
+    first, second, third = [str(job.replacement and job.replacement.replaced) for job in resets]
+    assert marks[first] is None  # what it was created with
+    for database in (first, third, second):
+        before = (await row(queries, completed)).database_mark
+        back = await undo(instances, job_store, completed, database)
+        assert back.replacement is not None
+        assert (await row(queries, completed)).database_mark == marks[database]
+        kept = {one.database_name: one.database_mark for one in await of_instance(queries, completed)}
+        assert kept[back.replacement.replaced] == before
+        assert database not in kept
+        assert len(kept) == _SOME
+    assert last in kept.values()
+
+
+async def test_undo_is_refused_when_what_it_names_cannot_come_back(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    name: str,
+    rows: asyncpg.Connection,
+) -> None:
+    other = (await instances.reserve(f"{name} b", Template.MINIMAL)).job
+    assert (await job_store.begin(other)).held
+    assert await job_store.finish_create(other, CONNECTION_STRING)
+    await reset(instances, job_store, other)
+    (of_other,) = await of_instance(queries, other)
+    first, _ = [await reset(instances, job_store, completed) for _ in range(2)]
+    assert first.replacement is not None
+    unknown = (of_other.database_name, completed.database, "ods_trash_x", "", "a\0b", "x" * 2000)
+    for database in unknown:
+        with pytest.raises(InvalidError) as refused:
+            await instances.request_undo_reset(completed.instance_id, database=database)
+        assert "`ods trash`" in refused.value.errors["Database"][0]
+    named = "UPDATE adminapi.instanceversions SET purgeafter = $2 WHERE databasename = $1"
+    await rows.execute(named, first.replacement.replaced, datetime(2026, 1, 1))  # noqa: DTZ001 - as the column
+    (purge,) = await versions.claim_due(20)
+    assert purge.database == first.replacement.replaced
+    with pytest.raises(RefusedError, match="is being dropped: its time is over") as claimed:
+        await instances.request_undo_reset(completed.instance_id, database=first.replacement.replaced)
+    assert "Bring back another one" in claimed.value.next_step
+    assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
+    await undo(instances, job_store, completed)  # as the refusal says
+
+
+async def test_named_version_is_brought_back_or_claimed_when_both_are_requested_at_once(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    for number in range(6):
+        oldest = await reset(instances, job_store, completed)
+        assert oldest.replacement is not None
+        await reset(instances, job_store, completed)
+        await due(rows)
+        named = instances.request_undo_reset(completed.instance_id, database=oldest.replacement.replaced)
+        requests = [named, versions.claim_due(20)]
+        if number % 2:
+            requests.reverse()
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        undone, claimed = reversed(answers) if number % 2 else answers
+        assert isinstance(claimed, list)
+        assert bool(claimed) is isinstance(undone, RefusedError)
+        for purge in claimed or []:
+            await versions.finish_purge(purge)
+        if not claimed:
+            assert not isinstance(undone, BaseException)
+            assert (await job_store.begin(undone.job)).held  # type: ignore[attr-defined]
+            await job_store.finish_replacement(undone.job)  # type: ignore[attr-defined]
+            await rows.execute("DELETE FROM adminapi.instanceversions")
 
 
 async def test_latest_version_comes_back_first_when_the_clock_was_set_back(

@@ -61,8 +61,8 @@ class _Api:
         origin = {"copyOf": 8, "backupId": None, "sizeBytes": 5, "estimatedSeconds": None}
         return {"errors": self.errors, "instances": [planned | origin], "freeBytes": 8_000_000}
 
-    def undo_reset(self, number: int) -> dict[str, Any]:
-        self.done.append(f"undo-reset {number}")
+    def undo_reset(self, number: int, database: str | None) -> dict[str, Any]:
+        self.done.append(f"undo-reset {number}{f' {database}' if database else ''}")
         return {"id": number}
 
     def detach(self, number: int) -> dict[str, Any]:
@@ -112,6 +112,12 @@ def test_instance_that_was_not_deleted_is_not_purged_unless_live_ones_are_meant(
     assert "7 (Grand Bend) is not in the trash" in str(refused.exception)
     assert "--live" in str(refused.exception)
     assert api.done == []
+
+
+def test_named_database_comes_back_when_the_operator_names_one(api: _Api) -> None:
+    command = ["undo-reset", "7", "--database", "ods_trash_1_2", "--yes"]
+    assert CliRunner().invoke(instance.app, command).exit_code == 0
+    assert api.done == ["undo-reset 7 ods_trash_1_2"]
 
 
 @pytest.mark.parametrize(
