@@ -35,7 +35,16 @@ from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob, Replacement
-from registry.instances.status import AT_REST, FAIL, InstanceStatus, Operation, Undo, after_failure
+from registry.instances.status import (
+    AT_REST,
+    CANCEL_RUNNING,
+    FAIL,
+    PURGES,
+    InstanceStatus,
+    Operation,
+    Undo,
+    after_failure,
+)
 from registry.instances.versions import VersionPurge
 from registry.storage.errors import NameTakenError
 from registry.storage.models import DbInstance
@@ -357,13 +366,18 @@ class DatabaseActivities:
                 if job.replacement is not None:
                     return await self._end_replacement(session, job, deleted=deleted)
                 followed = None
-                if reached == FAIL[job.operation].target:
+                if reached == FAIL[job.operation].target or await self._is_cancelled_purge(job, reached):
                     followed = await self._compensate(session, job)
                 else:
                     await self._remove_private(session, job, deleted=deleted)
                 await record_left(session, owner_of(job), None if deleted else job.database)
                 await self._tenant.jobs.end_undo(job)
                 return followed
+
+    async def _is_cancelled_purge(self, job: InstanceJob, reached: InstanceStatus) -> bool:
+        """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
+        is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
+        return is_back and not await self._tenant.jobs.is_done(job)
 
     async def _delete(
         self,
@@ -389,7 +403,7 @@ class DatabaseActivities:
                     result = await work(session)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
-                if await self._tenant.jobs.holds(job, InstanceStatus.DELETED):
+                if await self._tenant.jobs.is_done(job):
                     return None, True
                 raise
         return result, await _try_to_record(job, record(result))

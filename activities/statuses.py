@@ -139,7 +139,7 @@ class StatusActivities:
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
-        """Record `Error` or `Delete_Failed`, with the reason.
+        """Record `Error` or `Delete_Failed`, with the reason; of a purge that was cancelled, `Deleted`.
 
         That of a delete or purge is recorded behind the fence, if the server answers in time: a worker that
         was suspended in the middle of it drops nothing after clients have read that it has failed.
@@ -150,7 +150,9 @@ class StatusActivities:
                 with suppress(DatabaseFaultError, SupersededError, TimeoutError):
                     async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
                         await fence.enter_async_context(self._fence_of_given_up(job))
-            return await self._jobs.fail(job, failure.reason, outage=failure.outage)
+            return await self._jobs.fail(
+                job, failure.reason, outage=failure.outage, cancelled=failure.cancelled
+            )
 
     def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[object]:
         """The fence of an instance whose job has given up: another session that holds it is ended soon.

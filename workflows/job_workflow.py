@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.errors import OUTAGE
     from activities.statuses import StatusActivities
     from registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
-    from registry.instances.status import BEGIN, FAIL, FINISH, InstanceStatus, Operation
+    from registry.instances.status import BEGIN, CANCEL_RUNNING, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {operation: f"{operation}Instance" for operation in Operation}
@@ -226,10 +226,11 @@ class JobWorkflow(ABC):
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
         earlier, self._earlier = self._earlier, None
+        cancelled = self._cancelled
         recorded = await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.fail,
-                JobFailure(self.job, reason, outage),
+                JobFailure(self.job, reason, outage, cancelled),
                 **options.status_write(self.job.policy, "Record the failure"),
             )
         )
@@ -237,7 +238,7 @@ class JobWorkflow(ABC):
             self._earlier = self._earlier or earlier
             return await self._moved_on()
         self._publish_status(
-            FAIL[self.job.operation].target,
+            (CANCEL_RUNNING if cancelled else FAIL)[self.job.operation].target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
         try:

@@ -22,6 +22,9 @@ from registry.storage.sessions import RegistrySessions
 CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
 
+CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
+"""Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
+
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
 _KEPT: Mapping[str, object] = {
     "error_message": None,
@@ -103,7 +106,7 @@ class JobCancellations:
     async def _cancel_next(self, session: AsyncSession, instance: DbInstance) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
-        step, values = await ending_before_begin(session, instance, CANCELLED)
+        step, values = await ending_before_begin(session, instance)
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await session.execute(job_record(due, step.job, CANCELLED))
@@ -132,24 +135,27 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
 
 
 async def ending_before_begin(
-    session: AsyncSession, instance: DbInstance, reason: str
+    session: AsyncSession, instance: DbInstance, refusal: str | None = None
 ) -> tuple[Step, Mapping[str, object]]:
     """How a job ends that is cancelled or refused before it begins: the instance's step and its columns.
 
     Args:
         session: the transaction, which has locked the instance.
         instance: the instance, whose job waits.
-        reason: why; told of the instance as well, unless it works as it did before the job was requested.
+        refusal: why it is refused; None if a client has cancelled it. Told of the instance as well, unless
+            that is as it was before the job was requested.
     """
     operation = Operation(instance.operation)
     if await _is_as_before(session, instance):
         return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
-    values: dict[str, object] = {"error_message": reason, "outages": 0}
+    values: dict[str, object] = {"error_message": refusal or CANCELLED, "outages": 0}
+    if refusal is None and operation in status.PURGES:
+        values |= CANCELLED_PURGE
     if operation is Operation.UNDELETE:  # the attempt is counted, and has published nothing
         values |= {"known_number": instance.job_number, "known_attempt": instance.attempt}
     if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
         values["replacement"] = None
-    return status.CANCEL[operation], values
+    return (status.REFUSE if refusal else status.CANCEL)[operation], values
 
 
 async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:

@@ -30,7 +30,7 @@ from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
-from registry.instances.cancelling import ending_before_begin, keep_if_refused
+from registry.instances.cancelling import CANCELLED_PURGE, ending_before_begin, keep_if_refused
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from registry.instances.left_names import leave_name, take_name_back
@@ -176,6 +176,12 @@ class JobStore:
         async with self._sessions.statement() as session:
             row = (await session.execute(query)).one_or_none()
         return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]))
+
+    async def is_done(self, job: InstanceJob) -> bool:
+        """Whether this very attempt of a delete or purge is recorded as done."""
+        step = status.FINISH[job.operation]
+        async with self._sessions.statement() as session:
+            return await has_taken(session, job, step, fencing_token(job))
 
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for. Nothing is recorded of one that has ended."""
@@ -381,7 +387,7 @@ class JobStore:
             if took_step:
                 await follow_delete(session, job.instance_id, kept=False)
                 await session.execute(insertion(_purge_entry(job, dropped=dropped)))
-            return took_step or await is_at(session, guard, step.target)
+            return took_step or await has_taken(session, job, step, guard)  # not if it was cancelled
 
     async def finish_backup(
         self, job: InstanceJob, stored: StoredBackup, verify: VerifyPolicy
@@ -507,8 +513,10 @@ class JobStore:
         async with self._sessions.statement() as session:
             return await has_taken(session, job, step, (*fencing_token(job), _has_replacement(job)))
 
-    async def fail(self, job: InstanceJob, reason: str, *, outage: bool = False) -> bool:
-        """Record that `job` has failed.
+    async def fail(
+        self, job: InstanceJob, reason: str, *, outage: bool = False, cancelled: bool = False
+    ) -> bool:
+        """Record that `job` has failed, or was cancelled while it ran.
 
         Safe to repeat. Returns whether the instance was the job's to fail.
 
@@ -516,8 +524,9 @@ class JobStore:
             job: the job, at the attempt that gave up.
             reason: why, in words that clients are shown.
             outage: whether a server was away for longer than the job's policy waits.
+            cancelled: whether a client has cancelled it.
         """
-        step = status.FAIL[job.operation]
+        step = (status.CANCEL_RUNNING if cancelled else status.FAIL)[job.operation]
         if step.target == status.FINISH[job.operation].target:
             return await self._fail_alone(job, step, reason)
         failed = {"error_message": reason, "outages": DbInstance.outages + 1 if outage else 0}
@@ -527,8 +536,9 @@ class JobStore:
     async def _fail_alone(self, job: InstanceJob, step: Step, reason: str) -> bool:
         """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
         guard = fencing_token(job)
+        values = CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}
         async with self._sessions.transaction() as session:
-            if not await take_step(session, job, step, {"error_message": None}, guard):
+            if not await take_step(session, job, step, values, guard):
                 return await has_taken(session, job, step, guard)
             await session.execute(job_record(job, step.job, reason))
             return True
@@ -553,10 +563,9 @@ class JobStore:
         Safe to repeat. Returns the attempt that is due then; None if the instance has moved on, and nothing
         was changed.
         """
+        guard = (*fencing_token(job), DbInstance.purged_at.is_(None))  # a purge that is done is done
         async with self._sessions.statement() as session:
-            released = await take_step_once(
-                session, job, status.RELEASE[job.operation], {}, fencing_token(job)
-            )
+            released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
@@ -596,16 +605,18 @@ class JobStore:
         """Deletes that have failed and are tried again without the operator, at the attempt that failed.
 
         Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
-        has begun to remove.
+        has begun to remove, purges that were cancelled too late as well.
 
         Args:
             half_dropped: the marks of those databases, by their names.
         """
+        has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+        in_trash = and_(has_mark(half_dropped.values()), DbInstance.trash_database.in_(half_dropped))
         query = select(DbInstance).where(
-            DbInstance.status == InstanceStatus.DELETE_FAILED,
             or_(
-                and_(DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
+                and_(has_failed, DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
                 and_(
+                    has_failed,
                     has_mark(half_dropped.values()),
                     or_(
                         DbInstance.database_name.in_(half_dropped),
@@ -613,6 +624,12 @@ class JobStore:
                         DbInstance.trash_database.in_(half_dropped),
                     ),
                     DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES)),
+                ),
+                and_(
+                    DbInstance.status == InstanceStatus.DELETED,
+                    DbInstance.operation.in_(status.PURGES),
+                    DbInstance.is_in_trash,
+                    in_trash,
                 ),
             ),
         )

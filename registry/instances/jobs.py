@@ -329,11 +329,13 @@ class JobFailure:
         job: the job, at the attempt that gave up.
         reason: why, in words that say what the operator can do.
         outage: whether a server was away for longer than the job's policy waits.
+        cancelled: whether a client has cancelled it; a worker of an earlier release does not know that.
     """
 
     job: InstanceJob
     reason: str
     outage: bool = False
+    cancelled: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,13 @@ REQUEST_BESIDE = _step(InstanceStatus.COMPLETED, to=InstanceStatus.PENDING, job=
 ADOPTABLE = frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED})
 
 
-def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[Operation, Step]:
-    """The step of each operation: a rename moves the instance as its creation did, a purge as its delete."""
+def _steps(
+    making: Step, deletion: Step, undelete: Step, beside: Step, purge: Step | None = None
+) -> dict[Operation, Step]:
+    """The step of each operation: a rename moves the instance as its creation did.
+
+    So does a purge as its delete, if there is no step of its own.
+    """
 
     def step_of(operation: Operation) -> Step:
         match operation:
@@ -116,7 +121,7 @@ def _steps(making: Step, deletion: Step, undelete: Step, beside: Step) -> dict[O
             case Operation.DELETE | Operation.TRASH | Operation.DETACH:
                 return deletion
             case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
-                return deletion
+                return purge or deletion
             case Operation.UNDELETE:
                 return undelete
             case Operation.BACKUP | Operation.SNAPSHOT:
@@ -170,15 +175,21 @@ FINISH = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED),
 )
-FAIL = _steps(
+_FAILED = (
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
     # It is in the trash again.
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
 )
+FAIL = _steps(*_FAILED)
+# A job that was cancelled while it ran: as after a failure. But what a client did not want purged is in the
+# trash as before, where no retry of failed jobs drops it; only a new request does.
+CANCEL_RUNNING = _steps(
+    *_FAILED, purge=_step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.DELETED, job=JobStatus.ERROR)
+)
 # Only for a job that no workflow works on, so that nothing will finish or fail it, and for a delete that is
-# tried again without the operator.
+# tried again without the operator. `Deleted` is a purge that was cancelled when a DROP had begun.
 RELEASE = _steps(
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(
@@ -189,13 +200,24 @@ RELEASE = _steps(
     ),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
     _step(InstanceStatus.IN_PROGRESS, to=InstanceStatus.PENDING, job=JobStatus.PENDING),
+    purge=_step(
+        InstanceStatus.IN_PROGRESS,
+        InstanceStatus.DELETE_FAILED,
+        InstanceStatus.DELETED,
+        to=InstanceStatus.PENDING_DELETE,
+        job=JobStatus.PENDING,
+    ),
 )
 # Only for a job that has not begun: nothing was done for it.
-CANCEL = _steps(
+_NOT_BEGUN = (
     _step(InstanceStatus.PENDING, to=InstanceStatus.ERROR, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.DELETE_FAILED, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING, to=InstanceStatus.DELETED, job=JobStatus.ERROR),
     _step(InstanceStatus.PENDING, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR),
+)
+REFUSE = _steps(*_NOT_BEGUN)
+CANCEL = _steps(
+    *_NOT_BEGUN, purge=_step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.DELETED, job=JobStatus.ERROR)
 )
 _KEEP_FROM_DELETE = _step(InstanceStatus.PENDING_DELETE, to=InstanceStatus.COMPLETED, job=JobStatus.ERROR)
 # Such a job of an instance that works: the instance is what it was. A create has none, nor has what works on
@@ -396,7 +418,7 @@ def next_step(status: InstanceStatus) -> str:
         case InstanceStatus.DELETE_FAILED:
             step = "Retry the deletion."
         case InstanceStatus.DELETED:
-            step = "Undelete it if it is in the trash, or create another instance."
+            step = "Undelete or purge it if it is in the trash, or create another instance."
         case _:
             assert_never(status)
     return step

@@ -23,6 +23,7 @@ TRASH_EDGES = EDGES | {
     ("Pending", "Deleted"),  # one that is cancelled before it begins
     ("Deleted", "Pending_Delete"),  # a purge
     ("Delete_Failed", "Pending"),  # an undelete after a purge that has failed
+    ("Pending_Delete", "Deleted"),  # a purge that is cancelled before it begins
 }
 SEEDS = range(30)
 STEPS = 150
@@ -94,9 +95,9 @@ class TrashModel(Model):
         return super().request_rename(name) if self.live else InstanceNotFoundError
 
     def request_retry(self) -> type[InstanceError] | None:
-        if self.not_found() or self.status == "Deleted":
+        if self.not_found():
             return InstanceNotFoundError
-        return super().request_retry()
+        return RefusedError if self.status == "Deleted" else super().request_retry()
 
     @property
     def obstacle(self) -> bool:
@@ -147,31 +148,33 @@ class TrashModel(Model):
                 self.kept = True
             self.new_name, self.undo_due = None, False
             self.status, self.job = target, "Completed"
-        return self.status == _ENDS.get(operation, "Deleted")
+        is_cancelled = operation in _PURGES and self.job == "Error"
+        return self.status == _ENDS.get(operation, "Deleted") and not is_cancelled
 
-    def fail(self, token: Token) -> bool:
+    def fail(self, token: Token, *, cancelled: bool = False) -> bool:
         target = _FAILED.get(self.operation, "Delete_Failed")
+        if cancelled and self.operation in _PURGES:
+            target = "Deleted"
         if not self.is_at(token):
             return False
         if self.status == "InProgress":
             self.status, self.job = target, "Error"
-        return self.status == target
+        return (self.status, self.job) == (target, "Error")
 
     def release(self, token: Token) -> bool:
         target = _WAITING.get(self.operation, "Pending_Delete")
         if not self.is_at(token):
             return False
-        if self.status in {"InProgress", "Delete_Failed"}:
+        is_cancelled_purge = self.operation in _PURGES and self.status == "Deleted" and self.kept
+        if self.status in {"InProgress", "Delete_Failed"} or is_cancelled_purge:
             self.status, self.job = target, "Pending"
         return self.status == target
 
     def cancel(self) -> bool:
-        if (self.operation, self.status) == ("Undelete", "Pending"):
-            self.status = "Deleted"
-        elif self.operation in _PURGES and self.status == "Pending_Delete":
-            self.status = "Delete_Failed"
-        else:
+        in_trash = {("Undelete", "Pending"), *((purge, "Pending_Delete") for purge in _PURGES)}
+        if (self.operation, self.status) not in in_trash:
             return super().cancel()
+        self.status = "Deleted"
         self.job, self.attempt = "Error", self.attempt + 1
         return True
 
@@ -241,6 +244,16 @@ class TrashWalk(Walk):
         assert not held or (begun.refusal is not None) is model.obstacle
         if held and job.attempt > self.tokens[-1].attempt and job.number == self.tokens[-1].number:
             self.tokens.append(job)
+
+    async def fail(self) -> None:
+        job, cancelled = self.token(), self.chance.random() < 0.5
+        expected = self.model_of(job).fail(token_of(job), cancelled=cancelled)
+        assert await self.jobs.fail(job, "No luck.", cancelled=cancelled) is expected
+
+    def model_of(self, job: InstanceJob) -> TrashModel:
+        model = super().model_of(job)
+        assert isinstance(model, TrashModel)
+        return model
 
     async def finish(self) -> None:
         job = self.token()

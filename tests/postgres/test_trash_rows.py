@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.attributes import AttributeChanges
-from registry.instances.cancelling import JobCancellations
+from registry.instances.cancelling import CANCELLED, JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, Template
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.store import Delete, InstanceStore
 from registry.ods_instances.store import OdsInstances
 from registry.storage.errors import (
@@ -241,17 +241,12 @@ async def test_name_is_free_when_its_instance_is_being_purged(
     assert refused.value.status == state
 
 
-async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
-    instances: InstanceStore,
-    job_store: JobStore,
-    queries: InstanceQueries,
-    cancellations: JobCancellations,
-    trashed: InstanceJob,
+async def test_purge_that_has_failed_can_be_retried_or_undone(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, trashed: InstanceJob
 ) -> None:
     purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
-    job = await queries.job(purge.job_id)
-    assert job is not None
-    assert await cancellations.cancel_waiting(job)
+    assert (await job_store.begin(purge)).held
+    await job_store.fail(purge, "It carries another comment.")
     row = await row_of(queries, purge)
     assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
     retry = (await instances.request_retry(trashed.instance_id)).job
@@ -260,6 +255,76 @@ async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
     assert not await instances.is_purge_due()
     undelete = (await instances.request_undelete(trashed.instance_id)).job
     assert (undelete.number, undelete.trash_database) == (purge.number + 1, trashed.trash_database)
+
+
+@pytest.mark.parametrize("final_backup", [False, True])
+@pytest.mark.parametrize("when", ["waits", "runs", "waits after a failure", "has lost its workflow"])
+async def test_purge_is_neither_due_nor_retried_when_it_was_cancelled_but_granted_anew(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    cancellations: JobCancellations,
+    trashed: InstanceJob,
+    rows: asyncpg.Connection,
+    when: str,
+    final_backup: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    number = trashed.instance_id
+    purge = (await instances.request_purge(number, final_backup=final_backup)).job
+    if when != "waits":
+        assert (await job_store.begin(purge)).held
+    if when == "waits after a failure":
+        await job_store.fail(purge, "It carries another comment.")
+        purge = (await instances.request_retry(number)).job
+    if when == "runs":
+        for _ in range(2):  # the step may be repeated
+            assert await job_store.fail(purge, CANCELLED, cancelled=True)
+        assert not await job_store.is_done(purge)
+        assert not await job_store.finish_purge(purge), "a late try must not pass for one that has dropped it"
+    elif when == "has lost its workflow":
+        assert await cancellations.cancel_lost(purge)
+    else:
+        waiting = await queries.job(purge.job_id)
+        assert waiting is not None
+        assert await cancellations.cancel_waiting(waiting)
+    row = await row_of(queries, purge)
+    assert (row.status, row.is_in_trash, row.purge_after) == (InstanceStatus.DELETED, True, None)
+    job = await queries.job(purge.job_id)
+    assert job is not None
+    assert (job.status, job.error_message) == (JobStatus.ERROR, CANCELLED)
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = localtimestamp - interval '1 year'")
+    assert not await instances.is_purge_due()
+    assert await job_store.unfinished_deletes({}) == []
+    assert not (await job_store.begin(replace(purge, attempt=row.attempt + 1))).held
+    with pytest.raises(RefusedError, match="Deleted cannot be retried") as refused:
+        await instances.request_retry(number)
+    assert "Undelete or purge it" in refused.value.next_step
+    again = (await instances.request_purge(number, final_backup=final_backup)).job
+    assert (again.number, again.trash_database) == (purge.number + 1, trashed.trash_database)
+    assert (await job_store.begin(again)).held
+    assert await job_store.fail(again, CANCELLED, cancelled=True)
+    undelete = (await instances.request_undelete(number)).job
+    assert (await job_store.begin(undelete)).held
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+
+
+async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, trashed: InstanceJob
+) -> None:
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    assert (await job_store.begin(purge)).held
+    assert await job_store.fail(purge, CANCELLED, cancelled=True)
+    half_dropped = {str(trashed.trash_database): trashed.mark}
+    assert await job_store.unfinished_deletes({"another": trashed.mark}) == []
+    (unfinished,) = await job_store.unfinished_deletes(half_dropped)
+    due = await job_store.release(unfinished)
+    assert due is not None
+    assert (due.job_id, due.attempt) == (purge.job_id, 2)
+    assert (await job_store.begin(due)).held
+    assert await job_store.finish_purge(due)
+    assert not (await row_of(queries, purge)).is_in_trash
+    assert await job_store.unfinished_deletes(half_dropped) == []
+    assert await job_store.release(due) is None
 
 
 async def test_instance_is_in_the_trash_again_when_its_undelete_is_cancelled_or_fails(

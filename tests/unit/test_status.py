@@ -21,6 +21,8 @@ CREATION = {
     # What a lost workflow left in `InProgress`, the reconcile pass puts back.
     "release": {("InProgress", "Pending")},
     "cancel": {("Pending", "Error")},
+    "refuse": {("Pending", "Error")},
+    "cancel_running": {("InProgress", "Error")},
 }
 DELETION = {
     "retry": {("Delete_Failed", "Pending_Delete")},
@@ -29,6 +31,14 @@ DELETION = {
     "fail": {("InProgress", "Delete_Failed")},
     "release": {("InProgress", "Pending_Delete"), ("Delete_Failed", "Pending_Delete")},
     "cancel": {("Pending_Delete", "Delete_Failed")},
+    "refuse": {("Pending_Delete", "Delete_Failed")},
+    "cancel_running": {("InProgress", "Delete_Failed")},
+}
+# A purge that was cancelled is in the trash as before, and what a DROP had begun by then is finished.
+PURGE = DELETION | {
+    "release": {*DELETION["release"], ("Deleted", "Pending_Delete")},
+    "cancel": {("Pending_Delete", "Deleted")},
+    "cancel_running": {("InProgress", "Deleted")},
 }
 UNDELETE = {
     "retry": set(),  # what is deleted is requested anew
@@ -37,6 +47,8 @@ UNDELETE = {
     "fail": {("InProgress", "Deleted")},
     "release": {("InProgress", "Pending")},
     "cancel": {("Pending", "Deleted")},
+    "refuse": {("Pending", "Deleted")},
+    "cancel_running": {("InProgress", "Deleted")},
 }
 BESIDE = {
     "retry": set(),  # the instance works, and the job is requested anew
@@ -45,6 +57,8 @@ BESIDE = {
     "fail": {("InProgress", "Completed")},
     "release": {("InProgress", "Pending")},
     "cancel": {("Pending", "Completed")},
+    "refuse": {("Pending", "Completed")},
+    "cancel_running": {("InProgress", "Completed")},
 }
 TABLES = {
     "retry": status.RETRY,
@@ -53,6 +67,8 @@ TABLES = {
     "fail": status.FAIL,
     "release": status.RELEASE,
     "cancel": status.CANCEL,
+    "refuse": status.REFUSE,
+    "cancel_running": status.CANCEL_RUNNING,
 }
 
 
@@ -77,14 +93,16 @@ def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_created() -> Non
 
 
 @pytest.mark.parametrize(
-    "operation",
+    ("operation", "diagram"),
     [
-        *(Operation.DELETE, Operation.TRASH, Operation.DETACH),
-        *(Operation.PURGE, Operation.PURGE_AFTER_BACKUP),
+        *((it, DELETION) for it in (Operation.DELETE, Operation.TRASH, Operation.DETACH)),
+        *((it, PURGE) for it in status.PURGES),
     ],
 )
-def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted(operation: Operation) -> None:
-    assert {name: edges(table[operation]) for name, table in TABLES.items()} == DELETION
+def test_steps_are_the_edges_of_the_diagram_when_an_instance_is_deleted(
+    operation: Operation, diagram: dict[str, set[tuple[str, str]]]
+) -> None:
+    assert {name: edges(table[operation]) for name, table in TABLES.items()} == diagram
     assert edges(status.REQUEST_DELETE) == REQUESTS
     assert edges(status.KEEP[Operation.DELETE]) == {("Pending_Delete", "Completed")}
 
@@ -164,7 +182,10 @@ def test_a_purge_is_called_by_one_word_when_a_backup_is_made_first() -> None:
 
 def test_only_the_trash_is_left_when_an_instance_is_deleted() -> None:
     leaving = [step for step in steps() if InstanceStatus.DELETED in step.sources]
-    assert leaving == [status.REQUEST_UNDELETE, status.REQUEST_PURGE, status.BEGIN[Operation.UNDELETE]]
+    assert leaving == [
+        *(status.REQUEST_UNDELETE, status.REQUEST_PURGE, status.BEGIN[Operation.UNDELETE]),
+        *(status.RELEASE[purge] for purge in status.PURGES),
+    ]
 
 
 def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
@@ -176,6 +197,8 @@ def test_job_tells_how_far_it_is_when_its_instance_takes_a_step() -> None:
         "fail": {JobStatus.ERROR},
         "release": {JobStatus.PENDING},
         "cancel": {JobStatus.ERROR},
+        "refuse": {JobStatus.ERROR},
+        "cancel_running": {JobStatus.ERROR},
     }
     assert {step.job for step in status.KEEP.values()} == {JobStatus.ERROR}
     assert status.REQUEST_DELETE.job is status.REQUEST_RENAME.job is JobStatus.PENDING
