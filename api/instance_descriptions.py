@@ -109,6 +109,7 @@ class InstanceDescriptions:
             update={
                 "contexts": contexts,
                 "delete_drops_database": self._instances.drops_at_delete(row),
+                "retry_drops_database": self._instances.drops_at_retry(row),
                 "job_id": job,
                 "progress": progress,
                 "waiting": waiting,

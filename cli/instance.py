@@ -457,17 +457,21 @@ def detach(  # noqa: PLR0913 - a command line's options
 
 
 @app.command()
-def retry(
+def retry(  # noqa: PLR0913 - a command line's options
     instance: NameOrId,
     *,
+    yes: Yes = False,
     wait: Wait = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Do an instance's failed job again."""
+    """Do an instance's failed job again; asks for the name if that drops its database."""
     with connect(api_url, data_dir) as api:
-        show_accepted(api, api.retry(api.id_named(instance)), wait=wait, as_json=as_json)
+        number = api.id_named(instance)
+        if not yes and (row := _row(api, number))["retryDropsDatabase"]:
+            _require_name(row, _DROPPED)
+        show_accepted(api, api.retry(number), wait=wait, as_json=as_json)
 
 
 @app.command()

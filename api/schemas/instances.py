@@ -166,6 +166,9 @@ class Instance(ManagedInstance):
     delete_drops_database: bool = Field(
         False, description="Whether a delete drops its database at once, so that it cannot come back."
     )
+    retry_drops_database: bool = Field(
+        False, description="Whether a retry of its last job, which has failed, drops its database for good."
+    )
     job_id: str | None = None
     progress: Progress | None = None
     waiting: Waiting | None = None

@@ -383,6 +383,31 @@ NOT_LIVE = tuple(operation for operation in Operation if not traits(operation).i
 """Operations by which an instance is not live, whatever its status is."""
 
 
+def drops_database(operation: Operation, *, purge_follows: bool) -> bool:
+    """Whether such a job, or the one that follows it by itself, drops the instance's database for good."""
+    match operation:
+        case Operation.DELETE | Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+            return True
+        case Operation.TRASH:
+            return purge_follows
+        case (
+            Operation.CREATE
+            | Operation.RENAME
+            | Operation.DETACH
+            | Operation.UNDELETE
+            | Operation.BACKUP
+            | Operation.SNAPSHOT
+            | Operation.COPY
+            | Operation.RESTORE
+            | Operation.RESET
+            | Operation.REPLACE
+            | Operation.UNDO_RESET
+        ):
+            return False
+        case _:
+            assert_never(operation)
+
+
 def is_usable(status: InstanceStatus, operation: Operation) -> bool:
     """Whether an instance in `status`, whose last job is an `operation`, must have a database and routing."""
     match status:

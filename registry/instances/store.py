@@ -426,6 +426,13 @@ class InstanceStore:
         is_whole = instance.is_live and instance.published_at is not None
         return is_whole and not self.can_come_back(instance, Delete())
 
+    def drops_at_retry(self, instance: DbInstance) -> bool:
+        """Whether a retry of the instance's last job, which has failed, drops its database for good."""
+        operation = Operation(instance.operation)
+        can_be_retried = instance.status in status.RETRY[operation].sources
+        drops = status.drops_database(operation, purge_follows=instance.purge_follows)
+        return can_be_retried and drops and instance.published_at is not None
+
     async def request_delete_in(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
     ) -> Requested:

@@ -18,7 +18,7 @@ MANAGED = {
 OURS_OF_JOBS = {"operation", "instanceId", "startedAt", "waiting", "percent", "etaSeconds"}
 OURS = {
     *("operation", "newName", "errorMessage", "templateGeneration", "jobId", "progress", "waiting", "links"),
-    *("protected", "description", "labels", "contexts", "deleteDropsDatabase"),
+    *("protected", "description", "labels", "contexts", "deleteDropsDatabase", "retryDropsDatabase"),
     *("copyOf", "mode", "backupId"),
 }
 ODS_INSTANCE = {"id", "name", "instanceType"}

@@ -301,6 +301,7 @@ async def test_all_members_are_written_out_when_an_instance_is_pending(
         "labels": {},
         "contexts": [],
         "deleteDropsDatabase": False,
+        "retryDropsDatabase": False,
         "waiting": None,
         "progress": {"phase": "waiting for a worker", "estimatedSeconds": None},
         "links": {"job": f"/v2/jobs/{requested.job.job_id}", "workflow": None},

@@ -29,6 +29,7 @@ from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 
 PURGE = Delete(Operation.DELETE)
+_BACKED_UP = Delete(Operation.DELETE, final_backup=True)
 PROTECTED = AttributeChanges(protected=True)
 _DUE = "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '3 days'"
 _CONTEXT = (
@@ -306,6 +307,34 @@ async def test_purge_is_neither_due_nor_retried_when_it_was_cancelled_but_grante
     undelete = (await instances.request_undelete(number)).job
     assert (await job_store.begin(undelete)).held
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+
+
+@pytest.mark.parametrize(
+    ("state", "delete", "drops"),
+    [
+        ("Completed", Delete(Operation.TRASH), False),
+        ("Completed", Delete(Operation.DETACH), False),
+        ("Completed", PURGE, True),
+        ("Completed", _BACKED_UP, True),  # to the trash, from where a purge follows
+        ("Deleted", PURGE, True),
+        ("Deleted", _BACKED_UP, True),
+    ],
+)
+async def test_instance_tells_whether_a_retry_drops_its_database(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    name: str,
+    state: str,
+    delete: Delete,
+    drops: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    brought = await bring_to(instances, job_store, state, name)
+    job = (await instances.request_delete(brought.instance_id, delete)).job
+    assert not instances.drops_at_retry(await row_of(queries, job)), "nothing has failed yet"
+    assert (await job_store.begin(job)).held
+    await job_store.fail(job, "The server refuses.")
+    assert instances.drops_at_retry(await row_of(queries, job)) is drops
 
 
 async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(

@@ -23,6 +23,7 @@ class _Api:
             "name": "Grand Bend",
             "status": "Completed",
             "operation": "Create",
+            "retryDropsDatabase": True,
         }
 
     def instances(self, **filters: int) -> Iterator[dict[str, Any]]:
@@ -65,6 +66,10 @@ class _Api:
         self.done.append(f"undo-reset {number}{f' {database}' if database else ''}")
         return {"id": number}
 
+    def retry(self, number: int) -> dict[str, Any]:
+        self.done.append(f"retry {number}")
+        return {"id": number}
+
     def detach(self, number: int) -> dict[str, Any]:
         self.done.append(f"detach {number}")
         return {"id": number}
@@ -86,7 +91,7 @@ _LIVE = {"purge": ["--live"]}
 """Options without which a command does nothing to an instance that was not deleted."""
 
 
-@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset"])
+@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset", "retry"])
 def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str) -> None:
     answer = CliRunner().invoke(instance.app, [command, "7", *_LIVE.get(command, [])], input="grand bend\n")
     assert isinstance(answer.exception, CommandError)
@@ -94,7 +99,7 @@ def test_nothing_is_destroyed_when_another_name_is_given(api: _Api, command: str
     assert api.done == []
 
 
-@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset"])
+@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset", "retry"])
 @pytest.mark.parametrize(("options", "given"), [([], "Grand Bend\n"), (["--yes"], "")])
 def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
     api: _Api, command: str, options: list[str], given: str
@@ -102,6 +107,12 @@ def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
     words = [command, "7", *_LIVE.get(command, []), *options]
     assert CliRunner().invoke(instance.app, words, input=given).exit_code == 0
     assert api.done == [f"{command} 7"]
+
+
+def test_failed_job_is_done_again_without_a_question_when_it_drops_nothing(api: _Api) -> None:
+    api.row |= {"retryDropsDatabase": False}
+    assert CliRunner().invoke(instance.app, ["retry", "7"]).exit_code == 0
+    assert api.done == ["retry 7"]
 
 
 @pytest.mark.parametrize("given", ["7", "Grand Bend"])

@@ -100,6 +100,7 @@ CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
             "labels": {"district": "255901"},
             "contexts": [],
             "deleteDropsDatabase": False,
+            "retryDropsDatabase": False,
             "jobId": None,
             "progress": None,
             "waiting": None,
