@@ -71,6 +71,22 @@ class NameLeftError(DatabaseFaultError):
         )
 
 
+class FormerNameTakenError(DatabaseFaultError):
+    """Another database has the name that an instance's had until its delete, and the ODS/API may cache it.
+
+    Args:
+        name: the name.
+        wait: for how long the ODS/API may, in words.
+    """
+
+    def __init__(self, name: str, wait: str) -> None:
+        super().__init__(
+            f"Another database is named '{name}' by now, as this instance's was until its delete. The ODS/API"
+            " may still have that in its cache, and would have clients of this instance write into the other"
+            f" database. Nothing was done. Wait {wait}, then undelete it."
+        )
+
+
 class DisagreementError(DatabaseFaultError):
     """Registry and server say different things of an instance's database; nothing was done to it.
 

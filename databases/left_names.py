@@ -7,11 +7,11 @@ database tells all tenants and installations of its server.
 """
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
-from databases.errors import NameLeftError
+from databases.errors import FormerNameTakenError, NameLeftError
 from databases.lookup import find_own, is_invalid, oid_of, still_the_same
 from databases.ownership import LeftName, Owner, with_left
 from databases.statements import execute, fetch_rows, fetch_value
@@ -34,6 +34,12 @@ SELECT format($3, $1::text, $2::text, coalesce(array_agg(objoid || ' ' || about.
 FROM pg_shdescription AS about JOIN pg_database ON pg_database.oid = objoid
 WHERE {_IS_NAMED.format(name="$1", mark="$2")}
 """  # noqa: S608 - constants
+
+_NOT_TAKEN = "SELECT 1 / (1 - least(count(*), 1)) FROM pg_database WHERE datname = %1$L"
+_READ_TAKEN = """
+SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS is_taken, format($2, $1::text) AS not_taken,
+    clock_timestamp() AS now
+"""
 
 
 async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str) -> str:
@@ -58,6 +64,31 @@ async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str)
             if other and left.name == name and (wait := _wait(left, other, read["now"])) is not None:
                 raise NameLeftError(name, database, wait)
     return str(read["no_others"])
+
+
+async def require_not_taken(session: asyncpg.Connection, former: str, trashed: datetime | None) -> str:
+    """Refuse that clients are led to an instance again while another database has the name of its former one.
+
+    It comes back from the trash under another name, and the ODS/API may have the former one in its cache.
+
+    Returns the statement that fails, by a division by zero, if a database has got the name since.
+
+    Args:
+        session: a session on the maintenance database.
+        former: the name that the database had until the delete.
+        trashed: when that was.
+
+    Raises:
+        FormerNameTakenError: a database has that name, and the ODS/API may not know that yet.
+        DatabaseFaultError: the server is away, …
+    """
+    (read,) = await fetch_rows(session, _READ_TAKEN, former, _NOT_TAKEN)
+    remaining = timedelta() if trashed is None else trashed + CACHED - read["now"]
+    if remaining <= timedelta():
+        return "SELECT 1"
+    if read["is_taken"]:
+        raise FormerNameTakenError(former, in_minutes(remaining))
+    return str(read["not_taken"])
 
 
 def _wait(left: LeftName, other: Owner, now: datetime) -> str | None:

@@ -14,9 +14,9 @@ import asyncpg
 
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.left_names import require_not_left
+from databases.left_names import leaving, require_not_left, require_not_taken
 from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
-from databases.ownership import Owner, opened_by
+from databases.ownership import Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
 from registry.instances.naming import is_trash_name
@@ -110,6 +110,7 @@ async def take_out(
     Raises:
         NotOursError: a database of that name is not the instance's.
         NameLeftError: another instance's database has left that name just now.
+        FormerNameTakenError: it comes back under another name, and another database has just got its former.
         DisagreementError: that is another database of the instance, two databases carry the mark, one of
             another kind of name does, or a DROP has begun.
         DatabaseFaultError: there is no such database, the server is away, …
@@ -145,10 +146,14 @@ async def take_out(
     marked = Owner.read(row["comment"])
     if current == database and row["datallowconn"] and marked and marked.trashed_name is None:
         return
-    comment = replace(owner_to_mark(owner, row), trashed_name=None).comment
+    opened = replace(owner_to_mark(owner, row), trashed_name=None)
     guards = [] if current == database else [await require_not_left(session, owner, database)]
+    former = marked.trashed_name if marked else None
+    if former not in {None, current, database}:  # under another name, as after a rename
+        guards.append(await require_not_taken(session, str(former), trashed_at(row["comment"])))
+        opened = replace(opened, left=leaving(opened.left, str(former)))
     statements = [*_OPEN, *(guard.replace("%", "%%") for guard in guards)]
-    await change_name(server, session, row, database, statements, comment)
+    await change_name(server, session, row, database, statements, opened.comment)
 
 
 async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False) -> bool:

@@ -33,7 +33,7 @@ from registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs
 from registry.instances.cancelling import CANCELLED_PURGE, ending_before_begin, keep_if_refused
 from registry.instances.copies import copy_obstacle, hold_refusal
 from registry.instances.jobs import BeginResult, InstanceJob, JobWait
-from registry.instances.left_names import leave_name, take_name_back
+from registry.instances.left_names import leave_name
 from registry.instances.ods_routing import (
     OTHERS_NEXT_STEP,
     UNREADABLE,
@@ -48,7 +48,7 @@ from registry.instances.ods_routing import (
 )
 from registry.instances.origins import CopyOrigin, origin_columns
 from registry.instances.protection import protection_refusal
-from registry.instances.reservations import name_taken, require_free
+from registry.instances.reservations import former_name_refusal, name_taken, require_free
 from registry.instances.row_locks import lock_instances, lock_ods_instance
 from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
@@ -367,7 +367,7 @@ class JobStore:
                 await start_routing(session, replace(job, name=job.final_name), connection_string)
                 renamed = partial(self._strings.renamed, job.database, job.final_database)
                 await give_back(session, job.ods_instance_id, kept, renamed)
-                await take_name_back(session, job)
+                await leave_name(session, job.instance_id, job.database, job.final_database)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
@@ -956,6 +956,8 @@ async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | N
         return str(error)
     if instance is None:
         return None
+    if (refusal := await former_name_refusal(session, instance, job.final_database)) is not None:
+        return f"{refusal.reason} {refusal.next_step}"
     contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
     return await context_obstacle(session, job.ods_instance_id, contexts)
 

@@ -20,7 +20,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry.instances.jobs import InstanceJob
 from registry.ods_api_cache import CACHED
 from registry.storage.models import UTC_NOW, DbInstance, LeftDatabaseName
 
@@ -40,13 +39,6 @@ async def leave_name(session: AsyncSession, instance_id: int, left: str, new: st
     if left != new:
         values = {"database_name": left, "instance_id": instance_id, "left_at": UTC_NOW}
         await session.execute(insert(LeftDatabaseName).values(values))
-
-
-async def take_name_back(session: AsyncSession, job: InstanceJob) -> None:
-    """Forget that the instance of an undelete has left the name that its database has again."""
-    its = LeftDatabaseName.instance_id == job.instance_id
-    has_it = LeftDatabaseName.database_name == job.final_database
-    await session.execute(delete(LeftDatabaseName).where(its, has_it))
 
 
 def reserved_for(database: str, excluding: DbInstance | None) -> ScalarSelect[timedelta]:

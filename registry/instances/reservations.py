@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    Interval,
     Select,
     Text,
     and_,
@@ -15,18 +16,20 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    type_coerce,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.left_names import reserved_for
-from registry.instances.status import Operation
-from registry.ods_api_cache import in_minutes
-from registry.storage.errors import NameTakenError
+from registry.instances.status import InstanceStatus, Operation
+from registry.ods_api_cache import CACHED, in_minutes
+from registry.storage.errors import NameTakenError, RefusedError
 from registry.storage.models import (
     FIRST_NAME,
     RENAMED_TABLE,
+    UTC_NOW,
     Backup,
     DbInstance,
     InstanceVersion,
@@ -91,6 +94,30 @@ async def require_free_database(session: AsyncSession, database: str, excluding:
     query = select(database_used, reserved_for(database, excluding))
     used, reserved = (await session.execute(query)).one()
     _require_free_database(database, used=used, reserved=reserved)
+
+
+async def former_name_refusal(
+    session: AsyncSession, instance: DbInstance, database: str
+) -> RefusedError | None:
+    """Why a deleted instance cannot come back with a `database` of this name yet; None if it can.
+
+    Under another name, clients are led to it again, and the ODS/API may have the former one in its cache.
+    """
+    former = instance.database_name
+    if database == former or instance.trashed_at is None:
+        return None
+    remaining = type_coerce(instance.trashed_at + CACHED - UTC_NOW, Interval)
+    query = select(_live_instance_has(_DATABASES, former, instance), remaining)
+    is_taken, wait = (await session.execute(query)).one()
+    if not is_taken or wait <= timedelta():
+        return None
+    return RefusedError(
+        InstanceStatus(instance.status),
+        f"The database of another instance is named '{former}' by now, as this one's was until its delete."
+        " The ODS/API may still have that in its cache, and would have clients of this instance write into"
+        " that database.",
+        f"Wait {in_minutes(wait)}, then undelete it.",
+    )
 
 
 def _require_free_database(database: str, *, used: bool, reserved: timedelta | None) -> None:

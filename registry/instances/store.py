@@ -50,6 +50,7 @@ from registry.instances.protection import protection_refusal, require_unprotecte
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import (
     database_taken,
+    former_name_refusal,
     free_job_number,
     instance_id_for,
     lock_name,
@@ -539,7 +540,8 @@ class InstanceStore:
 
         Raises:
             InstanceNotFoundError: there is no such instance, or its database was dropped or left.
-            RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken.
+            RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
+                it comes back under another name, and another database has just got its former one.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction(_UNDELETE_CONFLICTS) as session:
@@ -555,6 +557,8 @@ class InstanceStore:
                 await require_free(session, wanted, database, excluding=instance)
             except NameTakenError as error:
                 raise _name_not_free(str(error)) from None
+            if (refusal := await former_name_refusal(session, instance, database)) is not None:
+                raise refusal
             wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
             obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
             if obstacle is not None:

@@ -27,6 +27,8 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.postgres.instance_states import let_time_pass
+from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
 from tests.servers import service_dsn, session
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
@@ -127,7 +129,11 @@ async def test_instance_is_as_before_when_its_delete_is_taken_back(
 
 
 async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
-    operator: Operator, admin: asyncpg.Connection, api: httpx.AsyncClient, name: str
+    operator: Operator,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    api: httpx.AsyncClient,
+    name: str,
 ) -> None:
     job = await created(operator, name)
     await deleted(operator, job)
@@ -139,6 +145,11 @@ async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
     assert f"An instance named '{name}' already exists." in refused.json()["detail"]
     assert "under another name" in refused.json()["nextStep"]
 
+    refused = await api.post(path, json={"name": f"{name} back"})
+    assert (refused.status_code, refused.json()["nextStep"]) == (409, "Wait 10 minutes, then undelete it.")
+    kept = str((await operator.instance(job)).trash_database)
+    await let_time_pass(rows)
+    await let_minutes_pass_in_trash(admin, kept, 10)
     answer = await api.post(path, json={"name": f"{name} back"})
     assert answer.status_code == 202
     assert answer.json()["jobId"] == f"UndeleteInstanceJob-{job.ods_instance_id}-3"

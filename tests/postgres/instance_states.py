@@ -44,9 +44,12 @@ def stores(
 
 
 async def let_time_pass(rows: asyncpg.Connection, minutes: int = 10) -> None:
-    """Names that renames have left were left earlier by so many minutes; by default, they are free."""
+    """Names that renames or deletes have left were left so many minutes earlier; by default, all are free."""
     await rows.execute(
         "UPDATE adminapi.leftdatabasenames SET leftat = leftat - make_interval(mins => $1)", minutes
+    )
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET trashedat = trashedat - make_interval(mins => $1)", minutes
     )
 
 

@@ -1,8 +1,10 @@
 """What a superuser sees of databases, without connecting to them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -150,3 +152,14 @@ async def privileges_on(admin: asyncpg.Connection, database: str) -> list[str]:
         database,
     )
     return granted
+
+
+async def let_minutes_pass_in_trash(admin: asyncpg.Connection, database: str, minutes: int) -> None:
+    """The database was put into the trash earlier by so many minutes."""
+    row = await row_of(admin, database)
+    assert row is not None
+    fields = json.loads(row["comment"])
+    earlier = datetime.fromisoformat(fields["trashedAt"]) - timedelta(minutes=minutes)
+    fields["trashedAt"] = earlier.isoformat()
+    comment = await admin.fetchval("SELECT quote_literal($1)", json.dumps(fields))
+    await admin.execute(f'COMMENT ON DATABASE "{database}" IS {comment}')

@@ -17,7 +17,7 @@ from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
 from databases import adoption, provisioning, publishing, trash
-from databases.errors import DatabaseFaultError, NameLeftError
+from databases.errors import DatabaseFaultError, FormerNameTakenError, NameLeftError
 from databases.left_names import record_left
 from databases.lookup import find_own
 from databases.ownership import Owner, with_left
@@ -32,7 +32,13 @@ from registry.instances.status import Operation, Template
 from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant, open_tenants
 from tests import registries
-from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, row_of
+from tests.postgres.postgres_inspection import (
+    exists,
+    fingerprint,
+    let_minutes_pass_in_trash,
+    make_foreign,
+    row_of,
+)
 from tests.servers import make_settings, make_tenant_settings
 
 NOT_RECORDED = "not recorded yet, or failed and is not undone yet"
@@ -185,6 +191,34 @@ async def test_every_name_stays_reserved_when_an_instance_is_renamed_deleted_and
         await record_left(fenced, wanted.owner, names[2])  # what is over is forgotten
     assert await left_by(admin, names[2]) == {names[1]: True}
     await admin.execute(f'DROP DATABASE "{names[2]}" WITH (FORCE)')
+
+
+async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_under_another(
+    server: Server, wanted: CloneRequest, other: CloneRequest, admin: asyncpg.Connection, new_name: str
+) -> None:
+    await make(server, wanted)
+    kept = trash_name(wanted.owner.mark, 2)
+    job = TrashJob(wanted.owner, 2, 1, [wanted.database, new_name], kept)
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.put(server, fenced, job)
+    await make(server, replace(other, database=wanted.database))
+    async with server.fenced(wanted.owner) as fenced:
+        with pytest.raises(FormerNameTakenError, match="Wait 10 minutes, then undelete it"):
+            await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+    await admin.execute(f'DROP DATABASE "{wanted.database}" WITH (FORCE)')
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+    assert await left_by(admin, new_name) == {wanted.database: False}
+    with pytest.raises(NameLeftError, match=NOT_RECORDED):
+        await make(server, replace(other, database=wanted.database))
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.put(server, fenced, job)  # the undelete has failed: the name is free at once again
+    await make(server, replace(other, database=wanted.database))
+    await let_minutes_pass_in_trash(admin, kept, 10)
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+        await record_left(fenced, wanted.owner, new_name)
+    assert await left_by(admin, new_name) == {wanted.database: True}
 
 
 async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave_it(

@@ -26,7 +26,7 @@ from registry.storage.errors import (
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, bring_to
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass
 
 PURGE = Delete(Operation.DELETE)
 _BACKED_UP = Delete(Operation.DELETE, final_backup=True)
@@ -387,10 +387,12 @@ async def test_instance_has_its_old_name_when_its_undelete_under_another_one_cam
     queries: InstanceQueries,
     cancellations: JobCancellations,
     trashed: InstanceJob,
+    rows: asyncpg.Connection,
     name: str,
     ends: str,
 ) -> None:
     other = (await instances.reserve(name, Template.MINIMAL)).job
+    await let_time_pass(rows)
     undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
     assert undelete.final_name == f"{name} back"
     for reserved in (name, f"{name} back"):  # both names are reserved meanwhile
@@ -442,11 +444,50 @@ async def test_derivative_leads_to_the_database_of_its_instance_after_an_undelet
     await tenant.jobs.finish_delete(deletion)
     if new_name is not None:
         await instances.reserve(name, Template.MINIMAL)
+        await let_time_pass(rows)
     undelete = (await instances.request_undelete(job.instance_id, new_name)).job
     await tenant.jobs.begin(undelete)
     assert await tenant.jobs.finish_undelete(undelete, CONNECTION_STRING)
     text = await rows.fetchval("SELECT connectionstring FROM dbo.odsinstancederivatives")
     assert strings.local_database(text) == undelete.final_database
+
+
+async def test_instance_comes_back_under_another_name_once_no_cache_leads_to_who_has_its_own(
+    instances: InstanceStore,
+    job_store: JobStore,
+    trashed: InstanceJob,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    number = trashed.instance_id
+    undelete = (await instances.request_undelete(number, f"{name} back")).job  # nobody has its own yet
+    await instances.reserve(name, Template.MINIMAL)
+    begun = await job_store.begin(undelete)
+    assert begun.refusal is not None
+    assert "Wait 10 minutes, then undelete it" in begun.refusal
+    await job_store.fail(undelete, begun.refusal)
+    await job_store.end_undo(undelete)
+    for passed, told in ((0, "Wait 10 minutes,"), (9, "Wait 1 minute,")):
+        await let_time_pass(rows, passed)
+        with pytest.raises(RefusedError, match="The ODS/API may still have that in its cache") as refused:
+            await instances.request_undelete(number, f"{name} back")
+        assert refused.value.next_step.startswith(told)
+    await let_time_pass(rows, 1)
+    granted = (await instances.request_undelete(number, f"{name} back")).job
+    assert (await job_store.begin(granted)).refusal is None
+    assert await job_store.finish_undelete(granted, CONNECTION_STRING)
+
+
+async def test_own_name_stays_reserved_when_an_instance_has_come_back_under_another(
+    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, rows: asyncpg.Connection, name: str
+) -> None:
+    undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
+    assert (await job_store.begin(undelete)).refusal is None
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    with pytest.raises(NameTakenError, match=r"Wait 10 minutes, or choose another name\."):
+        await instances.reserve(name, Template.MINIMAL)
+    await let_time_pass(rows)
+    await instances.reserve(name, Template.MINIMAL)
 
 
 async def test_new_name_of_an_undelete_is_free_for_a_rename_when_it_has_failed(
