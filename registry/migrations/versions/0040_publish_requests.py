@@ -3,7 +3,7 @@
 from alembic import op
 from sqlalchemy import text
 
-revision = "0043"
+revision = "0040"
 down_revision = "0039"
 
 
