@@ -460,7 +460,7 @@ async def test_instance_comes_back_under_another_name_once_no_cache_leads_to_who
     name: str,
 ) -> None:
     number = trashed.instance_id
-    undelete = (await instances.request_undelete(number, f"{name} back")).job  # no other instance has its own yet
+    undelete = (await instances.request_undelete(number, f"{name} back")).job  # its own is free
     await instances.reserve(name, Template.MINIMAL)
     begun = await job_store.begin(undelete)
     assert begun.refusal is not None
