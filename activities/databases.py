@@ -196,9 +196,8 @@ class DatabaseActivities:
         """
         with as_application_error():
             async with heartbeats(), self._fenced(job) as session:
-                await trash.take_out(
-                    self._tenant.server, session, owner_of(job), _trash_database(job), job.final_database
-                )
+                server, kept, name = self._tenant.server, _trash_database(job), job.final_database
+                await trash.take_out(server, session, owner_of(job), kept, name, former=job.database)
 
     @activity.defn
     async def purge(self, job: InstanceJob) -> bool:

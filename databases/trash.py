@@ -92,8 +92,14 @@ async def put(
     return True
 
 
-async def take_out(
-    server: Server, session: asyncpg.Connection, owner: Owner, trash: str, database: str
+async def take_out(  # noqa: PLR0913 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    owner: Owner,
+    trash: str,
+    database: str,
+    *,
+    former: str | None = None,
 ) -> None:
     """Give the database in the trash the name `database`, open it, and mark it as published.
 
@@ -106,6 +112,8 @@ async def take_out(
         owner: the instance, at the attempt that the database is marked with.
         trash: the name that it has in the trash.
         database: the name that it shall have.
+        former: the name by which the ODS/API may still know it, the registry's; not that of the comment,
+            which may be of an undelete that has failed. None if it does not matter.
 
     Raises:
         NotOursError: a database of that name is not the instance's.
@@ -148,10 +156,9 @@ async def take_out(
         return
     opened = replace(owner_to_mark(owner, row), trashed_name=None)
     guards = [] if current == database else [await require_not_left(session, owner, database)]
-    former = marked.trashed_name if marked else None
-    if former not in {None, current, database}:  # under another name, as after a rename
-        guards.append(await require_not_taken(session, str(former), trashed_at(row["comment"])))
-        opened = replace(opened, left=leaving(opened.left, str(former)))
+    if former is not None and former not in {current, database}:  # under another name, as after a rename
+        guards.append(await require_not_taken(session, former, trashed_at(row["comment"])))
+        opened = replace(opened, left=leaving(opened.left, former))
     statements = [*_OPEN, *(guard.replace("%", "%%") for guard in guards)]
     await change_name(server, session, row, database, statements, opened.comment)
 

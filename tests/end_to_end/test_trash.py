@@ -421,13 +421,19 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
 
 
 async def test_instance_without_a_database_can_be_purged_when_its_undelete_has_failed(
-    operator: Operator, temporal: Client, settings: Settings, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     """And another instance has its name by then: nothing is there that could be put into the trash again."""
     job = await created(operator, name)
     trashed = await deleted(operator, job)
     await admin.execute(f'DROP DATABASE "{trashed.trash_database}"')
     await created(operator, name)
+    await let_time_pass(rows)
     assert await operator.ended(await undelete(operator, job, f"{name} back")) is JobStatus.ERROR
     await reconcile(temporal, settings)
     purge = (await operator.instances.request_purge(job.instance_id)).job

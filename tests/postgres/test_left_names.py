@@ -197,6 +197,7 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
     server: Server, wanted: CloneRequest, other: CloneRequest, admin: asyncpg.Connection, new_name: str
 ) -> None:
     await make(server, wanted)
+    undelete, former = replace(wanted.owner, number=3, attempt=1), wanted.database
     kept = trash_name(wanted.owner.mark, 2)
     job = TrashJob(wanted.owner, 2, 1, [wanted.database, new_name], kept)
     async with server.fenced(wanted.owner) as fenced:
@@ -204,19 +205,20 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
     await make(server, replace(other, database=wanted.database))
     async with server.fenced(wanted.owner) as fenced:
         with pytest.raises(FormerNameTakenError, match="Wait 10 minutes, then undelete it"):
-            await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+            await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
     await admin.execute(f'DROP DATABASE "{wanted.database}" WITH (FORCE)')
     async with server.fenced(wanted.owner) as fenced:
-        await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
     assert await left_by(admin, new_name) == {wanted.database: False}
     with pytest.raises(NameLeftError, match=NOT_RECORDED):
         await make(server, replace(other, database=wanted.database))
     async with server.fenced(wanted.owner) as fenced:
-        await trash.put(server, fenced, job)  # the undelete has failed: the name is free at once again
+        # The undelete has failed: the name is free at once again.
+        await trash.put(server, fenced, replace(job, owner=undelete, number=3))
     await make(server, replace(other, database=wanted.database))
     await let_minutes_pass_in_trash(admin, kept, 10)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.take_out(server, fenced, wanted.owner, kept, new_name)
+        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
         await record_left(fenced, wanted.owner, new_name)
     assert await left_by(admin, new_name) == {wanted.database: True}
 

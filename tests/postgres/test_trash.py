@@ -22,7 +22,6 @@ from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,
     fingerprint,
-    let_minutes_pass_in_trash,
     make_foreign,
     oid_of,
     persistent_sessions,
@@ -146,7 +145,6 @@ async def test_database_gets_the_name_that_is_asked_for_when_its_own_was_taken(
     with pytest.raises(NotOursError):
         await take_out(server, replace(job.owner, number=3), job, name)
     assert await exists(admin, job.trash)
-    await let_minutes_pass_in_trash(admin, job.trash, 10)
     await take_out(server, replace(job.owner, number=3), job, f"{name}_again")
     assert await exists(admin, f"{name}_again")
     assert await fingerprint(admin, name) == before
