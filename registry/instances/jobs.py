@@ -186,6 +186,11 @@ class InstanceJob:
         return self.requests[-1] if self.requests else None
 
     @property
+    def replacement_column(self) -> dict[str, Any] | None:
+        """What the job wants to be the instance's database, as the instance's row has it."""
+        return None if self.replacement is None else self.replacement.column
+
+    @property
     def final_name(self) -> str:
         """The instance's name when the job is done."""
         return self.new_name or self.name
