@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID, uuid4
 
-from sqlalchemy import Interval, func, insert, literal, or_, select
+from sqlalchemy import Interval, and_, exists, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
@@ -98,6 +98,7 @@ from registry.storage.models import (
     NEW_NAME_INDEX,
     UTC_NOW,
     DbInstance,
+    InstanceVersion,
     Job,
     Snapshot,
 )
@@ -109,12 +110,16 @@ _TOGETHER = 0x4F644254
 
 _KEPT_AFTER_ADOPTION = timedelta(days=7)
 
+# What an instance had before its resets goes with it: so it waits for what was promised of these.
+_HAS_LATER_VERSION = exists().where(
+    InstanceVersion.instance_id == DbInstance.id, InstanceVersion.purge_after > UTC_NOW
+)
 # What a client has requested back in vain waits for the operator, however long that takes.
 _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
     DbInstance.operation == Operation.TRASH,
-    or_(DbInstance.purge_after <= UTC_NOW, DbInstance.purge_follows),
+    or_(and_(DbInstance.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.purge_follows),
     ~DbInstance.is_protected,
     DbInstance.replacement.is_(None),
     ~DbInstance.undo_due,

@@ -544,6 +544,7 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     job_store: JobStore,
     queries: InstanceQueries,
     completed: InstanceJob,
+    rows: asyncpg.Connection,
 ) -> None:
     await reset(instances, job_store, completed)
     (before,) = await of_instance(queries, completed)
@@ -551,9 +552,17 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     trash = (await InstanceStore(engine, factory, day).request_delete(completed.instance_id)).job
     worker = JobStore(engine, factory, day)
     assert (await worker.begin(trash)).held
-    assert await worker.finish_delete(trash)
+    assert await worker.finish_delete(replace(trash, trash_database="ods_trash_x"))
     (version,) = await of_instance(queries, completed)
     assert version.purge_after == before.purge_after
+    # A purge of the instance would take the version along.
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
+    assert not await instances.is_purge_due()
+    assert await instances.request_due_purges(20) == []
+    await due(rows)
+    assert await instances.is_purge_due()
+    (requested,) = await instances.request_due_purges(20)
+    assert requested.job.instance_id == completed.instance_id
 
 
 async def test_version_is_due_at_once_when_there_is_no_trash(
