@@ -58,6 +58,7 @@ class CleaningReport:
         recorded: whole backups that the registry did not know: it was restored, or their jobs had failed.
         missing: recorded backups of this installation that are gone from the store.
         left: why something was left to the next pass, which has kept nothing else from being done.
+        elsewhere: recorded backups of this installation that are in an earlier store, if they are anywhere.
     """
 
     removed: int = 0
@@ -68,6 +69,7 @@ class CleaningReport:
     recorded: int = 0
     missing: int = 0
     left: str | None = None
+    elsewhere: int = 0
 
 
 class _Left:
@@ -251,8 +253,9 @@ class BackupCleaning:
         keys = await list_backups(store)
         recorded = await self._take_in(store, keys, own, left)
         missing = await self._tell_missing(store, known, set(keys))
+        elsewhere = await self._follow_moved(store, known, set(keys))
         await self._verify_those_back(store, known, set(keys))
-        return replace(report, recorded=recorded, missing=missing)
+        return replace(report, recorded=recorded, missing=missing, elsewhere=elsewhere)
 
     async def _take_in(self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left) -> int:
         """Record the whole backups that the registry does not know; returns how many."""
@@ -292,6 +295,27 @@ class BackupCleaning:
             _logger.warning("%s backups that the registry has are gone from the store", missing)
         return missing
 
+    async def _follow_moved(
+        self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
+    ) -> int:
+        """Record that backups of an earlier store are in this one; returns how many are not.
+
+        From then on it is noticed if they are gone from this one.
+        """
+        elsewhere = 0
+        for backup in known:
+            key = key_of(self._tenant.name, backup)
+            if backup.location == (here := store.location(folder_of(key))):
+                continue
+            if key not in stored or await load_whole(store, self._tenant.name, backup) is None:
+                elsewhere += 1
+            elif not is_recorded_gone(backup):  # or else it is verified anew
+                await self._tenant.backups.record_moved(backup, here)
+        if elsewhere:
+            await known_store(self._tenant)  # as above
+            _logger.warning(_ELSEWHERE, elsewhere, "are recorded")
+        return elsewhere
+
     async def _verify_those_back(
         self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
     ) -> None:
@@ -301,7 +325,8 @@ class BackupCleaning:
                 continue
             if await load_whole(store, self._tenant.name, backup) is None:
                 continue
-            if await self._tenant.backups.record_back(backup):
+            here = store.location(folder_of(key_of(self._tenant.name, backup)))
+            if await self._tenant.backups.record_back(backup, here):
                 _logger.warning("The backup %s, which was gone, is in the store again.", backup.id)
                 await self._start(backup.id)
 

@@ -17,6 +17,10 @@ from tenants.known_store import WAY_OUT, OtherStoreError, require_known
 
 _PROBE = "doctor"
 """An object that is not there: the answer tells whether the store can be read."""
+_TO_THIS_STORE = (
+    "copy them into the store of ODS_BACKUP_URL, after which the pass `reconcile` records it; or `ods backup"
+    " delete --forget` those whose store is gone. The pass logs how many are not here"
+)
 
 
 async def examine_backups(subject: str, settings: Settings, tenant: str) -> Sequence[Finding]:
@@ -37,6 +41,7 @@ async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
         store = open_store(settings)
         await store.read(_PROBE)
         await require_known(store, BackupStores(engine), tenant)
+        elsewhere = await BackupStores(engine).count_elsewhere(store.location())
     except OtherStoreError as other:
         return fault(subject, other.what.rstrip("."), WAY_OUT)
     except BackupFaultError as found:
@@ -45,6 +50,8 @@ async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
         return warning(subject, "Not examined: the registry cannot be asked which store this is")
     finally:
         await engine.dispose()
+    if elsewhere:
+        return warning(subject, f"{elsewhere} backups are recorded as stored elsewhere", _TO_THIS_STORE)
     return ok(subject, f"{settings.backup_url} can be read")
 
 

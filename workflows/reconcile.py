@@ -122,8 +122,9 @@ async def _cleaned_backups() -> str:
     removed = f", {report.removed} backups removed" if report.removed else ""
     recorded = f", {report.recorded} lost backups recorded" if report.recorded else ""
     missing = f", {report.missing} recorded backups gone" if report.missing else ""
+    elsewhere = f", {report.elsewhere} not in this store" if report.elsewhere else ""
     left = f", not all of backups cleaned: {report.left.rstrip('.')}" if report.left is not None else ""
-    return f"{removed}{recorded}{missing}{left}"
+    return f"{removed}{recorded}{missing}{elsewhere}{left}"
 
 
 async def _restarted(job: InstanceJob) -> bool:

@@ -309,24 +309,35 @@ class BackupRecords:
         Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
         if another session has locked its row.
         """
-        its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
         same = Backup.verification.is_not_distinct_from(backup.verification)
-        gone = (
-            update(Backup).where(Backup.id.in_(unlocked(*its, same))).values(**_verdict(_gone_from(backup)))
-        )
+        its = unlocked(*_still(backup), same)
+        gone = update(Backup).where(Backup.id.in_(its)).values(**_verdict(_gone_from(backup)))
         async with self._sessions.statement() as session:
             return await session.scalar(gone.returning(Backup.id)) is not None
 
-    async def record_back(self, backup: Backup) -> bool:
+    async def record_moved(self, backup: Backup, location: str) -> None:
+        """Record that a backup is stored in the folder `location` by now.
+
+        Not if it was deleted, stored anew or recorded elsewhere meanwhile, or if another session has locked
+        its row.
+        """
+        moved = update(Backup).where(Backup.id.in_(unlocked(*_still(backup)))).values(location=location)
+        async with self._sessions.statement() as session:
+            await session.execute(moved)
+
+    async def record_back(self, backup: Backup, location: str) -> bool:
         """Record that a backup which was gone is stored again, and shall be verified.
+
+        Args:
+            backup: the backup, as it was read.
+            location: the folder in which it is now.
 
         Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
         if another session has locked its row.
         """
-        its = (Backup.id == backup.id, Backup.stored_id == backup.stored_id, Backup.deleted_at.is_(None))
         same = (Backup.verification == VERIFICATION_FAILED, Backup.verification_error == _gone_from(backup))
-        waits = {"verification": VERIFICATION_WAITS, "verification_error": None}
-        back = update(Backup).where(Backup.id.in_(unlocked(*its, *same))).values(**waits)
+        waits = {"verification": VERIFICATION_WAITS, "verification_error": None, "location": location}
+        back = update(Backup).where(Backup.id.in_(unlocked(*_still(backup), *same))).values(**waits)
         async with self._sessions.statement() as session:
             return await session.scalar(back.returning(Backup.id)) is not None
 
@@ -385,6 +396,16 @@ def proven_state(backup: Backup) -> str | None:
 def is_recorded_gone(backup: Backup) -> bool:
     """Whether the last that is known of a backup is that it was gone from the store."""
     return backup.verification == VERIFICATION_FAILED and backup.verification_error == _gone_from(backup)
+
+
+def _still(backup: Backup) -> tuple[ColumnElement[bool], ...]:
+    """The conditions on the row of a backup that it is stored where it was when the backup was read."""
+    return (
+        Backup.id == backup.id,
+        Backup.stored_id == backup.stored_id,
+        Backup.location == backup.location,
+        Backup.deleted_at.is_(None),
+    )
 
 
 def _gone_from(backup: Backup) -> str:

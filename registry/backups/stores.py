@@ -50,3 +50,14 @@ class BackupStores:
         newest = select(Backup).where(*its).order_by(Backup.created_at.desc(), Backup.id).limit(1)
         async with self._sessions.statement() as session:
             return await session.scalar(newest)
+
+    async def count_elsewhere(self, location: str) -> int:
+        """How many backups of the installation are recorded as stored elsewhere than below this URL."""
+        its = (
+            ~Backup.location.startswith(f"{location}/", autoescape=True),
+            Backup.stored_id.is_not(None),
+            Backup.deleted_at.is_(None),
+            Backup.installation == Installation.id,
+        )
+        async with self._sessions.statement() as session:
+            return (await session.scalars(select(func.count(Backup.id)).where(*its))).one()

@@ -617,7 +617,9 @@ async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
         "UPDATE adminapi.backups SET location = 's3://earlier/' || id WHERE id = $1", uuid.UUID(earlier["id"])
     )
     for _ in range(2):
-        assert "0 purges, 1 recorded backups gone." in await reconcile(temporal, settings)
+        assert "0 purges, 1 recorded backups gone, 1 not in this store." in await reconcile(
+            temporal, settings
+        )
     assert "1 backups that the registry has are gone from the store" in caplog.text
     found = (await api.get(f"/v2/backups/{gone['id']}")).json()
     assert (found["status"], found["verification"]) == ("Completed", "Error")
@@ -627,9 +629,85 @@ async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
     figures = await RegistryFigures(tenant.engine, tenant.name, settings).read()
     assert [it.value for it in figures if it.figure is BACKUPS_UNVERIFIED] == [1]
     store.with_name(gone["id"]).rename(folder_of(gone))
-    assert "0 purges." in await reconcile(temporal, settings)
+    assert "0 purges, 1 not in this store." in await reconcile(temporal, settings)
     # The pass has it verified anew.
     assert (await passed(api, gone))["verification"] == "Completed"
+
+
+async def test_backup_is_told_to_be_missing_or_gone_after_the_store_was_moved(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    settings: Settings,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = await created(operator, name)
+    lost, copied, cut, left = [await backed_up(api, job) for _ in range(4)]
+    shutil.rmtree(folder_of(lost))
+    later = store.with_name("later")
+    shutil.copytree(store, later, ignore=shutil.ignore_patterns(folder_of(left).name))
+
+    def here(backup: dict[str, Any]) -> Path:
+        return later / folder_of(backup).relative_to(store)
+
+    (here(cut) / "database.dump").unlink()
+    changed = settings.model_copy(update={"backup_url": later.as_uri()})
+
+    async def locations() -> list[str]:
+        found = [await backup_of(api, {"backupId": one["id"]}) for one in (lost, copied, cut, left)]
+        return [one["location"] for one in found]
+
+    async with open_tenants(settings) as (tenant,):
+        assert (await cleaned(tenant)).missing == 1
+    async with open_tenants(changed) as (tenant,):
+        for _ in range(2):
+            report = await cleaned(tenant)
+            assert (report.missing, report.elsewhere, report.obstacle) == (0, 3, None)
+        told = "3 backups are recorded, but are not in the store of ODS_BACKUP_URL"
+        assert told in caplog.text
+        moved = here(copied).as_uri()
+        assert await locations() == [lost["location"], moved, cut["location"], left["location"]]
+
+        shutil.copytree(folder_of(left), here(left))
+        shutil.copytree(folder_of(cut), here(cut), dirs_exist_ok=True)
+        shutil.copytree(folder_of(left), here(lost))  # another backup's
+        assert (await cleaned(tenant)).elsewhere == 1
+        shutil.rmtree(here(copied))
+        report = await cleaned(tenant)
+        assert (report.missing, report.elsewhere) == (1, 1)
+        gone = await backup_of(api, {"backupId": copied["id"]})
+        assert (gone["verification"], gone["verificationError"]) == ("Error", f"It is gone from {moved}.")
+    # The earlier store is used again, and has all but the first.
+    async with open_tenants(settings) as (tenant,):
+        report = await cleaned(tenant)
+        assert (report.missing, report.elsewhere) == (1, 0)
+    assert await locations() == [one["location"] for one in (lost, copied, cut, left)]
+    assert (await backup_of(api, {"backupId": copied["id"]}))["verification"] == "Pending"
+
+
+async def test_backup_is_not_told_to_be_in_another_store_when_the_disk_is_unmounted_in_the_middle(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    earlier = await rows.fetchval("UPDATE adminapi.backups SET location = 's3://a/' || id RETURNING location")
+
+    async def list_unmounted(store_of_pass: BackupStore) -> list[BackupKey]:
+        unmount(store)
+        return await list_backups(store_of_pass)
+
+    monkeypatch.setattr(backup_cleaning, "list_backups", list_unmounted)
+    report = await cleaned(tenant)
+    assert (report.elsewhere, report.obstacle is None) == (0, False)
+    assert "are not in the store" not in caplog.text
+    assert (await backup_of(api, {"backupId": backup["id"]}))["location"] == earlier
 
 
 async def test_no_backup_is_called_gone_when_the_disk_of_the_store_is_unmounted_in_the_middle(

@@ -428,7 +428,16 @@ async def test_store_and_programs_are_examined_when_backups_are_made(
     assert (programs.level, "older than the server" in programs.found) == (Level.FAULT, True)
 
 
-async def test_store_is_named_when_its_disk_is_not_mounted(
+_STORED = """
+INSERT INTO adminapi.backups (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template,
+                              createdat, details, storedid, location)
+SELECT gen_random_uuid(), 1, 1, gen_random_uuid(), installation.id, 'A', 'requested', 'a job', 'Minimal',
+       now(), '{}', gen_random_uuid(), store || '/default/1/a'
+FROM adminapi.installation, unnest(ARRAY[$1, $2]) AS store
+"""
+
+
+async def test_store_is_named_when_its_disk_is_not_mounted_or_has_not_all_backups(
     settings: Settings, rows: asyncpg.Connection, store: Path
 ) -> None:
     with_store = settings.model_copy(update={"backup_url": store.as_uri()})
@@ -442,6 +451,9 @@ async def test_store_is_named_when_its_disk_is_not_mounted(
     async with open_tenants(with_store) as (tenant,):
         await known_store(tenant)
     assert (await finding()).level is Level.OK
+    await rows.execute(_STORED, store.as_uri(), f"{store.as_uri()}-earlier")
+    elsewhere = await finding()
+    assert (elsewhere.level, elsewhere.found) == (Level.WARNING, "1 backups are recorded as stored elsewhere")
     shutil.rmtree(store / "_store")
     other = await finding()
     assert (other.level, "is not the store of backups" in other.found) == (Level.FAULT, True)

@@ -419,8 +419,29 @@ async def test_passes_leave_a_backup_alone_when_another_session_has_locked_it(
     gone = (await tenant.backups.get(backup_id)).backup
     async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
         await forgotten.execute("SELECT FROM adminapi.backups WHERE id = $1 FOR UPDATE", backup_id)
-        assert not await tenant.backups.record_back(gone)
-    assert await tenant.backups.record_back(gone)
+        assert not await tenant.backups.record_back(gone, "s3://later/1")
+    assert await tenant.backups.record_back(gone, "s3://later/1")
+
+
+async def test_backup_is_not_recorded_gone_from_an_earlier_store_when_it_is_in_another_by_now(
+    tenant: Tenant, rows: asyncpg.Connection, registry_dsn: str, job: InstanceJob
+) -> None:
+    """As when workers with two values of ODS_BACKUP_URL compare at once."""
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    its = (await tenant.backups.get(backup_id)).backup
+    async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
+        await forgotten.execute("SELECT FROM adminapi.backups WHERE id = $1 FOR UPDATE", backup_id)
+        await tenant.backups.record_moved(its, "s3://later/1")
+    assert (await tenant.backups.get(backup_id)).backup.location == its.location
+    for location in ("s3://later/1", "s3://latest/1"):  # the second is of what was read before the first
+        await tenant.backups.record_moved(its, location)
+    moved = (await tenant.backups.get(backup_id)).backup
+    assert (moved.location, moved.verification) == ("s3://later/1", its.verification)
+    assert not await tenant.backups.record_gone(its)
+    assert await tenant.backups.record_gone(moved)
+    gone = (await tenant.backups.get(backup_id)).backup
+    assert await tenant.backups.record_back(gone, "s3://latest/1")
+    assert (await tenant.backups.get(backup_id)).backup.location == "s3://latest/1"
 
 
 async def test_last_backup_stays_when_an_earlier_one_was_made_while_the_clock_was_ahead(
