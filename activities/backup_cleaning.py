@@ -41,6 +41,7 @@ _ELSEWHERE = (
     "%s backups %s, but are not in the store of ODS_BACKUP_URL, and stay. Their locations tell where they"
     " are: copy them into this store, or set ODS_BACKUP_URL to the earlier one."
 )
+_NAMED_AT_MOST = 20
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class CleaningReport:
         missing: recorded backups of this installation that are gone from the store.
         left: why something was left to the next pass, which has kept nothing else from being done.
         elsewhere: recorded backups of this installation that are in an earlier store, if they are anywhere.
+        unknown: whole backups in the store that are of no instance of the registry.
     """
 
     removed: int = 0
@@ -70,6 +72,7 @@ class CleaningReport:
     missing: int = 0
     left: str | None = None
     elsewhere: int = 0
+    unknown: int = 0
 
 
 class _Left:
@@ -251,15 +254,20 @@ class BackupCleaning:
         # Before the store is listed: what is stored meanwhile is not missing.
         known = await self._tenant.backups.made_by(own)
         keys = await list_backups(store)
-        recorded = await self._take_in(store, keys, own, left)
+        recorded, unknown = await self._take_in(store, keys, own, left)
         missing = await self._tell_missing(store, known, set(keys))
         elsewhere = await self._follow_moved(store, known, set(keys))
         await self._verify_those_back(store, known, set(keys))
-        return replace(report, recorded=recorded, missing=missing, elsewhere=elsewhere)
+        return replace(report, recorded=recorded, missing=missing, elsewhere=elsewhere, unknown=unknown)
 
-    async def _take_in(self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left) -> int:
-        """Record the whole backups that the registry does not know; returns how many."""
-        recorded = 0
+    async def _take_in(
+        self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left
+    ) -> tuple[int, int]:
+        """Record the whole backups that the registry does not know.
+
+        Returns how many, and how many are not recorded because they are of none of its instances.
+        """
+        recorded, unknown = 0, list[str]()
         for key in keys:
             if key.tenant != self._tenant.name or await self._tenant.backups.knows(key.backup_id):
                 continue
@@ -273,7 +281,14 @@ class BackupCleaning:
                 if await self._tenant.backups.record_lost(lost):
                     _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
                     recorded += 1
-        return recorded
+                elif not await self._tenant.queries.known_marks([str(lost.mark)]):
+                    unknown.append(lost.stored.location)
+        if unknown:
+            _logger.warning(
+                "%s whole backups in the store are of no instance that the registry knows, such as %s",
+                *(len(unknown), ", ".join(unknown[:_NAMED_AT_MOST])),
+            )
+        return recorded, len(unknown)
 
     async def _tell_missing(
         self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]

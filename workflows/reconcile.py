@@ -123,8 +123,9 @@ async def _cleaned_backups() -> str:
     recorded = f", {report.recorded} lost backups recorded" if report.recorded else ""
     missing = f", {report.missing} recorded backups gone" if report.missing else ""
     elsewhere = f", {report.elsewhere} not in this store" if report.elsewhere else ""
+    unknown = f", {report.unknown} backups of unknown instances" if report.unknown else ""
     left = f", not all of backups cleaned: {report.left.rstrip('.')}" if report.left is not None else ""
-    return f"{removed}{recorded}{missing}{elsewhere}{left}"
+    return f"{removed}{recorded}{missing}{elsewhere}{unknown}{left}"
 
 
 async def _restarted(job: InstanceJob) -> bool:

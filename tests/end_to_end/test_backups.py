@@ -28,7 +28,7 @@ from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
 from backups import readiness, restoring
 from backups.backing_up import back_up
-from backups.client_programs import ClientProgram
+from backups.client_programs import ClientProgram, find_program
 from backups.manifest import BackupKey, BackupRequest, Manifest
 from backups.storage import BackupStore
 from backups.stored_backups import list_backups
@@ -761,6 +761,51 @@ async def test_what_another_try_has_stored_is_a_backup_of_its_own(
     assert stored(other)["database.dump"] == other["sizeBytes"]
     done = await cleaned(tenant)
     assert (done.removed, done.recorded) == (0, 0)
+
+
+async def test_backup_of_an_instance_that_the_registry_has_lost_is_told_and_restored_by_hand(
+    operator: Operator,
+    store: Path,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    api: httpx.AsyncClient,
+    temporal: Client,
+    settings: Settings,
+    rows: asyncpg.Connection,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE TABLE public.kept AS SELECT 1 AS value")
+    backup = await backed_up(api, job)
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+    await rows.execute("DELETE FROM adminapi.backups")
+    await rows.execute("DELETE FROM adminapi.dbinstances WHERE id = $1", job.instance_id)
+    await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
+    for _ in range(2):
+        assert "0 purges, 1 backups of unknown instances." in await reconcile(temporal, settings)
+    told = "1 whole backups in the store are of no instance that the registry knows, such as "
+    assert told + backup["location"] in caplog.text
+    assert files_in(store) == ["database.dump", "manifest.json"]
+
+    # As the page on restoring the registry says.
+    again = await created(operator, name)
+    await admin.execute(f'ALTER DATABASE "{again.database}" RENAME TO "{name} empty"')
+    await admin.execute(f'COMMENT ON DATABASE "{name} empty" IS NULL')
+    await admin.execute(f'CREATE DATABASE "{again.database}" OWNER ods_service')
+    dump = folder_of(backup) / "database.dump"
+    options = ("--no-owner", "--no-privileges", "--exit-on-error")
+    pg_restore = (await find_program("pg_restore", 0)).path
+    address = f"--dbname={service_dsn(postgres, again.database)}"
+    assert await (await asyncio.create_subprocess_exec(pg_restore, *options, address, dump)).wait() == 0
+    answer = await api.post(f"/v2/dbInstances/{again.instance_id}/adopt")
+    assert answer.status_code == 200, answer.text
+    async with session(service_dsn(postgres, again.database)) as inside:
+        assert await inside.fetchval("SELECT value FROM public.kept") == 1
+    await backed_up(api, again)
+    assert "0 purges, 1 backups of unknown instances." in await reconcile(temporal, settings)
+    await admin.execute(f'DROP DATABASE "{name} empty"')
 
 
 async def test_other_backups_are_removed_and_recorded_when_another_session_has_locked_one(

@@ -125,10 +125,10 @@ async def test_nothing_is_purged_when_the_registry_may_be_of_yesterday(
         (CleaningReport(removed=2), "0 purges, 2 backups removed."),
         (CleaningReport(obstacle="The store is full."), "0 purges, backups not cleaned: The store is full."),
         (
-            CleaningReport(removed=1, recorded=2, missing=3, left="It is refused.", elsewhere=4),
+            CleaningReport(removed=1, recorded=2, missing=3, left="It is refused.", elsewhere=4, unknown=5),
             (
                 "1 backups removed, 2 lost backups recorded, 3 recorded backups gone, 4 not in this store,"
-                " not all of backups cleaned: It is refused."
+                " 5 backups of unknown instances, not all of backups cleaned: It is refused."
             ),
         ),
         (None, "0 purges, backups not cleaned: server or registry is away."),
