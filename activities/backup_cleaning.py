@@ -27,10 +27,12 @@ from databases.errors import DatabaseFaultError
 from databases.scratch import find_scratch, remove_scratch
 from registry.backups.records import is_recorded_gone
 from registry.backups.rows import VERIFICATION_PASSED
+from registry.backups.stores import BackupStores
 from registry.storage.models import Backup
 from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
 from tenants.drift import Drift, is_suspect
 from tenants.known_store import known_store
+from tenants.store_claims import claim_store
 from tenants.tenant import Tenant
 
 _UNFINISHED_FOR = timedelta(minutes=30)
@@ -144,12 +146,17 @@ class BackupCleaning:
         or the job has failed. Of what is recorded and gone, it is recorded that it is not whole; what is back
         is verified anew.
 
+        While another registry of this installation uses the store as well, nothing is removed from it, and
+        nothing that is found there is recorded.
+
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
         """
-        if self._tenant.settings.backup_url is None:
-            return CleaningReport()
+        stores = BackupStores(self._tenant.engine)
         with as_application_error():
+            if self._tenant.settings.backup_url is None:
+                await stores.record_conflict(None)
+                return CleaningReport()
             async with heartbeats():
                 left = _Left()
                 dropped = await self._drop_scratch(left)
@@ -158,10 +165,14 @@ class BackupCleaning:
                     await self._start(backup.id)
                 report = CleaningReport(dropped=dropped, started=len(waiting))
                 try:
-                    store = await known_store(self._tenant)
-                    report = replace(report, expired=await self._delete_expired(store))
-                    report = replace(report, removed=await self._clean(store, left))
-                    report = await self._compare(store, report, left)
+                    store, is_alone = await known_store(self._tenant), False
+                    with left.told("What is deleted, has expired or was lost"):
+                        await claim_store(store, stores, self._tenant.name)
+                        is_alone = True
+                    if is_alone:
+                        report = replace(report, expired=await self._delete_expired(store))
+                        report = replace(report, removed=await self._clean(store, left))
+                    report = await self._compare(store, report, left, is_alone=is_alone)
                 except BackupFaultError as fault:
                     report = replace(report, obstacle=fault.reason)
                 return replace(report, left=left.reason)
@@ -248,13 +259,15 @@ class BackupCleaning:
                 removed += 1
         return removed
 
-    async def _compare(self, store: BackupStore, report: CleaningReport, left: _Left) -> CleaningReport:
+    async def _compare(
+        self, store: BackupStore, report: CleaningReport, left: _Left, *, is_alone: bool
+    ) -> CleaningReport:
         """Compare what the store has with what the registry knows; returns the report with that."""
         own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
         # Before the store is listed: what is stored meanwhile is not missing.
         known = await self._tenant.backups.made_by(own)
         keys = await list_backups(store)
-        recorded, unknown = await self._take_in(store, keys, own, left)
+        recorded, unknown = await self._take_in(store, keys, own, left) if is_alone else (0, 0)
         missing = await self._tell_missing(store, known, set(keys))
         elsewhere = await self._follow_moved(store, known, set(keys))
         await self._verify_those_back(store, known, set(keys))

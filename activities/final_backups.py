@@ -25,7 +25,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from registry.storage.models import Backup
 from tenants.backup_store import last_stored, load_whole, lost_final
-from tenants.known_store import known_store
+from tenants.known_store import known_store, unshared_store
 from tenants.tenant import Tenant
 
 _STATE_UNKNOWN = ""
@@ -133,7 +133,7 @@ async def _record_last_try(tenant: Tenant, job: InstanceJob) -> None:
     """
     if (backup := await tenant.backups.final_of(job)) is None:
         return
-    store = await known_store(tenant)
+    store = await unshared_store(tenant)
     last = await last_stored(store, tenant, backup) or await lost_final(store, tenant, backup)
     if last is None or (backup.finished_at and backup.finished_at >= without_zone(last.finished_at)):
         return

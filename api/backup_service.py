@@ -31,7 +31,7 @@ from registry.instances.store import Requested
 from registry.storage.models import Backup
 from registry.storage.unit_of_work import after_commit
 from tenants.backup_store import find_elsewhere, key_of, load_recorded, open_store, remove_stored
-from tenants.known_store import known_store, require_backups
+from tenants.known_store import require_backups, unshared_store
 
 _logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class BackupService:
 
     async def _remove_stored(self, backup: Backup) -> None:
         try:
-            await remove_stored(await known_store(self._tenant), self._tenant, backup)
+            await remove_stored(await unshared_store(self._tenant), self._tenant, backup)
         except BackupFaultError as fault:
             _logger.warning("What is stored of the backup %s is left to a pass: %s", backup.id, fault.reason)
         else:

@@ -28,6 +28,10 @@ class MissingObjectError(BackupFaultError):
     """The store has no such object."""
 
 
+class StoreFullError(BackupFaultError):
+    """The store has no room."""
+
+
 class UnsuitableProgramError(BackupFaultError):
     """pg_dump or pg_restore is missing, or does not suit the server or the backup."""
 

@@ -15,11 +15,10 @@ _MARKER = "being-written"
 TIME_OF_STORE = "time-of-the-store"
 """An object that is written in order to see which time it is for the store."""
 IDENTITIES = "_store"
-"""The folder of the ids of a store; no tenant has such a name."""
-_PATH = re.compile(
-    rf"(?P<tenant>{TENANT_PATTERN.strip('^$')})/(?P<number>\d{{1,10}})/(?P<id>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
-    r"/(?P<file>[^/]+)"
-)
+"""The folder of the ids of a store, and of the claims to clean it; no tenant has such a name."""
+_ID = "(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+_PATH = re.compile(rf"(?P<tenant>{TENANT_PATTERN.strip('^$')})/(?P<number>\d{{1,10}})/{_ID}/(?P<file>[^/]+)")
+_CLAIM = re.compile(rf"(?P<number>\d{{1,18}})-{_ID}")
 
 
 def identity_of(identity: UUID) -> str:
@@ -34,6 +33,23 @@ def identity_at(path: str) -> UUID | None:
     except ValueError:
         return None
     return identity if identity_of(identity) == path else None
+
+
+def claims_of(tenant: str, installation: UUID) -> str:
+    """The folder of the claims to clean a store that the registries of a tenant and installation have."""
+    return f"{IDENTITIES}/{tenant}/{installation}"
+
+
+def claim_of(folder: str, number: int, claim_id: UUID) -> str:
+    """The object of such a claim."""
+    return f"{folder}/{number}-{claim_id}"
+
+
+def claim_at(folder: str, path: str) -> tuple[int, UUID] | None:
+    """Number and id of the claim with this path; None if that is another object."""
+    if (found := _CLAIM.fullmatch(path.removeprefix(f"{folder}/"))) is None:
+        return None
+    return int(found["number"]), UUID(found["id"])
 
 
 def instance_folder(tenant: str, ods_instance_id: int) -> str:

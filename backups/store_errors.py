@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from backups.errors import BackupFaultError, MissingObjectError
+from backups.errors import BackupFaultError, MissingObjectError, StoreFullError
 
 _ERRNO = re.compile(r"\(os error (\d+)\)")
 _STATUS = re.compile(r"status code: (\d{3})\b")
@@ -116,4 +116,4 @@ def _refusal(location: str) -> BackupFaultError:
 
 
 def _full(location: str) -> BackupFaultError:
-    return BackupFaultError(f"The store of {location} is full. Free some space, or delete backups.")
+    return StoreFullError(f"The store of {location} is full. Free some space, or delete backups.")

@@ -98,7 +98,7 @@ def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 @app.command()
 def accept_store(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Use the store of backups at ODS_BACKUP_URL from now on, though it is not the one of before."""
+    """Use the store of backups at ODS_BACKUP_URL from now on, and no other registry of this installation."""
     # Imported here: it takes half a second, which other commands need not wait for.
     from backups.errors import BackupFaultError  # noqa: PLC0415
     from backups.storage import BackupStore  # noqa: PLC0415
@@ -113,13 +113,16 @@ def accept_store(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> N
 
     async def accepted(store: BackupStore) -> None:
         async with access.connected() as engine:
-            await accept(store, BackupStores(engine))
+            await accept(store, BackupStores(engine), access.tenant)
             await _record(engine, "ods installation accept-store")
 
     try:
         store = BackupStore(access.backup_url)
         if not yes:
-            question = f"Is {store.location()} the right store, with its disk mounted, if it is a folder?"
+            question = (
+                f"Is {store.location()} the right store, with its disk mounted, if it is a folder; and has"
+                " every copy of this registry been stopped that uses it?"
+            )
             typer.confirm(question, abort=True, err=True)
         asyncio.run(accepted(store))
     except BackupFaultError as fault:

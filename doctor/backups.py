@@ -14,6 +14,7 @@ from registry.storage.engine import create_registry_engine
 from settings import Settings
 from tenants.backup_store import open_store
 from tenants.known_store import WAY_OUT, OtherStoreError, require_known
+from tenants.store_claims import SHARED_WAY_OUT, SharedStoreError, require_unshared
 
 _PROBE = "doctor"
 """An object that is not there: the answer tells whether the store can be read."""
@@ -41,9 +42,12 @@ async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
         store = open_store(settings)
         await store.read(_PROBE)
         await require_known(store, BackupStores(engine), tenant)
+        await require_unshared(store, BackupStores(engine), tenant)
         elsewhere = await BackupStores(engine).count_elsewhere(store.location())
     except OtherStoreError as other:
         return fault(subject, other.what.rstrip("."), WAY_OUT)
+    except SharedStoreError as shared:
+        return fault(subject, shared.what.rstrip("."), SHARED_WAY_OUT)
     except BackupFaultError as found:
         return fault(subject, found.reason.rstrip("."), "correct ODS_BACKUP_URL, or the credentials for it")
     except (SQLAlchemyError, asyncpg.PostgresError, OSError):

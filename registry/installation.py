@@ -153,6 +153,7 @@ class InstallationStore:
             "registry_database": state.here.database,
             "server_system": None,
             "neighbours": [],
+            "store_conflict": None,
         }
         no_database = {
             "mark": func.gen_random_uuid(),

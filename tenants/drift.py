@@ -12,6 +12,7 @@ from databases import inspection
 from databases.inspection import Database
 from databases.ownership import Owner
 from databases.server import Server
+from registry.backups.stores import BackupStores
 from registry.clock import RegistryClock, TimeGap
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.jobs import StartedJob
@@ -22,6 +23,7 @@ from registry.snapshots.rows import SnapshotStatus
 from registry.storage import models
 from registry.storage.models import DbInstance, InstanceVersion, OdsInstance, OdsInstanceDerivative
 from tenants.installation_check import InstallationCheck
+from tenants.store_claims import SHARED_WAY_OUT, store_is_shared
 
 _RECHECK_SECONDS = 0.5
 _NAMED_AT_MOST = 200
@@ -51,6 +53,7 @@ class DriftKind(StrEnum):
     TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
     TIME_GAP = "TimeGap"
+    STORE_SHARED = "StoreShared"
     SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
     SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
     RESET_NOT_ENDED = "ResetNotEnded"
@@ -61,6 +64,7 @@ _SUSPICIONS = {
     DriftKind.INSTALLATION_NOT_CONFIRMED,
     DriftKind.CLOCKS_DIFFER,
     DriftKind.TIME_GAP,
+    DriftKind.STORE_SHARED,
 }
 
 
@@ -133,13 +137,15 @@ class Snapshot:
     changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
     `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
     process: where registry and ODS databases are on one server, only that tells of a wrong one. `time_gap` is
-    what tells of it where all run on one machine.
+    what tells of it where all run on one machine. `shared_store` is the URL of a store of backups that
+    another registry of this installation cleans as well.
     """
 
     installation: str
     clock_lead: timedelta
     own_lead: timedelta
     time_gap: TimeGap | None
+    shared_store: str | None
     obstacle: str | None
     last_change: datetime | None
     databases: Mapping[str, Database]
@@ -166,6 +172,7 @@ class DriftDetector:
         templates: Collection[str],
         connection_strings: OdsConnectionStrings,
         clock: RegistryClock,
+        stores: BackupStores,
     ) -> None:
         self._installation = installation
         self._tenant = installation.tenant
@@ -174,6 +181,7 @@ class DriftDetector:
         self._templates = templates
         self._connection_strings = connection_strings
         self._clock = clock
+        self._stores = stores
 
     async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
         """Every contradiction that is there twice, half a second apart: others are those of a running job.
@@ -203,6 +211,7 @@ class DriftDetector:
             clock_lead=registry_time - server_time,
             own_lead=registry_time - own_time,
             time_gap=await self._clock.gap(),
+            shared_store=await self._stores.conflict(),
             obstacle=obstacle,
             last_change=await self._queries.last_change(),
             databases={database.name: database for database in found},
@@ -229,6 +238,9 @@ class DriftDetector:
             yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
         if seen.time_gap is not None:
             yield _time_gap(seen.time_gap)
+        if seen.shared_store is not None:
+            words = f"{store_is_shared(seen.shared_store)} {SHARED_WAY_OUT}"
+            yield Drift(DriftKind.STORE_SHARED, seen.shared_store, words)
         later = _published_later(seen, self._tenant)
         jobs = _started_later(seen)
         if later or jobs:

@@ -13,6 +13,7 @@ from backups.storage import BackupStore, StoreTimeouts
 from backups.store_identity import give_identity, has_identity, identify
 from registry.backups.stores import BackupStores
 from tenants.backup_store import key_of, open_store
+from tenants.store_claims import require_unshared, take_over
 from tenants.tenant import Tenant
 
 _SOON = StoreTimeouts(answer=5, retries=5)
@@ -49,6 +50,19 @@ async def known_store(tenant: Tenant, timeouts: StoreTimeouts | None = None) -> 
     store, stores = open_store(tenant.settings, timeouts), BackupStores(tenant.engine)
     if await require_known(store, stores, tenant.name) is None:
         await _require_identity(store, await stores.record(store.location(), await identify(store)))
+    return store
+
+
+async def unshared_store(tenant: Tenant) -> BackupStore:
+    """The known store, where something may be deleted, or recorded that is found there.
+
+    Raises:
+        OtherStoreError: it is another one than before.
+        SharedStoreError: another registry of this installation uses it as well.
+        BackupFaultError: none is configured; it is away or refuses.
+    """
+    store = await known_store(tenant)
+    await require_unshared(store, BackupStores(tenant.engine), tenant.name)
     return store
 
 
@@ -108,8 +122,8 @@ async def require_known(store: BackupStore, stores: BackupStores, tenant: str) -
     return None
 
 
-async def accept_store(store: BackupStore, stores: BackupStores) -> UUID:
-    """Let the registry know the store as it is now; returns its id.
+async def accept_store(store: BackupStore, stores: BackupStores, tenant: str) -> UUID:
+    """Let the registry know the store as it is now, and be the one that cleans it; returns its id.
 
     It gets another id than it has: a store that it was copied from has that one as well.
 
@@ -118,6 +132,7 @@ async def accept_store(store: BackupStore, stores: BackupStores) -> UUID:
     """
     identity = await give_identity(store)
     await stores.replace(store.location(), identity)
+    await take_over(store, stores, tenant)
     return identity
 
 

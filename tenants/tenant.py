@@ -18,6 +18,7 @@ from databases.templates import TemplateInspector
 from registry.backups.expiry import BackupExpiry
 from registry.backups.records import BackupRecords
 from registry.backups.scheduled import ScheduledBackups
+from registry.backups.stores import BackupStores
 from registry.clock import RegistryClock
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
@@ -155,7 +156,9 @@ class Tenant:
             installation=installation,
             rights=RightsCheck(engine, templates, settings.needed_memberships),
             clock=clock,
-            drift=DriftDetector(installation, server, queries, templates, connection_strings, clock),
+            drift=DriftDetector(
+                installation, server, queries, templates, connection_strings, clock, BackupStores(engine)
+            ),
             snapshots=Snapshots(
                 SnapshotStore(engine, own, settings.snapshot_keep),
                 server,

@@ -1,12 +1,45 @@
-"""The stores of backups that a registry has used: which one it knows at which URL."""
+"""The stores of backups that a registry has used: which one it knows at which URL, and its claim to it."""
 
-from uuid import UUID
+from dataclasses import dataclass
+from uuid import UUID, uuid4
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.storage.models import Backup, Installation
 from registry.storage.sessions import RegistrySessions
+
+
+@dataclass(frozen=True)
+class StoreClaim:
+    """By what a registry knows again that it, and no copy of it, has cleaned a store last.
+
+    Attributes:
+        number: how many there were before, of this registry in whichever store.
+        id: of this one alone.
+    """
+
+    number: int
+    id: UUID
+
+
+@dataclass(frozen=True)
+class ClaimState:
+    """What a registry knows of its claims.
+
+    Attributes:
+        installation: copies have the same.
+        number: that of the last claim; 0 if there is none.
+        id: of the last claim.
+    """
+
+    installation: UUID
+    number: int
+    id: UUID | None
+
+    def lacks(self, found: StoreClaim) -> bool:
+        """Whether a claim is neither the last one of this registry, nor from before that."""
+        return found.number > self.number or (found.number == self.number and found.id != self.id)
 
 
 class BackupStores:
@@ -61,3 +94,35 @@ class BackupStores:
         )
         async with self._sessions.statement() as session:
             return (await session.scalars(select(func.count(Backup.id)).where(*its))).one()
+
+    async def claims(self) -> ClaimState:
+        """What the registry knows of its claims."""
+        known = select(Installation.id, Installation.store_claim, Installation.store_claim_id)
+        async with self._sessions.statement() as session:
+            return ClaimState(*(await session.execute(known)).one())
+
+    async def claim(self, seen: ClaimState, number: int) -> StoreClaim | None:
+        """Record that this number is claimed next; returns the claim, to be written to the store.
+
+        None if there is another claim than the one that was seen: another worker was sooner.
+        """
+        claim = StoreClaim(number, uuid4())
+        is_last = (
+            Installation.id == seen.installation,
+            Installation.store_claim == seen.number,
+            Installation.store_claim_id.is_not_distinct_from(seen.id),
+        )
+        claimed = update(Installation).where(*is_last).values(store_claim=number, store_claim_id=claim.id)
+        async with self._sessions.statement() as session:
+            return claim if await session.scalar(claimed.returning(Installation.id)) else None
+
+    async def conflict(self) -> str | None:
+        """The URL of the store that another registry of this installation has claimed; None if none has."""
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Installation.store_conflict))
+
+    async def record_conflict(self, location: str | None) -> None:
+        """Record the URL of such a store, or that there is none."""
+        is_new = Installation.store_conflict.is_distinct_from(location)
+        async with self._sessions.statement() as session:
+            await session.execute(update(Installation).where(is_new).values(store_conflict=location))

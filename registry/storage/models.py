@@ -568,6 +568,10 @@ class Installation(Base):
     backup_stores: Mapped[dict[str, str]] = mapped_column(
         "backupstores", JSONB, server_default=text("'{}'::jsonb")
     )
+    # The last claim to clean a store, and the URL of one that another registry has claimed as well.
+    store_claim: Mapped[int] = mapped_column("storeclaim", BigInteger, server_default=text("0"))
+    store_claim_id: Mapped[uuid.UUID | None] = mapped_column("storeclaimid")
+    store_conflict: Mapped[str | None] = mapped_column("storeconflict", Text)
     # When a pass of the workers last ran, and the last gap between two of them.
     pass_at: Mapped[datetime | None] = mapped_column("passat")
     gap_from: Mapped[datetime | None] = mapped_column("gapfrom")

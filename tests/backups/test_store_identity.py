@@ -4,8 +4,10 @@ import asyncio
 from uuid import uuid4
 
 from backups.storage import BackupStore
+from backups.store_claims import StoreClaims
 from backups.store_identity import give_identity, has_identity, identify
 from backups.stored_backups import list_backups
+from registry.backups.stores import StoreClaim
 
 
 async def test_store_keeps_the_ids_that_it_was_given(store: BackupStore) -> None:
@@ -21,6 +23,22 @@ async def test_store_keeps_the_ids_that_it_was_given(store: BackupStore) -> None
 async def test_store_has_each_id_that_it_is_given_at_once(store: BackupStore) -> None:
     given = await asyncio.gather(*(identify(store) for _ in range(5)))
     assert all([await has_identity(store, one) for one in given])
+
+
+async def test_store_has_the_claims_of_a_tenant_and_installation(store: BackupStore) -> None:
+    installation, (first, second) = uuid4(), [StoreClaim(number, uuid4()) for number in (9, 10)]
+    claims = StoreClaims(store, "default", installation)
+    others = [StoreClaims(store, "other", installation), StoreClaims(store, "default", uuid4())]
+    identity = await identify(store)
+    for one in (first, second):
+        await claims.write(one)
+    assert {*await claims.found()} == {first, second}
+    assert [await other.found() for other in others] == [[], []]
+    for _ in range(2):
+        await claims.remove(first)
+    assert await claims.found() == [second]
+    assert await identify(store) == identity
+    assert await list_backups(store) == []
 
 
 async def test_other_objects_in_the_folder_of_ids_are_none(folder_store: BackupStore) -> None:

@@ -36,6 +36,7 @@ from databases.errors import DatabaseFaultError
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from metrics.catalog import BACKUPS_UNVERIFIED
+from registry.backups.stores import BackupStores
 from registry.figures import RegistryFigures
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
@@ -45,6 +46,7 @@ from registry.storage.errors import InvalidError
 from registry.storage.models import Backup, DbInstance
 from settings import Settings
 from tenants.adoption import DatabaseAdoption
+from tenants.known_store import accept_store
 from tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
@@ -151,10 +153,9 @@ def stored(backup: dict[str, Any]) -> dict[str, int]:
 
 
 def files_in(store: Path) -> list[str]:
-    """The files of backups; by one more, the store is known."""
-    return sorted(
-        path.name for path in store.rglob("*") if path.is_file() and path.parent != store / "_store"
-    )
+    """The files of backups; by others, the store is known."""
+    found = [path for path in store.rglob("*") if path.is_file()]
+    return sorted(path.name for path in found if not path.is_relative_to(store / "_store"))
 
 
 async def scratches(admin: asyncpg.Connection) -> int:
@@ -728,6 +729,25 @@ async def test_no_backup_is_called_gone_when_the_disk_of_the_store_is_unmounted_
     report = await cleaned(tenant)
     assert (report.missing, report.obstacle is None) == (0, False)
     assert await backup_of(api, {"backupId": backup["id"]}) == backup
+
+
+async def test_deleted_backup_stays_stored_while_a_copy_of_the_registry_uses_the_store(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    assert (await cleaned(tenant)).left is None
+    await rows.execute("UPDATE adminapi.installation SET storeclaimid = gen_random_uuid()")  # a copy's
+    assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
+    assert "accept-store" in str((await cleaned(tenant)).left)
+    assert (folder_of(backup) / "manifest.json").exists()
+    await accept_store(BackupStore(store.as_uri()), BackupStores(tenant.engine), tenant.name)
+    assert (await cleaned(tenant)).removed == 1
+    assert not folder_of(backup).exists()
 
 
 def store_again(store: Path) -> None:

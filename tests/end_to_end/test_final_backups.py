@@ -31,14 +31,16 @@ from databases import trash
 from databases.errors import DatabaseFaultError
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
+from registry.backups.stores import BackupStores
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import Delete
 from settings import Settings
+from tenants.backup_store import open_store
 from tenants.drift import DriftKind
-from tenants.known_store import known_store
+from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
@@ -512,13 +514,17 @@ async def test_backup_does_not_come_back_when_it_is_deleted_and_several_tries_ha
     assert await final_backups(api) == []
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
 async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_purge_that_has_made_it(
     operator: Operator,
     api: httpx.AsyncClient,
+    tenant: Tenant,
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
     trashed: InstanceJob,
+    *,
+    is_shared: bool,
 ) -> None:
     path = f"/v2/trash/{trashed.instance_id}?finalBackup=true"
     await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
@@ -531,7 +537,18 @@ async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_pu
     )
     assert await final_backups(api) == []
     assert (await operator.instance(trashed)).is_in_trash
-    await purged(api, path)
+    if is_shared:  # also with a copy of the registry, which may have made it
+        await cleaned(tenant)
+        await rows.execute("DELETE FROM adminapi.backups")
+        await rows.execute("UPDATE adminapi.installation SET storeclaimid = gen_random_uuid()")
+        refused = await ended(api, (await api.delete(path)).json()["jobId"])
+        assert (refused["status"], "accept-store" in refused["errorMessage"]) == ("Error", True)
+        assert [it["location"] for it in await final_backups(api)] == [None]
+        await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
+        assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+        assert (await ended(api, refused["jobId"]))["status"] == "Completed"
+    else:
+        await purged(api, path)
     (backup,) = await final_backups(api)
     assert (backup["status"], backup["location"]) == ("Completed", made["location"])
     assert await names(admin, trashed) == []

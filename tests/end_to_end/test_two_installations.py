@@ -1,24 +1,53 @@
-"""Two installations by mistake on one server, or in one namespace: neither touches what is the other's."""
+"""Two installations by mistake on one server, in one namespace, or with one store of backups.
+
+Neither touches what is the other's.
+"""
 
 import asyncio
 import base64
+import shutil
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
+from activities import scheduled_requests
+from activities.scheduled_requests import ScheduledRequests
 from embedded.polling import wait_until
+from embedded.postgres import EmbeddedPostgres
 from metrics.catalog import INSTRUMENTS
-from registry.instances.status import Template
+from registry.backups.stores import BackupStores
+from registry.instances.status import JobStatus, Template
 from registry.instances.store import InstanceStore
+from registry.storage.models import Backup
 from settings import Settings
 from temporal import schedules
 from temporal.client import data_converter
 from temporal.job_starter import JobStarter, started_jobs
+from tenants.backup_store import open_store
 from tenants.drift import DriftKind
-from tests.servers import delete_schedules, scheduled, session
-from worker import run
+from tenants.known_store import accept_store
+from tenants.tenant import Tenant, open_tenants
+from tests import registries
+from tests.end_to_end.conftest import Operator, cleaned
+from tests.servers import (
+    SUPERUSER_PASSWORD,
+    delete_schedules,
+    make_settings,
+    scheduled,
+    seeded,
+    server_folder,
+    service_dsn,
+    session,
+    unsafe_postgres,
+)
+from worker import WORKERS, run
 
 
 async def test_worker_serves_only_when_a_copied_registry_was_confirmed(
@@ -89,3 +118,102 @@ async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ
     finally:
         for job in jobs:
             await temporal.get_workflow_handle(job.workflow_id).terminate()
+
+
+@asynccontextmanager
+async def serving(
+    server: EmbeddedPostgres, store: Path, temporal: Client
+) -> AsyncIterator[tuple[Tenant, Operator]]:
+    """The tenant whose registry and databases are on the server, with workers and scheduled backups."""
+    settings = make_settings(
+        server,
+        service_dsn(server, "EdFi_Admin"),
+        master_dsn=service_dsn(server, "postgres"),
+        backup_url=store.as_uri(),
+        backup_cron="0 2 * * *",
+        backup_verify="never",
+    )
+    async with open_tenants(settings) as (tenant,), AsyncExitStack() as stack:
+        for worker in WORKERS:
+            await stack.enter_async_context(worker(temporal, tenant))
+        starter = JobStarter(temporal, settings.registry_queue)
+        yield tenant, Operator(tenant.instances, tenant.jobs, tenant.queries, starter, temporal)
+
+
+async def backed_up(tenant: Tenant, operator: Operator, database: str, days_ago: int) -> None:
+    """Change a database, and make its scheduled backup, as if that had been some days ago."""
+    at = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0) - timedelta(days=days_ago)
+    server = tenant.settings.master_dsn.get_secret_value()
+    async with session(f"{server.removesuffix('/postgres')}/{database}") as inside:
+        await inside.execute(f"CREATE TABLE changed_{days_ago} ()")
+    requests = ScheduledRequests(tenant, operator.starter.start)
+    await ActivityEnvironment().run(requests.request_scheduled_backups, at)
+
+    async def is_done() -> bool:
+        return not await tenant.scheduled_backups.under_way()
+
+    await wait_until(is_done, 60)
+    async with session(tenant.settings.admin_dsn.get_secret_value()) as rows:
+        made = "UPDATE adminapi.backups SET createdat = $1, takenat = $1, finishedat = $1 WHERE dueat = $1"
+        await rows.execute(made, at.replace(tzinfo=None))
+
+
+async def own_backups(tenant: Tenant) -> list[Backup]:
+    own = uuid.UUID((await tenant.jobs.installation.require_confirmed()).id)
+    made = await tenant.backups.made_by(own)
+    return sorted(made, key=lambda it: it.created_at)
+
+
+def stored(store: Path) -> set[str]:
+    return {path.parent.name for path in store.glob("*/*/*/manifest.json")}
+
+
+@pytest.mark.long
+async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_original(
+    temporal: Client, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the snapshot of a machine is started as a test system, with the settings as they were."""
+    monkeypatch.setattr(scheduled_requests, "_POLL_SECONDS", 0.05)
+    with server_folder() as folder:
+        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD)
+        async with seeded(server):
+            await registries.prepare(server)
+            await registries.clone(server, "EdFi_Admin")
+            async with serving(server, store, temporal) as (tenant, operator):
+                job = await operator.create("Grand Bend")
+                assert await operator.ended(job) is JobStatus.COMPLETED
+                for days_ago in (11, 10, 9):
+                    await backed_up(tenant, operator, job.database, days_ago)
+                await cleaned(tenant)
+                own = await own_backups(tenant)
+            await server.stop()
+            copying = await asyncio.create_subprocess_exec("cp", "-a", folder / "data", folder / "copy")
+            assert await copying.wait() == 0
+            await server.start()
+            newest = str(own[-1].stored_id)
+            async with unsafe_postgres(folder / "copy", SUPERUSER_PASSWORD) as copy:
+                async with serving(copy, store, temporal) as (test_system, operator):
+                    assert (await cleaned(test_system)).left is None  # it is sooner than the original
+                async with serving(server, store, temporal) as (tenant, operator):
+                    assert "accept-store" in str((await cleaned(tenant)).left)
+                async with serving(copy, store, temporal) as (test_system, operator):
+                    for days_ago in (2, 1):
+                        await backed_up(test_system, operator, job.database, days_ago)
+                    assert "accept-store" in str((await cleaned(test_system)).left)
+                    assert newest in stored(store)
+                    known = {it.id for it in own}
+                    foreign = [
+                        str(it.location) for it in await own_backups(test_system) if it.id not in known
+                    ]
+                    await test_system.instances.installation.renew()
+            async with serving(server, store, temporal) as (tenant, operator):
+                await cleaned(tenant)
+                assert [it.id for it in await own_backups(tenant)] == [it.id for it in own]
+                assert newest in stored(store)
+                # As docs/operations/staging-copy.md says.
+                for location in foreign:
+                    shutil.rmtree(location.removeprefix("file://"))
+                await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
+                report = await cleaned(tenant)
+                assert (report.left, report.recorded) == (None, 0)
+                assert newest in stored(store)

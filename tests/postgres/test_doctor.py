@@ -22,12 +22,14 @@ from doctor.examination import examine
 from doctor.findings import Finding, Level
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
+from registry.backups.stores import BackupStores
 from registry.connection_strings.encryption import encrypt
 from registry.instances.attributes import AttributeChanges
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from settings import DEFAULT_TENANT, Settings
 from tenants.known_store import known_store
+from tenants.store_claims import claim_store
 from tenants.tenant import open_tenants
 from tests import preloaded
 from tests.ods import add_ods_instance, connection_string
@@ -459,6 +461,24 @@ async def test_store_is_named_when_its_disk_is_not_mounted_or_has_not_all_backup
     assert (other.level, "is not the store of backups" in other.found) == (Level.FAULT, True)
     assert "mount its disk" in str(other.remedy)
     assert not (store / "_store").exists(), "the doctor changes nothing"
+
+
+def everything_in(store: Path) -> list[Path]:
+    return sorted(store.rglob("*"))
+
+
+async def test_store_is_named_when_another_registry_of_the_installation_uses_it(
+    settings: Settings, rows: asyncpg.Connection, store: Path
+) -> None:
+    with_store = settings.model_copy(update={"backup_url": store.as_uri()})
+    async with open_tenants(with_store) as (tenant,):
+        await claim_store(await known_store(tenant), BackupStores(tenant.engine), tenant.name)
+    await rows.execute("UPDATE adminapi.installation SET storeclaimid = gen_random_uuid()")  # a copy's
+    before = everything_in(store)
+    shared, _ = await examine_backups("backups", with_store, DEFAULT_TENANT)
+    assert (shared.level, "another registry" in shared.found) == (Level.FAULT, True)
+    assert "ods installation accept-store" in str(shared.remedy)
+    assert everything_in(store) == before, "the doctor changes nothing"
 
 
 async def test_label_is_named_when_its_value_says_nothing_to_a_schedule(

@@ -21,6 +21,7 @@ from databases.provisioning import CloneRequest
 from databases.server import Server
 from databases.spares import new_name
 from embedded import seeding
+from registry.backups.stores import BackupStores
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, StartedJob
@@ -658,7 +659,8 @@ async def test_template_is_reported_when_it_is_missing_or_open(
 ) -> None:
     strings = OdsConnectionStrings.from_settings(settings)
     needed = {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}
-    detector = DriftDetector(tenant.installation, server, queries, needed, strings, tenant.clock)
+    stores = BackupStores(tenant.engine)
+    detector = DriftDetector(tenant.installation, server, queries, needed, strings, tenant.clock, stores)
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         assert [drift.subject for drift in await _found(detector, DriftKind.TEMPLATE_OPEN)] == [

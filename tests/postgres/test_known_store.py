@@ -36,7 +36,7 @@ def with_store(tenant: Tenant, store: Path) -> Tenant:
 
 
 def ids_of(store: Path) -> list[str]:
-    return [path.name for path in store.glob("_store/*")]
+    return [path.name for path in store.glob("_store/*") if path.is_file()]
 
 
 async def stores(rows: asyncpg.Connection) -> dict[str, str]:
