@@ -271,6 +271,7 @@ _TEXTS = {
     "retry.link": "Retry",
     "retry.heading": "Retry the last job of {name}",
     "retry.what": "The job begins once more. Retry it when the cause of the failure is gone.",
+    "retry.drops": "It drops the database for good.",
     "retry.button": "Retry",
     "retry.button_for": "Retry {name}",
     "retry.back": "Go to the instance",

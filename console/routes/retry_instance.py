@@ -5,8 +5,9 @@ from http import HTTPStatus
 from fastapi import Request, Response
 
 from api.dependencies import InstanceStoreDep
+from api.http.parsing import Form
 from api.instance_service import InstanceServiceDep
-from console.forms import EMPTY, REFUSED, FormState, refusal_of
+from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ACTING
@@ -22,14 +23,21 @@ async def show_form(request: Request, instance_id: InstanceId, view: InstanceVie
 
 
 @router.post("/instances/{instance_id}/retry")
-async def retry(
+async def retry(  # noqa: PLR0913, PLR0917 - what the framework gives
     request: Request,
     instance_id: InstanceId,
+    form: Form,
     view: InstanceViewDep,
     service: InstanceServiceDep,
     instances: InstanceStoreDep,
 ) -> Response:
-    """Request that the job is tried again."""
+    """Request that the job is tried again; if it drops the database, only if the name was typed."""
+    head = await view.head(instance_id)
+    if head.described.retry_drops_database:
+        if "typed_name" not in form:  # the button of a list, which has no field for it
+            return see_other(request, f"/instances/{instance_id}/retry")
+        if errors := mistyped(form, head.row.name):
+            return _page(request, head, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await service.change(instance_id, instances.request_retry)
     except REFUSED as error:

@@ -8,9 +8,12 @@ from playwright.async_api import Page, expect
 from temporalio.client import Client
 
 from embedded.polling import wait_until
-from registry.instances.status import Template
+from registry.instances.job_store import JobStore
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import InstanceStore
 from tests.console.people import Person
+from tests.postgres.instance_states import bring_to
 
 HOSTILE = (
     '<script>alert("x")</script>',
@@ -175,6 +178,32 @@ async def test_a_failed_job_is_retried_when_its_cause_is_gone(
     await person.sees_heading("Grand Bend")
     await expect(page.get_by_role("status").filter(has_text="Pending")).to_be_visible()
     assert f"/instances/{requested.instance.id}" in page.url
+
+
+async def test_the_name_is_asked_for_when_a_retry_drops_the_database(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Deleted", "Glendale")
+    purge = (await instances.request_purge(job.instance_id)).job
+    assert (await job_store.begin(purge)).held
+    assert await job_store.fail(purge, "The PostgreSQL server does not answer.", outage=True)
+    await page.goto("/console")
+    await page.get_by_role("button", name="Retry Glendale").click()  # it leads to the page that asks
+    await expect(page.get_by_text("It drops the database for good.")).to_be_visible()
+    field = page.get_by_label("Type Glendale to drop its database for good")
+    await field.fill("glendale")
+    await page.get_by_role("button", name="Retry", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not Glendale.")
+    failed = await queries.any_instance(job.instance_id)
+    assert failed is not None
+    assert failed.status == InstanceStatus.DELETE_FAILED
+    await field.fill("Glendale")
+    await page.get_by_role("button", name="Retry", exact=True).click()
+    await person.sees_heading("Glendale")
+    waiting = await queries.any_instance(job.instance_id)
+    assert waiting is not None
+    assert waiting.status == InstanceStatus.PENDING_DELETE
 
 
 async def test_a_person_finds_out_why_a_job_fails_and_mends_it_when_a_database_is_in_its_way(
