@@ -795,6 +795,8 @@ class InstanceStore:
         async with self._sessions.transaction() as session:
             await lock_with_source(session, instance_id)
             instance = await _locked(session, instance_id, in_trash=True)
+            if instance.status == InstanceStatus.DELETED:
+                raise InstanceNotFoundError(instance_id)
             step = status.RETRY[Operation(instance.operation)]
             _require(instance, step.sources, "retried")
             if takes_data(Operation(instance.operation)):

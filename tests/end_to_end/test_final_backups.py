@@ -802,7 +802,7 @@ async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
     assert manifests(store) == []
     row = await operator.instance(job)
     assert (row.status, row.is_in_trash) == (InstanceStatus.DELETED, True)
-    assert (await api.post(f"/v2/dbInstances/{job.instance_id}/retry")).status_code == 409
+    assert (await api.post(f"/v2/dbInstances/{job.instance_id}/retry")).status_code == 404
     await purged(api, f"/v2/trash/{job.instance_id}")  # without a backup, as it was asked for
 
 

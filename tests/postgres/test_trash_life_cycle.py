@@ -95,9 +95,9 @@ class TrashModel(Model):
         return super().request_rename(name) if self.live else InstanceNotFoundError
 
     def request_retry(self) -> type[InstanceError] | None:
-        if self.not_found():
+        if self.not_found() or self.status == "Deleted":
             return InstanceNotFoundError
-        return RefusedError if self.status == "Deleted" else super().request_retry()
+        return super().request_retry()
 
     @property
     def obstacle(self) -> bool:
