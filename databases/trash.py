@@ -68,18 +68,24 @@ async def put(
 
     Raises:
         NotOursError: a database of one of the names is not the instance's.
-        DisagreementError: the database was published later than the registry knows, or has another name.
+        DisagreementError: the database was published later than the registry knows, or has another name; or
+            it is lost, and what the instance had before a reset is not.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     owner = job.owner
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)
     database = deletable(found, owner, [*job.names, job.trash], published=published)
     await drop_found_staging(session, owner, found)
-    if database is None or database == job.trash:
-        return database is not None
+    if database == job.trash:
+        return True
+    if database is None:
+        if published and not job.put_back:
+            _require_no_version(found, owner)
+        return False
     if job.trash in found:
         raise _in_the_way(found[job.trash], owner, database)
     if drop_invalid and is_invalid(found[database]):
+        _require_no_version(found, owner)
         await drop_database(session, database, invalid=True)
         return False
     trashing = replace(
@@ -197,6 +203,23 @@ async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replac
         )
     await drop_database(session, trash, invalid=is_invalid(row))
     return True
+
+
+def _require_no_version(found: DatabaseRows, owner: Owner) -> None:
+    """Refuse a delete that leaves nothing to come back, while there is what the instance had before a reset.
+
+    Raises:
+        DisagreementError: there is such a database.
+    """
+    for name, row in found.items():
+        if is_trash_name(name) and shares_instance(row, owner) and not is_invalid(row):
+            raise DisagreementError(
+                name,
+                "The instance's database does not exist, but what it had before a reset is in the trash, as"
+                f" '{name}'. Nothing was done. To keep that, hand it to the instance (`ods instance adopt ID"
+                f" --database {name}`), then retry the delete; or drop all that is left: DELETE with"
+                " ?purge=true, or `ods instance purge ID --live`.",
+            )
 
 
 async def find_in_trash(

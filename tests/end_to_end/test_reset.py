@@ -662,6 +662,45 @@ async def test_nothing_is_made_and_the_instance_can_be_deleted_when_a_reset_find
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lost(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    *,
+    keeps: bool,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    delete = await operator.delete(job)
+    assert await operator.ended(delete) is JobStatus.ERROR
+    assert f"`ods instance adopt ID --database {kept}`" in await reason(operator, delete)
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [kept]
+    if keeps:
+        assert (await DatabaseAdoption(tenant).adopt(job.instance_id, kept)).adopted
+        assert await operator.ended(await operator.retry(job)) is JobStatus.COMPLETED
+        back = (await operator.instances.request_undelete(job.instance_id)).job
+        await operator.starter.start(back)
+        assert await operator.ended(back) is JobStatus.COMPLETED
+        assert await read(postgres, job) == ["old"]
+    else:
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        await operator.starter.start(purge)
+        assert await operator.ended(purge) is JobStatus.COMPLETED
+        await reconcile(temporal, settings)
+        assert await names(admin, job.mark) == []
+
+
 async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
 ) -> None:

@@ -555,6 +555,32 @@ async def test_purge_is_done_when_the_only_other_databases_are_those_of_resets(
     await comment(admin, aside, before.comment)
     try:
         assert not await purge(server, job)
+    finally:
+        await admin.execute(f'DROP DATABASE "{aside}"')
+
+
+@pytest.mark.parametrize("half_dropped", [False, True])
+async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before_a_reset_is_left(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, *, half_dropped: bool
+) -> None:
+    (name,) = job.names
+    aside = trash_name(str(uuid.uuid4()), 2)
+    before = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=name)
+    if half_dropped:
+        await admin.execute(f'CREATE DATABASE "{aside}"')
+        await admin.execute(_INVALIDATE, name)
+    else:
+        await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
+    await comment(admin, aside, before.comment)
+    try:
+        with pytest.raises(DisagreementError, match=f"ods instance adopt ID --database {aside}"):
+            await put(server, job)
+        assert await exists(admin, aside)
+        assert await exists(admin, name) is half_dropped
+        if not half_dropped:
+            async with server.fenced(job.owner) as fenced:  # an undelete that does not end is undone
+                assert not await trash.put(server, fenced, replace(job, put_back=True))
+        await admin.execute(_INVALIDATE, aside)  # and of this, nothing is left either
         assert not await put(server, job)
     finally:
         await admin.execute(f'DROP DATABASE "{aside}"')
