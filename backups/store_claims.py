@@ -10,8 +10,6 @@ from backups.layout import claim_at, claim_of, claims_of
 from backups.storage import BackupStore
 from registry.backups.stores import StoreClaim
 
-_CONTENT = b"A registry knows by the name of this file that no copy of it cleans this store. Keep it.\n"
-
 
 @dataclass(frozen=True)
 class StoreClaims:
@@ -31,8 +29,8 @@ class StoreClaims:
         return [StoreClaim(*claim) for claim in found if claim is not None]
 
     async def write(self, claim: StoreClaim) -> None:
-        """Write a claim."""
-        await self.store.write(self._path(claim), _CONTENT)
+        """Write a claim: an object of no bytes, for which a full store has room."""
+        await self.store.write(self._path(claim), b"")
 
     async def remove(self, claim: StoreClaim) -> None:
         """Remove a claim."""

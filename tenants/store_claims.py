@@ -76,7 +76,8 @@ async def claim_store(store: BackupStore, stores: BackupStores, tenant: str) -> 
     except StoreFullError as fault:  # deleting makes room
         _logger.warning("The store is cleaned without a new claim: %s", fault.reason)
     seen = await _require_unshared(store, stores, tenant)
-    await seen.remove_before(claim)
+    if claim in seen.found:
+        await seen.remove_before(claim)
     await stores.record_conflict(None)
 
 
@@ -114,10 +115,19 @@ class _Inspected:
         return [one for one in self.found if self.state.lacks(one)]
 
     async def remove_before(self, claim: StoreClaim) -> None:
-        """Remove the earlier ones, among them those that a suspended worker has written late."""
+        """Remove the earlier ones, among them those that a suspended worker has written late.
+
+        They are over, so that one which cannot be removed does not matter.
+        """
         for one in self.found:
             if one.number < claim.number:
-                await self.claims.remove(one)
+                try:
+                    await self.claims.remove(one)
+                except BackupFaultError as fault:
+                    if fault.outage:
+                        raise
+                    _logger.warning("An earlier claim stays in the store: %s", fault.reason)
+                    return
 
 
 async def _inspect(store: BackupStore, stores: BackupStores, tenant: str) -> _Inspected:

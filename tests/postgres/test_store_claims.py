@@ -23,6 +23,7 @@ from tenants.known_store import known_store, unshared_store
 from tenants.store_claims import SharedStoreError, claim_store
 from tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
+from tests.quotas import largest_file
 from tests.servers import environment, make_settings, session
 
 
@@ -211,7 +212,7 @@ async def test_registry_claims_again_wherever_the_last_pass_has_died(
     async def dies(*arguments: Any) -> None:
         if is_done:
             await real(*arguments)
-        raise BackupFaultError("It has died.")
+        raise BackupFaultError("It has died.", outage=True)
 
     with monkeypatch.context() as patched:
         patched.setattr(where, step, dies)
@@ -242,8 +243,30 @@ async def test_late_write_of_a_suspended_worker_is_no_other_registry(
     assert len(claims_in(store)) == 1
 
 
-async def test_store_that_is_full_is_cleaned_unless_another_registry_has_claimed_it(
+async def test_copy_is_noticed_when_the_store_has_no_room_for_a_single_byte(
+    pair: tuple[Tenant, Tenant],
+) -> None:
+    first, second = pair
+    with largest_file(0):
+        assert await is_claimed(first)
+        assert not await is_claimed(second)
+        assert not await is_claimed(first)
+
+
+async def test_store_that_lets_nothing_be_removed_is_claimed_all_the_same(
     pair: tuple[Tenant, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> None:
+        raise BackupFaultError("The store refused access.")
+
+    first, second = pair
+    monkeypatch.setattr(BackupStore, "delete", refused)
+    assert [await is_claimed(first) for _ in range(2)] == [True, True]
+    assert not await is_claimed(second)
+
+
+async def test_store_that_is_full_is_cleaned_unless_another_registry_has_claimed_it(
+    pair: tuple[Tenant, Tenant], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_: object) -> None:
         raise StoreFullError("The store is full.")
@@ -251,7 +274,9 @@ async def test_store_that_is_full_is_cleaned_unless_another_registry_has_claimed
     first, second = pair
     with monkeypatch.context() as patched:
         patched.setattr(BackupStore, "write", full)
+        before = claims_in(store)
         assert [await is_claimed(first) for _ in range(2)] == [True, True]
+        assert claims_in(store) == before  # the last one that could be written stays
     assert await is_claimed(first)
     with monkeypatch.context() as patched:
         patched.setattr(BackupStore, "write", full)
