@@ -52,12 +52,12 @@ from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator, cleaned
+from tests.end_to_end.steps import created, reconcile
 from tests.mount_points import mount, unmount
 from tests.postgres.postgres_inspection import exchanging_by_hand, privileges_on
 from tests.quotas import largest_file
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
-from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
@@ -85,12 +85,6 @@ def settings(
         backup_verify=verify,
         backup_recipients=recipients,
     )
-
-
-async def created(operator: Operator, name: str) -> InstanceJob:
-    job = await operator.create(name)
-    assert await operator.ended(job) is JobStatus.COMPLETED
-    return job
 
 
 async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
@@ -134,12 +128,6 @@ async def passed(api: httpx.AsyncClient, backup: dict[str, Any]) -> dict[str, An
             if found["verification"] in {"Completed", "Error"}:
                 return found
             await asyncio.sleep(0.05)
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 def folder_of(backup: dict[str, Any]) -> Path:

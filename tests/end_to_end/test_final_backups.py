@@ -44,10 +44,10 @@ from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
+from tests.end_to_end.steps import names, reconcile
 from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
-from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
@@ -93,14 +93,6 @@ async def trashed(operator: Operator, job: InstanceJob) -> InstanceJob:
     return deletion
 
 
-async def names(admin: asyncpg.Connection, job: InstanceJob) -> list[str]:
-    found = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1",
-        f"%{job.mark}%",
-    )
-    return [row["datname"] for row in found]
-
-
 async def ended(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
     """The job once it has ended; it may not be requested yet."""
     async with asyncio.timeout(60):
@@ -139,12 +131,6 @@ async def restored(operator: Operator, postgres: EmbeddedPostgres, backup: dict[
         return answer
 
 
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
-
-
 def manifests(store: Path) -> list[str]:
     """What the manifests of the stored backups say."""
     return [path.read_text() for path in store.rglob("manifest.json")]
@@ -172,7 +158,7 @@ async def test_live_instance_is_backed_up_verified_and_dropped_when_that_is_requ
     assert accepted["jobId"] == f"DeleteInstanceJob-{job.ods_instance_id}-2"
     assert accepted["purgeJobId"] == f"PurgeInstanceJob-{job.ods_instance_id}-3"
     assert (accepted["purgeAfter"], accepted["backupId"]) == (None, None)
-    assert await names(admin, job) == []
+    assert await names(admin, job.mark) == []
     row = await operator.instance(job)
     assert (row.status, row.is_in_trash, row.purge_follows) == (InstanceStatus.DELETED, False, False)
     (backup,) = await final_backups(api)
@@ -203,7 +189,7 @@ async def test_instance_in_the_trash_is_backed_up_with_its_contexts_when_that_is
     accepted = await purged(api, f"/v2/trash/{job.instance_id}?finalBackup=true")
     (backup,) = await final_backups(api)
     assert (accepted["backupId"], accepted["jobId"]) == (backup["id"], backup["jobId"])
-    assert await names(admin, job) == []
+    assert await names(admin, job.mark) == []
     assert await restored(operator, postgres, backup) == 42
     (manifest,) = manifests(store)
     assert '"contextValue": "2027"' in manifest
@@ -245,7 +231,7 @@ async def test_backup_is_made_without_a_request_when_the_setting_says_so(
     assert (await ended(api, f"PurgeInstanceJob-{due.ods_instance_id}-3"))["status"] == "Completed"
     await purged(api, f"/v2/trash/{asked.instance_id}")
     await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true")
-    assert [await names(admin, one) for one in (due, asked, job)] == [[], [], []]
+    assert [await names(admin, one.mark) for one in (due, asked, job)] == [[], [], []]
     backups = await final_backups(api)
     assert {one["name"] for one in backups if one["verifiedAt"]} == {due.name, asked.name, job.name}
 
@@ -263,7 +249,7 @@ async def test_backup_is_made_on_each_surface_when_a_delete_drops_at_once(
         answer = await api.delete(f"/v2/{surface}/{job.instance_id}")
     assert answer.is_success, answer.text
     assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
-    assert await names(admin, job) == []
+    assert await names(admin, job.mark) == []
     (backup,) = await final_backups(api)
     assert backup["verifiedAt"] is not None
 
@@ -286,7 +272,7 @@ async def test_backup_is_made_when_an_admin_api_has_written_a_delete(
     assert (deletion.operation, deletion.purge_follows) == (Operation.TRASH, True)
     await operator.starter.start(deletion)
     assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
-    assert await names(admin, job) == []
+    assert await names(admin, job.mark) == []
     assert len(await final_backups(api)) == 1
 
 
@@ -397,7 +383,7 @@ async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds
     assert "The table dbo.treasure is missing. Nothing was dropped." in failed["errorMessage"]
     row = await operator.instance(trashed)
     assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     (damaged,) = await final_backups(api)
     assert (damaged["verification"], damaged["verifiedAt"]) == ("Error", None)
 
@@ -406,7 +392,7 @@ async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds
     (backup,) = await final_backups(api)
     assert (backup["id"], backup["verification"]) == (damaged["id"], "Completed")
     assert backup["location"] != damaged["location"]
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
     assert "1 lost backups recorded" in await reconcile(temporal, settings)  # that of the first try
     assert len(manifests(store)) == 2
     assert await restored(operator, postgres, backup) == 42
@@ -427,7 +413,7 @@ async def test_nothing_is_dropped_when_a_table_of_an_extension_has_rows_that_no_
     answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
     failed = await ended(api, answer.json()["jobId"])
     assert "The table public.treasure is missing. Nothing was dropped." in failed["errorMessage"]
-    assert await names(admin, job) == [deletion.trash_database]
+    assert await names(admin, job.mark) == [deletion.trash_database]
 
 
 async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be_done(
@@ -551,7 +537,7 @@ async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_pu
         await purged(api, path)
     (backup,) = await final_backups(api)
     assert (backup["status"], backup["location"]) == ("Completed", made["location"])
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
     assert await restored(operator, postgres, backup) == 42
 
 
@@ -572,7 +558,7 @@ async def test_nothing_is_backed_up_or_dropped_when_the_disk_of_the_store_is_not
     requested = (await operator.instances.request_purge(trashed.instance_id, final_backup=True)).job
     await operator.starter.start(requested)
     assert "mount its disk" in (await ended(api, requested.job_id))["errorMessage"]
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     assert manifests(store) == []
     mount(disk, store)
     assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
@@ -609,12 +595,12 @@ async def test_nothing_is_dropped_when_the_backup_is_gone_after_its_verification
         answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
         failed = await ended(api, answer.json()["jobId"])
     assert words in failed["errorMessage"]
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     if lose is unmount:
         mount(store.with_name("disk"), store)
     assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
     assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
 
@@ -638,10 +624,10 @@ async def test_nothing_is_dropped_without_a_backup_to_the_new_key_when_the_key_w
     answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
     failed = await ended(api, answer.json()["jobId"])
     assert "is not encrypted to just the keys that ODS_BACKUP_RECIPIENTS names" in failed["errorMessage"]
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
     assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
     (backup,) = await final_backups(api)
     assert (backup["encrypted"], backup["verification"]) == (True, "Completed")
     dump = Path(backup["location"].removeprefix("file://")) / "database.dump.age"
@@ -709,11 +695,11 @@ async def test_instance_comes_back_whole_when_its_purge_has_failed(
     requested = (await operator.instances.request_purge(trashed.instance_id, final_backup=True)).job
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.ERROR
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     shutil.move(aside, store)
     answer = await api.post(f"/v2/dbInstances/{trashed.instance_id}/undelete")
     assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
-    assert await names(admin, trashed) == [trashed.database]
+    assert await names(admin, trashed.mark) == [trashed.database]
     async with session(service_dsn(postgres, trashed.database)) as inside:
         assert await inside.fetchval("SELECT answer FROM treasure") == 42
 
@@ -740,10 +726,10 @@ async def test_nothing_is_dropped_when_the_database_was_changed_since_it_was_bac
         answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
         failed = await ended(api, answer.json()["jobId"])
     assert "was opened or changed since it was backed up" in failed["errorMessage"]
-    assert await names(admin, trashed) == [kept]
+    assert await names(admin, trashed.mark) == [kept]
     assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
     assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 43
 
@@ -798,7 +784,7 @@ async def test_database_is_in_the_trash_and_closed_when_its_purge_is_cancelled(
     async with asyncio.timeout(10):
         while await is_open(admin, kept):
             await asyncio.sleep(0.01)
-    assert await names(admin, job) == [kept]
+    assert await names(admin, job.mark) == [kept]
     assert manifests(store) == []
     row = await operator.instance(job)
     assert (row.status, row.is_in_trash) == (InstanceStatus.DELETED, True)
@@ -853,7 +839,7 @@ async def test_each_verification_goes_on_when_a_client_requests_one_while_the_pu
     go_on.set()
     assert (await ended(api, answer["jobId"]))["status"] == "Completed"
     assert len(set(restored_to)) == len(restored_to) == 2, "one has ended the other"
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
 
 
 async def test_nothing_is_dropped_when_the_backup_was_deleted_before_the_retry(
@@ -874,9 +860,9 @@ async def test_nothing_is_dropped_when_the_backup_was_deleted_before_the_retry(
     await operator.retry(trashed)
     failed = await ended(api, answer.json()["jobId"])
     assert "was deleted before the database was dropped" in failed["errorMessage"]
-    assert await names(admin, trashed) == [trashed.trash_database]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
     await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []
 
 
 async def test_purge_follows_at_the_next_pass_when_a_worker_of_an_earlier_release_has_done_the_delete(
@@ -898,7 +884,7 @@ async def test_purge_follows_at_the_next_pass_when_a_worker_of_an_earlier_releas
     await move_to_trash(tenant, requested)
     assert "1 purges" in await reconcile(temporal, settings)
     assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
-    assert await names(admin, job) == []
+    assert await names(admin, job.mark) == []
     assert len(await final_backups(api)) == 1
 
 
@@ -935,7 +921,7 @@ async def test_pass_closes_what_a_purge_has_left_open_when_its_job_has_ended(
     assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.TRASH_CHANGED]
     await reconcile(temporal, settings)
     assert not await is_open(admin, kept)
-    assert await names(admin, trashed) == [kept]
+    assert await names(admin, trashed.mark) == [kept]
 
 
 @always
@@ -971,4 +957,4 @@ async def test_what_was_requested_before_the_setting_is_refused_when_it_would_dr
     assert "ODS_FINAL_BACKUP" in str(begun.refusal)
     assert await tenant.jobs.fail(purge, str(begun.refusal))
     await purged(api, f"/v2/trash/{trashed.instance_id}?finalBackup=true")
-    assert await names(admin, trashed) == []
+    assert await names(admin, trashed.mark) == []

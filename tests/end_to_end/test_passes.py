@@ -13,9 +13,9 @@ from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import reconcile
 from tests.servers import session, template_missing
 from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
 from workflows.record_sizes import RecordSizes
 
 pytestmark = pytest.mark.usefixtures("workers")
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.usefixtures("workers")
 async def _sweep(client: Client, settings: Settings) -> int:
     return await client.execute_workflow(
         PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
-
-
-async def _reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
     )
 
 
@@ -85,7 +79,7 @@ async def test_job_is_restarted_when_its_workflow_is_not_open(
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await operator.jobs.begin(job)
-    assert "1 jobs restarted" in await _reconcile(temporal, settings)
+    assert "1 jobs restarted" in await reconcile(temporal, settings)
     assert await operator.ended(job) is JobStatus.COMPLETED
 
 
@@ -99,7 +93,7 @@ async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
     await admin.execute(f'CREATE DATABASE "{orphan}"')
     await operator.jobs.fail(job, "The server was away.")
     try:
-        outcome = await _reconcile(temporal, settings)
+        outcome = await reconcile(temporal, settings)
         assert "1 leftovers removed" in outcome
         assert not outcome.endswith(" 0 contradictions.")
         assert not await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", staging)

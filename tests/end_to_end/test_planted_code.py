@@ -15,7 +15,8 @@ from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origi
 from registry.instances.status import InstanceStatus, JobStatus
 from settings import Settings
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.test_backups import backed_up, created, verified
+from tests.end_to_end.steps import created
+from tests.end_to_end.test_backups import backed_up, verified
 from tests.secret_search import as_secret
 from tests.servers import make_settings, session
 

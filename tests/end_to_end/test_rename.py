@@ -1,7 +1,5 @@
 """Renames on real servers: what is renamed, and what stays when it cannot be."""
 
-import uuid
-
 import asyncpg
 import pytest
 from temporalio.client import Client
@@ -17,17 +15,10 @@ from settings import Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import names, reconcile
 from tests.servers import service_dsn, session
-from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers")
-
-
-async def _names(admin: asyncpg.Connection, mark: str) -> list[str]:
-    rows = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1", f"%{mark}%"
-    )
-    return [row["datname"] for row in rows]
 
 
 async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_database_name_is_taken(
@@ -45,7 +36,7 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     instance = await operator.instance(job)
     assert (instance.status, instance.name) == (InstanceStatus.ERROR, name)
     assert f"A database named '{foreign}' exists" in (instance.error_message or "")
-    assert await _names(admin, job.mark) == [created.database]
+    assert await names(admin, job.mark) == [created.database]
     after = await operator.queries.ods_instance(created.ods_instance_id)
     assert before is not None
     assert after is not None
@@ -57,7 +48,7 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     await operator.temporal("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
     assert (await operator.instance(job)).name == f"{name} new"
-    assert await _names(admin, job.mark) == [foreign]
+    assert await names(admin, job.mark) == [foreign]
 
 
 async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_delete(
@@ -71,7 +62,7 @@ async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_de
         assert "superusers" in ((await operator.instance(job)).error_message or "")
     deletion = await operator.delete(job)  # handed over to the workflow that waits
     assert await operator.ended(deletion) is JobStatus.COMPLETED
-    assert await _names(admin, job.mark) == [deletion.trash_database]
+    assert await names(admin, job.mark) == [deletion.trash_database]
     assert await operator.queries.ods_instance(job.ods_instance_id) is None
 
 
@@ -81,12 +72,6 @@ async def renamed_on_the_server(operator: Operator, tenant: Tenant, created: Ins
     assert (await tenant.jobs.begin(job)).held
     await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).rename, job)
     return job
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 async def routed_to(tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob) -> str | None:
@@ -111,10 +96,10 @@ async def test_next_rename_waits_until_a_failed_one_is_undone(
     with pytest.raises(RefusedError, match="not undone yet"):
         await operator.instances.request_rename(job.instance_id, f"{name} other")
     assert "1 leftovers removed" in await reconcile(temporal, settings)
-    assert await _names(admin, job.mark) == [created.database]
+    assert await names(admin, job.mark) == [created.database]
     other = await operator.rename(job, f"{name} other")
     assert await operator.ended(other) is JobStatus.COMPLETED
-    assert await _names(admin, job.mark) == [other.final_database]
+    assert await names(admin, job.mark) == [other.final_database]
     assert await routed_to(tenant, rows, job) == other.final_database
     assert "0 leftovers removed" in await reconcile(temporal, settings)
 
@@ -150,7 +135,7 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     await operator.starter.start(delete)
     assert await operator.ended(delete) is JobStatus.ERROR
     await reconcile(temporal, settings)
-    assert await _names(admin, job.mark) == [created.database]
+    assert await names(admin, job.mark) == [created.database]
     assert await routed_to(tenant, rows, job) == created.database
     assert "0 leftovers removed" in await reconcile(temporal, settings)
     row = await operator.instance(job)

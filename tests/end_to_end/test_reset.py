@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,16 +37,10 @@ from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import created, names, reconcile
 from tests.servers import service_dsn, session
-from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
-
-_MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
-
-
-async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
-    return [row["datname"] for row in await admin.fetch(_MARKED, f"%{mark}%")]
 
 
 async def write(postgres: EmbeddedPostgres, job: InstanceJob, text: str) -> None:
@@ -63,12 +56,6 @@ async def read(postgres: EmbeddedPostgres, job: InstanceJob) -> list[str]:
         if await tenant.fetchval("SELECT to_regclass('treasure')") is None:
             return []
         return [row["words"] for row in await tenant.fetch("SELECT words FROM treasure ORDER BY 1")]
-
-
-async def created(operator: Operator, name: str) -> InstanceJob:
-    job = await operator.create(name)
-    assert await operator.ended(job) is JobStatus.COMPLETED
-    return job
 
 
 async def reset(operator: Operator, job: InstanceJob, template: str | None = None) -> InstanceJob:
@@ -87,12 +74,6 @@ async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
     """What is found about databases or instances of which it names one; other tests leave theirs."""
     found = await tenant.drift.detect()
     return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_and_that_is_undone(

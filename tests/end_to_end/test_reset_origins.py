@@ -6,7 +6,6 @@ The databases are told apart by a row that each instance has, and its backup.
 import asyncio
 import shutil
 import signal
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,14 +35,13 @@ from tenants.tenant import Tenant
 from tests.client_programs import at_work, suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import names, reconcile
 from tests.postgres.postgres_inspection import privileges_on
 from tests.servers import make_settings, service_dsn, session
-from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 ORIGINS = ("online", "closed", "backup")
-_MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
 _STAGING = "SELECT count(*) FROM pg_database WHERE datname = 'ods_staging_' || replace($1, '-', '')"
 
 
@@ -111,10 +109,6 @@ async def undo(operator: Operator, target: InstanceJob) -> InstanceJob:
     return requested.job
 
 
-async def names(admin: asyncpg.Connection, job: InstanceJob) -> list[str]:
-    return [row["datname"] for row in await admin.fetch(_MARKED, f"%{job.mark}%")]
-
-
 async def reason(operator: Operator, job: InstanceJob) -> str:
     """Why the job has failed."""
     row = await operator.queries.job(job.job_id)
@@ -128,7 +122,7 @@ async def undone(operator: Operator, admin: asyncpg.Connection, target: Instance
             await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
     assert (row.copy_of, row.backup_id, row.database_mark) == (None, None, None)
-    assert await names(admin, target) == [target.database]
+    assert await names(admin, target.mark) == [target.database]
     assert not await admin.fetchval(_STAGING, target.mark)
 
 
@@ -158,7 +152,7 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
         assert getattr(after, attribute) == getattr(before, attribute)
     assert job.replacement is not None
     assert (str(after.database_mark), after.origin) == (job.replacement.mark, job.replacement.origin)
-    assert await names(admin, target) == [target.database, job.replacement.replaced]
+    assert await names(admin, target.mark) == [target.database, job.replacement.replaced]
     assert await privileges_on(admin, target.database) == rights
     assert not await admin.fetchval(_STAGING, target.mark)
 
@@ -419,7 +413,7 @@ async def test_pass_drops_only_what_was_made_when_the_reset_was_cancelled_before
     with killed, pytest.raises(ApplicationError):
         await ActivityEnvironment().run(activities.reset, lost)
     assert lost.replacement is not None
-    assert await names(admin, target) == [target.database, lost.replacement.database]
+    assert await names(admin, target.mark) == [target.database, lost.replacement.database]
     assert await tenant.cancellations.cancel_lost(lost)
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     await undone(operator, admin, target)
@@ -449,13 +443,7 @@ async def test_pass_records_the_origin_when_the_databases_were_exchanged_and_the
     after = await operator.instance(target)
     assert lost.replacement is not None
     assert (str(after.database_mark), after.origin) == (lost.replacement.mark, lost.replacement.origin)
-    assert await names(admin, target) == [target.database, lost.replacement.replaced]
+    assert await names(admin, target.mark) == [target.database, lost.replacement.replaced]
     assert await read(postgres, target) == ["source"]
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["old"]
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )

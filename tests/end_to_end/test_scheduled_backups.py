@@ -35,6 +35,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
+from tests.end_to_end.steps import created
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session
 from workflows.reconcile import Reconcile
 
@@ -76,12 +77,6 @@ def requests(tenant: Tenant, operator: Operator) -> ScheduledRequests:
 async def passed(requests: ScheduledRequests, due_at: datetime) -> ScheduledReport:
     """What a pass has requested at a time of the schedule."""
     return await ActivityEnvironment().run(requests.request_scheduled_backups, due_at)
-
-
-async def created(operator: Operator, name: str) -> InstanceJob:
-    job = await operator.create(name)
-    assert await operator.ended(job) is JobStatus.COMPLETED
-    return job
 
 
 async def backups_of(api: httpx.AsyncClient, job: InstanceJob) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import subprocess
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import reconcile
 from tests.postgres.postgres_inspection import exchanging_by_hand
 from tests.servers import (
     INSTANCE_PASSWORD,
@@ -39,7 +39,6 @@ from tests.servers import (
     session,
     unsafe_postgres,
 )
-from workflows.reconcile import Reconcile
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers", "ods_api")]
 
@@ -78,12 +77,6 @@ async def until_equal(admin: asyncpg.Connection, job: InstanceJob, expected: set
     async with asyncio.timeout(20):
         while await databases(admin, job) != expected:
             await asyncio.sleep(0.02)
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requested(

@@ -27,11 +27,11 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import created, names, reconcile
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
 from tests.servers import service_dsn, session
 from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -46,19 +46,6 @@ DERIVATIVE = (
 )
 
 
-async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
-    found = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1", f"%{mark}%"
-    )
-    return [row["datname"] for row in found]
-
-
-async def created(operator: Operator, name: str) -> InstanceJob:
-    job = await operator.create(name)
-    assert await operator.ended(job) is JobStatus.COMPLETED
-    return job
-
-
 async def deleted(operator: Operator, job: InstanceJob, delete: Delete = TO_TRASH) -> InstanceJob:
     requested = await operator.instances.request_delete(job.instance_id, delete)
     await operator.starter.start(requested.job)
@@ -70,12 +57,6 @@ async def undelete(operator: Operator, job: InstanceJob, name: str | None = None
     requested = await operator.instances.request_undelete(job.instance_id, name)
     await operator.starter.start(requested.job)
     return requested.job
-
-
-async def reconcile(client: Client, settings: Settings) -> str:
-    return await client.execute_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 async def sweep(client: Client, settings: Settings) -> None:
