@@ -32,6 +32,7 @@ SUPERUSER = "postgres"
 _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
 _FALLBACK_PARENT = Path("/var/lib")
+_CLEANED_BY_SYSTEMD = Path("/var/tmp")  # noqa: S108 - earlier releases kept data there; nothing is written
 _START_SECONDS = 60
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 """Not the caller's environment, which may set PGDATA, PGPORT or a locale that is not installed."""
@@ -224,6 +225,13 @@ class EmbeddedPostgres:
         unfinished.rename(self._copy)
 
     def _prepare_home(self) -> None:
+        home = self._data_dir.resolve()
+        if self._data_dir.is_symlink() and home.parent == _CLEANED_BY_SYSTEMD:
+            kept = _FALLBACK_PARENT / home.name
+            raise CommandError(
+                f"The data of {self._data_dir} are in {home}, where systemd removes what is 30 days old. Move"
+                f" them, then start again: mv {home} {kept} && ln -sfn {kept} {self._data_dir}"
+            )
         if self._data_dir.is_symlink() and not self._data_dir.exists():
             raise CommandError(
                 f"The data of {self._data_dir} are not in {self._data_dir.readlink()} any more: the disk is"
