@@ -208,7 +208,8 @@ class ReconcileActivities:
 
         None while registry and server contradict each other so that the registry may be of yesterday, or a
         copy: what it has in the trash may have been undeleted since. Nor while their clocks differ, or the
-        backup that is to be made before each cannot be made.
+        backup that is to be made before each cannot be made. None of an instance whose own database is lost
+        while one is there that it had before a reset: the purge would have that dropped, the last of it.
         """
         with as_application_error():
             if not await self._instances.is_purge_due():
@@ -221,7 +222,8 @@ class ReconcileActivities:
             if self._backup_obstacle and (obstacle := await self._backup_obstacle()) is not None:
                 _logger.warning("Purges are due, but none is done: %s", obstacle)
                 return PurgeReport(0, f"the backup before them: {obstacle}")
-            requested = await self._instances.request_due_purges(_PURGES_A_PASS)
+            usable = [one.name for one in await self._databases() if not one.invalid]
+            requested = await self._instances.request_due_purges(_PURGES_A_PASS, usable)
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self._start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))

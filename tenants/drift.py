@@ -493,7 +493,8 @@ def _instances_without(seen: Snapshot, published_later: Collection[str | None]) 
 def _newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
     """The database that the instance had last before a reset, and that is there; None if there is none."""
     its = [version for version in seen.versions if version.instance_id == instance.id]
-    there = [version for version in its if version.database_name in seen.databases]
+    usable = {name for name, database in seen.databases.items() if not database.invalid}
+    there = [version for version in its if version.database_name in usable]
     return max(there, key=lambda version: version.replaced_at, default=None)
 
 
@@ -508,7 +509,8 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     for row in seen.trashed:
         if row.trash_database not in seen.databases and row.status in AT_REST:
             found = named.get(str(row.mark))
-            words, remedy = _missing_in_trash(row, found), _remedy_of_missing(row, found)
+            before = _newest_version(seen, row)
+            words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words, remedy)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
@@ -633,8 +635,19 @@ def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInsta
     return owner is not None and (owner.mark, owner.database_mark) == (str(instance.mark), mark)
 
 
-def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
-    """What is wrong with an instance in the trash whose database, if there is one, has another name."""
+def _missing_in_trash(instance: DbInstance, database: Database | None, before: InstanceVersion | None) -> str:
+    """What is wrong with an instance in the trash whose database, if there is one, has another name.
+
+    Args:
+        instance: the instance.
+        database: its own database.
+        before: what it had before a reset, and is there.
+    """
+    if database is None and before is not None:
+        return (
+            f"It is in the trash, but its database '{instance.trash_database}' does not exist."
+            f" {_way_back(instance, before)}"
+        )
     if database is None:
         return (
             f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
@@ -649,10 +662,22 @@ def _missing_in_trash(instance: DbInstance, database: Database | None) -> str:
     )
 
 
-def _remedy_of_missing(instance: DbInstance, database: Database | None) -> Remedy | None:
-    """The request that settles it; None if the database must be renamed by hand before."""
+def _way_back(instance: DbInstance, version: InstanceVersion) -> str:
+    """How a database that an instance in the trash had before a reset becomes its own."""
+    return (
+        f"What it had before a reset is there, and no pass drops it: '{version.database_name}'. To bring that"
+        f' back: ALTER DATABASE "{version.database_name}" RENAME TO "{instance.trash_database}"; write the'
+        f" comment that `ods drift` tells then; `ods instance undelete {instance.id}`. If nothing is to come"
+        f" back, `ods instance purge {instance.id}` drops it, too."
+    )
+
+
+def _remedy_of_missing(
+    instance: DbInstance, database: Database | None, before: InstanceVersion | None
+) -> Remedy | None:
+    """The request that settles it; None if a database must be renamed by hand before."""
     if database is None:
-        return Remedy(RemedyAction.PURGE, instance.id)
+        return Remedy(RemedyAction.PURGE, instance.id) if before is None else None
     is_found = database.trash or database.name == instance.database_name
     return Remedy(RemedyAction.UNDELETE, instance.id) if is_found else None
 
@@ -664,15 +689,17 @@ def _changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
         if database is None or row.status not in AT_REST:
             continue
         if (words := _change_in_trash(seen, tenant, row, database)) is not None:
-            remedy = _remedy_of_change(row, database)
+            remedy = _remedy_of_change(seen, row, database)
             yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words, remedy)
 
 
-def _remedy_of_change(instance: DbInstance, database: Database) -> Remedy | None:
-    """The request that settles it; None if the comment must be written again by hand."""
+def _remedy_of_change(seen: Snapshot, instance: DbInstance, database: Database) -> Remedy | None:
+    """The request that settles it; None if something must be done by hand before."""
     if database.mark != str(instance.mark):
         return None
-    return Remedy(RemedyAction.PURGE if database.invalid else RemedyAction.UNDELETE, instance.id)
+    if not database.invalid:
+        return Remedy(RemedyAction.UNDELETE, instance.id)
+    return Remedy(RemedyAction.PURGE, instance.id) if _newest_version(seen, instance) is None else None
 
 
 def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database: Database) -> str | None:
@@ -696,10 +723,10 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
             f" comment again: COMMENT ON DATABASE \"{name}\" IS '{comment}'. If it is not, rename it."
         )
     if database.invalid:
-        return (
-            f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
-            f" `ods instance purge {instance.id}` removes it."
-        )
+        words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
+        if (before := _newest_version(seen, instance)) is not None:
+            return f'{words} Drop it: DROP DATABASE "{name}". {_way_back(instance, before)}'
+        return f"{words} `ods instance purge {instance.id}` removes it."
     if (contradiction := _contradiction(name, owner, its)) is not None:
         return f"{contradiction} {_KEPT} {back}"
     if database.open and database.opened_by is None:  # what a job has left open, the pass closes

@@ -8,7 +8,22 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID, uuid4
 
-from sqlalchemy import Interval, and_, exists, func, insert, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Interval,
+    Text,
+    all_,
+    and_,
+    any_,
+    exists,
+    func,
+    insert,
+    literal,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
@@ -521,15 +536,20 @@ class InstanceStore:
         async with self._sessions.statement() as session:
             return await session.scalar(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1)) is not None
 
-    async def request_due_purges(self, limit: int) -> list[Requested]:
+    async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
         """Record that up to `limit` instances shall be purged whose time in the trash is over.
 
         Those that are due longest come first. One whose purge or undelete has failed waits for the operator.
+        So does one of which a version is all that is left, which a purge would have dropped as well.
+
+        Args:
+            limit: how many at most.
+            usable: the names of the databases that are on the server, but for those half dropped.
         """
         await self.installation.require_confirmed()
         due = (
             select(DbInstance)
-            .where(*_PURGE_IS_DUE)
+            .where(*_PURGE_IS_DUE, not_(_has_only_versions(usable)))
             .order_by(DbInstance.purge_after, DbInstance.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -1155,6 +1175,13 @@ def _state_refusals(
     instance: DbInstance, states: Collection[InstanceStatus], verb: str
 ) -> list[RefusedError]:
     return [] if instance.status in states else [_refusal(instance, verb)]
+
+
+def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
+    """The instance's own database in the trash is not among these, but one is that it had before a reset."""
+    names = literal(list(usable), ARRAY(Text))
+    version = InstanceVersion.instance_id == DbInstance.id, InstanceVersion.database_name == any_(names)
+    return and_(DbInstance.trash_database != all_(names), exists().where(*version))
 
 
 def _purge_refusals(instance: DbInstance, delete: Delete) -> list[RefusedError]:

@@ -577,6 +577,48 @@ async def test_version_comes_back_when_its_instance_is_in_the_trash_without_a_da
     assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
 
 
+@pytest.mark.parametrize("own", ["lost", "half dropped"])
+async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instance_without_a_database_is_over(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+    own: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    if own == "half dropped":
+        half_dropped = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+        await admin.execute(half_dropped, deletion.trash_database)
+    else:
+        await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert "0 purges" in await reconcile(temporal, settings)
+    assert first.replacement.replaced in await names(admin, job.mark)
+    kind = DriftKind.TRASH_CHANGED if own == "half dropped" else DriftKind.TRASH_WITHOUT_DATABASE
+    told = (await drifts_of(tenant, name))[kind]
+    assert told.remedy is None, "a purge would drop the version, too"
+    statements = re.findall(r'(?:DROP|ALTER) DATABASE "\w+"(?: RENAME TO "\w+")?', told.explanation)
+    for statement in statements:
+        await admin.execute(statement)
+    comment = (await drifts_of(tenant, name))[DriftKind.TRASH_CHANGED].explanation
+    await admin.execute(comment[comment.index("COMMENT ON") : comment.rindex("'") + 1])
+    undelete = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(undelete)
+    assert await operator.ended(undelete) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_of_the_instance(
     operator: Operator,
     temporal: Client,

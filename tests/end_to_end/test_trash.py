@@ -569,7 +569,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
     report = await ActivityEnvironment().run(passes.purge_due)
     assert (report.requested, str(report.withheld).split()[0]) == (0, "InstallationNotConfirmed")
     for request in (
-        tenant.instances.request_due_purges(20),
+        tenant.instances.request_due_purges(20, []),
         tenant.instances.request_purge(job.instance_id),
     ):
         with pytest.raises(InstallationNotConfirmedError):

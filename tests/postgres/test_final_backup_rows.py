@@ -126,7 +126,7 @@ async def test_every_way_to_drop_makes_a_backup_when_the_setting_says_so(
         purge = (await instances.request_purge(plain.instance_id)).job
         assert purge.operation is Operation.PURGE_AFTER_BACKUP
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
-    due = await instances.request_due_purges(10)
+    due = await instances.request_due_purges(10, [])
     assert {one.job.operation for one in due} == {Operation.PURGE_AFTER_BACKUP}
     assert len(due) == (1 if days else 2)
 

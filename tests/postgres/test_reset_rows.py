@@ -537,6 +537,28 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
     assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
 
 
+@pytest.mark.parametrize("delete", [Delete(), Delete(Operation.DELETE, final_backup=True)])
+async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+    delete: Delete,
+) -> None:
+    await reset(instances, job_store, completed)
+    (version,) = await of_instance(queries, completed)
+    trash = (await instances.request_delete(completed.instance_id, delete)).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
+    await due(rows)
+    assert await instances.request_due_purges(20, ["another", version.database_name]) == []
+    own = str(trash.trash_database)
+    (requested,) = await instances.request_due_purges(20, ["another", own, version.database_name])
+    assert requested.job.instance_id == completed.instance_id
+
+
 async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_another_setting(
     engine: AsyncEngine,
     factory: JobFactory,
@@ -558,10 +580,10 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     # A purge of the instance would take the version along.
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
     assert not await instances.is_purge_due()
-    assert await instances.request_due_purges(20) == []
+    assert await instances.request_due_purges(20, []) == []
     await due(rows)
     assert await instances.is_purge_due()
-    (requested,) = await instances.request_due_purges(20)
+    (requested,) = await instances.request_due_purges(20, [])
     assert requested.job.instance_id == completed.instance_id
 
 

@@ -613,14 +613,14 @@ async def test_what_is_due_longest_is_purged_first_and_what_has_failed_is_left(
             job.instance_id,
         )
     assert await instances.is_purge_due()
-    first = await instances.request_due_purges(2)
+    first = await instances.request_due_purges(2, [])
     assert [one.instance.id for one in first] == [jobs[3].instance_id, jobs[2].instance_id]
     assert {one.job.operation for one in first} == {Operation.PURGE}
     for one in first:
         await job_store.begin(one.job)
     await job_store.fail(first[0].job, "It carries another comment.")
     assert await job_store.finish_purge(first[1].job)
-    second = await instances.request_due_purges(10)
+    second = await instances.request_due_purges(10, [])
     assert [one.instance.id for one in second] == [jobs[1].instance_id, jobs[0].instance_id]
     entries = await rows.fetch("SELECT instanceid FROM adminapi.audit WHERE method = 'PURGE'")
     assert [entry["instanceid"] for entry in entries] == [jobs[2].instance_id]
@@ -671,7 +671,7 @@ async def test_protected_instance_is_not_purged_when_it_was_protected_while_it_w
     await job_store.end_undo(undelete)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
     assert not await instances.is_purge_due()
-    assert await instances.request_due_purges(20) == []
+    assert await instances.request_due_purges(20, []) == []
     with pytest.raises(RefusedError, match="protected") as refused:
         await instances.request_delete(number, PURGE)
     assert f"undelete it (`ods instance undelete {number}`)" in refused.value.next_step
@@ -815,7 +815,7 @@ async def test_instance_is_not_purged_when_it_was_requested_back_in_vain(
     await job_store.begin(undelete)
     await job_store.fail(undelete, "The server is away.")
     assert not await instances.is_purge_due()
-    assert not await instances.request_due_purges(10)
+    assert not await instances.request_due_purges(10, [])
     await job_store.end_undo(undelete)
     assert not await instances.is_purge_due()
     assert (await instances.request_delete(trashed.instance_id, PURGE)).job.operation is Operation.PURGE
