@@ -25,7 +25,7 @@ from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import LOST, DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import record_left
-from databases.lookup import find_own, has_database, published_by
+from databases.lookup import find, find_own, has_database, published_by, shares_instance
 from databases.ownership import Owner
 from databases.replacing import Exchange, Stage
 from databases.scratch import end_scratch_programs
@@ -365,7 +365,10 @@ class DatabaseActivities:
                 if job.replacement is not None:
                     return await self._end_replacement(session, job, deleted=deleted)
                 followed = None
-                if reached == FAIL[job.operation].target or await self._is_cancelled_purge(job, reached):
+                if await self._is_cancelled_purge(job, reached):
+                    await self._compensate(session, job)
+                    await self._follow_drop(session, job)
+                elif reached == FAIL[job.operation].target:
                     followed = await self._compensate(session, job)
                 else:
                     await self._remove_private(session, job, deleted=deleted)
@@ -377,6 +380,27 @@ class DatabaseActivities:
         """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
         is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
         return is_back and not await self._tenant.jobs.is_done(job)
+
+    async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
+
+        What is half dropped, the next pass drops to its end. A version waits for the client, who may have
+        cancelled the purge for it: what is recorded as done has its versions dropped.
+        """
+        owner, trash_name = owner_of(job), _trash_database(job)
+        found = await find(session, owner, trash_name)
+        if trash_name in found or any(owner.owns(row["comment"]) for row in found.values()):
+            return
+        left = [name for name, row in found.items() if shares_instance(row, owner)]
+        if not left:
+            await self._tenant.jobs.follow_drop(job)
+            return
+        await self._tenant.jobs.explain_failure(
+            job,
+            f"The job was cancelled, but by then the database '{trash_name}' was gone. Another one of the"
+            f" instance is kept: {', '.join(left)}. `ods drift` tells how it comes back. A purge of the"
+            " instance drops it, too.",
+        )
 
     async def _delete(
         self,

@@ -366,11 +366,20 @@ class JobStore:
             job: the purge.
             dropped: whether there was a database to drop; None if that is not known any more.
         """
-        step = status.FINISH[job.operation]
+        return await self._purged(job, status.FINISH[job.operation], dropped=dropped)
+
+    async def follow_drop(self, job: InstanceJob) -> bool:
+        """Record the same, of a purge that was cancelled when it had dropped the database.
+
+        Safe to repeat; nothing is changed if the instance has moved on.
+        """
+        return await self._purged(job, status.FOLLOW_DROP, dropped=None)
+
+    async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
         guard = (*fencing_token(job), DbInstance.operation.in_(status.PURGES))
         purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
-            took_step = await take_step(session, job, step, purged, guard)
+            took_step = await take_step(session, job, step, purged, (*guard, DbInstance.purged_at.is_(None)))
             if took_step:
                 await follow_delete(session, job.instance_id, kept=False)
                 await session.execute(insertion(_purge_entry(job, dropped=dropped)))
@@ -531,8 +540,9 @@ class JobStore:
             return True
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
-        """Record another reason why `job` has failed, if the instance is still at that."""
-        failed = DbInstance.status == status.FAIL[job.operation].target
+        """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
+        steps = status.FAIL[job.operation], status.CANCEL_RUNNING[job.operation]
+        failed = DbInstance.status.in_([step.target for step in steps])
         explained = (
             update(DbInstance)
             .where(*fencing_token(job), failed)

@@ -232,6 +232,8 @@ KEEP = {
 FOLLOW_DATABASE = _step(InstanceStatus.ERROR, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
 # A reset has failed after it had exchanged the databases, which nothing exchanges back but a client.
 FOLLOW_EXCHANGE = _step(InstanceStatus.COMPLETED, to=InstanceStatus.COMPLETED, job=JobStatus.COMPLETED)
+# A purge was cancelled after it had dropped the database, which nothing brings back.
+FOLLOW_DROP = _step(InstanceStatus.DELETED, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED)
 # A job waits or runs.
 JOB_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
 # A job waits for the instance or works on it, unless a delete waits, which has a status of its own.

@@ -1,10 +1,15 @@
 """Steps that tests of several files take."""
 
+import asyncio
 import uuid
+from unittest.mock import patch
 
 import asyncpg
+import httpx
 from temporalio.client import Client
 
+from databases import trash
+from databases.dropping import drop_database
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
 from settings import Settings
@@ -33,3 +38,25 @@ async def reconcile(client: Client, settings: Settings) -> str:
     return await client.execute_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
     )
+
+
+async def purge_cancelled_after_drop(api: httpx.AsyncClient, job: InstanceJob) -> str:
+    """Purge the instance, and cancel that when its database is dropped, which is not recorded; the job's id.
+
+    Workers must run in this process.
+    """
+    dropped = asyncio.Event()
+
+    async def drop(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
+        await drop_database(session, database, invalid=invalid)
+        dropped.set()
+        await asyncio.Event().wait()  # until the activity is cancelled
+
+    with patch.object(trash, "drop_database", drop):
+        purge: str = (await api.delete(f"/v2/trash/{job.instance_id}")).json()["jobId"]
+        async with asyncio.timeout(30):
+            await dropped.wait()
+            assert (await api.post(f"/v2/jobs/{purge}/cancel")).status_code == 202
+            while (await api.get(f"/v2/jobs/{purge}")).json()["status"] in {"Pending", "InProgress"}:
+                await asyncio.sleep(0.03)
+    return purge

@@ -37,7 +37,7 @@ from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, names, reconcile
+from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
 from tests.servers import service_dsn, session
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
@@ -617,6 +617,40 @@ async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instanc
     await operator.starter.start(undelete)
     assert await operator.ended(undelete) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
+
+
+async def test_version_stays_when_the_purge_of_its_instance_is_cancelled_after_its_drop(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """The client may have cancelled it for just that."""
+    job = await created(operator, name)
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    kept = first.replacement.replaced
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    purge = await purge_cancelled_after_drop(api, job)
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).error_message is None:
+            await asyncio.sleep(0.03)
+    row = await operator.instance(job)
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETED, True)
+    assert f"is kept: {kept}." in str(row.error_message)
+    assert (await api.get(f"/v2/jobs/{purge}")).json()["errorMessage"] == row.error_message
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [kept]
+    again = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(again)
+    assert await operator.ended(again) is JobStatus.COMPLETED
+    assert "1 purges" in await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == []
 
 
 async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_of_the_instance(

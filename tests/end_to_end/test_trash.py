@@ -27,7 +27,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, names, reconcile
+from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
 from tests.servers import service_dsn, session
@@ -482,6 +482,39 @@ async def test_what_is_due_is_purged_when_the_pass_comes_by(
             await asyncio.sleep(0.03)
     assert await names(admin, due.mark) == []
     assert await names(admin, kept.mark) == [kept_in.trash_database]
+
+
+@pytest.mark.long
+async def test_purge_is_done_when_it_was_cancelled_after_its_drop(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    """It was in the trash as before, by the registry, and nothing could bring it back."""
+    job = await created(operator, name)
+    await deleted(operator, job)
+    purge = await purge_cancelled_after_drop(api, job)
+    async with asyncio.timeout(30):
+        while (await operator.instance(job)).is_in_trash:
+            await asyncio.sleep(0.03)
+    assert (await api.get(f"/v2/jobs/{purge}")).json()["status"] == JobStatus.COMPLETED
+    assert (await api.get("/v2/trash")).json() == []
+    assert await names(admin, job.mark) == []
+
+
+@pytest.mark.long
+async def test_instance_stays_in_the_trash_when_its_purge_is_cancelled_and_the_comment_is_another(
+    operator: Operator, api: httpx.AsyncClient, tenant: Tenant, admin: asyncpg.Connection, name: str
+) -> None:
+    """No database carries its mark: that does not mean that it is gone."""
+    job = await created(operator, name)
+    deletion = await deleted(operator, job)
+    await admin.execute(f'COMMENT ON DATABASE "{deletion.trash_database}" IS NULL')
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    assert (await tenant.jobs.begin(purge)).held
+    assert await tenant.jobs.fail(purge, "The job was cancelled.", cancelled=True)
+    await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).compensate, purge)
+    assert (await operator.instance(job)).is_in_trash
+    assert (await api.get(f"/v2/jobs/{purge.job_id}")).json()["status"] == JobStatus.ERROR
+    await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
 
 
 async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(

@@ -355,6 +355,41 @@ async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
     assert await job_store.release(due) is None
 
 
+async def test_purge_is_recorded_as_done_when_it_was_cancelled_after_its_drop_and_nothing_else_was_requested(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+) -> None:
+    assert not await job_store.follow_drop(trashed), "it is a delete"
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    assert (await job_store.begin(purge)).held
+    assert not await job_store.follow_drop(purge), "it runs"
+    assert await job_store.fail(purge, CANCELLED, cancelled=True)
+    assert not await job_store.follow_drop(replace(purge, attempt=2))
+    assert await job_store.follow_drop(purge)
+    assert await job_store.follow_drop(purge)
+    assert not (await row_of(queries, purge)).is_in_trash
+    assert await job_store.is_done(purge)
+    count = "SELECT count(*) FROM adminapi.audit WHERE method = 'PURGE' AND instanceid = $1"
+    assert await rows.fetchval(count, purge.instance_id) == 1
+    await rows.execute("DELETE FROM adminapi.audit")
+
+
+async def test_instance_comes_back_when_it_was_requested_back_before_its_cancelled_purge_is_looked_at(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, trashed: InstanceJob
+) -> None:
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    assert (await job_store.begin(purge)).held
+    assert await job_store.fail(purge, CANCELLED, cancelled=True)
+    await instances.request_undelete(trashed.instance_id)
+    assert not await job_store.follow_drop(purge)
+    await job_store.explain_failure(purge, "Its database was gone.")
+    row = await row_of(queries, purge)
+    assert (row.status, row.purged_at, row.error_message) == (InstanceStatus.PENDING, None, None)
+
+
 async def test_instance_is_in_the_trash_again_when_its_undelete_is_cancelled_or_fails(
     instances: InstanceStore,
     job_store: JobStore,

@@ -84,6 +84,7 @@ def steps() -> Iterator[Step]:
     yield status.REQUEST_PURGE
     yield status.REQUEST_BESIDE
     yield status.FOLLOW_EXCHANGE
+    yield status.FOLLOW_DROP
     for table in TABLES.values():
         yield from table.values()
 
@@ -183,7 +184,8 @@ def test_a_purge_is_called_by_one_word_when_a_backup_is_made_first() -> None:
 def test_only_the_trash_is_left_when_an_instance_is_deleted() -> None:
     leaving = [step for step in steps() if InstanceStatus.DELETED in step.sources]
     assert leaving == [
-        *(status.REQUEST_UNDELETE, status.REQUEST_PURGE, status.BEGIN[Operation.UNDELETE]),
+        *(status.REQUEST_UNDELETE, status.REQUEST_PURGE, status.FOLLOW_DROP),
+        status.BEGIN[Operation.UNDELETE],
         *(status.RELEASE[purge] for purge in status.PURGES),
     ]
 
