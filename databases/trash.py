@@ -279,7 +279,7 @@ async def let_go(
     Raises:
         NotOursError: the database of that name is not the instance's.
         DisagreementError: it was published later than the registry knows, has another name, or a DROP of it
-            was interrupted.
+            was interrupted; or it is lost, and what the instance had before a reset is not.
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner, *names, owner.staging_name)
@@ -288,6 +288,7 @@ async def let_go(
         return  # by an earlier try
     database = deletable(found, owner, names, published=published)
     if database is None:
+        _require_no_version(found, owner)
         return
     if is_invalid(found[database]):
         raise DisagreementError(

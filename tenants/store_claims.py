@@ -18,8 +18,8 @@ from backups.store_claims import StoreClaims
 from registry.backups.stores import BackupStores, ClaimState, StoreClaim
 
 SHARED_WAY_OUT = (
-    "If there is a copy of this registry, stop it, and make it an installation of its own. Then let this one"
-    " go on: `ods installation accept-store`."
+    "If this registry is the copy, make it an installation of its own: `ods installation new`. Otherwise stop"
+    " the copy, if there is one; then let this registry go on: `ods installation accept-store`."
 )
 
 _logger = logging.getLogger(__name__)

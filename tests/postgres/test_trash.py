@@ -575,6 +575,9 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
     try:
         with pytest.raises(DisagreementError, match=f"ods instance adopt ID --database {aside}"):
             await put(server, job)
+        if not half_dropped:
+            with pytest.raises(DisagreementError, match=f"ods instance adopt ID --database {aside}"):
+                await let_go(server, job)
         assert await exists(admin, aside)
         assert await exists(admin, name) is half_dropped
         if not half_dropped:
