@@ -215,7 +215,7 @@ async def test_purge_is_refused_when_it_is_not_in_the_trash_or_protected(
         await instances.request_purge(987654, final_backup=True)
 
 
-async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
+async def test_purge_can_be_requested_anew_when_it_was_cancelled_and_retried_or_undone_when_it_has_failed(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
@@ -227,15 +227,17 @@ async def test_purge_that_was_cancelled_or_has_failed_can_be_retried_or_undone(
     assert waiting is not None
     assert await tenant.cancellations.cancel_waiting(waiting)
     row = await row_of(queries, purge)
-    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETE_FAILED, True)
-    retry = (await instances.request_retry(trashed.instance_id)).job
-    assert (retry.makes_backup, retry.attempt) == (purge.makes_backup, 2)
-    await job_store.begin(retry)
-    await job_store.fail(retry, "The store is full.")
+    assert (row.status, row.is_in_trash) == (InstanceStatus.DELETED, True)
+    with pytest.raises(InstanceNotFoundError):  # one that was cancelled is requested anew
+        await instances.request_retry(trashed.instance_id)
     again = (await instances.request_purge(trashed.instance_id, final_backup=True)).job
     assert again.makes_backup != purge.makes_backup
     await job_store.begin(again)
     await job_store.fail(again, "The store is full.")
+    retry = (await instances.request_retry(trashed.instance_id)).job
+    assert (retry.makes_backup, retry.attempt) == (again.makes_backup, 2)
+    await job_store.begin(retry)
+    await job_store.fail(retry, "The store is full.")
     undelete = (await instances.request_undelete(trashed.instance_id)).job
     await job_store.begin(undelete)
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
