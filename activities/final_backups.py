@@ -18,6 +18,7 @@ from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.errors import DatabaseFaultError
 from databases.ownership import Owner
+from databases.trash import require_no_version_in_trash
 from databases.trash_backup import inspect_trash, while_open
 from registry.backups.records import proven_state
 from registry.backups.rows import VERIFICATION_FAILED, without_zone
@@ -60,7 +61,8 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     """Store a backup of the database in the trash and record it, unless there is one of it as it is now.
 
     Nothing is made if there is no database to drop any more, nor if a DROP of it, which was backed up, was
-    interrupted. Returns whether there is a database; if not, what an earlier try has stored is recorded.
+    interrupted. Returns whether there is a database; if not, what an earlier try has stored is recorded, and
+    if none has stored anything, what the instance had before a reset must not be all that is left.
 
     Args:
         tenant: the tenant.
@@ -72,7 +74,8 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
 
     Raises:
         NotOursError: the database in the trash is not the instance's.
-        DisagreementError: registry and server do not agree that it is in the trash; or a DROP has begun.
+        DisagreementError: registry and server do not agree that it is in the trash; or a DROP has begun; or
+            only what the instance had before a reset is left.
         BackupFaultError: pg_dump is missing or older than the server, the store is another one, …
         DatabaseFaultError: a client has deleted the backup, the server is away, …
     """
@@ -80,6 +83,9 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     found = await inspect_trash(session, owner, trash)
     if found is None:
         await _record_last_try(tenant, job)
+        last = await tenant.backups.final_of(job)
+        if last is None or last.stored_id is None:
+            await require_no_version_in_trash(session, owner)
         return False
     backup = await _backup_of(tenant, job)
     if found.invalid and proven_state(backup) == found.state:

@@ -24,6 +24,7 @@ from registry.instances.naming import is_trash_name
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
 _CLOSE = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS false", _COMMENT)
 _OPEN = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", _COMMENT)
+_IS_LEFT = "The instance's database does not exist, but what it had before a reset is in the trash, as '{}'."
 _LET_GO = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", "COMMENT ON DATABASE %2$I IS NULL")
 
 
@@ -211,15 +212,34 @@ def _require_no_version(found: DatabaseRows, owner: Owner) -> None:
     Raises:
         DisagreementError: there is such a database.
     """
-    for name, row in found.items():
-        if is_trash_name(name) and shares_instance(row, owner) and not is_invalid(row):
-            raise DisagreementError(
-                name,
-                "The instance's database does not exist, but what it had before a reset is in the trash, as"
-                f" '{name}'. Nothing was done. To keep that, hand it to the instance (`ods instance adopt ID"
-                f" --database {name}`), then retry the delete; or drop all that is left: DELETE with"
-                " ?purge=true, or `ods instance purge ID --live`.",
-            )
+    if (name := _version_in(found, owner)) is not None:
+        raise DisagreementError(
+            name,
+            f"{_IS_LEFT.format(name)} Nothing was done. To keep that, hand it to the instance (`ods instance"
+            f" adopt ID --database {name}`), then retry the delete; or drop all that is left: DELETE with"
+            " ?purge=true, or `ods instance purge ID --live`.",
+        )
+
+
+async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner) -> None:
+    """Refuse a purge with a backup, of which there is none, while there is what was before a reset.
+
+    Raises:
+        DisagreementError: there is such a database.
+        DatabaseFaultError: the server is away, …
+    """
+    if (name := _version_in(await find(session, owner), owner)) is not None:
+        raise DisagreementError(
+            name,
+            f"{_IS_LEFT.format(name)} No backup can be made of it, and nothing was dropped. `ods drift` tells"
+            " how it comes back; or drop it as well: purge the instance without a backup.",
+        )
+
+
+def _version_in(found: DatabaseRows, owner: Owner) -> str | None:
+    """The name of a database in the trash that the instance had before a reset; None if there is none."""
+    its = (name for name, row in found.items() if shares_instance(row, owner) and not is_invalid(row))
+    return next(filter(is_trash_name, its), None)
 
 
 async def find_in_trash(

@@ -44,7 +44,7 @@ from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
-from tests.end_to_end.steps import names, reconcile
+from tests.end_to_end.steps import created, names, reconcile
 from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
@@ -442,6 +442,33 @@ async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be
         while (await final_backups(api))[0]["verification"] != "Completed":
             await asyncio.sleep(0.05)
     assert await restored(operator, postgres, backup) == 42
+
+
+async def test_purge_with_a_backup_fails_when_only_what_was_before_a_reset_is_left(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    settings: Settings,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    reset = (await operator.instances.request_reset(job.instance_id)).job
+    await operator.starter.start(reset)
+    assert await operator.ended(reset) is JobStatus.COMPLETED
+    assert reset.replacement is not None
+    delete = await operator.delete(job)
+    assert await operator.ended(delete) is JobStatus.COMPLETED
+    await admin.execute(f'DROP DATABASE "{delete.trash_database}"')
+    accepted = (await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")).json()
+    end = await ended(api, accepted["jobId"])
+    assert end["status"] == "Error"
+    assert f"is in the trash, as '{reset.replacement.replaced}'" in end["errorMessage"]
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [reset.replacement.replaced]
+    await purged(api, f"/v2/trash/{job.instance_id}")  # as the reason says
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == []
 
 
 @pytest.fixture
