@@ -26,6 +26,8 @@ from tests import preloaded, registries
 from tests.quotas import largest_file
 from tests.servers import environment, make_settings, session
 
+pytestmark = pytest.mark.long  # each test has two registries
+
 
 @pytest.fixture
 async def pair(prepared_postgres: EmbeddedPostgres, store: Path) -> AsyncIterator[tuple[Tenant, Tenant]]:
