@@ -147,14 +147,26 @@ async def clone_held_until_interrupted(admin: asyncpg.Connection) -> AsyncIterat
     """Hold the CREATE DATABASE that runs until it is asked to give up: it would be done sooner."""
     query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND state = 'active'"
     backend = psutil.Process(await admin.fetchval(query))
-    backend.suspend()
     try:
+        backend.suspend()
+        while not await _others_can_commit(admin, backend):
+            backend.suspend()
         yield
         async with asyncio.timeout(30):
             while not _pending_signals(backend) & (1 << (signal.SIGINT - 1)):
                 await asyncio.sleep(0.01)
     finally:
         backend.resume()
+
+
+async def _others_can_commit(admin: asyncpg.Connection, suspended: psutil.Process) -> bool:
+    """Whether other sessions can commit; if not, as it holds a lock of the WAL, the process goes on."""
+    commit = asyncio.create_task(admin.execute("SELECT pg_logical_emit_message(true, 'test', '')"))
+    done, _ = await asyncio.wait({commit}, timeout=1)
+    if not done:
+        suspended.resume()
+    await commit
+    return bool(done)
 
 
 def _pending_signals(process: psutil.Process) -> int:
