@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
+from activities.errors import is_locked
 from activities.heartbeats import heartbeats
-from databases.constants import LOCK_NOT_AVAILABLE
 from databases.education_organizations import Address, UnreadableError, education_organizations, reading
 from logs import fault_name
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
@@ -105,7 +105,7 @@ class EducationOrganizationActivities:
                 reason = str(error)
             except (SQLAlchemyError, OSError) as error:
                 state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-                if state == LOCK_NOT_AVAILABLE:
+                if is_locked(error):
                     reason = "another session has locked its row in the registry"
                 elif state.startswith(_DATA_CLASSES):
                     reason = f"the registry cannot hold what is there (SQLSTATE {state})"

@@ -48,7 +48,7 @@ def as_application_error() -> Iterator[None]:
         raise ApplicationError(_REGISTRY_AWAY, type=OUTAGE) from None
 
 
-def is_locked(error: exc.SQLAlchemyError) -> bool:
+def is_locked(error: Exception) -> bool:
     """Whether another session has locked a row: the registry is there, and others can be worked on."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
 

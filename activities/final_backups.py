@@ -82,9 +82,7 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     trash = job.trash_database or ""
     found = await inspect_trash(session, owner, trash)
     if found is None:
-        await _record_last_try(tenant, job)
-        last = await tenant.backups.final_of(job)
-        if last is None or last.stored_id is None:
+        if not await _record_last_try(tenant, job):
             await require_no_version_in_trash(session, owner)
         return False
     backup = await _backup_of(tenant, job)
@@ -131,20 +129,20 @@ async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
         )
 
 
-async def _record_last_try(tenant: Tenant, job: InstanceJob) -> None:
+async def _record_last_try(tenant: Tenant, job: InstanceJob) -> bool:
     """Record what an earlier try has stored and could not record: with the database gone, it is all there is.
 
     Or what an earlier purge has stored, of which the registry knows nothing since it was restored. The pass
-    verifies it.
+    verifies it. Returns whether a backup is recorded, by now or before.
     """
     if (backup := await tenant.backups.final_of(job)) is None:
-        return
+        return False
     store = await unshared_store(tenant)
     last = await last_stored(store, tenant, backup) or await lost_final(store, tenant, backup)
     if last is None or (backup.finished_at and backup.finished_at >= without_zone(last.finished_at)):
-        return
+        return backup.stored_id is not None
     stored = stored_backup(last, store.location(folder_of(last.key)))
-    await tenant.jobs.record_final_backup(job, stored, _STATE_UNKNOWN)
+    return await tenant.jobs.record_final_backup(job, stored, _STATE_UNKNOWN)
 
 
 async def _backup_of(tenant: Tenant, job: InstanceJob) -> Backup:

@@ -26,12 +26,7 @@ from registry.instances.reservations import former_name_refusal, require_free
 from registry.instances.row_locks import lock_instances, lock_ods_instance
 from registry.instances.set_aside import context_obstacle, contexts_to_come_back, set_routing_aside
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.steps import (
-    Guard,
-    fencing_token,
-    is_at,
-    take_step,
-)
+from registry.instances.steps import Guard, fencing_token, is_at, take_step
 from registry.instances.versions import replacement_obstacle
 from registry.snapshots import rows as snapshots
 from registry.storage.errors import NameTakenError

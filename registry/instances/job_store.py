@@ -607,29 +607,25 @@ class JobStore:
         Args:
             half_dropped: the marks of those databases, by their names.
         """
-        has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
-        in_trash = and_(has_mark(half_dropped.values()), DbInstance.trash_database.in_(half_dropped))
-        query = select(DbInstance).where(
-            or_(
-                and_(has_failed, DbInstance.outages > 0, DbInstance.outages <= _RETRIES_AFTER_OUTAGES),
-                and_(
-                    has_failed,
-                    has_mark(half_dropped.values()),
-                    or_(
-                        DbInstance.database_name.in_(half_dropped),
-                        DbInstance.new_database_name.in_(half_dropped),
-                        DbInstance.trash_database.in_(half_dropped),
-                    ),
-                    DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES)),
-                ),
-                and_(
-                    DbInstance.status == InstanceStatus.DELETED,
-                    DbInstance.operation.in_(status.PURGES),
-                    DbInstance.is_in_trash,
-                    in_trash,
-                ),
-            ),
+        was_ended = DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES)
+        in_trash = DbInstance.trash_database.in_(half_dropped)
+        has_name = or_(
+            DbInstance.database_name.in_(half_dropped),
+            DbInstance.new_database_name.in_(half_dropped),
+            in_trash,
         )
+        drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
+        is_its = has_mark(half_dropped.values())
+        has_failed = and_(
+            DbInstance.status == InstanceStatus.DELETE_FAILED, or_(was_ended, and_(is_its, has_name, drops))
+        )
+        was_cancelled = and_(
+            DbInstance.status == InstanceStatus.DELETED,
+            DbInstance.operation.in_(status.PURGES),
+            DbInstance.is_in_trash,
+            *(is_its, in_trash),
+        )
+        query = select(DbInstance).where(or_(has_failed, was_cancelled))
         return await self._last_attempts(query)
 
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
