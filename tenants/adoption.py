@@ -5,7 +5,7 @@ comment that names an owner), owner and name of the database on the other.
 """
 
 from dataclasses import dataclass, replace
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
@@ -142,7 +142,7 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             left = () if name == instance.database_name else (LeftName(instance.database_name),)
-            row.add_requests(uuid4())
+            row.add_request()
             found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
 
@@ -159,7 +159,7 @@ class DatabaseAdoption:
             tenant.instances.adopting(instance.id, marked=True) as row,
         ):
             await tenant.installation.require_confirmed(session)
-            row.add_requests(uuid4())
+            row.add_request()
             marked = await adoption.owner_of(session, trash)
             its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
             await take_out(tenant.server, session, its, trash, row.database_name)
@@ -199,8 +199,8 @@ class DatabaseAdoption:
             ],
         )
         row.requests = [
-            *(UUID(one.owner.request) for one in replaced if one.owner.request),
-            *(row.requests or ()),
+            *(one.owner.request for one in replaced if one.owner.request),
+            *row.known_requests,
         ]
         return candidate
 
@@ -310,7 +310,7 @@ class DatabaseAdoption:
             attempt,
             self._tenant.instances.installation.known_id,
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
-            request=instance.known_requests[-1] if instance.requests else None,
+            request=instance.latest_request,
             requests=instance.known_requests,
         )
 

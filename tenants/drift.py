@@ -712,7 +712,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         installation=seen.installation,
         trashed_name=instance.database_name,
         database_mark=_database_mark(instance),
-        request=instance.known_requests[-1] if instance.requests else None,
+        request=instance.latest_request,
         requests=instance.known_requests,
     )
     if owner is None or not its.owns(owner.comment):

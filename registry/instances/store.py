@@ -953,7 +953,7 @@ class InstanceStore:
         if replacement is not None:
             instance.replacement = replacement.column
         if traits(operation).publishes:
-            instance.add_requests(uuid4())
+            instance.add_request()
         else:  # its number would pass for that of a later publication
             instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation

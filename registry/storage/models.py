@@ -187,17 +187,23 @@ class DbInstance(_HasOrigin, Base):
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
     # Of each request whose job can publish its database, but for its creation, and of each adoption: a UUID
     # that is never given again, as numbers of jobs are by a registry that was restored. All are kept: the
-    # comment of its database, or of a version, may have any.
-    requests: Mapped[list[uuid.UUID] | None] = mapped_column("publishrequests", ARRAY(Uuid))
+    # comment of its database, or of a version, may have any. As text: of an array of UUIDs, asyncpg asks
+    # PostgreSQL in each session what that is, with a query that is longer than the one for the row.
+    requests: Mapped[list[str] | None] = mapped_column("publishrequests", ARRAY(Text))
 
     @property
     def known_requests(self) -> tuple[str, ...]:
         """Its `requests`, in their order, as jobs and comments have them."""
-        return tuple(str(request) for request in self.requests or ())
+        return tuple(self.requests or ())
 
-    def add_requests(self, *requests: uuid.UUID) -> None:
-        """Know these from now on as well, the last as the latest."""
-        self.requests = [*(self.requests or ()), *requests]
+    @property
+    def latest_request(self) -> str | None:
+        """The latest of its `requests`; None if only its creation can have published its database."""
+        return self.requests[-1] if self.requests else None
+
+    def add_request(self) -> None:
+        """Know another request from now on, as the latest."""
+        self.requests = [*self.known_requests, str(uuid.uuid4())]
 
     @hybrid_property
     def is_adopted(self) -> bool:

@@ -9,4 +9,4 @@ down_revision = "0039"
 
 def upgrade() -> None:
     """Add the column; what was published before has no such mark."""
-    op.execute(text("ALTER TABLE adminapi.dbinstances ADD COLUMN publishrequests uuid[]"))
+    op.execute(text("ALTER TABLE adminapi.dbinstances ADD COLUMN publishrequests text[]"))
