@@ -64,6 +64,14 @@ async def reset(operator: Operator, job: InstanceJob, template: str | None = Non
     return requested.job
 
 
+async def replaced(operator: Operator, job: InstanceJob) -> str:
+    """Reset the instance; returns the name in the trash of what it had before."""
+    first = await reset(operator, job)
+    assert await operator.ended(first) is JobStatus.COMPLETED
+    assert first.replacement is not None
+    return first.replacement.replaced
+
+
 async def undo(operator: Operator, job: InstanceJob, database: str | None = None) -> InstanceJob:
     requested = await operator.instances.request_undo_reset(job.instance_id, database=database)
     await operator.starter.start(requested.job)
@@ -459,10 +467,7 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     name: str,
 ) -> None:
     job = await created(operator, name)
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     assert "0 purges" in await reconcile(temporal, settings)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     mark = await admin.fetchval(
@@ -495,10 +500,7 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     """It is all that is left of the instance then, and nothing can be exchanged with it."""
     job = await created(operator, name)
     await write(postgres, job, "old")
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     await admin.execute(f'DROP DATABASE "{job.database}"')
     back = await undo(operator, job)
     assert await operator.ended(back) is JobStatus.ERROR
@@ -630,10 +632,7 @@ async def test_version_stays_when_the_purge_of_its_instance_is_cancelled_after_i
 ) -> None:
     """The client may have cancelled it for just that."""
     job = await created(operator, name)
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
     purge = await purge_cancelled_after_drop(api, job)
     async with asyncio.timeout(30):
@@ -689,10 +688,7 @@ async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_inte
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     assert "0 purges" in await reconcile(temporal, settings)
@@ -733,10 +729,7 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     await admin.execute(f'DROP DATABASE "{job.database}"')
     delete = await operator.delete(job)
     assert await operator.ended(delete) is JobStatus.ERROR
@@ -836,10 +829,7 @@ async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_in
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     comment = await admin.fetchval(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
     )
@@ -1000,10 +990,7 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     name: str,
 ) -> None:
     job = await created(operator, name)
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = await replaced(operator, job)
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     assert "0 purges" in await reconcile(temporal, settings)
