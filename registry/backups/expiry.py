@@ -67,7 +67,8 @@ def _is_later() -> ColumnElement[bool]:
     """Whether `_newer` was requested after `Backup`, of the same instance.
 
     By the numbers of their jobs: of what was made while the clock was ahead, the time is later for as long.
-    What the pass has recorded is of no job; of such a one the moment counts whose data it has.
+    What the pass has recorded may be of no job; of such a one the moment counts whose data it has. Of what
+    two tries of one job have stored, neither is later.
     """
     newer, older = (cast(func.substring(it.job_id, _NUMBER), Integer) for it in (_newer, Backup))
     return func.coalesce(newer > older, _newer.taken_at > Backup.taken_at)

@@ -221,18 +221,18 @@ class BackupRecords:
                 return False
             row = await session.get(Backup, lost.id, with_for_update={"nowait": True})
             if row is None:
-                return await self._add_lost(session, lost, lost.id)
+                return await self._add_lost(session, lost, lost.id, "")
             if (row.mark, row.installation) != (lost.mark, lost.installation) or row.deleted_at is not None:
                 return False
             if row.stored_id == UUID(lost.stored.stored_id):  # the job has recorded it meanwhile
                 return False
             if row.stored_id is not None:
-                return await self._add_lost(session, lost, UUID(lost.stored.stored_id))
+                return await self._add_lost(session, lost, UUID(lost.stored.stored_id), row.job_id)
             values = stored_values(lost.stored, verify=lost.kind == FINAL)
             await session.execute(update(Backup).where(Backup.id == lost.id).values(**values))
             return True
 
-    async def _add_lost(self, session: AsyncSession, lost: LostBackup, backup_id: UUID) -> bool:
+    async def _add_lost(self, session: AsyncSession, lost: LostBackup, backup_id: UUID, job_id: str) -> bool:
         instance = await session.scalar(select(DbInstance).where(DbInstance.mark == lost.mark).limit(1))
         if instance is None:
             return False
@@ -245,7 +245,7 @@ class BackupRecords:
                 installation=lost.installation,
                 name=lost.name,
                 kind=lost.kind,
-                job_id="",
+                job_id=job_id,
                 template=lost.template or instance.database_template,
                 created_at=without_zone(lost.stored.taken_at),
                 details=lost.details,

@@ -382,6 +382,6 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     other = replace(lost, stored=stored())
     assert await tenant.backups.record_lost(other)
     own = await tenant.backups.get(UUID(other.stored.stored_id))
-    assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, "")
+    assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, purge.job_id)
     await tenant.backups.mark_deleted(lost.id)
     assert not await tenant.backups.record_lost(replace(lost, stored=stored()))

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.backups.expiry import BackupExpiry
 from registry.backups.records import BackupRecords
+from registry.backups.rows import SCHEDULED
 from registry.backups.scheduled import ScheduledBackups
-from registry.backups.stored import StoredBackup
+from registry.backups.stored import LostBackup, StoredBackup
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
@@ -476,6 +477,25 @@ async def test_last_backup_stays_when_what_an_earlier_try_has_stored_is_a_backup
     assert last not in await deleted(expiry)
     assert await expiry.survivors(last) == []
     assert [it.id for it in await expiry.survivors(other)] == [last]
+
+
+async def test_last_backup_stays_when_an_earlier_try_was_recorded_later_and_the_clock_is_behind(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    earlier = await made_at(tenant, rows, job, MONDAY)
+    its = (await tenant.backups.get(earlier)).backup
+    other_try = LostBackup(
+        earlier, its.ods_instance_id, its.mark, its.name, SCHEDULED, None, {}, its.installation, stored()
+    )
+    assert await tenant.backups.record_lost(other_try)
+    last = await made_at(tenant, rows, job, TUESDAY)
+    await rows.execute(
+        "UPDATE adminapi.backups SET takenat = takenat - interval '3 days' WHERE id = $1", last
+    )
+    other = UUID(other_try.stored.stored_id)
+    await rows.execute("UPDATE adminapi.backups SET createdat = $2 WHERE id = $1", other, NEXT)
+    assert set(await deleted(expiry)) == {earlier, other}
+    assert await expiry.survivors(last) == []
 
 
 async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
