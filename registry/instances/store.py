@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, assert_never
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -27,14 +26,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import object_session
 
-from registry.backups.rows import FINAL, SCHEDULED, add_backup, hold_backup
+from registry.backups.rows import FINAL, SCHEDULED, add_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from registry.instances.copies import (
-    copy_obstacle,
-    held_source,
     hold_refusal,
     require_not_copied,
     require_open,
@@ -55,33 +52,50 @@ from registry.instances.ods_routing import (
 )
 from registry.instances.origins import (
     FROM_TEMPLATE,
-    BackupOrigin,
     CopyOrigin,
     Origin,
-    TemplateOrigin,
-    origin_columns,
 )
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
+from registry.instances.refusals import (
+    UNDELETE_CONFLICTS,
+    context_not_free,
+    name_conflicts,
+    name_not_free,
+    not_deleted,
+    not_undone_refusals,
+    purge_refusals,
+    require_created,
+    require_state,
+    reset_refusals,
+    set_aside_refusals,
+    state_refusals,
+    unended_reset_refusals,
+)
 from registry.instances.relations import lasting_relations_of, relations_of
+from registry.instances.requested_origins import (
+    hold_origin,
+    made_of,
+    operation_of,
+    recorded_origin,
+    require_same_source,
+    reset_of,
+)
 from registry.instances.reservations import (
-    database_taken,
     former_name_refusal,
     free_job_number,
     instance_id_for,
     lock_name,
-    name_taken,
     require_free,
     require_free_database,
     reserved_id,
 )
 from registry.instances.row_locks import lock_instances, lock_with_source
-from registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
+from registry.instances.set_aside import context_obstacle, contexts_to_come_back
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
     Operation,
     Step,
-    after_failure,
     is_usable,
     traits,
 )
@@ -106,18 +120,13 @@ from registry.storage.errors import (
     require_valid,
 )
 from registry.storage.models import (
-    LIVE_DATABASE_INDEX,
-    LIVE_NAME_INDEX,
-    LIVE_ODS_INSTANCE_INDEX,
-    NEW_DATABASE_INDEX,
-    NEW_NAME_INDEX,
     UTC_NOW,
     DbInstance,
     InstanceVersion,
     Job,
     Snapshot,
 )
-from registry.storage.sessions import Conflicts, RegistrySessions
+from registry.storage.sessions import RegistrySessions
 from registry.storage.unit_of_work import unit_of_work
 
 _TOGETHER = 0x4F644254
@@ -273,9 +282,7 @@ class InstanceStore:
             RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
-        async with self._sessions.transaction(
-            _name_conflicts(name, database_name(name, template))
-        ) as session:
+        async with self._sessions.transaction(name_conflicts(name, database_name(name, template))) as session:
             source = await _require_new(session, name, template, attributes, origin)
             template = template if source is None else source.database_template
             number = await reserved_id(session)
@@ -286,12 +293,12 @@ class InstanceStore:
                 database_name=database_name(name, template),
                 ods_instance_id=number,
                 status=InstanceStatus.PENDING,
-                operation=_operation_of(origin),
+                operation=operation_of(origin),
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
                 **self._new_attributes(attributes),
-                **_origin_columns(origin, source),
+                **recorded_origin(origin, source),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
@@ -384,13 +391,13 @@ class InstanceStore:
     ) -> list[RefusedError]:
         """Every reason for which the instance cannot be deleted, or purged if it is in the trash."""
         if instance.is_in_trash:
-            return _purge_refusals(instance, delete)
-        state = _state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
+            return purge_refusals(instance, delete.way)
+        state = state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
         can_come_back = self.can_come_back(instance, delete)
         if not can_come_back:
-            refusals += _set_aside_refusals(instance)
+            refusals += set_aside_refusals(instance)
         relations = lasting_relations_of if can_come_back else relations_of
         if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
             next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
@@ -494,7 +501,7 @@ class InstanceStore:
                     "?purge=true.",
                 )
             delete = Delete(Operation.DELETE, final_backup=final_backup)
-            require_granted(_purge_refusals(instance, delete))
+            require_granted(purge_refusals(instance, delete.way))
             return await self._purged(session, instance, delete)
 
     async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
@@ -520,7 +527,7 @@ class InstanceStore:
 
     async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
         """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
-        require_granted(_not_undone_refusals(instance))
+        require_granted(not_undone_refusals(instance))
         if instance.purge_follows:
             instance.purge_follows, instance.purge_after = False, UTC_NOW
         if not self.backs_up(instance, delete):
@@ -569,11 +576,11 @@ class InstanceStore:
                 it comes back under another name, and another database has just got its former one.
         """
         await self.installation.require_confirmed()
-        async with self._sessions.transaction(_UNDELETE_CONFLICTS) as session:
+        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
             instance = await _locked(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
-                raise _not_deleted(instance)
-            _require(instance, status.REQUEST_UNDELETE.sources, "undeleted")
+                raise not_deleted(instance)
+            require_state(instance, status.REQUEST_UNDELETE.sources, "undeleted")
             wanted = instance.name if name is None else name
             database = instance.database_name
             if wanted != instance.name:
@@ -581,16 +588,16 @@ class InstanceStore:
             try:
                 await require_free(session, wanted, database, excluding=instance)
             except NameTakenError as error:
-                raise _name_not_free(str(error)) from None
+                raise name_not_free(str(error)) from None
             if (refusal := await former_name_refusal(session, instance, database)) is not None:
                 raise refusal
             wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
             obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
             if obstacle is not None:
-                raise _context_not_free(obstacle)
+                raise context_not_free(obstacle)
             last = (instance.operation, instance.new_name or instance.name)
             if last != (Operation.UNDELETE, wanted):
-                require_granted(_not_undone_refusals(instance))
+                require_granted(not_undone_refusals(instance))
             instance.purge_follows = False
             instance.new_name = instance.new_database_name = None
             if wanted != instance.name:
@@ -629,9 +636,9 @@ class InstanceStore:
             return await self._next_job(
                 session,
                 instance,
-                _reset_of(origin),
+                reset_of(origin),
                 status.REQUEST_BESIDE,
-                _made_of(replacement, origin, source),
+                made_of(replacement, origin, source),
             )
 
     async def require_resettable(self, instance_id: int, origin: Origin = FROM_TEMPLATE) -> None:
@@ -667,7 +674,7 @@ class InstanceStore:
                 copy_of=version.copy_origin,
                 backup_id=version.backup_id,
             )
-            require_granted(await _reset_refusals(session, instance))
+            require_granted(await reset_refusals(session, instance))
             return await self._next_job(
                 session, instance, Operation.UNDO_RESET, status.REQUEST_BESIDE, replacement
             )
@@ -698,13 +705,13 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.REQUEST_RENAME.sources, "renamed")
-            _require_created(instance, "renamed")
+            require_state(instance, status.REQUEST_RENAME.sources, "renamed")
+            require_created(instance, "renamed")
             await require_not_copied(session, instance)
             database = database_name(name, instance.database_template)
             await require_free(session, name, database, excluding=instance)
             if (instance.operation, instance.new_name) != (Operation.RENAME, name):
-                require_granted(_not_undone_refusals(instance))
+                require_granted(not_undone_refusals(instance))
             instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
 
@@ -746,7 +753,7 @@ class InstanceStore:
     async def _request_backup(
         self, session: AsyncSession, instance: DbInstance, kind: str, due_at: datetime | None = None
     ) -> Requested:
-        _require(instance, status.REQUEST_BESIDE.sources, "backed up")
+        require_state(instance, status.REQUEST_BESIDE.sources, "backed up")
         await require_open(session, instance)
         instance.makes_backup = backup_id = uuid4()
         requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
@@ -794,7 +801,7 @@ class InstanceStore:
     async def _request_snapshot(
         self, session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
     ) -> RequestedSnapshot:
-        _require(instance, status.REQUEST_BESIDE.sources, "copied")
+        require_state(instance, status.REQUEST_BESIDE.sources, "copied")
         await require_open(session, instance)
         try:
             await derivative.require_own(session, instance.id, instance.ods_instance_id)
@@ -818,11 +825,11 @@ class InstanceStore:
             if instance.status == InstanceStatus.DELETED:
                 raise InstanceNotFoundError(instance_id)
             step = status.RETRY[Operation(instance.operation)]
-            _require(instance, step.sources, "retried")
+            require_state(instance, step.sources, "retried")
             if takes_data(Operation(instance.operation)):
                 require_unprotected(instance)
             if (copy := instance.copy_origin) and instance.operation == Operation.COPY:
-                await _require_same_source(session, instance, copy)
+                await require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
             requested = await self._requested(session, instance)
@@ -848,9 +855,9 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await _locked(session, instance_id)
-            _require(instance, status.ADOPTABLE, "given a database")
+            require_state(instance, status.ADOPTABLE, "given a database")
             if not marked:
-                _require_created(instance, "given a database")
+                require_created(instance, "given a database")
             await require_not_copied(session, instance)
             if database is not None:  # before the database is marked: it may be another instance's
                 await self._call_database(session, instance, database)
@@ -879,7 +886,7 @@ class InstanceStore:
                 its OdsInstanceId.
         """
         await self.installation.require_confirmed()
-        async with self._sessions.transaction(_name_conflicts(lost.name, database.name)) as session:
+        async with self._sessions.transaction(name_conflicts(lost.name, database.name)) as session:
             await require_free(session, lost.name, database.name)
             number = await instance_id_for(session, lost.ods_instance_id)
             instance = DbInstance(
@@ -949,7 +956,7 @@ class InstanceStore:
         step: Step,
         replacement: Replacement | None = None,
     ) -> Requested:
-        require_granted(_unended_reset_refusals(instance))
+        require_granted(unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
         if traits(operation).publishes:
@@ -979,84 +986,6 @@ class InstanceStore:
         return requested
 
 
-def _operation_of(origin: Origin) -> Operation:
-    """What makes an instance of this origin."""
-    match origin:
-        case TemplateOrigin():
-            return Operation.CREATE
-        case CopyOrigin():
-            return Operation.COPY
-        case BackupOrigin():
-            return Operation.RESTORE
-        case _:
-            assert_never(origin)
-
-
-def _reset_of(origin: Origin) -> Operation:
-    """What resets an instance to this origin."""
-    match origin:
-        case TemplateOrigin():
-            return Operation.RESET
-        case CopyOrigin() | BackupOrigin():
-            return Operation.REPLACE
-        case _:
-            assert_never(origin)
-
-
-def _made_of(replacement: Replacement, origin: Origin, source: DbInstance | None) -> Replacement:
-    """The same, which is made of this origin: of the source, if that is copied."""
-    match origin:
-        case TemplateOrigin():
-            return replacement
-        case CopyOrigin():
-            return replace(replacement, copy_of=_marked(origin, source))
-        case BackupOrigin():
-            return replace(replacement, backup_id=origin.backup_id)
-        case _:
-            assert_never(origin)
-
-
-def _marked(copy: CopyOrigin, source: DbInstance | None) -> CopyOrigin:
-    return replace(copy, mark=None if source is None else str(source.mark))
-
-
-def _origin_columns(origin: Origin, source: DbInstance | None) -> dict[str, object]:
-    """The columns of a new instance that hold its origin."""
-    if not isinstance(origin, CopyOrigin):
-        return origin_columns(origin)
-    generation = source.template_generation if source else None
-    return {**origin_columns(_marked(origin, source)), "template_generation": generation}
-
-
-async def _require_same_source(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> None:
-    """Hold the source of a copy again, whose job has failed and is about to be retried.
-
-    Raises:
-        RefusedError: the source is gone, is not `Completed`, or another copy excludes this one.
-    """
-    if (obstacle := await copy_obstacle(session, instance, copy)) is not None:
-        raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
-
-
-async def _hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | None:
-    """Keep what is copied or restored from other transactions; returns the instance that is copied.
-
-    Raises:
-        InvalidError: there is no instance to copy, or the backup is deleted.
-        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
-    """
-    match origin:
-        case TemplateOrigin():
-            return None
-        case CopyOrigin():
-            return await held_source(session, origin)
-        case BackupOrigin():
-            await hold_backup(session, origin.backup_id)
-            return None
-        case _:
-            assert_never(origin)
-
-
 async def _require_resettable(
     session: AsyncSession, instance_id: int, origin: Origin
 ) -> tuple[DbInstance, DbInstance | None]:
@@ -1073,43 +1002,8 @@ async def _require_resettable(
     instance = await _locked(session, instance_id)
     if isinstance(origin, CopyOrigin) and origin.instance_id == instance_id:
         raise InvalidError({"CopyOf": ["An instance cannot be reset to a copy of itself."]})
-    require_granted(await _reset_refusals(session, instance))
-    return instance, await _hold_origin(session, origin)
-
-
-async def _reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
-    """Every reason for which no other database can take the place of the locked instance's."""
-    return [
-        *_state_refusals(instance, status.REQUEST_BESIDE.sources, "reset"),
-        *filter(None, [protection_refusal(instance), await hold_refusal(session, instance)]),
-        *_unended_reset_refusals(instance),
-    ]
-
-
-def _unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
-    """Why each request must wait that would forget the replacement in the row."""
-    if instance.replacement is None or instance.status not in status.AT_REST:
-        return []
-    reason = "What a failed or cancelled reset has done is not undone yet."
-    next_step = (
-        "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
-    )
-    return [RefusedError(instance.status, reason, next_step)]
-
-
-def _not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
-    """Why a request must wait that would forget which other name the database may have.
-
-    A delete, or the same again, looks for it under that name as well.
-    """
-    if not instance.undo_due or instance.status not in status.AT_REST:
-        return []
-    reason = "What a failed or cancelled job has done to the database's name is not undone yet."
-    next_step = (
-        "It is undone within minutes, once the PostgreSQL server answers. Or request the same again, which"
-        " goes on with it."
-    )
-    return [RefusedError(instance.status, reason, next_step)]
+    require_granted(await reset_refusals(session, instance))
+    return instance, await hold_origin(session, origin)
 
 
 async def _require_new(
@@ -1124,7 +1018,7 @@ async def _require_new(
         RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
     """
     # Before the names are locked, as a rename of the source does it.
-    source = await _hold_origin(session, origin)
+    source = await hold_origin(session, origin)
     if source is not None and source.database_template != template:
         template = source.database_template
         require_valid({"Name": name_errors(name, template)})
@@ -1167,16 +1061,6 @@ async def _found(
     return instance
 
 
-def _require(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
-    require_granted(_state_refusals(instance, states, verb))
-
-
-def _state_refusals(
-    instance: DbInstance, states: Collection[InstanceStatus], verb: str
-) -> list[RefusedError]:
-    return [] if instance.status in states else [_refusal(instance, verb)]
-
-
 def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
     """The instance's own database in the trash is not among these, but one is that it had before a reset."""
     names = literal(list(usable), ARRAY(Text))
@@ -1184,95 +1068,7 @@ def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
     return and_(DbInstance.trash_database != all_(names), exists().where(*version))
 
 
-def _purge_refusals(instance: DbInstance, delete: Delete) -> list[RefusedError]:
-    """Every reason for which an instance in the trash cannot be purged."""
-    if delete.way is Operation.DETACH:
-        next_step = "Undelete it, then detach its database."
-        return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
-    state = _state_refusals(instance, status.REQUEST_PURGE.sources, "purged")
-    return [*state, *filter(None, [protection_refusal(instance)])]
-
-
-def _require_created(instance: DbInstance, verb: str) -> None:
-    """Refuse a request for an instance whose last job has left it without a usable database."""
-    if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
-        raise _refusal(instance, verb)
-
-
-def _set_aside_refusals(instance: DbInstance) -> list[RefusedError]:
-    """Why a request must wait that would forget what a failed move to the trash has set aside."""
-    if not (kinds := kinds_set_aside(instance.set_aside)):
-        return []
-    reason = f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash."
-    next_step = (
-        f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
-        " purge the instance; or undelete it, remove them and detach it."
-    )
-    return [RefusedError(instance.status, reason, next_step)]
-
-
-def _name_not_free(reason: str) -> RefusedError:
-    return RefusedError(
-        InstanceStatus.DELETED,
-        reason.removesuffix(" Choose another name."),
-        'Undelete the instance under another name: {"name": "…"}.',
-    )
-
-
-def _ods_instance_id_not_free() -> RefusedError:
-    return RefusedError(
-        InstanceStatus.DELETED,
-        "Another instance has its OdsInstanceId: the registry was restored, or changed by hand.",
-        "Delete the other instance, then undelete this one; or purge this one.",
-    )
-
-
-def _name_taken_since() -> RefusedError:
-    return _name_not_free("Another instance has taken the name, or the name of the database.")
-
-
-def _context_not_free(reason: str) -> RefusedError:
-    return RefusedError(
-        InstanceStatus.DELETED,
-        reason,
-        "Give the other instance other contexts (PATCH /v2/dbInstances/{id}, `ods instance contexts`), then"
-        " undelete this one.",
-    )
-
-
-def _refusal(instance: DbInstance, verb: str) -> RefusedError:
-    current = InstanceStatus(instance.status)
-    reason = f"An instance in state {current} cannot be {verb}."
-    return RefusedError(current, reason, status.next_step(current))
-
-
-def _not_deleted(instance: DbInstance) -> RefusedError:
-    """Why an instance cannot be undeleted that is not in the trash; what it had before a reset may be."""
-    refusal = _refusal(instance, "undeleted")
-    back = (
-        f"What it had before a reset comes back by `ods instance undo-reset {instance.id} --database NAME`"
-        f" (POST /v2/dbInstances/{instance.id}/reset/undo)."
-    )
-    return RefusedError(instance.status, refusal.reason, f"{refusal.next_step} {back}")
-
-
 def _advance(instance: DbInstance, step: Step) -> None:
     instance.status = step.target
     instance.error_message = None
     instance.last_modified = UTC_NOW
-
-
-def _name_conflicts(name: str, database: str) -> Conflicts:
-    return {
-        LIVE_NAME_INDEX: partial(name_taken, name),
-        LIVE_DATABASE_INDEX: partial(database_taken, database),
-    }
-
-
-_UNDELETE_CONFLICTS: Conflicts = {
-    LIVE_NAME_INDEX: _name_taken_since,
-    LIVE_DATABASE_INDEX: _name_taken_since,
-    NEW_NAME_INDEX: _name_taken_since,
-    NEW_DATABASE_INDEX: _name_taken_since,
-    LIVE_ODS_INSTANCE_INDEX: _ods_instance_id_not_free,
-}
