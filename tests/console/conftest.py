@@ -167,8 +167,13 @@ async def open_context(
 
 
 def _is_expected(text: str) -> bool:
-    """Chromium itself says that a page was answered with an error, as the test wants it to be."""
-    return "Failed to load resource: the server responded with a status of 4" in text
+    """What is said of a page that was answered with an error, as the test wants it, or of a request replaced.
+
+    htmx says the second of each request that a later one of the same form has replaced (`hx-sync`).
+    """
+    return "Failed to load resource: the server responded with a status of 4" in text or text == (
+        "error: htmx:sendAbort"
+    )
 
 
 @pytest.fixture
