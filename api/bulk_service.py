@@ -16,10 +16,11 @@ from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReade
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
 from backups.errors import BackupFaultError
+from registry.instances.deletes import Delete
 from registry.instances.distinct import doubled_parts
 from registry.instances.naming import database_name
 from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.store import Delete, Requested
+from registry.instances.store import Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 
@@ -94,7 +95,7 @@ class BulkService:
         """
         faults = EntryFaults("ids")
         ids = _ids(body, faults)
-        if self._instances.may_back_up(self._delete):
+        if self._instances.deletes.may_back_up(self._delete):
             # Before the transaction, which would hold its locks while the server is asked.
             rows = await self._deletable(ids, faults)
             faults.require_none()

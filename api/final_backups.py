@@ -9,7 +9,7 @@ from api.dependencies import InstanceQueriesDep, InstanceStoreDep, SettingsDep, 
 from api.schemas.plans import PlannedBackup
 from backups.errors import BackupFaultError
 from backups.layout import instance_folder
-from registry.instances.store import Delete
+from registry.instances.deletes import PLAIN_DELETE, Delete
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from tenants.backup_store import open_store
@@ -49,7 +49,7 @@ class FinalBackups:
             BackupFaultError: there is no store, or another one than before, or the client programs do not
                 suit the server.
         """
-        if self._instances.may_back_up(delete):
+        if self._instances.deletes.may_back_up(delete):
             instance = await self._instances.require_deletable(instance_id, delete)
             await self.require_ready([instance], delete)
 
@@ -60,11 +60,11 @@ class FinalBackups:
             InvalidError: it cannot be backed up.
             BackupFaultError: the server is away.
         """
-        if not self._instances.may_back_up(Delete()):
+        if not self._instances.deletes.may_back_up(PLAIN_DELETE):
             return
         instance = await self._queries.instance_behind(ods_instance_id)
         try:
-            await self.require_ready([] if instance is None else [instance], Delete())
+            await self.require_ready([] if instance is None else [instance], PLAIN_DELETE)
         except BackupFaultError as fault:
             if fault.outage:
                 raise
@@ -77,7 +77,7 @@ class FinalBackups:
             BackupFaultError: there is no store, or another one than before, or the client programs do not
                 suit the server.
         """
-        if any(self._instances.backs_up(instance, delete) for instance in instances):
+        if any(self._instances.deletes.backs_up(instance, delete) for instance in instances):
             await require_backups(self._tenant)
 
     def plan(self, instance: DbInstance, size_bytes: int | None) -> PlannedBackup:

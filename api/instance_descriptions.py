@@ -5,6 +5,7 @@ from typing import assert_never
 
 from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, InstanceContext, Links, Progress, job_path
+from registry.instances.deletes import drops_at_retry
 from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
@@ -108,8 +109,8 @@ class InstanceDescriptions:
         return columns.model_copy(
             update={
                 "contexts": contexts,
-                "delete_drops_database": self._instances.drops_at_delete(row),
-                "retry_drops_database": self._instances.drops_at_retry(row),
+                "delete_drops_database": self._instances.deletes.drops_at_delete(row),
+                "retry_drops_database": drops_at_retry(row),
                 "job_id": job,
                 "progress": progress,
                 "waiting": waiting,

@@ -47,11 +47,12 @@ from api.schemas.base import paced
 from api.schemas.instances import Instance
 from api.schemas.usage import ListedInstance
 from registry.instances.attributes import UNCHANGED, AttributeChanges
+from registry.instances.deletes import Delete
 from registry.instances.instance_list import INSTANCES, InstanceFilter
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.origins import FROM_TEMPLATE, Origin
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import Delete, Requested
+from registry.instances.store import Requested
 from registry.storage.errors import FieldErrors, require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance

@@ -17,10 +17,10 @@ from api.instance_origins import WantedOrigin
 from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
 from backups.errors import BackupFaultError
+from registry.instances.deletes import Delete
 from registry.instances.naming import database_name
 from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.status import Operation, traits
-from registry.instances.store import Delete
 from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 
@@ -202,7 +202,7 @@ class PlanService:
                 else None,
             )
             for row in rows
-            for way, backs_up in [(self._way(row, delete), self._instances.backs_up(row, delete))]
+            for way, backs_up in [(self._way(row, delete), self._instances.deletes.backs_up(row, delete))]
         ]
         return Plan(
             status=_status(errors, refused),
@@ -216,8 +216,8 @@ class PlanService:
         """The operation as a client sees it: what is backed up and dropped goes to the trash on the way."""
         if row.is_in_trash:
             return Operation.PURGE
-        way = self._instances.way_to_delete(row, delete)
-        return Operation.DELETE if self._instances.backs_up(row, delete) else way
+        way = self._instances.deletes.way(row, delete)
+        return Operation.DELETE if self._instances.deletes.backs_up(row, delete) else way
 
     async def _seconds(self, operation: Operation, template: str) -> float | None:
         seconds = await self._queries.usual_duration(traits(operation).word, template)

@@ -14,8 +14,8 @@ from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan, PlannedJob
 from console.texts import t
 from console.views.in_use import InUse
+from registry.instances.deletes import Delete
 from registry.instances.status import Operation
-from registry.instances.store import Delete
 from tenants.usage import is_without_database
 
 _LOSES_DATA = (Operation.DELETE, Operation.PURGE)

@@ -36,6 +36,7 @@ from registry.instances.copies import (
     require_not_copied,
     require_open,
 )
+from registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.left_names import leave_name
@@ -190,22 +191,6 @@ class LostInstance:
 
 
 @dataclass(frozen=True)
-class Delete:
-    """How an instance is deleted.
-
-    Attributes:
-        way: `TRASH`, `DELETE` (the database is dropped at once) or `DETACH` (it is left); None: to the trash,
-            if there is one and something to keep.
-        by: the client that requests it; None if it is not known.
-        final_backup: whether a backup is made, and verified, before the database is dropped.
-    """
-
-    way: Operation | None = None
-    by: str | None = None
-    final_backup: bool = False
-
-
-@dataclass(frozen=True)
 class Requested:
     """An instance as a request left it, and the job that carries the request out."""
 
@@ -235,6 +220,9 @@ class InstanceStore:
         final_backup: whether a backup is made before a database is dropped, also without a request for it.
         strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
             as they are, and keep nothing from being deleted.
+
+    Attributes:
+        deletes: what each delete does.
     """
 
     def __init__(  # noqa: PLR0913 - what the operator has set, beside the registry
@@ -250,9 +238,9 @@ class InstanceStore:
         self._engine = engine
         self._sessions = RegistrySessions(engine)
         self._factory = factory
-        self._trash = trash
         self._protect_new = protect_new
-        self._final_backup = final_backup
+        self._trash = trash
+        self.deletes = DeleteRules(trash, final_backup=final_backup)
         self._strings = strings
 
     @property
@@ -363,7 +351,7 @@ class InstanceStore:
             await session.refresh(instance)
             return instance
 
-    async def request_delete(self, instance_id: int, delete: Delete = Delete()) -> Requested:
+    async def request_delete(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> Requested:
         """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash.
 
         Raises:
@@ -379,7 +367,7 @@ class InstanceStore:
                 return await self._purged(session, instance, delete)
             return await self.request_delete_in(session, instance, delete)
 
-    async def require_deletable(self, instance_id: int, delete: Delete = Delete()) -> DbInstance:
+    async def require_deletable(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> DbInstance:
         """Raise what `request_delete` would, and change nothing; returns the instance."""
         async with self._sessions.statement() as session:
             instance = await _found(session, instance_id, in_trash=delete.way is not None)
@@ -395,7 +383,7 @@ class InstanceStore:
         state = state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
-        can_come_back = self.can_come_back(instance, delete)
+        can_come_back = self.deletes.can_come_back(instance, delete)
         if not can_come_back:
             refusals += set_aside_refusals(instance)
         relations = lasting_relations_of if can_come_back else relations_of
@@ -414,52 +402,10 @@ class InstanceStore:
         Their clients would lose it, and be led to that of the next instance of the name. What was never
         created has no database: one that has the name is another product's.
         """
-        if not instance.published_at or self.way_to_delete(instance, delete) is Operation.DETACH:
+        if not instance.published_at or self.deletes.way(instance, delete) is Operation.DETACH:
             return {}
         number, database = instance.ods_instance_id, instance.database_name
         return await others_leading_to(session, number, database, self._strings)
-
-    def way_to_delete(self, instance: DbInstance, delete: Delete) -> Operation:
-        """The operation that deletes a live instance.
-
-        What is backed up before it is dropped goes to the trash first, where nothing is written to it. So
-        does what never had a database by the registry, which may have been restored to before it had one.
-        """
-        if self.backs_up(instance, delete):
-            return Operation.TRASH
-        if delete.way is not None:
-            return delete.way
-        return Operation.TRASH if self._trash else Operation.DELETE
-
-    def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
-        """Whether a live instance that is deleted so stays in the trash, with the parts of its ODS instance.
-
-        Not one that was never created: an ODS instance that has its id is another product's.
-        """
-        is_trashed = self.way_to_delete(instance, delete) is Operation.TRASH
-        return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
-
-    def may_back_up(self, delete: Delete) -> bool:
-        """Whether such a delete makes a backup of an instance that has a database."""
-        drops = delete.way is Operation.DELETE or (delete.way is None and not self._trash)
-        return drops and (delete.final_backup or self._final_backup)
-
-    def backs_up(self, instance: DbInstance, delete: Delete) -> bool:
-        """Whether such a delete of the instance, or its purge from the trash, makes a backup of it first."""
-        has_database = instance.is_in_trash or instance.published_at is not None
-        return self.may_back_up(delete) and has_database
-
-    def drops_at_delete(self, instance: DbInstance) -> bool:
-        """Whether a delete that says no more drops the database of a live instance at once."""
-        is_whole = instance.is_live and instance.published_at is not None
-        return is_whole and not self.can_come_back(instance, Delete())
-
-    def drops_at_retry(self, instance: DbInstance) -> bool:
-        """Whether a retry of the instance's last job, which has failed, drops its database for good."""
-        operation = Operation(instance.operation)
-        can_be_retried = instance.status in status.RETRY[operation].sources
-        drops = status.drops_database(operation, purge_follows=instance.purge_follows)
-        return can_be_retried and drops and instance.published_at is not None
 
     async def request_delete_in(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -469,9 +415,9 @@ class InstanceStore:
         The names that a failed rename has reserved stay: the database may have the new one. So does the name
         in the trash, if an earlier delete has failed: the database may be there.
         """
-        way = self.way_to_delete(instance, delete)
+        way = self.deletes.way(instance, delete)
         instance.deleted_by = delete.by
-        instance.purge_follows = self.backs_up(instance, delete)
+        instance.purge_follows = self.deletes.backs_up(instance, delete)
         if way is Operation.TRASH:
             if instance.trash_database is None:
                 instance.trash_database = name_in_trash(DbInstance.job_number + 1)
@@ -530,7 +476,7 @@ class InstanceStore:
         require_granted(not_undone_refusals(instance))
         if instance.purge_follows:
             instance.purge_follows, instance.purge_after = False, UTC_NOW
-        if not self.backs_up(instance, delete):
+        if not self.deletes.backs_up(instance, delete):
             return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
         instance.makes_backup = backup_id = uuid4()
         operation = Operation.PURGE_AFTER_BACKUP

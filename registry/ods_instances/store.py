@@ -15,6 +15,7 @@ from registry.connection_strings.ods_connection_strings import OdsConnectionStri
 from registry.education_organizations.store import forget
 from registry.instances import status
 from registry.instances.copies import hold_refusal
+from registry.instances.deletes import Delete
 from registry.instances.naming import name_errors
 from registry.instances.ods_routing import OTHERS_NEXT_STEP, others_reason
 from registry.instances.protection import protection_refusal
@@ -22,7 +23,7 @@ from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from registry.instances.set_aside import keep_parts
 from registry.instances.status import Operation
-from registry.instances.store import Delete, InstanceStore, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.snapshots.rows import retire_all
 from registry.storage import models
 from registry.storage.errors import InvalidError, require_valid
@@ -129,8 +130,8 @@ class OdsInstances:
             delete = Delete(by=by)
             # An ODS instance that has the id of one which was never created is another product's.
             managed = instance if instance and instance.published_at else None
-            to_trash = managed and self._instances.way_to_delete(managed, delete) is Operation.TRASH
-            stays = instance and self._instances.can_come_back(instance, delete)
+            to_trash = managed and self._instances.deletes.way(managed, delete) is Operation.TRASH
+            stays = instance and self._instances.deletes.can_come_back(instance, delete)
             relations = await (lasting_relations_of if stays else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
             obstacles = (

@@ -17,10 +17,11 @@ from databases.ownership import Owner
 from embedded import seeding
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import bring_to

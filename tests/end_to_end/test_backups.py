@@ -38,10 +38,11 @@ from embedded.postgres import EmbeddedPostgres
 from metrics.catalog import BACKUPS_UNVERIFIED
 from registry.backups.stores import BackupStores
 from registry.figures import RegistryFigures
+from registry.instances.deletes import Delete
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete, Requested
+from registry.instances.store import Requested
 from registry.storage.errors import InvalidError
 from registry.storage.models import Backup, DbInstance
 from settings import Settings

@@ -32,11 +32,11 @@ from databases.errors import DatabaseFaultError
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.backups.stores import BackupStores
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete
 from settings import Settings
 from tenants.backup_store import open_store
 from tenants.drift import DriftKind

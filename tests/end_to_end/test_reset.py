@@ -24,13 +24,14 @@ from databases import provisioning, replacing
 from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.naming import trash_name
 from registry.instances.origins import CopyOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.storage.errors import RefusedError
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption

@@ -26,10 +26,10 @@ from activities.databases import DatabaseActivities
 from databases import provisioning, replacing
 from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete
 from settings import Settings
 from tenants.tenant import Tenant
 from tests.client_programs import at_work, suspended

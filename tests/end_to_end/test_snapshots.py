@@ -19,9 +19,9 @@ from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from embedded.postgres_binaries import binaries_of, installed
 from registry.connection_strings.encryption import Keyring
 from registry.connection_strings.key_rotation import rotate
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete
 from settings import Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import DriftKind

@@ -17,9 +17,9 @@ from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Delete
 from registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from settings import Settings
 from temporal.job_starter import JobStarter

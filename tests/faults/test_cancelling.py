@@ -12,9 +12,9 @@ from temporalio.client import Client
 
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
-from registry.instances.store import Delete
 from settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator

@@ -12,10 +12,10 @@ import pytest
 
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import BackupOrigin
 from registry.instances.status import JobStatus, Operation
-from registry.instances.store import Delete
 from settings import Settings
 from tests import preloaded
 from tests.client_programs import suspended

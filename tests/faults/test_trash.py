@@ -6,9 +6,10 @@ import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus, Operation
-from registry.instances.store import Delete, Requested
+from registry.instances.store import Requested
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess

@@ -9,12 +9,13 @@ import asyncpg
 import pytest
 
 from registry.instances.cancelling import JobCancellations
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.origins import CopyMode, CopyOrigin
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Operation
-from registry.instances.store import DatabaseName, Delete, InstanceStore
+from registry.instances.store import DatabaseName, InstanceStore
 from registry.storage.errors import InstanceError, InvalidError, RefusedError
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to

@@ -26,11 +26,12 @@ from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
 from databases.template_marks import TemplateMark, TemplateState
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import DatabaseName, Delete, InstanceStore
+from registry.instances.store import DatabaseName, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to

@@ -23,12 +23,13 @@ from databases.spares import new_name
 from embedded import seeding
 from registry.backups.stores import BackupStores
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, StartedJob
 from registry.instances.naming import trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Operation, Template
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift import Drift, DriftDetector, DriftKind, is_suspect

@@ -15,12 +15,13 @@ from registry.backups.rows import FINAL
 from registry.backups.stored import LostBackup, StoredBackup
 from registry.installation import InstallationStore
 from registry.instances.attributes import AttributeChanges
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.steps import JobFactory
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
 from registry.storage.models import DbInstance
 from tenants.tenant import Tenant

@@ -9,11 +9,12 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import Delete, InstanceStore, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from settings import Settings
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.ods_instances.parts import ContextDraft, Contexts
 from registry.ods_instances.store import OdsInstanceDraft, OdsInstances
 from registry.storage.errors import InvalidError, NameTakenError, RefusedError, RowNotFoundError

@@ -14,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from registry.backups.stored import StoredBackup
 from registry.installation import InstallationStore
 from registry.instances.attributes import AttributeChanges
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.storage.errors import (
     BackupRefusedError,
     InstanceError,

@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from registry.installation import InstallationStore
 from registry.instances.attributes import AttributeChanges
 from registry.instances.cancelling import JobCancellations
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import is_reset_name, is_trash_name, trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.instances.versions import ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page

@@ -19,11 +19,12 @@ from databases import trash
 from databases.lookup import find_own
 from databases.ownership import Owner
 from databases.server import Server
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob, JobFailure
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 

@@ -12,11 +12,11 @@ from api.schemas.managed_status import ManagedStatus, managed_status
 from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
 from registry.instances.cancelling import JobCancellations
+from registry.instances.deletes import Delete
 from registry.instances.naming import trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation
 from registry.instances.steps import JobFactory
-from registry.instances.store import Delete
 from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
@@ -250,7 +250,7 @@ async def test_failed_create_is_deleted_as_by_its_own_api_when_an_admin_api_asks
     instances, job_store = stores(ed_fi_admin.engine, trash=trash, final_backup=True)
     created = await bring_to(instances, job_store, "Error", "Ours")
     row = await InstanceQueries(ed_fi_admin.engine).instance(created.instance_id)
-    assert instances.way_to_delete(row, Delete()) is way
+    assert instances.deletes.way(row, Delete()) is way
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)

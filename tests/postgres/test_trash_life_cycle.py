@@ -9,9 +9,9 @@ from functools import partial
 import asyncpg
 import pytest
 
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
-from registry.instances.store import Delete
 from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, let_time_pass, stores

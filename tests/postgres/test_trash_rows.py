@@ -10,11 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.attributes import AttributeChanges
 from registry.instances.cancelling import CANCELLED, JobCancellations
+from registry.instances.deletes import Delete, drops_at_retry
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
-from registry.instances.store import Delete, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.ods_instances.store import OdsInstances
 from registry.storage.errors import (
     ContextTakenError,
@@ -330,10 +331,10 @@ async def test_instance_tells_whether_a_retry_drops_its_database(
 ) -> None:
     brought = await bring_to(instances, job_store, state, name)
     job = (await instances.request_delete(brought.instance_id, delete)).job
-    assert not instances.drops_at_retry(await row_of(queries, job)), "nothing has failed yet"
+    assert not drops_at_retry(await row_of(queries, job)), "nothing has failed yet"
     assert (await job_store.begin(job)).held
     await job_store.fail(job, "The server refuses.")
-    assert instances.drops_at_retry(await row_of(queries, job)) is drops
+    assert drops_at_retry(await row_of(queries, job)) is drops
 
 
 async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
