@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Integer,
     Interval,
+    Row,
     Select,
     and_,
     cast,
@@ -147,10 +148,7 @@ class BackupExpiry:
             for _, its in groupby(rows, key=attrgetter("mark")):
                 backups = list(its)
                 later = [*(it.created_at for it in backups[1:]), None]
-                covered = [
-                    Covered(it.created_at, _end(it.created_at, it.unchanged_at, changed), it.damaged)
-                    for it, changed in zip(backups, later, strict=True)
-                ]
+                covered = [_covered(it, changed) for it, changed in zip(backups, later, strict=True)]
                 for backup, expiry in zip(backups, self._expiries(covered), strict=True):
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id.in_(unlocked(Backup.id == backup.id)))
@@ -219,12 +217,13 @@ class BackupExpiry:
         return (_IS_KEPT, has_expired, Backup.installation == own)
 
 
-def _end(created_at: datetime, unchanged_at: datetime | None, changed_at: datetime | None) -> datetime:
-    """When an instance was last found to have the data of a backup: before the next one was made.
+def _covered(backup: Row[*tuple[Any, ...]], changed_at: datetime | None) -> Covered:
+    """When an instance had the data of a backup: until it was last found unchanged, before the next one.
 
-    A time of the schedule that is served late may be before the backup; one that was served while a clock was
-    ahead, after the next one.
+    A time of the schedule that is served late may be before the backup. One that was served while a clock was
+    ahead may be after the next one: it has taken the place of the right one, which may be as late as that.
     """
-    if unchanged_at is None or (changed_at is not None and unchanged_at > changed_at):
-        return created_at
-    return max(created_at, unchanged_at)
+    since, until = backup.created_at, max(backup.created_at, backup.unchanged_at or backup.created_at)
+    if changed_at is None or until <= changed_at:
+        return Covered(since, until, next_stays=backup.damaged)
+    return Covered(since, changed_at, next_stays=True)

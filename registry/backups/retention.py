@@ -17,12 +17,13 @@ class Covered:
     Attributes:
         since: when the backup was made.
         until: when the instance was last found to have the same data; the same moment if it never was.
-        damaged: whether it has not passed its verification: then the next one stays as well in its place.
+        next_stays: whether the next one stays as well in its place: this one has not passed its verification,
+            or `until` may be too late.
     """
 
     since: datetime
     until: datetime
-    damaged: bool = False
+    next_stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class _Period:
     kept: int
 
     def ends(self, backups: Sequence[Covered]) -> Iterator[datetime | None]:
-        """When each backup expires as one of these; None if a whole one was made in it before."""
+        """When each backup expires as one of these; None if one was made in it before that is enough."""
         latest: int | None = None
         for backup in backups:
             last = self.number(backup.until.date())
             is_first = self.kept > 0 and (latest is None or last > latest)
-            if not backup.damaged:
+            if not backup.next_stays:
                 latest = last if latest is None else max(latest, last)
             # That many others follow before it goes.
             yield _midnight(self.first_day(last + self.kept + 1)) if is_first else None

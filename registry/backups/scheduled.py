@@ -19,7 +19,7 @@ from registry.instances.status import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, 
 from registry.instances.steps import JobFactory
 from registry.schedules.frequency import BACKUP_LABEL
 from registry.schedules.participants import is_credible, participants
-from registry.storage.models import Backup, DbInstance, Job
+from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
 from settings import VerifyPolicy
 
@@ -144,6 +144,6 @@ class ScheduledBackups:
             if backup.verification == VERIFICATION_FAILED:
                 return False
             await wait_for_due_verification(session, backup, self._policy)
-            backup.unchanged_at = due_at
+            backup.unchanged_at = func.least(due_at, UTC_NOW)  # not ahead of it, if Temporal's clock is
             instance.backup_due_at = due_at
             return True

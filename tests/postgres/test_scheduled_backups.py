@@ -142,15 +142,27 @@ async def test_schedule_goes_on_when_a_time_was_served_while_a_clock_was_years_a
     assert await tenant.instances.request_scheduled_snapshot(job.instance_id, MONDAY) is not None
 
 
-async def test_later_backups_stay_when_the_database_was_unchanged_while_a_clock_was_years_ahead(
-    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+@pytest.mark.parametrize("ahead", [timedelta(days=3), AHEAD - MONDAY], ids=["days", "years"])
+async def test_both_backups_stay_when_the_database_was_unchanged_while_a_clock_was_ahead(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry, ahead: timedelta
 ) -> None:
+    """The wrong time has taken the place of the right one, which may have been that of the later backup."""
     earlier = await made_at(tenant, rows, job, MONDAY)
-    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, earlier, AHEAD)
+    await rows.execute("UPDATE adminapi.backups SET unchangedat = $2 WHERE id = $1", earlier, MONDAY + ahead)
     later = await made_at(tenant, rows, job, TUESDAY)
     await expiry.compute()
-    assert await expires(tenant, earlier) == datetime.fromisoformat("2026-06-10")
-    assert await expires(tenant, later) == datetime.fromisoformat("2026-06-11")
+    for backup_id in (earlier, later):
+        assert await expires(tenant, backup_id) == datetime.fromisoformat("2026-06-11")
+
+
+async def test_time_of_the_schedule_counts_until_now_when_the_clock_of_temporal_is_ahead(
+    tenant: Tenant, job: InstanceJob
+) -> None:
+    backup_id = await made(tenant, job, MONDAY)
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, backup_id, AHEAD)
+    unchanged_at = (await tenant.backups.get(backup_id)).backup.unchanged_at
+    assert unchanged_at is not None
+    assert timedelta() <= datetime.now(UTC).replace(tzinfo=None) - unchanged_at < timedelta(minutes=1)
 
 
 async def test_verification_is_due_when_the_last_one_was_made_while_a_clock_was_years_ahead(

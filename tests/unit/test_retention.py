@@ -62,7 +62,7 @@ def test_backup_is_not_the_first_of_a_week_in_which_the_one_before_was_still_rig
 
 def test_next_one_stays_as_well_when_the_first_of_its_day_and_week_is_damaged() -> None:
     damaged, *intact = made("2026-06-08T02:00", "2026-06-08T14:00", "2026-06-09T02:00")
-    backups = [replace(damaged, damaged=True), *intact]
+    backups = [replace(damaged, next_stays=True), *intact]
     stays = KeptBackups(weekly=4)
     assert expiries(backups, stays) == [at("2026-07-13"), at("2026-07-13"), at("2026-06-10T02:00")]
     assert expiries([damaged, *intact], stays)[1] == at("2026-06-09T14:00")
