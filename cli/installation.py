@@ -1,7 +1,7 @@
 """`ods installation …`: which installation a registry and a server belong to, without the API."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cli.registry_access import RegistryAccess
     from registry.installation import InstallationState, InstallationStore
+    from registry.instances.jobs import InstanceJob
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,19 +66,28 @@ def show(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> No
 
 @app.command()
 def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Confirm that this registry goes on as its installation, on this server, beside the others there."""
+    """Confirm that this registry goes on as its installation, on this server, beside the others there.
+
+    The jobs that would drop a database are cancelled: in a restored registry, they may have been before.
+    """
     found = _work(data_dir, _inspect)
     show_members(found.row)
     if not yes:
         question = "Is there no other service on the original of this registry, and may this one go on?"
         typer.confirm(question, abort=True, err=True)
 
-    async def confirmed(store: "InstallationStore", _: "RegistryAccess") -> None:
+    async def confirmed(engine: "AsyncEngine", access: "RegistryAccess") -> "Sequence[InstanceJob]":
+        from registry.installation import InstallationStore  # noqa: PLC0415 - as in `_work`
+
+        store = InstallationStore(engine)
+        cancelled = await _cancel_drops(engine, store, access.tenant)
         await store.confirm(found.state)
         if found.server is not None:
             await store.accept_server(found.server, found.others)
+        return cancelled
 
-    _work(data_dir, confirmed, "ods installation confirm")
+    for job in _work(data_dir, confirmed, "ods installation confirm"):
+        say(f"Cancelled {job.job_id}, which would have dropped a database of '{job.name}'. Request it again.")
     say("Confirmed. API and workers go on within a few seconds.")
 
 
@@ -90,8 +100,10 @@ def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         question = "Is this registry a copy, which shall take over no database of the original?"
         typer.confirm(question, abort=True, err=True)
 
-    async def renewed(store: "InstallationStore", _: "RegistryAccess") -> str:
-        return await store.renew()
+    async def renewed(engine: "AsyncEngine", _: "RegistryAccess") -> str:
+        from registry.installation import InstallationStore  # noqa: PLC0415 - as in `_work`
+
+        return await InstallationStore(engine).renew()
 
     say(f"This registry is the installation {_work(data_dir, renewed, 'ods installation new')} now.")
 
@@ -132,24 +144,35 @@ def accept_store(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> N
 
 def _work(
     data_dir: Path,
-    work: "Callable[[InstallationStore, RegistryAccess], Awaitable[_Result]]",
+    work: "Callable[[AsyncEngine, RegistryAccess], Awaitable[_Result]]",
     command: str | None = None,
 ) -> _Result:
     """The result of `work` on the registry; a `command` that changes it is recorded in the audit trail."""
     # Imported here: it takes half a second, which other commands need not wait for.
     from cli.registry_access import RegistryAccess  # noqa: PLC0415
-    from registry.installation import InstallationStore  # noqa: PLC0415
 
     access = RegistryAccess.find(data_dir)
 
     async def done() -> _Result:
         async with access.connected() as engine:
-            result = await work(InstallationStore(engine), access)
+            result = await work(engine, access)
             if command is not None:
                 await _record(engine, command)
             return result
 
     return asyncio.run(done())
+
+
+async def _cancel_drops(
+    engine: "AsyncEngine", store: "InstallationStore", tenant: str
+) -> "Sequence[InstanceJob]":
+    from registry.instances.cancelling import JobCancellations  # noqa: PLC0415 - as above
+    from registry.instances.jobs import ExecutionPolicy  # noqa: PLC0415 - as above
+    from registry.instances.steps import JobFactory  # noqa: PLC0415 - as above
+
+    # No job is carried out here.
+    policy = ExecutionPolicy(ddl_queue="", ddl_attempts=0, heartbeat_timeout=0, decision_window=0)
+    return await JobCancellations(engine, JobFactory(store, policy, tenant)).cancel_drops()
 
 
 async def _record(engine: "AsyncEngine", command: str) -> None:
@@ -159,11 +182,13 @@ async def _record(engine: "AsyncEngine", command: str) -> None:
     await AuditTrail(engine).record(command_entry(command, operator()))
 
 
-async def _inspect(store: "InstallationStore", access: "RegistryAccess") -> _Report:
+async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
     from databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
     from databases.server import Server  # noqa: PLC0415 - as above
+    from registry.installation import InstallationStore  # noqa: PLC0415 - as above
     from tenants.installation_check import InstallationCheck  # noqa: PLC0415 - as above
 
+    store = InstallationStore(engine)
     check = InstallationCheck(store, access.tenant, access.tenants, shares_server=False)
     server = Server(access.master_dsn)
     try:

@@ -5,14 +5,14 @@ would begin that attempt finds it gone, and a late activity of an earlier one fi
 instance is what it was, its status does not let the job begin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.instances import status
-from registry.instances.jobs import InstanceJob, job_id
+from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
 from registry.storage.errors import JobRefusedError
@@ -21,6 +21,12 @@ from registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
+
+CANCELLED_AT_CONFIRM = (
+    "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
+    " its client has cancelled it since. Request the same again."
+)
+"""Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
 
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
@@ -96,21 +102,53 @@ class JobCancellations:
 
         As the reconcile pass would, it is put back to waiting first, in the same transaction.
         """
-        lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
         async with self._sessions.transaction() as session:
-            if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
-                return False
-            instance = await session.get_one(DbInstance, job.instance_id)
-            return await self._cancel_next(session, instance)
+            return await self._cancel_lost(session, job)
 
-    async def _cancel_next(self, session: AsyncSession, instance: DbInstance) -> bool:
+    async def cancel_drops(self) -> Sequence[InstanceJob]:
+        """Record that all jobs were cancelled which wait or run, and would drop a database for good.
+
+        For a registry that may have been restored, before workers are started: the client of such a job may
+        have cancelled it since, and have relied upon the database. Of the database, nothing tells so.
+
+        Returns the attempts that are cancelled.
+        """
+        unended = select(DbInstance).where(DbInstance.status.not_in(status.AT_REST)).order_by(DbInstance.id)
+        async with self._sessions.transaction() as session:
+            rows = (await session.scalars(unended.with_for_update())).all()
+            drops = [(row, self._factory.current_attempt(row)) for row in rows if _drops_for_good(row)]
+            return [job for row, job in drops if await self._cancel_unended(session, row, job)]
+
+    async def _cancel_unended(self, session: AsyncSession, instance: DbInstance, job: InstanceJob) -> bool:
+        if instance.status == InstanceStatus.IN_PROGRESS:
+            return await self._cancel_lost(session, job, CANCELLED_AT_CONFIRM)
+        return await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
+
+    async def _cancel_lost(self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED) -> bool:
+        lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+        if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
+            return False
+        instance = await session.get_one(DbInstance, job.instance_id, populate_existing=True)
+        return await self._cancel_next(session, instance, reason)
+
+    async def _cancel_next(
+        self, session: AsyncSession, instance: DbInstance, reason: str = CANCELLED
+    ) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
         step, values = await ending_before_begin(session, instance)
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
-        await session.execute(job_record(due, step.job, CANCELLED))
+        await session.execute(job_record(due, step.job, reason))
         return True
+
+
+def _drops_for_good(instance: DbInstance) -> bool:
+    """Whether the instance's job drops its database, or what it replaces, so that it cannot come back."""
+    operation = Operation(instance.operation)
+    if operation in status.REPLACEMENTS and instance.replacement is not None:
+        return not Replacement.read(instance.replacement).keeps
+    return status.drops_database(operation, purge_follows=instance.purge_follows)
 
 
 def refusal(job: Job) -> JobRefusedError:

@@ -1,0 +1,113 @@
+"""`ods installation confirm` cancels the jobs that would drop a database, and no others."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.postgres import EmbeddedPostgres
+from registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
+from registry.instances.deletes import Delete
+from registry.instances.job_store import JobStore
+from registry.instances.queries import InstanceQueries
+from registry.instances.status import InstanceStatus, JobStatus, Operation
+from registry.instances.store import InstanceStore
+from tenants.tenant import Tenant
+from tests import preloaded
+from tests.api.server import environment
+from tests.postgres.instance_states import bring_to, stores
+from tests.servers import make_settings
+
+DROP = Delete(Operation.DELETE)
+BACKED_UP = Delete(Operation.DELETE, final_backup=True)
+NO_TRASH = timedelta()
+
+
+@pytest.fixture
+def cancellations(tenant: Tenant) -> JobCancellations:
+    return tenant.cancellations
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["waits", "runs"])
+@pytest.mark.parametrize("delete", [DROP, BACKED_UP], ids=["drop", "backed up"])
+@pytest.mark.parametrize("state", ["Completed", "Deleted"])
+async def test_delete_that_would_drop_a_database_does_not_begin_once_it_is_cancelled(
+    instances: InstanceStore,
+    job_store: JobStore,
+    cancellations: JobCancellations,
+    queries: InstanceQueries,
+    name: str,
+    state: str,
+    delete: Delete,
+    begun: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    number = (await bring_to(instances, job_store, state, name)).instance_id
+    job = (await instances.request_delete(number, delete)).job
+    if begun:
+        assert (await job_store.begin(job)).held
+    cancelled = [one.job_id for one in await cancellations.cancel_drops()]
+    assert cancelled == [job.job_id]
+    assert await cancellations.cancel_drops() == []
+    row = await queries.any_instance(number)
+    assert row is not None
+    # What has begun has ended the routing, and is to be retried.
+    to_be_retried = begun and state == "Completed"
+    assert row.status == (InstanceStatus.DELETE_FAILED if to_be_retried else state)
+    ended = await queries.job(job.job_id)
+    assert ended is not None
+    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED_AT_CONFIRM)
+    for attempt in (job.attempt, job.attempt + 1):
+        assert not (await job_store.begin(replace(job, attempt=attempt))).held
+    again = (await instances.request_delete(number, delete)).job
+    assert (await job_store.begin(again)).held
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_reset_that_would_drop_what_it_replaces_is_cancelled_and_no_other(
+    engine: AsyncEngine,
+    cancellations: JobCancellations,
+    name: str,
+    kept: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    instances, job_store = stores(engine, trash=timedelta(days=7) if kept else NO_TRASH)
+    number = (await bring_to(instances, job_store, "Completed", name)).instance_id
+    job = (await instances.request_reset(number)).job
+    cancelled = [one.job_id for one in await cancellations.cancel_drops()]
+    assert cancelled == ([] if kept else [job.job_id])
+    assert (await job_store.begin(job)).held is kept
+
+
+@pytest.mark.parametrize("state", ["Pending", "InProgress", "Pending_Delete", "Pending_Rename", "Completed"])
+async def test_job_that_drops_nothing_for_good_goes_on(
+    instances: InstanceStore,
+    job_store: JobStore,
+    cancellations: JobCancellations,
+    queries: InstanceQueries,
+    name: str,
+    state: str,
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    before = await queries.any_instance(job.instance_id)
+    assert await cancellations.cancel_drops() == []
+    after = await queries.any_instance(job.instance_id)
+    assert before is not None
+    assert after is not None
+    assert (after.status, after.attempt) == (before.status, before.attempt)
+
+
+async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_confirmed(
+    instances: InstanceStore,
+    job_store: JobStore,
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    name: str,
+) -> None:
+    number = (await bring_to(instances, job_store, "Completed", name)).instance_id
+    job = (await instances.request_delete(number, DROP)).job
+    variables = environment(make_settings(postgres, registry_dsn))
+    run = preloaded.run("cli", "installation", "confirm", "--yes", env=variables)
+    assert run.returncode == 0, run.stderr
+    told = " ".join((run.stdout + run.stderr).split())
+    assert f"Cancelled {job.job_id}, which would have dropped a database of '{name}'." in told
+    assert not (await job_store.begin(job)).held
