@@ -169,7 +169,6 @@ def stored(store: Path) -> set[str]:
 
 
 @pytest.mark.long
-@pytest.mark.long
 async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_original(
     temporal: Client, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
