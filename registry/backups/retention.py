@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from schedule_settings import KeptBackups
 
 _AT_LEAST = timedelta(days=1)
-"""How long each of them stays, also where several are made a day."""
+"""How long each of them stays after its database was last as in it, also where several are made a day."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def expiries(backups: Sequence[Covered], kept: KeptBackups) -> list[datetime]:
     )
     ends = zip(*(period.ends(backups) for period in periods), strict=True)
     return [
-        max([backup.since + _AT_LEAST, *(end for end in its if end is not None)])
+        max([backup.until + _AT_LEAST, *(end for end in its if end is not None)])
         for backup, its in zip(backups, ends, strict=True)
     ]
 

@@ -54,6 +54,13 @@ def test_backup_stays_as_if_it_was_made_again_when_its_database_did_not_change()
     assert alone == [at("2027-10-01")]
 
 
+def test_second_of_a_day_stays_for_a_day_after_its_database_was_still_as_in_it() -> None:
+    first, second = made("2026-06-02T00:00", "2026-06-02T01:00")
+    backups = [first, replace(second, until=at("2026-06-02T21:00")), *made("2026-06-02T22:00")]
+    for kept in (KEPT, KeptBackups(weekly=4)):
+        assert expiries(backups, kept)[1] == at("2026-06-03T21:00")
+
+
 def test_backup_is_not_the_first_of_a_week_in_which_the_one_before_was_still_right() -> None:
     earlier = Covered(at("2026-05-04T02:00"), at("2026-06-08T02:00"))
     changed = made("2026-06-09T02:00")
