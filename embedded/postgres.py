@@ -33,6 +33,8 @@ _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
 _FALLBACK_PARENT = Path("/var/lib")
 _CLEANED_BY_SYSTEMD = Path("/var/tmp")  # noqa: S108 - earlier releases kept data there; nothing is written
+_LINK_RECORD = "linked-from"
+"""The file in a folder of data elsewhere that names the link in the data folder which leads there."""
 _START_SECONDS = 60
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 """Not the caller's environment, which may set PGDATA, PGPORT or a locale that is not installed."""
@@ -243,6 +245,8 @@ class EmbeddedPostgres:
             self._data_dir.mkdir(mode=0o700, exist_ok=True)
         else:
             self._move_home_to_fallback()
+        if self._data_dir.is_symlink():
+            self._require_only_link()
         self._change_owner(self._home)
 
     def _move_home_to_fallback(self) -> None:
@@ -255,6 +259,23 @@ class EmbeddedPostgres:
                 " choose another data folder."
             ) from None
         self._data_dir.symlink_to(tempfile.mkdtemp(prefix="ods-postgres-", dir=_FALLBACK_PARENT))
+
+    def _require_only_link(self) -> None:
+        """Refuse data to which the link of another data folder leads, of which this one is a copy.
+
+        What a stack does there would be done to that of the other folder, under a registry of its own.
+        """
+        record = self._home / _LINK_RECORD
+        own = self._data_dir.absolute()
+        link = Path(record.read_text()) if record.exists() else own
+        leads_here = link.is_symlink() and link.resolve() == self._home
+        if leads_here and not os.path.samestat(link.lstat(), own.lstat()):
+            copy = self._home.with_name(f"{self._home.name}-copy")
+            raise CommandError(
+                f"{own} leads to the data of {link}, of which it is a copy. With both stacks stopped, copy"
+                f" the data as well, then start again: cp -a {self._home} {copy} && ln -sfn {copy} {own}"
+            )
+        record.write_text(str(own))
 
     def _change_owner(self, path: Path) -> None:
         if self._account is not None:

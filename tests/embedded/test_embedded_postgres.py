@@ -157,6 +157,39 @@ async def test_data_are_not_moved_to_where_systemd_removes_what_is_old(closed_fo
         assert not data.readlink().is_relative_to("/tmp")  # noqa: S108 - nor there
 
 
+@needs_root
+async def test_copied_link_leads_to_copied_data_before_a_server_is_started(closed_folder: Path) -> None:
+    data, copy = closed_folder / "data", closed_folder / "copy" / "data"
+    original = unsafe_postgres(data, PASSWORD)
+    await original.initialise()
+    copy.parent.mkdir()
+    copy.symlink_to(data.readlink())
+    copied = unsafe_postgres(copy, PASSWORD)
+    try:
+        with pytest.raises(CommandError, match=f"{copy} leads to the data of {data}") as refused:
+            await copied.initialise()
+        await original.initialise()
+        told = ["/bin/sh", "-c", str(refused.value).partition("again: ")[2]]
+        await asyncio.to_thread(subprocess.run, told, check=True)
+        await copied.initialise()
+        assert copy.resolve() != data.resolve()
+        await original.initialise()
+    finally:
+        copied.remove()
+        original.remove()
+
+
+@needs_root
+async def test_data_go_along_when_the_folder_of_their_link_is_moved(closed_folder: Path) -> None:
+    data = closed_folder / "data"
+    await unsafe_postgres(data, PASSWORD).initialise()
+    moved = unsafe_postgres(data.rename(closed_folder / "moved"), PASSWORD)
+    try:
+        await moved.initialise()
+    finally:
+        moved.remove()
+
+
 @pytest.fixture
 def earlier_home() -> Iterator[Path]:
     """Where an earlier release kept the data of a stack that root has started."""
