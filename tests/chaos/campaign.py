@@ -148,6 +148,8 @@ async def campaign(
             writing.cancel()
             report("The storm is over; waiting until things are quiet.")
             await _hear_outcomes(service)
+        if outcome.ledger.history.changed:
+            await _accept_store(folder)
         await _reconcile(target)
         spares = int(os.environ.get("ODS_SPARES", _SPARES))
         ledger = outcome.ledger
@@ -166,6 +168,14 @@ async def campaign(
 def drift_command(folder: Path) -> Sequence[str]:
     """What reports the drift of the stack in `folder`."""
     return (sys.executable, "-m", "cli", "drift", "--json", "--data-dir", str(folder))
+
+
+async def _accept_store(folder: Path) -> None:
+    """What the operator does when the registry was restored."""
+    words = ("-m", "cli", "installation", "accept-store", "--yes", "--data-dir", str(folder))
+    accepting = await asyncio.create_subprocess_exec(sys.executable, *words)
+    if await accepting.wait() != 0:
+        raise AssertionError("`ods installation accept-store` has failed; what it says is above.")
 
 
 def _backup_source(folder: Path, target: Target) -> BackupSource:
