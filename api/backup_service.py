@@ -89,27 +89,33 @@ class BackupService:
 
         Args:
             backup_id: the backup.
-            forget: also if it is in another store, where nothing is removed.
+            forget: also if it is in another store, where nothing is removed, not later either.
 
         Raises:
             BackupNotFoundError: there is none, or it is deleted already.
             BackupFaultError: there is no store; the backup is in another one.
         """
         store = open_store(self._settings)
-        if not forget:
-            await self._require_here(store, (await self._records.get(backup_id)).backup)
-        backup = await self._records.mark_deleted(backup_id)
+        backup = (await self._records.get(backup_id)).backup
+        if forget and backup.location not in {None, self._here(store, backup)}:
+            backup = await self._records.leave(backup_id)
+        else:
+            await self._require_here(store, backup)
+            backup = await self._records.mark_deleted(backup_id)
         self._audit.instance = backup.instance_id
         await after_commit(partial(self._remove_stored, backup))
 
     async def _require_here(self, store: BackupStore, backup: Backup) -> None:
         if await find_elsewhere(store, self._tenant, [backup]):
-            here = store.location(folder_of(key_of(self._tenant.name, backup)))
             raise BackupFaultError(
                 f"The backup is at {backup.location}, and not in the store of ODS_BACKUP_URL. Set that to the"
-                f" earlier store, or copy the backup to {here}. If it is gone, or is to stay where it is:"
-                " `ods backup delete --forget`, or DELETE with ?forget=true."
+                f" earlier store, or copy the backup to {self._here(store, backup)}. If it is gone, or is to"
+                " stay where it is: `ods backup delete --forget`, or DELETE with ?forget=true."
             )
+
+    def _here(self, store: BackupStore, backup: Backup) -> str:
+        """Where a stored backup would be in this store."""
+        return store.location(folder_of(key_of(self._tenant.name, backup)))
 
     async def _remove_stored(self, backup: Backup) -> None:
         try:

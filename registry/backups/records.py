@@ -150,31 +150,49 @@ class BackupRecords:
             BackupRefusedError: it is being made, or an instance is being restored from it.
         """
         async with self._sessions.transaction() as session:
-            state = await self._locked(session, backup_id)
-            if (restored := await restore_under_way(session, backup_id)) is not None:
-                raise BackupRefusedError(
-                    state.status,
-                    f"The instance {restored.id}, '{restored.name}', is being restored from the backup.",
-                    "Wait until its job has ended, or cancel it.",
-                )
-            if state.needed:
-                raise BackupRefusedError(
-                    state.status,
-                    "The database that the backup is of is about to be dropped.",
-                    f"Cancel that first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
-                    f" {state.backup.job_id}`; or wait until it is done.",
-                )
-            if state.status in JOB_UNDER_WAY:
-                raise BackupRefusedError(
-                    state.status,
-                    "The backup is being made.",
-                    f"Cancel its job first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
-                    f" {state.backup.job_id}`.",
-                )
-            state.backup.deleted_at = UTC_NOW
+            backup = await self._deletable(session, backup_id)
+            backup.deleted_at = UTC_NOW
             await session.flush()
-            await session.refresh(state.backup)
-            return state.backup
+            await session.refresh(backup)
+            return backup
+
+    async def leave(self, backup_id: UUID) -> Backup:
+        """Remove the row of a backup that is to stay where it is stored; returns what the row had.
+
+        Without the row, no pass takes it for one that is to be removed there.
+
+        Raises:
+            BackupNotFoundError: there is none, or it is deleted already.
+            BackupRefusedError: it is being made, or an instance is being restored from it.
+        """
+        async with self._sessions.transaction() as session:
+            backup = await self._deletable(session, backup_id)
+            await session.delete(backup)
+            return backup
+
+    async def _deletable(self, session: AsyncSession, backup_id: UUID) -> Backup:
+        state = await self._locked(session, backup_id)
+        if (restored := await restore_under_way(session, backup_id)) is not None:
+            raise BackupRefusedError(
+                state.status,
+                f"The instance {restored.id}, '{restored.name}', is being restored from the backup.",
+                "Wait until its job has ended, or cancel it.",
+            )
+        if state.needed:
+            raise BackupRefusedError(
+                state.status,
+                "The database that the backup is of is about to be dropped.",
+                f"Cancel that first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
+                f" {state.backup.job_id}`; or wait until it is done.",
+            )
+        if state.status in JOB_UNDER_WAY:
+            raise BackupRefusedError(
+                state.status,
+                "The backup is being made.",
+                f"Cancel its job first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
+                f" {state.backup.job_id}`.",
+            )
+        return state.backup
 
     async def forget(self, backup: Backup) -> None:
         """Remove the row of a deleted backup of which nothing is stored; the audit trail keeps that.

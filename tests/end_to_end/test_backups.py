@@ -466,8 +466,11 @@ async def test_backup_in_an_earlier_store_is_deleted_only_there_or_if_its_copy_i
         assert (await elsewhere.delete(f"/v2/backups/{first['id']}")).status_code == 204
         assert not (later / folder).exists()
 
+        disk = later.rename(store.with_name("disk"))
+        later.mkdir()  # the disk is not mounted for a moment
         assert (await elsewhere.delete(f"/v2/backups/{second['id']}?forget=true")).status_code == 204
-        assert stored(second)
+        later.rmdir()
+        disk.rename(later)
     async with open_tenants(changed) as (tenant,):
         await rows.execute("UPDATE adminapi.backups SET deletedat = now()")
         assert (await cleaned(tenant)).removed == 0
@@ -477,8 +480,13 @@ async def test_backup_in_an_earlier_store_is_deleted_only_there_or_if_its_copy_i
     assert [one["id"] for one in (await api.get("/v2/backups")).json()] == [third["id"]]
     async with open_tenants(settings) as (tenant,):
         report = await cleaned(tenant)
-    assert (report.expired, report.removed) == (1, 1)
+    assert (report.expired, report.removed, report.recorded) == (1, 1, 2)
     assert not stored(third)
+    # What was not removed where it was is known again, where that store is used.
+    assert stored(first)
+    assert stored(second)
+    listed = {one["id"] for one in (await api.get("/v2/backups")).json()}
+    assert listed == {first["id"], second["id"]}
 
 
 async def test_pass_removes_what_is_stored_when_the_store_was_away_at_the_delete(
