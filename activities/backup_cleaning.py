@@ -291,7 +291,7 @@ class BackupCleaning:
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
                 continue
             with left.told_of(key):
-                if await self._tenant.backups.record_lost(lost):
+                if await self._tenant.backups.record_lost(lost, self._tenant.settings.backup_verify):
                     _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
                     recorded += 1
                 elif not await self._tenant.queries.known_marks([str(lost.mark)]):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import (
     FINAL,
+    SCHEDULED,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -37,6 +39,7 @@ from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
 from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
 from registry.storage.sessions import RegistrySessions
+from settings import VerifyPolicy
 
 _STATUS = case(
     (Backup.stored_id.is_not(None), JobStatus.COMPLETED), else_=func.coalesce(Job.status, JobStatus.ERROR)
@@ -219,12 +222,15 @@ class BackupRecords:
         async with self._sessions.statement() as session:
             return await session.scalar(query) is not None
 
-    async def record_lost(self, lost: LostBackup) -> bool:
+    async def record_lost(self, lost: LostBackup, policy: VerifyPolicy) -> bool:
         """Record a stored backup that the registry does not know, so that it can be seen, used and deleted.
 
         There is no row of it, or its job has failed or is lost before it was recorded. If another try is
-        recorded by now, this one becomes a backup of its own: its data are those of another moment. A final
-        one, of which the database may be gone, is verified by the pass.
+        recorded by now, this one becomes a backup of its own: its data are those of another moment.
+
+        A final one, of which the database may be gone, is verified by the pass. So is a scheduled one, if any
+        are: it may have been before. Its instance may also have been found unchanged since: it stays as if it
+        was until now.
 
         Returns whether it is recorded: not if a job under way may do so, if a client has deleted the backup,
         or if the instance is none of this registry's.
@@ -239,18 +245,19 @@ class BackupRecords:
                 return False
             row = await session.get(Backup, lost.id, with_for_update={"nowait": True})
             if row is None:
-                return await self._add_lost(session, lost, lost.id, "")
+                return await self._add_lost(session, lost, policy, lost.id, "")
             if (row.mark, row.installation) != (lost.mark, lost.installation) or row.deleted_at is not None:
                 return False
             if row.stored_id == UUID(lost.stored.stored_id):  # the job has recorded it meanwhile
                 return False
             if row.stored_id is not None:
-                return await self._add_lost(session, lost, UUID(lost.stored.stored_id), row.job_id)
-            values = stored_values(lost.stored, verify=lost.kind == FINAL)
-            await session.execute(update(Backup).where(Backup.id == lost.id).values(**values))
+                return await self._add_lost(session, lost, policy, UUID(lost.stored.stored_id), row.job_id)
+            await session.execute(update(Backup).where(Backup.id == lost.id).values(_values(lost, policy)))
             return True
 
-    async def _add_lost(self, session: AsyncSession, lost: LostBackup, backup_id: UUID, job_id: str) -> bool:
+    async def _add_lost(
+        self, session: AsyncSession, lost: LostBackup, policy: VerifyPolicy, backup_id: UUID, job_id: str
+    ) -> bool:
         instance = await session.scalar(select(DbInstance).where(DbInstance.mark == lost.mark).limit(1))
         if instance is None:
             return False
@@ -267,7 +274,7 @@ class BackupRecords:
                 template=lost.template or instance.database_template,
                 created_at=without_zone(lost.stored.taken_at),
                 details=lost.details,
-                **stored_values(lost.stored, verify=lost.kind == FINAL),
+                **_values(lost, policy),
             )
         )
         return True
@@ -400,6 +407,14 @@ class BackupRecords:
         if row is None:
             raise BackupNotFoundError(str(backup_id))
         return _state(*row)
+
+
+def _values(lost: LostBackup, policy: VerifyPolicy) -> dict[str, Any]:
+    """The columns of a backup that is recorded again."""
+    if lost.kind != SCHEDULED:
+        return stored_values(lost.stored, verify=lost.kind == FINAL)
+    is_verified = policy is not VerifyPolicy.NEVER
+    return {**stored_values(lost.stored, verify=is_verified), "unchanged_at": UTC_NOW}
 
 
 def proven_state(backup: Backup) -> str | None:

@@ -24,6 +24,7 @@ from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
 from registry.storage.models import DbInstance
+from settings import VerifyPolicy
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
 
@@ -371,18 +372,18 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
         UUID(purge.installation),
         stored(),
     )
-    assert not await tenant.backups.record_lost(lost)
+    assert not await tenant.backups.record_lost(lost, VerifyPolicy.NEVER)
     await job_store.fail(purge, "The worker was cut off.")
-    assert not await tenant.backups.record_lost(replace(lost, installation=uuid4()))
-    assert not await tenant.backups.record_lost(replace(lost, mark=uuid4()))
-    assert await tenant.backups.record_lost(lost)
+    assert not await tenant.backups.record_lost(replace(lost, installation=uuid4()), VerifyPolicy.NEVER)
+    assert not await tenant.backups.record_lost(replace(lost, mark=uuid4()), VerifyPolicy.NEVER)
+    assert await tenant.backups.record_lost(lost, VerifyPolicy.NEVER)
     state = await tenant.backups.get(lost.id)
     assert (state.status, state.backup.job_id) == (JobStatus.COMPLETED, purge.job_id)
     assert [waiting.id for waiting in await tenant.backups.waiting_verifications()] == [lost.id]
-    assert not await tenant.backups.record_lost(lost)
+    assert not await tenant.backups.record_lost(lost, VerifyPolicy.NEVER)
     other = replace(lost, stored=stored())
-    assert await tenant.backups.record_lost(other)
+    assert await tenant.backups.record_lost(other, VerifyPolicy.NEVER)
     own = await tenant.backups.get(UUID(other.stored.stored_id))
     assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, purge.job_id)
     await tenant.backups.mark_deleted(lost.id)
-    assert not await tenant.backups.record_lost(replace(lost, stored=stored()))
+    assert not await tenant.backups.record_lost(replace(lost, stored=stored()), VerifyPolicy.NEVER)

@@ -21,6 +21,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupNotFoundError, RefusedError
+from registry.storage.models import Backup
 from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 from tenants.tenant import Tenant
@@ -491,23 +492,50 @@ async def test_last_backup_stays_when_what_an_earlier_try_has_stored_is_a_backup
     assert [it.id for it in await expiry.survivors(other)] == [last]
 
 
+def lost(backup: Backup, stored: StoredBackup) -> LostBackup:
+    """What another try to make this backup has stored, or what was recorded as it."""
+    which = (backup.id, backup.ods_instance_id, backup.mark, backup.name)
+    return LostBackup(*which, SCHEDULED, None, {}, backup.installation, stored)
+
+
 async def test_last_backup_stays_when_an_earlier_try_was_recorded_later_and_the_clock_is_behind(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
     earlier = await made_at(tenant, rows, job, MONDAY)
+    other = stored()
     its = (await tenant.backups.get(earlier)).backup
-    other_try = LostBackup(
-        earlier, its.ods_instance_id, its.mark, its.name, SCHEDULED, None, {}, its.installation, stored()
-    )
-    assert await tenant.backups.record_lost(other_try)
+    assert await tenant.backups.record_lost(lost(its, other), VerifyPolicy.NEVER)
     last = await made_at(tenant, rows, job, TUESDAY)
     await rows.execute(
         "UPDATE adminapi.backups SET takenat = takenat - interval '3 days' WHERE id = $1", last
     )
-    other = UUID(other_try.stored.stored_id)
-    await rows.execute("UPDATE adminapi.backups SET createdat = $2 WHERE id = $1", other, NEXT)
-    assert set(await deleted(expiry)) == {earlier, other}
+    await rows.execute(
+        "UPDATE adminapi.backups SET createdat = $2, unchangedat = $2 WHERE id = $1", other.stored_id, NEXT
+    )
+    assert set(await deleted(expiry)) == {earlier, UUID(other.stored_id)}
     assert await expiry.survivors(last) == []
+
+
+@pytest.mark.parametrize("policy", [VerifyPolicy.WEEKLY, VerifyPolicy.NEVER])
+async def test_backup_that_is_recorded_again_stays_as_if_it_was_verified_and_right_until_then(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, engine: AsyncEngine, policy: VerifyPolicy
+) -> None:
+    """Whether it was, a registry that was put back to before it cannot tell."""
+    backups = [await made_at(tenant, rows, job, at) for at in (MONDAY, TUESDAY)]
+    its = [(await tenant.backups.get(backup_id)).backup for backup_id in backups]
+    await rows.execute("DELETE FROM adminapi.backups")
+    for one, at in zip(its, (MONDAY, TUESDAY), strict=True):
+        taken = replace(stored(), stored_id=str(one.stored_id), taken_at=at.replace(tzinfo=UTC))
+        assert await tenant.backups.record_lost(lost(one, taken), policy)
+    expiry = BackupExpiry(engine, tenant.instances.installation, KEPT, policy)
+    gone = backups[:1] if policy is VerifyPolicy.NEVER else []
+    assert await deleted(expiry) == gone
+    (last,) = await rows.fetch("SELECT * FROM adminapi.backups WHERE id = $1", backups[1])
+    assert last["expiresat"] > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    assert last["verification"] == (None if policy is VerifyPolicy.NEVER else "Pending")
+    if policy is not VerifyPolicy.NEVER:
+        await verify(tenant, backups[1])
+        assert await deleted(expiry) == backups[:1]
 
 
 async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
