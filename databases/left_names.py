@@ -133,16 +133,23 @@ async def record_left(session: asyncpg.Connection, owner: Owner, database: str |
         if marked is None or not marked.left or is_invalid(row):
             continue
         now = await fetch_value(session, "SELECT clock_timestamp()")
-        left = _recorded(marked.left, row["datname"], database, now)
+        left = recorded(marked.left, row["datname"], database, now)
         if left != marked.left:
             statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
             await execute(session, statements, row["datname"], with_left(row["comment"], left), oid_of(row))
 
 
-def _recorded(
+def recorded(
     left: tuple[LeftName, ...], name: str, registered: str | None, now: datetime
 ) -> tuple[LeftName, ...]:
-    """What a database of that name has left by the registry, without what is over, or has come back."""
+    """What a database of that name has left by the registry, without what is over, or has come back.
+
+    Args:
+        left: what it has left by its comment.
+        name: its name.
+        registered: its name by the registry, whose time does not begin; None if the ODS/API is led to none.
+        now: when the time begins of those that have none, by the clock of the server.
+    """
     begun = (
         one if one.since is not None or one.name == registered else LeftName(one.name, now) for one in left
     )

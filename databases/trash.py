@@ -14,11 +14,12 @@ import asyncpg
 
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.left_names import leaving, require_not_left, require_not_taken
+from databases.left_names import leaving, recorded, require_not_left, require_not_taken
 from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
 from databases.ownership import Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
+from databases.statements import fetch_value
 from registry.instances.naming import is_trash_name
 
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
@@ -93,8 +94,11 @@ async def put(
         owner, number=job.number, attempt=job.attempt, trashed_name=database, put_back=job.put_back
     )
     marked = owner_to_mark(trashing, found[database])
-    # The ODS/API is led to none of its names any more: one that a rename had begun to leave is free at once.
-    marked = replace(marked, left=tuple(one for one in marked.left if one.since is not None))
+    registered, now = job.names[0], await fetch_value(session, "SELECT clock_timestamp()")
+    # The ODS/API is led to it no more: what a rename had only begun to leave, the registry's name, is free at
+    # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker
+    # that recorded the rename has still written the time.
+    marked = replace(marked, left=recorded(marked.left, registered, registered, now))
     await change_name(server, session, found[database], job.trash, _CLOSE, marked.comment)
     return True
 

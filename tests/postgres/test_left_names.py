@@ -4,6 +4,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, cast
 from unittest.mock import AsyncMock
 
@@ -26,6 +27,7 @@ from databases.renaming import rename, rename_back
 from databases.server import Server
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import trash_name
 from registry.instances.status import Operation, Template
@@ -235,6 +237,35 @@ async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave
     await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
 
 
+@pytest.mark.parametrize(
+    ("endings", "begun", "left"),
+    [
+        (["", "_new", "_newer"], [True, False], ""),
+        (["", "_new", "_newer"], [False, False], ""),  # recorded, but the time is not written yet
+        (["", "_new", "", "_new"], [True, True, False], "_new"),
+        (["", "_new", "", "_new"], [False, False, False], "_new"),
+    ],
+)
+async def test_delete_frees_the_registry_s_name_alone_when_renames_have_left_several(
+    server: Server,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    endings: list[str],
+    begun: list[bool],
+    left: str,
+) -> None:
+    """All renames are recorded but the last one."""
+    names = [f"{wanted.database}{ending}" for ending in endings]
+    await make(server, wanted)
+    for (current, target), has_time in zip(pairwise(names), begun, strict=True):
+        await renamed(server, replace(wanted, database=current), target, recorded=has_time)
+    kept = trash_name(wanted.owner.mark, 2)
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, names[-2:], kept))
+    assert await left_by(admin, kept) == {f"{wanted.database}{left}": True}
+    await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
+
+
 async def test_nothing_is_published_when_its_name_is_left_while_it_is_copied(
     server: Server,
     wanted: CloneRequest,
@@ -362,6 +393,34 @@ async def test_pass_lets_the_time_begin_when_a_worker_has_died_after_it_recorded
     await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).compensate, left)
     assert await left_by(admin, renaming.final_database) == {job.database: True}
     assert await leftovers(tenant) == []
+
+
+async def test_clients_reach_no_database_of_another_tenant_when_a_renamed_instance_is_deleted_and_undeleted(
+    tenants: tuple[Tenant, Tenant], admin: asyncpg.Connection, name: str
+) -> None:
+    """Also if the worker has died after it recorded the rename, and no pass has written the time since."""
+    first, second = tenants
+    run, activities = ActivityEnvironment().run, DatabaseActivities(first, ConcurrencyLimit(1))
+    job = (await first.instances.reserve(name, Template.MINIMAL)).job
+    await work(first, job)
+    renaming = (await first.instances.request_rename(job.instance_id, f"{name} old")).job
+    await work(first, renaming, finish=False)
+    connection_string = first.connection_strings.encrypted(renaming.final_database)
+    assert await first.jobs.finish_rename(renaming, connection_string)
+    delete = (await first.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    assert (await first.jobs.begin(delete)).held
+    assert (await run(activities.trash, delete)).finished
+    wanted = await second.instances.reserve(name, Template.MINIMAL)
+    assert "Wait 10 minutes, then retry." in await failed(second, wanted.job)
+    undelete = (await first.instances.request_undelete(job.instance_id)).job
+    assert (await first.jobs.begin(undelete)).held
+    await run(activities.undelete, undelete)
+    statuses = StatusActivities(first.jobs, first.connection_strings, first.server)
+    assert await run(statuses.finish_undelete, undelete)
+    assert not await exists(admin, job.database)
+    await let_minutes_pass(admin, renaming.final_database, 10)
+    await work(second, (await second.instances.request_retry(wanted.job.instance_id)).job)
+    assert (await routed(first), await routed(second)) == (renaming.final_database, job.database)
 
 
 async def test_name_stays_reserved_when_another_database_is_handed_over_to_the_instance_that_had_it(
