@@ -76,7 +76,7 @@ async def require_not_taken(session: asyncpg.Connection, former: str, trashed: d
     Args:
         session: a session on the maintenance database.
         former: the name that the database had until the delete.
-        trashed: when that was.
+        trashed: when that was, by the clock of the server.
 
     Raises:
         FormerNameTakenError: a database has that name, and the ODS/API may not know that yet.

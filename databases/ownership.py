@@ -103,8 +103,16 @@ class Owner:
 
     @property
     def comment(self) -> str:
-        """The comment that this owner's job publishes its database with, or puts it into the trash."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        """The comment that this owner's job writes on its database, with the time of this machine."""
+        return self.comment_at(datetime.now(UTC))
+
+    def comment_at(self, time: datetime) -> str:
+        """The comment that this owner's job publishes its database with, or puts it into the trash.
+
+        Args:
+            time: when that is; by the clock of the server, with which the time in the trash is compared.
+        """
+        now = time.isoformat(timespec="seconds")
         own_mark = {"databaseMark": self.database_mark} if self.database_mark else {}
         request = {"request": self.request} if self.request else {}
         in_trash = {_TRASHED_AT: now, "name": self.trashed_name} if self.trashed_name else {}

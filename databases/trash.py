@@ -99,7 +99,7 @@ async def put(
     # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker
     # that recorded the rename has still written the time.
     marked = replace(marked, left=recorded(marked.left, registered, registered, now))
-    await change_name(server, session, found[database], job.trash, _CLOSE, marked.comment)
+    await change_name(server, session, found[database], job.trash, _CLOSE, marked.comment_at(now))
     return True
 
 

@@ -3,9 +3,9 @@
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Self, cast
 from unittest.mock import AsyncMock
 
 import asyncpg
@@ -17,7 +17,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
-from databases import adoption, provisioning, publishing, trash
+from databases import adoption, ownership, provisioning, publishing, trash
 from databases.errors import DatabaseFaultError, FormerNameTakenError, NameLeftError
 from databases.left_names import record_left
 from databases.lookup import find_own
@@ -223,6 +223,42 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
         await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
         await record_left(fenced, wanted.owner, new_name)
     assert await left_by(admin, new_name) == {wanted.database: True}
+
+
+@pytest.mark.parametrize("ahead", [-timedelta(hours=1), timedelta(hours=1)])
+async def test_undelete_waits_for_ten_minutes_when_the_worker_that_deleted_has_another_time(
+    server: Server,
+    wanted: CloneRequest,
+    other: CloneRequest,
+    admin: asyncpg.Connection,
+    new_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: timedelta,
+) -> None:
+    class Clock(datetime):
+        """The clock of the worker's machine."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + ahead
+
+    await make(server, wanted)
+    undelete, former = replace(wanted.owner, number=3, attempt=1), wanted.database
+    kept = trash_name(wanted.owner.mark, 2)
+    with monkeypatch.context() as worker:
+        worker.setattr(ownership, "datetime", Clock)
+        async with server.fenced(wanted.owner) as fenced:
+            await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, [wanted.database], kept))
+    await make(server, replace(other, database=wanted.database))
+    for passed, told in ((0, "Wait 10 minutes"), (9, "Wait 1 minute")):
+        await let_minutes_pass_in_trash(admin, kept, passed)
+        async with server.fenced(wanted.owner) as fenced:
+            with pytest.raises(FormerNameTakenError, match=told):
+                await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+    await let_minutes_pass_in_trash(admin, kept, 1)
+    async with server.fenced(wanted.owner) as fenced:
+        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+    assert await exists(admin, new_name)
 
 
 async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave_it(
