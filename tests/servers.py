@@ -1,15 +1,17 @@
 """What tests share of the servers they run on: names, passwords, addresses."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +43,11 @@ ENCRYPTION_KEY = as_secret(base64.b64encode(b"encryption key of 32 bytes, yes!")
 TOKEN_KEY = as_secret(base64.b64encode(b"signing key of 32 bytes, really!").decode())
 POSTGRES_VERSION = PostgresVersion(os.environ.get("TEST_POSTGRES_VERSION", PostgresVersion.V18))
 """Of the servers that tests start; `make test-postgres` tries each."""
+_FOLDER_PREFIX = "ods-tests-"
+_IN_USE = "in-use"
+"""The file in a folder of tests that their process has locked."""
+_LOCK_SECONDS = 60
+"""Within which a process has locked it for sure."""
 _ROOM_BYTES = 4 * 2**30
 MINIMAL_TEMPLATE = "EdFi_Ods_Minimal_Template"
 SAMPLE_TEMPLATE = "EdFi_Ods_Populated_Template"
@@ -135,17 +142,31 @@ def server_folder() -> Iterator[Path]:
     """A folder for the data of servers, which PostgreSQL's own account may enter.
 
     It is in memory if there is room: a database is three hundred files, and on some disks to make them takes
-    ten times as long.
+    ten times as long. What tests have left there that were killed is removed first.
     """
     memory = Path("/dev/shm")  # noqa: S108 - only `TemporaryDirectory` creates something in it
+    if memory.is_dir():
+        _remove_abandoned(memory)
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
-    with tempfile.TemporaryDirectory(prefix="ods-tests-", dir=memory if roomy else None) as name:
+    with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=memory if roomy else None) as name:
         folder = Path(name)
         folder.chmod(0o711)
-        try:
-            yield folder
-        finally:
-            SEARCH.search_folder(folder)
+        with (folder / _IN_USE).open("w") as in_use:
+            fcntl.flock(in_use, fcntl.LOCK_EX)
+            try:
+                yield folder
+            finally:
+                SEARCH.search_folder(folder)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of tests that were killed: their locks have gone with their processes."""
+    for path in parent.glob(f"{_FOLDER_PREFIX}*/{_IN_USE}"):
+        with suppress(OSError), path.open() as in_use:
+            if time.time() - path.stat().st_mtime < _LOCK_SECONDS:
+                continue
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent)
 
 
 @asynccontextmanager
