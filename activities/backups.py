@@ -28,7 +28,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus
 from registry.storage.models import Backup
 from tenants.backup_store import last_stored
-from tenants.known_store import known_store
+from tenants.known_store import store_for_backup
 from tenants.tenant import Tenant
 
 _REPORT_SECONDS = 1
@@ -64,7 +64,7 @@ class BackupActivities:
             async with heartbeats(following.details):
                 await self._require_due(job)
                 backup = await self._backup_of(job)
-                store = await known_store(self._tenant)
+                store = await store_for_backup(self._tenant)
                 earlier = await last_stored(store, self._tenant, backup)
                 if earlier is not None and await self._is_of_attempt(job, earlier):
                     return stored_backup(earlier, store.location(folder_of(earlier.key)))

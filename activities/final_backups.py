@@ -26,7 +26,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from registry.storage.models import Backup
 from tenants.backup_store import last_stored, load_whole, lost_final
-from tenants.known_store import known_store, unshared_store
+from tenants.known_store import known_store, store_for_backup, unshared_store
 from tenants.tenant import Tenant
 
 _STATE_UNKNOWN = ""
@@ -88,7 +88,7 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     backup = await _backup_of(tenant, job)
     if found.invalid and proven_state(backup) == found.state:
         return True
-    store = await known_store(tenant)
+    store = await store_for_backup(tenant)
     if not found.invalid and await _shows(store, tenant, backup, found.state):
         return True
 

@@ -4,6 +4,7 @@ A folder whose disk is not mounted is there as well, on another disk. What is st
 the disk is mounted, and what was dropped because of that backup cannot come back.
 """
 
+from contextlib import suppress
 from uuid import UUID
 
 from backups.errors import BackupFaultError
@@ -13,7 +14,7 @@ from backups.storage import BackupStore, StoreTimeouts
 from backups.store_identity import give_identity, has_identity, identify
 from registry.backups.stores import BackupStores
 from tenants.backup_store import key_of, open_store
-from tenants.store_claims import require_unshared, take_over
+from tenants.store_claims import SharedStoreError, claim_store, require_unshared, take_over
 from tenants.tenant import Tenant
 
 _SOON = StoreTimeouts(answer=5, retries=5)
@@ -50,6 +51,22 @@ async def known_store(tenant: Tenant, timeouts: StoreTimeouts | None = None) -> 
     store, stores = open_store(tenant.settings, timeouts), BackupStores(tenant.engine)
     if await require_known(store, stores, tenant.name) is None:
         await _require_identity(store, await stores.record(store.location(), await identify(store)))
+    return store
+
+
+async def store_for_backup(tenant: Tenant) -> BackupStore:
+    """The known store, which is about to get a backup, claimed for this registry.
+
+    So the registry that this one is a copy of finds the claim before it takes the backup for its own, also if
+    this one is stopped before its first pass. Backups are made where another registry has claimed the store.
+
+    Raises:
+        OtherStoreError: it is another one than before.
+        BackupFaultError: none is configured; it is away or refuses.
+    """
+    store = await known_store(tenant)
+    with suppress(SharedStoreError):
+        await claim_store(store, BackupStores(tenant.engine), tenant.name)
     return store
 
 

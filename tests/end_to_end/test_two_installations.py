@@ -121,6 +121,17 @@ async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ
 
 
 @asynccontextmanager
+async def copied(server: EmbeddedPostgres, folder: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A physical copy of the server in `folder`, which was stopped for it."""
+    await server.stop()
+    copying = await asyncio.create_subprocess_exec("cp", "-a", folder / "data", folder / "copy")
+    assert await copying.wait() == 0
+    await server.start()
+    async with unsafe_postgres(folder / "copy", SUPERUSER_PASSWORD) as copy:
+        yield copy
+
+
+@asynccontextmanager
 async def serving(
     server: EmbeddedPostgres, store: Path, temporal: Client
 ) -> AsyncIterator[tuple[Tenant, Operator]]:
@@ -186,12 +197,8 @@ async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_origi
                     await backed_up(tenant, operator, job.database, days_ago)
                 await cleaned(tenant)
                 own = await own_backups(tenant)
-            await server.stop()
-            copying = await asyncio.create_subprocess_exec("cp", "-a", folder / "data", folder / "copy")
-            assert await copying.wait() == 0
-            await server.start()
             newest = str(own[-1].stored_id)
-            async with unsafe_postgres(folder / "copy", SUPERUSER_PASSWORD) as copy:
+            async with copied(server, folder) as copy:
                 async with serving(copy, store, temporal) as (test_system, operator):
                     assert (await cleaned(test_system)).left is None  # it is sooner than the original
                 async with serving(server, store, temporal) as (tenant, operator):
@@ -217,3 +224,29 @@ async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_origi
                 report = await cleaned(tenant)
                 assert (report.left, report.recorded) == (None, 0)
                 assert newest in stored(store)
+
+
+@pytest.mark.long
+async def test_copy_is_noticed_when_it_has_made_a_backup_and_was_stopped_before_its_first_pass(
+    temporal: Client, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduled_requests, "_POLL_SECONDS", 0.05)
+    with server_folder() as folder:
+        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD)
+        async with seeded(server):
+            await registries.prepare(server)
+            await registries.clone(server, "EdFi_Admin")
+            async with serving(server, store, temporal) as (tenant, operator):
+                job = await operator.create("Grand Bend")
+                assert await operator.ended(job) is JobStatus.COMPLETED
+                await backed_up(tenant, operator, job.database, 9)
+                await cleaned(tenant)
+                own = [it.id for it in await own_backups(tenant)]
+            async with copied(server, folder) as copy, serving(copy, store, temporal) as served:
+                await backed_up(*served, job.database, 1)
+            before = stored(store)
+            async with serving(server, store, temporal) as (tenant, operator):
+                for _ in range(2):
+                    assert "accept-store" in str((await cleaned(tenant)).left)
+                assert [it.id for it in await own_backups(tenant)] == own
+            assert stored(store) == before

@@ -525,8 +525,8 @@ async def test_backup_that_is_recorded_again_stays_as_if_it_was_verified_and_rig
     its = [(await tenant.backups.get(backup_id)).backup for backup_id in backups]
     await rows.execute("DELETE FROM adminapi.backups")
     for one, at in zip(its, (MONDAY, TUESDAY), strict=True):
-        taken = replace(stored(), stored_id=str(one.stored_id), taken_at=at.replace(tzinfo=UTC))
-        assert await tenant.backups.record_lost(lost(one, taken), policy)
+        one_stored = replace(stored(), stored_id=str(one.stored_id), taken_at=at.replace(tzinfo=UTC))
+        assert await tenant.backups.record_lost(lost(one, one_stored), policy)
     expiry = BackupExpiry(engine, tenant.instances.installation, KEPT, policy)
     gone = backups[:1] if policy is VerifyPolicy.NEVER else []
     assert await deleted(expiry) == gone
